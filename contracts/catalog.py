@@ -1,0 +1,133 @@
+"""The catalog: products, prices, quotes."""
+
+from enum import StrEnum
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import Field, StringConstraints
+
+from contracts.messages import Cursor, PageLimit, PriceMicros, Reply, Request, Value
+
+SERVICE = "catalog"
+
+
+class Category(StrEnum):
+    COMPUTE = "compute"
+    NODES = "3nodes"
+    GATEWAYS = "gateways"
+    APPLICATIONS = "applications"
+    SERVICES = "services"
+
+
+class BillingPeriod(StrEnum):
+    """Whether a price is paid every month while the thing runs, or once."""
+
+    MONTH = "month"
+    ONCE = "once"
+
+
+class SortOrder(StrEnum):
+    FEATURED = "featured"
+    NAME = "name"
+    PRICE = "price"
+    PRICE_DESCENDING = "-price"
+    NEWEST = "newest"
+
+
+class SpecificationItem(Value):
+    """One line of a product's data sheet, such as ("vCPU", "2")."""
+
+    label: str
+    value: str
+
+
+class Product(Reply):
+    """A thing for sale. ``stock`` is None where there is no end to it."""
+
+    product_id: UUID
+    slug: str
+    name: str
+    category: Category
+    summary: str
+    description: str
+    provider_name: str
+    provider_id: UUID | None = None
+    location: str | None = None
+    price_micros: PriceMicros
+    billing_period: BillingPeriod
+    specification: list[SpecificationItem]
+    stock: int | None = None
+
+    @property
+    def available(self) -> bool:
+        return self.stock is None or self.stock > 0
+
+
+class ProductPage(Reply):
+    """``total`` counts every match, before paging."""
+
+    products: list[Product]
+    next_cursor: Cursor | None = None
+    total: int
+
+
+class ListProducts(Request[ProductPage], service=SERVICE, method="list_products"):
+    category: Category | None = None
+    q: Annotated[str, StringConstraints(strip_whitespace=True, max_length=100)] = ""
+    max_price_micros: PriceMicros | None = None
+    sort: SortOrder = SortOrder.FEATURED
+    cursor: Cursor | None = None
+    limit: PageLimit = 24
+
+
+class GetProduct(Request[Product], service=SERVICE, method="get_product"):
+    """``product_id`` is the id, or the slug that stands in the page's address."""
+
+    product_id: Annotated[str, StringConstraints(min_length=1, max_length=100)]
+
+
+class QuoteLine(Value):
+    product_id: UUID
+    quantity: Annotated[int, Field(strict=True, ge=1, le=100)] = 1
+
+
+class QuotedLine(Value):
+    """A line with the price of now: ``amount_micros`` = ``unit_price_micros`` × ``quantity``."""
+
+    product: Product
+    quantity: int
+    unit_price_micros: PriceMicros
+    amount_micros: PriceMicros
+
+
+class Quote(Reply):
+    lines: list[QuotedLine]
+    total_micros: PriceMicros
+
+
+class GetQuote(Request[Quote], service=SERVICE, method="get_quote"):
+    """Price lines as they stand now. Errors: ``NotFound``, ``OutOfStock``."""
+
+    lines: Annotated[list[QuoteLine], Field(min_length=1, max_length=50)]
+
+
+class Reservation(Reply):
+    """Stock set aside for a purchase."""
+
+    reservation_id: UUID
+
+
+class ReserveStock(Request[Reservation], service=SERVICE, method="reserve_stock"):
+    """Take lines out of stock for a purchase, once per ``reservation_id``.
+
+    Errors: ``OutOfStock`` (nothing is taken then), ``NotFound``.
+    """
+
+    reservation_id: UUID
+    lines: Annotated[list[QuoteLine], Field(min_length=1, max_length=50)]
+
+
+class ReleaseStock(Request[Reservation], service=SERVICE, method="release_stock"):
+    """Put back what a reservation took; once, and also before it was made, which then never is."""
+
+    reservation_id: UUID

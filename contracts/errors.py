@@ -1,0 +1,108 @@
+"""The errors that cross the wire.
+
+An error carries positional strings only, because that is what survives nameko's
+serialisation. ``code`` is what a program reads, the message what a person reads: it
+says what happened, what was kept, and what to do.
+
+::
+
+    ServiceError
+    ├── BadRequest              the arguments do not fit the method
+    ├── NotFound                no such thing, or it is somebody else's
+    ├── Conflict                the thing is not in a state that allows this
+    │   ├── IdempotencyConflict the key was used before, with another body
+    │   ├── KeyClosed           the key was closed before the command arrived
+    │   └── PriceChanged        the catalog's price is no longer the one that was shown
+    ├── InsufficientFunds       the wallet's available balance is too small
+    ├── AccountFrozen           the account is frozen, after a dispute for example
+    ├── PaymentFailed           the card processor said no
+    ├── LimitExceeded           a limit the user or the operator set
+    ├── Overloaded              too much is waiting here: try again, later
+    ├── DeadlineExceeded        no answer in time: the outcome is unknown
+    └── Unavailable             the service, the broker or the card processor cannot be reached
+"""
+
+from typing import ClassVar
+
+
+class ServiceError(Exception):
+    """Something that a caller can be told about. ``str(error)`` is the sentence for a person."""
+
+    code: ClassVar[str] = "service_error"
+
+    def __init__(self, message: str = "", *details: str) -> None:
+        super().__init__(message, *details)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+    @property
+    def details(self) -> tuple[str, ...]:
+        """What a program may need beside the code; each subclass says what stands where."""
+        return tuple(str(detail) for detail in self.args[1:])
+
+
+class BadRequest(ServiceError):
+    """``details``: the name of the first offending field."""
+
+    code = "bad_request"
+
+
+class NotFound(ServiceError):
+    code = "not_found"
+
+
+class Conflict(ServiceError):
+    code = "conflict"
+
+
+class IdempotencyConflict(Conflict):
+    code = "idempotency_conflict"
+
+
+class KeyClosed(Conflict):
+    code = "key_closed"
+
+
+class PriceChanged(Conflict):
+    """``details``: the price of one unit now, in micro-dollars."""
+
+    code = "price_changed"
+
+
+class OutOfStock(Conflict):
+    """``details``: the product id."""
+
+    code = "out_of_stock"
+
+
+class InsufficientFunds(ServiceError):
+    """``details``: the available balance and the shortfall, both in micro-dollars."""
+
+    code = "insufficient_funds"
+
+
+class AccountFrozen(ServiceError):
+    code = "account_frozen"
+
+
+class PaymentFailed(ServiceError):
+    """``details``: the card processor's code, and its decline code where there is one."""
+
+    code = "payment_failed"
+
+
+class LimitExceeded(ServiceError):
+    code = "limit_exceeded"
+
+
+class Overloaded(ServiceError):
+    code = "overloaded"
+
+
+class DeadlineExceeded(ServiceError):
+    code = "deadline_exceeded"
+
+
+class Unavailable(ServiceError):
+    code = "unavailable"

@@ -1,0 +1,145 @@
+"""The shapes every message is made of.
+
+A **request** knows the service and the method that answer it and the type of
+the reply, so that one object is the whole call::
+
+    reply = rpc.call(GetWallet(user_id=user_id))        # reply: Wallet
+
+On the wire it is an ordinary nameko call, ``wallet.get_wallet(user_id="…")``:
+the fields of the request are the keyword arguments, so that any nameko caller
+can make it by hand.
+
+A **command** is a request that changes something. It carries the idempotency
+key that its caller chose before the first try.
+
+An **event** says what happened. It is published by its ``source`` under its
+``type``, both in nameko's own exchange and routing key.
+"""
+
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+
+MAX_AMOUNT_MICROS = 1_000_000_000 * 1_000_000
+"""A billion dollars: more than any amount that this product moves at once."""
+
+AmountMicros = Annotated[int, Field(strict=True, gt=0, le=MAX_AMOUNT_MICROS)]
+"""A positive amount of money in micro-dollars (1 USD = 1 000 000)."""
+
+SignedMicros = Annotated[int, Field(strict=True)]
+"""A balance or a difference in micro-dollars; it may be zero or negative."""
+
+PriceMicros = Annotated[int, Field(strict=True, ge=0, le=MAX_AMOUNT_MICROS)]
+"""A price, a limit or a threshold in micro-dollars; it may be zero."""
+
+IdempotencyKey = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+ShortText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+Metadata = Annotated[
+    dict[
+        Annotated[str, StringConstraints(min_length=1, max_length=64)],
+        Annotated[str, StringConstraints(max_length=500)],
+    ],
+    Field(max_length=50),
+]
+Cursor = Annotated[str, StringConstraints(min_length=1, max_length=400)]
+PageLimit = Annotated[int, Field(strict=True, ge=1, le=200)]
+
+
+class Value(BaseModel):
+    """A part of a message. Unknown fields are ignored, so that a newer sender may add some."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Reply(Value):
+    """What a method returns."""
+
+
+class Done(Reply):
+    """The reply of a command that has nothing more to say."""
+
+
+ReplyT = TypeVar("ReplyT", bound=Reply)
+
+
+class Request(BaseModel, Generic[ReplyT]):
+    """A call: its fields are the arguments, its class names the service and the method.
+
+    Unknown fields are refused: a misspelt argument must not be dropped in silence.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    service: ClassVar[str]
+    method: ClassVar[str]
+    reply: ClassVar[type[Reply]]
+
+    def __init_subclass__(
+        cls, service: str | None = None, method: str | None = None, **kwargs: Any
+    ) -> None:
+        super().__init_subclass__(**kwargs)
+        if service is not None:
+            cls.service = service
+        if method is not None:
+            cls.method = method
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__()
+        for ancestor in cls.__mro__:
+            arguments = getattr(ancestor, "__pydantic_generic_metadata__", {}).get("args", ())
+            if arguments and isinstance(arguments[0], type):
+                cls.reply = arguments[0]
+                break
+
+    def arguments(self) -> dict[str, Any]:
+        """The keyword arguments of the call, as plain JSON values."""
+        return self.model_dump(mode="json")
+
+
+class Command(Request[ReplyT], Generic[ReplyT]):
+    """A request that changes something, at most once per idempotency key.
+
+    The same key with the same body returns the first answer again; the same
+    key with another body raises :class:`contracts.errors.IdempotencyConflict`.
+    """
+
+    idempotency_key: IdempotencyKey
+
+
+class Event(BaseModel):
+    """A fact in the past tense, published at least once through its service's outbox.
+
+    ``event_id`` identifies the fact: a consumer records it in its inbox, in the
+    transaction of the effect, and ignores it the second time.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    source: ClassVar[str]
+    type: ClassVar[str]
+    needs_listener: ClassVar[bool] = True
+    """Whether an event that no queue wants is kept and tried again (True), or may vanish."""
+
+    event_id: UUID
+    occurred_at: AwareDatetime
+    version: int = 1
+
+    def __init_subclass__(
+        cls,
+        source: str | None = None,
+        type: str | None = None,
+        needs_listener: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init_subclass__(**kwargs)
+        if source is not None:
+            cls.source = source
+        if type is not None:
+            cls.type = type
+        cls.needs_listener = needs_listener
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__()

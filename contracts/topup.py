@@ -1,0 +1,344 @@
+"""Top-ups: cards, credits bought by hand, auto top-up."""
+
+from enum import StrEnum
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import AwareDatetime, StringConstraints
+
+from contracts.messages import (
+    AmountMicros,
+    Command,
+    Cursor,
+    Done,
+    Event,
+    PageLimit,
+    PriceMicros,
+    Reply,
+    Request,
+    ShortText,
+    Value,
+)
+
+SERVICE = "topup"
+
+Email = Annotated[str, StringConstraints(min_length=3, max_length=254)]
+PaymentMethodId = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+
+
+class TopupKind(StrEnum):
+    MANUAL = "manual"
+    AUTO = "auto"
+
+
+class TopupStatus(StrEnum):
+    """The lifecycle of a top-up. ``unknown`` stays reserved until the processor was asked."""
+
+    CREATED = "created"
+    PROCESSING = "processing"
+    ACTION_REQUIRED = "action_required"
+    UNKNOWN = "unknown"
+    PAID = "paid"
+    CREDITED = "credited"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Trigger(StrEnum):
+    """What started an automatic top-up."""
+
+    PURCHASE = "purchase"
+    RENEWAL = "renewal"
+    LOW_BALANCE = "low_balance"
+    SETTINGS_SAVED = "settings_saved"
+    BY_HAND = "by_hand"
+
+
+class RefusalCode(StrEnum):
+    """Why an automatic top-up was not made."""
+
+    DISABLED = "disabled"
+    PAUSED = "paused"
+    STOPPED_BY_OPERATOR = "stopped_by_operator"
+    NO_CARD = "no_card"
+    IN_FLIGHT = "in_flight"
+    COOL_DOWN = "cool_down"
+    DAILY_LIMIT = "daily_limit"
+    MONTHLY_LIMIT = "monthly_limit"
+    SYSTEM_CAP = "system_cap"
+    NOT_NEEDED = "not_needed"
+    IDLE = "idle"
+    WALLET_UNAVAILABLE = "wallet_unavailable"
+    ACCOUNT_FROZEN = "account_frozen"
+    AMOUNT_TOO_LARGE = "amount_too_large"
+
+
+class Topup(Reply):
+    """One top-up. ``failure_message`` is a sentence for a person; codes are the processor's."""
+
+    topup_id: UUID
+    user_id: UUID
+    kind: TopupKind
+    status: TopupStatus
+    amount_micros: AmountMicros
+    checkout_url: str | None = None
+    trigger: Trigger | None = None
+    trigger_reference: str | None = None
+    failure_code: str = ""
+    failure_message: str = ""
+    card_brand: str = ""
+    card_last4: str = ""
+    receipt_url: str | None = None
+    created_at: AwareDatetime
+    updated_at: AwareDatetime
+    replayed: bool = False
+
+
+class StartTopup(Command[Topup], service=SERVICE, method="start_topup"):
+    """Begin to buy credits on the processor's hosted page; ``checkout_url`` leads there.
+
+    ``return_path`` is where the person comes back to on our own site.
+    Errors: ``BadRequest`` (not whole cents, below or above the bounds), ``PaymentFailed``,
+    ``Unavailable``, ``IdempotencyConflict``.
+    """
+
+    user_id: UUID
+    email: Email
+    amount_micros: AmountMicros
+    save_card: bool = False
+    return_path: Annotated[str, StringConstraints(max_length=500, pattern=r"^/([^/\\].*)?$")] = (
+        "/dashboard/wallet"
+    )
+
+
+class GetTopup(Request[Topup], service=SERVICE, method="get_topup"):
+    user_id: UUID
+    topup_id: UUID
+
+
+class TopupPage(Reply):
+    topups: list[Topup]
+    next_cursor: Cursor | None = None
+
+
+class ListTopups(Request[TopupPage], service=SERVICE, method="list_topups"):
+    user_id: UUID
+    cursor: Cursor | None = None
+    limit: PageLimit = 25
+
+
+class PaymentMethod(Value):
+    payment_method_id: PaymentMethodId
+    brand: str
+    last4: str
+    exp_month: int
+    exp_year: int
+    is_default: bool
+    is_auto_topup: bool
+
+
+class PaymentMethodList(Reply):
+    payment_methods: list[PaymentMethod]
+
+
+class ListPaymentMethods(
+    Request[PaymentMethodList], service=SERVICE, method="list_payment_methods"
+):
+    user_id: UUID
+
+
+class CardSetup(Reply):
+    checkout_url: str
+
+
+class StartCardSetup(Command[CardSetup], service=SERVICE, method="start_card_setup"):
+    """Begin to save a card on the processor's hosted page."""
+
+    user_id: UUID
+    email: Email
+    return_path: Annotated[str, StringConstraints(max_length=500, pattern=r"^/([^/\\].*)?$")] = (
+        "/dashboard/wallet"
+    )
+
+
+class RemovePaymentMethod(
+    Request[PaymentMethodList], service=SERVICE, method="remove_payment_method"
+):
+    """Forget a card; auto top-up that used it is paused and says so."""
+
+    user_id: UUID
+    payment_method_id: PaymentMethodId
+
+
+class SetDefaultPaymentMethod(
+    Request[PaymentMethodList], service=SERVICE, method="set_default_payment_method"
+):
+    user_id: UUID
+    payment_method_id: PaymentMethodId
+
+
+class SpendingLimit(Value):
+    """A limit, what of it is used (pending charges count), and when it starts anew (UTC)."""
+
+    limit_micros: PriceMicros
+    used_micros: PriceMicros
+    resets_at: AwareDatetime
+
+
+class AutoTopupStatus(Reply):
+    """The settings and what they would do now.
+
+    ``state`` is one of ``off``, ``active``, ``paused``; ``state_reason`` a sentence.
+    ``confirm_url`` leads to where the person confirms a payment their bank asked about.
+    """
+
+    enabled: bool
+    state: str
+    state_code: str = ""
+    state_reason: str = ""
+    threshold_micros: PriceMicros | None = None
+    topup_amount_micros: PriceMicros | None = None
+    payment_method: PaymentMethod | None = None
+    daily_limit: SpendingLimit | None = None
+    monthly_limit: SpendingLimit | None = None
+    cool_down_until: AwareDatetime | None = None
+    in_flight_topup_id: UUID | None = None
+    confirm_url: str | None = None
+    consent_version: str = ""
+    consent_text: str = ""
+    last_topup: Topup | None = None
+
+
+class GetAutoTopup(Request[AutoTopupStatus], service=SERVICE, method="get_auto_topup"):
+    user_id: UUID
+
+
+class ConfigureAutoTopup(Command[AutoTopupStatus], service=SERVICE, method="configure_auto_topup"):
+    """Save the settings. Enabling needs ``consent`` to the text of ``consent_version``.
+
+    Enabling while the balance is already below the threshold charges now.
+    Errors: ``BadRequest`` (bounds, whole cents, no consent), ``NotFound`` (the card).
+    """
+
+    user_id: UUID
+    enabled: bool
+    threshold_micros: PriceMicros
+    topup_amount_micros: AmountMicros
+    payment_method_id: PaymentMethodId | None = None
+    daily_limit_micros: AmountMicros | None = None
+    monthly_limit_micros: AmountMicros | None = None
+    consent: bool = False
+    consent_version: Annotated[str, StringConstraints(max_length=40)] = ""
+    client_address: Annotated[str, StringConstraints(max_length=64)] = ""
+
+
+class AutoTopupOutcome(Reply):
+    """What a trigger did: a top-up in progress, or the reason why none was made."""
+
+    topup: Topup | None = None
+    refusal_code: RefusalCode | None = None
+    refusal_reason: str = ""
+
+
+class TriggerAutoTopup(Command[AutoTopupOutcome], service=SERVICE, method="trigger_auto_topup"):
+    """Ask for an automatic top-up now, by hand, within the same settings and limits."""
+
+    user_id: UUID
+
+
+class AutoTopupPreview(Reply):
+    """What auto top-up would do about a shortfall: the amount it would charge, or why not."""
+
+    would_topup: bool
+    amount_micros: PriceMicros
+    refusal_code: RefusalCode | None = None
+    reason: str = ""
+    card_brand: str = ""
+    card_last4: str = ""
+
+
+class PreviewAutoTopup(Request[AutoTopupPreview], service=SERVICE, method="preview_auto_topup"):
+    user_id: UUID
+    shortfall_micros: AmountMicros
+
+
+class ReceiveWebhook(Request[Done], service=SERVICE, method="receive_webhook"):
+    """One of the processor's notices, as its raw body and signature header.
+
+    Returns once it is stored. Errors: ``BadRequest`` for a wrong signature.
+    """
+
+    payload: Annotated[str, StringConstraints(max_length=1_000_000)]
+    signature: Annotated[str, StringConstraints(max_length=2_000)]
+
+
+class TopupPaid(Event, source=SERVICE, type="topup_paid"):
+    """The processor has the money; the wallet credits it, once per ``topup_id``."""
+
+    user_id: UUID
+    topup_id: UUID
+    kind: TopupKind
+    amount_micros: AmountMicros
+    payment_id: str
+    card_brand: str = ""
+    card_last4: str = ""
+    trigger: Trigger | None = None
+    trigger_reference: str | None = None
+    threshold_micros: PriceMicros | None = None
+
+
+class TopupFailed(Event, source=SERVICE, type="topup_failed"):
+    """A charge was declined or given up; no money moved. ``message`` is for the person."""
+
+    user_id: UUID
+    topup_id: UUID
+    kind: TopupKind
+    amount_micros: AmountMicros
+    failure_code: str
+    message: str
+    trigger: Trigger | None = None
+    trigger_reference: str | None = None
+
+
+class AutoTopupRefused(Event, source=SERVICE, type="auto_topup_refused"):
+    """An automatic top-up was due and not made, and why."""
+
+    user_id: UUID
+    refusal_code: RefusalCode
+    reason: ShortText
+    trigger: Trigger
+    trigger_reference: str | None = None
+
+
+class AutoTopupPaused(Event, source=SERVICE, type="auto_topup_paused"):
+    """Auto top-up stopped by itself until the person acts."""
+
+    user_id: UUID
+    code: str
+    reason: ShortText
+    confirm_url: str | None = None
+
+
+class TopupReversed(Event, source=SERVICE, type="topup_reversed"):
+    """Money went back to the card (a refund or a dispute): the wallet takes the credit back.
+
+    ``reversal_id`` is the refund's or the dispute's id: the effect happens once for each.
+    """
+
+    user_id: UUID
+    topup_id: UUID
+    reversal_id: str
+    amount_micros: AmountMicros
+    is_dispute: bool
+    description: ShortText
+
+
+class AutoTopupSettingsChanged(Event, source=SERVICE, type="auto_topup_settings_changed"):
+    """The wallet arms its ``auto_topup`` level at the threshold, or drops it when None.
+
+    ``settings_version`` grows with every save, so that an older one arriving late is ignored.
+    """
+
+    user_id: UUID
+    settings_version: int
+    threshold_micros: PriceMicros | None
