@@ -17,6 +17,7 @@ from contracts.messages import (
     Reply,
     Request,
     ShortText,
+    SignedMicros,
     Value,
 )
 
@@ -135,6 +136,8 @@ class PaymentMethod(Value):
     exp_year: int
     is_default: bool
     is_auto_topup: bool
+    is_backup: bool = False
+    expires_soon: bool = False
 
 
 class PaymentMethodList(Reply):
@@ -185,11 +188,25 @@ class SpendingLimit(Value):
     resets_at: AwareDatetime
 
 
+class Refusal(Value):
+    """An automatic top-up that was due and not made, and why."""
+
+    refusal_code: RefusalCode
+    reason: str
+    trigger: Trigger
+    trigger_reference: str | None = None
+    refused_at: AwareDatetime
+
+
 class AutoTopupStatus(Reply):
     """The settings and what they would do now.
 
     ``state`` is one of ``off``, ``active``, ``paused``; ``state_reason`` a sentence.
     ``confirm_url`` leads to where the person confirms a payment their bank asked about.
+    ``backup_payment_method`` is charged when the bank declines the first card.
+    ``last_refusal`` is there as long as no top-up succeeded after it. ``consent_text`` of
+    ``consent_version`` is what the person agrees to when they save. ``is_stopped_by_operator``:
+    no automatic charge is made for anybody at present.
     """
 
     enabled: bool
@@ -207,6 +224,12 @@ class AutoTopupStatus(Reply):
     consent_version: str = ""
     consent_text: str = ""
     last_topup: Topup | None = None
+    backup_payment_method: PaymentMethod | None = None
+    last_refusal: Refusal | None = None
+    is_stopped_by_operator: bool = False
+    cool_down_s: int = 0
+    topup_amount_min_micros: PriceMicros = 0
+    topup_amount_max_micros: PriceMicros = 0
 
 
 class GetAutoTopup(Request[AutoTopupStatus], service=SERVICE, method="get_auto_topup"):
@@ -225,6 +248,7 @@ class ConfigureAutoTopup(Command[AutoTopupStatus], service=SERVICE, method="conf
     threshold_micros: PriceMicros
     topup_amount_micros: AmountMicros
     payment_method_id: PaymentMethodId | None = None
+    backup_payment_method_id: PaymentMethodId | None = None
     daily_limit_micros: AmountMicros | None = None
     monthly_limit_micros: AmountMicros | None = None
     consent: bool = False
@@ -270,6 +294,99 @@ class ReceiveWebhook(Request[Done], service=SERVICE, method="receive_webhook"):
 
     payload: Annotated[str, StringConstraints(max_length=1_000_000)]
     signature: Annotated[str, StringConstraints(max_length=2_000)]
+
+
+class ReceiptLine(Value):
+    label: str
+    amount_micros: SignedMicros
+
+
+class Receipt(Reply):
+    """What a receipt shows, for its page and its PDF; ``number`` is unique and never changes.
+
+    ``lines`` are the charge and whatever went back to the card later; ``net_micros`` their sum.
+    """
+
+    number: str
+    topup_id: UUID
+    user_id: UUID
+    kind: TopupKind
+    paid_at: AwareDatetime
+    card_brand: str
+    card_last4: str
+    payment_id: str
+    description: str
+    lines: list[ReceiptLine]
+    net_micros: SignedMicros
+    is_credited: bool
+
+
+class GetReceipt(Request[Receipt], service=SERVICE, method="get_receipt"):
+    """The receipt of a paid top-up. Errors: ``NotFound``, ``Conflict`` (not paid)."""
+
+    user_id: UUID
+    topup_id: UUID
+
+
+class RenderedReceipt(Reply):
+    """A receipt as a PDF document, in base64."""
+
+    file_name: str
+    pdf_base64: str
+
+
+class RenderReceipt(Request[RenderedReceipt], service=SERVICE, method="render_receipt"):
+    """The receipt of a paid top-up as a PDF. Errors: ``NotFound``, ``Conflict`` (not paid)."""
+
+    user_id: UUID
+    topup_id: UUID
+
+
+class OperatorSwitch(Reply):
+    """Whether all automatic charges are stopped, since when, by whom and why."""
+
+    is_stopped: bool
+    reason: str = ""
+    changed_by: str = ""
+    changed_at: AwareDatetime | None = None
+
+
+class GetOperatorSwitch(
+    Request[OperatorSwitch], service=SERVICE, method="get_operator_switch"
+):
+    pass
+
+
+class SetOperatorSwitch(
+    Request[OperatorSwitch], service=SERVICE, method="set_operator_switch"
+):
+    """Stop all automatic charges at once, or let them go on. Top-ups by hand are not touched."""
+
+    is_stopped: bool
+    reason: ShortText
+    changed_by: ShortText
+
+
+class Problem(Value):
+    """Something about a payment that an operator should look at; ``code`` is for a program."""
+
+    code: str
+    topup_id: UUID | None = None
+    user_id: UUID | None = None
+    payment_id: str = ""
+    amount_micros: SignedMicros = 0
+    message: str
+    since: AwareDatetime
+
+
+class ProblemList(Reply):
+    problems: list[Problem]
+
+
+class ListProblems(Request[ProblemList], service=SERVICE, method="list_problems"):
+    """For operators: stuck and failed top-ups, open disputes, differences between the books."""
+
+    limit: PageLimit = 100
 
 
 class TopupPaid(Event, source=SERVICE, type="topup_paid"):
@@ -331,6 +448,39 @@ class TopupReversed(Event, source=SERVICE, type="topup_reversed"):
     amount_micros: AmountMicros
     is_dispute: bool
     description: ShortText
+
+
+class TopupRestored(Event, source=SERVICE, type="topup_restored"):
+    """A reversal was undone (a dispute won, a refund that failed): the wallet gives it back.
+
+    At most once per ``reversal_id``, and only after its :class:`TopupReversed`.
+    """
+
+    user_id: UUID
+    topup_id: UUID
+    reversal_id: str
+    amount_micros: AmountMicros
+    is_dispute: bool
+    description: ShortText
+
+
+class CardExpiring(Event, source=SERVICE, type="card_expiring", needs_listener=False):
+    """A saved card expires soon; said once per card and expiry date."""
+
+    user_id: UUID
+    payment_method_id: str
+    brand: str
+    last4: str
+    exp_month: int
+    exp_year: int
+    is_auto_topup: bool
+
+
+class AutoTopupResumed(Event, source=SERVICE, type="auto_topup_resumed", needs_listener=False):
+    """Auto top-up that was paused goes on, because the person added a card or saved again."""
+
+    user_id: UUID
+    reason: ShortText
 
 
 class AutoTopupSettingsChanged(Event, source=SERVICE, type="auto_topup_settings_changed"):
