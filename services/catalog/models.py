@@ -1,0 +1,61 @@
+"""The catalog's tables."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import BigInteger, Computed, DateTime, ForeignKey, Integer, Text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {datetime: DateTime(timezone=True), str: Text()}
+
+
+class ProductRow(Base):
+    """A thing for sale. ``stock`` is NULL where there is no end to it."""
+
+    __tablename__ = "products"
+
+    product_id: Mapped[UUID] = mapped_column(primary_key=True)
+    slug: Mapped[str]
+    name: Mapped[str]
+    category: Mapped[str]
+    summary: Mapped[str]
+    description: Mapped[str]
+    provider_name: Mapped[str]
+    provider_id: Mapped[UUID | None]
+    location: Mapped[str | None]
+    price_micros: Mapped[int] = mapped_column(BigInteger)
+    billing_period: Mapped[str]
+    specification: Mapped[list[dict[str, Any]]] = mapped_column(JSONB)
+    stock: Mapped[int | None] = mapped_column(Integer)
+    featured_rank: Mapped[int] = mapped_column(Integer)
+    created_at: Mapped[datetime]
+    searchable: Mapped[str] = mapped_column(
+        Text, Computed("lower(name || ' ' || summary || ' ' || provider_name)", persisted=True)
+    )
+
+
+class ReservationRow(Base):
+    """Stock set aside under the caller's id. It is released once, perhaps before it is made."""
+
+    __tablename__ = "reservations"
+
+    reservation_id: Mapped[UUID] = mapped_column(primary_key=True)
+    created_at: Mapped[datetime]
+    released_at: Mapped[datetime | None]
+
+
+class ReservationLineRow(Base):
+    """What a reservation took. ``was_counted`` is False for a product that had no stock limit."""
+
+    __tablename__ = "reservation_lines"
+
+    reservation_id: Mapped[UUID] = mapped_column(
+        ForeignKey("reservations.reservation_id"), primary_key=True
+    )
+    product_id: Mapped[UUID] = mapped_column(ForeignKey("products.product_id"), primary_key=True)
+    quantity: Mapped[int] = mapped_column(Integer)
+    was_counted: Mapped[bool]

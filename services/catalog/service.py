@@ -1,0 +1,53 @@
+"""The catalog's entrypoints."""
+
+from chassis.clock import utc_now
+from chassis.database import Database
+from chassis.health import Health
+from chassis.rpc import rpc
+from contracts.catalog import (
+    SERVICE,
+    GetProduct,
+    GetQuote,
+    ListProducts,
+    Product,
+    ProductPage,
+    Quote,
+    ReleaseStock,
+    Reservation,
+    ReserveStock,
+)
+from services.catalog import products, quotes, stock
+
+
+class CatalogService:
+    """Products, prices, quotes, stock. It calls nobody and publishes nothing."""
+
+    name = SERVICE
+
+    database = Database()
+    health = Health()
+
+    @rpc
+    def list_products(self, request: ListProducts) -> ProductPage:
+        with self.database.read() as session:
+            return products.list_products(session, request)
+
+    @rpc
+    def get_product(self, request: GetProduct) -> Product:
+        with self.database.read() as session:
+            return products.get_product(session, request.product_id)
+
+    @rpc
+    def get_quote(self, request: GetQuote) -> Quote:
+        with self.database.read() as session:
+            return quotes.quote(session, request.lines)
+
+    @rpc
+    def reserve_stock(self, request: ReserveStock) -> Reservation:
+        with self.database.begin() as session:
+            return stock.reserve(session, utc_now(), request)
+
+    @rpc
+    def release_stock(self, request: ReleaseStock) -> Reservation:
+        with self.database.begin() as session:
+            return stock.release(session, utc_now(), request)

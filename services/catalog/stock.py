@@ -1,0 +1,99 @@
+"""Stock: taken for a purchase once per reservation id, and put back once."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from contracts.catalog import ReleaseStock, Reservation, ReserveStock
+from contracts.errors import Conflict, IdempotencyConflict
+from services.catalog.models import ProductRow, ReservationLineRow, ReservationRow
+from services.catalog.quotes import quantities, refuse_what_is_gone
+
+
+def reserve(session: Session, now: datetime, command: ReserveStock) -> Reservation:
+    """Take the lines out of stock, all or none, once per ``reservation_id``.
+
+    Raises ``OutOfStock``, ``NotFound``, ``Conflict`` when the reservation was released
+    already, ``IdempotencyConflict`` when it was made for other lines.
+    """
+    wanted = quantities(command.lines)
+    if not _is_first(session, now, command.reservation_id):
+        _check_same(session, command.reservation_id, wanted)
+        return Reservation(reservation_id=command.reservation_id)
+    # Locked in the order of their ids, so that two reservations never wait for each other.
+    rows = session.scalars(
+        select(ProductRow)
+        .where(ProductRow.product_id.in_(wanted))
+        .order_by(ProductRow.product_id)
+        .with_for_update()
+    )
+    found = {row.product_id: row for row in rows}
+    for product_id, quantity in wanted.items():
+        refuse_what_is_gone(found.get(product_id), product_id, quantity)
+        row = found[product_id]
+        session.add(
+            ReservationLineRow(
+                reservation_id=command.reservation_id,
+                product_id=product_id,
+                quantity=quantity,
+                was_counted=row.stock is not None,
+            )
+        )
+        if row.stock is not None:
+            row.stock -= quantity
+    return Reservation(reservation_id=command.reservation_id)
+
+
+def release(session: Session, now: datetime, command: ReleaseStock) -> Reservation:
+    """Put back what a reservation took, once.
+
+    Releasing one that was not made yet closes its id: a late ``reserve`` then takes nothing.
+    """
+    reply = Reservation(reservation_id=command.reservation_id)
+    first = _is_first(session, now, command.reservation_id)
+    reservation = session.get_one(ReservationRow, command.reservation_id, with_for_update=True)
+    if reservation.released_at is not None:
+        return reply
+    reservation.released_at = now
+    if first:
+        return reply
+    lines = session.scalars(
+        select(ReservationLineRow)
+        .where(
+            ReservationLineRow.reservation_id == command.reservation_id,
+            ReservationLineRow.was_counted,
+        )
+        .order_by(ReservationLineRow.product_id)
+    )
+    for line in lines:
+        session.execute(
+            update(ProductRow)
+            .where(ProductRow.product_id == line.product_id)
+            .values(stock=ProductRow.stock + line.quantity)
+        )
+    return reply
+
+
+def _is_first(session: Session, now: datetime, reservation_id: UUID) -> bool:
+    """Write the reservation's row; False when it is there, after waiting for who writes it."""
+    inserted = session.execute(
+        insert(ReservationRow)
+        .values(reservation_id=reservation_id, created_at=now)
+        .on_conflict_do_nothing()
+        .returning(ReservationRow.reservation_id)
+    )
+    return inserted.first() is not None
+
+
+def _check_same(session: Session, reservation_id: UUID, wanted: dict[UUID, int]) -> None:
+    reservation = session.get_one(ReservationRow, reservation_id)
+    if reservation.released_at is not None:
+        raise Conflict("This reservation was released. Reserve again under a new id.")
+    lines = session.scalars(
+        select(ReservationLineRow).where(ReservationLineRow.reservation_id == reservation_id)
+    )
+    if {line.product_id: line.quantity for line in lines} != wanted:
+        raise IdempotencyConflict("This reservation was made before, for other products.")
