@@ -1,0 +1,175 @@
+"""Accounts: registering, logging in, and the wallet that comes with an account.
+
+Hashing a password takes tens of milliseconds on purpose, so that it happens outside any
+database transaction: a connection is not held while the processor works.
+"""
+
+import logging
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from typing import ClassVar
+from uuid import UUID
+
+from argon2 import PasswordHasher
+from argon2.exceptions import Argon2Error, InvalidHashError
+from email_validator import EmailNotValidError, validate_email
+from sqlalchemy import select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from chassis.database import Connected
+from chassis.identifiers import new_id
+from services.gateway.models import User
+
+log = logging.getLogger(__name__)
+
+PASSWORD_LENGTH_MIN = 8
+PASSWORD_LENGTH_MAX = 256
+
+# OWASP's first choice for Argon2id: 19 MiB, two passes, one lane.
+_hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
+
+
+class AccountError(Exception):
+    """Why an account could not be made or entered. ``str(error)`` is the sentence for a person."""
+
+    code: ClassVar[str] = "account_error"
+    field: ClassVar[str | None] = None
+
+
+class InvalidEmail(AccountError):
+    code = "invalid_email"
+    field = "email"
+
+
+class WeakPassword(AccountError):
+    code = "weak_password"
+    field = "password"
+
+
+class EmailTaken(AccountError):
+    code = "email_taken"
+    field = "email"
+
+
+class WrongCredentials(AccountError):
+    """Says the same for an unknown address and a wrong password: neither can be probed."""
+
+    code = "wrong_credentials"
+
+    def __init__(self) -> None:
+        super().__init__("The email address or the password is wrong.")
+
+
+@dataclass(frozen=True)
+class NewAccount:
+    """What :func:`prepare` checked: ready to be stored."""
+
+    email: str
+    email_key: str
+    password_hash: str
+
+
+def normalise_email(email: str) -> str:
+    """The address in its canonical form. Raises :class:`InvalidEmail`; asks no name server."""
+    try:
+        return validate_email(email.strip(), check_deliverability=False).normalized
+    except EmailNotValidError as error:
+        raise InvalidEmail(f"This is not an email address: {error}") from None
+
+
+def email_key(email: str) -> str:
+    """What makes an address unique: two spellings that differ in case are the same person."""
+    return email.strip().casefold()
+
+
+def prepare(email: str, password: str) -> NewAccount:
+    """Check an address and a password, and hash the password (slow, on purpose).
+
+    Raises :class:`InvalidEmail` and :class:`WeakPassword`, which say what is wrong.
+    """
+    normalised = normalise_email(email)
+    _check_password(normalised, password)
+    return NewAccount(normalised, email_key(normalised), _hasher.hash(password))
+
+
+def register(session: Session, now: datetime, account: NewAccount) -> User:
+    """Store a new account. Raises :class:`EmailTaken`."""
+    user_id = session.scalar(
+        insert(User)
+        .values(
+            user_id=new_id(),
+            email=account.email,
+            email_key=account.email_key,
+            password_hash=account.password_hash,
+            created_at=now,
+        )
+        .on_conflict_do_nothing(index_elements=[User.email_key])
+        .returning(User.user_id)
+    )
+    if user_id is None:
+        raise EmailTaken("There is an account with this email address already: log in instead.")
+    return session.get_one(User, user_id)
+
+
+def log_in(database: Connected, email: str, password: str) -> User:
+    """The user whom these credentials belong to. Raises :class:`WrongCredentials`.
+
+    An unknown address costs one hash as well, so that the time taken tells nothing.
+    """
+    with database.read() as session:
+        user = session.scalar(select(User).where(User.email_key == email_key(email)))
+    if user is None:
+        _matches(_hash_of_nothing(), password)
+        raise WrongCredentials
+    if not _matches(user.password_hash, password):
+        raise WrongCredentials
+    if _hasher.check_needs_rehash(user.password_hash):
+        renewed = _hasher.hash(password)
+        with database.begin() as session:
+            session.execute(
+                update(User)
+                .where(User.user_id == user.user_id, User.password_hash == user.password_hash)
+                .values(password_hash=renewed)
+            )
+    return user
+
+
+def note_wallet_opened(session: Session, now: datetime, user_id: UUID) -> None:
+    """Remember that the wallet service has this user's wallet."""
+    session.execute(
+        update(User)
+        .where(User.user_id == user_id, User.wallet_opened_at.is_(None))
+        .values(wallet_opened_at=now)
+    )
+
+
+def _check_password(email: str, password: str) -> None:
+    if len(password) < PASSWORD_LENGTH_MIN:
+        raise WeakPassword(
+            f"The password has {len(password)} characters: take at least {PASSWORD_LENGTH_MIN}."
+        )
+    if len(password) > PASSWORD_LENGTH_MAX:
+        raise WeakPassword(f"The password is too long: take at most {PASSWORD_LENGTH_MAX}.")
+    if re.fullmatch(r"(.)\1*", password):
+        raise WeakPassword("The password is one character over and over: take another one.")
+    if password.casefold() == email.casefold():
+        raise WeakPassword("The password is the email address: take another one.")
+
+
+def _matches(password_hash: str, password: str) -> bool:
+    try:
+        return _hasher.verify(password_hash, password)
+    except (Argon2Error, InvalidHashError):
+        return False
+
+
+_nothing: list[str] = []
+
+
+def _hash_of_nothing() -> str:
+    """A hash that no password has, made with today's parameters when it is first needed."""
+    if not _nothing:
+        _nothing.append(_hasher.hash(str(new_id())))
+    return _nothing[0]

@@ -1,0 +1,5 @@
+"""The HTTP API: one blueprint for each feature."""
+
+from flask import Blueprint
+
+blueprints: list[Blueprint] = []

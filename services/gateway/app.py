@@ -1,0 +1,90 @@
+"""The web application: ``create_app()`` puts the parts together.
+
+gunicorn calls it once in each worker process. Nothing here waits for another process: the
+site starts when the broker or the database is still away, and says so by ``/readyz``.
+"""
+
+import importlib
+import logging
+import re
+import time
+from datetime import timedelta
+
+from flask import Blueprint, Flask, Response, g, request
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from chassis.context import CallContext, current_call
+from chassis.database import connect
+from chassis.identifiers import new_id
+from chassis.money import format_usd
+from services.gateway import api, health
+from services.gateway.errors import register_error_handlers
+from services.gateway.frame import Frame, install
+from services.gateway.identity import current_identity, current_user
+from services.gateway.json_format import ExactJSONProvider
+from services.gateway.security import protect
+from services.gateway.settings import GatewaySettings, get_settings
+
+access_log = logging.getLogger("gateway.access")
+
+BODY_BYTES_MAX = 64 * 1024
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
+
+
+def create_app(settings: GatewaySettings | None = None) -> Flask:
+    """The application, from the environment's settings or from given ones."""
+    settings = settings or get_settings()
+    app = Flask(__name__)
+    app.json = ExactJSONProvider(app)
+    app.config.update(
+        MAX_CONTENT_LENGTH=BODY_BYTES_MAX,
+        MAX_FORM_PARTS=200,
+        PERMANENT_SESSION_LIFETIME=timedelta(days=settings.session_days),
+        PROPAGATE_EXCEPTIONS=False,
+    )
+    app.jinja_options = {"autoescape": True}
+    app.add_template_filter(format_usd, "usd")
+    app.context_processor(lambda: {"current_user": current_user()})
+    install(app, Frame(settings, connect(settings.database_url, settings.database_pool_size)))
+    app.before_request(_begin_request)
+    app.after_request(_end_request)
+    protect(app, settings)
+    register_error_handlers(app)
+    for blueprint in (health.blueprint, *api.blueprints, *_page_blueprints()):
+        app.register_blueprint(blueprint)
+    if settings.trusted_proxies:
+        hops = settings.trusted_proxies
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops)  # type: ignore[method-assign]
+    return app
+
+
+def _page_blueprints() -> list[Blueprint]:
+    pages = importlib.import_module("services.gateway.pages")
+    return list(getattr(pages, "blueprints", []))
+
+
+def _begin_request() -> None:
+    g.started_at_s = time.perf_counter()
+    given = request.headers.get("X-Request-Id", "")
+    g.request_id = given if _REQUEST_ID.fullmatch(given) else str(new_id())
+    # Every call that this request makes carries its id, into the logs of all services.
+    current_call.set(CallContext(chain=(f"gateway.{g.request_id}",)))
+
+
+def _end_request(response: Response) -> Response:
+    """The access log: one line, without query strings, bodies or headers, which hold secrets."""
+    response.headers["X-Request-Id"] = g.get("request_id", "")
+    identity = current_identity() if "identity" in g else None
+    access_log.info(
+        "request",
+        extra={
+            "method": request.method,
+            "path": request.path,
+            "status": response.status_code,
+            "duration_ms": round((time.perf_counter() - g.started_at_s) * 1000, 1),
+            "request_id": g.get("request_id", ""),
+            "user_id": str(identity.user.user_id) if identity else None,
+            "address": request.remote_addr,
+        },
+    )
+    return response

@@ -1,0 +1,205 @@
+"""Errors as a person or a program sees them: one table from codes to HTTP statuses.
+
+A program gets ``{"error": {"code": …, "message": …}}``, a person a page. Both say what
+happened, what was kept, and what to do.
+"""
+
+import logging
+from dataclasses import dataclass, field
+
+from flask import Flask, Response, current_app, g, jsonify, make_response, render_template, request
+from flask_wtf.csrf import CSRFError
+from jinja2 import TemplateNotFound
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from werkzeug.exceptions import HTTPException
+
+from chassis.money import usd_number
+from contracts.errors import BadRequest, PriceChanged, ServiceError
+from services.gateway.accounts import AccountError
+
+log = logging.getLogger(__name__)
+
+RETRY_AFTER_S = 5
+
+STATUSES: dict[str, int] = {
+    "service_error": 502,
+    "bad_request": 422,
+    "not_found": 404,
+    "conflict": 409,
+    "idempotency_conflict": 409,
+    "key_closed": 409,
+    "price_changed": 409,
+    "out_of_stock": 409,
+    "insufficient_funds": 402,
+    "account_frozen": 403,
+    "payment_failed": 402,
+    "limit_exceeded": 409,
+    "overloaded": 503,
+    "deadline_exceeded": 504,
+    "unavailable": 503,
+    "invalid_email": 422,
+    "weak_password": 422,
+    "email_taken": 409,
+    "wrong_credentials": 401,
+}
+"""The status of each code that a service or a rule can raise. A test holds it complete."""
+
+_HTTP_CODES = {
+    400: "malformed_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    413: "body_too_large",
+    415: "unsupported_media_type",
+    429: "too_many_requests",
+}
+
+_HTTP_MESSAGES = {
+    404: "There is nothing at this address.",
+    405: "This address does not take this method; the Allow header lists those that it takes.",
+    413: "The body is too large.",
+    429: "Too many requests: wait a little, then try again.",
+}
+
+_TITLES = {
+    400: "That request made no sense",
+    401: "Please log in",
+    402: "The payment did not go through",
+    403: "That is not allowed",
+    404: "Not found",
+    405: "That is not how this page is used",
+    409: "Something changed meanwhile",
+    413: "That is too large",
+    422: "Something needs another look",
+    429: "Too many tries",
+    503: "A part of the site is away",
+    504: "No answer in time",
+}
+
+
+@dataclass
+class Problem(Exception):
+    """An error that the gateway itself finds. ``extra`` stands beside code and message."""
+
+    status: int
+    code: str
+    message: str
+    extra: dict[str, object] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def register_error_handlers(app: Flask) -> None:
+    app.register_error_handler(Problem, _respond)
+    app.register_error_handler(AccountError, lambda error: _respond(_from_account(error)))
+    app.register_error_handler(ServiceError, lambda error: _respond(from_service(error)))
+    app.register_error_handler(CSRFError, lambda error: _respond(_from_csrf(error)))
+    app.register_error_handler(HTTPException, lambda error: _respond(_from_http(error)))
+    app.register_error_handler(OperationalError, _database_away)
+    app.register_error_handler(PoolTimeoutError, _database_away)
+    app.register_error_handler(Exception, _unexpected)
+
+
+def wants_json() -> bool:
+    """Whether this request's answer is for a program."""
+    return request.path.startswith(("/api/", "/webhooks/", "/healthz", "/readyz"))
+
+
+def from_service(error: ServiceError) -> Problem:
+    """A service's error as HTTP: the table gives the status, the message stays as it is."""
+    status = STATUSES.get(error.code, 502)
+    message = str(error) or "The service could not do this."
+    problem = Problem(status, error.code, message)
+    if status == 502:
+        problem.message = "Something went wrong on our side. Nothing is lost: try again later."
+    if status in (503, 504):
+        problem.headers["Retry-After"] = str(RETRY_AFTER_S)
+    if isinstance(error, BadRequest) and error.details:
+        problem.extra["field"] = error.details[0]
+    if isinstance(error, PriceChanged) and error.details and error.details[0].isdecimal():
+        problem.extra["unit_price_usd"] = usd_number(int(error.details[0]))
+    return problem
+
+
+def _from_account(error: AccountError) -> Problem:
+    problem = Problem(STATUSES[error.code], error.code, str(error))
+    if error.field:
+        problem.extra["field"] = error.field
+    return problem
+
+
+def _from_csrf(error: CSRFError) -> Problem:
+    return Problem(
+        403,
+        "csrf_failed",
+        "This request did not come from a fresh page of this site. Reload the page and try"
+        " again; a program sends the page's token as X-CSRFToken, or uses a bearer token.",
+    )
+
+
+def _from_http(error: HTTPException) -> Problem:
+    status = error.code or 500
+    message = _HTTP_MESSAGES.get(status) or error.description or "The request failed."
+    headers = {
+        name: value
+        for name, value in error.get_headers()
+        if name in ("Allow", "Retry-After", "Location")
+    }
+    if status == 429:
+        headers.setdefault("Retry-After", "30")
+    return Problem(status, _HTTP_CODES.get(status, "http_error"), message, headers=headers)
+
+
+def _database_away(error: Exception) -> Response:
+    log.error("the gateway's database did not answer", exc_info=error)
+    return _respond(
+        Problem(
+            503,
+            "unavailable",
+            "The site cannot reach its database at the moment. Try again in a few seconds.",
+            headers={"Retry-After": str(RETRY_AFTER_S)},
+        )
+    )
+
+
+def _unexpected(error: Exception) -> Response:
+    log.error("a request failed unexpectedly", exc_info=error)
+    if current_app.config["PROPAGATE_EXCEPTIONS"]:
+        raise error
+    return _respond(
+        Problem(
+            500,
+            "internal_error",
+            "Something went wrong on our side, and it has been noted under the request id"
+            f" {g.get('request_id', '-')}. Try again later.",
+        )
+    )
+
+
+def _respond(problem: Problem) -> Response:
+    if wants_json():
+        body = {"code": problem.code, "message": problem.message, **problem.extra}
+        response = jsonify({"error": body})
+    else:
+        response = make_response(_page(problem))
+    response.status_code = problem.status
+    response.headers.extend(problem.headers)
+    return response
+
+
+def _page(problem: Problem) -> str | Response:
+    title = _TITLES.get(problem.status, "Something went wrong")
+    try:
+        return render_template(
+            "error.html",
+            status=problem.status,
+            code=problem.code,
+            title=title,
+            message=problem.message,
+            request_id=g.get("request_id", ""),
+        )
+    except TemplateNotFound:
+        return Response(f"{problem.status} {title}\n\n{problem.message}\n", mimetype="text/plain")

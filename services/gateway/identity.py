@@ -1,0 +1,190 @@
+"""Who asks: the user behind a session cookie or a bearer token.
+
+A request with a bearer token is judged by the token alone; its cookie is not looked at.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import wraps
+from typing import Literal, ParamSpec, TypeVar
+from urllib.parse import quote
+from uuid import UUID
+
+from flask import g, redirect, request, session as cookie
+
+from chassis.clock import utc_now
+from contracts.errors import DeadlineExceeded, ServiceError, Unavailable
+from contracts.wallet import OpenAccount
+from services.gateway import accounts, sessions, tokens
+from services.gateway.errors import Problem, wants_json
+from services.gateway.frame import call, database, settings
+from services.gateway.models import User
+
+log = logging.getLogger(__name__)
+
+_COOKIE_FIELD = "sid"
+LOGIN_PATH = "/login"
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class CurrentUser:
+    user_id: UUID
+    email: str
+    created_at: datetime
+    has_wallet: bool
+
+
+@dataclass(frozen=True)
+class Identity:
+    """``credential_id`` is the session's or the token's id."""
+
+    user: CurrentUser
+    via: Literal["session", "token"]
+    credential_id: UUID
+
+
+def current_identity() -> Identity | None:
+    """Who asks, looked up once for each request."""
+    if "identity" not in g:
+        g.identity = _identify()
+    identity: Identity | None = g.identity
+    return identity
+
+
+def current_user() -> CurrentUser | None:
+    """The user who asks; None for a visitor."""
+    identity = current_identity()
+    return identity.user if identity else None
+
+
+def signed_in_user() -> CurrentUser:
+    """The user who asks. Raises a 401 for a visitor."""
+    user = current_user()
+    if user is None:
+        raise Problem(
+            401,
+            "authentication_required",
+            "Log in first, or send a valid token: 'Authorization: Bearer <token>'.",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+    return user
+
+
+def login_required(view: Callable[P, R]) -> Callable[P, R]:
+    """Only for users: a program gets a 401, a person the login page and then this one."""
+
+    @wraps(view)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        user = current_user()
+        if user is None and not wants_json():
+            back = request.full_path.rstrip("?") if request.method == "GET" else "/dashboard"
+            return redirect(f"{LOGIN_PATH}?next={quote(back, safe='')}", 303)  # type: ignore[return-value]
+        ensure_wallet(user or signed_in_user())
+        return view(*args, **kwargs)
+
+    return guarded
+
+
+def start_browser_session(user: User) -> None:
+    """Log this browser in: a fresh session row and a fresh cookie, nothing of the old one."""
+    _revoke_cookie()
+    with database().begin() as session:
+        secret = sessions.start(
+            session,
+            utc_now(),
+            user.user_id,
+            _session_lifetime(),
+            address=request.remote_addr or "",
+            user_agent=request.user_agent.string,
+        )
+    cookie.clear()
+    cookie[_COOKIE_FIELD] = secret
+    cookie.permanent = True
+    g.pop("identity", None)
+    g.pop("csrf_token", None)
+
+
+def end_browser_session() -> None:
+    """Log this browser out. The row is revoked, so that a copied cookie is worth nothing."""
+    _revoke_cookie()
+    cookie.clear()
+    g.pop("identity", None)
+    g.pop("csrf_token", None)
+
+
+def ensure_wallet(user: CurrentUser) -> None:
+    """Open the user's wallet if registering could not; a wallet that is away blocks nothing.
+
+    The same key each time: however often it is tried, one wallet is opened.
+    """
+    if user.has_wallet:
+        return
+    try:
+        call(
+            OpenAccount(idempotency_key=f"open:{user.user_id}", user_id=user.user_id), timeout_s=3
+        )
+    except (Unavailable, DeadlineExceeded) as error:
+        log.warning("the wallet is not open yet", extra={"reason": str(error)})
+        return
+    except ServiceError:
+        log.exception("the wallet could not be opened")
+        return
+    with database().begin() as session:
+        accounts.note_wallet_opened(session, utc_now(), user.user_id)
+
+
+def describe(user: User) -> CurrentUser:
+    return CurrentUser(
+        user_id=user.user_id,
+        email=user.email,
+        created_at=user.created_at,
+        has_wallet=user.wallet_opened_at is not None,
+    )
+
+
+def _identify() -> Identity | None:
+    authorization = request.authorization
+    if authorization is not None and authorization.type == "bearer":
+        return _by_token(authorization.token or "")
+    secret = cookie.get(_COOKIE_FIELD)
+    return _by_cookie(secret) if isinstance(secret, str) else None
+
+
+def _by_token(secret: str) -> Identity | None:
+    now = utc_now()
+    with database().read() as session:
+        found = tokens.find(session, secret)
+    if found is None:
+        return None
+    if now - found.last_used_at > tokens.USED_EVERY:
+        with database().begin() as session:
+            tokens.note_used(session, now, found.token_id)
+    return Identity(describe(found.user), "token", found.token_id)
+
+
+def _by_cookie(secret: str) -> Identity | None:
+    now = utc_now()
+    with database().read() as session:
+        found = sessions.find(session, now, secret)
+    if found is None:
+        return None
+    if now - found.last_seen_at > sessions.SEEN_EVERY:
+        with database().begin() as session:
+            sessions.note_seen(session, now, found.session_id, _session_lifetime())
+    return Identity(describe(found.user), "session", found.session_id)
+
+
+def _revoke_cookie() -> None:
+    secret = cookie.get(_COOKIE_FIELD)
+    if isinstance(secret, str):
+        with database().begin() as session:
+            sessions.revoke(session, utc_now(), secret)
+
+
+def _session_lifetime() -> timedelta:
+    return timedelta(days=settings().session_days)

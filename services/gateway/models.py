@@ -1,0 +1,99 @@
+"""The gateway's tables: users, their sessions and tokens, their notifications."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import (
+    DateTime,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {datetime: DateTime(timezone=True), str: Text, bytes: LargeBinary}
+
+
+class User(Base):
+    """``email`` is as the person wrote it, ``email_key`` what makes it unique (lower case)."""
+
+    __tablename__ = "users"
+
+    user_id: Mapped[UUID] = mapped_column(primary_key=True)
+    email: Mapped[str]
+    email_key: Mapped[str] = mapped_column(unique=True)
+    password_hash: Mapped[str]
+    created_at: Mapped[datetime]
+    wallet_opened_at: Mapped[datetime | None]
+    """None until the wallet service has confirmed that this user's wallet is open."""
+
+
+class UserSession(Base):
+    """A browser that is logged in. Only the hash of what its cookie carries is stored."""
+
+    __tablename__ = "user_sessions"
+
+    session_id: Mapped[UUID] = mapped_column(primary_key=True)
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.user_id", ondelete="CASCADE"))
+    secret_sha256: Mapped[bytes] = mapped_column(unique=True)
+    created_at: Mapped[datetime]
+    last_seen_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    revoked_at: Mapped[datetime | None]
+    address: Mapped[str] = mapped_column(server_default="")
+    user_agent: Mapped[str] = mapped_column(server_default="")
+
+    __table_args__ = (Index("user_sessions_by_user", "user_id"),)
+
+
+class ApiToken(Base):
+    """A bearer token. It is shown once; only its hash is stored."""
+
+    __tablename__ = "api_tokens"
+
+    token_id: Mapped[UUID] = mapped_column(primary_key=True)
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.user_id", ondelete="CASCADE"))
+    secret_sha256: Mapped[bytes] = mapped_column(unique=True)
+    name: Mapped[str]
+    created_at: Mapped[datetime]
+    last_used_at: Mapped[datetime]
+    revoked_at: Mapped[datetime | None]
+
+    __table_args__ = (Index("api_tokens_by_user", "user_id"),)
+
+
+class Notification(Base):
+    """Something a user is told. ``event_id`` and ``kind`` keep a repeated event from repeating it.
+
+    ``severity`` is one of ``success``, ``info``, ``warning``, ``danger``. ``link`` is a path on
+    this site, or the card processor's address, or empty.
+    """
+
+    __tablename__ = "notifications"
+
+    notification_id: Mapped[UUID] = mapped_column(primary_key=True)
+    user_id: Mapped[UUID]
+    event_id: Mapped[UUID]
+    kind: Mapped[str]
+    severity: Mapped[str]
+    title: Mapped[str]
+    body: Mapped[str]
+    link: Mapped[str]
+    created_at: Mapped[datetime]
+    read_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        UniqueConstraint("event_id", "kind", name="notifications_once"),
+        Index("notifications_newest", "user_id", "notification_id"),
+        Index(
+            "notifications_unread",
+            "user_id",
+            "notification_id",
+            postgresql_where=text("read_at IS NULL"),
+        ),
+    )

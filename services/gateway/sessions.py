@@ -1,0 +1,84 @@
+"""Browser sessions: a row for each browser that is logged in, which can be revoked."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from chassis.identifiers import new_id
+from services.gateway.bearer_secrets import fingerprint, new_secret
+from services.gateway.models import User, UserSession
+
+SEEN_EVERY = timedelta(minutes=5)
+"""A session in use is noted no more often than this, so that reading a page writes nothing."""
+
+
+@dataclass(frozen=True)
+class FoundSession:
+    session_id: UUID
+    user: User
+    last_seen_at: datetime
+
+
+def start(
+    session: Session,
+    now: datetime,
+    user_id: UUID,
+    lifetime: timedelta,
+    *,
+    address: str = "",
+    user_agent: str = "",
+) -> str:
+    """Begin a session and return the secret for the cookie: a new one for each login."""
+    secret = new_secret()
+    session.add(
+        UserSession(
+            session_id=new_id(),
+            user_id=user_id,
+            secret_sha256=fingerprint(secret),
+            created_at=now,
+            last_seen_at=now,
+            expires_at=now + lifetime,
+            address=address[:64],
+            user_agent=user_agent.replace("\x00", "")[:300],
+        )
+    )
+    return secret
+
+
+def find(session: Session, now: datetime, secret: str) -> FoundSession | None:
+    """The session of a cookie; None when it is unknown, revoked or expired."""
+    row = session.execute(
+        select(UserSession.session_id, UserSession.last_seen_at, User)
+        .join(User, User.user_id == UserSession.user_id)
+        .where(
+            UserSession.secret_sha256 == fingerprint(secret),
+            UserSession.revoked_at.is_(None),
+            UserSession.expires_at > now,
+        )
+    ).one_or_none()
+    if row is None:
+        return None
+    return FoundSession(session_id=row[0], last_seen_at=row[1], user=row[2])
+
+
+def note_seen(session: Session, now: datetime, session_id: UUID, lifetime: timedelta) -> None:
+    """A session in use lives on: its end moves with its last use."""
+    session.execute(
+        update(UserSession)
+        .where(UserSession.session_id == session_id)
+        .values(last_seen_at=now, expires_at=now + lifetime)
+    )
+
+
+def revoke(session: Session, now: datetime, secret: str) -> None:
+    """End the session of a cookie. Ending it twice changes nothing."""
+    session.execute(
+        update(UserSession)
+        .where(
+            UserSession.secret_sha256 == fingerprint(secret), UserSession.revoked_at.is_(None)
+        )
+        .values(revoked_at=now)
+    )

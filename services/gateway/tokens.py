@@ -1,0 +1,66 @@
+"""API tokens: random, shown once, stored as a hash, revocable."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from chassis.identifiers import new_id
+from services.gateway.bearer_secrets import fingerprint, new_secret
+from services.gateway.models import ApiToken, User
+
+PREFIX = "myc_"
+USED_EVERY = timedelta(minutes=5)
+"""A token in use is noted no more often than this, so that a question writes nothing."""
+
+
+@dataclass(frozen=True)
+class FoundToken:
+    token_id: UUID
+    user: User
+    last_used_at: datetime
+
+
+def issue(session: Session, now: datetime, user_id: UUID, name: str) -> str:
+    """A new token for a user. This is the only moment at which it can be read."""
+    secret = new_secret(PREFIX)
+    session.add(
+        ApiToken(
+            token_id=new_id(),
+            user_id=user_id,
+            secret_sha256=fingerprint(secret),
+            name=name,
+            created_at=now,
+            last_used_at=now,
+        )
+    )
+    return secret
+
+
+def find(session: Session, secret: str) -> FoundToken | None:
+    """The token and its user; None when it is unknown or revoked."""
+    row = session.execute(
+        select(ApiToken.token_id, ApiToken.last_used_at, User)
+        .join(User, User.user_id == ApiToken.user_id)
+        .where(ApiToken.secret_sha256 == fingerprint(secret), ApiToken.revoked_at.is_(None))
+    ).one_or_none()
+    if row is None:
+        return None
+    return FoundToken(token_id=row[0], last_used_at=row[1], user=row[2])
+
+
+def note_used(session: Session, now: datetime, token_id: UUID) -> None:
+    session.execute(
+        update(ApiToken).where(ApiToken.token_id == token_id).values(last_used_at=now)
+    )
+
+
+def revoke(session: Session, now: datetime, token_id: UUID) -> None:
+    """End a token. Ending it twice changes nothing."""
+    session.execute(
+        update(ApiToken)
+        .where(ApiToken.token_id == token_id, ApiToken.revoked_at.is_(None))
+        .values(revoked_at=now)
+    )
