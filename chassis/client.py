@@ -1,0 +1,211 @@
+"""Calling services: nameko's protocol, safe for threads and greenlets, never without a deadline.
+
+::
+
+    rpc = RpcClient("amqp://…", name="reports")
+    wallet = rpc.call(GetWallet(user_id=user_id), timeout_s=2)
+
+One thread receives all replies and hands each to the call that waits for it. Requests are
+published with a confirm and ``mandatory``: a service that is not there is known at once.
+They are transient and expire with the deadline. No answer in time raises
+``DeadlineExceeded``, and then the outcome is unknown: ask again with the same idempotency key.
+"""
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any, TypeVar
+
+from kombu import Connection, Consumer, Queue
+from kombu.message import Message
+
+from chassis.broker import (
+    CONNECT_TIMEOUT_S,
+    RPC_EXCHANGE,
+    TRANSIENT,
+    Publisher,
+    Unroutable,
+    event_exchange,
+)
+from chassis.context import CallContext, current_call
+from contracts import errors
+from contracts.messages import Event, ReplyT, Request
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_S = 20
+RECONNECT_DELAY_S = 0.5
+REPLY_QUEUE_EXPIRES_MS = 300_000
+
+EventT = TypeVar("EventT", bound=Event)
+
+
+class RpcClient:
+    """Calls services by request object. Make one for each process and share it."""
+
+    def __init__(self, amqp_uri: str, name: str) -> None:
+        self._amqp_uri = amqp_uri
+        self._name = name
+        self._reply_key = str(uuid.uuid4())
+        self._requests = Publisher(amqp_uri, confirm=True)
+        self._waiting: dict[str, Future[Any]] = {}
+        self._listeners: list[tuple[Queue, Callable[[Any, Message], None]]] = []
+        self._ready = threading.Event()
+        self._closing = threading.Event()
+        self._start_lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def call(self, request: Request[ReplyT], timeout_s: float = 10.0) -> ReplyT:
+        """Make a call and wait for its reply.
+
+        Raises the error of :mod:`contracts.errors` that the service raised, ``Unavailable`` when
+        nothing was sent, or ``DeadlineExceeded`` when no answer came in time.
+        """
+        parent = current_call.get()
+        remaining_s = parent.remaining_s()
+        if remaining_s is not None:
+            timeout_s = min(timeout_s, remaining_s)
+        deadline = time.monotonic() + timeout_s
+        self._start(timeout_s)
+        correlation_id = str(uuid.uuid4())
+        future: Future[Any] = Future()
+        self._waiting[correlation_id] = future
+        try:
+            self._send(request, correlation_id, timeout_s, parent)
+            body = future.result(max(deadline - time.monotonic(), 0.0))
+        except FutureTimeoutError:
+            raise errors.DeadlineExceeded(
+                f"{request.service} did not answer within {timeout_s:g} s;"
+                " whether it did the work is not known."
+            ) from None
+        finally:
+            self._waiting.pop(correlation_id, None)
+        if body.get("error"):
+            raise remote_error(body["error"])
+        reply: ReplyT = request.reply.model_validate(body["result"])  # type: ignore[assignment]
+        return reply
+
+    def subscribe(self, event_class: type[EventT], callback: Callable[[EventT], None]) -> None:
+        """Hear of events as they pass, in this process only; to be set up before the first call.
+
+        What is published while this process is away is missed: use it to wake somebody who
+        then looks, never to record anything.
+        """
+        if self._thread is not None:
+            raise RuntimeError("subscribe before the first call")
+        queue = Queue(
+            f"evt-{event_class.source}-{event_class.type}--{self._name}.{uuid.uuid4()}",
+            exchange=event_exchange(event_class.source),
+            routing_key=event_class.type,
+            exclusive=True,
+            auto_delete=True,
+        )
+        self._listeners.append(
+            (queue, lambda body, message: callback(event_class.model_validate(body)))
+        )
+
+    def close(self) -> None:
+        """Stop listening and close the connections."""
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join(timeout=5)
+        self._requests.close()
+
+    def _send(
+        self, request: Request[Any], correlation_id: str, timeout_s: float, parent: CallContext
+    ) -> None:
+        context = CallContext(
+            chain=parent.chain or (f"{self._name}.{correlation_id}",),
+            deadline_ms=int((time.time() + timeout_s) * 1000),
+        )
+        try:
+            self._requests.publish(
+                {"args": [], "kwargs": request.arguments()},
+                mandatory=True,
+                exchange=RPC_EXCHANGE,
+                routing_key=f"{request.service}.{request.method}",
+                reply_to=self._reply_key,
+                correlation_id=correlation_id,
+                headers=context.headers(),
+                delivery_mode=TRANSIENT,
+                expiration=timeout_s,
+            )
+        except Unroutable:
+            raise errors.Unavailable(
+                f"The {request.service} service is not running; nothing was done."
+            ) from None
+        except Exception as error:
+            log.warning("a request could not be published", exc_info=True)
+            raise errors.Unavailable(
+                "The message broker cannot be reached. Try again in a moment."
+            ) from error
+
+    def _start(self, timeout_s: float) -> None:
+        if self._thread is None:
+            with self._start_lock:
+                if self._thread is None:
+                    thread = threading.Thread(target=self._listen, name="rpc-replies", daemon=True)
+                    thread.start()
+                    self._thread = thread
+        if not self._ready.wait(timeout_s):
+            raise errors.Unavailable("The message broker cannot be reached. Try again in a moment.")
+
+    def _listen(self) -> None:
+        while not self._closing.is_set():
+            try:
+                with Connection(
+                    self._amqp_uri, heartbeat=HEARTBEAT_S, connect_timeout=CONNECT_TIMEOUT_S
+                ) as connection:
+                    self._receive(connection)
+            except Exception as error:
+                if not self._closing.is_set():
+                    log.warning(
+                        "lost the message broker; reconnecting", extra={"error": str(error)}
+                    )
+            self._ready.clear()
+            self._closing.wait(RECONNECT_DELAY_S)
+
+    def _receive(self, connection: Connection) -> None:
+        # Not exclusive, and it outlives a lost connection: replies wait in it meanwhile.
+        replies = Queue(
+            f"rpc.reply-{self._name}-{self._reply_key}",
+            exchange=RPC_EXCHANGE,
+            routing_key=self._reply_key,
+            queue_arguments={"x-expires": REPLY_QUEUE_EXPIRES_MS},
+        )
+        channel = connection.channel()
+        consumers = [
+            Consumer(channel, [queue], callbacks=[callback], no_ack=True, accept=["json"])
+            for queue, callback in [(replies, self._on_reply), *self._listeners]
+        ]
+        for consumer in consumers:
+            consumer.consume()
+        self._ready.set()
+        next_heartbeat = time.monotonic()
+        while not self._closing.is_set():
+            try:
+                connection.drain_events(timeout=1)
+            except TimeoutError:
+                pass
+            if time.monotonic() >= next_heartbeat:
+                connection.heartbeat_check()
+                next_heartbeat = time.monotonic() + HEARTBEAT_S / 4
+
+    def _on_reply(self, body: Any, message: Message) -> None:
+        future = self._waiting.pop(message.properties.get("correlation_id", ""), None)
+        if future is not None:
+            future.set_result(body)
+
+
+def remote_error(data: dict[str, Any]) -> Exception:
+    """The error that a service raised, from what nameko made of it on the wire."""
+    path = str(data.get("exc_path", ""))
+    if path.startswith(errors.__name__ + "."):
+        error_class = getattr(errors, str(data.get("exc_type")), None)
+        if isinstance(error_class, type) and issubclass(error_class, errors.ServiceError):
+            return error_class(*(str(argument) for argument in data.get("exc_args", [])))
+    return errors.ServiceError(f"{data.get('exc_type')}: {data.get('value')}")

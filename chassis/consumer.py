@@ -1,0 +1,114 @@
+"""The broker's end of a container: its two publishers, and the consumer of all its queues."""
+
+import logging
+from functools import partial
+from typing import Any
+
+from kombu import Connection
+from kombu.message import Message
+from nameko.extensions import SharedExtension
+from nameko.messaging import QueueConsumer as NamekoQueueConsumer
+
+from chassis.broker import (
+    ERROR_HEADER,
+    ORIGIN_HEADER,
+    PERSISTENT,
+    Publisher,
+    dead_letter_queue,
+)
+
+log = logging.getLogger(__name__)
+
+
+class Publishers(SharedExtension):
+    """The two publishers of a service container: confirmed, and fire-and-forget for replies."""
+
+    confirmed: Publisher
+    unconfirmed: Publisher
+
+    def setup(self) -> None:
+        amqp_uri = self.container.config["AMQP_URI"]
+        self.confirmed = Publisher(amqp_uri, confirm=True)
+        self.unconfirmed = Publisher(amqp_uri, confirm=False)
+
+    def stop(self) -> None:
+        self.confirmed.close()
+        self.unconfirmed.close()
+
+
+class QueueConsumer(NamekoQueueConsumer):  # type: ignore[misc]
+    """Nameko's consumer, which no message can kill.
+
+    In stock nameko an undecodable message is acknowledged and gone, and one that a provider
+    chokes on ends the container, is redelivered, and ends the next. Here both become dead
+    letters.
+    """
+
+    publishers = Publishers()
+    _is_consuming = False
+
+    @property
+    def is_consuming(self) -> bool:
+        """Whether the broker is connected and sends messages."""
+        return self._is_consuming
+
+    def on_consume_ready(self, connection: Connection, channel: Any, consumers: Any) -> None:
+        super().on_consume_ready(connection, channel, consumers)
+        self._is_consuming = True
+
+    def on_connection_error(self, exc: Exception, interval: float) -> None:
+        super().on_connection_error(exc, interval)
+        self._is_consuming = False
+
+    def get_consumers(self, consumer_cls: Any, channel: Any) -> Any:
+        consumers = super().get_consumers(consumer_cls, channel)
+        for provider, consumer in self._consumers.items():
+            consumer.on_decode_error = partial(self._on_undecodable, provider)
+        return consumers
+
+    def _on_undecodable(self, provider: Any, message: Message, error: Exception) -> None:
+        self.container.spawn_managed_thread(
+            partial(self.dead_letter, provider, message, f"undecodable: {error}")
+        )
+
+    def handle_message(self, provider: Any, body: Any, message: Message) -> None:
+        def handle() -> None:
+            try:
+                provider.handle_message(body, message)
+            except Exception as error:
+                log.exception("a message could not be taken")
+                self.dead_letter(provider, message, f"{type(error).__name__}: {error}")
+
+        self.container.spawn_managed_thread(handle)
+
+    def dead_letter(self, provider: Any, message: Message, error: str) -> None:
+        """Move a message to the service's dead letters; back to its queue when that fails."""
+        queue = dead_letter_queue(self.container.service_name)
+        headers = {
+            **(message.headers or {}),
+            ORIGIN_HEADER: provider.queue.name,
+            ERROR_HEADER: error[:1000],
+        }
+        self.move(message, headers, exchange="", routing_key=queue.name)
+        log.error("dead letter", extra={"queue": provider.queue.name, "error": error})
+
+    def move(self, message: Message, headers: dict[str, Any], **destination: Any) -> None:
+        """Publish a message elsewhere with a confirm, then acknowledge it here.
+
+        A crash in between leaves it in both places: handlers know their duplicates.
+        """
+        try:
+            self.publishers.confirmed.publish(
+                message.body,
+                mandatory=True,
+                headers=headers,
+                delivery_mode=PERSISTENT,
+                content_type=message.content_type or "application/octet-stream",
+                content_encoding=message.content_encoding or "binary",
+                **destination,
+            )
+        except Exception:
+            log.exception("a failed message could not be moved; it goes back to its queue")
+            self.requeue_message(message)
+        else:
+            self.ack_message(message)

@@ -1,0 +1,41 @@
+"""The call that is being worked on: who called whom, and until when an answer is of use.
+
+It travels in the message headers (nameko's own ``call_id_stack``, and our ``deadline_ms``),
+lives in a context variable while a worker runs, and stands in every line of the log.
+"""
+
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+CALL_CHAIN_KEY = "call_id_stack"
+DEADLINE_KEY = "deadline_ms"
+HEADER_PREFIX = "nameko."
+CALL_CHAIN_MAX = 10
+
+
+@dataclass(frozen=True)
+class CallContext:
+    """``chain`` names the calls that led here, oldest first; ``deadline_ms`` is Unix time."""
+
+    chain: tuple[str, ...] = ()
+    deadline_ms: int | None = None
+
+    def remaining_s(self) -> float | None:
+        """Seconds until the deadline, never negative; None without one."""
+        if self.deadline_ms is None:
+            return None
+        return max(self.deadline_ms / 1000 - time.time(), 0.0)
+
+    def headers(self) -> dict[str, Any]:
+        """The AMQP headers that carry this context to the next service."""
+        headers: dict[str, Any] = {}
+        if self.chain:
+            headers[HEADER_PREFIX + CALL_CHAIN_KEY] = list(self.chain[-CALL_CHAIN_MAX:])
+        if self.deadline_ms is not None:
+            headers[HEADER_PREFIX + DEADLINE_KEY] = self.deadline_ms
+        return headers
+
+
+current_call: ContextVar[CallContext] = ContextVar("current_call", default=CallContext())  # noqa: B039

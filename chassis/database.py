@@ -1,0 +1,136 @@
+"""The database of a service: one engine for each process, one session for each piece of work.
+
+::
+
+    with self.database.begin() as session:     # commits at the end, rolls back on an error
+        ...
+        after_commit(session, wake_the_payer)  # runs once the money is safe
+
+``begin`` commits state and outgoing events together (:mod:`chassis.outbox`) and then
+wakes the relay. What runs after the commit can fail without harm: a sweeper finds what
+it left.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from nameko.extensions import DependencyProvider, SharedExtension
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.orm import Session, sessionmaker
+
+from chassis.settings import service_settings
+
+log = logging.getLogger(__name__)
+
+STATEMENT_TIMEOUT_MS = 15_000
+LOCK_TIMEOUT_MS = 5_000
+IDLE_IN_TRANSACTION_TIMEOUT_MS = 60_000
+POOL_TIMEOUT_S = 10
+
+_AFTER_COMMIT = "chassis.after_commit"
+
+
+class Connected:
+    """An open database: the engine, its pool, and the two ways to get a session."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._sessions = sessionmaker(engine, expire_on_commit=False)
+        self.on_commit: list[Callable[[], None]] = []
+        """Called after every commit of :meth:`begin`: the outbox relay wakes up here."""
+
+    @contextmanager
+    def begin(self) -> Iterator[Session]:
+        """A session in one transaction, committed at the end of the block."""
+        with self._sessions() as session:
+            with session.begin():
+                yield session
+            callbacks = session.info.pop(_AFTER_COMMIT, [])
+        for listener in self.on_commit:
+            listener()
+        for callback in callbacks:
+            _run_quietly(callback)
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A session that may not write."""
+        with self._sessions() as session, session.begin():
+            session.execute(text("SET TRANSACTION READ ONLY"))
+            yield session
+
+    @contextmanager
+    def exclusively(self, name: str) -> Iterator[bool]:
+        """Hold the advisory lock ``name``; the block learns whether it is the only holder.
+
+        The lock belongs to a connection, so that it goes with a process that dies.
+        """
+        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            key = {"name": name}
+            mine = connection.scalar(
+                text("SELECT pg_try_advisory_lock(hashtextextended(:name, 0))"), key
+            )
+            try:
+                yield bool(mine)
+            finally:
+                if mine:
+                    connection.execute(
+                        text("SELECT pg_advisory_unlock(hashtextextended(:name, 0))"), key
+                    )
+
+
+def after_commit(session: Session, callback: Callable[[], None]) -> None:
+    """Run ``callback`` right after the transaction of ``session`` is committed.
+
+    Its failure is logged and changes nothing that was committed. A crash may keep it from
+    running at all: whatever must happen needs a sweeper as well.
+    """
+    session.info.setdefault(_AFTER_COMMIT, []).append(callback)
+
+
+def _run_quietly(callback: Callable[[], None]) -> None:
+    try:
+        callback()
+    except Exception:
+        log.exception("work after a commit failed; a sweeper resumes it")
+
+
+def connect(url: str, pool_size: int = 5) -> Connected:
+    """Open a database. Connections are made when they are first needed."""
+    options = (
+        f"-c timezone=UTC -c statement_timeout={STATEMENT_TIMEOUT_MS}"
+        f" -c lock_timeout={LOCK_TIMEOUT_MS}"
+        f" -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT_MS}"
+    )
+    engine = create_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=POOL_TIMEOUT_S,
+        pool_pre_ping=True,
+        connect_args={"options": options, "connect_timeout": 10},
+    )
+    return Connected(engine)
+
+
+class DatabaseConnection(SharedExtension):
+    """The one :class:`Connected` that all extensions of a service container share."""
+
+    connected: Connected
+
+    def setup(self) -> None:
+        if not hasattr(self, "connected"):
+            settings = service_settings()
+            self.connected = connect(settings.database_url, settings.database_pool_size)
+
+    def stop(self) -> None:
+        self.connected.engine.dispose()
+
+
+class Database(DependencyProvider):
+    """Injects the service's :class:`Connected`: ``database = Database()``."""
+
+    connection = DatabaseConnection()
+
+    def get_dependency(self, worker_ctx: object) -> Connected:
+        return self.connection.connected

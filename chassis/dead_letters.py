@@ -1,0 +1,135 @@
+"""The operator's view of messages that a service could not handle.
+
+::
+
+    python -m chassis.dead_letters wallet list
+    python -m chassis.dead_letters wallet replay MESSAGE…   (or --all)
+    python -m chassis.dead_letters wallet discard MESSAGE…  (or --all)
+
+``replay`` gives messages back to the queues they came from, with their tries counted anew.
+MESSAGE is the id that ``list`` shows. Needs ``AMQP_URI``.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from kombu import Connection
+from kombu.message import Message
+
+from chassis.broker import (
+    ATTEMPTS_HEADER,
+    ERROR_HEADER,
+    ORIGIN_HEADER,
+    PERSISTENT,
+    Publisher,
+    Unroutable,
+    dead_letter_queue,
+)
+
+
+def message_id(message: Message) -> str:
+    """A short name for a message: the head of the SHA-256 of its origin and body."""
+    body = message.body if isinstance(message.body, bytes) else str(message.body).encode()
+    origin = str((message.headers or {}).get(ORIGIN_HEADER, "")).encode()
+    return hashlib.sha256(origin + b"\0" + body).hexdigest()[:12]
+
+
+def dead_letters(connection: Connection, service: str) -> Iterator[Message]:
+    """Every dead letter of ``service``, oldest first.
+
+    None is taken away until it is acknowledged; the rest go back as they were when the
+    connection closes.
+    """
+    queue = dead_letter_queue(service)(connection.default_channel)
+    queue.declare()
+    for _ in range(queue.queue_declare(passive=True).message_count):
+        message = queue.get(accept=None)
+        if message is None:
+            return
+        yield message
+
+
+def describe(message: Message) -> dict[str, object]:
+    """What ``list`` shows of a dead letter, as a JSON object."""
+    body = (
+        message.body.decode(errors="replace") if isinstance(message.body, bytes) else message.body
+    )
+    headers = message.headers or {}
+    return {
+        "message": message_id(message),
+        "queue": headers.get(ORIGIN_HEADER),
+        "attempts": headers.get(ATTEMPTS_HEADER, 0),
+        "error": headers.get(ERROR_HEADER),
+        "body": body,
+    }
+
+
+def replay(publisher: Publisher, message: Message) -> None:
+    """Give a message back to its queue, and only then take it out of the dead letters."""
+    ours = (ATTEMPTS_HEADER, ERROR_HEADER, ORIGIN_HEADER)
+    headers = message.headers or {}
+    publisher.publish(
+        message.body,
+        mandatory=True,
+        exchange="",
+        routing_key=headers[ORIGIN_HEADER],
+        headers={name: value for name, value in headers.items() if name not in ours},
+        delivery_mode=PERSISTENT,
+        content_type=message.content_type,
+        content_encoding=message.content_encoding,
+    )
+    message.ack()
+
+
+def _replay_or_say_why(publisher: Publisher, message: Message) -> None:
+    try:
+        replay(publisher, message)
+    except Unroutable as queue:
+        print(f"{message_id(message)} stays: the queue it came from is gone ({queue})")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m chassis.dead_letters")
+    parser.add_argument("service")
+    parser.add_argument("action", choices=["list", "replay", "discard"])
+    parser.add_argument("messages", nargs="*", metavar="MESSAGE")
+    parser.add_argument("--all", action="store_true", help="every dead letter")
+    arguments = parser.parse_args()
+    if arguments.action != "list" and not arguments.all and not arguments.messages:
+        parser.error("name the messages, as `list` shows them, or say --all")
+    return arguments
+
+
+def main() -> None:
+    arguments = _arguments()
+    try:
+        amqp_uri = os.environ["AMQP_URI"]
+    except KeyError:
+        raise SystemExit("Set AMQP_URI to the broker's address.") from None
+    publisher = Publisher(amqp_uri, confirm=True)
+    actions: dict[str, Callable[[Message], None]] = {
+        "list": lambda message: print(json.dumps(describe(message))),
+        "replay": partial(_replay_or_say_why, publisher),
+        "discard": lambda message: message.ack(),
+    }
+    done = 0
+    with Connection(amqp_uri) as connection:
+        for message in dead_letters(connection, arguments.service):
+            if (
+                arguments.action == "list"
+                or arguments.all
+                or message_id(message) in arguments.messages
+            ):
+                actions[arguments.action](message)
+                done += 1
+    publisher.close()
+    if arguments.action != "list":
+        print(f"{arguments.action}: {done} of the dead letters of {arguments.service}")
+
+
+if __name__ == "__main__":
+    main()

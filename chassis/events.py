@@ -1,0 +1,106 @@
+"""Handling events: at least once on the wire, once in effect.
+
+::
+
+    @event_handler(TopupPaid)
+    def credit_topup(self, session: Session, event: TopupPaid) -> None: ...
+
+The handler runs inside one transaction together with the record in the inbox, and the
+message is acknowledged after the commit. A failure puts the message aside for a growing
+while (:attr:`chassis.settings.ServiceSettings.retry_delays_s`); after the last try, or at
+once if it makes no sense, it becomes a dead letter. Nothing is dropped.
+"""
+
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from kombu.message import Message
+from nameko.events import EventHandler as NamekoEventHandler
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from chassis import inbox
+from chassis.broker import (
+    ATTEMPTS_HEADER,
+    ERROR_HEADER,
+    ORIGIN_HEADER,
+    dead_letter_queue,
+    declare,
+    retry_exchange,
+    retry_queue,
+)
+from chassis.consumer import QueueConsumer
+from chassis.settings import service_settings
+from contracts.messages import Event
+
+log = logging.getLogger(__name__)
+
+EventT = TypeVar("EventT", bound=Event)
+Handler = Callable[[Any, Session, EventT], None]
+
+
+def event_handler(event_class: type[EventT]) -> Callable[[Handler[EventT]], Callable[..., None]]:
+    """Make a method the handler of ``event_class``. The service needs a ``database``."""
+
+    def decorate(method: Handler[EventT]) -> Callable[..., None]:
+        @functools.wraps(method)
+        def handle(service: Any, payload: Any) -> None:
+            event = event_class.model_validate(payload)
+            with service.database.begin() as session:
+                if inbox.is_new(session, event.event_id, method.__name__):
+                    method(service, session, event)
+
+        entrypoint = EventHandler.decorator(event_class.source, event_class.type)
+        decorated: Callable[..., None] = entrypoint(handle)
+        return decorated
+
+    return decorate
+
+
+class EventHandler(NamekoEventHandler):  # type: ignore[misc]
+    """Nameko's event handler, which keeps a message until its effect is committed."""
+
+    queue_consumer = QueueConsumer()
+
+    def setup(self) -> None:
+        super().setup()
+        self._delays_s: tuple[int, ...] = service_settings().retry_delays_s
+        declare(
+            self.container.config["AMQP_URI"],
+            [
+                dead_letter_queue(self.container.service_name),
+                *(retry_queue(delay_s) for delay_s in self._delays_s),
+            ],
+        )
+
+    def handle_message_processed(
+        self, message: Message, result: object = None, exc_info: Any = None
+    ) -> None:
+        if exc_info is None:
+            self.queue_consumer.ack_message(message)
+            return
+        error = exc_info[1]
+        attempts = int((message.headers or {}).get(ATTEMPTS_HEADER, 0)) + 1
+        log.error(
+            "an event could not be handled",
+            exc_info=exc_info,
+            extra={"queue": self.queue.name, "attempts": attempts},
+        )
+        headers = {
+            **(message.headers or {}),
+            ATTEMPTS_HEADER: attempts,
+            ORIGIN_HEADER: self.queue.name,
+            ERROR_HEADER: f"{type(error).__name__}: {error}"[:1000],
+        }
+        if isinstance(error, ValidationError) or attempts > len(self._delays_s):
+            dead_letters = dead_letter_queue(self.container.service_name)
+            self.queue_consumer.move(message, headers, exchange="", routing_key=dead_letters.name)
+        else:
+            self.queue_consumer.move(
+                message,
+                headers,
+                exchange=retry_exchange(self._delays_s[attempts - 1]),
+                routing_key=self.queue.name,
+            )

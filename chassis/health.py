@@ -1,0 +1,60 @@
+"""Health over HTTP, on a port of its own.
+
+``/healthz`` answers while the process lives; ``/readyz`` when the database answers and the
+consumer of the broker is connected, and 503 with what is missing otherwise.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import eventlet
+import eventlet.wsgi
+from nameko.extensions import DependencyProvider
+from sqlalchemy import text
+
+from chassis.consumer import QueueConsumer
+from chassis.database import DatabaseConnection
+from chassis.settings import service_settings
+
+
+class Health(DependencyProvider):
+    """Serves the health of a container on ``HEALTH_PORT``: ``health = Health()``."""
+
+    connection = DatabaseConnection()
+    queue_consumer = QueueConsumer()
+
+    def start(self) -> None:
+        port = service_settings().health_port
+        self._greenlet = None
+        if port:
+            socket = eventlet.listen(("0.0.0.0", port), reuse_addr=True)  # noqa: S104
+            self._greenlet = self.container.spawn_managed_thread(
+                lambda: eventlet.wsgi.server(socket, self._application, log_output=False),
+                identifier="health",
+            )
+
+    def kill(self) -> None:
+        if self._greenlet is not None:
+            self._greenlet.kill()
+
+    stop = kill
+
+    def _application(
+        self, environ: dict[str, Any], start_response: Callable[..., Any]
+    ) -> Iterable[bytes]:
+        problems = self._problems() if environ["PATH_INFO"] == "/readyz" else {}
+        status = "503 Service Unavailable" if problems else "200 OK"
+        start_response(status, [("Content-Type", "application/json")])
+        return [json.dumps({"status": "unready" if problems else "ok", **problems}).encode()]
+
+    def _problems(self) -> dict[str, str]:
+        problems = {}
+        try:
+            with self.connection.connected.engine.connect() as connection:
+                connection.execute(text("SELECT 1"))
+        except Exception as error:
+            problems["database"] = type(error).__name__
+        if not self.queue_consumer.is_consuming:
+            problems["broker"] = "not connected"
+        return problems

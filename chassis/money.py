@@ -1,0 +1,79 @@
+"""Money at the edges: dollars, cents and micro-dollars.
+
+Inside, money is an integer of micro-dollars (1 USD = 1 000 000). Dollars with
+decimals exist only where a person or a JSON document shows them, cents only where
+the card processor wants them. This module is the only one that converts.
+"""
+
+from decimal import Decimal, InvalidOperation
+
+MICROS_PER_USD = 1_000_000
+MICROS_PER_CENT = 10_000
+MAX_AMOUNT_MICROS = 1_000_000_000 * MICROS_PER_USD
+"""A billion dollars: more than any amount that this product moves at once."""
+
+_CENT = Decimal("0.01")
+
+
+class InvalidAmount(ValueError):
+    """An amount of money that nobody can mean. ``str(error)`` is a sentence for a person."""
+
+
+def parse_usd(value: str | int | Decimal, *, allow_negative: bool = False) -> int:
+    """Dollars as a person or a JSON document writes them, in micro-dollars.
+
+    Raises :class:`InvalidAmount` for what is not a number, is not finite, has more than 6
+    decimals, exceeds a billion dollars, or is negative where that makes no sense.
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
+        raise InvalidAmount("An amount is a number of dollars, such as 25.00.")
+    try:
+        dollars = Decimal(value.strip() if isinstance(value, str) else value)
+    except InvalidOperation:
+        raise InvalidAmount("An amount is a number of dollars, such as 25.00.") from None
+    if not dollars.is_finite():
+        raise InvalidAmount("An amount is a finite number of dollars, such as 25.00.")
+    if abs(dollars) * MICROS_PER_USD > MAX_AMOUNT_MICROS:
+        raise InvalidAmount("An amount is at most $1,000,000,000.")
+    if dollars < 0 and not allow_negative:
+        raise InvalidAmount("An amount cannot be negative.")
+    micros = dollars * MICROS_PER_USD
+    if micros != micros.to_integral_value():
+        raise InvalidAmount("An amount has at most 6 decimals.")
+    return int(micros)
+
+
+def usd_number(amount_micros: int) -> Decimal:
+    """Dollars for a JSON document: two decimals, or up to six where there is less than a cent."""
+    dollars = Decimal(amount_micros) / MICROS_PER_USD
+    if amount_micros % MICROS_PER_CENT == 0:
+        return dollars.quantize(_CENT)
+    return dollars.normalize()
+
+
+def format_usd(amount_micros: int) -> str:
+    """Dollars for a page: ``$1,250.00``, ``-$5.00``, ``$0.000125``."""
+    sign = "-" if amount_micros < 0 else ""
+    return f"{sign}${usd_number(abs(amount_micros)):,f}"
+
+
+def to_cents(amount_micros: int) -> int:
+    """Whole cents for the card processor. Raises :class:`InvalidAmount` for part of a cent."""
+    cents, rest = divmod(amount_micros, MICROS_PER_CENT)
+    if rest:
+        raise InvalidAmount("A card payment is a whole number of cents.")
+    return cents
+
+
+def from_cents(amount_cents: int) -> int:
+    """The card processor's cents, in micro-dollars."""
+    return amount_cents * MICROS_PER_CENT
+
+
+def divide_half_even(numerator: int, denominator: int) -> int:
+    """``numerator`` ÷ ``denominator``, rounded once to a whole number, halves to the even one."""
+    quotient, rest = divmod(numerator, denominator)
+    doubled = rest * 2
+    if doubled > denominator or (doubled == denominator and quotient % 2 == 1):
+        return quotient + 1
+    return quotient

@@ -1,0 +1,170 @@
+"""The outbox: events are stored in the transaction of the change that they tell of.
+
+:func:`publish` writes a row; nothing else in a service sends events. The
+:class:`OutboxRelay` of each container takes unsent rows, publishes them with confirms and
+marks them. It is woken by every commit and looks by itself once a second. A crash between
+publish and mark sends an event twice, which every inbox notices.
+"""
+
+import json
+import logging
+from typing import Any
+
+import eventlet
+from eventlet.event import Event as Signal
+from nameko.extensions import DependencyProvider
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from chassis.broker import PERSISTENT, Unroutable, declare, event_exchange
+from chassis.consumer import Publishers
+from chassis.context import current_call
+from chassis.database import DatabaseConnection
+from contracts.messages import Event
+
+log = logging.getLogger(__name__)
+
+BATCH_SIZE = 200
+POLL_INTERVAL_S = 1.0
+RETENTION_DAYS = 7
+SWEEP_EVERY_POLLS = 600
+
+_INSERT = text(
+    "INSERT INTO outbox (event_id, source, type, needs_listener, payload, headers)"
+    " VALUES (:event_id, :source, :type, :needs_listener, CAST(:payload AS jsonb),"
+    " CAST(:headers AS jsonb))"
+)
+_CLAIM = text(
+    "SELECT id, source, type, needs_listener, payload, headers, attempts FROM outbox"
+    " WHERE published_at IS NULL AND next_attempt_at <= now()"
+    " ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED"
+)
+_MARK = text("UPDATE outbox SET published_at = now() WHERE id = ANY(:ids)")
+# An event that no queue wants yet (its listener never ran so far) is tried again after
+# 1, 2, 4 … 60 seconds, and holds up nothing behind it.
+_POSTPONE = text(
+    "UPDATE outbox SET attempts = attempts + 1,"
+    " next_attempt_at = now() + make_interval(secs => least(power(2, attempts), 60))"
+    " WHERE id = ANY(:ids)"
+)
+_FORGET = text("DELETE FROM outbox WHERE published_at < now() - make_interval(days => :days)")
+
+
+def publish(session: Session, event: Event) -> None:
+    """Store ``event``, to be sent once the transaction of ``session`` is committed."""
+    publish_all(session, [event])
+
+
+def publish_all(session: Session, events: list[Event]) -> None:
+    """Store several events in one statement; see :func:`publish`."""
+    if not events:
+        return
+    headers = json.dumps(current_call.get().headers())
+    session.execute(
+        _INSERT,
+        [
+            {
+                "event_id": event.event_id,
+                "source": event.source,
+                "type": event.type,
+                "needs_listener": event.needs_listener,
+                "payload": event.model_dump_json(),
+                "headers": headers,
+            }
+            for event in events
+        ],
+    )
+
+
+class OutboxRelay(DependencyProvider):
+    """Sends what the service stored in its outbox: ``relay = OutboxRelay()``."""
+
+    connection = DatabaseConnection()
+    publishers = Publishers()
+
+    def setup(self) -> None:
+        self._wake = Signal()
+        self._stopping = False
+        self._declare()
+
+    def start(self) -> None:
+        self.connection.connected.on_commit.append(self.wake)
+        self._greenlet = self.container.spawn_managed_thread(self._run, identifier="outbox")
+
+    def stop(self) -> None:
+        self._stopping = True
+        self.wake()
+        self._greenlet.wait()
+
+    def wake(self) -> None:
+        """Look into the outbox now."""
+        if not self._wake.ready():
+            self._wake.send()
+
+    def _declare(self) -> None:
+        """Make sure of our exchange: a broker that lost its data has it no more."""
+        try:
+            exchange = event_exchange(self.container.service_name)
+            declare(self.container.config["AMQP_URI"], [exchange])
+        except Exception as error:
+            log.warning("the message broker cannot be reached", extra={"error": str(error)})
+
+    def _run(self) -> None:
+        polls = 0
+        while not self._stopping:
+            try:
+                while self.relay_batch() == BATCH_SIZE:
+                    pass
+                if polls % SWEEP_EVERY_POLLS == 0:
+                    self._forget_old()
+            except Exception:
+                log.exception("the outbox could not be sent; it is tried again")
+                self._declare()
+            polls += 1
+            self._wait()
+
+    def _wait(self) -> None:
+        with eventlet.Timeout(POLL_INTERVAL_S, False):
+            self._wake.wait()
+        if self._wake.ready():
+            self._wake.reset()
+
+    def relay_batch(self) -> int:
+        """Send one batch; the number of rows it took."""
+        sent: list[int] = []
+        unwanted: list[int] = []
+        with self.connection.connected.engine.begin() as connection:
+            rows = connection.execute(_CLAIM, {"limit": BATCH_SIZE}).all()
+            try:
+                for row in rows:
+                    (sent if self._send(row) else unwanted).append(row.id)
+            finally:
+                # What was sent is marked even when the broker goes away in the middle.
+                if sent:
+                    connection.execute(_MARK, {"ids": sent})
+                if unwanted:
+                    connection.execute(_POSTPONE, {"ids": unwanted})
+                connection.commit()
+        return len(rows)
+
+    def _send(self, row: Any) -> bool:
+        try:
+            self.publishers.confirmed.publish(
+                row.payload,
+                mandatory=row.needs_listener,
+                exchange=event_exchange(row.source),
+                routing_key=row.type,
+                headers=row.headers,
+                delivery_mode=PERSISTENT,
+            )
+        except Unroutable:
+            log.warning(
+                "no queue wants this event yet; it is kept",
+                extra={"event": f"{row.source}.{row.type}", "attempts": row.attempts + 1},
+            )
+            return False
+        return True
+
+    def _forget_old(self) -> None:
+        with self.connection.connected.engine.begin() as connection:
+            connection.execute(_FORGET, {"days": RETENTION_DAYS})

@@ -1,0 +1,157 @@
+"""Answering calls.
+
+::
+
+    @rpc
+    def get_wallet(self, request: GetWallet) -> Wallet: ...
+
+The request's type says what arguments are right: the caller of any others gets a
+``BadRequest`` before the method runs. What the method raises from :mod:`contracts.errors`
+reaches the caller as it is; anything else is logged here and reaches it as a plain
+``ServiceError``, without the details. A call whose deadline has passed is not begun.
+
+On the wire this is nameko's own protocol, so that a stock nameko client can call:
+``rpc.wallet.get_wallet(user_id="…")``.
+"""
+
+import logging
+import typing
+from functools import partial
+from typing import Any
+
+from kombu.message import Message
+from nameko.exceptions import ContainerBeingKilled, MethodNotFound, serialize
+from nameko.extensions import DependencyProvider
+from nameko.rpc import Rpc as NamekoRpc
+from nameko.rpc import RpcConsumer as NamekoRpcConsumer
+from pydantic import BaseModel, ValidationError
+
+from chassis.broker import RPC_EXCHANGE, TRANSIENT
+from chassis.client import RpcClient
+from chassis.consumer import Publishers, QueueConsumer
+from chassis.context import DEADLINE_KEY, CallContext
+from contracts.errors import BadRequest, DeadlineExceeded, ServiceError
+from contracts.messages import Request
+
+log = logging.getLogger(__name__)
+
+
+class RpcConsumer(NamekoRpcConsumer):  # type: ignore[misc]
+    """Takes calls from ``rpc-<service>`` and sends the answers, transient and unconfirmed.
+
+    An answer that the broker loses is an unknown outcome to its caller, which asks again with
+    the same idempotency key; a confirm for each would cost every call a round trip.
+    """
+
+    queue_consumer = QueueConsumer()
+    publishers = Publishers()
+
+    def handle_message(self, body: Any, message: Message) -> None:
+        if not message.properties.get("reply_to"):
+            raise ValueError("a call without reply_to")
+        routing_key = message.delivery_info["routing_key"]
+        try:
+            provider = self.get_provider_for_method(routing_key)
+        except MethodNotFound as error:
+            self.answer(message, None, error)
+            return
+        provider.handle_message(body, message)
+
+    def answer(self, message: Message, result: Any, error: Exception | None) -> None:
+        """Send a reply and acknowledge the call."""
+        try:
+            self.publishers.unconfirmed.publish(
+                {"result": result, "error": serialize(error) if error else None},
+                exchange=RPC_EXCHANGE,
+                routing_key=message.properties["reply_to"],
+                correlation_id=message.properties.get("correlation_id"),
+                delivery_mode=TRANSIENT,
+            )
+        except Exception:
+            log.exception("a reply could not be sent; its caller will time out")
+        self.queue_consumer.ack_message(message)
+
+
+class Rpc(NamekoRpc):  # type: ignore[misc]
+    """The entrypoint behind :func:`rpc`."""
+
+    rpc_consumer = RpcConsumer()
+
+    def setup(self) -> None:
+        method = getattr(self.container.service_cls, self.method_name)
+        self.request_class = request_class_of(method)
+        super().setup()
+
+    def handle_message(self, body: Any, message: Message) -> None:
+        try:
+            request = self._parse(body)
+            context = self.unpack_message_headers(message)
+            if CallContext(deadline_ms=context.get(DEADLINE_KEY)).remaining_s() == 0:
+                raise DeadlineExceeded("The call came too late; nothing was done.")
+        except ServiceError as error:
+            self.rpc_consumer.answer(message, None, error)
+            return
+        try:
+            self.container.spawn_worker(
+                self,
+                (request,),
+                {},
+                context_data=context,
+                handle_result=partial(self.handle_result, message),
+            )
+        except ContainerBeingKilled:
+            self.rpc_consumer.requeue_message(message)
+
+    def _parse(self, body: Any) -> BaseModel:
+        if not isinstance(body, dict) or body.get("args") or "kwargs" not in body:
+            raise BadRequest("Call this method with keyword arguments only.")
+        try:
+            return self.request_class.model_validate(body["kwargs"])
+        except ValidationError as error:
+            raise bad_request(error) from None
+
+    def handle_result(
+        self, message: Message, worker_ctx: Any, result: Any, exc_info: Any
+    ) -> tuple[Any, Any]:
+        error = exc_info[1] if exc_info else None
+        if error is not None and not isinstance(error, ServiceError):
+            log.error("a call failed", exc_info=exc_info, extra={"method": self.method_name})
+            error = ServiceError("Something went wrong on our side. Try again in a moment.")
+        payload = result.model_dump(mode="json") if isinstance(result, BaseModel) else None
+        self.rpc_consumer.answer(message, payload, error)
+        return result, exc_info
+
+
+rpc = Rpc.decorator
+
+
+def request_class_of(method: Any) -> type[Request[Any]]:
+    """The request type in a method's annotation. Raises TypeError if the two do not fit."""
+    hints = typing.get_type_hints(method)
+    hints.pop("return", None)
+    request_class = next(iter(hints.values()), None)
+    if not (isinstance(request_class, type) and issubclass(request_class, Request)):
+        raise TypeError(f"{method.__qualname__} needs a contracts request as its argument's type")
+    if request_class.method != method.__name__:
+        raise TypeError(f"{method.__qualname__} must be called {request_class.method}")
+    return request_class
+
+
+def bad_request(error: ValidationError) -> BadRequest:
+    """The first thing that is wrong with some arguments, as a sentence."""
+    problem = error.errors(include_url=False, include_input=False)[0]
+    field = ".".join(str(part) for part in problem["loc"])
+    return BadRequest(f"{field or 'The request'}: {problem['msg']}.", field)
+
+
+class Caller(DependencyProvider):
+    """Injects an :class:`~chassis.client.RpcClient`, to call other services with a deadline."""
+
+    def setup(self) -> None:
+        self.client = RpcClient(self.container.config["AMQP_URI"], name=self.container.service_name)
+
+    def stop(self) -> None:
+        self.client.close()
+
+    def get_dependency(self, worker_ctx: Any) -> RpcClient:
+        return self.client

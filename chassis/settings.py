@@ -1,0 +1,57 @@
+"""Settings: read once from the environment, checked, frozen.
+
+A missing or absurd one stops the process at its start, with a line that names it.
+"""
+
+import functools
+import sys
+from typing import Annotated, TypeVar
+
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+def _delays(value: str) -> tuple[int, ...]:
+    delays = tuple(int(part) for part in value.split(","))
+    if not delays or any(delay < 1 for delay in delays):
+        raise ValueError("whole seconds separated by commas, such as 1,5,30")
+    return delays
+
+
+_RETRY_DELAYS_S = (1, 5, 30, 120, 600)
+
+
+class ServiceSettings(BaseSettings):
+    """What every process needs. A service adds its own fields in its ``settings.py``."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+
+    amqp_uri: str
+    database_url: str
+    database_pool_size: Annotated[int, Field(ge=2, le=100)] = 12
+    health_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    retry_delays_s: Annotated[tuple[int, ...], NoDecode, BeforeValidator(_delays)] = _RETRY_DELAYS_S
+    """How long a failed event waits before each new try; then it is a dead letter."""
+
+
+SettingsT = TypeVar("SettingsT", bound=BaseSettings)
+
+
+def load_settings(settings_class: type[SettingsT]) -> SettingsT:
+    """The settings of this process, or a line for each bad one and an exit with status 78.
+
+    78 is EX_CONFIG of sysexits.h: a supervisor need not start the process again.
+    """
+    try:
+        return settings_class()
+    except ValidationError as error:
+        for problem in error.errors():
+            name = ".".join(str(part) for part in problem["loc"]).upper() or "SETTINGS"
+            print(f"Setting {name}: {problem['msg']}.", file=sys.stderr)
+        raise SystemExit(78) from None
+
+
+@functools.cache
+def service_settings() -> ServiceSettings:
+    """The settings that the chassis itself reads."""
+    return load_settings(ServiceSettings)
