@@ -1,0 +1,175 @@
+from collections.abc import Callable
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+import pytest
+
+from chassis.database import Connected
+from contracts.catalog import Category, ListProducts, SortOrder
+from contracts.errors import BadRequest, NotFound
+from services.catalog import products
+from tests.catalog.conftest import NOW
+
+AddProduct = Callable[..., UUID]
+
+
+def names(database: Connected, **query: object) -> list[str]:
+    with database.read() as session:
+        page = products.list_products(session, ListProducts(**query))  # type: ignore[arg-type]
+    return [product.name for product in page.products]
+
+
+def every_page(database: Connected, sort: SortOrder, limit: int) -> list[UUID]:
+    seen: list[UUID] = []
+    cursor = None
+    while True:
+        with database.read() as session:
+            page = products.list_products(
+                session, ListProducts(sort=sort, limit=limit, cursor=cursor)
+            )
+        seen += [product.product_id for product in page.products]
+        cursor = page.next_cursor
+        if cursor is None:
+            return seen
+
+
+def test_search_finds_every_word_anywhere_in_name_summary_or_provider(
+    database: Connected, add_product: AddProduct
+) -> None:
+    add_product(name="VM-Production", summary="Two cores.", provider_name="Example Cloud North")
+    add_product(name="VM-Starter", summary="One core.", provider_name="Sample Metal")
+
+    assert names(database, q="north  PRODUCT") == ["VM-Production"]
+
+
+@pytest.mark.parametrize("word", ["%", "_", "\\", "'", '"; DROP TABLE products; --'])
+def test_search_takes_every_character_as_itself(
+    database: Connected, add_product: AddProduct, word: str
+) -> None:
+    add_product(name="Plain")
+
+    assert names(database, q=word) == []
+
+
+def test_search_survives_a_character_that_the_database_cannot_hold(
+    database: Connected, add_product: AddProduct
+) -> None:
+    add_product(name="Plain")
+
+    assert names(database, q="pla\0in") == ["Plain"]
+
+
+def test_a_category_filters(database: Connected, add_product: AddProduct) -> None:
+    add_product(name="A machine", category="compute")
+    add_product(name="An entrance", category="gateways")
+
+    assert names(database, category=Category.GATEWAYS) == ["An entrance"]
+
+
+def test_the_highest_price_is_included(database: Connected, add_product: AddProduct) -> None:
+    add_product(name="Exactly", price_micros=5_000_000)
+    add_product(name="More", price_micros=5_000_001)
+
+    assert names(database, max_price_micros=5_000_000) == ["Exactly"]
+
+
+@pytest.mark.parametrize(
+    ("sort", "expected"),
+    [
+        (SortOrder.FEATURED, ["b", "C", "a"]),
+        (SortOrder.NAME, ["a", "b", "C"]),
+        (SortOrder.PRICE, ["a", "C", "b"]),
+        (SortOrder.PRICE_DESCENDING, ["b", "C", "a"]),
+        (SortOrder.NEWEST, ["C", "a", "b"]),
+    ],
+)
+def test_each_sort_order(
+    database: Connected, add_product: AddProduct, sort: SortOrder, expected: list[str]
+) -> None:
+    days = timedelta(days=1)
+    add_product(name="a", price_micros=1, featured_rank=3, created_at=NOW + days)
+    add_product(name="b", price_micros=3, featured_rank=1, created_at=NOW)
+    add_product(name="C", price_micros=2, featured_rank=2, created_at=NOW + 2 * days)
+
+    assert names(database, sort=sort) == expected
+
+
+@pytest.mark.parametrize("sort", list(SortOrder))
+def test_pages_hold_every_product_once_even_where_sort_keys_are_equal(
+    database: Connected, add_product: AddProduct, sort: SortOrder
+) -> None:
+    everything = {add_product() for _ in range(7)}
+
+    pages = every_page(database, sort, limit=2)
+
+    assert (len(pages), set(pages)) == (7, everything)
+
+
+def test_a_product_added_while_paging_moves_nothing_already_shown(
+    database: Connected, add_product: AddProduct
+) -> None:
+    for price_micros in (10, 20, 30, 40):
+        add_product(name=str(price_micros), price_micros=price_micros)
+    query = ListProducts(sort=SortOrder.PRICE, limit=2)
+    with database.read() as session:
+        first = products.list_products(session, query)
+
+    add_product(name="5", price_micros=5)
+
+    assert names(database, sort=SortOrder.PRICE, limit=2, cursor=first.next_cursor) == ["30", "40"]
+
+
+def test_total_counts_every_match_on_every_page(
+    database: Connected, add_product: AddProduct
+) -> None:
+    for _ in range(5):
+        add_product(name="wanted")
+    add_product(name="other")
+    query = ListProducts(q="wanted", limit=2)
+    with database.read() as session:
+        first = products.list_products(session, query)
+        second = products.list_products(
+            session, query.model_copy(update={"cursor": first.next_cursor})
+        )
+
+    assert (first.total, second.total) == (5, 5)
+
+
+@pytest.mark.parametrize("cursor", ["nonsense", "!!!", "WyJwcmljZSIsMSwieCJd", "W10", "bnVsbA"])
+def test_a_cursor_that_we_did_not_make_is_refused(
+    database: Connected, add_product: AddProduct, cursor: str
+) -> None:
+    add_product()
+
+    with pytest.raises(BadRequest):
+        names(database, sort=SortOrder.PRICE, cursor=cursor)
+
+
+def test_a_cursor_of_another_sort_order_is_refused(
+    database: Connected, add_product: AddProduct
+) -> None:
+    add_product()
+    add_product()
+    with database.read() as session:
+        page = products.list_products(session, ListProducts(sort=SortOrder.PRICE, limit=1))
+
+    with pytest.raises(BadRequest):
+        names(database, sort=SortOrder.FEATURED, cursor=page.next_cursor)
+
+
+def test_a_product_is_found_by_its_id_and_by_its_slug(
+    database: Connected, add_product: AddProduct
+) -> None:
+    product_id = add_product(slug="vm-starter")
+
+    with database.read() as session:
+        by_id = products.get_product(session, str(product_id))
+        by_slug = products.get_product(session, "vm-starter")
+
+    assert by_id == by_slug
+
+
+@pytest.mark.parametrize("wanted", [str(uuid4()), "no-such-slug", "nul\0", "../etc", "é"])
+def test_an_unknown_product_is_not_found(database: Connected, wanted: str) -> None:
+    with database.read() as session, pytest.raises(NotFound):
+        products.get_product(session, wanted)

@@ -1,0 +1,51 @@
+from collections.abc import Callable
+from uuid import UUID, uuid4
+
+import pytest
+
+from chassis.database import Connected
+from contracts.catalog import QuoteLine
+from contracts.errors import BadRequest, NotFound, OutOfStock
+from services.catalog import quotes
+
+AddProduct = Callable[..., UUID]
+
+
+def test_a_quote_adds_up_its_lines_in_their_order(
+    database: Connected, add_product: AddProduct
+) -> None:
+    machine = add_product(price_micros=15_000_000)
+    backup = add_product(price_micros=3_000_000)
+
+    with database.read() as session:
+        quote = quotes.quote(
+            session,
+            [QuoteLine(product_id=backup), QuoteLine(product_id=machine, quantity=2)],
+        )
+
+    amounts = [line.amount_micros for line in quote.lines]
+    assert (amounts, quote.total_micros) == ([3_000_000, 30_000_000], 33_000_000)
+
+
+def test_an_unknown_product_has_no_quote(database: Connected) -> None:
+    with database.read() as session, pytest.raises(NotFound):
+        quotes.quote(session, [QuoteLine(product_id=uuid4())])
+
+
+def test_stock_is_counted_over_all_lines(database: Connected, add_product: AddProduct) -> None:
+    scarce = add_product(stock=3)
+    lines = [QuoteLine(product_id=scarce, quantity=2), QuoteLine(product_id=scarce, quantity=2)]
+
+    with database.read() as session, pytest.raises(OutOfStock) as refusal:
+        quotes.quote(session, lines)
+
+    assert refusal.value.details == (str(scarce),)
+
+
+def test_a_total_beyond_what_can_be_moved_at_once_is_refused(
+    database: Connected, add_product: AddProduct
+) -> None:
+    dear = add_product(price_micros=1_000_000_000_000_000)
+
+    with database.read() as session, pytest.raises(BadRequest):
+        quotes.quote(session, [QuoteLine(product_id=dear, quantity=2)])

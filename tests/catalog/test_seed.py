@@ -1,0 +1,65 @@
+from sqlalchemy import select, update
+
+from chassis.database import Connected
+from contracts.catalog import Category
+from services.catalog.models import ProductRow
+from services.catalog.products import as_product
+from services.catalog.seed import product_id_of, seed
+
+
+def rows(database: Connected) -> list[ProductRow]:
+    with database.read() as session:
+        return list(session.scalars(select(ProductRow).order_by(ProductRow.featured_rank)))
+
+
+def run_seed(database: Connected) -> tuple[int, int]:
+    with database.begin() as session:
+        return tuple(seed(session))  # type: ignore[return-value]
+
+
+def test_the_seed_adds_nothing_the_second_time(database: Connected) -> None:
+    added, _ = run_seed(database)
+
+    assert run_seed(database) == (0, added)
+
+
+def test_the_seed_leaves_stock_alone(database: Connected) -> None:
+    run_seed(database)
+    with database.begin() as session:
+        session.execute(update(ProductRow).where(ProductRow.slug == "3node-rack").values(stock=1))
+
+    run_seed(database)
+
+    assert next(row.stock for row in rows(database) if row.slug == "3node-rack") == 1
+
+
+def test_the_seed_brings_a_price_up_to_date(database: Connected) -> None:
+    run_seed(database)
+    with database.begin() as session:
+        session.execute(update(ProductRow).values(price_micros=1))
+
+    run_seed(database)
+
+    assert all(row.price_micros != 1 for row in rows(database))
+
+
+def test_every_example_fits_the_contract_and_every_category_has_some(database: Connected) -> None:
+    run_seed(database)
+
+    products = [as_product(row) for row in rows(database)]
+
+    assert {product.category for product in products} == set(Category)
+
+
+def test_the_products_of_the_plan_have_their_prices(database: Connected) -> None:
+    run_seed(database)
+    wanted = {
+        product_id_of("vm-starter"): 5_000_000,
+        product_id_of("vm-production"): 15_000_000,
+        product_id_of("gateway-eu"): 5_000_000,
+        product_id_of("storage-backup"): 3_000_000,
+    }
+
+    prices = {row.product_id: row.price_micros for row in rows(database)}
+
+    assert {product_id: prices[product_id] for product_id in wanted} == wanted

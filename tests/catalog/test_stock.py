@@ -1,0 +1,165 @@
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import select, update
+from sqlalchemy.exc import IntegrityError
+
+from chassis.database import Connected
+from contracts.catalog import QuoteLine, ReleaseStock, ReserveStock
+from contracts.errors import Conflict, IdempotencyConflict, NotFound, OutOfStock
+from services.catalog import stock
+from services.catalog.models import ProductRow
+from tests.catalog.conftest import NOW
+
+AddProduct = Callable[..., UUID]
+
+
+def reserve(
+    database: Connected, product_id: UUID, quantity: int = 1, reservation_id: UUID | None = None
+) -> UUID:
+    reservation_id = reservation_id or uuid4()
+    command = ReserveStock(
+        reservation_id=reservation_id,
+        lines=[QuoteLine(product_id=product_id, quantity=quantity)],
+    )
+    with database.begin() as session:
+        stock.reserve(session, NOW, command)
+    return reservation_id
+
+
+def release(database: Connected, reservation_id: UUID) -> None:
+    with database.begin() as session:
+        stock.release(session, NOW, ReleaseStock(reservation_id=reservation_id))
+
+
+def left(database: Connected, product_id: UUID) -> int | None:
+    with database.read() as session:
+        return session.scalar(select(ProductRow.stock).where(ProductRow.product_id == product_id))
+
+
+def test_the_same_reservation_twice_takes_stock_once(
+    database: Connected, add_product: AddProduct
+) -> None:
+    product_id = add_product(stock=5)
+    reservation_id = reserve(database, product_id, 2)
+
+    reserve(database, product_id, 2, reservation_id)
+
+    assert left(database, product_id) == 3
+
+
+def test_the_same_reservation_for_other_lines_is_a_conflict(
+    database: Connected, add_product: AddProduct
+) -> None:
+    product_id = add_product(stock=5)
+    reservation_id = reserve(database, product_id, 2)
+
+    with pytest.raises(IdempotencyConflict):
+        reserve(database, product_id, 3, reservation_id)
+
+
+def test_one_line_out_of_stock_takes_nothing(database: Connected, add_product: AddProduct) -> None:
+    plenty, gone = add_product(stock=5), add_product(stock=0)
+    command = ReserveStock(
+        reservation_id=uuid4(), lines=[QuoteLine(product_id=plenty), QuoteLine(product_id=gone)]
+    )
+
+    with pytest.raises(OutOfStock), database.begin() as session:
+        stock.reserve(session, NOW, command)
+
+    assert left(database, plenty) == 5
+
+
+def test_a_refused_reservation_may_be_tried_again(
+    database: Connected, add_product: AddProduct
+) -> None:
+    product_id = add_product(stock=0)
+    reservation_id = uuid4()
+    with pytest.raises(OutOfStock):
+        reserve(database, product_id, 1, reservation_id)
+    with database.begin() as session:
+        session.execute(update(ProductRow).values(stock=1))
+
+    reserve(database, product_id, 1, reservation_id)
+
+    assert left(database, product_id) == 0
+
+
+def test_releasing_twice_puts_back_once(database: Connected, add_product: AddProduct) -> None:
+    product_id = add_product(stock=5)
+    reservation_id = reserve(database, product_id, 2)
+
+    release(database, reservation_id)
+    release(database, reservation_id)
+
+    assert left(database, product_id) == 5
+
+
+def test_a_reservation_that_comes_after_its_release_takes_nothing(
+    database: Connected, add_product: AddProduct
+) -> None:
+    product_id = add_product(stock=5)
+    reservation_id = uuid4()
+    release(database, reservation_id)
+
+    with pytest.raises(Conflict):
+        reserve(database, product_id, 1, reservation_id)
+
+    assert left(database, product_id) == 5
+
+
+def test_what_had_no_limit_when_it_was_taken_is_not_put_back(
+    database: Connected, add_product: AddProduct
+) -> None:
+    product_id = add_product(stock=None)
+    reservation_id = reserve(database, product_id, 2)
+    with database.begin() as session:
+        session.execute(update(ProductRow).values(stock=1))
+
+    release(database, reservation_id)
+
+    assert left(database, product_id) == 1
+
+
+def test_an_unknown_product_cannot_be_reserved(database: Connected) -> None:
+    with pytest.raises(NotFound):
+        reserve(database, uuid4())
+
+
+def test_a_crowd_takes_no_more_than_there_is(database: Connected, add_product: AddProduct) -> None:
+    product_id = add_product(stock=3)
+
+    def attempt(_: int) -> bool:
+        try:
+            reserve(database, product_id)
+        except OutOfStock:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as crowd:
+        served = sum(crowd.map(attempt, range(12)))
+
+    assert (served, left(database, product_id)) == (3, 0)
+
+
+def test_one_reservation_made_by_many_at_once_takes_stock_once(
+    database: Connected, add_product: AddProduct
+) -> None:
+    product_id = add_product(stock=10)
+    reservation_id = uuid4()
+
+    with ThreadPoolExecutor(8) as crowd:
+        list(crowd.map(lambda _: reserve(database, product_id, 1, reservation_id), range(12)))
+
+    assert left(database, product_id) == 9
+
+
+def test_the_database_itself_refuses_negative_stock(
+    database: Connected, add_product: AddProduct
+) -> None:
+    add_product(stock=1)
+
+    with pytest.raises(IntegrityError), database.begin() as session:
+        session.execute(update(ProductRow).values(stock=-1))
