@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from chassis.broker import PERSISTENT, Unroutable, declare, event_exchange
 from chassis.consumer import Publishers
-from chassis.context import current_call
+from chassis.context import CallContext, current_call
 from chassis.database import DatabaseConnection
 from contracts.messages import Event
 
@@ -59,7 +59,8 @@ def publish_all(session: Session, events: list[Event]) -> None:
     """Store several events in one statement; see :func:`publish`."""
     if not events:
         return
-    headers = json.dumps(current_call.get().headers())
+    # The chain goes with the event, the deadline does not: an event is of use at any time.
+    headers = json.dumps(CallContext(chain=current_call.get().chain).headers())
     session.execute(
         _INSERT,
         [
