@@ -1,0 +1,1 @@
+"""How the product is run: the local runner, the broker, monitoring, the Stripe sandbox."""
