@@ -1,0 +1,352 @@
+"""The product's own RabbitMQ node, or the broker that ``AMQP_URI`` names.
+
+Our node is the installed ``rabbitmq-server``, run as whoever runs us: with its own name, ports,
+data, cookie and epmd, all on 127.0.0.1, beside and apart from a broker that the machine may
+have (docs/decisions/0002-own-broker-node.md). Users, virtual hosts and permissions come from a
+definitions file that the node loads when it boots.
+"""
+
+import base64
+import fcntl
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, Protocol
+from urllib.parse import quote
+
+import kombu
+
+from deploy.local.child import Child
+from deploy.local.startup import StartupError, free_port, wait_for, write_private
+
+NODE = "mycelium@localhost"
+VHOST = "mycelium"
+ADMIN = "mycelium_admin"
+SERVICES = ("wallet", "catalog", "billing", "topup", "gateway", "notifier")
+START_TIMEOUT_S = 90
+STOP_TIMEOUT_S = 30
+SCRIPTS = Path("/usr/lib/rabbitmq/bin")
+
+
+class Broker(Protocol):
+    """Where the processes find their broker."""
+
+    admin_uri: str
+
+    def uri(self, service: str) -> str: ...
+    def stop(self) -> None: ...
+
+
+def start(data_dir: Path, environment: Mapping[str, str] = os.environ) -> Broker:
+    """The broker of ``AMQP_URI`` if that is set, else our own node on the data in ``data_dir``.
+
+    Raises StartupError when there is none to be had.
+    """
+    if environment.get("AMQP_URI"):
+        return GivenBroker(environment)
+    return start_node(data_dir)
+
+
+def start_node(data_dir: Path) -> "Node":
+    """Our own node, whatever the environment says."""
+    node = Node(data_dir.resolve(), port=free_port(5672))
+    node.start()
+    return node
+
+
+class GivenBroker:
+    """A broker that somebody else runs: ``AMQP_URI``, or ``<SERVICE>_AMQP_URI`` for one service.
+
+    Its administrator makes the virtual host and the users; ``permissions`` says what each needs.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self.admin_uri = environment["AMQP_URI"]
+
+    def uri(self, service: str) -> str:
+        return self._environment.get(f"{service.upper()}_AMQP_URI") or self.admin_uri
+
+    def stop(self) -> None:
+        """Nothing: it is not ours."""
+
+
+def permissions(service: str) -> dict[str, str]:
+    """The least that RabbitMQ must allow a service, as patterns of names.
+
+    A service takes its own calls, replies, events and dead letters, and no other's. Wider than
+    one would like are:
+
+    - ``configure`` on every ``….events``: declaring a queue declares the exchange it is bound
+      to, and RabbitMQ asks for that right even where the exchange exists.
+    - ``write`` on ``amq.default``: dead letters and replays go to a queue by its name. Through
+      it a service can put a message into any queue, though never read one.
+    """
+    name = re.escape(service)
+    own = (
+        rf"rpc-{name}|rpc\.reply-{name}-.+|evt-[a-z_]+-[a-z_]+--{name}\..+|{name}\.dead-letters"
+        rf"|mycelium\.retry\..+"
+    )
+    return {
+        "configure": rf"^(nameko-rpc|[a-z_]+\.events|{own})$",
+        "write": rf"^(amq\.default|nameko-rpc|{name}\.events|{own})$",
+        "read": rf"^(nameko-rpc|[a-z_]+\.events|{own})$",
+    }
+
+
+class Node:
+    """A RabbitMQ node of ours. ``admin_uri`` is its administrator's, for the runner alone."""
+
+    def __init__(self, data_dir: Path, port: int) -> None:
+        self.port = port
+        self._directory = data_dir
+        self._distribution_port = free_port()
+        self._epmd_port = free_port()
+        self._passwords = {user: secrets.token_urlsafe(24) for user in (ADMIN, *SERVICES)}
+        self._lock: IO[str] | None = None
+        self._epmd: Child | None = None
+        self._server: Child | None = None
+
+    @property
+    def admin_uri(self) -> str:
+        return self._uri(ADMIN, VHOST)
+
+    def uri(self, service: str, vhost: str = VHOST) -> str:
+        """The address for a service, with its own user."""
+        return self._uri(service, vhost)
+
+    def vhost(self, name: str) -> "VirtualHost":
+        """Make another virtual host with the same permissions: a product of its own, for tests."""
+        self._call("rabbit_definitions", "import_raw", json.dumps(_access(name)))
+        return VirtualHost(self, name)
+
+    def delete_vhost(self, name: str) -> None:
+        """Remove a virtual host with its queues and messages."""
+        self._call("rabbit_vhost", "delete", name, "mycelium")
+
+    def start(self) -> None:
+        """Start the node and wait until its administrator can log in."""
+        server = _installed_server()
+        self._directory.mkdir(parents=True, exist_ok=True)
+        self._take_lock()
+        self._end_orphans()
+        self._write_configuration()
+        self._run_server(server)
+
+    def restart(self) -> None:
+        """Stop the node, cutting all connections, and start it again on the same ports."""
+        self._stop_server()
+        self._run_server(_installed_server())
+
+    def stop(self) -> None:
+        """Stop the node and its epmd."""
+        self._stop_server()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _uri(self, user: str, vhost: str) -> str:
+        return (
+            f"amqp://{user}:{self._passwords[user]}@127.0.0.1:{self.port}/{quote(vhost, safe='')}"
+        )
+
+    def _take_lock(self) -> None:
+        lock = (self._directory / "lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise StartupError(
+                f"The broker in {self._directory} is already running:"
+                " stop the other `make run` first."
+            ) from None
+        self._lock = lock
+
+    def _write_configuration(self) -> None:
+        users = [
+            {
+                "name": user,
+                "password_hash": hashed_password(password),
+                "hashing_algorithm": "rabbit_password_hashing_sha256",
+                "tags": "administrator" if user == ADMIN else "",
+            }
+            for user, password in self._passwords.items()
+        ]
+        definitions = {"users": users, **_access(VHOST)}
+        write_private(self._directory / "definitions.json", json.dumps(definitions, indent=1))
+        # Erlang's own format: RabbitMQ takes two seconds less over it than over `rabbitmq.conf`.
+        write_private(self._directory / "advanced.config", self._configuration())
+        # Erlang asks DNS for the machine's name, and waits where no server answers.
+        (self._directory / "inetrc").write_text(
+            '{lookup, [file]}.\n{host, {127,0,0,1}, ["localhost"]}.\n'
+        )
+        (self._directory / "enabled_plugins").write_text("[].\n")
+        (self._directory / "rabbitmq-env.conf").write_text("")
+
+    def _configuration(self) -> str:
+        definitions = _erlang_string(str(self._directory / "definitions.json"))
+        return (
+            "[{rabbit, [\n"
+            f'  {{tcp_listeners, [{{"127.0.0.1", {self.port}}}]}},\n'
+            f"  {{load_definitions, {definitions}}},\n"
+            "  {loopback_users, []},\n"
+            "  {log, [{console, [{enabled, true}, {level, info}]}, {file, [{file, false}]}]}\n"
+            " ]},\n"
+            " {kernel, [{inet_dist_use_interface, {127,0,0,1}}]}].\n"
+        )
+
+    def _environment(self) -> dict[str, str]:
+        directory = self._directory
+        return {
+            "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+            "LANG": "C.UTF-8",
+            # The cookie that lets one Erlang node into another lies in HOME.
+            "HOME": str(directory),
+            "ERL_INETRC": str(directory / "inetrc"),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_EPMD_PORT": str(self._epmd_port),
+            "RABBITMQ_NODENAME": NODE,
+            "RABBITMQ_DIST_PORT": str(self._distribution_port),
+            "RABBITMQ_MNESIA_BASE": str(directory / "data"),
+            "RABBITMQ_LOG_BASE": str(directory / "log"),
+            # There is no such file: all of the configuration is in the advanced one.
+            "RABBITMQ_CONFIG_FILE": str(directory / "rabbitmq"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(directory / "advanced.config"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "enabled_plugins"),
+            "RABBITMQ_CONF_ENV_FILE": str(directory / "rabbitmq-env.conf"),
+            # Idle schedulers sleep instead of spinning: the services need the processor.
+            "RABBITMQ_SCHEDULER_BUSY_WAIT_THRESHOLD": "none",
+            # Makes the start script become the server, so that our signals reach it.
+            "RUNNING_UNDER_SYSTEMD": "true",
+        }
+
+    def _run_server(self, server: Path) -> None:
+        environment = self._environment()
+        log = self._directory / "server.log"
+        if epmd := shutil.which("epmd"):
+            # Erlang would start one as a daemon, which would stay behind.
+            self._epmd = Child("epmd", [epmd], environment, log)
+            self._epmd.start()
+        self._server = Child("rabbitmq", [str(server)], environment, log)
+        self._server.start()
+        (self._directory / "pid").write_text(str(self._server.pid))
+        if not wait_for(lambda: self._accepts() or not self._is_running(), START_TIMEOUT_S) or not (
+            self._is_running()
+        ):
+            self.stop()
+            raise StartupError(f"RabbitMQ did not start; its own words are in {log}.")
+
+    def _is_running(self) -> bool:
+        return self._server is not None and self._server.is_running
+
+    def _accepts(self) -> bool:
+        try:
+            with kombu.Connection(self.admin_uri, connect_timeout=2) as connection:
+                connection.connect()
+        except Exception:
+            # Refused, reset, or not yet allowed to log in: kombu raises many kinds.
+            return False
+        return True
+
+    def _stop_server(self) -> None:
+        for child in (self._server, self._epmd):
+            if child is not None:
+                child.stop(STOP_TIMEOUT_S)
+        self._server = self._epmd = None
+
+    def _end_orphans(self) -> None:
+        """Stop a node that a killed runner left here; we hold the lock, so it is ours."""
+        try:
+            pid = int((self._directory / "pid").read_text())
+        except (FileNotFoundError, ValueError):
+            return
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        while self._is_ours(pid):
+            os.kill(pid, signal.SIGTERM if time.monotonic() < deadline else signal.SIGKILL)
+            wait_for(lambda: not self._is_ours(pid), 5)
+
+    def _is_ours(self, pid: int) -> bool:
+        try:
+            environment = Path(f"/proc/{pid}/environ").read_bytes()
+        except OSError:
+            return False
+        return f"RABBITMQ_MNESIA_BASE={self._directory / 'data'}\0".encode() in environment
+
+    def _call(self, module: str, function: str, *arguments: str) -> None:
+        """Call a function inside the node. ``rabbitmqctl`` would take seconds for the same."""
+        terms = ", ".join(f'base64:decode("{_base64(argument)}")' for argument in arguments)
+        program = (
+            f"case rpc:call('{NODE}', {module}, {function}, [{terms}]) of"
+            " ok -> halt(0);"
+            ' Other -> io:format(standard_error, "~p", [Other]), halt(1) end.'
+        )
+        call = subprocess.run(  # noqa: S603 - our own command
+            ["erl", "-noinput", "-hidden", "-sname", f"mycelium_{secrets.token_hex(4)}@localhost",  # noqa: S607
+             "-start_epmd", "false", "-eval", program],
+            env=self._environment(), capture_output=True, text=True, check=False, timeout=60,
+        )
+        if call.returncode:
+            raise RuntimeError(f"{module}:{function} failed: {call.stdout}{call.stderr}")
+
+
+class VirtualHost:
+    """A virtual host of our node, with the same users as the product's own."""
+
+    def __init__(self, node: Node, name: str) -> None:
+        self._node = node
+        self.name = name
+        self.admin_uri = node.uri(ADMIN, name)
+
+    def uri(self, service: str) -> str:
+        return self._node.uri(service, self.name)
+
+    def stop(self) -> None:
+        """Remove it with all that is in it."""
+        self._node.delete_vhost(self.name)
+
+
+def hashed_password(password: str) -> str:
+    """A password as RabbitMQ stores it: 4 bytes of salt, and SHA-256 of salt and password.
+
+    https://www.rabbitmq.com/docs/passwords#computing-password-hash
+    """
+    salt = secrets.token_bytes(4)
+    return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
+
+
+def _access(vhost: str) -> dict[str, list[dict[str, Any]]]:
+    everything = {"configure": ".*", "write": ".*", "read": ".*"}
+    return {
+        "vhosts": [{"name": vhost}],
+        "permissions": [
+            {"user": ADMIN, "vhost": vhost, **everything},
+            *({"user": name, "vhost": vhost, **permissions(name)} for name in SERVICES),
+        ],
+    }
+
+
+def _installed_server() -> Path:
+    # The wrapper in the PATH insists on root or the `rabbitmq` user; the real script does not.
+    for candidate in (SCRIPTS / "rabbitmq-server", Path(shutil.which("rabbitmq-server") or "")):
+        if candidate.is_file():
+            return candidate
+    raise StartupError(
+        "RabbitMQ is not installed: run `sudo apt-get install rabbitmq-server`,"
+        " or set AMQP_URI to a broker of yours."
+    )
+
+
+def _erlang_string(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()

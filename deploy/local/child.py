@@ -1,0 +1,109 @@
+"""A process that the runner started, and that does not outlive it."""
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+# When the runner itself dies, even by SIGKILL, the kernel sends its children this signal.
+# `setpriv` belongs to util-linux, which every Debian system has.
+_SETPRIV = shutil.which("setpriv")
+
+
+def tied_to_parent(argv: Sequence[str], death_signal: str = "TERM") -> list[str]:
+    """The same command, stopped by the kernel when the process that starts it dies."""
+    if _SETPRIV is None:
+        return list(argv)
+    return [_SETPRIV, "--pdeathsig", death_signal, "--", *argv]
+
+
+class Child:
+    """One process: started with its own environment, its output in a file.
+
+    It gets a session of its own, so that Ctrl-C in the terminal reaches the runner only, which
+    then stops its children in the right order.
+
+    Start it from the main thread: the kernel ties a child to the *thread* that made it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        log_path: Path,
+        *,
+        directory: Path | None = None,
+        stop_signal: signal.Signals = signal.SIGTERM,
+    ) -> None:
+        self.name = name
+        self.argv = list(argv)
+        self.environment = dict(environment)
+        self.log_path = log_path
+        self._directory = directory
+        self._stop_signal = stop_signal
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it; its output is appended to ``log_path``."""
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603 - our own command
+                tied_to_parent(self.argv, self._stop_signal.name.removeprefix("SIG")),
+                env=self.environment,
+                cwd=self._directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None else None
+
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended: a status, a negative signal number, or None while it runs."""
+        return self._process.poll() if self._process is not None else None
+
+    def signal_stop(self) -> None:
+        """Ask it to stop, without waiting."""
+        if self._process is not None and self.is_running:
+            self._process.send_signal(self._stop_signal)
+
+    def stop(self, timeout_s: float = 15.0) -> None:
+        """Ask it to stop, wait, and end it and all that it started when it takes too long."""
+        if self._process is None:
+            return
+        self.signal_stop()
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def kill(self) -> None:
+        """End it and all that it started at once, as a crash would (SIGKILL)."""
+        if self._process is None:
+            return
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self._process.wait()
+
+    def tail(self, lines: int = 25) -> str:
+        """The end of its output."""
+        if not self.log_path.exists():
+            return ""
+        with self.log_path.open("rb") as log:
+            log.seek(0, os.SEEK_END)
+            log.seek(max(0, log.tell() - 32_768))
+            text = log.read().decode(errors="replace")
+        return "\n".join(text.splitlines()[-lines:])

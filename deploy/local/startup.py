@@ -1,0 +1,57 @@
+"""What every part of the local runner needs when it starts something."""
+
+import random
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+# Below the range that Linux hands to outgoing connections (32768 and up): a port from there
+# could be taken by some connection between our look and our listening, or during a restart.
+FREE_PORTS = range(20_000, 32_000)
+
+
+class StartupError(Exception):
+    """Something cannot start. The message is one line and says what to do."""
+
+
+def is_port_free(port: int) -> bool:
+    """Whether a server could listen on this port of 127.0.0.1 now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def free_port(*preferred: int) -> int:
+    """The first preferred port that is free, else any free one."""
+    for port in preferred:
+        if is_port_free(port):
+            return port
+    for _ in range(200):
+        port = random.choice(FREE_PORTS)
+        if is_port_free(port):
+            return port
+    raise StartupError("No free port was found on 127.0.0.1: stop some of the running servers.")
+
+
+def wait_for(is_true: Callable[[], bool], timeout_s: float, interval_s: float = 0.05) -> bool:
+    """Ask until the answer is yes; False when it never was within ``timeout_s``."""
+    deadline = time.monotonic() + timeout_s
+    while not is_true():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(interval_s)
+    return True
+
+
+def write_private(path: Path, content: str) -> None:
+    """Write a file that only its owner may read, in one step: a crash leaves the old one."""
+    draft = path.with_name(path.name + ".new")
+    draft.unlink(missing_ok=True)
+    draft.touch(mode=0o600)
+    draft.write_text(content)
+    draft.replace(path)
