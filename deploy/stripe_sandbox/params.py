@@ -4,7 +4,6 @@ The package describes every request as a TypedDict. pydantic checks a request ag
 unknown names forbidden, and the first finding becomes the error that Stripe would have sent.
 """
 
-import importlib
 import threading
 from functools import cache
 from typing import Any, cast
@@ -12,6 +11,7 @@ from typing import Any, cast
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import is_typeddict
 
+from . import library
 from .errors import InvalidRequest
 
 _building = threading.Lock()
@@ -43,14 +43,14 @@ def load(type_name: str) -> None:
 @cache
 def _library_options() -> frozenset[str]:
     """Options of the library's call (`idempotency_key`, …) that never travel in a form."""
-    options = importlib.import_module("stripe._request_options")
+    options = library.module("stripe._request_options")
     return frozenset(options.RequestOptions.__annotations__)
 
 
 @cache
 def _adapter(type_name: str) -> TypeAdapter[Any]:
     module_name, class_name = type_name.rsplit(".", 1)
-    module = importlib.import_module(f"stripe.params.{module_name}")
+    module = library.module(f"stripe.params.{module_name}")
     for value in list(vars(module).values()):
         if is_typeddict(value):
             value.__pydantic_config__ = ConfigDict(extra="forbid", defer_build=True)

@@ -12,7 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
-from . import checkout, events
+from . import checkout, events, library
 from .sandbox import Sandbox
 from .store import Object
 from .switches import WEBHOOK_KINDS, Switch
@@ -188,8 +188,7 @@ def send_again(sandbox: Sandbox, event_id: str, copies: int = 1) -> Object:
 
 def _post(url: str, body: str, secret: str) -> int | None:
     """Send one signed event; returns the HTTP status, or None when nobody answered."""
-    from stripe import WebhookSignature
-
+    signature = library.module().WebhookSignature.generate_signature_header(body, secret)
     parts = urlsplit(url)
     secure = parts.scheme == "https"
     kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
@@ -201,7 +200,7 @@ def _post(url: str, body: str, secret: str) -> int | None:
             body.encode(),
             {
                 "Content-Type": "application/json; charset=utf-8",
-                "Stripe-Signature": WebhookSignature.generate_signature_header(body, secret),
+                "Stripe-Signature": signature,
                 "User-Agent": "Stripe/1.0 (+https://stripe.com/docs/webhooks)",
             },
         )
