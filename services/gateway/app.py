@@ -18,7 +18,7 @@ from chassis.database import connect
 from chassis.identifiers import new_id
 from chassis.money import format_usd
 from services.gateway import api, health
-from services.gateway.errors import register_error_handlers
+from services.gateway.errors import Problem, register_error_handlers
 from services.gateway.frame import Frame, install
 from services.gateway.identity import current_identity, current_user
 from services.gateway.json_format import ExactJSONProvider
@@ -65,6 +65,8 @@ def _page_blueprints() -> list[Blueprint]:
 
 def _begin_request() -> None:
     g.started_at_s = time.perf_counter()
+    if "%00" in request.query_string.decode("latin-1") or "\x00" in request.path:
+        raise Problem(400, "malformed_request", "An address holds no zero bytes.")
     given = request.headers.get("X-Request-Id", "")
     g.request_id = given if _REQUEST_ID.fullmatch(given) else str(new_id())
     # Every call that this request makes carries its id, into the logs of all services.

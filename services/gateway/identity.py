@@ -12,7 +12,8 @@ from typing import Literal, ParamSpec, TypeVar
 from urllib.parse import quote
 from uuid import UUID
 
-from flask import g, redirect, request, session as cookie
+from flask import g, redirect, request
+from flask import session as cookie
 
 from chassis.clock import utc_now
 from contracts.errors import DeadlineExceeded, ServiceError, Unavailable

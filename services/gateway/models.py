@@ -1,6 +1,7 @@
 """The gateway's tables: users, their sessions and tokens, their notifications."""
 
 from datetime import datetime
+from typing import ClassVar
 from uuid import UUID
 
 from sqlalchemy import (
@@ -16,7 +17,11 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class Base(DeclarativeBase):
-    type_annotation_map = {datetime: DateTime(timezone=True), str: Text, bytes: LargeBinary}
+    type_annotation_map: ClassVar = {
+        datetime: DateTime(timezone=True),
+        str: Text,
+        bytes: LargeBinary,
+    }
 
 
 class User(Base):

@@ -1,7 +1,7 @@
 """The gateway's settings, from the environment, read once."""
 
 import functools
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from limits import parse_many
@@ -47,6 +47,7 @@ class GatewaySettings(ServiceSettings):
     checkout_origins: str = "https://checkout.stripe.com"
     """Where a form may lead besides this site, separated by spaces: the hosted card pages."""
 
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     session_days: Annotated[int, Field(ge=1, le=365)] = 30
     rpc_timeout_s: Annotated[float, Field(gt=0, le=60)] = 10.0
 

@@ -1,0 +1,97 @@
+"""Registering, logging in and out, as a program does it: with bearer tokens."""
+
+from typing import Annotated
+from uuid import UUID
+
+from flask import Blueprint, request
+from pydantic import StringConstraints
+
+from chassis.clock import utc_now
+from services.gateway import accounts, tokens
+from services.gateway.api.endpoint import endpoint
+from services.gateway.api.shapes import ApiBody, ApiReply, NoReply
+from services.gateway.frame import database
+from services.gateway.identity import (
+    CurrentUser,
+    current_identity,
+    describe,
+    end_browser_session,
+    ensure_wallet,
+)
+from services.gateway.security import throttle
+
+blueprint = Blueprint("api_accounts", __name__)
+
+Email = Annotated[str, StringConstraints(min_length=1, max_length=320)]
+Password = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+
+
+class Credentials(ApiBody):
+    email: Email
+    password: Password
+
+
+class Registered(ApiReply):
+    user_id: UUID
+    token: str
+
+
+class LoggedIn(ApiReply):
+    user_id: UUID
+    token: str
+
+
+class Account(ApiReply):
+    user_id: UUID
+    email: str
+
+
+@endpoint(
+    blueprint,
+    "POST",
+    "/api/auth/register",
+    body=Credentials,
+    reply=Registered,
+    status=201,
+    public=True,
+)
+def register(body: Credentials) -> Registered:
+    """Make an account, with an empty wallet, and a token for it. Passwords have 8 characters
+    or more."""
+    throttle("register", request.remote_addr or "")
+    account = accounts.prepare(body.email, body.password)
+    now = utc_now()
+    with database().begin() as session:
+        user = accounts.register(session, now, account)
+        token = tokens.issue(session, now, user.user_id, "registration")
+    ensure_wallet(describe(user))
+    return Registered(user_id=user.user_id, token=token)
+
+
+@endpoint(blueprint, "POST", "/api/auth/login", body=Credentials, reply=LoggedIn, public=True)
+def log_in(body: Credentials) -> LoggedIn:
+    """Get a new token for an account."""
+    throttle("login", request.remote_addr or "")
+    throttle("login_email", accounts.email_key(body.email))
+    user = accounts.log_in(database(), body.email, body.password)
+    with database().begin() as session:
+        token = tokens.issue(session, utc_now(), user.user_id, "login")
+    return LoggedIn(user_id=user.user_id, token=token)
+
+
+@endpoint(blueprint, "POST", "/api/auth/logout", reply=NoReply)
+def log_out(user: CurrentUser) -> NoReply:
+    """End the token, or the browser session, that this request came with."""
+    identity = current_identity()
+    if identity is not None and identity.via == "token":
+        with database().begin() as session:
+            tokens.revoke(session, utc_now(), identity.credential_id)
+    else:
+        end_browser_session()
+    return NoReply()
+
+
+@endpoint(blueprint, "GET", "/api/auth/me", reply=Account)
+def who_am_i(user: CurrentUser) -> Account:
+    """Whose token this is."""
+    return Account(user_id=user.user_id, email=user.email)

@@ -1,0 +1,163 @@
+"""How an endpoint of the HTTP API is declared: once, for the router and for the document.
+
+::
+
+    @endpoint(blueprint, "POST", "/api/wallet/topups", body=TopupBody, reply=TopupReply, status=201)
+    def start_topup(user: CurrentUser, body: TopupBody, key: str) -> TopupReply: ...
+
+The view gets what it names: ``user`` unless the endpoint is public, ``body``, ``query``,
+the parts of the path, and ``key`` for a command, which needs an ``Idempotency-Key``.
+:mod:`services.gateway.openapi` writes the same declarations as an OpenAPI document.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any, TypeVar
+
+from flask import Blueprint, Response, current_app, jsonify, request
+from pydantic import BaseModel, ValidationError
+
+from services.gateway.api.shapes import ApiBody, ApiReply
+from services.gateway.errors import Problem
+from services.gateway.idempotency import HEADER, scoped_key
+from services.gateway.identity import ensure_wallet, signed_in_user
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One endpoint as it was declared. ``also`` are further statuses with the same reply."""
+
+    name: str
+    method: str
+    path: str
+    description: str
+    feature: str
+    reply: type[ApiReply]
+    status: int
+    also: tuple[int, ...]
+    body: type[ApiBody] | None
+    query: type[ApiBody] | None
+    is_public: bool
+    is_command: bool
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A reply with a status or headers of its own."""
+
+    reply: ApiReply
+    status: int
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+OPERATIONS: list[Operation] = []
+"""Every endpoint, in the order in which the modules declare them."""
+
+
+def endpoint(
+    blueprint: Blueprint,
+    method: str,
+    path: str,
+    *,
+    reply: type[ApiReply],
+    status: int = 200,
+    also: tuple[int, ...] = (),
+    body: type[ApiBody] | None = None,
+    query: type[ApiBody] | None = None,
+    public: bool = False,
+    command: bool = False,
+) -> Callable[[Callable[..., ApiReply | Answer]], Callable[..., ApiReply | Answer]]:
+    """Declare a view as an endpoint. See the module's text for what the view is given."""
+
+    def decorate(view: Callable[..., ApiReply | Answer]) -> Callable[..., ApiReply | Answer]:
+        operation = Operation(
+            name=view.__name__,
+            method=method,
+            path=path,
+            description=(view.__doc__ or "").strip(),
+            feature=blueprint.name.removeprefix("api_"),
+            reply=reply,
+            status=status,
+            also=also,
+            body=body,
+            query=query,
+            is_public=public,
+            is_command=command,
+        )
+        OPERATIONS.append(operation)
+
+        @wraps(view)
+        def respond(**path_parts: Any) -> Response:
+            return _send(operation, view(**_given(operation, path_parts)))
+
+        blueprint.add_url_rule(path, view.__name__, respond, methods=[method])
+        return view
+
+    return decorate
+
+
+def _given(operation: Operation, path_parts: dict[str, Any]) -> dict[str, Any]:
+    """The view's arguments: who asks comes first, so that a visitor learns nothing else."""
+    arguments = dict(path_parts)
+    if not operation.is_public:
+        user = signed_in_user()
+        arguments["user"] = user
+        if operation.is_command:
+            arguments["key"] = scoped_key(user.user_id, request.headers.get(HEADER))
+    if operation.query is not None:
+        arguments["query"] = _read_query(operation.query)
+    if operation.body is not None:
+        arguments["body"] = _read_body(operation.body)
+    if not operation.is_public:
+        ensure_wallet(arguments["user"])
+    return arguments
+
+
+def _read_query(model: type[ModelT]) -> ModelT:
+    values = request.args.to_dict(flat=False)
+    for name, given in values.items():
+        if len(given) > 1:
+            raise Problem(422, "bad_request", f"{name}: give it once.", {"field": name})
+    return _validated(model, {name: given[0] for name, given in values.items()})
+
+
+def _read_body(model: type[ModelT]) -> ModelT:
+    if not request.is_json:
+        raise Problem(
+            415, "unsupported_media_type", "Send JSON: 'Content-Type: application/json'."
+        )
+    try:
+        document = current_app.json.loads(request.get_data())
+    except (ValueError, ArithmeticError, RecursionError):
+        raise Problem(400, "malformed_json", "The body is not a JSON document.") from None
+    if not isinstance(document, dict):
+        raise Problem(422, "bad_request", "The body must be a JSON object.")
+    return _validated(model, document)
+
+
+def _validated(model: type[ModelT], values: dict[str, Any]) -> ModelT:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problems = [
+            (".".join(str(part) for part in problem["loc"]), _sentence(problem["msg"]))
+            for problem in error.errors(include_url=False, include_input=False)
+        ]
+    message = " ".join(f"{name}: {text}" for name, text in problems[:5])
+    raise Problem(422, "bad_request", message, {"field": problems[0][0]})
+
+
+def _sentence(text: str) -> str:
+    text = text.removeprefix("Value error, ")
+    return text if text.endswith(".") else text + "."
+
+
+def _send(operation: Operation, result: ApiReply | Answer) -> Response:
+    answer = result if isinstance(result, Answer) else Answer(result, operation.status)
+    response = jsonify(answer.reply.model_dump(by_alias=True))
+    response.status_code = answer.status
+    response.headers.extend(answer.headers)
+    return response

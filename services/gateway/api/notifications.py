@@ -1,0 +1,81 @@
+"""What the user is told."""
+
+from uuid import UUID
+
+from flask import Blueprint
+from pydantic import AwareDatetime, Field
+
+from chassis.clock import utc_now
+from services.gateway import notifications
+from services.gateway.api.endpoint import endpoint
+from services.gateway.api.shapes import ApiBody, ApiReply, Limit, NoReply
+from services.gateway.frame import database
+from services.gateway.identity import CurrentUser
+
+blueprint = Blueprint("api_notifications", __name__)
+
+
+class NotificationQuery(ApiBody):
+    unread: bool = False
+    before: UUID | None = Field(default=None, alias="cursor")
+    limit: Limit = 25
+
+
+class NotificationReply(ApiReply):
+    """``severity`` is success, info, warning or danger; ``link`` may be empty."""
+
+    notification_id: UUID
+    kind: str
+    severity: str
+    title: str
+    body: str
+    link: str
+    created_at: AwareDatetime
+    read_at: AwareDatetime | None
+
+
+class NotificationReplies(ApiReply):
+    """Newest first; ``next_cursor`` asks for older ones, null at the end."""
+
+    notifications: list[NotificationReply]
+    unread_count: int
+    next_cursor: UUID | None
+
+
+@endpoint(
+    blueprint,
+    "GET",
+    "/api/notifications",
+    query=NotificationQuery,
+    reply=NotificationReplies,
+)
+def list_notifications(user: CurrentUser, query: NotificationQuery) -> NotificationReplies:
+    """The user's notifications."""
+    with database().read() as session:
+        found = notifications.newest(
+            session,
+            user.user_id,
+            unread_only=query.unread,
+            before=query.before,
+            limit=query.limit + 1,
+        )
+        unread = notifications.unread_count(session, user.user_id)
+    shown = found[: query.limit]
+    return NotificationReplies(
+        notifications=[
+            NotificationReply.model_validate(row, from_attributes=True)
+            for row in shown
+        ],
+        unread_count=unread,
+        next_cursor=shown[-1].notification_id if len(found) > len(shown) else None,
+    )
+
+
+@endpoint(
+    blueprint, "POST", "/api/notifications/<uuid:notification_id>/read", reply=NoReply
+)
+def read_notification(user: CurrentUser, notification_id: UUID) -> NoReply:
+    """Mark a notification as read; doing it twice changes nothing."""
+    with database().begin() as session:
+        notifications.mark_read(session, utc_now(), user.user_id, notification_id)
+    return NoReply()

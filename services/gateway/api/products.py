@@ -1,0 +1,124 @@
+"""The marketplace's products."""
+
+from typing import Annotated
+from uuid import UUID
+
+from flask import Blueprint
+from pydantic import Field, StringConstraints
+
+from chassis.money import usd_number
+from contracts.catalog import (
+    BillingPeriod,
+    Category,
+    GetProduct,
+    ListProducts,
+    Product,
+    SortOrder,
+)
+from services.gateway.api.endpoint import endpoint
+from services.gateway.api.shapes import (
+    ApiBody,
+    ApiReply,
+    CursorText,
+    Limit,
+    PlainText,
+    PositiveUsdText,
+    Usd,
+)
+from services.gateway.frame import call
+
+blueprint = Blueprint("api_products", __name__)
+
+
+class ProductQuery(ApiBody):
+    category: Category | None = None
+    q: Annotated[PlainText, StringConstraints(strip_whitespace=True, max_length=100)] = ""
+    sort: SortOrder = SortOrder.FEATURED
+    max_price_micros: PositiveUsdText | None = Field(default=None, alias="max_price_usd")
+    cursor: CursorText | None = None
+    limit: Limit = 24
+
+
+class Specification(ApiReply):
+    label: str
+    value: str
+
+
+class ProductReply(ApiReply):
+    """``stock`` is null where there is no end to it."""
+
+    product_id: UUID
+    slug: str
+    name: str
+    category: Category
+    summary: str
+    description: str
+    provider_name: str
+    location: str | None
+    price_usd: Usd
+    billing_period: BillingPeriod
+    specification: list[Specification]
+    stock: int | None
+    available: bool
+
+
+class ProductList(ApiReply):
+    """``total`` counts every match; ``next_cursor`` asks for the next page, null at the end."""
+
+    products: list[ProductReply]
+    next_cursor: str | None
+    total: int
+
+
+@endpoint(
+    blueprint, "GET", "/api/products", query=ProductQuery, reply=ProductList, public=True
+)
+def list_products(query: ProductQuery) -> ProductList:
+    """Search, filter and sort the products."""
+    page = call(
+        ListProducts(
+            category=query.category,
+            q=query.q,
+            max_price_micros=query.max_price_micros,
+            sort=query.sort,
+            cursor=query.cursor,
+            limit=query.limit,
+        )
+    )
+    return ProductList(
+        products=[_shown(product) for product in page.products],
+        next_cursor=page.next_cursor,
+        total=page.total,
+    )
+
+
+@endpoint(
+    blueprint,
+    "GET",
+    "/api/products/<string(maxlength=100):product_id>",
+    reply=ProductReply,
+    public=True,
+)
+def get_product(product_id: str) -> ProductReply:
+    """One product, by its id or by its slug."""
+    return _shown(call(GetProduct(product_id=product_id)))
+
+
+def _shown(product: Product) -> ProductReply:
+    return ProductReply(
+        product_id=product.product_id,
+        slug=product.slug,
+        name=product.name,
+        category=product.category,
+        summary=product.summary,
+        description=product.description,
+        provider_name=product.provider_name,
+        location=product.location,
+        price_usd=usd_number(product.price_micros),
+        billing_period=product.billing_period,
+        specification=[
+            Specification(label=item.label, value=item.value) for item in product.specification
+        ],
+        stock=product.stock,
+        available=product.available,
+    )

@@ -1,0 +1,202 @@
+"""Buy Now, and following a purchase to its end."""
+
+import time
+from typing import Annotated
+from uuid import UUID
+
+from flask import Blueprint
+from pydantic import AwareDatetime, Field
+
+from chassis.money import usd_number
+from contracts.billing import (
+    CancelPurchase,
+    GetPurchase,
+    ListPurchases,
+    Purchase,
+    PurchaseLine,
+    PurchaseStatus,
+    StartPurchase,
+)
+from services.gateway.api.endpoint import Answer, endpoint
+from services.gateway.api.shapes import ApiBody, ApiReply, CursorText, Limit, Usd, UsdOrZero
+from services.gateway.frame import call, current_frame
+from services.gateway.identity import CurrentUser
+from services.gateway.purchase_waiters import Setback, Waiter
+
+blueprint = Blueprint("api_purchases", __name__)
+
+WAIT_FOR_TOPUP_S = 10.0
+_UNSETTLED = {PurchaseStatus.PENDING, PurchaseStatus.AWAITING_FUNDS}
+
+
+class PurchaseBody(ApiBody):
+    """``unit_price_usd`` is the price the person saw: when the catalog has another one now,
+    nothing is bought and the answer is 409 ``price_changed``. ``product_name`` is not used."""
+
+    product_id: UUID
+    product_name: Annotated[str, Field(max_length=500)] | None = None
+    quantity: Annotated[int, Field(strict=True, ge=1, le=100)] = 1
+    unit_price_micros: UsdOrZero | None = Field(default=None, alias="unit_price_usd")
+
+
+class PurchasedLineReply(ApiReply):
+    product_id: UUID
+    product_name: str
+    quantity: int
+    unit_price_usd: Usd
+    amount_usd: Usd
+
+
+class PurchaseReply(ApiReply):
+    """``status_code`` and ``status_reason`` say what the purchase waits for, or why it ended."""
+
+    purchase_id: UUID
+    status: PurchaseStatus
+    status_code: str
+    status_reason: str
+    total_usd: Usd
+    shortfall_usd: Usd
+    lines: list[PurchasedLineReply]
+    deployment_ids: list[UUID]
+    transaction_id: UUID | None
+    created_at: AwareDatetime
+    updated_at: AwareDatetime
+    expires_at: AwareDatetime | None
+
+
+class PurchaseQuery(ApiBody):
+    status: PurchaseStatus | None = None
+    cursor: CursorText | None = None
+    limit: Limit = 25
+
+
+class PurchaseList(ApiReply):
+    """Newest first; ``next_cursor`` asks for older ones, null at the end."""
+
+    purchases: list[PurchaseReply]
+    next_cursor: str | None
+
+
+@endpoint(
+    blueprint,
+    "POST",
+    "/api/wallet/instant-purchase",
+    body=PurchaseBody,
+    reply=PurchaseReply,
+    also=(202,),
+    command=True,
+)
+def instant_purchase(user: CurrentUser, body: PurchaseBody, key: str) -> Answer:
+    """Buy at the catalog's price. 200: it is settled. 202: it waits for funds, and completes by
+    itself when they come."""
+    return _answer(_start(user, body, key))
+
+
+@endpoint(
+    blueprint,
+    "POST",
+    "/api/wallet/purchase-with-topup",
+    body=PurchaseBody,
+    reply=PurchaseReply,
+    also=(202,),
+    command=True,
+)
+def purchase_with_topup(user: CurrentUser, body: PurchaseBody, key: str) -> Answer:
+    """The same, waiting up to 10 seconds for an automatic top-up to pay for it. 202 with a
+    ``status_reason``: no money came; the purchase still waits."""
+    deadline = time.monotonic() + WAIT_FOR_TOPUP_S
+    with current_frame().waiters.place_of(user.user_id) as waiter:
+        purchase = _start(user, body, key)
+        if waiter is None:
+            return _answer(purchase)
+        return _wait(purchase, waiter, deadline)
+
+
+@endpoint(blueprint, "GET", "/api/purchases", query=PurchaseQuery, reply=PurchaseList)
+def list_purchases(user: CurrentUser, query: PurchaseQuery) -> PurchaseList:
+    """The user's purchases."""
+    page = call(
+        ListPurchases(
+            user_id=user.user_id,
+            statuses=[query.status] if query.status else [],
+            cursor=query.cursor,
+            limit=query.limit,
+        )
+    )
+    return PurchaseList(
+        purchases=[_shown(purchase) for purchase in page.purchases],
+        next_cursor=page.next_cursor,
+    )
+
+
+@endpoint(blueprint, "GET", "/api/purchases/<uuid:purchase_id>", reply=PurchaseReply)
+def get_purchase(user: CurrentUser, purchase_id: UUID) -> PurchaseReply:
+    """One purchase and where it stands."""
+    return _shown(call(GetPurchase(user_id=user.user_id, purchase_id=purchase_id)))
+
+
+@endpoint(blueprint, "POST", "/api/purchases/<uuid:purchase_id>/cancel", reply=PurchaseReply)
+def cancel_purchase(user: CurrentUser, purchase_id: UUID) -> PurchaseReply:
+    """Give up a purchase that waits for funds; one that is paid stays, with a 409."""
+    return _shown(call(CancelPurchase(user_id=user.user_id, purchase_id=purchase_id)))
+
+
+def _start(user: CurrentUser, body: PurchaseBody, key: str) -> Purchase:
+    line = PurchaseLine(
+        product_id=body.product_id,
+        quantity=body.quantity,
+        expected_unit_price_micros=body.unit_price_micros,
+    )
+    return call(StartPurchase(idempotency_key=key, user_id=user.user_id, lines=[line]))
+
+
+def _wait(purchase: Purchase, waiter: Waiter, deadline: float) -> Answer:
+    """Look again whenever something happened to this user, until the purchase is settled."""
+    reference = str(purchase.purchase_id)
+    while purchase.status in _UNSETTLED:
+        setback = waiter.setbacks.get(reference)
+        if setback is not None:
+            return _answer(purchase, setback)
+        if not waiter.wait(max(deadline - time.monotonic(), 0)):
+            break
+        purchase = call(GetPurchase(user_id=purchase.user_id, purchase_id=purchase.purchase_id))
+    return _answer(purchase)
+
+
+def _answer(purchase: Purchase, setback: Setback | None = None) -> Answer:
+    shown = _shown(purchase)
+    if setback is not None and not shown.status_code:
+        shown = shown.model_copy(
+            update={"status_code": str(setback[0]), "status_reason": setback[1]}
+        )
+    return Answer(
+        shown,
+        202 if purchase.status in _UNSETTLED else 200,
+        {"Location": f"/api/purchases/{purchase.purchase_id}"},
+    )
+
+
+def _shown(purchase: Purchase) -> PurchaseReply:
+    return PurchaseReply(
+        purchase_id=purchase.purchase_id,
+        status=purchase.status,
+        status_code=purchase.status_code,
+        status_reason=purchase.status_reason,
+        total_usd=usd_number(purchase.total_micros),
+        shortfall_usd=usd_number(purchase.shortfall_micros),
+        lines=[
+            PurchasedLineReply(
+                product_id=line.product_id,
+                product_name=line.product_name,
+                quantity=line.quantity,
+                unit_price_usd=usd_number(line.unit_price_micros),
+                amount_usd=usd_number(line.amount_micros),
+            )
+            for line in purchase.lines
+        ],
+        deployment_ids=purchase.deployment_ids,
+        transaction_id=purchase.transaction_id,
+        created_at=purchase.created_at,
+        updated_at=purchase.updated_at,
+        expires_at=purchase.expires_at,
+    )

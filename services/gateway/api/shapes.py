@@ -1,0 +1,118 @@
+"""The shapes that bodies, queries and replies of the HTTP API are made of.
+
+Money is a JSON number of dollars outside and micro-dollars inside: a body's ``amount``
+arrives here as a Decimal and is ``amount_micros`` from here on.
+"""
+
+import re
+from decimal import Decimal
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+)
+
+from chassis.money import InvalidAmount, parse_usd
+from contracts.messages import MAX_AMOUNT_MICROS
+
+
+class ApiBody(BaseModel):
+    """What a program sends. Unknown fields are refused: a misspelt one is not dropped."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class ApiReply(BaseModel):
+    """What a program gets."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+def _micros(value: Any) -> int:
+    try:
+        return parse_usd(value)
+    except (InvalidAmount, ArithmeticError) as error:
+        message = str(error) if isinstance(error, InvalidAmount) else "This is no amount of money."
+        raise ValueError(message) from None
+
+
+def _number_to_micros(value: Any) -> int:
+    if not isinstance(value, int | Decimal) or isinstance(value, bool):
+        raise ValueError("An amount is a JSON number of dollars, such as 25.00.")
+    return _micros(value)
+
+
+def _not_zero(amount_micros: int) -> int:
+    if amount_micros == 0:
+        raise ValueError("The amount must be more than zero.")
+    return amount_micros
+
+
+def _plain_text(value: str) -> str:
+    if re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", value):
+        raise ValueError("Control characters are not allowed.")
+    return value
+
+
+_AMOUNT_SCHEMA = {
+    "type": "number",
+    "maximum": MAX_AMOUNT_MICROS // 1_000_000,
+    "description": "US dollars, with at most 6 decimals.",
+}
+
+PositiveUsd = Annotated[
+    int,
+    BeforeValidator(_number_to_micros),
+    AfterValidator(_not_zero),
+    WithJsonSchema({**_AMOUNT_SCHEMA, "exclusiveMinimum": 0}),
+]
+"""A positive amount in a body, in micro-dollars once it is read."""
+
+UsdOrZero = Annotated[
+    int, BeforeValidator(_number_to_micros), WithJsonSchema({**_AMOUNT_SCHEMA, "minimum": 0})
+]
+"""An amount in a body that may be zero, in micro-dollars once it is read."""
+
+PositiveUsdText = Annotated[
+    int,
+    BeforeValidator(_micros),
+    AfterValidator(_not_zero),
+    WithJsonSchema({**_AMOUNT_SCHEMA, "exclusiveMinimum": 0}),
+]
+"""A positive amount in a query string, such as ``amount=5.00``."""
+
+Usd = Annotated[
+    Decimal, WithJsonSchema({"type": "number", "description": "US dollars, two decimals."})
+]
+"""An amount in a reply. It may be negative where money went out."""
+
+CursorText = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.=-]{1,400}$")]
+Limit = Annotated[int, Field(ge=1, le=200)]
+PlainText = Annotated[str, AfterValidator(_plain_text)]
+
+
+class NoReply(ApiReply):
+    """An empty object: it is done."""
+
+
+class ErrorDetail(BaseModel):
+    """``field`` names the offending one where there is one; some codes add more."""
+
+    model_config = ConfigDict(extra="allow")
+
+    code: str
+    message: str
+    field: str | None = None
+
+
+class ErrorReply(BaseModel):
+    """Every error looks like this."""
+
+    error: ErrorDetail
+

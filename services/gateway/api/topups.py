@@ -1,0 +1,91 @@
+"""Buying credits by hand, on the card processor's hosted page."""
+
+from uuid import UUID
+
+from flask import Blueprint
+from pydantic import AwareDatetime, Field
+
+from chassis.money import usd_number
+from contracts.topup import GetTopup, StartTopup, Topup, TopupKind, TopupStatus, Trigger
+from services.gateway.api.endpoint import Answer, endpoint
+from services.gateway.api.shapes import ApiBody, ApiReply, PositiveUsd, Usd
+from services.gateway.frame import call
+from services.gateway.identity import CurrentUser
+
+blueprint = Blueprint("api_topups", __name__)
+
+
+class TopupBody(ApiBody):
+    """``amount`` is a whole number of cents. ``save_card`` keeps the card for auto top-up."""
+
+    amount_micros: PositiveUsd = Field(alias="amount")
+    save_card: bool = Field(default=False, strict=True)
+
+
+class TopupReply(ApiReply):
+    """``checkout_url`` is where the person pays; null once nothing is to be paid there."""
+
+    topup_id: UUID
+    kind: TopupKind
+    status: TopupStatus
+    amount: Usd
+    checkout_url: str | None
+    trigger: Trigger | None
+    trigger_reference: str | None
+    failure_code: str
+    failure_message: str
+    card_brand: str
+    card_last4: str
+    receipt_url: str | None
+    created_at: AwareDatetime
+    updated_at: AwareDatetime
+
+
+@endpoint(
+    blueprint,
+    "POST",
+    "/api/wallet/topups",
+    body=TopupBody,
+    reply=TopupReply,
+    status=201,
+    command=True,
+)
+def start_topup(user: CurrentUser, body: TopupBody, key: str) -> Answer:
+    """Begin to buy credits: send the person to ``checkout_url``, then ask for the top-up."""
+    topup = call(
+        StartTopup(
+            idempotency_key=key,
+            user_id=user.user_id,
+            email=user.email,
+            amount_micros=body.amount_micros,
+            save_card=body.save_card,
+        ),
+        timeout_s=25,
+    )
+    return Answer(shown_topup(topup), 201, {"Location": f"/api/wallet/topups/{topup.topup_id}"})
+
+
+@endpoint(blueprint, "GET", "/api/wallet/topups/<uuid:topup_id>", reply=TopupReply)
+def get_topup(user: CurrentUser, topup_id: UUID) -> TopupReply:
+    """One top-up, by hand or automatic."""
+    return shown_topup(call(GetTopup(user_id=user.user_id, topup_id=topup_id)))
+
+
+def shown_topup(topup: Topup) -> TopupReply:
+    """A top-up as the API shows it."""
+    return TopupReply(
+        topup_id=topup.topup_id,
+        kind=topup.kind,
+        status=topup.status,
+        amount=usd_number(topup.amount_micros),
+        checkout_url=topup.checkout_url,
+        trigger=topup.trigger,
+        trigger_reference=topup.trigger_reference,
+        failure_code=topup.failure_code,
+        failure_message=topup.failure_message,
+        card_brand=topup.card_brand,
+        card_last4=topup.card_last4,
+        receipt_url=topup.receipt_url,
+        created_at=topup.created_at,
+        updated_at=topup.updated_at,
+    )

@@ -1,0 +1,282 @@
+"""The wallet: balance, statement, cards, whether it covers an amount."""
+
+import logging
+from typing import Self
+from uuid import UUID
+
+from flask import Blueprint
+from pydantic import AwareDatetime, Field, model_validator
+
+from chassis.money import format_usd, usd_number
+from contracts.errors import DeadlineExceeded, ServiceError, Unavailable
+from contracts.topup import (
+    AutoTopupStatus,
+    GetAutoTopup,
+    ListPaymentMethods,
+    PreviewAutoTopup,
+)
+from contracts.wallet import (
+    AccountStatus,
+    CheckAffordability,
+    GetWallet,
+    Statement,
+    Transaction,
+    TransactionKind,
+)
+from services.gateway.api.endpoint import endpoint
+from services.gateway.api.shapes import (
+    ApiBody,
+    ApiReply,
+    CursorText,
+    Limit,
+    PositiveUsdText,
+    Usd,
+)
+from services.gateway.frame import call
+from services.gateway.identity import CurrentUser
+
+log = logging.getLogger(__name__)
+
+blueprint = Blueprint("api_wallet", __name__)
+
+BESIDE_TIMEOUT_S = 3.0
+"""How long an answer waits for what it can do without."""
+
+
+class WalletInfo(ApiReply):
+    """``balance`` includes what is held; ``available`` can be spent. The auto top-up fields are
+    null while that service cannot be reached."""
+
+    balance: Usd
+    available: Usd
+    currency: str = "USD"
+    status: AccountStatus
+    auto_topup_enabled: bool | None
+    auto_topup_threshold: Usd | None
+
+
+class TransactionQuery(ApiBody):
+    kind: TransactionKind | None = None
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+    cursor: CursorText | None = None
+    limit: Limit = 25
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.since and self.until and self.since > self.until:
+            raise ValueError("since must not be after until.")
+        return self
+
+
+class TransactionReply(ApiReply):
+    """``amount_usd`` is positive where money came in."""
+
+    transaction_id: UUID
+    kind: TransactionKind
+    amount_usd: Usd
+    balance_after: Usd
+    description: str
+    metadata: dict[str, str]
+    created_at: AwareDatetime
+
+
+class TransactionList(ApiReply):
+    """Newest first; ``next_cursor`` asks for older ones, null at the end."""
+
+    transactions: list[TransactionReply]
+    next_cursor: str | None
+
+
+class PaymentMethodReply(ApiReply):
+    payment_method_id: str
+    brand: str
+    last4: str
+    exp_month: int
+    exp_year: int
+    expires_soon: bool
+    is_default: bool
+    is_auto_topup: bool
+    is_backup: bool
+
+
+class PaymentMethodReplies(ApiReply):
+    payment_methods: list[PaymentMethodReply]
+
+
+class AffordabilityQuery(ApiBody):
+    amount_micros: PositiveUsdText = Field(alias="amount")
+
+
+class ShortfallInfo(ApiReply):
+    """What is lacking, and what auto top-up would do: charge ``topup_amount``, or why not."""
+
+    shortfall: Usd
+    would_auto_topup: bool
+    topup_amount: Usd | None
+    balance_after_purchase: Usd | None
+    reason_code: str | None
+    reason: str
+    card_brand: str | None
+    card_last4: str | None
+
+
+class AffordabilityReply(ApiReply):
+    """``shortfall_info`` is null when the wallet covers the amount."""
+
+    can_afford: bool
+    amount: Usd
+    available: Usd
+    shortfall_info: ShortfallInfo | None
+
+
+class NavbarData(ApiReply):
+    """``auto_topup_status`` is one of Active, Paused, Off, Unavailable."""
+
+    wallet_balance_formatted: str
+    display_currency: str = "USD"
+    auto_topup_enabled: bool | None
+    auto_topup_status: str
+
+
+@endpoint(blueprint, "GET", "/api/wallet/info", reply=WalletInfo)
+def wallet_info(user: CurrentUser) -> WalletInfo:
+    """The balance, and whether auto top-up is on."""
+    wallet = call(GetWallet(user_id=user.user_id))
+    automatic = auto_topup_if_reachable(user)
+    has_threshold = automatic is not None and automatic.threshold_micros is not None
+    return WalletInfo(
+        balance=usd_number(wallet.balance_micros),
+        available=usd_number(wallet.available_micros),
+        status=wallet.status,
+        auto_topup_enabled=automatic.enabled if automatic else None,
+        auto_topup_threshold=usd_number(automatic.threshold_micros or 0)
+        if automatic and has_threshold
+        else None,
+    )
+
+
+@endpoint(
+    blueprint,
+    "GET",
+    "/api/wallet/transactions",
+    query=TransactionQuery,
+    reply=TransactionList,
+)
+def list_transactions(user: CurrentUser, query: TransactionQuery) -> TransactionList:
+    """The statement, newest first, stable while new transactions are written."""
+    page = call(
+        Statement(
+            user_id=user.user_id,
+            kinds=[query.kind] if query.kind else [],
+            since=query.since,
+            until=query.until,
+            cursor=query.cursor,
+            limit=query.limit,
+        )
+    )
+    return TransactionList(
+        transactions=[_shown(transaction) for transaction in page.transactions],
+        next_cursor=page.next_cursor,
+    )
+
+
+@endpoint(blueprint, "GET", "/api/wallet/payment-methods", reply=PaymentMethodReplies)
+def list_payment_methods(user: CurrentUser) -> PaymentMethodReplies:
+    """The saved cards."""
+    saved = call(ListPaymentMethods(user_id=user.user_id))
+    return PaymentMethodReplies(
+        payment_methods=[
+            PaymentMethodReply(**card.model_dump(include=set(PaymentMethodReply.model_fields)))
+            for card in saved.payment_methods
+        ]
+    )
+
+
+@endpoint(
+    blueprint,
+    "GET",
+    "/api/wallet/check-affordability",
+    query=AffordabilityQuery,
+    reply=AffordabilityReply,
+)
+def check_affordability(user: CurrentUser, query: AffordabilityQuery) -> AffordabilityReply:
+    """Whether the wallet covers an amount, and what auto top-up would do where it does not."""
+    found = call(CheckAffordability(user_id=user.user_id, amount_micros=query.amount_micros))
+    shortfall = None
+    if not found.can_afford:
+        shortfall = _shortfall(user, found.shortfall_micros)
+    return AffordabilityReply(
+        can_afford=found.can_afford,
+        amount=usd_number(query.amount_micros),
+        available=usd_number(found.available_micros),
+        shortfall_info=shortfall,
+    )
+
+
+@endpoint(blueprint, "GET", "/api/navbar/dropdown-data", reply=NavbarData)
+def navbar_data(user: CurrentUser) -> NavbarData:
+    """What the navigation bar shows on every page."""
+    wallet = call(GetWallet(user_id=user.user_id))
+    automatic = auto_topup_if_reachable(user)
+    return NavbarData(
+        wallet_balance_formatted=format_usd(wallet.balance_micros),
+        auto_topup_enabled=automatic.enabled if automatic else None,
+        auto_topup_status=automatic.state.capitalize() if automatic else "Unavailable",
+    )
+
+
+def auto_topup_if_reachable(user: CurrentUser) -> AutoTopupStatus | None:
+    """The auto top-up settings; None while their service is away, which hides no balance."""
+    try:
+        return call(GetAutoTopup(user_id=user.user_id), timeout_s=BESIDE_TIMEOUT_S)
+    except (Unavailable, DeadlineExceeded) as error:
+        log.warning("auto top-up cannot be shown", extra={"reason": str(error)})
+        return None
+
+
+def _shortfall(user: CurrentUser, shortfall_micros: int) -> ShortfallInfo:
+    nothing = ShortfallInfo(
+        shortfall=usd_number(shortfall_micros),
+        would_auto_topup=False,
+        topup_amount=None,
+        balance_after_purchase=None,
+        reason_code="unavailable",
+        reason="What auto top-up would do is not known at the moment.",
+        card_brand=None,
+        card_last4=None,
+    )
+    try:
+        preview = call(
+            PreviewAutoTopup(user_id=user.user_id, shortfall_micros=shortfall_micros),
+            timeout_s=BESIDE_TIMEOUT_S,
+        )
+    except ServiceError as error:
+        log.warning("auto top-up cannot be previewed", extra={"reason": str(error)})
+        return nothing
+    if not preview.would_topup:
+        return nothing.model_copy(
+            update={"reason_code": preview.refusal_code, "reason": preview.reason}
+        )
+    return ShortfallInfo(
+        shortfall=usd_number(shortfall_micros),
+        would_auto_topup=True,
+        topup_amount=usd_number(preview.amount_micros),
+        balance_after_purchase=usd_number(preview.amount_micros - shortfall_micros),
+        reason_code=None,
+        reason=preview.reason,
+        card_brand=preview.card_brand or None,
+        card_last4=preview.card_last4 or None,
+    )
+
+
+def _shown(transaction: Transaction) -> TransactionReply:
+    return TransactionReply(
+        transaction_id=transaction.transaction_id,
+        kind=transaction.kind,
+        amount_usd=usd_number(transaction.amount_micros),
+        balance_after=usd_number(transaction.balance_after_micros),
+        description=transaction.description,
+        metadata=transaction.metadata,
+        created_at=transaction.effective_at,
+    )

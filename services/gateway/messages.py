@@ -1,0 +1,208 @@
+"""What users are told about each fact. None where a fact needs no message.
+
+A message says what happened, what was kept, and what to do.
+"""
+
+from chassis.money import format_usd
+from contracts.billing import (
+    PurchaseCompleted,
+    PurchaseEnded,
+    PurchaseShortOfFunds,
+    PurchaseStatus,
+)
+from contracts.topup import (
+    AutoTopupPaused,
+    AutoTopupRefused,
+    AutoTopupResumed,
+    CardExpiring,
+    RefusalCode,
+    TopupFailed,
+    TopupKind,
+    TopupReversed,
+    Trigger,
+)
+from contracts.wallet import (
+    AccountFroze,
+    BalanceLow,
+    LowBalanceLevel,
+    TransactionKind,
+    WalletCredited,
+)
+from services.gateway.notifications import Message
+
+WALLET = "/dashboard/wallet"
+AUTO_TOPUP = "/dashboard/wallet/auto-topup"
+DEPLOYMENTS = "/dashboard/deployments"
+
+_SILENT_REFUSALS = {
+    RefusalCode.DISABLED,
+    RefusalCode.IN_FLIGHT,
+    RefusalCode.NOT_NEEDED,
+    RefusalCode.IDLE,
+}
+"""Refusals that leave the user nothing to do, or that they chose themselves."""
+
+
+def purchase_completed(event: PurchaseCompleted) -> Message:
+    price = format_usd(event.total_micros)
+    return Message(
+        "purchase_completed",
+        "success",
+        f"{event.description} is yours",
+        f"The purchase is complete. {price} was taken from your wallet.",
+        DEPLOYMENTS if event.deployment_ids else _purchase(event),
+    )
+
+
+def purchase_ended(event: PurchaseEnded) -> Message | None:
+    if event.status is PurchaseStatus.CANCELLED and event.status_code in ("", "cancelled"):
+        return None
+    return Message(
+        "purchase_ended",
+        "warning",
+        "A purchase was not made",
+        f"{event.reason} Nothing was charged for it; credits that you bought are in your wallet.",
+        _purchase(event),
+    )
+
+
+def purchase_short_of_funds(event: PurchaseShortOfFunds) -> Message:
+    return Message(
+        "purchase_short_of_funds",
+        "info",
+        "A purchase waits for credits",
+        f"It costs {format_usd(event.total_micros)} and you lack"
+        f" {format_usd(event.shortfall_micros)}. It completes by itself as soon as your wallet"
+        " covers it.",
+        _purchase(event),
+    )
+
+
+def wallet_credited(event: WalletCredited) -> Message | None:
+    amount, balance = format_usd(event.amount_micros), format_usd(event.balance_micros)
+    if event.kind is TransactionKind.AUTO_TOPUP:
+        return Message(
+            "auto_topup_credited",
+            "success",
+            f"Auto top-up charged {amount}",
+            f"Your card was charged {amount} automatically. Your balance is now {balance}.",
+            WALLET,
+        )
+    if event.kind is TransactionKind.TOPUP:
+        return Message(
+            "topup_credited",
+            "success",
+            f"{amount} of credits arrived",
+            f"Your balance is now {balance}.",
+            WALLET,
+        )
+    if event.kind in (TransactionKind.REFUND, TransactionKind.TRANSFER):
+        return Message(
+            f"{event.kind}_credited",
+            "info",
+            f"{amount} came into your wallet",
+            f"Your balance is now {balance}.",
+            WALLET,
+        )
+    return None
+
+
+def balance_low(event: BalanceLow) -> Message | None:
+    if event.level != LowBalanceLevel.ALERT:
+        return None
+    return Message(
+        "balance_low",
+        "warning",
+        f"Your balance is {format_usd(event.available_micros)}",
+        f"That is below the {format_usd(event.threshold_micros)} at which you asked to be told."
+        " Buy credits, or switch on auto top-up.",
+        WALLET,
+    )
+
+
+def account_froze(event: AccountFroze) -> Message:
+    return Message(
+        "account_froze",
+        "danger",
+        "Your wallet is frozen",
+        f"{event.reason} Nothing can be bought with it until this is settled; your credits are"
+        " kept.",
+        WALLET,
+    )
+
+
+def topup_failed(event: TopupFailed) -> Message:
+    amount = format_usd(event.amount_micros)
+    if event.kind is TopupKind.MANUAL:
+        return Message(
+            "topup_failed",
+            "warning",
+            f"Your payment of {amount} did not go through",
+            f"{event.message} No money moved. Try again, perhaps with another card.",
+            WALLET,
+        )
+    waiting = (
+        " The purchase waits: buy credits by hand and it completes by itself."
+        if event.trigger is Trigger.PURCHASE
+        else ""
+    )
+    return Message(
+        "auto_topup_failed",
+        "danger",
+        f"Auto top-up could not charge {amount}",
+        f"{event.message} No money moved.{waiting}",
+        WALLET,
+    )
+
+
+def topup_reversed(event: TopupReversed) -> Message:
+    amount = format_usd(event.amount_micros)
+    what = "disputed" if event.is_dispute else "refunded"
+    return Message(
+        "topup_reversed",
+        "warning",
+        f"A payment of {amount} was {what}",
+        f"{amount} went back to your card, and the same amount of credits left your wallet.",
+        WALLET,
+    )
+
+
+def auto_topup_refused(event: AutoTopupRefused) -> Message | None:
+    if event.refusal_code in _SILENT_REFUSALS:
+        return None
+    return Message(
+        "auto_topup_refused",
+        "warning",
+        "No automatic top-up was made",
+        event.reason,
+        AUTO_TOPUP,
+    )
+
+
+def auto_topup_paused(event: AutoTopupPaused) -> Message:
+    return Message(
+        "auto_topup_paused",
+        "danger",
+        "Auto top-up is paused",
+        event.reason,
+        event.confirm_url or AUTO_TOPUP,
+    )
+
+
+def auto_topup_resumed(event: AutoTopupResumed) -> Message:
+    return Message("auto_topup_resumed", "success", "Auto top-up goes on", event.reason, AUTO_TOPUP)
+
+
+def card_expiring(event: CardExpiring) -> Message:
+    use = " It is the card of your auto top-up." if event.is_auto_topup else ""
+    return Message(
+        "card_expiring",
+        "warning",
+        f"Your {event.brand} card {event.last4} expires soon",
+        f"It is valid until {event.exp_month:02d}/{event.exp_year}.{use} Add another one in time.",
+        WALLET,
+    )
+
+
+def _purchase(event: PurchaseCompleted | PurchaseEnded | PurchaseShortOfFunds) -> str:
+    return f"/purchases/{event.purchase_id}"

@@ -1,0 +1,111 @@
+"""Notifications: what a user is told, by facts that the services publish."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from chassis.identifiers import new_id
+from contracts.errors import NotFound
+from services.gateway.models import Notification
+
+Severity = Literal["success", "info", "warning", "danger"]
+TITLE_LENGTH_MAX = 200
+BODY_LENGTH_MAX = 1000
+
+
+@dataclass(frozen=True)
+class Message:
+    """What to tell. ``link`` is a path on this site, an https address, or empty."""
+
+    kind: str
+    severity: Severity
+    title: str
+    body: str
+    link: str = ""
+
+
+Notice = Notification
+"""A stored message, as pages and the API show it."""
+
+
+def tell(session: Session, now: datetime, user_id: UUID, event_id: UUID, message: Message) -> None:
+    """Store a message about an event. The same kind for the same event is stored once."""
+    session.execute(
+        insert(Notification)
+        .values(
+            notification_id=new_id(),
+            user_id=user_id,
+            event_id=event_id,
+            kind=message.kind,
+            severity=message.severity,
+            title=message.title[:TITLE_LENGTH_MAX],
+            body=message.body[:BODY_LENGTH_MAX],
+            link=message.link,
+            created_at=now,
+        )
+        .on_conflict_do_nothing(index_elements=[Notification.event_id, Notification.kind])
+    )
+
+
+def newest(
+    session: Session,
+    user_id: UUID,
+    *,
+    unread_only: bool = False,
+    before: UUID | None = None,
+    limit: int = 25,
+) -> list[Notice]:
+    """A user's notifications, newest first: their ids grow with time, so that they are the order.
+
+    ``before`` is the id of the last one that was seen: the page after it.
+    """
+    query = (
+        select(Notification)
+        .where(Notification.user_id == user_id)
+        .order_by(Notification.notification_id.desc())
+        .limit(limit)
+    )
+    if unread_only:
+        query = query.where(Notification.read_at.is_(None))
+    if before is not None:
+        query = query.where(Notification.notification_id < before)
+    return list(session.scalars(query))
+
+
+def unread_count(session: Session, user_id: UUID) -> int:
+    return (
+        session.scalar(
+            select(func.count())
+            .select_from(Notification)
+            .where(Notification.user_id == user_id, Notification.read_at.is_(None))
+        )
+        or 0
+    )
+
+
+def mark_read(
+    session: Session, now: datetime, user_id: UUID, notification_id: UUID | None
+) -> None:
+    """Mark one as read, or all of them for None; the time of the first reading stays.
+
+    Raises ``NotFound`` when the one is not this user's.
+    """
+    mine = Notification.user_id == user_id
+    if notification_id is None:
+        session.execute(
+            update(Notification).where(mine, Notification.read_at.is_(None)).values(read_at=now)
+        )
+        return
+    found = session.scalar(
+        update(Notification)
+        .where(mine, Notification.notification_id == notification_id)
+        .values(read_at=func.coalesce(Notification.read_at, now))
+        .returning(Notification.notification_id)
+    )
+    if found is None:
+        raise NotFound("There is no such notification.")

@@ -1,0 +1,86 @@
+"""The notifier: a process beside the website that turns facts into messages for users.
+
+It listens to what the services publish and writes to the gateway's database. Each handler
+names the message of one event; the texts stand in :mod:`services.gateway.messages`.
+"""
+
+from sqlalchemy.orm import Session
+
+from chassis.clock import utc_now
+from chassis.database import Database
+from chassis.events import event_handler
+from chassis.health import Health
+from contracts.billing import PurchaseCompleted, PurchaseEnded, PurchaseShortOfFunds
+from contracts.messages import Event
+from contracts.topup import (
+    AutoTopupPaused,
+    AutoTopupRefused,
+    AutoTopupResumed,
+    CardExpiring,
+    TopupFailed,
+    TopupReversed,
+)
+from contracts.wallet import AccountFroze, BalanceLow, WalletCredited
+from services.gateway import messages, notifications
+
+
+class NotifierService:
+    name = "notifier"
+
+    database = Database()
+    health = Health()
+
+    @event_handler(PurchaseCompleted)
+    def purchase_completed(self, session: Session, event: PurchaseCompleted) -> None:
+        _tell(session, event, messages.purchase_completed(event))
+
+    @event_handler(PurchaseEnded)
+    def purchase_ended(self, session: Session, event: PurchaseEnded) -> None:
+        _tell(session, event, messages.purchase_ended(event))
+
+    @event_handler(PurchaseShortOfFunds)
+    def purchase_short_of_funds(self, session: Session, event: PurchaseShortOfFunds) -> None:
+        _tell(session, event, messages.purchase_short_of_funds(event))
+
+    @event_handler(WalletCredited)
+    def wallet_credited(self, session: Session, event: WalletCredited) -> None:
+        _tell(session, event, messages.wallet_credited(event))
+
+    @event_handler(BalanceLow)
+    def balance_low(self, session: Session, event: BalanceLow) -> None:
+        _tell(session, event, messages.balance_low(event))
+
+    @event_handler(AccountFroze)
+    def account_froze(self, session: Session, event: AccountFroze) -> None:
+        _tell(session, event, messages.account_froze(event))
+
+    @event_handler(TopupFailed)
+    def topup_failed(self, session: Session, event: TopupFailed) -> None:
+        _tell(session, event, messages.topup_failed(event))
+
+    @event_handler(TopupReversed)
+    def topup_reversed(self, session: Session, event: TopupReversed) -> None:
+        _tell(session, event, messages.topup_reversed(event))
+
+    @event_handler(AutoTopupRefused)
+    def auto_topup_refused(self, session: Session, event: AutoTopupRefused) -> None:
+        _tell(session, event, messages.auto_topup_refused(event))
+
+    @event_handler(AutoTopupPaused)
+    def auto_topup_paused(self, session: Session, event: AutoTopupPaused) -> None:
+        _tell(session, event, messages.auto_topup_paused(event))
+
+    @event_handler(AutoTopupResumed)
+    def auto_topup_resumed(self, session: Session, event: AutoTopupResumed) -> None:
+        _tell(session, event, messages.auto_topup_resumed(event))
+
+    @event_handler(CardExpiring)
+    def card_expiring(self, session: Session, event: CardExpiring) -> None:
+        _tell(session, event, messages.card_expiring(event))
+
+
+def _tell(session: Session, event: Event, message: notifications.Message | None) -> None:
+    """Store the message of an event that has one. The user's id stands in every event here."""
+    if message is not None:
+        user_id = event.user_id  # type: ignore[attr-defined]
+        notifications.tell(session, utc_now(), user_id, event.event_id, message)

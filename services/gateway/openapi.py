@@ -1,0 +1,189 @@
+"""The OpenAPI 3.1 document, written from the endpoints as they are declared.
+
+``python -m services.gateway.openapi`` writes it to docs/openapi.json; a test fails when that
+file is older than the code. pydantic makes the schemas; what is left is a list of paths. That
+is little enough to need no framework: those that do it as well (spectree, flask-openapi3)
+bring their own validation and error bodies, and ours are part of the contract.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import simplejson
+from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+
+from services.gateway.api.shapes import ErrorReply
+from services.gateway.idempotency import HEADER, KEY_LENGTH_MAX
+
+if TYPE_CHECKING:
+    from services.gateway.api.endpoint import Operation
+
+TARGET = Path(__file__).resolve().parents[2] / "docs" / "openapi.json"
+_REF = "#/components/schemas/{model}"
+_PATH_PART = re.compile(r"<(?:(?P<kind>[a-z]+)(?:\([^)]*\))?:)?(?P<name>\w+)>")
+
+_ERRORS = {
+    400: "The request could not be read, or a header is missing.",
+    401: "No valid token and no session.",
+    402: "The payment did not go through, or funds are short.",
+    403: "Not allowed: a missing CSRF token, or a frozen account.",
+    404: "No such thing, or it is somebody else's.",
+    409: "Not in this state: a key used before, a changed price, nothing left.",
+    413: "The body is larger than 64 KiB.",
+    415: "The body is not JSON.",
+    422: "A field is missing, unknown, of the wrong type or out of its bounds.",
+    429: "Too many requests: wait as long as Retry-After says.",
+    500: "Our mistake, noted under the request id.",
+    502: "A service made a mistake.",
+    503: "A service is away; Retry-After says when to try again.",
+    504: "No answer in time; the outcome is unknown. Try again with the same key.",
+}
+
+_ABOUT = """\
+Buy cloud resources on USD credits.
+
+**Money** is a JSON number of US dollars with two decimals.
+
+**Who asks**: `Authorization: Bearer <token>`, or the browser's session cookie together with the
+page's CSRF token as `X-CSRFToken` on anything but a GET.
+
+**Commands** that move money take an `Idempotency-Key`: any text of your own, new for each
+intention, the same for each retry. The same key with the same body gives the same answer;
+with another body it is a 409.
+
+**Errors** are `{"error": {"code": …, "message": …}}`: the code is for a program, the message for
+a person. **Paging** is by `next_cursor`.
+"""
+
+
+def describe_api(operations: Sequence["Operation"]) -> dict[str, Any]:
+    """The document of these endpoints."""
+    schemas, definitions = _schemas(operations)
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in operations:
+        path = _PATH_PART.sub(r"{\g<name>}", operation.path)
+        paths.setdefault(path, {})[operation.method.lower()] = _describe(operation, schemas)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Mycelium", "version": "1.0.0", "description": _ABOUT},
+        "servers": [{"url": "/"}],
+        "security": [{"token": []}, {"session": []}],
+        "paths": paths,
+        "components": {
+            "schemas": definitions,
+            "responses": {
+                str(status): {"description": text, "content": _json(schemas[ErrorReply])}
+                for status, text in _ERRORS.items()
+            },
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer"},
+                "session": {"type": "apiKey", "in": "cookie", "name": "mycelium_session"},
+            },
+        },
+    }
+
+
+def _schemas(
+    operations: Sequence["Operation"],
+) -> tuple[dict[type[BaseModel], dict[str, Any]], dict[str, Any]]:
+    wanted: dict[type[BaseModel], JsonSchemaMode] = {ErrorReply: "serialization"}
+    for operation in operations:
+        wanted[operation.reply] = "serialization"
+        for given in (operation.body, operation.query):
+            if given is not None:
+                wanted[given] = "validation"
+    by_model, definitions = models_json_schema(list(wanted.items()), ref_template=_REF)
+    references = {model: schema for (model, _), schema in by_model.items()}
+    return references, definitions["$defs"]  # type: ignore[return-value]
+
+
+def _describe(
+    operation: "Operation", schemas: dict[type[BaseModel], dict[str, Any]]
+) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "operationId": operation.name,
+        "tags": [operation.feature],
+        "summary": operation.description.split(". ")[0].split(": ")[0].rstrip("."),
+        "description": " ".join(operation.description.replace("``", "`").split()),
+        "parameters": [*_path_parameters(operation), *_query_parameters(operation)],
+        "responses": _responses(operation, schemas),
+    }
+    if operation.is_command:
+        described["parameters"].append(
+            {
+                "name": HEADER,
+                "in": "header",
+                "required": True,
+                "schema": {"type": "string", "minLength": 1, "maxLength": KEY_LENGTH_MAX},
+            }
+        )
+    if operation.is_public:
+        described["security"] = []
+    if operation.body is not None:
+        described["requestBody"] = {"required": True, "content": _json(schemas[operation.body])}
+    return described
+
+
+def _path_parameters(operation: "Operation") -> list[dict[str, Any]]:
+    return [
+        {
+            "name": part["name"],
+            "in": "path",
+            "required": True,
+            "schema": {"type": "string", **({"format": "uuid"} if part["kind"] == "uuid" else {})},
+        }
+        for part in _PATH_PART.finditer(operation.path)
+    ]
+
+
+def _query_parameters(operation: "Operation") -> list[dict[str, Any]]:
+    if operation.query is None:
+        return []
+    schema = operation.query.model_json_schema(ref_template=_REF)
+    return [
+        {
+            "name": name,
+            "in": "query",
+            "required": name in schema.get("required", ()),
+            "schema": described,
+        }
+        for name, described in schema["properties"].items()
+    ]
+
+
+def _responses(
+    operation: "Operation", schemas: dict[type[BaseModel], dict[str, Any]]
+) -> dict[str, Any]:
+    statuses = {404, 422, 429, 500, 502, 503, 504}
+    statuses |= set() if operation.is_public else {401, 403}
+    statuses |= {409} if operation.method == "POST" else set()
+    statuses |= {400, 402} if operation.is_command else set()
+    statuses |= {400, 401, 413, 415} if operation.body is not None else set()
+    good = {operation.status: "It is done.", **dict.fromkeys(operation.also, "It is on its way.")}
+    responses = {
+        str(status): {"description": text, "content": _json(schemas[operation.reply])}
+        for status, text in good.items()
+    }
+    for status in sorted(statuses):
+        responses[str(status)] = {"$ref": f"#/components/responses/{status}"}
+    return responses
+
+
+def _json(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
+
+
+def as_text() -> str:
+    """The document as it stands in docs/openapi.json."""
+    from services.gateway import api  # noqa: F401 - declares every endpoint
+    from services.gateway.api.endpoint import OPERATIONS
+
+    return simplejson.dumps(describe_api(OPERATIONS), indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    TARGET.write_text(as_text(), encoding="utf-8")
+    print(f"wrote {TARGET.relative_to(Path.cwd())}")
