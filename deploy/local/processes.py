@@ -1,0 +1,139 @@
+"""The processes that the product consists of, and the environment of each."""
+
+import secrets
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from deploy.local.startup import free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+SERVICES = ("wallet", "catalog", "billing", "topup")
+DATABASES = (*SERVICES, "gateway")
+NAMES = (*SERVICES, "notifier", "sandbox", "gateway")
+
+_BIN = Path(sys.executable).parent
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """What nobody else may know, made once for an installation."""
+
+    secret_key: str = field(default_factory=lambda: secrets.token_urlsafe(32))
+    stripe_webhook_secret: str = field(
+        default_factory=lambda: "whsec_" + secrets.token_urlsafe(32)
+    )
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where the product listens on 127.0.0.1."""
+
+    gateway: int
+    sandbox: int
+    health: Mapping[str, int]
+
+    @classmethod
+    def choose(cls, gateway: int | None = None, sandbox: int | None = None) -> "Ports":
+        """The ports given, and a free one for everything else."""
+        return cls(
+            gateway=gateway or free_port(),
+            sandbox=sandbox or free_port(),
+            health={name: free_port() for name in (*SERVICES, "notifier")},
+        )
+
+
+@dataclass(frozen=True)
+class Process:
+    """A command, the settings it gets, and the address that answers 200 once it is ready."""
+
+    name: str
+    argv: list[str]
+    environment: Mapping[str, str]
+    ready_url: str
+
+
+def processes(
+    *,
+    database_url: Callable[[str], str],
+    amqp_uri: Callable[[str], str],
+    ports: Ports,
+    secret: Secrets,
+    sandbox_data: Path,
+    environment: Mapping[str, str],
+) -> list[Process]:
+    """Every process of the product. ``environment`` is what they all inherit.
+
+    With a ``STRIPE_API_KEY`` of the user's own, payments go to Stripe and no sandbox runs.
+    """
+    public_url = environment.get("PUBLIC_URL") or f"http://127.0.0.1:{ports.gateway}"
+    stripe = _stripe(environment, ports, secret)
+    everywhere = {**environment, "PYTHONUNBUFFERED": "1", "PUBLIC_URL": public_url}
+
+    def service(name: str, module: str, database: str, **more: str) -> Process:
+        port = ports.health[name]
+        return Process(
+            name,
+            [sys.executable, str(_BIN / "nameko"), "run", "--config", "chassis/nameko.yaml", module],
+            {
+                **everywhere,
+                "DATABASE_URL": database_url(database),
+                "AMQP_URI": amqp_uri(name),
+                "HEALTH_PORT": str(port),
+                **more,
+            },
+            f"http://127.0.0.1:{port}/readyz",
+        )
+
+    gateway = {
+        "DATABASE_URL": database_url("gateway"),
+        "SECRET_KEY": environment.get("SECRET_KEY") or secret.secret_key,
+        "GATEWAY_PORT": str(ports.gateway),
+    }
+    return [
+        service("wallet", "services.wallet.service", "wallet"),
+        service("catalog", "services.catalog.service", "catalog"),
+        service("billing", "services.billing.service", "billing"),
+        service("topup", "services.topup.service", "topup", **stripe),
+        service("notifier", "services.gateway.notifier", **{"database": "gateway"}, **gateway),
+        *([] if environment.get("STRIPE_API_KEY") else [_sandbox(ports, secret, sandbox_data, everywhere)]),
+        Process(
+            "gateway",
+            [
+                *(sys.executable, "-m", "gunicorn"),
+                *("--config", "services/gateway/gunicorn_conf.py"),
+                "services.gateway.app:create_app()",
+            ],
+            {**everywhere, **gateway, "AMQP_URI": amqp_uri("gateway")},
+            f"http://127.0.0.1:{ports.gateway}/readyz",
+        ),
+    ]
+
+
+def _stripe(environment: Mapping[str, str], ports: Ports, secret: Secrets) -> dict[str, str]:
+    if environment.get("STRIPE_API_KEY"):
+        return {}
+    return {
+        "STRIPE_API_KEY": "sk_test_local_sandbox",
+        "STRIPE_API_BASE": f"http://127.0.0.1:{ports.sandbox}",
+        "STRIPE_WEBHOOK_SECRET": secret.stripe_webhook_secret,
+    }
+
+
+def _sandbox(
+    ports: Ports, secret: Secrets, data: Path, environment: Mapping[str, str]
+) -> Process:
+    return Process(
+        "sandbox",
+        [sys.executable, "-m", "deploy.stripe_sandbox"],
+        {
+            **environment,
+            "SANDBOX_HOST": "127.0.0.1",
+            "SANDBOX_PORT": str(ports.sandbox),
+            "SANDBOX_DATA": str(data),
+            "SANDBOX_WEBHOOK_URL": f"http://127.0.0.1:{ports.gateway}/webhooks/stripe",
+            "SANDBOX_WEBHOOK_SECRET": secret.stripe_webhook_secret,
+        },
+        f"http://127.0.0.1:{ports.sandbox}/healthz",
+    )

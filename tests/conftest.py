@@ -1,0 +1,97 @@
+"""Fixtures for all tests: real servers, the product's own, on free ports in a temporary place.
+
+``postgres`` and ``broker`` are the servers, ``databases`` a migrated database for each service,
+``service_stack`` starts some processes of the product, ``system`` all of them.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.local.broker import Node, start_node
+from deploy.local.postgres import Postgres
+from deploy.local.postgres import start as start_postgres
+from deploy.local.processes import NAMES
+from tests.system import MigratedDatabases, System
+
+StackFactory = Callable[..., System]
+
+_SYSTEMS = pytest.StashKey[list[System]]()
+
+
+@pytest.fixture(scope="session")
+def scratch() -> Iterator[Path]:
+    """A directory for the servers' data, removed at the end."""
+    # Not pytest's own: PostgreSQL runs as another user when we are root, and must get in there.
+    directory = Path(tempfile.mkdtemp(prefix="mycelium-test-"))
+    directory.chmod(0o711)
+    yield directory
+    if "MYCELIUM_KEEP_TEST_DATA" not in os.environ:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres(scratch: Path) -> Iterator[Postgres]:
+    server = start_postgres(scratch / "postgres")
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def broker(scratch: Path) -> Iterator[Node]:
+    node = start_node(scratch / "rabbitmq")
+    yield node
+    node.stop()
+
+
+@pytest.fixture(scope="session")
+def databases(postgres: Postgres) -> MigratedDatabases:
+    """Service name → URL of a database with that service's tables, migrated on first use.
+
+    Shared by the whole session: a test uses identifiers of its own, or removes what it made.
+    """
+    return MigratedDatabases(postgres)
+
+
+@pytest.fixture(scope="session")
+def service_stack(
+    postgres: Postgres, broker: Node, scratch: Path, request: pytest.FixtureRequest
+) -> Iterator[StackFactory]:
+    """``service_stack("wallet", "billing", settings={…})``: these processes, and only these.
+
+    Each call makes a virtual host and databases of its own. It is ended with the session, or
+    earlier by its ``close()``.
+    """
+    systems = request.config.stash.setdefault(_SYSTEMS, [])
+
+    def make(*names: str, settings: dict[str, str] | None = None) -> System:
+        directory = Path(tempfile.mkdtemp(prefix="system-", dir=scratch))
+        stack = System(postgres, broker, directory, names, settings)
+        systems.append(stack)
+        stack.start_all()
+        return stack
+
+    yield make
+    for stack in systems:
+        stack.close()
+    systems.clear()
+
+
+@pytest.fixture(scope="session")
+def system(service_stack: StackFactory) -> System:
+    """The whole product as real processes, with the catalog's example products."""
+    return service_stack(*NAMES)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """A failed test shows the end of what the processes wrote."""
+    outcome = yield
+    report = outcome.get_result()
+    if report.failed:
+        for stack in item.config.stash.get(_SYSTEMS, []):
+            report.sections.append(("output of the processes", stack.logs()))

@@ -1,0 +1,19 @@
+"""The tests' own ground: processes of the product on real servers."""
+
+from contracts.catalog import ListProducts
+from tests.conftest import StackFactory
+
+
+def test_a_stack_of_one_service_answers_calls(service_stack: StackFactory) -> None:
+    stack = service_stack("catalog")
+
+    assert stack.rpc.call(ListProducts(), timeout_s=10).products
+
+
+def test_a_killed_service_comes_back_and_answers(service_stack: StackFactory) -> None:
+    stack = service_stack("catalog")
+    stack.kill("catalog")
+
+    stack.start("catalog")
+
+    assert stack.rpc.call(ListProducts(), timeout_s=10).products

@@ -1,0 +1,204 @@
+"""The product as real processes, for tests: on its own databases and its own virtual host."""
+
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+
+import requests
+
+from chassis.client import RpcClient
+from chassis.migrate import migrate
+from deploy.local.broker import Node, VirtualHost
+from deploy.local.child import Child
+from deploy.local.postgres import Postgres
+from deploy.local.processes import DATABASES, NAMES, ROOT, Ports, Process, Secrets, processes
+from deploy.local.startup import wait_for
+
+READY_TIMEOUT_S = 60.0
+# A developer's own settings must not change what a test sees.
+INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "COVERAGE_PROCESS_START")
+
+
+class System:
+    """Some or all processes of the product. Made by the fixtures ``system`` and ``service_stack``.
+
+    ``system.rpc`` calls services as the gateway does; ``system.base_url`` is the website's
+    address, ``system.sandbox_url`` the payment sandbox's.
+    """
+
+    def __init__(
+        self,
+        postgres: Postgres,
+        broker: Node,
+        directory: Path,
+        names: Iterable[str] = NAMES,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        """``settings`` are environment variables that every process gets besides its own."""
+        # PostgreSQL's roles are the same for all databases: a name of its own for each system.
+        self._prefix = f"s{uuid.uuid4().hex[:8]}"
+        self._postgres = postgres
+        self._directory = directory
+        self._wanted = tuple(names)
+        if unknown := set(self._wanted) - set(NAMES):
+            raise ValueError(f"no such process: {', '.join(sorted(unknown))}")
+        self._settings = dict(settings or {})
+        self._urls: dict[str, str] = {}
+        self._children: dict[str, Child] = {}
+        self._ports = Ports.choose()
+        self.secrets = Secrets()
+        self.vhost: VirtualHost = broker.vhost(f"test-{self._prefix}")
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self._ports.gateway}"
+
+    @property
+    def sandbox_url(self) -> str:
+        return f"http://127.0.0.1:{self._ports.sandbox}"
+
+    @cached_property
+    def rpc(self) -> RpcClient:
+        """A client with the gateway's rights."""
+        return RpcClient(self.vhost.uri("gateway"), name="gateway")
+
+    def database_url(self, service: str) -> str:
+        """The service's database, made and migrated when it is first asked for."""
+        if service not in self._urls:
+            url = self._postgres.create_database(f"{self._prefix}_{service}")
+            migrate(f"services.{service}", url)
+            self._urls[service] = url
+        return self._urls[service]
+
+    def process(self, name: str) -> Process:
+        """The command and the settings of a process."""
+        return self._processes[name]
+
+    @cached_property
+    def _processes(self) -> dict[str, Process]:
+        databases = {"gateway" if name in ("gateway", "notifier") else name for name in self._wanted}
+        inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
+        every = processes(
+            database_url=lambda name: self.database_url(name) if name in databases else "",
+            amqp_uri=self.vhost.uri,
+            ports=self._ports,
+            secret=self.secrets,
+            sandbox_data=self._directory / "sandbox.sqlite",
+            environment={**inherited, **self._settings},
+        )
+        return {process.name: process for process in every}
+
+    def start_all(self) -> None:
+        """Start every process of this system and wait until all are ready."""
+        if "catalog" in self._wanted:
+            self._seed_catalog()
+        for name in self._wanted:
+            self._launch(name)
+        self.wait_ready()
+
+    def start(self, name: str) -> None:
+        """Start a process that is stopped, and wait until it is ready."""
+        self._launch(name)
+        self.wait_ready(name)
+
+    def stop(self, name: str) -> None:
+        """Stop a process as an operator would (SIGTERM), and wait for its end."""
+        self._children[name].stop()
+
+    def kill(self, name: str) -> None:
+        """End a process as a crash would (SIGKILL)."""
+        self._children[name].kill()
+
+    def is_running(self, name: str) -> bool:
+        return name in self._children and self._children[name].is_running
+
+    def wait_ready(self, *names: str, timeout_s: float = READY_TIMEOUT_S) -> None:
+        """Wait until the processes named, or all that were started, answer that they are ready."""
+        for name in names or tuple(self._children):
+            child, url = self._children[name], self._processes[name].ready_url
+
+            def answered_or_ended(child: Child = child, url: str = url) -> bool:
+                return not child.is_running or _is_ready(url)
+
+            if not wait_for(answered_or_ended, timeout_s, 0.05) or not child.is_running:
+                state = "is not ready" if child.is_running else f"ended with {child.exit_code}"
+                raise AssertionError(f"{name} {state}; its output ends with:\n{child.tail()}")
+
+    def log(self, name: str) -> str:
+        """The last lines that a process wrote."""
+        child = self._children.get(name)
+        return child.tail(60) if child else ""
+
+    def logs(self) -> str:
+        """The last lines of every process, for the report of a failed test."""
+        return "\n".join(
+            f"----- {name} -----\n{child.tail()}" for name, child in self._children.items()
+        )
+
+    def close(self) -> None:
+        """End every process, and remove the databases and the virtual host."""
+        if "rpc" in self.__dict__:
+            self.rpc.close()
+        for child in self._children.values():
+            child.signal_stop()
+        for child in self._children.values():
+            child.stop(10)
+        self.vhost.stop()
+        for service in self._urls:
+            self._postgres.drop_database(f"{self._prefix}_{service}")
+
+    def _seed_catalog(self) -> None:
+        subprocess.run(
+            [sys.executable, "-m", "services.catalog.seed"],
+            env=dict(self._processes["catalog"].environment),
+            cwd=ROOT,
+            check=True,
+        )
+
+    def _launch(self, name: str) -> None:
+        if self.is_running(name):
+            return
+        process = self._processes[name]
+        if name not in self._children:
+            self._children[name] = Child(
+                name,
+                process.argv,
+                process.environment,
+                self._directory / f"{name}.log",
+                directory=ROOT,
+            )
+        self._children[name].start()
+
+
+class MigratedDatabases(Mapping[str, str]):
+    """Service name → URL of its own database, migrated when it is first asked for."""
+
+    def __init__(self, postgres: Postgres) -> None:
+        self._create: Callable[[str], str] = postgres.create_database
+        self._urls: dict[str, str] = {}
+
+    def __getitem__(self, service: str) -> str:
+        if service not in DATABASES:
+            raise KeyError(service)
+        if service not in self._urls:
+            url = self._create(service)
+            migrate(f"services.{service}", url)
+            self._urls[service] = url
+        return self._urls[service]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(DATABASES)
+
+    def __len__(self) -> int:
+        return len(DATABASES)
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return requests.get(url, timeout=2).status_code == 200
+    except requests.RequestException:
+        return False
