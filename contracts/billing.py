@@ -137,11 +137,16 @@ class Deployment(Reply):
 
 
 class DeploymentList(Reply):
+    """Newest first."""
+
     deployments: list[Deployment]
+    next_cursor: Cursor | None = None
 
 
 class ListDeployments(Request[DeploymentList], service=SERVICE, method="list_deployments"):
     user_id: UUID
+    cursor: Cursor | None = None
+    limit: PageLimit = 200
 
 
 class ReportDeployment(Request[Deployment], service=SERVICE, method="report_deployment"):
@@ -167,9 +172,10 @@ class DeploymentBurnRate(Value):
 class BurnRate(Reply):
     """What a user's deployments cost and how long the balance lasts.
 
-    Daily = monthly ÷ 30, rounded half-even once. ``projected_balance_30_days_micros`` =
-    balance − monthly burn. ``days_until_empty`` = floor(balance ÷ daily burn), None when
-    nothing burns.
+    Daily = monthly ÷ 30 and hourly = monthly ÷ 720, each rounded half-even once.
+    ``projected_balance_30_days_micros`` = balance − monthly burn. ``days_until_empty`` =
+    floor(balance ÷ daily burn) by the exact daily burn, None when nothing burns.
+    ``deployments`` holds those that burn: active ones with a monthly price.
     """
 
     balance_micros: SignedMicros
@@ -239,3 +245,13 @@ class DeploymentActivated(Event, source=SERVICE, type="deployment_activated", ne
     deployment_id: UUID
     name: str
     monthly_cost_micros: PriceMicros
+
+
+class DeploymentFailed(Event, source=SERVICE, type="deployment_failed", needs_listener=False):
+    """What was paid for could not be provisioned."""
+
+    user_id: UUID
+    deployment_id: UUID
+    purchase_id: UUID
+    name: str
+    reason: str

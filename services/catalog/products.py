@@ -98,7 +98,7 @@ def as_product(row: ProductRow) -> Product:
     )
 
 
-def _matching(command: ListProducts) -> Select[tuple[ProductRow]]:
+def _matching(command: ListProducts) -> Select[ProductRow]:
     matches = select(ProductRow)
     if command.category is not None:
         matches = matches.where(ProductRow.category == command.category)

@@ -4,7 +4,6 @@ Every id is derived from the slug, so that a second run finds the same rows. It 
 texts and prices up to date and leaves stock alone: what was sold stays sold.
 """
 
-import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID, uuid5
@@ -85,4 +84,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

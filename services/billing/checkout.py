@@ -1,0 +1,358 @@
+"""Carrying a purchase from its start to its end, over the catalog and the wallet.
+
+Before each effect elsewhere, what is going to be done stands in the database; after it,
+the outcome does. Each effect has a key made from the purchase, so that doing it again
+changes nothing. A crash between any two lines is therefore resumed by :meth:`Checkout.sweep`
+with the same calls::
+
+    recorded ─▶ stock reserved ─▶ wallet debited ─▶ completed
+                                └▶ too little ────▶ awaiting funds ─▶ (money came) ─▶ again
+    closing marked ─▶ wallet's key closed ─▶ cancelled, expired or failed ─▶ stock put back
+
+Money that comes is offered to a user's waiting purchases oldest first. One that it does
+not cover keeps waiting and blocks none behind it that it does cover: the person wants both,
+and a large one would otherwise hold up everything they pay for by hand. The shortfall that
+is published counts all of them, so that one top-up can pay for all.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import delete, select
+
+from chassis.client import RpcClient
+from chassis.crash_points import crash_point
+from chassis.database import Connected
+from contracts.billing import (
+    CancelPurchase,
+    Purchase,
+    PurchaseLine,
+    PurchaseStatus,
+    StartPurchase,
+)
+from contracts.catalog import GetQuote, QuoteLine, ReleaseStock, ReserveStock
+from contracts.errors import (
+    AccountFrozen,
+    Conflict,
+    DeadlineExceeded,
+    IdempotencyConflict,
+    InsufficientFunds,
+    KeyClosed,
+    NotFound,
+    OutOfStock,
+    ServiceError,
+    Unavailable,
+)
+from contracts.wallet import CloseKey, Debit, TransactionKind
+from services.billing import claims, purchases
+from services.billing.claims import Claim
+from services.billing.models import PurchaseLineRow, PurchaseRow, StockReleaseRow
+from services.billing.purchase_queries import as_purchase, own_purchase
+from services.billing.settings import BillingSettings
+
+log = logging.getLogger(__name__)
+
+SWEEP_MAX = 200
+"""How many purchases one sweep takes up; the next one follows at once if there are more."""
+
+TRIES_IN_A_ROW_MAX = 5
+STOCK_RELEASES_AT_ONCE = 50
+
+OUT_OF_STOCK = "out_of_stock"
+ACCOUNT_FROZEN = "account_frozen"
+NOT_CHARGED = "You were not charged for it; credits that you bought stay in your wallet."
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """What it takes to carry purchases through: a database, the other services, a clock."""
+
+    database: Connected
+    rpc: RpcClient
+    rules: BillingSettings
+    clock: Callable[[], datetime]
+
+    def start(self, command: StartPurchase) -> Purchase:
+        """Buy; see :class:`contracts.billing.StartPurchase` for the errors.
+
+        A purchase whose outcome is not known yet is returned ``pending``.
+        """
+        with self.database.read() as session:
+            known = purchases.find_replay(session, command)
+        if known is not None:
+            return _answer(known, replayed=True)
+        purchases.check_units(command.lines)
+        quote = self.rpc.call(
+            GetQuote(lines=_quote_lines(command.lines)), timeout_s=self.rules.call_timeout_s
+        )
+        purchases.check_prices(command.lines, quote)
+        with self.database.begin() as session:
+            claimed = purchases.record(session, self.clock(), command, quote, self.rules)
+        crash_point("billing.purchase_recorded")
+        if claimed is not None:
+            self.settle(claimed)
+        with self.database.read() as session:
+            row = purchases.find_replay(session, command)
+        if row is None:
+            raise ServiceError("The purchase was not recorded. Nothing was bought; try again.")
+        return _answer(row, replayed=claimed is None)
+
+    def cancel(self, command: CancelPurchase) -> Purchase:
+        """Give up a purchase that waits. Cancelling a cancelled one returns it.
+
+        Raises ``NotFound``, ``Conflict`` when it is paid or has ended otherwise,
+        ``Unavailable`` or ``DeadlineExceeded`` when the wallet does not answer: the wish is
+        stored then, and the sweeper sees to it.
+        """
+        with self.database.begin() as session:
+            row = own_purchase(session, command.user_id, command.purchase_id, locked=True)
+            if row.status == PurchaseStatus.CANCELLED:
+                return as_purchase(row, replayed=True)
+            purchases.begin_closing(
+                session,
+                self.clock(),
+                row,
+                PurchaseStatus.CANCELLED,
+                "cancelled_by_buyer",
+                f"You cancelled this purchase. {NOT_CHARGED}",
+            )
+        crash_point("billing.closing_marked")
+        row = self._close_key(command.purchase_id)
+        if row.status == PurchaseStatus.COMPLETED:
+            raise Conflict("This purchase was paid in the meantime, and is complete.")
+        return as_purchase(row)
+
+    def settle_user(self, user_id: UUID) -> None:
+        """Money came: try the user's waiting purchases, oldest first."""
+        with self.database.read() as session:
+            owed = claims.owed_purchases(session, user_id)
+        for purchase_id in owed:
+            with self.database.begin() as session:
+                now = self.clock()
+                claimed = claims.claim(session, now, self.rules.claim_lease, purchase_id)
+            if claimed is not None and not self.settle(claimed):
+                return
+
+    def sweep(self) -> None:
+        """Take up whatever is due: what a crash left, what is to be tried again, what expires."""
+        for _ in range(SWEEP_MAX):
+            with self.database.begin() as session:
+                claimed = claims.claim_next(session, self.clock(), self.rules.claim_lease)
+            if claimed is None or not self.settle(claimed):
+                break
+        self.release_stock()
+
+    def settle(self, claimed: Claim) -> bool:
+        """Do what a claimed purchase needs, and give the claim back.
+
+        False when another service did not answer: it is taken up again later, and so is
+        everything else that would only run into the same wall now.
+        """
+        try:
+            self._settle(claimed)
+        except (DeadlineExceeded, Unavailable) as error:
+            self._postpone(claimed, error)
+            return False
+        except ServiceError as error:
+            self._postpone(claimed, error)
+        return True
+
+    def release_stock(self) -> None:
+        """Tell the catalog what to put back; what it does not hear stays for the next time."""
+        with self.database.read() as session:
+            waiting = session.scalars(
+                select(StockReleaseRow.reservation_id)
+                .order_by(StockReleaseRow.requested_at)
+                .limit(STOCK_RELEASES_AT_ONCE)
+            ).all()
+        for reservation_id in waiting:
+            try:
+                self.rpc.call(
+                    ReleaseStock(reservation_id=reservation_id),
+                    timeout_s=self.rules.call_timeout_s,
+                )
+            except ServiceError as error:
+                log.warning("stock could not be put back yet", extra={"error": str(error)})
+                return
+            crash_point("billing.stock_released")
+            with self.database.begin() as session:
+                session.execute(
+                    delete(StockReleaseRow).where(StockReleaseRow.reservation_id == reservation_id)
+                )
+
+    def _settle(self, claimed: Claim) -> None:
+        row = claimed.row
+        now = self.clock()
+        if row.closing_status is not None:
+            self._close_key(claimed.purchase_id)
+        elif claimed.is_try_owed:
+            self._pay(claimed)
+        elif row.expires_at <= now:
+            self._close(
+                claimed,
+                PurchaseStatus.EXPIRED,
+                "expired",
+                f"The money for this purchase did not come in time. {NOT_CHARGED}",
+            )
+        else:
+            self._end_stock_hold(claimed)
+
+    def _pay(self, claimed: Claim) -> None:
+        """Reserve, debit, record; again if money came during a try that fell short."""
+        for _ in range(TRIES_IN_A_ROW_MAX):
+            if not self._try_to_pay(claimed):
+                return
+            with self.database.begin() as session:
+                again = claims.claim(
+                    session, self.clock(), self.rules.claim_lease, claimed.purchase_id
+                )
+            if again is None:
+                return
+            claimed = again
+
+    def _try_to_pay(self, claimed: Claim) -> bool:
+        """One try. True when it fell short and money came meanwhile."""
+        row = claimed.row
+        try:
+            self._reserve_stock(row)
+        except (OutOfStock, NotFound):
+            self._close(
+                claimed,
+                PurchaseStatus.FAILED,
+                OUT_OF_STOCK,
+                f"{purchases.describe(row.lines)} is no longer available. {NOT_CHARGED}",
+            )
+            return False
+        crash_point("billing.stock_reserved")
+        try:
+            transaction_id = self._debit(row)
+        except InsufficientFunds as refusal:
+            return self._wait_for_funds(claimed, _available_micros(refusal, row))
+        except NotFound:
+            # A user without a wallet has no money yet; the first credit opens one.
+            return self._wait_for_funds(claimed, 0)
+        except AccountFrozen as refusal:
+            self._close(claimed, PurchaseStatus.FAILED, ACCOUNT_FROZEN, str(refusal))
+            return False
+        except (KeyClosed, IdempotencyConflict) as refusal:
+            # Nobody but us uses this key. Closing it tells whether the money was taken.
+            log.error("a purchase's key is taken", extra={"error": str(refusal)})
+            self._close(claimed, PurchaseStatus.FAILED, refusal.code, NOT_CHARGED)
+            return False
+        crash_point("billing.wallet_debited")
+        self._complete(claimed.purchase_id, transaction_id)
+        return False
+
+    def _reserve_stock(self, row: PurchaseRow) -> None:
+        self.rpc.call(
+            ReserveStock(reservation_id=row.reservation_id, lines=_quote_lines(row.lines)),
+            timeout_s=self.rules.call_timeout_s,
+        )
+
+    def _debit(self, row: PurchaseRow) -> UUID | None:
+        if row.total_micros == 0:
+            return None
+        transaction = self.rpc.call(
+            Debit(
+                idempotency_key=wallet_key(row.purchase_id),
+                user_id=row.user_id,
+                amount_micros=row.total_micros,
+                kind=TransactionKind.PURCHASE,
+                description=purchases.describe(row.lines),
+                metadata={"purchase_id": str(row.purchase_id)},
+            ),
+            timeout_s=self.rules.call_timeout_s,
+        )
+        return transaction.transaction_id
+
+    def _complete(self, purchase_id: UUID, transaction_id: UUID | None) -> PurchaseRow:
+        with self.database.begin() as session:
+            row = purchases.complete(
+                session, self.clock(), purchase_id, transaction_id, self.rules.provisioning
+            )
+            session.flush()
+            crash_point("billing.completing")
+        crash_point("billing.completed")
+        return row
+
+    def _wait_for_funds(self, claimed: Claim, available_micros: int) -> bool:
+        with self.database.begin() as session:
+            money_came = purchases.wait_for_funds(
+                session, self.clock(), claimed, available_micros, self.rules
+            )
+        crash_point("billing.awaiting_funds")
+        return money_came
+
+    def _close(self, claimed: Claim, to: PurchaseStatus, code: str, reason: str) -> None:
+        """End a claimed purchase without a payment, and for good."""
+        with self.database.begin() as session:
+            row = session.get_one(PurchaseRow, claimed.purchase_id, with_for_update=True)
+            purchases.begin_closing(session, self.clock(), row, to, code, reason)
+        crash_point("billing.closing_marked")
+        self._close_key(claimed.purchase_id)
+
+    def _close_key(self, purchase_id: UUID) -> PurchaseRow:
+        """Close the wallet's key, so that a late debit does nothing; then end the purchase.
+
+        If it turns out that the money was taken, the purchase is completed instead.
+        """
+        found = self.rpc.call(
+            CloseKey(idempotency_key=wallet_key(purchase_id)),
+            timeout_s=self.rules.call_timeout_s,
+        )
+        crash_point("billing.key_closed")
+        if found.transaction is not None:
+            return self._complete(purchase_id, found.transaction.transaction_id)
+        with self.database.begin() as session:
+            row = purchases.end_unpaid(session, self.clock(), purchase_id)
+        crash_point("billing.ended")
+        self.release_stock()
+        return row
+
+    def _end_stock_hold(self, claimed: Claim) -> None:
+        """Stock was held long enough for somebody who has not paid."""
+        with self.database.begin() as session:
+            now = self.clock()
+            row = session.get_one(PurchaseRow, claimed.purchase_id, with_for_update=True)
+            if row.claim_id != claimed.claim_id:
+                return
+            if row.stock_held_until is not None and row.stock_held_until <= now:
+                purchases.let_stock_go(session, now, row)
+            claims.give_back(row, min(row.expires_at, row.stock_held_until or row.expires_at))
+        self.release_stock()
+
+    def _postpone(self, claimed: Claim, error: ServiceError) -> None:
+        log.warning(
+            "a purchase has to wait for another service",
+            extra={"purchase_id": str(claimed.purchase_id), "error": f"{error.code}: {error}"},
+        )
+        with self.database.begin() as session:
+            claims.postpone(session, self.clock(), claimed)
+
+
+def wallet_key(purchase_id: UUID) -> str:
+    """The idempotency key of a purchase's one debit."""
+    return f"purchase:{purchase_id}"
+
+
+def _quote_lines(lines: Sequence[PurchaseLine | PurchaseLineRow]) -> list[QuoteLine]:
+    return [QuoteLine(product_id=line.product_id, quantity=line.quantity) for line in lines]
+
+
+def _available_micros(refusal: InsufficientFunds, row: PurchaseRow) -> int:
+    """What the wallet says it has; never so much that the purchase would not be short."""
+    available = int(refusal.details[0]) if refusal.details else 0
+    return min(available, row.total_micros - 1)
+
+
+def _answer(row: PurchaseRow, *, replayed: bool) -> Purchase:
+    """The reply to a buyer, or the error that this purchase ended with."""
+    if row.status == PurchaseStatus.FAILED:
+        if row.status_code == OUT_OF_STOCK:
+            raise OutOfStock(row.status_reason, str(row.lines[0].product_id))
+        if row.status_code == ACCOUNT_FROZEN:
+            raise AccountFrozen(row.status_reason)
+    return as_purchase(row, replayed=replayed)

@@ -1,0 +1,237 @@
+"""Deployments: what a purchase delivered, and what may become of it."""
+
+import calendar
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from chassis.cursors import decode_cursor, encode_cursor
+from chassis.identifiers import new_id
+from chassis.outbox import publish
+from contracts.billing import (
+    Deployment,
+    DeploymentActivated,
+    DeploymentFailed,
+    DeploymentList,
+    DeploymentRequested,
+    DeploymentStatus,
+    ListDeployments,
+    ReportDeployment,
+)
+from contracts.catalog import BillingPeriod, Category
+from contracts.errors import BadRequest, Conflict, NotFound
+from services.billing.models import DeploymentRow, PurchaseLineRow, PurchaseRow
+
+TRANSITIONS: dict[DeploymentStatus, frozenset[DeploymentStatus]] = {
+    DeploymentStatus.REQUESTED: frozenset(
+        {DeploymentStatus.ACTIVE, DeploymentStatus.FAILED, DeploymentStatus.CANCELLED}
+    ),
+    DeploymentStatus.ACTIVE: frozenset(
+        {
+            DeploymentStatus.STOPPED,
+            DeploymentStatus.SUSPENDED,
+            DeploymentStatus.FAILED,
+            DeploymentStatus.CANCELLED,
+        }
+    ),
+    DeploymentStatus.STOPPED: frozenset({DeploymentStatus.ACTIVE, DeploymentStatus.CANCELLED}),
+    DeploymentStatus.SUSPENDED: frozenset(
+        {DeploymentStatus.ACTIVE, DeploymentStatus.STOPPED, DeploymentStatus.CANCELLED}
+    ),
+    DeploymentStatus.FAILED: frozenset(),
+    DeploymentStatus.CANCELLED: frozenset(),
+}
+
+REPORTABLE = (DeploymentStatus.ACTIVE, DeploymentStatus.FAILED)
+"""What a provisioner may say; the rest is the user's or billing's own decision."""
+
+ENDS = (DeploymentStatus.FAILED, DeploymentStatus.CANCELLED)
+
+
+class _Unit(NamedTuple):
+    line: PurchaseLineRow
+    number: int
+
+
+def create(
+    session: Session, now: datetime, purchase: PurchaseRow, provisioning: str
+) -> list[DeploymentRow]:
+    """One deployment for each unit of a purchase that is being completed.
+
+    ``provisioning`` ``at_once`` makes them active; ``external`` asks a provisioner to.
+    """
+    units = [
+        _Unit(line, number) for line in purchase.lines for number in range(1, line.quantity + 1)
+    ]
+    rows = [_row(purchase, unit, now) for unit in units]
+    session.add_all(rows)
+    for row in rows:
+        if provisioning == "external":
+            publish(
+                session,
+                DeploymentRequested(
+                    event_id=new_id(),
+                    occurred_at=now,
+                    user_id=row.user_id,
+                    deployment_id=row.deployment_id,
+                    product_id=row.product_id,
+                    name=row.name,
+                ),
+            )
+        else:
+            move(session, now, row, DeploymentStatus.ACTIVE)
+    return rows
+
+
+def report(session: Session, now: datetime, command: ReportDeployment) -> Deployment:
+    """Take a provisioner's answer; the same answer twice changes nothing.
+
+    Raises ``NotFound``, ``BadRequest`` for a status that a provisioner may not set, and
+    ``Conflict`` when the deployment has moved on.
+    """
+    if command.status not in REPORTABLE:
+        raise BadRequest("A provisioner reports active or failed.", "status")
+    row = session.get(DeploymentRow, command.deployment_id, with_for_update=True)
+    if row is None:
+        raise NotFound("There is no such deployment.")
+    if row.status != command.status:
+        move(session, now, row, command.status, command.reason)
+    return as_deployment(row)
+
+
+def move(
+    session: Session, now: datetime, row: DeploymentRow, to: DeploymentStatus, reason: str = ""
+) -> None:
+    """Change a deployment's status. Raises ``Conflict`` for a move that the table lacks."""
+    status = DeploymentStatus(row.status)
+    if to not in TRANSITIONS[status]:
+        raise Conflict(f"This deployment is {status}: it cannot become {to}.")
+    row.status = to.value
+    row.status_reason = reason
+    row.status_changed_at = now
+    if to in ENDS:
+        row.ended_at = now
+    if to is DeploymentStatus.ACTIVE:
+        _start_period(row, now)
+        publish(
+            session,
+            DeploymentActivated(
+                event_id=new_id(),
+                occurred_at=now,
+                user_id=row.user_id,
+                deployment_id=row.deployment_id,
+                name=row.name,
+                monthly_cost_micros=row.monthly_cost_micros,
+            ),
+        )
+    elif to is DeploymentStatus.FAILED:
+        publish(
+            session,
+            DeploymentFailed(
+                event_id=new_id(),
+                occurred_at=now,
+                user_id=row.user_id,
+                deployment_id=row.deployment_id,
+                purchase_id=row.purchase_id,
+                name=row.name,
+                reason=reason,
+            ),
+        )
+
+
+def list_deployments(session: Session, command: ListDeployments) -> DeploymentList:
+    """A page of a user's deployments, newest first."""
+    query = select(DeploymentRow).where(DeploymentRow.user_id == command.user_id)
+    if command.cursor is not None:
+        query = query.where(DeploymentRow.deployment_id < _cursor_id(command.cursor))
+    query = query.order_by(DeploymentRow.deployment_id.desc()).limit(command.limit + 1)
+    rows = session.scalars(query).all()
+    page = rows[: command.limit]
+    more = len(rows) > command.limit
+    return DeploymentList(
+        deployments=[as_deployment(row) for row in page],
+        next_cursor=encode_cursor(str(page[-1].deployment_id)) if more else None,
+    )
+
+
+def burning(session: Session, user_id: UUID) -> list[DeploymentRow]:
+    """The user's deployments that cost something every month, dearest first."""
+    return list(
+        session.scalars(
+            select(DeploymentRow)
+            .where(
+                DeploymentRow.user_id == user_id,
+                DeploymentRow.status == DeploymentStatus.ACTIVE,
+                DeploymentRow.monthly_cost_micros > 0,
+            )
+            .order_by(DeploymentRow.monthly_cost_micros.desc(), DeploymentRow.deployment_id)
+        )
+    )
+
+
+def as_deployment(row: DeploymentRow) -> Deployment:
+    """The contract's view of a row."""
+    return Deployment(
+        deployment_id=row.deployment_id,
+        purchase_id=row.purchase_id,
+        product_id=row.product_id,
+        name=row.name,
+        category=Category(row.category),
+        status=DeploymentStatus(row.status),
+        status_reason=row.status_reason,
+        monthly_cost_micros=row.monthly_cost_micros,
+        created_at=row.created_at,
+        active_at=row.active_at,
+        ended_at=row.ended_at,
+    )
+
+
+def one_month_after(anchor: datetime, months: int = 1) -> datetime:
+    """The same day ``months`` later, or the month's last day where that day is missing.
+
+    Counted from the anchor each time, so that a subscription of the 31st stays one.
+    """
+    month_index = anchor.month - 1 + months
+    year, month = anchor.year + month_index // 12, month_index % 12 + 1
+    day = min(anchor.day, calendar.monthrange(year, month)[1])
+    return anchor.replace(year=year, month=month, day=day)
+
+
+def _row(purchase: PurchaseRow, unit: _Unit, now: datetime) -> DeploymentRow:
+    line = unit.line
+    recurs = line.billing_period == BillingPeriod.MONTH
+    return DeploymentRow(
+        deployment_id=new_id(),
+        purchase_id=purchase.purchase_id,
+        line_position=line.position,
+        unit_number=unit.number,
+        user_id=purchase.user_id,
+        product_id=line.product_id,
+        name=line.product_name if line.quantity == 1 else f"{line.product_name} {unit.number}",
+        category=line.category,
+        billing_period=line.billing_period,
+        monthly_cost_micros=line.unit_price_micros if recurs else 0,
+        status=DeploymentStatus.REQUESTED.value,
+        status_reason="",
+        created_at=now,
+        status_changed_at=now,
+    )
+
+
+def _start_period(row: DeploymentRow, now: datetime) -> None:
+    """The first activation starts the months that the price is paid for."""
+    row.active_at = row.active_at or now
+    if row.billing_period == BillingPeriod.MONTH and row.period_anchor_at is None:
+        row.period_anchor_at = now
+        row.paid_until = one_month_after(now)
+
+
+def _cursor_id(cursor: str) -> UUID:
+    (value,) = decode_cursor(cursor, str)
+    try:
+        return UUID(str(value))
+    except ValueError:
+        raise BadRequest("This page address is not valid.", "cursor") from None

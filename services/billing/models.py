@@ -1,0 +1,110 @@
+"""Billing's tables."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import BigInteger, DateTime, ForeignKey, Integer, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {datetime: DateTime(timezone=True), str: Text()}
+
+
+class PurchaseRow(Base):
+    """One purchase, from before its first effect to its end.
+
+    ``due_at`` says when somebody should work on it next, ``claimed_until`` until when
+    somebody does, ``try_owed_since`` that a payment is to be tried: see
+    :mod:`services.billing.claims`. ``closing_status`` is the end it is
+    being brought to without a payment; it is written before the wallet is told.
+    """
+
+    __tablename__ = "purchases"
+
+    purchase_id: Mapped[UUID] = mapped_column(primary_key=True)
+    user_id: Mapped[UUID]
+    idempotency_key: Mapped[str]
+    body_hash: Mapped[str]
+    status: Mapped[str]
+    status_code: Mapped[str]
+    status_reason: Mapped[str]
+    explained_at: Mapped[datetime | None]
+    total_micros: Mapped[int] = mapped_column(BigInteger)
+    shortfall_micros: Mapped[int] = mapped_column(BigInteger)
+    transaction_id: Mapped[UUID | None]
+    reservation_id: Mapped[UUID]
+    stock_held_until: Mapped[datetime | None]
+    closing_status: Mapped[str | None]
+    closing_code: Mapped[str]
+    closing_reason: Mapped[str]
+    attempts: Mapped[int] = mapped_column(Integer)
+    due_at: Mapped[datetime | None]
+    try_owed_since: Mapped[datetime | None]
+    claim_id: Mapped[UUID | None]
+    claimed_until: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+
+    lines: Mapped[list["PurchaseLineRow"]] = relationship(
+        order_by="PurchaseLineRow.position", lazy="selectin"
+    )
+    deployments: Mapped[list["DeploymentRow"]] = relationship(
+        order_by="[DeploymentRow.line_position, DeploymentRow.unit_number]", lazy="selectin"
+    )
+
+
+class PurchaseLineRow(Base):
+    """A line of a purchase, with the price at which it was made."""
+
+    __tablename__ = "purchase_lines"
+
+    purchase_id: Mapped[UUID] = mapped_column(ForeignKey("purchases.purchase_id"), primary_key=True)
+    position: Mapped[int] = mapped_column(Integer, primary_key=True)
+    product_id: Mapped[UUID]
+    product_name: Mapped[str]
+    provider_id: Mapped[UUID | None]
+    category: Mapped[str]
+    billing_period: Mapped[str]
+    quantity: Mapped[int] = mapped_column(Integer)
+    unit_price_micros: Mapped[int] = mapped_column(BigInteger)
+    amount_micros: Mapped[int] = mapped_column(BigInteger)
+
+
+class DeploymentRow(Base):
+    """One unit of a purchased line. ``period_anchor_at`` is the instant its months count from.
+
+    ``paid_until`` is the end of the period that is paid; both are NULL for what is paid once.
+    """
+
+    __tablename__ = "deployments"
+
+    deployment_id: Mapped[UUID] = mapped_column(primary_key=True)
+    purchase_id: Mapped[UUID] = mapped_column(ForeignKey("purchases.purchase_id"))
+    line_position: Mapped[int] = mapped_column(Integer)
+    unit_number: Mapped[int] = mapped_column(Integer)
+    user_id: Mapped[UUID]
+    product_id: Mapped[UUID]
+    name: Mapped[str]
+    category: Mapped[str]
+    billing_period: Mapped[str]
+    monthly_cost_micros: Mapped[int] = mapped_column(BigInteger)
+    status: Mapped[str]
+    status_reason: Mapped[str]
+    created_at: Mapped[datetime]
+    status_changed_at: Mapped[datetime]
+    active_at: Mapped[datetime | None]
+    period_anchor_at: Mapped[datetime | None]
+    paid_until: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+
+
+class StockReleaseRow(Base):
+    """A reservation that the catalog has yet to be told to put back."""
+
+    __tablename__ = "stock_releases"
+
+    reservation_id: Mapped[UUID] = mapped_column(primary_key=True)
+    requested_at: Mapped[datetime]

@@ -1,0 +1,87 @@
+"""Looking at purchases."""
+
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from chassis.cursors import decode_cursor, encode_cursor
+from contracts.billing import (
+    GetPurchase,
+    ListPurchases,
+    Purchase,
+    PurchasedLine,
+    PurchasePage,
+    PurchaseStatus,
+)
+from contracts.catalog import BillingPeriod, Category
+from contracts.errors import BadRequest, NotFound
+from services.billing.claims import WAITING
+from services.billing.models import PurchaseRow
+
+
+def get_purchase(session: Session, command: GetPurchase) -> Purchase:
+    """One purchase of this user. Raises ``NotFound``, also for somebody else's."""
+    return as_purchase(own_purchase(session, command.user_id, command.purchase_id))
+
+
+def list_purchases(session: Session, command: ListPurchases) -> PurchasePage:
+    """A page of a user's purchases, newest first."""
+    query = select(PurchaseRow).where(PurchaseRow.user_id == command.user_id)
+    if command.statuses:
+        query = query.where(PurchaseRow.status.in_([status.value for status in command.statuses]))
+    if command.cursor is not None:
+        (value,) = decode_cursor(command.cursor, str)
+        try:
+            query = query.where(PurchaseRow.purchase_id < UUID(str(value)))
+        except ValueError:
+            raise BadRequest("This page address is not valid.", "cursor") from None
+    query = query.order_by(PurchaseRow.purchase_id.desc()).limit(command.limit + 1)
+    rows = session.scalars(query).all()
+    page = rows[: command.limit]
+    more = len(rows) > command.limit
+    return PurchasePage(
+        purchases=[as_purchase(row) for row in page],
+        next_cursor=encode_cursor(str(page[-1].purchase_id)) if more else None,
+    )
+
+
+def own_purchase(
+    session: Session, user_id: UUID, purchase_id: UUID, *, locked: bool = False
+) -> PurchaseRow:
+    """This user's purchase. Raises ``NotFound``, also for somebody else's."""
+    row = session.get(PurchaseRow, purchase_id, with_for_update=locked or None)
+    if row is None or row.user_id != user_id:
+        raise NotFound("There is no such purchase.")
+    return row
+
+
+def as_purchase(row: PurchaseRow, *, replayed: bool = False) -> Purchase:
+    """The contract's view of a row."""
+    return Purchase(
+        purchase_id=row.purchase_id,
+        user_id=row.user_id,
+        status=PurchaseStatus(row.status),
+        status_code=row.status_code,
+        status_reason=row.status_reason,
+        total_micros=row.total_micros,
+        shortfall_micros=row.shortfall_micros,
+        lines=[
+            PurchasedLine(
+                product_id=line.product_id,
+                product_name=line.product_name,
+                category=Category(line.category),
+                billing_period=BillingPeriod(line.billing_period),
+                quantity=line.quantity,
+                unit_price_micros=line.unit_price_micros,
+                amount_micros=line.amount_micros,
+            )
+            for line in row.lines
+        ],
+        deployment_ids=[deployment.deployment_id for deployment in row.deployments],
+        transaction_id=row.transaction_id,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        expires_at=row.expires_at if row.status in WAITING else None,
+        replayed=replayed,
+    )

@@ -1,0 +1,377 @@
+"""What a purchase is, and what may become of it. No calls to anybody: those are in checkout.
+
+The states and the moves between them stand in :data:`TRANSITIONS`. A row is locked for the
+length of one short transaction, never during a call.
+"""
+
+import hashlib
+import json
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Text, cast, func, or_, select, text
+from sqlalchemy.orm import Session
+
+from chassis.identifiers import new_id
+from chassis.money import format_usd
+from chassis.outbox import publish
+from contracts.billing import (
+    PurchaseCompleted,
+    PurchaseEnded,
+    PurchaseLine,
+    PurchaseShortOfFunds,
+    PurchaseStatus,
+    StartPurchase,
+)
+from contracts.catalog import Quote
+from contracts.errors import BadRequest, Conflict, IdempotencyConflict, LimitExceeded, PriceChanged
+from contracts.messages import MAX_AMOUNT_MICROS
+from services.billing import deployments
+from services.billing.claims import WAITING, Claim, give_back, take
+from services.billing.models import PurchaseLineRow, PurchaseRow, StockReleaseRow
+from services.billing.settings import BillingSettings
+
+TRANSITIONS: dict[PurchaseStatus, frozenset[PurchaseStatus]] = {
+    PurchaseStatus.PENDING: frozenset(
+        {
+            PurchaseStatus.AWAITING_FUNDS,
+            PurchaseStatus.COMPLETED,
+            PurchaseStatus.CANCELLED,
+            PurchaseStatus.EXPIRED,
+            PurchaseStatus.FAILED,
+        }
+    ),
+    PurchaseStatus.AWAITING_FUNDS: frozenset(
+        {
+            PurchaseStatus.COMPLETED,
+            PurchaseStatus.CANCELLED,
+            PurchaseStatus.EXPIRED,
+            PurchaseStatus.FAILED,
+        }
+    ),
+    PurchaseStatus.COMPLETED: frozenset(),
+    PurchaseStatus.CANCELLED: frozenset(),
+    PurchaseStatus.EXPIRED: frozenset(),
+    PurchaseStatus.FAILED: frozenset(),
+}
+
+UNITS_MAX = 100
+"""How many things one purchase may deploy."""
+
+DESCRIPTION_LENGTH_MAX = 200
+
+
+def body_hash(command: StartPurchase) -> str:
+    """What tells one request body from another under the same key."""
+    body = command.model_dump(mode="json", exclude={"idempotency_key"})
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def find_replay(session: Session, command: StartPurchase) -> PurchaseRow | None:
+    """The purchase that was made under this key. Raises ``IdempotencyConflict``."""
+    row = session.scalar(
+        select(PurchaseRow).where(
+            PurchaseRow.user_id == command.user_id,
+            PurchaseRow.idempotency_key == command.idempotency_key,
+        )
+    )
+    if row is not None and row.body_hash != body_hash(command):
+        raise IdempotencyConflict(
+            "This idempotency key was used for another purchase. Use a new key for a new purchase."
+        )
+    return row
+
+
+def check_units(lines: list[PurchaseLine]) -> None:
+    """Raise ``BadRequest`` for more units than one purchase may deploy."""
+    if sum(line.quantity for line in lines) > UNITS_MAX:
+        raise BadRequest(f"One purchase holds at most {UNITS_MAX} items. Order fewer.", "lines")
+
+
+def check_prices(lines: list[PurchaseLine], quote: Quote) -> None:
+    """Raise ``PriceChanged`` where the catalog's price is not the one the person saw."""
+    for line, quoted in zip(lines, quote.lines, strict=True):
+        expected = line.expected_unit_price_micros
+        if expected is not None and expected != quoted.unit_price_micros:
+            raise PriceChanged(
+                f"{quoted.product.name} now costs {format_usd(quoted.unit_price_micros)}, not"
+                f" {format_usd(expected)}. Nothing was bought. Look at the price and buy again.",
+                str(quoted.unit_price_micros),
+            )
+
+
+def record(
+    session: Session, now: datetime, command: StartPurchase, quote: Quote, rules: BillingSettings
+) -> Claim | None:
+    """Write the purchase before its first effect, claimed by its writer.
+
+    None when another request with the same key wrote it first. Raises ``LimitExceeded``
+    when too many purchases of this user wait already.
+    """
+    # The lock keeps a second request with this key out until the first one is committed.
+    _lock_buyer(session, command.user_id)
+    if find_replay(session, command) is not None:
+        return None
+    _refuse_too_many(session, command.user_id, rules.waiting_purchases_max)
+    row = PurchaseRow(
+        purchase_id=new_id(),
+        user_id=command.user_id,
+        idempotency_key=command.idempotency_key,
+        body_hash=body_hash(command),
+        status=PurchaseStatus.PENDING.value,
+        status_code="",
+        status_reason="",
+        total_micros=quote.total_micros,
+        shortfall_micros=0,
+        reservation_id=new_id(),
+        closing_code="",
+        closing_reason="",
+        attempts=0,
+        try_owed_since=now,
+        created_at=now,
+        updated_at=now,
+        expires_at=now + rules.purchase_lifetime,
+    )
+    claimed = take(row, now, rules.claim_lease)
+    row.lines = [
+        PurchaseLineRow(
+            position=position,
+            product_id=quoted.product.product_id,
+            product_name=quoted.product.name,
+            provider_id=quoted.product.provider_id,
+            category=quoted.product.category.value,
+            billing_period=quoted.product.billing_period.value,
+            quantity=quoted.quantity,
+            unit_price_micros=quoted.unit_price_micros,
+            amount_micros=quoted.amount_micros,
+        )
+        for position, quoted in enumerate(quote.lines)
+    ]
+    session.add(row)
+    return claimed
+
+
+def complete(
+    session: Session,
+    now: datetime,
+    purchase_id: UUID,
+    transaction_id: UUID | None,
+    provisioning: str,
+) -> PurchaseRow:
+    """The wallet took the money: deliver. A second call changes nothing."""
+    row = session.get_one(PurchaseRow, purchase_id, with_for_update=True)
+    if row.status == PurchaseStatus.COMPLETED:
+        return row
+    _move(row, PurchaseStatus.COMPLETED, now)
+    row.transaction_id = transaction_id
+    row.shortfall_micros = 0
+    row.status_code = row.status_reason = ""
+    row.closing_status = None
+    row.stock_held_until = None
+    row.ended_at = now
+    give_back(row, due_at=None)
+    row.deployments = deployments.create(session, now, row, provisioning)
+    publish(
+        session,
+        PurchaseCompleted(
+            event_id=new_id(),
+            occurred_at=now,
+            user_id=row.user_id,
+            purchase_id=row.purchase_id,
+            total_micros=row.total_micros,
+            description=describe(row.lines),
+            deployment_ids=[deployment.deployment_id for deployment in row.deployments],
+        ),
+    )
+    return row
+
+
+def wait_for_funds(
+    session: Session, now: datetime, claimed: Claim, available_micros: int, rules: BillingSettings
+) -> bool:
+    """The wallet has too little: wait, and say so. True when money came in the meantime.
+
+    Every try that falls short says so anew, because what brought it about (a top-up that
+    something else spent first) calls for another top-up.
+    """
+    # One at a time for each buyer, so that each event knows of all purchases before it.
+    _lock_buyer(session, claimed.row.user_id)
+    row = session.get_one(PurchaseRow, claimed.purchase_id, with_for_update=True)
+    if row.claim_id != claimed.claim_id or row.status not in WAITING:
+        return False
+    if row.closing_status is not None:
+        give_back(row, now)
+        return False
+    if row.status == PurchaseStatus.PENDING:
+        _move(row, PurchaseStatus.AWAITING_FUNDS, now)
+    row.updated_at = now
+    row.attempts = 0
+    row.shortfall_micros = row.total_micros - available_micros
+    row.status_code = row.status_reason = ""
+    row.stock_held_until = now + rules.stock_hold
+    if not rules.stock_hold_s:
+        let_stock_go(session, now, row)
+    give_back(row, min(row.expires_at, row.stock_held_until or row.expires_at))
+    session.flush()
+    publish(session, _short_of_funds(session, now, row, available_micros))
+    return row.try_owed_since is not None
+
+
+def begin_closing(
+    session: Session, now: datetime, row: PurchaseRow, to: PurchaseStatus, code: str, reason: str
+) -> None:
+    """Write down that this locked purchase is to end unpaid, before the wallet is told.
+
+    The first reason stands. Raises ``Conflict`` for a purchase that has ended.
+    """
+    _check_move(row, to)
+    if row.closing_status is None:
+        row.closing_status = to.value
+        row.closing_code = code
+        row.closing_reason = reason
+    if row.claim_id is None:
+        row.due_at = now
+
+
+def end_unpaid(session: Session, now: datetime, purchase_id: UUID) -> PurchaseRow:
+    """The wallet closed the purchase's key: it can no longer be paid, and ends.
+
+    A second call changes nothing.
+    """
+    row = session.get_one(PurchaseRow, purchase_id, with_for_update=True)
+    if row.status not in WAITING:
+        return row
+    if row.closing_status is None:
+        raise Conflict(f"Purchase {purchase_id} ends without a reason.")
+    _move(row, PurchaseStatus(row.closing_status), now)
+    row.status_code, row.status_reason = row.closing_code, row.closing_reason
+    row.shortfall_micros = 0
+    row.ended_at = now
+    let_stock_go(session, now, row)
+    give_back(row, due_at=None)
+    publish(
+        session,
+        PurchaseEnded(
+            event_id=new_id(),
+            occurred_at=now,
+            user_id=row.user_id,
+            purchase_id=row.purchase_id,
+            status=PurchaseStatus(row.status),
+            status_code=row.status_code,
+            reason=row.status_reason,
+        ),
+    )
+    return row
+
+
+def let_stock_go(session: Session, now: datetime, row: PurchaseRow) -> None:
+    """Give the locked purchase's stock back to the catalog; the next try takes some anew.
+
+    The release is a row of its own, deleted once the catalog has heard of it.
+    """
+    session.add(StockReleaseRow(reservation_id=row.reservation_id, requested_at=now))
+    row.reservation_id = new_id()
+    row.stock_held_until = None
+
+
+def explain(
+    session: Session,
+    said_at: datetime,
+    user_id: UUID,
+    code: str,
+    reason: str,
+    reference: str | None = None,
+) -> None:
+    """Tell the buyer why no top-up came for what waits; it keeps waiting.
+
+    Events come in any order: what was said later stands, and what was said before a
+    purchase was made is not about it, unless ``reference`` names it.
+    """
+    rows = session.scalars(
+        select(PurchaseRow)
+        .where(
+            PurchaseRow.user_id == user_id,
+            PurchaseRow.status == PurchaseStatus.AWAITING_FUNDS,
+            or_(
+                PurchaseRow.created_at <= said_at,
+                cast(PurchaseRow.purchase_id, Text) == (reference or ""),
+            ),
+            or_(PurchaseRow.explained_at.is_(None), PurchaseRow.explained_at <= said_at),
+        )
+        .order_by(PurchaseRow.purchase_id)
+        .with_for_update()
+    )
+    for row in rows:
+        row.status_code, row.status_reason = code, reason
+        row.explained_at = row.updated_at = said_at
+
+
+def describe(lines: list[PurchaseLineRow]) -> str:
+    """The purchase in a few words, for statements: ``VM-Production, Gateway-EU ×2``."""
+    parts = [
+        line.product_name if line.quantity == 1 else f"{line.product_name} ×{line.quantity}"
+        for line in lines
+    ]
+    description = ", ".join(parts)
+    if len(description) <= DESCRIPTION_LENGTH_MAX:
+        return description
+    return description[: DESCRIPTION_LENGTH_MAX - 1].rstrip() + "…"
+
+
+def _short_of_funds(
+    session: Session, now: datetime, row: PurchaseRow, available_micros: int
+) -> PurchaseShortOfFunds:
+    awaited_micros = session.scalar(
+        select(func.sum(PurchaseRow.total_micros)).where(
+            PurchaseRow.user_id == row.user_id,
+            PurchaseRow.status == PurchaseStatus.AWAITING_FUNDS,
+            PurchaseRow.closing_status.is_(None),
+        )
+    )
+    total_shortfall = max(int(awaited_micros or 0) - available_micros, row.shortfall_micros)
+    return PurchaseShortOfFunds(
+        event_id=new_id(),
+        occurred_at=now,
+        user_id=row.user_id,
+        purchase_id=row.purchase_id,
+        total_micros=row.total_micros,
+        shortfall_micros=min(row.shortfall_micros, MAX_AMOUNT_MICROS),
+        total_shortfall_micros=min(total_shortfall, MAX_AMOUNT_MICROS),
+        available_micros=available_micros,
+    )
+
+
+def _move(row: PurchaseRow, to: PurchaseStatus, now: datetime) -> None:
+    _check_move(row, to)
+    row.status = to.value
+    row.updated_at = now
+
+
+def _check_move(row: PurchaseRow, to: PurchaseStatus) -> None:
+    status = PurchaseStatus(row.status)
+    if to not in TRANSITIONS[status]:
+        raise Conflict(
+            f"This purchase is {status.replace('_', ' ')}: it cannot become"
+            f" {to.replace('_', ' ')} any more."
+        )
+
+
+def _lock_buyer(session: Session, user_id: UUID) -> None:
+    """Let one transaction at a time decide over this user's purchases as a whole."""
+    session.execute(
+        text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"),
+        {"name": f"buyer:{user_id}"},
+    )
+
+
+def _refuse_too_many(session: Session, user_id: UUID, waiting_max: int) -> None:
+    waiting = session.scalar(
+        select(func.count())
+        .select_from(PurchaseRow)
+        .where(PurchaseRow.user_id == user_id, PurchaseRow.status.in_(WAITING))
+    )
+    if (waiting or 0) >= waiting_max:
+        raise LimitExceeded(
+            f"{waiting_max} of your purchases are waiting for payment already."
+            " Buy credits, or cancel one of them, and try again."
+        )

@@ -1,0 +1,111 @@
+"""Billing's entrypoints."""
+
+from functools import partial
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from chassis.clock import utc_now
+from chassis.database import Database, after_commit
+from chassis.events import event_handler
+from chassis.health import Health
+from chassis.outbox import OutboxRelay
+from chassis.rpc import Caller, rpc
+from chassis.timer import timer
+from contracts.billing import (
+    SERVICE,
+    BurnRate,
+    CancelPurchase,
+    Deployment,
+    DeploymentList,
+    GetBurnRate,
+    GetPurchase,
+    ListDeployments,
+    ListPurchases,
+    Purchase,
+    PurchasePage,
+    ReportDeployment,
+    StartPurchase,
+)
+from contracts.topup import AutoTopupPaused, AutoTopupRefused, TopupFailed
+from contracts.wallet import WalletCredited
+from services.billing import burn_rate, claims, deployments, purchase_queries, refusals
+from services.billing.balances import balance_micros
+from services.billing.checkout import Checkout
+from services.billing.settings import get_settings
+
+SWEEP_INTERVAL_S = 2.0
+
+
+class BillingService:
+    """Purchases, deployments, the burn rate. It calls the catalog and the wallet."""
+
+    name = SERVICE
+
+    database = Database()
+    relay = OutboxRelay()
+    health = Health()
+    caller = Caller()
+
+    @rpc
+    def start_purchase(self, request: StartPurchase) -> Purchase:
+        return self._checkout().start(request)
+
+    @rpc
+    def cancel_purchase(self, request: CancelPurchase) -> Purchase:
+        return self._checkout().cancel(request)
+
+    @rpc
+    def get_purchase(self, request: GetPurchase) -> Purchase:
+        with self.database.read() as session:
+            return purchase_queries.get_purchase(session, request)
+
+    @rpc
+    def list_purchases(self, request: ListPurchases) -> PurchasePage:
+        with self.database.read() as session:
+            return purchase_queries.list_purchases(session, request)
+
+    @rpc
+    def list_deployments(self, request: ListDeployments) -> DeploymentList:
+        with self.database.read() as session:
+            return deployments.list_deployments(session, request)
+
+    @rpc
+    def report_deployment(self, request: ReportDeployment) -> Deployment:
+        with self.database.begin() as session:
+            return deployments.report(session, utc_now(), request)
+
+    @rpc
+    def get_burn_rate(self, request: GetBurnRate) -> BurnRate:
+        balance = balance_micros(self.caller, request.user_id, get_settings().call_timeout_s)
+        with self.database.read() as session:
+            burning = deployments.burning(session, request.user_id)
+        return burn_rate.analyse(balance, burning, utc_now())
+
+    @event_handler(WalletCredited)
+    def resume_purchases(self, session: Session, event: WalletCredited) -> None:
+        self._try_again(session, event.user_id)
+
+    @event_handler(TopupFailed)
+    def explain_failed_topup(self, session: Session, event: TopupFailed) -> None:
+        refusals.explain_failure(session, event)
+
+    @event_handler(AutoTopupRefused)
+    def explain_refused_topup(self, session: Session, event: AutoTopupRefused) -> None:
+        if refusals.explain_refusal(session, event):
+            self._try_again(session, event.user_id)
+
+    @event_handler(AutoTopupPaused)
+    def explain_paused_topup(self, session: Session, event: AutoTopupPaused) -> None:
+        refusals.explain_pause(session, event)
+
+    @timer(interval_s=SWEEP_INTERVAL_S)
+    def sweep(self) -> None:
+        self._checkout().sweep()
+
+    def _try_again(self, session: Session, user_id: UUID) -> None:
+        if claims.mark_owed(session, utc_now(), user_id):
+            after_commit(session, partial(self._checkout().settle_user, user_id))
+
+    def _checkout(self) -> Checkout:
+        return Checkout(self.database, self.caller, get_settings(), utc_now)

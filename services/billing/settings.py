@@ -1,0 +1,51 @@
+"""Billing's settings."""
+
+import functools
+from datetime import timedelta
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from chassis.settings import ServiceSettings, load_settings
+
+
+class BillingSettings(ServiceSettings):
+    """``provisioning`` says who makes a deployment active: billing itself, at once, or a
+    provisioner outside that hears ``deployment_requested`` and reports back.
+    """
+
+    provisioning: Literal["at_once", "external"] = "at_once"
+    purchase_lifetime_s: Annotated[int, Field(ge=1)] = 24 * 3600
+    """How long a purchase waits for money before it expires."""
+
+    stock_hold_s: Annotated[int, Field(ge=0)] = 15 * 60
+    """How long stock stays set aside for a purchase that waits for money: long enough to pay
+    by card, too short to empty a shelf with purchases that nobody pays."""
+
+    waiting_purchases_max: Annotated[int, Field(ge=1)] = 20
+    """How many unpaid purchases a user may have at once."""
+
+    call_timeout_s: Annotated[int, Field(ge=1, le=30)] = 3
+    """How long one call to the catalog or the wallet may take."""
+
+    @property
+    def claim_lease(self) -> timedelta:
+        """How long one worker has a purchase to itself.
+
+        Longer than the calls of one try together, each of which is not begun after its
+        deadline: a worker that lost its lease can no longer have an effect.
+        """
+        return timedelta(seconds=3 * self.call_timeout_s + 1)
+
+    @property
+    def purchase_lifetime(self) -> timedelta:
+        return timedelta(seconds=self.purchase_lifetime_s)
+
+    @property
+    def stock_hold(self) -> timedelta:
+        return timedelta(seconds=self.stock_hold_s)
+
+
+@functools.cache
+def get_settings() -> BillingSettings:
+    return load_settings(BillingSettings)
