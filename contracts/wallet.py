@@ -1,12 +1,14 @@
 """The wallet: accounts, double entry, statements."""
 
+from datetime import date
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any, Generic
 from uuid import UUID
 
 from pydantic import AwareDatetime, Field, StringConstraints
 
 from contracts.messages import (
+    MAX_AMOUNT_MICROS,
     AmountMicros,
     Command,
     Cursor,
@@ -16,9 +18,11 @@ from contracts.messages import (
     PageLimit,
     PriceMicros,
     Reply,
+    ReplyT,
     Request,
     ShortText,
     SignedMicros,
+    Value,
 )
 
 SERVICE = "wallet"
@@ -79,7 +83,9 @@ class Transaction(Reply):
     """One transaction as its account's owner sees it.
 
     ``amount_micros`` is signed: positive is money in. ``balance_after_micros`` is the
-    account's balance right after it. ``replayed`` says that this answer was given before.
+    account's balance right after it. ``corrects_transaction_id`` is the earlier transaction
+    that this one refunds or reverses. ``replayed`` says that this answer was given before,
+    ``dry_run`` that nothing was written and the id stands for nothing.
     """
 
     transaction_id: UUID
@@ -90,16 +96,28 @@ class Transaction(Reply):
     metadata: Metadata
     effective_at: AwareDatetime
     recorded_at: AwareDatetime
+    corrects_transaction_id: UUID | None = None
     replayed: bool = False
+    dry_run: bool = False
 
 
-class OpenAccount(Command[Wallet], service=SERVICE, method="open_account"):
+class WalletCommand(Command[ReplyT], Generic[ReplyT]):
+    """A command of the wallet. With ``dry_run`` it is carried out and then undone.
+
+    A refusal (short of funds, frozen, unknown) leaves no trace: the same key may be tried
+    again. Only an effect, or a closure of the key, is final.
+    """
+
+    dry_run: bool = False
+
+
+class OpenAccount(WalletCommand[Wallet], service=SERVICE, method="open_account"):
     """Open a user's wallet, empty. Opening one that is open returns it."""
 
     user_id: UUID
 
 
-class Debit(Command[Transaction], service=SERVICE, method="debit"):
+class Debit(WalletCommand[Transaction], service=SERVICE, method="debit"):
     """Take money out of a wallet, into a house account.
 
     Errors: :class:`~contracts.errors.InsufficientFunds`, ``AccountFrozen``, ``KeyClosed``,
@@ -115,7 +133,7 @@ class Debit(Command[Transaction], service=SERVICE, method="debit"):
     effective_at: AwareDatetime | None = None
 
 
-class Credit(Command[Transaction], service=SERVICE, method="credit"):
+class Credit(WalletCommand[Transaction], service=SERVICE, method="credit"):
     """Put money into a wallet, out of a house account. Opens the wallet if it has none yet."""
 
     user_id: UUID
@@ -127,12 +145,258 @@ class Credit(Command[Transaction], service=SERVICE, method="credit"):
     effective_at: AwareDatetime | None = None
 
 
+class Transfer(WalletCommand[Transaction], service=SERVICE, method="transfer"):
+    """Move money from one user to another. The reply is the sender's side of it.
+
+    Errors: as for :class:`Debit`; ``NotFound`` too when the receiver has no wallet, and
+    ``BadRequest`` when both are the same.
+    """
+
+    from_user_id: UUID
+    to_user_id: UUID
+    amount_micros: AmountMicros
+    description: ShortText
+    metadata: Metadata = Field(default_factory=dict)
+    effective_at: AwareDatetime | None = None
+
+
+class HoldStatus(StrEnum):
+    """The lifecycle of a hold: ``held``, then one of three ends."""
+
+    HELD = "held"
+    CAPTURED = "captured"
+    VOIDED = "voided"
+    EXPIRED = "expired"
+
+
+class Hold(Reply):
+    """Money set aside: it is still in the balance, and no longer available.
+
+    ``captured_micros`` was taken at the capture; what it left was released.
+    """
+
+    hold_id: UUID
+    user_id: UUID
+    amount_micros: AmountMicros
+    captured_micros: PriceMicros
+    status: HoldStatus
+    description: str
+    metadata: Metadata
+    placed_at: AwareDatetime
+    expires_at: AwareDatetime
+    closed_at: AwareDatetime | None = None
+    transaction_id: UUID | None = None
+    replayed: bool = False
+    dry_run: bool = False
+
+
+HoldSeconds = Annotated[int, Field(strict=True, ge=1, le=366 * 86_400)]
+
+
+class PlaceHold(WalletCommand[Hold], service=SERVICE, method="hold"):
+    """Set money aside until it is captured, voided, or ``expires_in_s`` have passed.
+
+    Errors: as for :class:`Debit`.
+    """
+
+    user_id: UUID
+    amount_micros: AmountMicros
+    expires_in_s: HoldSeconds = 7 * 86_400
+    description: ShortText
+    metadata: Metadata = Field(default_factory=dict)
+
+
+class Capture(WalletCommand[Transaction], service=SERVICE, method="capture"):
+    """Take held money: all of it, or ``amount_micros`` of it and release the rest.
+
+    Errors: ``NotFound``, ``Conflict`` (already captured, voided or expired), ``BadRequest``
+    (more than was held), ``AccountFrozen``.
+    """
+
+    user_id: UUID
+    hold_id: UUID
+    amount_micros: AmountMicros | None = None
+    kind: TransactionKind = TransactionKind.PURCHASE
+    destination: HouseAccount = HouseAccount.MARKETPLACE_REVENUE
+    description: ShortText | None = None
+    metadata: Metadata = Field(default_factory=dict)
+
+
+class VoidHold(WalletCommand[Hold], service=SERVICE, method="void"):
+    """Release held money. Errors: ``NotFound``, ``Conflict`` (already ended)."""
+
+    user_id: UUID
+    hold_id: UUID
+
+
+class Refund(WalletCommand[Transaction], service=SERVICE, method="refund"):
+    """Give back all that is left of an earlier transaction, or ``amount_micros`` of it.
+
+    The money goes back the way it came. All refunds of a transaction together never exceed
+    it. The reply is the side of ``user_id``, who was a party to the transaction.
+    Errors: ``NotFound``, ``Conflict`` (nothing is left, or not so much), and those of
+    :class:`Debit` where the money came from a wallet.
+    """
+
+    user_id: UUID
+    transaction_id: UUID
+    amount_micros: AmountMicros | None = None
+    description: ShortText
+    metadata: Metadata = Field(default_factory=dict)
+
+
+class Reverse(WalletCommand[Transaction], service=SERVICE, method="reverse"):
+    """Undo a whole transaction that was a mistake, with an adjustment that mirrors it.
+
+    Errors: ``NotFound``, ``Conflict`` (refunded or reversed before), ``InsufficientFunds``
+    where a wallet no longer has the money.
+    """
+
+    user_id: UUID
+    transaction_id: UUID
+    reason: ShortText
+    actor: ShortText
+
+
+class Adjust(WalletCommand[Transaction], service=SERVICE, method="adjust"):
+    """Correct a wallet by hand, up (positive) or down, with the reason and who did it.
+
+    It works on a frozen wallet too, and never takes more than is available.
+    """
+
+    user_id: UUID
+    amount_micros: Annotated[int, Field(strict=True, ge=-MAX_AMOUNT_MICROS, le=MAX_AMOUNT_MICROS)]
+    reason: ShortText
+    actor: ShortText
+    metadata: Metadata = Field(default_factory=dict)
+    effective_at: AwareDatetime | None = None
+
+
+class StatusChange(Reply):
+    """A wallet was frozen or opened again: by whom, why and when."""
+
+    user_id: UUID
+    status: AccountStatus
+    reason: str
+    actor: str
+    changed_at: AwareDatetime
+    replayed: bool = False
+    dry_run: bool = False
+
+
+class Freeze(WalletCommand[StatusChange], service=SERVICE, method="freeze"):
+    """Let nothing out of a wallet any more; credits still come in."""
+
+    user_id: UUID
+    reason: ShortText
+    actor: ShortText
+
+
+class Unfreeze(WalletCommand[StatusChange], service=SERVICE, method="unfreeze"):
+    """Let money out again. Errors: ``Conflict`` while the wallet is below zero."""
+
+    user_id: UUID
+    reason: ShortText
+    actor: ShortText
+
+
+class Level(Reply):
+    """A named low-balance level; None means that there is none."""
+
+    user_id: UUID
+    level: LowBalanceLevel
+    threshold_micros: PriceMicros | None
+
+
+class SetLevel(Request[Level], service=SERVICE, method="set_level"):
+    """Set the wallet's ``alert`` level, or drop it with None. It may be repeated freely.
+
+    The ``auto_topup`` level belongs to the auto top-up settings. Errors: ``NotFound``.
+    """
+
+    user_id: UUID
+    threshold_micros: PriceMicros | None
+
+
+class BatchCommand(Value):
+    """One command of a batch: its method and its arguments."""
+
+    method: Annotated[str, StringConstraints(min_length=1, max_length=40)]
+    arguments: dict[str, Any]
+
+    @classmethod
+    def of(cls, command: Command[Any]) -> "BatchCommand":
+        """The batch's form of a typed command."""
+        return cls(method=command.method, arguments=command.arguments())
+
+
+class BatchError(Value):
+    """Why one command of a batch was refused: the code and sentence of its error."""
+
+    code: str
+    message: str
+    details: list[str] = Field(default_factory=list)
+
+
+class BatchResult(Value):
+    """The reply of one command as it would have been alone, or why it was refused."""
+
+    reply: dict[str, Any] | None = None
+    error: BatchError | None = None
+
+
+class BatchOutcome(Reply):
+    """One result for each command, in their order.
+
+    ``applied`` is False when the batch was atomic and a command of it was refused: then
+    none was carried out, and the refused one's result says why.
+    """
+
+    results: list[BatchResult]
+    applied: bool
+
+
+class PostBatch(Request[BatchOutcome], service=SERVICE, method="post_batch"):
+    """Up to 1,000 commands in one call, each with its own idempotency key.
+
+    ``atomic``: all or none. Otherwise each stands by itself, in the order given.
+    """
+
+    commands: Annotated[list[BatchCommand], Field(min_length=1, max_length=1_000)]
+    atomic: bool = False
+    dry_run: bool = False
+
+
 class ClosedKey(Reply):
     """What closing a key found. ``transaction`` is the one made under it before, if any."""
 
     idempotency_key: IdempotencyKey
     closed: bool
     transaction: Transaction | None = None
+
+
+class KeyState(StrEnum):
+    """What is known of an idempotency key. ``unused`` may still change, until it is closed."""
+
+    UNUSED = "unused"
+    DONE = "done"
+    CLOSED = "closed"
+
+
+class KeyOutcome(Reply):
+    """What became of the command under a key, with the reply that its caller got or missed."""
+
+    idempotency_key: IdempotencyKey
+    state: KeyState
+    method: str | None = None
+    recorded_at: AwareDatetime | None = None
+    reply: dict[str, Any] | None = None
+
+
+class GetByKey(Request[KeyOutcome], service=SERVICE, method="get_by_key"):
+    """What became of a command whose answer was lost."""
+
+    idempotency_key: IdempotencyKey
 
 
 class CloseKey(Request[ClosedKey], service=SERVICE, method="close_key"):
@@ -182,6 +446,101 @@ class Statement(Request[StatementPage], service=SERVICE, method="statement"):
 class GetTransaction(Request[Transaction], service=SERVICE, method="get_transaction"):
     user_id: UUID
     transaction_id: UUID
+
+
+class DateAxis(StrEnum):
+    """Which date counts: when a transaction took effect, or when it was written down."""
+
+    RECORDED = "recorded"
+    EFFECTIVE = "effective"
+
+
+class PastBalance(Reply):
+    user_id: UUID
+    at: AwareDatetime
+    axis: DateAxis
+    balance_micros: SignedMicros
+
+
+class BalanceAt(Request[PastBalance], service=SERVICE, method="balance_at"):
+    """The balance right after everything up to and including the moment ``at``."""
+
+    user_id: UUID
+    at: AwareDatetime
+    axis: DateAxis = DateAxis.RECORDED
+
+
+class ExportedEntry(Value):
+    """One line of an export: one account's side of one transaction."""
+
+    account_id: int
+    entry_number: int
+    user_id: UUID | None
+    house_account: HouseAccount | None
+    transaction_id: UUID
+    kind: TransactionKind
+    amount_micros: SignedMicros
+    balance_after_micros: SignedMicros | None
+    description: str
+    metadata: Metadata
+    effective_at: AwareDatetime
+    recorded_at: AwareDatetime
+    corrects_transaction_id: UUID | None = None
+
+
+class ExportPage(Reply):
+    entries: list[ExportedEntry]
+    next_cursor: Cursor | None = None
+
+
+class Export(Request[ExportPage], service=SERVICE, method="export"):
+    """The entries of one user's account, or of all accounts, oldest first within an account.
+
+    Ask again with ``next_cursor`` until it is None.
+    """
+
+    user_id: UUID | None = None
+    cursor: Cursor | None = None
+    limit: Annotated[int, Field(strict=True, ge=1, le=1_000)] = 500
+
+
+class DayTotal(Value):
+    """What one kind of transaction came to on one day (UTC, by its recorded date).
+
+    ``credited_micros`` went into users' wallets, ``debited_micros`` out of them.
+    """
+
+    day: date
+    kind: TransactionKind
+    transaction_count: int
+    credited_micros: SignedMicros
+    debited_micros: SignedMicros
+
+
+class TotalsReport(Reply):
+    days: list[DayTotal]
+
+
+class Totals(Request[TotalsReport], service=SERVICE, method="totals"):
+    """Totals by kind and day, from ``since`` up to ``until`` (exclusive), at most 400 days."""
+
+    since: AwareDatetime
+    until: AwareDatetime
+
+
+class Verdict(Reply):
+    """What verification found: ``first_difference`` names what is wrong, None when nothing is."""
+
+    clean: bool
+    first_difference: str | None = None
+    account_count: int
+    transaction_count: int
+    entry_count: int
+    sealed_count: int
+
+
+class Verify(Request[Verdict], service=SERVICE, method="verify"):
+    """Derive everything again from the entries and compare. Minutes for a large ledger."""
 
 
 class WalletCredited(Event, source=SERVICE, type="wallet_credited"):

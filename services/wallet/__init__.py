@@ -1,0 +1,1 @@
+"""The wallet: accounts, a double-entry ledger, holds, statements."""

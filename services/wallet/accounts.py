@@ -1,0 +1,194 @@
+"""Users' accounts: opening, locking, freezing; what may be taken out of one."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from contracts.errors import AccountFrozen, Conflict, InsufficientFunds
+from contracts.wallet import (
+    AccountFroze,
+    AccountStatus,
+    Freeze,
+    OpenAccount,
+    StatusChange,
+    Unfreeze,
+    Wallet,
+)
+
+if TYPE_CHECKING:
+    from services.wallet.book import Book, Effect
+    from services.wallet.levels import ArmedLevel
+
+
+@dataclass(slots=True)
+class Account:
+    """A user's account while its row is locked; rules change it, the book writes it down."""
+
+    account_id: int
+    user_id: UUID
+    opened_at: datetime
+    balance_micros: int
+    held_micros: int
+    entry_count: int
+    status: AccountStatus
+    status_change_count: int
+    last_entry_at: datetime | None
+    levels: list["ArmedLevel"] = field(default_factory=list)
+
+    @property
+    def available_micros(self) -> int:
+        return self.balance_micros - self.held_micros
+
+    @property
+    def is_frozen(self) -> bool:
+        return self.status is AccountStatus.FROZEN
+
+    def wallet(self) -> Wallet:
+        """The account as its owner sees it."""
+        return Wallet(
+            user_id=self.user_id,
+            account_id=self.account_id,
+            balance_micros=self.balance_micros,
+            held_micros=self.held_micros,
+            available_micros=self.available_micros,
+            status=self.status,
+            opened_at=self.opened_at,
+        )
+
+
+_COLUMNS = (
+    "a.account_id, a.user_id, a.opened_at, b.balance_micros, b.held_micros, b.entry_count,"
+    " b.status, b.status_change_count, nullif(b.last_entry_at, '-infinity') AS last_entry_at"
+)
+# In the order of account ids, everywhere: two batches never wait for each other in a circle.
+_LOCK = text(
+    f"SELECT {_COLUMNS} FROM accounts AS a JOIN balances AS b USING (account_id)"
+    " WHERE a.user_id = ANY(CAST(:user_ids AS uuid[])) OR a.account_id = ANY(:account_ids)"
+    " ORDER BY a.account_id FOR NO KEY UPDATE OF b"
+)
+_LOCK_USERS = text(
+    f"SELECT {_COLUMNS} FROM accounts AS a JOIN balances AS b USING (account_id)"
+    " WHERE a.user_id = ANY(CAST(:user_ids AS uuid[]))"
+    " ORDER BY a.account_id FOR NO KEY UPDATE OF b"
+)
+_READ = text(
+    f"SELECT {_COLUMNS} FROM accounts AS a JOIN balances AS b USING (account_id)"
+    " WHERE a.user_id = :user_id"
+)
+_READ_ALL = text(
+    f"SELECT {_COLUMNS} FROM accounts AS a JOIN balances AS b USING (account_id)"
+    " WHERE a.account_id = ANY(:account_ids)"
+)
+_OPEN = text(
+    "INSERT INTO accounts (user_id, opened_at)"
+    " SELECT user_id, :now FROM unnest(CAST(:user_ids AS uuid[])) AS new (user_id)"
+    " ORDER BY user_id ON CONFLICT (user_id) DO NOTHING"
+)
+
+
+def lock(
+    session: Session, user_ids: Iterable[UUID], account_ids: Iterable[int] = ()
+) -> list[Account]:
+    """The users' accounts, locked until the transaction ends. Unknown ones are left out."""
+    users = [str(user_id) for user_id in user_ids]
+    others = list(account_ids)
+    if others:
+        rows = session.execute(_LOCK, {"user_ids": users, "account_ids": others})
+    else:
+        rows = session.execute(_LOCK_USERS, {"user_ids": users})
+    return [_account(row) for row in rows]
+
+
+def open_missing(session: Session, now: datetime, user_ids: Iterable[UUID]) -> None:
+    """Open accounts for users who have none."""
+    session.execute(_OPEN, {"user_ids": [str(user_id) for user_id in user_ids], "now": now})
+
+
+def find(session: Session, user_id: UUID) -> Account | None:
+    """A user's account, not locked, without its levels."""
+    row = session.execute(_READ, {"user_id": user_id}).one_or_none()
+    return _account(row) if row else None
+
+
+def read_all(session: Session, account_ids: Iterable[int]) -> list[Account]:
+    """Several users' accounts, not locked, without their levels."""
+    rows = session.execute(_READ_ALL, {"account_ids": list(account_ids)})
+    return [_account(row) for row in rows]
+
+
+def _account(row: object) -> Account:
+    account = Account(*row)  # type: ignore[misc]
+    account.status = AccountStatus(account.status)
+    return account
+
+
+def require_open(account: Account) -> None:
+    """Raises ``AccountFrozen``."""
+    if account.is_frozen:
+        raise AccountFrozen(
+            "This wallet is frozen: nothing can be paid from it. Please contact support."
+        )
+
+
+def require_available(account: Account, amount_micros: int) -> None:
+    """Raises ``InsufficientFunds`` with what is available and what is lacking."""
+    shortfall_micros = amount_micros - account.available_micros
+    if shortfall_micros > 0:
+        raise InsufficientFunds(
+            "The wallet's available balance is too small; nothing was taken.",
+            str(account.available_micros),
+            str(shortfall_micros),
+        )
+
+
+def open_account(book: "Book", command: OpenAccount) -> "Effect":
+    """The book has opened it already, when it saw who is named in its commands."""
+    account = book.account(command.user_id)
+    return book.effect(account.wallet(), account)
+
+
+def freeze(book: "Book", command: Freeze) -> "Effect":
+    """Raises ``Conflict`` when it is frozen already."""
+    account = book.account(command.user_id)
+    if account.is_frozen:
+        raise Conflict("The wallet is frozen already.")
+    return set_frozen(book, account, command.reason, command.actor)
+
+
+def set_frozen(book: "Book", account: Account, reason: str, actor: str) -> "Effect":
+    """Freeze an open account and say so."""
+    effect = _change_status(book, account, AccountStatus.FROZEN, reason, actor)
+    book.announce(
+        AccountFroze,
+        user_id=account.user_id,
+        reason=reason,
+        balance_micros=account.balance_micros,
+    )
+    return effect
+
+
+def unfreeze(book: "Book", command: Unfreeze) -> "Effect":
+    """Raises ``Conflict`` when it is open, or what is available is still below zero."""
+    account = book.account(command.user_id)
+    if not account.is_frozen:
+        raise Conflict("The wallet is not frozen.")
+    if account.available_micros < 0:
+        raise Conflict("The wallet is below zero. It can be opened once its debt is paid.")
+    return _change_status(book, account, AccountStatus.OPEN, command.reason, command.actor)
+
+
+def _change_status(
+    book: "Book", account: Account, status: AccountStatus, reason: str, actor: str
+) -> "Effect":
+    account.status = status
+    account.status_change_count += 1
+    book.note_status_change(account, reason, actor)
+    reply = StatusChange(
+        user_id=account.user_id, status=status, reason=reason, actor=actor, changed_at=book.now
+    )
+    return book.effect(reply, account, change_number=account.status_change_count)

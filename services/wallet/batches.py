@@ -1,0 +1,92 @@
+"""Batches of commands that come in one call."""
+
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import ValidationError
+
+from chassis.rpc import bad_request
+from contracts.errors import BadRequest, ServiceError
+from contracts.messages import Command
+from contracts.wallet import (
+    Adjust,
+    BatchCommand,
+    BatchError,
+    BatchOutcome,
+    BatchResult,
+    Capture,
+    Credit,
+    Debit,
+    Freeze,
+    OpenAccount,
+    PlaceHold,
+    PostBatch,
+    Refund,
+    Reverse,
+    Transfer,
+    Unfreeze,
+    VoidHold,
+)
+from services.wallet.ledger import Outcome
+
+SubmitAll = Callable[..., list[Outcome]]
+
+METHODS: dict[str, type[Command[Any]]] = {
+    command.method: command
+    for command in (
+        OpenAccount, Debit, Credit, Transfer, PlaceHold, Capture, VoidHold, Refund, Reverse,
+        Adjust, Freeze, Unfreeze,
+    )
+}  # fmt: skip
+
+
+def post(submit_all: SubmitAll, request: PostBatch) -> BatchOutcome:
+    """Carry out a batch; a result for each command. Raises ``Overloaded``.
+
+    A command that cannot even be read counts as refused.
+    """
+    commands = [_parse(command) for command in request.commands]
+    readable = [command for command in commands if not isinstance(command, ServiceError)]
+    if request.atomic and len(readable) < len(commands):
+        refusals = [
+            command if isinstance(command, ServiceError) else None for command in commands
+        ]
+        return BatchOutcome(results=[_result(refusal) for refusal in refusals], applied=False)
+    outcomes = iter(
+        submit_all(readable, is_atomic=request.atomic, is_dry_run=request.dry_run)
+        if readable
+        else []
+    )
+    merged = [
+        command if isinstance(command, ServiceError) else next(outcomes) for command in commands
+    ]
+    is_refused = any(isinstance(outcome, ServiceError) for outcome in merged)
+    if request.atomic and is_refused:
+        merged_refusals = [o if isinstance(o, ServiceError) else None for o in merged]
+        return BatchOutcome(results=[_result(o) for o in merged_refusals], applied=False)
+    return BatchOutcome(results=[_result(o) for o in merged], applied=not request.dry_run)
+
+
+def _parse(command: BatchCommand) -> Command[Any] | BadRequest:
+    request_class = METHODS.get(command.method)
+    if request_class is None:
+        return BadRequest(f"method: a batch cannot hold {command.method!r}.", "method")
+    try:
+        parsed = request_class.model_validate(command.arguments)
+    except ValidationError as error:
+        return bad_request(error)
+    if getattr(parsed, "dry_run", False):
+        return BadRequest("dry_run: it belongs to the batch as a whole.", "dry_run")
+    return parsed
+
+
+def _result(outcome: Outcome | None) -> BatchResult:
+    """``None`` stands for a command that was right, in a batch that was not carried out."""
+    if outcome is None:
+        return BatchResult()
+    if isinstance(outcome, ServiceError):
+        error = BatchError(
+            code=outcome.code, message=str(outcome), details=list(outcome.details)
+        )
+        return BatchResult(error=error)
+    return BatchResult(reply=outcome.model_dump(mode="json"))

@@ -1,0 +1,244 @@
+"""The ledger: every command that moves money comes through :func:`post`.
+
+``post`` takes a batch. It locks the accounts, runs the rule of each command against the open
+book, and writes everything down; a command that is refused gets its error as its outcome and
+disturbs nobody. The committer calls it for RPCs, event handlers call it on their own session.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from contracts.errors import BadRequest, ServiceError
+from contracts.messages import Command, Reply
+from contracts.wallet import (
+    Adjust,
+    Capture,
+    CloseKey,
+    Credit,
+    Debit,
+    Freeze,
+    HouseAccount,
+    OpenAccount,
+    PlaceHold,
+    Refund,
+    Reverse,
+    TransactionKind,
+    Transfer,
+    Unfreeze,
+    VoidHold,
+)
+from services.wallet import accounts, corrections, holds, keys, levels, reclaims
+from services.wallet.accounts import Account, require_available, require_open
+from services.wallet.book import Book
+from services.wallet.holds import ExpireHold
+from services.wallet.postings import Effect, Movement, Posted
+from services.wallet.reclaims import TakeBack
+
+Postable = Command[Any] | CloseKey
+Outcome = Reply | ServiceError
+
+_SPECIAL_KINDS = {
+    TransactionKind.ADJUSTMENT: "Use adjust, which asks for a reason and an actor.",
+    TransactionKind.CHARGEBACK: "Chargebacks come from the card processor only.",
+}
+
+
+def post(session: Session, now: datetime, commands: Sequence[Postable]) -> list[Outcome]:
+    """Carry out a batch of commands, in their order; one outcome for each.
+
+    Refusals are returned, not raised. What is raised is a failure of the whole batch: the
+    session must be rolled back, and nothing of the batch has happened.
+    """
+    book = _open_book(session, now, commands)
+    outcomes = [_carry_out(book, command) for command in commands]
+    book.write(session)
+    return outcomes
+
+
+def post_one(session: Session, now: datetime, command: Postable) -> Reply:
+    """Carry out one command, for event handlers. Raises what refuses it."""
+    (outcome,) = post(session, now, [command])
+    if isinstance(outcome, ServiceError):
+        raise outcome
+    return outcome
+
+
+def _open_book(session: Session, now: datetime, commands: Sequence[Postable]) -> Book:
+    book = Book(now)
+    users = {user_id for command in commands for user_id in _owners(command)}
+    corrected = {c.transaction_id for c in commands if isinstance(c, Refund | Reverse)}
+    if corrected:
+        book.originals = corrections.load(session, corrected)
+    others = {
+        account_id
+        for original in book.originals.values()
+        for account_id in (original.source_account_id, original.destination_account_id)
+    }
+    if users:
+        book.add_accounts(accounts.lock(session, users, others))
+        _open_accounts(session, book, commands)
+        levels.load(session, book.accounts.values())
+    book.keys = keys.find(session, {command.idempotency_key for command in commands})
+    if corrected:
+        corrections.load_corrected(session, book.originals)
+    _load_holds(session, book, commands)
+    return book
+
+
+def _open_accounts(session: Session, book: Book, commands: Iterable[Postable]) -> None:
+    missing = {
+        command.user_id
+        for command in commands
+        if isinstance(command, OpenAccount | Credit) and command.user_id not in book.accounts
+    }
+    if missing:
+        accounts.open_missing(session, book.now, missing)
+        book.add_accounts(accounts.lock(session, missing))
+
+
+def _load_holds(session: Session, book: Book, commands: Iterable[Postable]) -> None:
+    wanted = {
+        (book.accounts[command.user_id].account_id, command.hold_id)
+        for command in commands
+        if isinstance(command, Capture | VoidHold | ExpireHold)
+        and command.user_id in book.accounts
+    }
+    if wanted:
+        book.holds = {hold.hold_id: hold for hold in holds.load(session, wanted)}
+
+
+def _owners(command: Postable) -> tuple[UUID, ...]:
+    if isinstance(command, CloseKey):
+        return ()
+    if isinstance(command, Transfer):
+        return command.from_user_id, command.to_user_id
+    user_id: UUID = command.user_id  # type: ignore[attr-defined]
+    return (user_id,)
+
+
+def _carry_out(book: Book, command: Postable) -> Outcome:
+    earlier = book.keys.get(command.idempotency_key)
+    if isinstance(command, CloseKey):
+        if earlier is None:
+            book.remember(keys.KeyRecord(command.idempotency_key, keys.CLOSE_KEY, None))
+        return keys.closed(command.idempotency_key, earlier)
+    digest = keys.request_hash(command)
+    try:
+        if earlier is not None:
+            return keys.first_answer(earlier, digest)
+        effect = RULES[type(command)](book, command)
+    except ServiceError as refusal:
+        return refusal
+    book.remember(
+        keys.KeyRecord(
+            idempotency_key=command.idempotency_key,
+            method=command.method,
+            request_hash=digest,
+            **{name: getattr(effect, name) for name in _OUTCOME_FIELDS},
+        )
+    )
+    return effect.reply
+
+
+_OUTCOME_FIELDS = tuple(field.name for field in dataclasses.fields(Effect))
+
+
+def debit(book: Book, command: Debit) -> Effect:
+    """Raises ``NotFound``, ``AccountFrozen``, ``InsufficientFunds``, ``BadRequest``."""
+    account = book.account(command.user_id)
+    _require_ordinary(command.kind)
+    require_open(account)
+    require_available(account, command.amount_micros)
+    posted = book.move(
+        account, command.destination, command.amount_micros, _movement(command, command.kind)
+    )
+    return _effect(posted, account)
+
+
+def credit(book: Book, command: Credit) -> Effect:
+    """The book has opened the account if there was none. Raises ``BadRequest``."""
+    account = book.account(command.user_id)
+    _require_ordinary(command.kind)
+    posted = book.move(
+        command.origin, account, command.amount_micros, _movement(command, command.kind)
+    )
+    return _effect(posted, account)
+
+
+def transfer(book: Book, command: Transfer) -> Effect:
+    """Raises what :func:`debit` raises; ``NotFound`` for either wallet."""
+    if command.from_user_id == command.to_user_id:
+        raise BadRequest("to_user_id: a transfer goes to somebody else.", "to_user_id")
+    sender = book.account(command.from_user_id)
+    receiver = book.account(command.to_user_id)
+    require_open(sender)
+    require_available(sender, command.amount_micros)
+    movement = _movement(command, TransactionKind.TRANSFER)
+    parties = {
+        "from_user_id": str(command.from_user_id),
+        "to_user_id": str(command.to_user_id),
+    }
+    movement = dataclasses.replace(movement, metadata={**movement.metadata, **parties})
+    return _effect(book.move(sender, receiver, command.amount_micros, movement), sender)
+
+
+def adjust(book: Book, command: Adjust) -> Effect:
+    """Raises ``NotFound``, ``InsufficientFunds``, ``BadRequest`` for zero."""
+    account = book.account(command.user_id)
+    if command.amount_micros == 0:
+        raise BadRequest("amount_micros: an adjustment is not zero.", "amount_micros")
+    movement = Movement(
+        kind=TransactionKind.ADJUSTMENT,
+        description=command.reason,
+        metadata={**command.metadata, "reason": command.reason, "actor": command.actor},
+        effective_at=command.effective_at,
+    )
+    if command.amount_micros > 0:
+        posted = book.move(
+            HouseAccount.ADJUSTMENTS, account, command.amount_micros, movement
+        )
+    else:
+        require_available(account, -command.amount_micros)
+        posted = book.move(
+            account, HouseAccount.ADJUSTMENTS, -command.amount_micros, movement
+        )
+    return _effect(posted, account)
+
+
+def _require_ordinary(kind: TransactionKind) -> None:
+    advice = _SPECIAL_KINDS.get(kind)
+    if advice is not None:
+        raise BadRequest(f"kind: {kind.value} is not for this method. {advice}", "kind")
+
+
+def _movement(command: Debit | Credit | Transfer, kind: TransactionKind) -> Movement:
+    return Movement(kind, command.description, command.metadata, command.effective_at)
+
+
+def _effect(posted: Posted, account: Account) -> Effect:
+    return Effect(
+        posted.seen_by(account), account.account_id, transaction_id=posted.transaction_id
+    )
+
+
+RULES: dict[type[Command[Any]], Callable[[Book, Any], Effect]] = {
+    OpenAccount: accounts.open_account,
+    Debit: debit,
+    Credit: credit,
+    Transfer: transfer,
+    PlaceHold: holds.place,
+    Capture: holds.capture,
+    VoidHold: holds.void,
+    ExpireHold: holds.expire,
+    Refund: corrections.refund,
+    Reverse: corrections.reverse,
+    Adjust: adjust,
+    Freeze: accounts.freeze,
+    Unfreeze: accounts.unfreeze,
+    TakeBack: reclaims.take_back,
+}

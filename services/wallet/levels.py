@@ -1,0 +1,131 @@
+"""Named levels below which a wallet says ``balance_low``: once per dip, re-armed above."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from contracts.errors import NotFound
+from contracts.wallet import BalanceLow, Level, LowBalanceLevel
+from services.wallet import accounts
+
+if TYPE_CHECKING:
+    from services.wallet.accounts import Account
+    from services.wallet.book import Book
+
+
+@dataclass(slots=True)
+class ArmedLevel:
+    """One level of a locked account. It is armed while the wallet was not below it."""
+
+    account_id: int
+    name: str
+    threshold_micros: int
+    is_armed: bool
+
+
+_READ = text(
+    "SELECT account_id, name, threshold_micros, is_armed FROM levels"
+    " WHERE account_id = ANY(:account_ids) AND threshold_micros IS NOT NULL"
+)
+_WRITE = text(
+    "UPDATE levels AS l SET is_armed = n.is_armed"
+    " FROM unnest(CAST(:account_ids AS bigint[]), CAST(:names AS text[]),"
+    " CAST(:armed AS boolean[])) AS n (account_id, name, is_armed)"
+    " WHERE l.account_id = n.account_id AND l.name = n.name"
+)
+_SET = text(
+    "INSERT INTO levels AS l (account_id, name, threshold_micros, is_armed, settings_version)"
+    " VALUES (:account_id, :name, :threshold_micros, :is_armed, :version)"
+    " ON CONFLICT (account_id, name) DO UPDATE SET threshold_micros = excluded.threshold_micros,"
+    " is_armed = excluded.is_armed, settings_version = excluded.settings_version"
+    " WHERE l.settings_version < excluded.settings_version"
+)
+_NEXT_VERSION = text(
+    "SELECT coalesce(max(settings_version), 0) + 1 FROM levels"
+    " WHERE account_id = :account_id AND name = :name"
+)
+
+
+def load(session: Session, found: Iterable["Account"]) -> None:
+    """Give each locked account its levels."""
+    by_id = {account.account_id: account for account in found}
+    for row in session.execute(_READ, {"account_ids": list(by_id)}):
+        by_id[row.account_id].levels.append(ArmedLevel(*row))
+
+
+def check(book: "Book", account: "Account") -> None:
+    """After what is available changed: announce each level it fell below, re-arm the others."""
+    available_micros = account.available_micros
+    for level in account.levels:
+        is_below = available_micros < level.threshold_micros
+        if is_below != level.is_armed:
+            continue
+        level.is_armed = not is_below
+        book.note_level(level)
+        if is_below:
+            book.announce(
+                BalanceLow,
+                user_id=account.user_id,
+                level=level.name,
+                threshold_micros=level.threshold_micros,
+                available_micros=available_micros,
+            )
+
+
+def write(session: Session, changed: Iterable[ArmedLevel]) -> None:
+    """Write down which levels are armed now."""
+    rows = list(changed)
+    session.execute(
+        _WRITE,
+        {
+            "account_ids": [level.account_id for level in rows],
+            "names": [level.name for level in rows],
+            "armed": [level.is_armed for level in rows],
+        },
+    )
+
+
+def arm(
+    session: Session,
+    now: datetime,
+    user_id: UUID,
+    name: LowBalanceLevel,
+    threshold_micros: int | None,
+    settings_version: int | None = None,
+) -> None:
+    """Set a level, or drop it with None; opens the wallet if it has none yet.
+
+    Settings with an older ``settings_version`` than the last are ignored: they come late.
+    A wallet that is below the level already is not armed: whoever saves the settings looks
+    at the balance, and the level speaks at the next dip.
+    """
+    accounts.open_missing(session, now, [user_id])
+    (account,) = accounts.lock(session, [user_id])
+    place = {"account_id": account.account_id, "name": name.value}
+    if settings_version is None:
+        settings_version = session.scalar(_NEXT_VERSION, place)
+    is_armed = threshold_micros is not None and account.available_micros >= threshold_micros
+    session.execute(
+        _SET,
+        {
+            **place,
+            "threshold_micros": threshold_micros,
+            "is_armed": is_armed,
+            "version": settings_version,
+        },
+    )
+
+
+def set_alert(
+    session: Session, now: datetime, user_id: UUID, threshold_micros: int | None
+) -> Level:
+    """Set or drop the user's ``alert`` level. Raises ``NotFound``."""
+    if accounts.find(session, user_id) is None:
+        raise NotFound("This user has no wallet.")
+    arm(session, now, user_id, LowBalanceLevel.ALERT, threshold_micros)
+    return Level(user_id=user_id, level=LowBalanceLevel.ALERT, threshold_micros=threshold_micros)

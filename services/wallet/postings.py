@@ -1,0 +1,59 @@
+"""What a command makes: a movement of money, the transaction posted for it, an effect."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from contracts.messages import Reply
+from contracts.wallet import Transaction, TransactionKind
+from services.wallet.accounts import Account
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What a command did: the answer, and what its idempotency key will point to."""
+
+    reply: Reply
+    account_id: int
+    transaction_id: UUID | None = None
+    hold_id: UUID | None = None
+    change_number: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Movement:
+    """Why money moves, and what is written beside it."""
+
+    kind: TransactionKind
+    description: str
+    metadata: dict[str, str]
+    effective_at: datetime | None = None
+    corrects: UUID | None = None
+    correction: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """A transaction of this batch: two entries that sum to zero."""
+
+    transaction_id: UUID
+    movement: Movement
+    effective_at: datetime
+    recorded_at: datetime
+    sides: dict[int, tuple[int, int]]
+    """The users' sides: account id → signed amount and running balance, in micro-dollars."""
+
+    def seen_by(self, account: Account) -> Transaction:
+        """The transaction as the owner of ``account`` sees it."""
+        amount_micros, balance_after_micros = self.sides[account.account_id]
+        return Transaction(
+            transaction_id=self.transaction_id,
+            kind=self.movement.kind,
+            amount_micros=amount_micros,
+            balance_after_micros=balance_after_micros,
+            description=self.movement.description,
+            metadata=self.movement.metadata,
+            effective_at=self.effective_at,
+            recorded_at=self.recorded_at,
+            corrects_transaction_id=self.movement.corrects,
+        )

@@ -1,0 +1,167 @@
+"""The wallet's entrypoints: commands go to the committer, questions to the database."""
+
+from sqlalchemy.orm import Session
+
+from chassis.clock import utc_now
+from chassis.database import Database
+from chassis.events import event_handler
+from chassis.health import Health
+from chassis.outbox import OutboxRelay
+from chassis.rpc import rpc
+from chassis.timer import timer
+from contracts.topup import AutoTopupSettingsChanged, TopupPaid, TopupReversed
+from contracts.wallet import (
+    Adjust,
+    Affordability,
+    BalanceAt,
+    BatchOutcome,
+    Capture,
+    CheckAffordability,
+    ClosedKey,
+    CloseKey,
+    Credit,
+    Debit,
+    Freeze,
+    GetByKey,
+    GetTransaction,
+    GetWallet,
+    Hold,
+    KeyOutcome,
+    Level,
+    OpenAccount,
+    PastBalance,
+    PlaceHold,
+    PostBatch,
+    Refund,
+    Reverse,
+    SetLevel,
+    Statement,
+    StatementPage,
+    StatusChange,
+    Transaction,
+    Transfer,
+    Unfreeze,
+    VoidHold,
+    Wallet,
+)
+from services.wallet import batches, expiry, keys, levels, statements, topups
+from services.wallet.committer import Committer
+
+
+class WalletService:
+    name = "wallet"
+    database = Database()
+    relay = OutboxRelay()
+    committer = Committer()
+    health = Health()
+
+    @rpc
+    def open_account(self, request: OpenAccount) -> Wallet:
+        return self.committer.carry_out(request, Wallet)
+
+    @rpc
+    def debit(self, request: Debit) -> Transaction:
+        return self.committer.carry_out(request, Transaction)
+
+    @rpc
+    def credit(self, request: Credit) -> Transaction:
+        return self.committer.carry_out(request, Transaction)
+
+    @rpc
+    def transfer(self, request: Transfer) -> Transaction:
+        return self.committer.carry_out(request, Transaction)
+
+    @rpc
+    def hold(self, request: PlaceHold) -> Hold:
+        return self.committer.carry_out(request, Hold)
+
+    @rpc
+    def capture(self, request: Capture) -> Transaction:
+        return self.committer.carry_out(request, Transaction)
+
+    @rpc
+    def void(self, request: VoidHold) -> Hold:
+        return self.committer.carry_out(request, Hold)
+
+    @rpc
+    def refund(self, request: Refund) -> Transaction:
+        return self.committer.carry_out(request, Transaction)
+
+    @rpc
+    def reverse(self, request: Reverse) -> Transaction:
+        return self.committer.carry_out(request, Transaction)
+
+    @rpc
+    def adjust(self, request: Adjust) -> Transaction:
+        return self.committer.carry_out(request, Transaction)
+
+    @rpc
+    def freeze(self, request: Freeze) -> StatusChange:
+        return self.committer.carry_out(request, StatusChange)
+
+    @rpc
+    def unfreeze(self, request: Unfreeze) -> StatusChange:
+        return self.committer.carry_out(request, StatusChange)
+
+    @rpc
+    def close_key(self, request: CloseKey) -> ClosedKey:
+        return self.committer.carry_out(request, ClosedKey)
+
+    @rpc
+    def post_batch(self, request: PostBatch) -> BatchOutcome:
+        return batches.post(self.committer.submit_all, request)
+
+    @rpc
+    def set_level(self, request: SetLevel) -> Level:
+        with self.database.begin() as session:
+            return levels.set_alert(
+                session, utc_now(), request.user_id, request.threshold_micros
+            )
+
+    @rpc
+    def get_wallet(self, request: GetWallet) -> Wallet:
+        with self.database.read() as session:
+            return statements.get_wallet(session, request.user_id)
+
+    @rpc
+    def check_affordability(self, request: CheckAffordability) -> Affordability:
+        with self.database.read() as session:
+            return statements.check_affordability(session, request)
+
+    @rpc
+    def statement(self, request: Statement) -> StatementPage:
+        with self.database.read() as session:
+            return statements.statement(session, request)
+
+    @rpc
+    def get_transaction(self, request: GetTransaction) -> Transaction:
+        with self.database.read() as session:
+            return statements.get_transaction(
+                session, request.user_id, request.transaction_id
+            )
+
+    @rpc
+    def balance_at(self, request: BalanceAt) -> PastBalance:
+        with self.database.read() as session:
+            return statements.balance_at(session, request)
+
+    @rpc
+    def get_by_key(self, request: GetByKey) -> KeyOutcome:
+        with self.database.read() as session:
+            return keys.get_by_key(session, request.idempotency_key)
+
+    @event_handler(TopupPaid)
+    def credit_topup(self, session: Session, event: TopupPaid) -> None:
+        topups.credit(session, utc_now(), event)
+
+    @event_handler(TopupReversed)
+    def take_back_topup(self, session: Session, event: TopupReversed) -> None:
+        topups.take_back(session, utc_now(), event)
+
+    @event_handler(AutoTopupSettingsChanged)
+    def arm_auto_topup(self, session: Session, event: AutoTopupSettingsChanged) -> None:
+        topups.arm_level(session, utc_now(), event)
+
+    @timer(interval_s=5)
+    def expire_holds(self) -> None:
+        expiry.sweep(self.database, utc_now())

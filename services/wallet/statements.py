@@ -1,0 +1,142 @@
+"""What happened on an account: statements, single transactions, balances of the past."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Select, select, text, tuple_
+from sqlalchemy.orm import Session
+
+from chassis.cursors import decode_cursor, encode_cursor
+from contracts.errors import BadRequest, NotFound
+from contracts.wallet import (
+    Affordability,
+    BalanceAt,
+    CheckAffordability,
+    DateAxis,
+    PastBalance,
+    Statement,
+    StatementPage,
+    Transaction,
+    Wallet,
+)
+from services.wallet import accounts
+from services.wallet.accounts import Account
+from services.wallet.keys import transaction_from
+from services.wallet.models import EntryRow, TransactionRow
+
+
+def get_wallet(session: Session, user_id: UUID) -> Wallet:
+    """Raises ``NotFound``."""
+    return _account(session, user_id).wallet()
+
+
+def check_affordability(session: Session, request: CheckAffordability) -> Affordability:
+    """Raises ``NotFound``."""
+    available_micros = _account(session, request.user_id).available_micros
+    shortfall_micros = max(request.amount_micros - available_micros, 0)
+    return Affordability(
+        can_afford=shortfall_micros == 0,
+        available_micros=available_micros,
+        shortfall_micros=shortfall_micros,
+    )
+
+
+def _account(session: Session, user_id: UUID) -> Account:
+    account = accounts.find(session, user_id)
+    if account is None:
+        raise NotFound("This user has no wallet.")
+    return account
+
+
+def statement(session: Session, request: Statement) -> StatementPage:
+    """A page of a user's transactions, newest first. Raises ``NotFound``, ``BadRequest``."""
+    account = _account(session, request.user_id)
+    newest_first = (EntryRow.recorded_at.desc(), EntryRow.entry_number.desc())
+    query = _entries(account.account_id).order_by(*newest_first).limit(request.limit + 1)
+    if request.kinds:
+        query = query.where(EntryRow.kind.in_([kind.value for kind in request.kinds]))
+    if request.since:
+        query = query.where(EntryRow.recorded_at >= request.since)
+    if request.until:
+        query = query.where(EntryRow.recorded_at < request.until)
+    if request.cursor:
+        place = tuple_(EntryRow.recorded_at, EntryRow.entry_number)
+        query = query.where(place < _position(request.cursor))
+    rows = session.execute(query).all()
+    next_cursor = None
+    if len(rows) > request.limit:
+        rows = rows[: request.limit]
+        next_cursor = encode_cursor(rows[-1].recorded_at.isoformat(), rows[-1].entry_number)
+    return StatementPage(
+        transactions=[transaction_from(row) for row in rows], next_cursor=next_cursor
+    )
+
+
+def _entries(account_id: int) -> Select[Any]:
+    """The last condition is the index's own: every entry of a user's account meets it."""
+    return (
+        select(
+            TransactionRow.transaction_id,
+            TransactionRow.kind,
+            EntryRow.amount_micros,
+            EntryRow.balance_after_micros,
+            TransactionRow.description,
+            TransactionRow.metadata_.label("metadata"),
+            EntryRow.effective_at,
+            EntryRow.recorded_at,
+            TransactionRow.corrects_transaction_id,
+            EntryRow.entry_number,
+        )
+        .join(TransactionRow, TransactionRow.transaction_id == EntryRow.transaction_id)
+        .where(EntryRow.account_id == account_id, EntryRow.balance_after_micros.is_not(None))
+    )
+
+
+def _position(cursor: str) -> tuple[datetime, int]:
+    recorded_at, entry_number = decode_cursor(cursor, str, int)
+    try:
+        moment = datetime.fromisoformat(str(recorded_at))
+    except ValueError:
+        moment = datetime.min
+    if moment.tzinfo is None or not 0 < int(entry_number) < 2**63:
+        raise BadRequest("This page address is not valid. Start from the first page.", "cursor")
+    return moment, int(entry_number)
+
+
+def get_transaction(session: Session, user_id: UUID, transaction_id: UUID) -> Transaction:
+    """Raises ``NotFound``, for somebody else's too."""
+    account = accounts.find(session, user_id)
+    row = None
+    if account is not None:
+        query = _entries(account.account_id).where(EntryRow.transaction_id == transaction_id)
+        row = session.execute(query).one_or_none()
+    if row is None:
+        raise NotFound("This wallet has no such transaction.")
+    return transaction_from(row)
+
+
+_RECORDED_UNTIL = text(
+    "SELECT balance_after_micros FROM entries"
+    " WHERE account_id = :account_id AND recorded_at <= :at AND balance_after_micros IS NOT NULL"
+    " ORDER BY recorded_at DESC, entry_number DESC LIMIT 1"
+)
+# Of the entries whose two dates differ: what took effect by then and was recorded later,
+# minus what was recorded by then and took effect later.
+_OTHERWISE_DATED = text(
+    "SELECT coalesce(sum(amount_micros) FILTER (WHERE effective_at <= :at AND recorded_at > :at),"
+    " 0) - coalesce(sum(amount_micros) FILTER (WHERE effective_at > :at AND recorded_at <= :at),"
+    " 0) FROM entries WHERE account_id = :account_id AND effective_at <> recorded_at"
+)
+
+
+def balance_at(session: Session, request: BalanceAt) -> PastBalance:
+    """The balance at a past moment, by one date or the other. Raises ``NotFound``."""
+    account = _account(session, request.user_id)
+    place = {"account_id": account.account_id, "at": request.at}
+    balance_micros = session.scalar(_RECORDED_UNTIL, place) or 0
+    if request.axis is DateAxis.EFFECTIVE:
+        balance_micros += int(session.scalar(_OTHERWISE_DATED, place) or 0)
+    return PastBalance(
+        user_id=request.user_id, at=request.at, axis=request.axis, balance_micros=balance_micros
+    )

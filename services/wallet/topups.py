@@ -1,0 +1,69 @@
+"""What the wallet does when the top-up service tells it something."""
+
+from datetime import datetime
+
+from sqlalchemy.orm import Session
+
+from contracts.topup import AutoTopupSettingsChanged, TopupKind, TopupPaid, TopupReversed
+from contracts.wallet import Credit, HouseAccount, LowBalanceLevel, TransactionKind
+from services.wallet import accounts, ledger, levels
+from services.wallet.reclaims import TakeBack
+
+
+def credit(session: Session, now: datetime, event: TopupPaid) -> None:
+    """Credit a paid top-up, once for each top-up, and say what triggered an automatic one."""
+    is_auto = event.kind is TopupKind.AUTO
+    card = f"{event.card_brand} ending in {event.card_last4}" if event.card_last4 else "a card"
+    ledger.post_one(
+        session,
+        now,
+        Credit(
+            idempotency_key=f"topup:{event.topup_id}",
+            user_id=event.user_id,
+            amount_micros=event.amount_micros,
+            kind=TransactionKind.AUTO_TOPUP if is_auto else TransactionKind.TOPUP,
+            origin=HouseAccount.CARD_RECEIPTS,
+            description=f"{'Automatic top-up' if is_auto else 'Top-up'} from {card}"[:200],
+            metadata=_metadata(event),
+        ),
+    )
+
+
+def _metadata(event: TopupPaid) -> dict[str, str]:
+    known = {
+        "topup_id": event.topup_id,
+        "payment_id": event.payment_id,
+        "trigger": event.trigger,
+        "trigger_reference": event.trigger_reference,
+        "threshold_micros": event.threshold_micros,
+        "card_brand": event.card_brand,
+        "card_last4": event.card_last4,
+    }
+    return {name: str(value)[:500] for name, value in known.items() if value not in (None, "")}
+
+
+def take_back(session: Session, now: datetime, event: TopupReversed) -> None:
+    """Take the credit of a reversed top-up back, once for each refund or dispute."""
+    taking = TakeBack(
+        idempotency_key=f"reversal:{event.reversal_id}",
+        user_id=event.user_id,
+        amount_micros=event.amount_micros,
+        is_dispute=event.is_dispute,
+        description=event.description,
+        metadata={"topup_id": str(event.topup_id), "reversal_id": event.reversal_id},
+    )
+    # The reversal may come before the credit that it takes back: then it opens the wallet.
+    accounts.open_missing(session, now, [event.user_id])
+    ledger.post_one(session, now, taking)
+
+
+def arm_level(session: Session, now: datetime, event: AutoTopupSettingsChanged) -> None:
+    """Arm the ``auto_topup`` level at the new threshold, or drop it."""
+    levels.arm(
+        session,
+        now,
+        event.user_id,
+        LowBalanceLevel.AUTO_TOPUP,
+        event.threshold_micros,
+        event.settings_version,
+    )

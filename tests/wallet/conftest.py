@@ -1,0 +1,130 @@
+"""A migrated database of the wallet, and a few ways to say what a test is about."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from chassis.database import Connected, connect
+from chassis.identifiers import new_id
+from chassis.migrate import migrate
+from contracts.errors import ServiceError
+from contracts.messages import Command
+from contracts.wallet import Credit, OpenAccount, Transaction, Wallet
+from deploy.local import postgres as local_postgres
+from services.wallet import ledger, statements
+from services.wallet.ledger import Postable
+
+USD = 1_000_000
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture(scope="session")
+def wallet_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[local_postgres.Postgres]:
+    directory: Path = tmp_path_factory.mktemp("wallet-postgres")
+    server = local_postgres.start(directory)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def wallet_database(wallet_server: local_postgres.Postgres) -> Iterator[Connected]:
+    """One database for all tests of the rules: the ledger forgets nothing, users differ."""
+    url = wallet_server.create_database("wallet")
+    migrate("services.wallet", url)
+    database = connect(url)
+    yield database
+    database.engine.dispose()
+
+
+@pytest.fixture
+def fresh_database(wallet_server: local_postgres.Postgres) -> Iterator[Connected]:
+    """An empty ledger, for tests that damage it or look at all of it."""
+    name = f"wallet_{new_id().hex[-12:]}"
+    url = wallet_server.create_database(name)
+    migrate("services.wallet", url)
+    database = connect(url)
+    yield database
+    database.engine.dispose()
+    wallet_server.drop_database(name)
+
+
+@dataclass
+class Ledger:
+    """The rules on a real database, one transaction for each call, with a clock by hand."""
+
+    database: Connected
+    now: datetime = NOON
+    users: list[UUID] = field(default_factory=list)
+
+    def user(self, balance_micros: int = 0) -> UUID:
+        """A new user with a wallet and some money."""
+        user_id = new_id()
+        self.users.append(user_id)
+        self.do(OpenAccount(idempotency_key=f"open:{user_id}", user_id=user_id))
+        if balance_micros:
+            self.do(credit(user_id, balance_micros))
+        return user_id
+
+    def post(self, *commands: Postable) -> list[ledger.Outcome]:
+        with self.database.begin() as session:
+            return ledger.post(session, self.now, commands)
+
+    def do(self, command: Postable) -> ledger.Outcome:
+        """Carry out one command; raises what refuses it."""
+        (outcome,) = self.post(command)
+        if isinstance(outcome, ServiceError):
+            raise outcome
+        return outcome
+
+    def transaction(self, command: Command[Transaction]) -> Transaction:
+        outcome = self.do(command)
+        assert isinstance(outcome, Transaction)
+        return outcome
+
+    def wallet(self, user_id: UUID) -> Wallet:
+        with self.database.read() as session:
+            return statements.get_wallet(session, user_id)
+
+    def balance(self, user_id: UUID) -> int:
+        return self.wallet(user_id).balance_micros
+
+    def later(self, **difference: float) -> None:
+        self.now += timedelta(**difference)
+
+    def events(self, user_id: UUID, event_type: str) -> list[dict[str, object]]:
+        """What was put into the outbox about a user, oldest first."""
+        query = text(
+            "SELECT payload FROM outbox WHERE type = :type AND payload ->> 'user_id' = :user"
+            " ORDER BY id"
+        )
+        with self.database.read() as session:
+            return list(session.scalars(query, {"type": event_type, "user": str(user_id)}))
+
+    def session(self) -> Session:
+        """A bare session, for what only a wrong program would do."""
+        return Session(self.database.engine)
+
+
+@pytest.fixture
+def book(wallet_database: Connected) -> Ledger:
+    return Ledger(wallet_database)
+
+
+@pytest.fixture
+def own_book(fresh_database: Connected) -> Ledger:
+    return Ledger(fresh_database)
+
+
+def credit(user_id: UUID, amount_micros: int, key: str | None = None) -> Credit:
+    return Credit(
+        idempotency_key=key or f"credit:{new_id()}",
+        user_id=user_id,
+        amount_micros=amount_micros,
+        description="Top-up",
+    )
