@@ -117,7 +117,7 @@ def _card_form(
     offered = session["saved_payment_method_options"] or {}
     return _page(
         "card_form.html",
-        402 if error else 200,
+        402 if error and request.method == "POST" else 200,
         to=(session["success_url"], session["cancel_url"]),
         session=session,
         items=sandbox.store.get("line_items", session["id"])["items"],

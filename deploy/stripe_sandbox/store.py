@@ -34,7 +34,8 @@ class Store:
     def __init__(self, data: str = "") -> None:
         self.lock = threading.RLock()
         self._kinds: dict[str, dict[str, Object]] = {}
-        self._changed: set[tuple[str, str]] = set()
+        # A dict and not a set: new objects reach the file in the order in which they were made.
+        self._changed: dict[tuple[str, str], None] = {}
         self._file = _open(data) if data else None
         if self._file is not None:
             for kind, object_id, body in self._file.execute(
@@ -54,7 +55,7 @@ class Store:
     def put(self, kind: str, item: Object) -> Object:
         """Keep a new or changed object under its `id`."""
         self._kinds.setdefault(kind, {})[item["id"]] = item
-        self._changed.add((kind, item["id"]))
+        self._changed[kind, item["id"]] = None
         return item
 
     def find(self, kind: str, object_id: str | None) -> Object | None:
@@ -79,7 +80,7 @@ class Store:
     def remove(self, kind: str, object_id: str) -> None:
         """Forget the object."""
         self._kinds.get(kind, {}).pop(object_id, None)
-        self._changed.add((kind, object_id))
+        self._changed[kind, object_id] = None
 
     def clear(self, *kinds: str) -> None:
         """Forget all objects of the kinds, or of every kind."""
