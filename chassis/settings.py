@@ -11,8 +11,9 @@ from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
-def _delays(value: str) -> tuple[int, ...]:
-    delays = tuple(int(part) for part in value.split(","))
+def _delays(value: str | tuple[int, ...]) -> tuple[int, ...]:
+    # Settings check their defaults too, which are no text.
+    delays = tuple(int(part) for part in (value.split(",") if isinstance(value, str) else value))
     if not delays or any(delay < 1 for delay in delays):
         raise ValueError("whole seconds separated by commas, such as 1,5,30")
     return delays
