@@ -1,0 +1,238 @@
+"""The website for tests: on a real database, and (``system``) with all the real services.
+
+``site`` serves the application over real HTTP with a broker that is not there, for what the
+gateway decides alone. ``api`` talks to the whole product and holds every answer to the
+OpenAPI document.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+import requests
+import simplejson
+from openapi_schema_validator import OAS31Validator
+from referencing import Registry, Resource
+from referencing.jsonschema import DRAFT202012
+from sqlalchemy import text
+from werkzeug.serving import make_server
+
+from chassis.clock import utc_now
+from chassis.database import Connected, connect
+from services.gateway import accounts, tokens
+from services.gateway.app import create_app
+from services.gateway.models import User
+from services.gateway.openapi import as_text
+from services.gateway.settings import GatewaySettings
+
+PASSWORD = "correct horse battery"
+DOCUMENT = simplejson.loads(as_text())
+_REGISTRY = Registry().with_resource(
+    "urn:api", Resource.from_contents(DOCUMENT, default_specification=DRAFT202012)
+)
+
+
+@dataclass
+class Api:
+    """A program that uses the HTTP API. Every answer must be what the document promises."""
+
+    base_url: str
+    token: str | None = None
+    user_id: UUID | None = None
+    email: str = ""
+    http: requests.Session = field(default_factory=requests.Session)
+
+    def request(self, method: str, path: str, **options: Any) -> requests.Response:
+        headers = options.pop("headers", {})
+        if self.token:
+            headers = {"Authorization": f"Bearer {self.token}", **headers}
+        response = self.http.request(
+            method, self.base_url + path, headers=headers, timeout=30, **options
+        )
+        hold_to_document(method, path.partition("?")[0], response)
+        return response
+
+    def get(self, path: str, **options: Any) -> requests.Response:
+        return self.request("GET", path, **options)
+
+    def post(self, path: str, body: object = None, **options: Any) -> requests.Response:
+        if body is not None:
+            options["json"] = body
+        return self.request("POST", path, **options)
+
+    def command(self, path: str, body: object = None, key: str | None = None) -> requests.Response:
+        return self.post(path, body, headers={"Idempotency-Key": key or str(uuid4())})
+
+
+def read(response: requests.Response) -> Any:
+    """The JSON of an answer, with exact decimals."""
+    return simplejson.loads(response.text, use_decimal=True)
+
+
+def error_of(response: requests.Response) -> tuple[int, str]:
+    return response.status_code, read(response)["error"]["code"]
+
+
+def hold_to_document(method: str, path: str, response: requests.Response) -> None:
+    described = _find(path)
+    if described is None or method.lower() not in described[1]:
+        return
+    pattern, operations = described
+    responses = operations[method.lower()]["responses"]
+    status = str(response.status_code)
+    assert status in responses, f"{method} {pattern} answered {status}: {response.text[:300]}"
+    _validator(pattern, method.lower(), status).validate(
+        simplejson.loads(response.text, use_decimal=False)
+    )
+
+
+def _find(path: str) -> tuple[str, dict[str, Any]] | None:
+    parts = path.split("/")
+    for pattern, operations in DOCUMENT["paths"].items():
+        wanted = pattern.split("/")
+        if len(wanted) == len(parts) and all(
+            known.startswith("{") or known == part
+            for known, part in zip(wanted, parts, strict=True)
+        ):
+            return pattern, operations
+    return None
+
+
+def _validator(pattern: str, method: str, status: str) -> OAS31Validator:
+    place = DOCUMENT["paths"][pattern][method]["responses"][status]
+    if "$ref" in place:
+        place = DOCUMENT["components"]["responses"][status]
+    schema = place["content"]["application/json"]["schema"]
+    return OAS31Validator(
+        {"$ref": f"urn:api{schema['$ref']}"},
+        registry=_REGISTRY,
+        format_checker=OAS31Validator.FORMAT_CHECKER,
+    )
+
+
+@pytest.fixture(scope="session")
+def gateway_database(databases: dict[str, str]) -> Iterator[Connected]:
+    database = connect(databases["gateway"], pool_size=10)
+    yield database
+    database.engine.dispose()
+
+
+@pytest.fixture
+def database(gateway_database: Connected) -> Connected:
+    """The gateway's own database, empty."""
+    with gateway_database.begin() as session:
+        session.execute(
+            text("TRUNCATE users, user_sessions, api_tokens, notifications, inbox CASCADE")
+        )
+    return gateway_database
+
+
+@dataclass
+class Site:
+    """The website alone: the database is there, the broker is not."""
+
+    base_url: str
+
+    def browser(self) -> requests.Session:
+        return requests.Session()
+
+
+def gateway_settings(database_url: str, **changes: Any) -> GatewaySettings:
+    given = {
+        "amqp_uri": "amqp://nobody:nothing@127.0.0.1:1/",
+        "database_url": database_url,
+        "secret_key": "a secret for tests only, of enough length",
+        "public_url": "http://127.0.0.1:8000",
+        "rpc_timeout_s": 0.3,
+        **changes,
+    }
+    return GatewaySettings(**given)
+
+
+@pytest.fixture
+def serve(databases: dict[str, str], database: Connected) -> Iterator[Callable[..., Site]]:
+    """Serve the application with changed settings: ``serve(rate_limit_login="2 per minute")``."""
+    running = []
+
+    def start(**changes: Any) -> Site:
+        app = create_app(gateway_settings(databases["gateway"], **changes))
+        server = make_server("127.0.0.1", 0, app, threaded=True)
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        running.append((app, server, thread))
+        return Site(f"http://127.0.0.1:{server.server_port}")
+
+    yield start
+    for app, server, thread in running:
+        server.shutdown()
+        thread.join(5)
+        server.server_close()
+        app.extensions["mycelium"].close()
+
+
+@pytest.fixture
+def site(serve: Callable[..., Site]) -> Site:
+    return serve()
+
+
+def add_user(database: Connected, email: str | None = None, *, has_wallet: bool) -> User:
+    """A user straight in the database: nobody's rate limit is used up."""
+    account = accounts.prepare(email or f"{uuid4()}@example.com", PASSWORD)
+    with database.begin() as session:
+        user = accounts.register(session, utc_now(), account)
+        if has_wallet:
+            accounts.note_wallet_opened(session, utc_now(), user.user_id)
+    return user
+
+
+def token_for(database: Connected, user: User) -> str:
+    with database.begin() as session:
+        return tokens.issue(session, utc_now(), user.user_id, "test")
+
+
+@pytest.fixture
+def member(site: Site, database: Connected) -> Api:
+    """A user of ``site`` with a token."""
+    user = add_user(database, has_wallet=True)
+    return Api(site.base_url, token_for(database, user), user.user_id, user.email)
+
+
+@pytest.fixture(scope="session")
+def system_database(system: Any) -> Iterator[Connected]:
+    database = connect(system.database_url("gateway"), pool_size=4)
+    yield database
+    database.engine.dispose()
+
+
+@pytest.fixture
+def new_member(system: Any, system_database: Connected) -> Callable[[], Api]:
+    """Users of the whole product, each with an empty wallet and a token."""
+
+    def make() -> Api:
+        user = add_user(system_database, has_wallet=False)
+        return Api(system.base_url, token_for(system_database, user), user.user_id, user.email)
+
+    return make
+
+
+@pytest.fixture
+def api(new_member: Callable[[], Api]) -> Api:
+    """A user of the whole product."""
+    return new_member()
+
+
+@pytest.fixture
+def visitor(system: Any) -> Api:
+    """Somebody without an account."""
+    return Api(system.base_url)
+
+
+@pytest.fixture
+def product(visitor: Api) -> dict[str, Any]:
+    """A $5.00 virtual machine from the catalog."""
+    products = read(visitor.get("/api/products?category=compute&sort=price&limit=200"))["products"]
+    return next(item for item in products if item["price_usd"] == Decimal("5.00"))

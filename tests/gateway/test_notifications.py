@@ -1,0 +1,137 @@
+"""Notifications: what is stored about an event, once, and who may read it."""
+
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+import pytest
+
+from chassis.clock import utc_now
+from chassis.database import Connected
+from contracts.errors import NotFound
+from contracts.topup import AutoTopupRefused, RefusalCode, TopupFailed, TopupKind, Trigger
+from contracts.wallet import BalanceLow, TransactionKind, WalletCredited
+from services.gateway import messages, notifications
+from tests.gateway.conftest import Api, error_of, read
+
+USER = UUID(int=1)
+MESSAGE = notifications.Message("topup_credited", "success", "Credits arrived", "It is $25.00.")
+
+
+def tell(database: Connected, user_id: UUID, event_id: UUID | None = None) -> UUID:
+    with database.begin() as session:
+        notifications.tell(session, utc_now(), user_id, event_id or uuid4(), MESSAGE)
+        return notifications.newest(session, user_id)[0].notification_id
+
+
+def test_the_same_event_is_told_once(database: Connected) -> None:
+    event_id = uuid4()
+    tell(database, USER, event_id)
+    tell(database, USER, event_id)
+
+    with database.read() as session:
+        assert len(notifications.newest(session, USER)) == 1
+
+
+def test_reading_keeps_the_time_of_the_first_reading(database: Connected) -> None:
+    notification_id, now = tell(database, USER), utc_now()
+    with database.begin() as session:
+        notifications.mark_read(session, now, USER, notification_id)
+        notifications.mark_read(session, now + timedelta(hours=1), USER, notification_id)
+
+    with database.read() as session:
+        assert notifications.newest(session, USER)[0].read_at == now
+        assert notifications.unread_count(session, USER) == 0
+
+
+def test_reading_somebody_elses_is_not_found(database: Connected) -> None:
+    notification_id = tell(database, USER)
+
+    with pytest.raises(NotFound), database.begin() as session:
+        notifications.mark_read(session, utc_now(), UUID(int=2), notification_id)
+
+
+def test_the_api_pages_and_marks_read(member: Api, database: Connected) -> None:
+    assert member.user_id is not None
+    told = [str(tell(database, member.user_id)) for _ in range(3)]
+
+    first = read(member.get("/api/notifications?limit=2"))
+    second = read(member.get(f"/api/notifications?limit=2&cursor={first['next_cursor']}"))
+    member.post(f"/api/notifications/{told[0]}/read")
+    unread = read(member.get("/api/notifications?unread=true"))
+
+    seen = [item["notification_id"] for item in first["notifications"] + second["notifications"]]
+    assert seen == told[::-1]
+    assert second["next_cursor"] is None
+    assert unread["unread_count"] == 2
+
+
+def test_the_api_hides_somebody_elses(member: Api, database: Connected) -> None:
+    others = tell(database, USER)
+
+    assert error_of(member.post(f"/api/notifications/{others}/read")) == (404, "not_found")
+    assert read(member.get("/api/notifications"))["notifications"] == []
+
+
+def test_an_automatic_charge_is_told_with_the_new_balance() -> None:
+    event = WalletCredited(
+        event_id=uuid4(),
+        occurred_at=utc_now(),
+        user_id=USER,
+        transaction_id=uuid4(),
+        kind=TransactionKind.AUTO_TOPUP,
+        amount_micros=25_000_000,
+        balance_micros=33_000_000,
+        available_micros=33_000_000,
+    )
+
+    message = messages.wallet_credited(event)
+
+    assert message is not None
+    assert "$25.00" in message.title
+    assert "$33.00" in message.body
+
+
+def test_a_failed_automatic_charge_says_that_the_purchase_waits() -> None:
+    event = TopupFailed(
+        event_id=uuid4(),
+        occurred_at=utc_now(),
+        user_id=USER,
+        topup_id=uuid4(),
+        kind=TopupKind.AUTO,
+        amount_micros=25_000_000,
+        failure_code="card_declined",
+        message="Your card was declined.",
+        trigger=Trigger.PURCHASE,
+    )
+
+    assert "completes by itself" in messages.topup_failed(event).body
+
+
+@pytest.mark.parametrize(("level", "is_told"), [("alert", True), ("auto_topup", False)])
+def test_only_the_level_that_the_user_set_is_told(level: str, is_told: bool) -> None:
+    event = BalanceLow(
+        event_id=uuid4(),
+        occurred_at=utc_now(),
+        user_id=USER,
+        level=level,
+        threshold_micros=10_000_000,
+        available_micros=4_000_000,
+    )
+
+    assert (messages.balance_low(event) is not None) == is_told
+
+
+@pytest.mark.parametrize(
+    ("code", "is_told"), [(RefusalCode.DAILY_LIMIT, True), (RefusalCode.DISABLED, False)]
+)
+def test_a_refusal_is_told_unless_the_user_chose_it(code: RefusalCode, is_told: bool) -> None:
+    event = AutoTopupRefused(
+        event_id=uuid4(),
+        occurred_at=utc_now(),
+        user_id=USER,
+        refusal_code=code,
+        reason="The daily limit is reached.",
+        trigger=Trigger.PURCHASE,
+    )
+
+    assert (messages.auto_topup_refused(event) is not None) == is_told

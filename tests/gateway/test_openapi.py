@@ -1,0 +1,75 @@
+"""The OpenAPI document is valid, current, and complete."""
+
+from typing import Any
+
+import pytest
+from openapi_spec_validator import validate
+
+from chassis.database import Connected
+from services.gateway.app import create_app
+from services.gateway.models import Base
+from services.gateway.openapi import TARGET, as_text
+from tests.gateway.conftest import DOCUMENT, gateway_settings
+
+
+@pytest.fixture(scope="module")
+def routes() -> set[tuple[str, str]]:
+    app = create_app(gateway_settings("postgresql+psycopg2://nobody@127.0.0.1:1/none"))
+    return {
+        (method, rule.rule)
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+        if rule.rule.startswith("/api/") and rule.rule != "/api/openapi.json"
+    }
+
+
+def test_the_document_is_valid_openapi() -> None:
+    validate(DOCUMENT)
+
+
+def test_the_committed_document_is_that_of_the_code() -> None:
+    assert TARGET.read_text(encoding="utf-8") == as_text()
+
+
+def test_every_route_of_the_api_is_described_and_no_other(routes: set[tuple[str, str]]) -> None:
+    described = {
+        (method.upper(), path)
+        for path, operations in DOCUMENT["paths"].items()
+        for method in operations
+    }
+
+    assert described == {(method, _as_template(rule)) for method, rule in routes}
+
+
+def test_every_operation_says_what_it_does() -> None:
+    operations: list[dict[str, Any]] = [
+        operation for path in DOCUMENT["paths"].values() for operation in path.values()
+    ]
+
+    assert [operation["operationId"] for operation in operations if not operation["summary"]] == []
+
+
+def test_the_migrations_make_the_tables_of_the_models(database: Connected) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    with database.engine.connect() as connection:
+        context = MigrationContext.configure(
+            connection,
+            opts={"include_name": lambda name, kind, _: kind != "table" or name in _tables()},
+        )
+        differences = compare_metadata(context, Base.metadata)
+
+    assert differences == []
+
+
+def _tables() -> set[str]:
+    return set(Base.metadata.tables)
+
+
+def _as_template(rule: str) -> str:
+    parts = [
+        "{" + part.strip("<>").rpartition(":")[2] + "}" if part.startswith("<") else part
+        for part in rule.split("/")
+    ]
+    return "/".join(parts)

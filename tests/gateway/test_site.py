@@ -1,0 +1,244 @@
+"""What the gateway decides alone, over real HTTP: who asks, CSRF, headers, limits, errors."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+import requests
+
+from chassis.database import Connected
+from services.gateway.models import User
+from services.gateway.pages import forms  # noqa: F401 - the pages must load
+from tests.gateway.conftest import PASSWORD, Api, Site, add_user, error_of, read, token_for
+
+
+def log_in(site: Site, user: User) -> tuple[requests.Session, str]:
+    """A browser that is logged in, and the CSRF token of its pages."""
+    browser = site.browser()
+    page = browser.get(f"{site.base_url}/login")
+    form = {"email": user.email, "password": PASSWORD, "csrf_token": csrf_token(page.text)}
+    answer = browser.post(f"{site.base_url}/login", data=form, allow_redirects=False)
+    assert answer.status_code == 303, answer.text[:500]
+    return browser, csrf_token(browser.get(f"{site.base_url}/docs/none").text)
+
+
+def csrf_token(page: str) -> str:
+    found = re.search(r'name="csrf[-_]token"[^>]*?(?:value|content)="([^"]+)"', page)
+    assert found, page[:500]
+    return found[1]
+
+
+@pytest.fixture
+def user(database: Connected) -> User:
+    return add_user(database, has_wallet=True)
+
+
+def test_a_live_process_says_so_and_names_what_is_missing(site: Site) -> None:
+    healthy = requests.get(f"{site.base_url}/healthz", timeout=10)
+    ready = requests.get(f"{site.base_url}/readyz", timeout=10)
+
+    assert (healthy.status_code, ready.status_code) == (200, 503)
+    assert ready.json()["checks"]["database"] == "ok"
+    assert ready.json()["checks"]["wallet"] == "away"
+
+
+def test_an_unknown_address_of_the_api_is_a_json_404(site: Site) -> None:
+    answer = requests.get(f"{site.base_url}/api/nothing", timeout=10)
+
+    assert error_of(answer) == (404, "not_found")
+
+
+def test_a_wrong_method_is_a_json_405_that_names_the_right_ones(site: Site) -> None:
+    answer = requests.delete(f"{site.base_url}/api/wallet/info", timeout=10)
+
+    assert error_of(answer) == (405, "method_not_allowed")
+    assert "GET" in answer.headers["Allow"]
+
+
+def test_a_visitor_gets_a_401_from_the_api(site: Site) -> None:
+    answer = requests.get(f"{site.base_url}/api/auth/me", timeout=10)
+
+    assert error_of(answer) == (401, "authentication_required")
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+
+
+def test_a_visitor_of_a_page_is_sent_to_the_login_and_back(site: Site) -> None:
+    answer = requests.get(f"{site.base_url}/dashboard", timeout=10, allow_redirects=False)
+
+    assert answer.status_code == 303
+    assert answer.headers["Location"] == "/login?next=%2Fdashboard"
+
+
+@pytest.mark.parametrize("token", ["", "nonsense", "myc_" + "x" * 43, "x" * 5000, "\u00e9"])
+def test_a_wrong_token_is_a_401(site: Site, token: str) -> None:
+    headers = {"Authorization": f"Bearer {token}".encode()}
+    answer = requests.get(f"{site.base_url}/api/auth/me", headers=headers, timeout=10)
+
+    assert error_of(answer) == (401, "authentication_required")
+
+
+def test_a_token_works_until_its_logout(member: Api) -> None:
+    assert read(member.get("/api/auth/me"))["email"] == member.email
+
+    assert member.post("/api/auth/logout").status_code == 200
+
+    assert error_of(member.get("/api/auth/me")) == (401, "authentication_required")
+
+
+def test_a_cookie_works_for_the_api_without_csrf_for_questions(site: Site, user: User) -> None:
+    browser, _ = log_in(site, user)
+
+    assert read(browser.get(f"{site.base_url}/api/auth/me"))["email"] == user.email
+
+
+def test_a_command_by_cookie_needs_the_csrf_token(site: Site, user: User) -> None:
+    browser, token = log_in(site, user)
+    address = f"{site.base_url}/api/auth/logout"
+
+    assert error_of(browser.post(address)) == (403, "csrf_failed")
+    wrong = browser.post(address, headers={"X-CSRFToken": "wrong"})
+    assert error_of(wrong) == (403, "csrf_failed")
+    right = browser.post(address, headers={"X-CSRFToken": token})
+    assert right.status_code == 200
+
+
+def test_another_sites_bearer_header_does_not_open_the_cookies_account(
+    site: Site, user: User
+) -> None:
+    browser, _ = log_in(site, user)
+    answer = browser.get(f"{site.base_url}/api/auth/me", headers={"Authorization": "Bearer wrong"})
+
+    assert error_of(answer) == (401, "authentication_required")
+
+
+def test_a_form_without_its_csrf_token_is_refused(site: Site) -> None:
+    form = {"email": "ann@example.com", "password": PASSWORD}
+    answer = requests.post(f"{site.base_url}/login", data=form, timeout=10)
+
+    assert answer.status_code == 403
+
+
+def test_logging_in_gives_a_new_cookie_and_logging_out_kills_copies(site: Site, user: User) -> None:
+    browser, token = log_in(site, user)
+    copied = browser.cookies.get("mycelium_session")
+
+    browser.post(f"{site.base_url}/logout", data={"csrf_token": token}, allow_redirects=False)
+
+    thief = requests.get(
+        f"{site.base_url}/api/auth/me", cookies={"mycelium_session": str(copied)}, timeout=10
+    )
+    assert error_of(thief) == (401, "authentication_required")
+
+
+def test_the_session_cookie_is_kept_from_scripts_and_other_sites(
+    serve: Callable[..., Site],
+) -> None:
+    secure_site = serve(public_url="https://mycelium.example")
+    cookie = requests.get(f"{secure_site.base_url}/login", timeout=10).headers["Set-Cookie"]
+
+    assert "HttpOnly" in cookie
+    assert "SameSite=Lax" in cookie
+    assert "Secure" in cookie
+
+
+def test_every_answer_carries_the_safety_headers(site: Site) -> None:
+    for path in ("/login", "/api/nothing", "/healthz"):
+        headers = requests.get(site.base_url + path, timeout=10).headers
+
+        assert "default-src 'none'" in headers["Content-Security-Policy"]
+        assert "unsafe-inline" not in headers["Content-Security-Policy"]
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["X-Frame-Options"] == "DENY"
+        assert headers["Cache-Control"] == "no-store"
+
+
+def test_a_request_id_is_given_back_when_it_is_harmless(site: Site) -> None:
+    address = f"{site.base_url}/healthz"
+    kept = requests.get(address, headers={"X-Request-Id": "request-1234"}, timeout=10)
+    replaced = requests.get(address, headers={"X-Request-Id": "<script>"}, timeout=10)
+
+    assert kept.headers["X-Request-Id"] == "request-1234"
+    assert len(replaced.headers["X-Request-Id"]) == 36
+
+
+def test_too_many_logins_for_one_address_are_refused(
+    serve: Callable[..., Site], database: Connected
+) -> None:
+    user = add_user(database, has_wallet=True)
+    api = Api(serve(rate_limit_login_email="3 per minute").base_url)
+    wrong = {"email": user.email, "password": "wrong password"}
+
+    tries = [error_of(api.post("/api/auth/login", wrong))[0] for _ in range(4)]
+    other = api.post("/api/auth/login", {**wrong, "email": "other@example.com"})
+
+    assert tries == [401, 401, 401, 429]
+    assert error_of(other)[0] == 401
+
+
+def test_too_many_logins_from_one_place_are_refused(serve: Callable[..., Site]) -> None:
+    api = Api(serve(rate_limit_login="2 per minute").base_url)
+    bodies = [{"email": f"{n}@example.com", "password": "wrong password"} for n in range(3)]
+
+    tries = [api.post("/api/auth/login", body) for body in bodies]
+
+    assert [error_of(answer)[0] for answer in tries] == [401, 401, 429]
+    assert int(tries[2].headers["Retry-After"]) > 0
+
+
+def test_too_many_requests_are_refused_with_retry_after(serve: Callable[..., Site]) -> None:
+    api = Api(serve(rate_limit_default="2 per minute").base_url)
+
+    answers = [api.get("/api/auth/me") for _ in range(3)]
+
+    assert error_of(answers[2]) == (429, "too_many_requests")
+    assert int(answers[2].headers["Retry-After"]) > 0
+
+
+def test_registering_works_while_the_wallet_is_away(site: Site) -> None:
+    api = Api(site.base_url)
+
+    answer = api.post("/api/auth/register", {"email": "new@example.com", "password": PASSWORD})
+
+    assert answer.status_code == 201
+    assert read(answer)["token"].startswith("myc_")
+
+
+def test_a_service_that_is_away_is_a_503_that_says_when_to_retry(member: Api) -> None:
+    answer = member.get("/api/wallet/info")
+
+    assert error_of(answer) == (503, "unavailable")
+    assert int(answer.headers["Retry-After"]) > 0
+
+
+def test_a_webhook_is_sent_again_later_while_topup_is_away(site: Site) -> None:
+    answer = requests.post(
+        f"{site.base_url}/webhooks/stripe",
+        data=b"{}",
+        headers={"Stripe-Signature": "t=1,v1=00"},
+        timeout=30,
+    )
+
+    assert error_of(answer) == (503, "unavailable")
+
+
+def test_the_access_log_holds_no_secrets(
+    member: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="gateway.access"):
+        member.get("/api/auth/me?token=secret-in-the-address")
+
+    lines = [vars(record) for record in caplog.records if record.name == "gateway.access"]
+    assert lines[-1]["path"] == "/api/auth/me"
+    assert "secret-in-the-address" not in str(lines)
+    assert str(member.token) not in str(lines)
+
+
+def test_a_token_is_of_no_use_to_somebody_who_reads_the_database(
+    member: Api, database: Connected
+) -> None:
+    with database.read() as session:
+        stored = session.connection().exec_driver_sql("SELECT secret_sha256 FROM api_tokens")
+        values = [bytes(row[0]) for row in stored]
+
+    assert str(member.token).encode() not in values
+    assert token_for(database, add_user(database, has_wallet=True)) != member.token
