@@ -15,6 +15,14 @@ from .store import Object, new_id
 _LIFE_DEFAULT_S = 86_400
 _LIFE_MIN_S = 1_800
 _PLACEHOLDER = "{CHECKOUT_SESSION_ID}"
+# What a session may have at Stripe and never has here.
+_NULL = (
+    "after_expiration", "allow_promotion_codes", "client_secret", "collected_information",
+    "consent", "consent_collection", "currency_conversion", "customer_account",
+    "customer_details", "invoice", "origin_context", "payment_intent", "payment_link",
+    "payment_method_configuration_details", "permissions", "recovered_from", "setup_intent",
+    "shipping_address_collection", "shipping_cost", "subscription", "wallet_options",
+)  # fmt: skip
 
 
 def create(sandbox: Sandbox, call: Call) -> Object:
@@ -156,11 +164,10 @@ def _new(sandbox: Sandbox, params: dict[str, Any], total: int | None) -> Object:
     paying = params["mode"] == "payment"
     creation = "if_required" if paying and not params.get("customer") else None
     session: Object = {
+        **dict.fromkeys(_NULL),
         "id": session_id,
         "object": "checkout.session",
         "adaptive_pricing": {"enabled": False} if paying else None,
-        "after_expiration": None,
-        "allow_promotion_codes": None,
         "allowed_payment_method_types": params.get("allowed_payment_method_types"),
         "amount_subtotal": total,
         "amount_total": total,
@@ -168,24 +175,16 @@ def _new(sandbox: Sandbox, params: dict[str, Any], total: int | None) -> Object:
         "billing_address_collection": params.get("billing_address_collection"),
         "cancel_url": params.get("cancel_url"),
         "client_reference_id": params.get("client_reference_id"),
-        "client_secret": None,
-        "collected_information": None,
-        "consent": None,
-        "consent_collection": None,
         "created": sandbox.now(),
         "currency": "usd" if paying else params.get("currency"),
-        "currency_conversion": None,
         "custom_fields": [],
         "custom_text": {"after_submit": None, "shipping_address": None, "submit": None,
                         "terms_of_service_acceptance": None, **(params.get("custom_text") or {})},
         "customer": params.get("customer"),
-        "customer_account": None,
         "customer_creation": params.get("customer_creation", creation),
-        "customer_details": None,
         "customer_email": params.get("customer_email"),
         "discounts": [] if paying else None,
         "expires_at": params.get("expires_at", sandbox.now() + _LIFE_DEFAULT_S),
-        "invoice": None,
         "invoice_creation": {"enabled": False, "invoice_data": {
             "account_tax_ids": None, "custom_fields": None, "description": None, "footer": None,
             "issuer": None, "metadata": {}, "rendering_options": None}} if paying else None,
@@ -193,31 +192,20 @@ def _new(sandbox: Sandbox, params: dict[str, Any], total: int | None) -> Object:
         "locale": params.get("locale"),
         "metadata": {},
         "mode": params["mode"],
-        "origin_context": None,
-        "payment_intent": None,
-        "payment_link": None,
         "payment_method_collection": "always" if not paying else "if_required",
-        "payment_method_configuration_details": None,
         "payment_method_options": params.get("payment_method_options") or {},
         "payment_method_types": ["card"],
         "payment_status": "unpaid" if paying else "no_payment_required",
-        "permissions": None,
         "phone_number_collection": {"enabled": False},
-        "recovered_from": None,
         "saved_payment_method_options": params.get("saved_payment_method_options"),
-        "setup_intent": None,
-        "shipping_address_collection": None,
-        "shipping_cost": None,
         "shipping_options": [],
         "status": "open",
         "submit_type": params.get("submit_type"),
-        "subscription": None,
         "success_url": params["success_url"],
         "total_details": {"amount_discount": 0, "amount_shipping": 0, "amount_tax": 0}
         if paying else None,
         "ui_mode": "hosted_page",
         "url": f"{sandbox.base_url}/c/pay/{session_id}",
-        "wallet_options": None,
     }  # fmt: skip
     set_metadata(session, params)
     if not paying:

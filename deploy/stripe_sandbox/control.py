@@ -235,20 +235,20 @@ def totals() -> Response:
         found = [
             item for item in sandbox.store.newest("charge") if customer in (None, item["customer"])
         ]
-        paid = [item for item in found if item["paid"]]
+        paid = {item["id"]: item for item in found if item["paid"]}
         lost = sum(
             item["amount"]
             for item in sandbox.store.newest("dispute")
-            if item["status"] != "won"
+            if item["charge"] in paid
+            and item["status"] != "won"
             and not item["status"].startswith("warning")
-            and item["charge"] in {charge["id"] for charge in paid}
         )
     return jsonify(
         {
             "attempts": len(found),
             "charges": len(paid),
-            "paid_cents": sum(item["amount"] for item in paid),
-            "refunded_cents": sum(item["amount_refunded"] for item in paid),
+            "paid_cents": sum(item["amount"] for item in paid.values()),
+            "refunded_cents": sum(item["amount_refunded"] for item in paid.values()),
             "disputed_cents": lost,
         }
     )

@@ -41,9 +41,9 @@ class Receiver:
         """The events about a customer, verified, in the order in which they arrived."""
         found = []
         for headers, body in list(self.arrived):
-            event = stripe.Webhook.construct_event(body, headers["Stripe-Signature"], SECRET)
             if customer in body.decode():
-                found.append(event)
+                signature = headers["Stripe-Signature"]
+                found.append(stripe.Webhook.construct_event(body, signature, SECRET))
         return found
 
     def types(self, customer: str) -> list[str]:
