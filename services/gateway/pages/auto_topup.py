@@ -1,0 +1,184 @@
+"""/dashboard/wallet/auto-topup: the settings of automatic charges, and asking for one."""
+
+from dataclasses import dataclass
+
+from flask import Blueprint, flash, redirect, render_template, request, url_for
+from werkzeug.wrappers import Response
+
+from chassis.money import InvalidAmount
+from contracts.errors import ServiceError
+from contracts.topup import (
+    AutoTopupStatus,
+    ConfigureAutoTopup,
+    GetAutoTopup,
+    ListPaymentMethods,
+    TriggerAutoTopup,
+)
+from contracts.wallet import GetWallet, Wallet
+from services.gateway.errors import STATUSES
+from services.gateway.frame import call
+from services.gateway.identity import CurrentUser, login_required, signed_in_user
+from services.gateway.pages.asking import ask
+from services.gateway.pages.formats import plain_dollars
+from services.gateway.pages.forms import (
+    command_key,
+    money_field,
+    optional_money,
+    optional_money_field,
+)
+
+blueprint = Blueprint("auto_topup", __name__)
+
+THRESHOLD_SUGGESTED = "10"
+AMOUNT_SUGGESTED = "25"
+
+# The field of the form that an error of the service is about.
+_FIELDS = {
+    "threshold_micros": "threshold",
+    "topup_amount_micros": "amount",
+    "payment_method_id": "payment_method_id",
+    "daily_limit_micros": "daily_limit",
+    "monthly_limit_micros": "monthly_limit",
+    "consent": "consent",
+    "consent_version": "consent",
+}
+
+
+@dataclass(frozen=True)
+class SettingsForm:
+    """The form's fields as text, either as they are saved or as they were typed."""
+
+    enabled: bool
+    threshold: str
+    amount: str
+    payment_method_id: str
+    daily_limit: str
+    monthly_limit: str
+    error: str = ""
+    error_field: str = ""
+
+
+@blueprint.get("/dashboard/wallet/auto-topup")
+@login_required
+def settings() -> str:
+    user = signed_in_user()
+    status = call(GetAutoTopup(user_id=user.user_id))
+    return _page(user, status, _saved(status))
+
+
+@blueprint.post("/dashboard/wallet/auto-topup")
+@login_required
+def configure() -> Response | tuple[str, int]:
+    user = signed_in_user()
+    try:
+        status = call(_command(user))
+    except InvalidAmount as error:
+        return _again(user, str(error), "", 422)
+    except ServiceError as error:
+        name = _FIELDS.get(error.details[0], "") if error.details else ""
+        return _again(user, str(error), name, STATUSES.get(error.code, 502))
+    if not status.enabled:
+        flash("Auto top-up is off. Nothing is charged by itself any more.", "info")
+    elif status.in_flight_topup_id:
+        flash("Auto top-up is on, and your card is being charged now.", "success")
+    else:
+        flash("Auto top-up is on.", "success")
+    return redirect(url_for("auto_topup.settings"), 303)
+
+
+@blueprint.post("/dashboard/wallet/auto-topup/trigger")
+@login_required
+def trigger() -> Response:
+    """Ask for an automatic top-up now, within the same settings and limits."""
+    user = signed_in_user()
+    back = url_for("auto_topup.settings")
+    try:
+        outcome = call(
+            TriggerAutoTopup(
+                idempotency_key=command_key(user.user_id, "trigger"), user_id=user.user_id
+            )
+        )
+    except ServiceError as error:
+        flash(str(error), "danger")
+        return redirect(back, 303)
+    if outcome.topup is None:
+        flash(outcome.refusal_reason, "warning")
+        return redirect(back, 303)
+    return redirect(url_for("topups.follow", topup_id=outcome.topup.topup_id), 303)
+
+
+def _command(user: CurrentUser) -> ConfigureAutoTopup:
+    return ConfigureAutoTopup(
+        idempotency_key=command_key(user.user_id, "auto-topup"),
+        user_id=user.user_id,
+        enabled=bool(request.form.get("enabled")),
+        threshold_micros=money_field("threshold", "When credits are below"),
+        topup_amount_micros=_at_least_a_cent("amount", "Purchase this amount"),
+        payment_method_id=request.form.get("payment_method_id") or None,
+        daily_limit_micros=optional_money_field("daily_limit", "Daily limit") or None,
+        monthly_limit_micros=optional_money_field("monthly_limit", "Monthly limit") or None,
+        consent=bool(request.form.get("consent")),
+        consent_version=request.form.get("consent_version", "")[:40],
+        client_address=(request.remote_addr or "")[:64],
+    )
+
+
+def _at_least_a_cent(name: str, label: str) -> int:
+    amount_micros = money_field(name, label)
+    if amount_micros == 0:
+        raise InvalidAmount(f"{label}: enter more than $0.")
+    return amount_micros
+
+
+def _saved(status: AutoTopupStatus) -> SettingsForm:
+    def dollars(amount_micros: int | None, otherwise: str) -> str:
+        return otherwise if amount_micros is None else plain_dollars(amount_micros)
+
+    daily, monthly = status.daily_limit, status.monthly_limit
+    return SettingsForm(
+        enabled=status.enabled,
+        threshold=dollars(status.threshold_micros, THRESHOLD_SUGGESTED),
+        amount=dollars(status.topup_amount_micros, AMOUNT_SUGGESTED),
+        payment_method_id=status.payment_method.payment_method_id if status.payment_method else "",
+        daily_limit=dollars(daily.limit_micros if daily else None, ""),
+        monthly_limit=dollars(monthly.limit_micros if monthly else None, ""),
+    )
+
+
+def _again(user: CurrentUser, error: str, error_field: str, status_code: int) -> tuple[str, int]:
+    """The form again, as it was typed, with what is wrong."""
+    form = SettingsForm(
+        enabled=bool(request.form.get("enabled")),
+        threshold=request.form.get("threshold", ""),
+        amount=request.form.get("amount", ""),
+        payment_method_id=request.form.get("payment_method_id", ""),
+        daily_limit=request.form.get("daily_limit", ""),
+        monthly_limit=request.form.get("monthly_limit", ""),
+        error=error,
+        error_field=error_field,
+    )
+    return _page(user, call(GetAutoTopup(user_id=user.user_id)), form), status_code
+
+
+def _page(user: CurrentUser, status: AutoTopupStatus, form: SettingsForm) -> str:
+    wallet = ask(GetWallet(user_id=user.user_id))
+    cards = ask(ListPaymentMethods(user_id=user.user_id))
+    return render_template(
+        "auto_topup.html",
+        status=status,
+        form=form,
+        wallet=wallet,
+        will_charge_now=_will_charge_now(status, form, wallet),
+        cards=cards.payment_methods if cards else [],
+    )
+
+
+def _will_charge_now(status: AutoTopupStatus, form: SettingsForm, wallet: Wallet | None) -> bool:
+    """Whether switching it on with this threshold finds the balance below it already."""
+    if wallet is None or status.enabled:
+        return False
+    try:
+        threshold_micros = optional_money(form.threshold, "When credits are below")
+    except InvalidAmount:
+        return False
+    return threshold_micros is not None and wallet.available_micros < threshold_micros

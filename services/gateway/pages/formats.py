@@ -1,0 +1,182 @@
+"""How pages write money, dates and the words of the contracts."""
+
+from datetime import UTC, date, datetime
+from typing import Any
+
+from flask import Flask
+
+from chassis.money import MICROS_PER_CENT, divide_half_even, format_usd, from_cents
+from contracts.billing import DeploymentStatus, PurchaseStatus
+from contracts.catalog import BillingPeriod, Category, Product, SortOrder
+from contracts.topup import TopupStatus, Trigger
+from contracts.wallet import Transaction, TransactionKind
+
+CATEGORY_NAMES = {
+    Category.COMPUTE: "Compute",
+    Category.NODES: "3Nodes",
+    Category.GATEWAYS: "Gateways",
+    Category.APPLICATIONS: "Applications",
+    Category.SERVICES: "Services",
+}
+CATEGORY_SUMMARIES = {
+    Category.COMPUTE: "Virtual machines, storage and containers",
+    Category.NODES: "Whole machines, yours alone",
+    Category.GATEWAYS: "A public address for what you run",
+    Category.APPLICATIONS: "Ready to use a minute from now",
+    Category.SERVICES: "People who know how it is done",
+}
+SORT_NAMES = {
+    SortOrder.FEATURED: "Featured",
+    SortOrder.PRICE: "Price, low to high",
+    SortOrder.PRICE_DESCENDING: "Price, high to low",
+    SortOrder.NAME: "Name",
+    SortOrder.NEWEST: "Newest",
+}
+KIND_NAMES = {
+    TransactionKind.PURCHASE: "Purchase",
+    TransactionKind.TOPUP: "Credits bought",
+    TransactionKind.AUTO_TOPUP: "Auto top-up",
+    TransactionKind.TRANSFER: "Transfer",
+    TransactionKind.EARNING: "Earning",
+    TransactionKind.REFUND: "Refund",
+    TransactionKind.RENEWAL: "Renewal",
+    TransactionKind.USAGE: "Usage",
+    TransactionKind.ADJUSTMENT: "Adjustment",
+    TransactionKind.MIGRATION: "Migration",
+    TransactionKind.CHARGEBACK: "Chargeback",
+}
+# What a state is called, and whether it is good news, a wait, bad news or none of these.
+STATES: dict[str, tuple[str, str]] = {
+    PurchaseStatus.PENDING: ("In progress", "wait"),
+    PurchaseStatus.AWAITING_FUNDS: ("Waiting for credits", "wait"),
+    PurchaseStatus.COMPLETED: ("Completed", "good"),
+    PurchaseStatus.EXPIRED: ("Expired", "none"),
+    DeploymentStatus.REQUESTED: ("Starting", "wait"),
+    DeploymentStatus.ACTIVE: ("Active", "good"),
+    DeploymentStatus.STOPPED: ("Stopped", "none"),
+    DeploymentStatus.SUSPENDED: ("Suspended", "bad"),
+    DeploymentStatus.CANCELLED: ("Cancelled", "none"),
+    DeploymentStatus.FAILED: ("Failed", "bad"),
+    TopupStatus.CREATED: ("Waiting for the card", "wait"),
+    TopupStatus.PROCESSING: ("Charging", "wait"),
+    TopupStatus.ACTION_REQUIRED: ("Your bank asks you", "wait"),
+    TopupStatus.UNKNOWN: ("Being checked", "wait"),
+    TopupStatus.PAID: ("Paid", "wait"),
+    TopupStatus.CREDITED: ("Credited", "good"),
+    "off": ("Off", "none"),
+    "paused": ("Paused", "bad"),
+}
+_TRIGGERS = {
+    Trigger.PURCHASE: "a purchase was short of credits",
+    Trigger.RENEWAL: "a renewal was short of credits",
+    Trigger.LOW_BALANCE: "the balance fell below the threshold",
+    Trigger.SETTINGS_SAVED: "auto top-up was switched on below the threshold",
+    Trigger.BY_HAND: "you asked for it",
+}
+
+
+def money(amount_micros: int) -> str:
+    """``$25.00``; an amount is in micro-dollars."""
+    return format_usd(amount_micros)
+
+
+def signed_money(amount_micros: int) -> str:
+    """``+$25.00`` or ``−$5.00``, as a statement writes money in and out."""
+    sign = "+" if amount_micros > 0 else "\N{MINUS SIGN}" if amount_micros < 0 else ""
+    return sign + format_usd(abs(amount_micros))
+
+
+def rounded_money(amount_micros: int) -> str:
+    """An average such as a daily burn in whole cents, halves to the even cent."""
+    return format_usd(from_cents(divide_half_even(amount_micros, MICROS_PER_CENT)))
+
+
+def plain_dollars(amount_micros: int) -> str:
+    """``25`` or ``25.50``: an amount as the value of a number field."""
+    text = format_usd(amount_micros).replace("$", "").replace(",", "")
+    return text.removesuffix(".00")
+
+
+def price(product: Product) -> str:
+    """``$5.00/month``, or ``$40.00`` for what is paid once."""
+    return format_usd(product.price_micros) + period_suffix(product.billing_period)
+
+
+def period_suffix(period: BillingPeriod) -> str:
+    return "/month" if period is BillingPeriod.MONTH else ""
+
+
+def day(moment: date | None) -> str:
+    """``22 Nov 2026``."""
+    return f"{moment.day} {moment:%b %Y}" if moment else ""
+
+
+def minute(moment: datetime | None) -> str:
+    """``22 Nov 2026, 14:05 UTC``: every time on the pages is UTC and says so."""
+    if moment is None:
+        return ""
+    moment = moment.astimezone(UTC)
+    return f"{moment.day} {moment:%b %Y, %H:%M} UTC"
+
+
+def state_name(state: str) -> str:
+    return STATES.get(state, (str(state).replace("_", " ").capitalize(), "none"))[0]
+
+
+def state_tone(state: str) -> str:
+    return STATES.get(state, ("", "none"))[1]
+
+
+def trigger_sentence(transaction: Transaction) -> str:
+    """Why an automatic charge was made, from what the wallet recorded with it; else empty."""
+    if transaction.kind is not TransactionKind.AUTO_TOPUP:
+        return ""
+    trigger = transaction.metadata.get("trigger", "")
+    try:
+        reason = _TRIGGERS[Trigger(trigger)]
+    except ValueError:
+        return ""
+    threshold = transaction.metadata.get("threshold_micros", "")
+    below = f" (threshold {format_usd(int(threshold))})" if threshold.isdecimal() else ""
+    return f"Charged because {reason}{below}"
+
+
+def triggering_purchase(transaction: Transaction) -> str:
+    """The id of the purchase that started an automatic charge; else empty."""
+    if transaction.metadata.get("trigger") != Trigger.PURCHASE:
+        return ""
+    return transaction.metadata.get("trigger_reference", "")
+
+
+def card_name(brand: str, last4: str) -> str:
+    """``Visa •••• 4242``."""
+    names = {"amex": "American Express", "mastercard": "Mastercard", "unionpay": "UnionPay"}
+    return f"{names.get(brand, brand.capitalize() or 'Card')} •••• {last4}"
+
+
+def install(app: Flask) -> None:
+    """Give the templates these filters and names."""
+    app.jinja_env.filters.update(
+        money=money,
+        signed_money=signed_money,
+        money_rounded=rounded_money,
+        plain_dollars=plain_dollars,
+        price=price,
+        period_suffix=period_suffix,
+        day=day,
+        minute=minute,
+        state_name=state_name,
+        state_tone=state_tone,
+        trigger_sentence=trigger_sentence,
+        triggering_purchase=triggering_purchase,
+        category_name=CATEGORY_NAMES.__getitem__,
+        kind_name=KIND_NAMES.__getitem__,
+    )
+    names: dict[str, Any] = {
+        "CATEGORY_NAMES": CATEGORY_NAMES,
+        "CATEGORY_SUMMARIES": CATEGORY_SUMMARIES,
+        "SORT_NAMES": SORT_NAMES,
+        "KIND_NAMES": KIND_NAMES,
+        "card_name": card_name,
+    }
+    app.jinja_env.globals.update(names)

@@ -1,0 +1,87 @@
+"""What the pages' forms have in common: keys, amounts of money, addresses to return to."""
+
+import re
+from uuid import UUID
+
+from flask import request
+
+from chassis.identifiers import new_id
+from chassis.money import InvalidAmount, parse_usd
+
+CREDIT_CHOICES_MICROS = (10_000_000, 25_000_000, 50_000_000)
+"""The amounts of credits that stand ready to choose: $10, $25 and $50."""
+
+CUSTOM = "custom"
+_LOCAL_PATH = re.compile(r"/(?:[^/\\\s][^\\\s]*)?")
+
+
+def new_key() -> str:
+    """A key for a form that moves money, made when the form is shown: sent twice, it acts once."""
+    return str(new_id())
+
+
+def command_key(user_id: UUID, purpose: str) -> str:
+    """The idempotency key of the form that was sent, apart from other users' and other forms'.
+
+    A form without a usable key gets a fresh one: it is then a request of its own.
+    """
+    try:
+        key = UUID(request.form.get("key", ""))
+    except ValueError:
+        key = new_id()
+    return f"page:{purpose}:{user_id}:{key}"
+
+
+def optional_money(text: str, label: str) -> int | None:
+    """An amount as a person types it, in micro-dollars; None for an empty field.
+
+    Raises :class:`InvalidAmount`, whose sentence begins with the field's label.
+    """
+    text = text.strip().removeprefix("$").replace(",", "").strip()
+    if not text:
+        return None
+    try:
+        return parse_usd(text)
+    except InvalidAmount as error:
+        raise InvalidAmount(f"{label}: {error}") from None
+
+
+def optional_money_field(name: str, label: str) -> int | None:
+    """The amount in a field of the form that was sent; None where it is empty."""
+    return optional_money(request.form.get(name, ""), label)
+
+
+def money_field(name: str, label: str) -> int:
+    """The same, where the field must not be empty."""
+    amount_micros = optional_money_field(name, label)
+    if amount_micros is None:
+        raise InvalidAmount(f"{label}: enter an amount of dollars, such as 25.")
+    return amount_micros
+
+
+def chosen_credits() -> int | None:
+    """The amount of credits that was picked, in micro-dollars; None where none was offered."""
+    choice = request.form.get("amount")
+    if choice is None:
+        return None
+    name = "custom_amount" if choice == CUSTOM else "amount"
+    amount_micros = money_field(name, "Credits")
+    if amount_micros == 0:
+        raise InvalidAmount("Credits: enter more than $0.")
+    return amount_micros
+
+
+def return_path(default: str) -> str:
+    """Where to go after a form, if the form names a path of this site; else ``default``."""
+    wanted = request.values.get("next", "")
+    return wanted if _LOCAL_PATH.fullmatch(wanted) else default
+
+
+def suggested_credits(shortfall_micros: int) -> int | None:
+    """The smallest of the ready amounts that covers a shortfall; None when none does."""
+    return next((amount for amount in CREDIT_CHOICES_MICROS if amount >= shortfall_micros), None)
+
+
+def custom_credits(shortfall_micros: int) -> int:
+    """The shortfall in whole cents, rounded up: what the card must pay at least."""
+    return -(-shortfall_micros // 10_000) * 10_000

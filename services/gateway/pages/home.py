@@ -1,0 +1,14 @@
+"""/ : what Mycelium is."""
+
+from flask import Blueprint, render_template
+
+from contracts.catalog import ListProducts
+from services.gateway.pages.asking import ask
+
+blueprint = Blueprint("home", __name__)
+
+
+@blueprint.get("/")
+def landing() -> str:
+    featured = ask(ListProducts(limit=3))
+    return render_template("home.html", featured=featured.products if featured else [])

@@ -1,0 +1,95 @@
+"""/marketplace: the products, one product, and the Buy Now dialog."""
+
+from uuid import UUID
+
+from flask import Blueprint, redirect, render_template, request, url_for
+from pydantic import ValidationError
+from werkzeug.wrappers import Response
+
+from chassis.money import InvalidAmount
+from contracts.catalog import GetProduct, ListProducts, SortOrder
+from services.gateway.errors import Problem
+from services.gateway.frame import call
+from services.gateway.identity import login_required, signed_in_user
+from services.gateway.pages.forms import new_key, optional_money
+from services.gateway.pages.offers import make_offer
+
+blueprint = Blueprint("marketplace", __name__)
+
+PAGE_SIZE = 12
+QUANTITY_MAX = 100
+
+
+@blueprint.get("/marketplace")
+def listing() -> str:
+    """Products by category, text, price and order; htmx asks for further pages of cards only."""
+    chosen = {
+        name: request.args[name]
+        for name in ("category", "q", "sort", "max_price")
+        if request.args.get(name)
+    }
+    question = _question(chosen, request.args.get("cursor"))
+    page = call(question)
+    template = "parts/product_cards.html" if "HX-Request" in request.headers else "marketplace.html"
+    return render_template(
+        template,
+        page=page,
+        question=question,
+        chosen=chosen,
+        SortOrder=SortOrder,
+        is_first_page=question.cursor is None,
+    )
+
+
+@blueprint.get("/marketplace/<slug>")
+def product(slug: str) -> str:
+    return render_template("product.html", product=call(GetProduct(product_id=slug)))
+
+
+@blueprint.get("/marketplace/<slug>/buy")
+@login_required
+def buy(slug: str) -> str | Response:
+    """What Buy Now will do: the price, a top-up if one is needed, the balance after.
+
+    The page's address carries the form's key, so that going back to it or reloading it
+    shows the same form again, which buys once.
+    """
+    quantity = _quantity(request.args.get("quantity", "1"))
+    in_dialog = "HX-Request" in request.headers
+    key = request.args.get("key", "")
+    if not in_dialog and not _is_key(key):
+        again = url_for("marketplace.buy", slug=slug, quantity=quantity, key=new_key())
+        return redirect(again, 303)
+    offer = make_offer(signed_in_user().user_id, call(GetProduct(product_id=slug)), quantity)
+    template = "parts/buy_dialog.html" if in_dialog else "buy.html"
+    return render_template(template, offer=offer, key=key if _is_key(key) else new_key())
+
+
+def _question(chosen: dict[str, str], cursor: str | None) -> ListProducts:
+    try:
+        return ListProducts.model_validate(
+            {
+                "category": chosen.get("category"),
+                "q": chosen.get("q", ""),
+                "sort": chosen.get("sort", SortOrder.FEATURED),
+                "max_price_micros": optional_money(chosen.get("max_price", ""), "Highest price"),
+                "cursor": cursor,
+                "limit": PAGE_SIZE,
+            }
+        )
+    except (ValidationError, InvalidAmount) as error:
+        sentence = str(error) if isinstance(error, InvalidAmount) else "No such filter or order."
+        raise Problem(422, "bad_request", f"{sentence} Go back to the marketplace.") from None
+
+
+def _quantity(text: str) -> int:
+    if text.isdecimal() and 1 <= int(text[:9]) <= QUANTITY_MAX:
+        return int(text)
+    raise Problem(422, "bad_request", f"The quantity is a number from 1 to {QUANTITY_MAX}.")
+
+
+def _is_key(text: str) -> bool:
+    try:
+        return str(UUID(text)) == text
+    except ValueError:
+        return False

@@ -1,0 +1,46 @@
+"""What surrounds every page: the balance and auto top-up in the menu, unread notices."""
+
+from dataclasses import dataclass
+
+from flask import Blueprint, g
+
+from contracts.topup import AutoTopupStatus, GetAutoTopup
+from contracts.wallet import GetWallet, Wallet
+from services.gateway.identity import current_user
+from services.gateway.pages import formats
+from services.gateway.pages.asking import ask
+from services.gateway.pages.forms import new_key
+from services.gateway.pages.notices import unread_count
+
+blueprint = Blueprint("navigation", __name__)
+blueprint.record_once(lambda state: formats.install(state.app))
+blueprint.add_app_template_global(new_key)
+
+
+@dataclass(frozen=True)
+class Navigation:
+    """None stands for what could not be asked at the moment."""
+
+    wallet: Wallet | None
+    auto_topup: AutoTopupStatus | None
+    unread_notices: int
+
+
+def navigation() -> Navigation | None:
+    """The menu of whoever is logged in, asked once for each request; None for a visitor."""
+    user = current_user()
+    if user is None:
+        return None
+    if "navigation" not in g:
+        g.navigation = Navigation(
+            wallet=ask(GetWallet(user_id=user.user_id)),
+            auto_topup=ask(GetAutoTopup(user_id=user.user_id)),
+            unread_notices=unread_count(user.user_id),
+        )
+    found: Navigation = g.navigation
+    return found
+
+
+@blueprint.app_context_processor
+def surroundings() -> dict[str, object]:
+    return {"navigation": navigation}

@@ -1,0 +1,93 @@
+"""What Buy Now will do, worked out before it is pressed: for the dialog and for its page."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from contracts.catalog import GetQuote, Product, QuoteLine
+from contracts.topup import AutoTopupPreview, PreviewAutoTopup, RefusalCode
+from contracts.wallet import Affordability, CheckAffordability
+from services.gateway.frame import call
+from services.gateway.pages.asking import ask
+from services.gateway.pages.forms import (
+    CREDIT_CHOICES_MICROS,
+    custom_credits,
+    suggested_credits,
+)
+
+
+@dataclass(frozen=True)
+class Offer:
+    """``auto_topup`` is what would be charged by itself, None where nothing would be."""
+
+    product: Product
+    quantity: int
+    unit_price_micros: int
+    total_micros: int
+    balance_micros: int
+    shortfall_micros: int
+    auto_topup: AutoTopupPreview | None
+    auto_topup_refusal: str
+
+    @property
+    def can_afford(self) -> bool:
+        return self.shortfall_micros == 0
+
+    @property
+    def needs_credits(self) -> bool:
+        """Whether the person must buy credits by hand for this."""
+        return not self.can_afford and self.auto_topup is None
+
+    choices = CREDIT_CHOICES_MICROS
+
+    @property
+    def suggested_micros(self) -> int | None:
+        return suggested_credits(self.shortfall_micros)
+
+    @property
+    def custom_micros(self) -> int:
+        return custom_credits(self.shortfall_micros)
+
+    @property
+    def balance_after_micros(self) -> int:
+        """Balance + automatic top-up − price: what is left when all went through."""
+        topup_micros = self.auto_topup.amount_micros if self.auto_topup else 0
+        return self.balance_micros + topup_micros - self.total_micros
+
+
+def make_offer(user_id: UUID, product: Product, quantity: int) -> Offer:
+    """Ask the catalog for the price, the wallet for cover, and auto top-up for its help.
+
+    Raises ``OutOfStock`` and ``NotFound`` of the catalog.
+    """
+    quote = call(GetQuote(lines=[QuoteLine(product_id=product.product_id, quantity=quantity)]))
+    line = quote.lines[0]
+    cover = _cover(user_id, quote.total_micros)
+    preview = None
+    if cover.shortfall_micros:
+        preview = ask(PreviewAutoTopup(user_id=user_id, shortfall_micros=cover.shortfall_micros))
+    will_topup = preview is not None and preview.would_topup
+    return Offer(
+        product=line.product,
+        quantity=quantity,
+        unit_price_micros=line.unit_price_micros,
+        total_micros=quote.total_micros,
+        balance_micros=cover.available_micros,
+        shortfall_micros=cover.shortfall_micros,
+        auto_topup=preview if will_topup else None,
+        auto_topup_refusal=_refusal(preview),
+    )
+
+
+def _refusal(preview: AutoTopupPreview | None) -> str:
+    """Why auto top-up will not help; not worth a word where it was never switched on."""
+    if preview is None or preview.would_topup or preview.refusal_code == RefusalCode.DISABLED:
+        return ""
+    return preview.reason
+
+
+def _cover(user_id: UUID, total_micros: int) -> Affordability:
+    """The wallet's answer; what costs nothing is asked about as the smallest amount."""
+    cover = call(CheckAffordability(user_id=user_id, amount_micros=max(total_micros, 1)))
+    if total_micros == 0:
+        return cover.model_copy(update={"can_afford": True, "shortfall_micros": 0})
+    return cover

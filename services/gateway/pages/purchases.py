@@ -1,0 +1,220 @@
+"""Purchases: Buy Now, the page that follows one to its end, and the list of them."""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from flask import Blueprint, flash, redirect, render_template, request, url_for
+from pydantic import ValidationError
+from werkzeug.wrappers import Response
+
+from chassis.clock import utc_now
+from chassis.money import InvalidAmount
+from contracts.billing import (
+    CancelPurchase,
+    GetPurchase,
+    ListPurchases,
+    Purchase,
+    PurchaseLine,
+    PurchaseStatus,
+    StartPurchase,
+)
+from contracts.errors import ServiceError
+from contracts.topup import AutoTopupPreview, PreviewAutoTopup, RefusalCode
+from contracts.wallet import GetWallet
+from services.gateway.errors import Problem
+from services.gateway.frame import call
+from services.gateway.identity import login_required, signed_in_user
+from services.gateway.pages.asking import ask
+from services.gateway.pages.forms import (
+    CREDIT_CHOICES_MICROS,
+    chosen_credits,
+    command_key,
+    custom_credits,
+    suggested_credits,
+)
+from services.gateway.pages.topups import begin_topup, is_payment_arriving
+
+blueprint = Blueprint("purchases", __name__)
+
+QUICK_FOR = timedelta(minutes=2)
+"""A purchase that moved this recently is asked about every second, an older one less often."""
+
+_MOVING = (PurchaseStatus.PENDING, PurchaseStatus.AWAITING_FUNDS)
+
+
+@blueprint.post("/purchases")
+@login_required
+def start() -> Response:
+    """Buy Now. Where credits were chosen with it, the hosted card page comes next."""
+    user = signed_in_user()
+    slug = request.form.get("slug", "")
+    back = url_for("marketplace.product", slug=slug) if slug else url_for("marketplace.listing")
+    try:
+        amount_micros = chosen_credits()
+        purchase = call(
+            StartPurchase(
+                idempotency_key=command_key(user.user_id, "purchase"),
+                user_id=user.user_id,
+                lines=[_line()],
+            )
+        )
+    except (InvalidAmount, ServiceError) as error:
+        flash(str(error), "danger")
+        return redirect(back, 303)
+    page = url_for("purchases.follow", purchase_id=purchase.purchase_id)
+    if purchase.status is PurchaseStatus.AWAITING_FUNDS and amount_micros is not None:
+        return begin_topup(amount_micros, page, "purchase-credits")
+    if purchase.replayed:
+        flash("This is the purchase that you have already made. Nothing was bought twice.", "info")
+    return redirect(page, 303)
+
+
+@blueprint.get("/purchases/<uuid:purchase_id>")
+@login_required
+def follow(purchase_id: UUID) -> str:
+    return render_template("purchase.html", view=_view(purchase_id))
+
+
+@blueprint.get("/purchases/<uuid:purchase_id>/status")
+@login_required
+def status(purchase_id: UUID) -> str | tuple[str, int]:
+    """The part of the page that changes; 204 while what the browser shows is still true.
+
+    Nothing is replaced under the hands of somebody who is typing an amount.
+    """
+    view = _view(purchase_id)
+    if request.args.get("seen") == view.version:
+        return "", 204
+    return render_template("parts/purchase_status.html", view=view)
+
+
+@blueprint.post("/purchases/<uuid:purchase_id>/credits")
+@login_required
+def buy_credits(purchase_id: UUID) -> Response:
+    """Pay by hand for a purchase that waits; it completes by itself when the money is there."""
+    page = url_for("purchases.follow", purchase_id=purchase_id)
+    try:
+        amount_micros = chosen_credits()
+    except InvalidAmount as error:
+        flash(str(error), "danger")
+        return redirect(page, 303)
+    if amount_micros is None:
+        flash("Choose an amount of credits.", "danger")
+        return redirect(page, 303)
+    return begin_topup(amount_micros, page, "purchase-credits")
+
+
+@blueprint.post("/purchases/<uuid:purchase_id>/cancel")
+@login_required
+def cancel(purchase_id: UUID) -> Response:
+    try:
+        call(CancelPurchase(user_id=signed_in_user().user_id, purchase_id=purchase_id))
+        flash("The purchase is cancelled. Nothing was charged for it.", "info")
+    except ServiceError as error:
+        flash(str(error), "danger")
+    return redirect(url_for("purchases.follow", purchase_id=purchase_id), 303)
+
+
+@blueprint.get("/dashboard/purchases")
+@login_required
+def listing() -> str:
+    try:
+        question = ListPurchases(
+            user_id=signed_in_user().user_id, cursor=request.args.get("cursor") or None
+        )
+    except ValidationError:
+        raise Problem(422, "bad_request", "This page of purchases does not exist.") from None
+    return render_template("purchases.html", page=call(question), is_later=bool(question.cursor))
+
+
+@dataclass(frozen=True)
+class PurchaseView:
+    """A purchase, and what will happen to it next. None stands for what nobody could say."""
+
+    purchase: Purchase
+    balance_micros: int | None
+    auto_topup: AutoTopupPreview | None
+    is_paying: bool
+    poll_every_s: int
+
+    choices = CREDIT_CHOICES_MICROS
+
+    @property
+    def suggested_micros(self) -> int | None:
+        return suggested_credits(self.purchase.shortfall_micros)
+
+    @property
+    def custom_micros(self) -> int:
+        return custom_credits(self.purchase.shortfall_micros)
+
+    @property
+    def refusal(self) -> str:
+        """Why auto top-up does not pay; not worth a word where it was never switched on."""
+        preview = self.auto_topup
+        if preview is None or preview.refusal_code in (None, RefusalCode.DISABLED):
+            return ""
+        return preview.reason
+
+    @property
+    def is_moving(self) -> bool:
+        return self.purchase.status in _MOVING
+
+    @property
+    def is_charging(self) -> bool:
+        """Whether auto top-up is about to pay, or paying, for this purchase."""
+        return (
+            self.purchase.status is PurchaseStatus.AWAITING_FUNDS
+            and not self.purchase.status_code
+            and self.auto_topup is not None
+            and (
+                self.auto_topup.would_topup or self.auto_topup.refusal_code is RefusalCode.IN_FLIGHT
+            )
+        )
+
+    @property
+    def version(self) -> str:
+        """Changes when the page would say something else."""
+        says = (
+            self.purchase.status,
+            self.purchase.status_code,
+            self.purchase.status_reason,
+            self.purchase.shortfall_micros,
+            self.is_charging,
+            self.is_paying,
+            "" if self.is_charging else self.refusal,
+            [str(deployment) for deployment in self.purchase.deployment_ids],
+            self.poll_every_s,
+        )
+        return hashlib.sha256(repr(says).encode()).hexdigest()[:16]
+
+
+def _view(purchase_id: UUID) -> PurchaseView:
+    user_id = signed_in_user().user_id
+    purchase = call(GetPurchase(user_id=user_id, purchase_id=purchase_id))
+    wallet = ask(GetWallet(user_id=user_id))
+    preview = None
+    if purchase.status is PurchaseStatus.AWAITING_FUNDS and purchase.shortfall_micros:
+        preview = ask(PreviewAutoTopup(user_id=user_id, shortfall_micros=purchase.shortfall_micros))
+    is_recent = utc_now() - purchase.updated_at < QUICK_FOR
+    return PurchaseView(
+        purchase=purchase,
+        balance_micros=wallet.available_micros if wallet else None,
+        auto_topup=preview,
+        is_paying=is_payment_arriving(user_id),
+        poll_every_s=1 if is_recent else 4,
+    )
+
+
+def _line() -> PurchaseLine:
+    """The line of the form; the price that the person saw goes with it and is held to."""
+    price = request.form.get("unit_price_micros", "")
+    try:
+        return PurchaseLine(
+            product_id=UUID(request.form.get("product_id", "")),
+            quantity=int(request.form.get("quantity", "1")),
+            expected_unit_price_micros=int(price) if price.isdecimal() else None,
+        )
+    except ValueError:
+        raise Problem(422, "bad_request", "This is not a product that can be bought.") from None

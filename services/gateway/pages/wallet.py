@@ -1,0 +1,76 @@
+"""/dashboard/wallet: the balance, buying credits, cards, auto top-up, transactions."""
+
+from datetime import UTC, datetime, time, timedelta
+
+from flask import Blueprint, render_template, request
+from pydantic import ValidationError
+
+from contracts.topup import GetAutoTopup, ListPaymentMethods, ListTopups
+from contracts.wallet import GetWallet, Statement, TransactionKind
+from services.gateway.errors import Problem
+from services.gateway.frame import call
+from services.gateway.identity import login_required, signed_in_user
+from services.gateway.pages.asking import ask
+from services.gateway.pages.forms import CREDIT_CHOICES_MICROS
+from services.gateway.pages.topups import ARRIVING
+
+blueprint = Blueprint("wallet", __name__)
+
+RECENT = 5
+PAGE_SIZE = 25
+
+
+@blueprint.get("/dashboard/wallet")
+@login_required
+def overview() -> str:
+    user_id = signed_in_user().user_id
+    topups = ask(ListTopups(user_id=user_id, limit=RECENT))
+    return render_template(
+        "wallet.html",
+        wallet=ask(GetWallet(user_id=user_id)),
+        auto_topup=ask(GetAutoTopup(user_id=user_id)),
+        cards=ask(ListPaymentMethods(user_id=user_id)),
+        statement=ask(Statement(user_id=user_id, limit=RECENT)),
+        topups_in_progress=[t for t in topups.topups if t.status in ARRIVING] if topups else [],
+        choices=CREDIT_CHOICES_MICROS,
+    )
+
+
+@blueprint.get("/dashboard/wallet/transactions")
+@login_required
+def transactions() -> str:
+    """The statement: filtered by kind and by day, newest first, with the balance after each."""
+    chosen = {
+        name: request.args[name] for name in ("kind", "since", "until") if request.args.get(name)
+    }
+    try:
+        question = Statement(
+            user_id=signed_in_user().user_id,
+            kinds=[TransactionKind(chosen["kind"])] if "kind" in chosen else [],
+            since=_start_of(chosen.get("since")),
+            until=_end_of(chosen.get("until")),
+            cursor=request.args.get("cursor") or None,
+            limit=PAGE_SIZE,
+        )
+    except (ValidationError, ValueError):
+        raise Problem(
+            422,
+            "bad_request",
+            "A date is written like 2026-11-22, and the kind is one of the list.",
+        ) from None
+    return render_template(
+        "transactions.html", page=call(question), chosen=chosen, is_later=bool(question.cursor)
+    )
+
+
+def _start_of(day: str | None) -> datetime | None:
+    """Midnight (UTC) at which a day begins."""
+    if not day:
+        return None
+    return datetime.combine(datetime.strptime(day, "%Y-%m-%d"), time(), tzinfo=UTC)
+
+
+def _end_of(day: str | None) -> datetime | None:
+    """Midnight (UTC) at which a day ends, so that the whole of it is in the statement."""
+    start = _start_of(day)
+    return start + timedelta(days=1) if start else None

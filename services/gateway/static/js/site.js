@@ -1,0 +1,91 @@
+// What every page has: the account menu, the dialog, buttons that press once, charts.
+// Without this file each link and form still works; it only saves steps.
+
+document.documentElement.classList.add("with-script");
+
+// A form is sent once: its buttons rest until the answer, or until the page is shown again
+// from the browser's history.
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (event.defaultPrevented || form.method !== "post" || form.dataset.sent) {
+    if (form.dataset.sent) event.preventDefault();
+    return;
+  }
+  form.dataset.sent = "yes";
+  const pressed = event.submitter;
+  // After the browser has collected the fields: a disabled button is not among them.
+  setTimeout(() => {
+    for (const button of form.querySelectorAll("button[type=submit], button:not([type])")) {
+      button.disabled = true;
+    }
+    if (pressed?.dataset.busy) pressed.textContent = pressed.dataset.busy;
+  });
+});
+
+window.addEventListener("pageshow", (event) => {
+  if (!event.persisted) return;
+  for (const form of document.querySelectorAll("form[data-sent]")) {
+    delete form.dataset.sent;
+    for (const button of form.querySelectorAll("button")) button.disabled = false;
+  }
+});
+
+// The account menu closes on Escape and on a click elsewhere.
+const menu = document.querySelector("details.account");
+if (menu) {
+  document.addEventListener("click", (event) => {
+    if (!menu.contains(event.target)) menu.open = false;
+  });
+  menu.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && menu.open) {
+      menu.open = false;
+      menu.querySelector("summary").focus();
+    }
+  });
+}
+
+// The one dialog: whatever htmx puts into it is shown.
+const dialog = document.querySelector("#dialog");
+if (dialog) {
+  document.addEventListener("htmx:afterSwap", (event) => {
+    if (event.detail.target === dialog && !dialog.open) dialog.showModal();
+  });
+  dialog.addEventListener("click", (event) => {
+    const closes = event.target.closest("[data-close]");
+    if (event.target === dialog || closes) {
+      event.preventDefault();
+      dialog.close();
+    }
+  });
+  dialog.addEventListener("close", () => dialog.replaceChildren());
+}
+
+// A fragment that could not be fetched into the dialog: open its page instead, which says why.
+for (const failure of ["htmx:responseError", "htmx:sendError"]) {
+  document.addEventListener(failure, (event) => {
+    const link = event.detail.elt;
+    if (link instanceof HTMLAnchorElement) location.assign(link.href);
+  });
+}
+
+// A select or checkbox that changes the list sends its form by itself.
+document.addEventListener("change", (event) => {
+  if (event.target.matches("[data-autosubmit]")) event.target.form.requestSubmit();
+});
+
+// Typing an own amount chooses it.
+document.addEventListener("focusin", (event) => {
+  if (event.target.matches(".custom-amount input")) {
+    const choice = event.target.form.querySelector(".amount-custom");
+    if (choice) choice.checked = true;
+  }
+});
+document.addEventListener("change", (event) => {
+  if (event.target.matches(".amount-custom") && event.target.checked) {
+    event.target.form.querySelector(".custom-amount input")?.focus();
+  }
+});
+
+if (document.querySelector("[data-projection]")) {
+  import("./projection.js").then((chart) => chart.drawAll());
+}
