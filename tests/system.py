@@ -100,9 +100,12 @@ class System:
             self._launch(name)
         self.wait_ready()
 
-    def start(self, name: str) -> None:
-        """Start a process that is stopped, and wait until it is ready."""
-        self._launch(name)
+    def start(self, name: str, settings: Mapping[str, str] | None = None) -> None:
+        """Start a process that is stopped, and wait until it is ready.
+
+        ``settings`` are environment variables for this one start.
+        """
+        self._launch(name, settings)
         self.wait_ready(name)
 
     def stop(self, name: str) -> None:
@@ -144,9 +147,8 @@ class System:
         if "rpc" in self.__dict__:
             self.rpc.close()
         for child in self._children.values():
-            child.signal_stop()
-        for child in self._children.values():
-            child.stop(10)
+            # Nothing of theirs is kept, so that there is nothing to wait for.
+            child.kill()
         self.vhost.stop()
         for service in self._urls:
             self._postgres.drop_database(f"{self._prefix}_{service}")
@@ -159,7 +161,7 @@ class System:
             check=True,
         )
 
-    def _launch(self, name: str) -> None:
+    def _launch(self, name: str, settings: Mapping[str, str] | None = None) -> None:
         if self.is_running(name):
             return
         process = self._processes[name]
@@ -171,6 +173,7 @@ class System:
                 self._directory / f"{name}.log",
                 directory=ROOT,
             )
+        self._children[name].environment = {**process.environment, **(settings or {})}
         self._children[name].start()
 
 

@@ -1,0 +1,76 @@
+# `make` lists what there is to do.
+.DEFAULT_GOAL := help
+SHELL := bash
+PY := .venv/bin/python
+
+# A lock is made from the package index alone, whatever this machine adds to it.
+COMPILE := env -u PIP_FIND_LINKS -u PIP_EXTRA_INDEX_URL -u UV_FIND_LINKS \
+	.venv/bin/uv pip compile --quiet --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-annotate --custom-compile-command "make lock"
+PARTS := services/wallet services/catalog services/billing services/topup services/gateway \
+	deploy/stripe_sandbox
+
+.PHONY: help
+help:  ## List these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: install
+install:  ## Install what `make run` needs (it does so by itself)
+	@deploy/local/install.sh run
+
+.PHONY: install-test
+install-test:
+	@deploy/local/install.sh test
+
+.PHONY: run
+run: install  ## Run the whole product on this machine; its data stays in .data/
+	@exec $(PY) -m deploy.local.run
+
+.PHONY: test
+test: install-test  ## Run every test, on real servers of its own (under 10 minutes)
+	$(PY) -m pytest $(ARGS)
+
+.PHONY: check
+check: install-test  ## Format, lint, types, tidiness, deployment files
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(PY) -m pytest -q tests/tidy
+	docker-compose --env-file .env.example config --quiet
+
+.PHONY: format
+format: install-test  ## Format the code and mend what the linter can
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+.PHONY: bench
+bench: install-test  ## Measure calls, purchases and the ledger
+	$(PY) -m pytest -q benchmarks $(ARGS)
+
+.PHONY: soak
+soak: install-test  ## Hours of load with crashes, to see that the money adds up
+	$(PY) -m pytest -q -m soak $(ARGS)
+
+.PHONY: lock
+lock:  ## Renew the locked versions and hashes of all packages
+	$(COMPILE) --upgrade requirements.in -o requirements.txt
+	$(COMPILE) --upgrade requirements-dev.in -o requirements-dev.txt
+	for part in $(PARTS); do \
+		$(COMPILE) --upgrade -c requirements.txt $$part/requirements.in \
+			-o $$part/requirements.txt || exit 1; \
+	done
+
+.PHONY: docs
+docs: install  ## Write the schemas of all messages into docs/schemas
+	$(PY) -m contracts.schemas docs/schemas
+
+.PHONY: vendor
+vendor: install  ## Copy the browser libraries of package.json into the website
+	npm ci
+	$(PY) -m services.gateway.vendor
+
+.PHONY: reset
+reset:  ## Remove all data of `make run` (asks first)
+	@read -r -p "Remove .data/ with its users, ledger and purchases? [y/N] " answer; \
+		[ "$$answer" = y ] || { echo "Nothing was removed."; exit 1; }
+	rm -rf .data
