@@ -1,9 +1,9 @@
 """A migrated database of the wallet, and a few ways to say what a test is about."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -15,8 +15,8 @@ from chassis.identifiers import new_id
 from chassis.migrate import migrate
 from contracts.errors import ServiceError
 from contracts.messages import Command
-from contracts.wallet import Credit, OpenAccount, Transaction, Wallet
-from deploy.local import postgres as local_postgres
+from contracts.wallet import Credit, Debit, OpenAccount, Transaction, Transfer, Wallet
+from deploy.local.postgres import Postgres
 from services.wallet import ledger, statements
 from services.wallet.ledger import Postable
 
@@ -25,33 +25,23 @@ NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture(scope="session")
-def wallet_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[local_postgres.Postgres]:
-    directory: Path = tmp_path_factory.mktemp("wallet-postgres")
-    server = local_postgres.start(directory)
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="session")
-def wallet_database(wallet_server: local_postgres.Postgres) -> Iterator[Connected]:
+def wallet_database(databases: Mapping[str, str]) -> Iterator[Connected]:
     """One database for all tests of the rules: the ledger forgets nothing, users differ."""
-    url = wallet_server.create_database("wallet")
-    migrate("services.wallet", url)
-    database = connect(url)
+    database = connect(databases["wallet"])
     yield database
     database.engine.dispose()
 
 
 @pytest.fixture
-def fresh_database(wallet_server: local_postgres.Postgres) -> Iterator[Connected]:
+def fresh_database(postgres: Postgres) -> Iterator[Connected]:
     """An empty ledger, for tests that damage it or look at all of it."""
     name = f"wallet_{new_id().hex[-12:]}"
-    url = wallet_server.create_database(name)
+    url = postgres.create_database(name)
     migrate("services.wallet", url)
     database = connect(url)
     yield database
     database.engine.dispose()
-    wallet_server.drop_database(name)
+    postgres.drop_database(name)
 
 
 @dataclass
@@ -127,4 +117,24 @@ def credit(user_id: UUID, amount_micros: int, key: str | None = None) -> Credit:
         user_id=user_id,
         amount_micros=amount_micros,
         description="Top-up",
+    )
+
+
+def debit(user_id: UUID, amount_micros: int, key: str | None = None, **fields: Any) -> Debit:
+    return Debit(
+        idempotency_key=key or f"debit:{new_id()}",
+        user_id=user_id,
+        amount_micros=amount_micros,
+        description=fields.pop("description", "VM-Production"),
+        **fields,
+    )
+
+
+def transfer(sender: UUID, receiver: UUID, amount_micros: int, key: str | None = None) -> Transfer:
+    return Transfer(
+        idempotency_key=key or f"transfer:{new_id()}",
+        from_user_id=sender,
+        to_user_id=receiver,
+        amount_micros=amount_micros,
+        description="Thanks",
     )

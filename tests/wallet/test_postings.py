@@ -1,5 +1,7 @@
 """Debits, credits, transfers and adjustments."""
 
+from datetime import timedelta
+
 import pytest
 
 from chassis.identifiers import new_id
@@ -13,36 +15,14 @@ from contracts.errors import (
 )
 from contracts.wallet import (
     Adjust,
-    CloseKey,
     ClosedKey,
-    Debit,
+    CloseKey,
     OpenAccount,
     Transaction,
     TransactionKind,
-    Transfer,
     Wallet,
 )
-from tests.wallet.conftest import USD, Ledger, credit
-
-
-def debit(user_id, amount_micros, key=None, **fields):
-    return Debit(
-        idempotency_key=key or f"debit:{new_id()}",
-        user_id=user_id,
-        amount_micros=amount_micros,
-        description=fields.pop("description", "VM-Production"),
-        **fields,
-    )
-
-
-def transfer(sender, receiver, amount_micros, key=None):
-    return Transfer(
-        idempotency_key=key or f"transfer:{new_id()}",
-        from_user_id=sender,
-        to_user_id=receiver,
-        amount_micros=amount_micros,
-        description="Thanks",
-    )
+from tests.wallet.conftest import USD, Ledger, credit, debit, transfer
 
 
 def test_a_new_wallet_is_empty_and_open(book: Ledger):
@@ -247,8 +227,6 @@ def test_an_adjustment_cannot_hide_behind_a_debit(book: Ledger):
 
 
 def test_an_effective_date_in_the_future_is_refused(book: Ledger):
-    from datetime import timedelta
-
     user_id = book.user(25 * USD)
 
     with pytest.raises(BadRequest):

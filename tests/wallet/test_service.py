@@ -1,0 +1,185 @@
+"""The wallet as a process, through the real broker."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from kombu import Connection, Exchange
+from nameko.standalone.rpc import ClusterRpcProxy
+
+from chassis.clock import utc_now
+from chassis.identifiers import new_id
+from contracts.errors import BadRequest, InsufficientFunds, NotFound
+from contracts.topup import TopupKind, TopupPaid
+from contracts.wallet import (
+    BatchCommand,
+    CheckAffordability,
+    Credit,
+    GetByKey,
+    GetWallet,
+    KeyState,
+    OpenAccount,
+    PostBatch,
+    Statement,
+)
+from deploy.local.startup import wait_for
+from tests.wallet.conftest import USD, credit, debit, transfer
+
+
+@pytest.fixture(scope="module")
+def stack(service_stack):
+    return service_stack("wallet", settings={"MAX_WORKERS": "40"})
+
+
+@pytest.fixture
+def rpc(stack):
+    return stack.rpc
+
+
+def new_user(rpc, balance_micros=0):
+    user_id = new_id()
+    rpc.call(OpenAccount(idempotency_key=f"open:{user_id}", user_id=user_id))
+    if balance_micros:
+        rpc.call(credit(user_id, balance_micros))
+    return user_id
+
+
+def test_money_comes_in_and_goes_out(rpc):
+    user_id = new_user(rpc, 25 * USD)
+
+    rpc.call(debit(user_id, 5 * USD))
+
+    assert rpc.call(GetWallet(user_id=user_id)).balance_micros == 20 * USD
+    kinds = [t.kind for t in rpc.call(Statement(user_id=user_id)).transactions]
+    assert kinds == ["purchase", "topup"]
+
+
+def test_an_unknown_user_is_not_found(rpc):
+    with pytest.raises(NotFound):
+        rpc.call(CheckAffordability(user_id=new_id(), amount_micros=USD))
+
+
+def test_fifty_debits_at_once_never_take_more_than_there_is(rpc):
+    user_id = new_user(rpc, 10 * USD)
+
+    def attempt(_):
+        try:
+            rpc.call(debit(user_id, USD))
+        except InsufficientFunds:
+            return False
+        return True
+
+    with ThreadPoolExecutor(25) as pool:
+        outcomes = list(pool.map(attempt, range(50)))
+
+    assert outcomes.count(True) == 10
+    assert rpc.call(GetWallet(user_id=user_id)).balance_micros == 0
+
+
+def test_the_same_debit_from_many_callers_at_once_is_made_once(rpc):
+    user_id = new_user(rpc, 10 * USD)
+    command = debit(user_id, USD)
+
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda _: rpc.call(command), range(20)))
+
+    assert len({answer.transaction_id for answer in answers}) == 1
+    assert sum(not answer.replayed for answer in answers) == 1
+
+
+def test_a_batch_answers_for_each_command(rpc):
+    user_id, other = new_user(rpc, 10 * USD), new_user(rpc)
+    commands = [
+        debit(user_id, 4 * USD),
+        debit(user_id, 40 * USD),
+        transfer(user_id, other, 5 * USD),
+    ]
+    broken = BatchCommand(method="debit", arguments={"user_id": "nobody"})
+
+    outcome = rpc.call(PostBatch(commands=[*map(BatchCommand.of, commands), broken]))
+
+    codes = [result.error.code if result.error else None for result in outcome.results]
+    assert codes == [None, "insufficient_funds", None, "bad_request"]
+    assert outcome.results[2].reply["balance_after_micros"] == USD
+
+
+def test_an_atomic_batch_with_a_refusal_changes_nothing(rpc):
+    user_id = new_user(rpc, 10 * USD)
+    commands = [debit(user_id, 4 * USD), debit(user_id, 40 * USD)]
+
+    outcome = rpc.call(PostBatch(commands=[BatchCommand.of(c) for c in commands], atomic=True))
+
+    assert outcome.applied is False
+    assert outcome.results[1].error.code == "insufficient_funds"
+    assert rpc.call(GetWallet(user_id=user_id)).balance_micros == 10 * USD
+
+
+def test_a_dry_run_answers_and_changes_nothing(rpc):
+    user_id = new_user(rpc, 10 * USD)
+    command = debit(user_id, 4 * USD, dry_run=True)
+
+    answer = rpc.call(command)
+
+    assert (answer.dry_run, answer.balance_after_micros) == (True, 6 * USD)
+    assert rpc.call(GetWallet(user_id=user_id)).balance_micros == 10 * USD
+    key = command.idempotency_key
+    assert rpc.call(GetByKey(idempotency_key=key)).state is KeyState.UNUSED
+
+
+def test_the_outcome_of_a_lost_answer_is_known_by_its_key(rpc):
+    user_id = new_user(rpc, 10 * USD)
+    answer = rpc.call(debit(user_id, USD, key=f"debit:{user_id}"))
+
+    outcome = rpc.call(GetByKey(idempotency_key=f"debit:{user_id}"))
+
+    assert (outcome.state, outcome.method) == (KeyState.DONE, "debit")
+    assert outcome.reply == answer.model_dump(mode="json")
+
+
+def test_a_stock_nameko_client_can_call(stack):
+    user_id = str(new_id())
+    with ClusterRpcProxy({"AMQP_URI": stack.vhost.admin_uri}) as services:
+        services.wallet.credit(
+            idempotency_key=f"credit:{user_id}",
+            user_id=user_id,
+            amount_micros=25 * USD,
+            description="Top-up",
+        )
+
+        assert services.wallet.get_wallet(user_id=user_id)["balance_micros"] == 25 * USD
+
+
+def test_a_misspelt_argument_is_named(rpc):
+    with pytest.raises(BadRequest) as refusal:
+        rpc.call(Credit.model_construct(idempotency_key="k", user_id=str(new_id()), amount=1))
+
+    assert "amount" in str(refusal.value)
+
+
+def test_a_paid_topup_that_is_published_twice_is_credited_once(stack, rpc):
+    user_id = new_id()
+    event = TopupPaid(
+        event_id=new_id(),
+        occurred_at=utc_now(),
+        user_id=user_id,
+        topup_id=new_id(),
+        kind=TopupKind.MANUAL,
+        amount_micros=25 * USD,
+        payment_id="pi_1",
+    )
+    with Connection(stack.vhost.uri("topup")) as connection:
+        producer = connection.Producer(serializer="json")
+        for _ in range(2):
+            producer.publish(
+                event.model_dump(mode="json"),
+                exchange=Exchange("topup.events", type="topic", durable=True),
+                routing_key="topup_paid",
+            )
+
+    def balance():
+        try:
+            return rpc.call(GetWallet(user_id=user_id)).balance_micros
+        except NotFound:
+            return None
+
+    assert wait_for(lambda: balance() == 25 * USD, 10)
+    assert len(rpc.call(Statement(user_id=user_id)).transactions) == 1

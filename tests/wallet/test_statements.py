@@ -1,0 +1,126 @@
+"""Statements, single transactions, balances of the past."""
+
+from datetime import timedelta
+
+import pytest
+
+from contracts.errors import BadRequest, NotFound
+from contracts.wallet import (
+    BalanceAt,
+    CheckAffordability,
+    DateAxis,
+    Statement,
+    TransactionKind,
+)
+from services.wallet import statements
+from tests.wallet.conftest import NOON, USD, Ledger, credit, debit
+
+
+def page(book: Ledger, user_id, **fields):
+    with book.database.read() as session:
+        return statements.statement(session, Statement(user_id=user_id, **fields))
+
+
+def test_a_statement_shows_the_newest_first_with_the_running_balance(book: Ledger):
+    user_id = book.user(25 * USD)
+    book.do(debit(user_id, 5 * USD))
+    book.do(debit(user_id, 3 * USD))
+
+    transactions = page(book, user_id).transactions
+
+    assert [(t.amount_micros // USD, t.balance_after_micros // USD) for t in transactions] == [
+        (-3, 17),
+        (-5, 20),
+        (25, 25),
+    ]
+
+
+def test_pages_follow_each_other_without_gap_or_repetition_while_money_moves(book: Ledger):
+    user_id = book.user(100 * USD)
+    book.post(*(debit(user_id, (n + 1) * USD) for n in range(6)))
+    first = page(book, user_id, limit=3)
+    book.do(debit(user_id, USD))
+
+    second = page(book, user_id, limit=3, cursor=first.next_cursor)
+    third = page(book, user_id, limit=3, cursor=second.next_cursor)
+
+    amounts = [t.amount_micros // USD for p in (first, second, third) for t in p.transactions]
+    assert amounts == [-6, -5, -4, -3, -2, -1, 100]
+    assert third.next_cursor is None
+
+
+def test_a_statement_can_be_limited_to_kinds(book: Ledger):
+    user_id = book.user(25 * USD)
+    book.do(debit(user_id, USD, kind=TransactionKind.RENEWAL))
+    book.do(debit(user_id, USD))
+
+    kinds = [t.kind for t in page(book, user_id, kinds=["renewal", "topup"]).transactions]
+
+    assert kinds == ["renewal", "topup"]
+
+
+def test_a_statement_can_be_limited_to_a_time(book: Ledger):
+    user_id = book.user(25 * USD)
+    book.later(days=1)
+    book.do(debit(user_id, USD))
+    book.later(days=1)
+    book.do(debit(user_id, 2 * USD))
+
+    found = page(
+        book, user_id, since=NOON + timedelta(days=1), until=NOON + timedelta(days=2)
+    ).transactions
+
+    assert [t.amount_micros for t in found] == [-USD]
+
+
+@pytest.mark.parametrize("cursor", ["nonsense", "WyJ4IiwgMV0", "WzEsMl0"])
+def test_a_cursor_that_was_made_up_is_refused(book: Ledger, cursor):
+    user_id = book.user()
+
+    with pytest.raises(BadRequest):
+        page(book, user_id, cursor=cursor)
+
+
+def test_somebody_elses_transaction_is_not_found(book: Ledger):
+    mine, other = book.user(), book.user()
+    transaction = book.transaction(credit(mine, USD))
+
+    with book.database.read() as session, pytest.raises(NotFound):
+        statements.get_transaction(session, other, transaction.transaction_id)
+
+
+def test_affordability_says_what_is_lacking(book: Ledger):
+    user_id = book.user(2 * USD)
+
+    with book.database.read() as session:
+        answer = statements.check_affordability(
+            session, CheckAffordability(user_id=user_id, amount_micros=5 * USD)
+        )
+
+    assert (answer.can_afford, answer.shortfall_micros) == (False, 3 * USD)
+
+
+def balance_at(book: Ledger, user_id, at, axis=DateAxis.RECORDED):
+    with book.database.read() as session:
+        request = BalanceAt(user_id=user_id, at=at, axis=axis)
+        return statements.balance_at(session, request).balance_micros // USD
+
+
+def test_the_balance_of_a_past_moment_counts_what_was_recorded_by_then(book: Ledger):
+    user_id = book.user(25 * USD)
+    book.later(days=1)
+    book.do(debit(user_id, 5 * USD))
+
+    balances = [balance_at(book, user_id, NOON + timedelta(days=d)) for d in (-1, 0, 1)]
+
+    assert balances == [0, 25, 20]
+
+
+def test_a_backdated_debit_counts_from_its_effective_date(book: Ledger):
+    user_id = book.user(25 * USD)
+    book.later(days=3)
+    book.do(debit(user_id, 5 * USD, effective_at=NOON + timedelta(days=1)))
+    at = NOON + timedelta(days=2)
+
+    assert balance_at(book, user_id, at) == 25
+    assert balance_at(book, user_id, at, DateAxis.EFFECTIVE) == 20

@@ -1,0 +1,213 @@
+"""What the wallet does when the top-up service tells it something."""
+
+import pytest
+
+from chassis.identifiers import new_id
+from contracts.errors import AccountFrozen
+from contracts.topup import (
+    AutoTopupSettingsChanged,
+    TopupKind,
+    TopupPaid,
+    TopupReversed,
+    Trigger,
+)
+from contracts.wallet import Statement
+from services.wallet import statements, topups
+from tests.wallet.conftest import USD, Ledger, debit
+
+
+def paid(user_id, amount_micros=25 * USD, **fields):
+    return TopupPaid(
+        event_id=new_id(),
+        occurred_at=fields.pop("occurred_at"),
+        user_id=user_id,
+        topup_id=fields.pop("topup_id", new_id()),
+        kind=fields.pop("kind", TopupKind.MANUAL),
+        amount_micros=amount_micros,
+        payment_id="pi_1",
+        card_brand="visa",
+        card_last4="4242",
+        **fields,
+    )
+
+
+def reversed_topup(user_id, amount_micros, is_dispute, now):
+    return TopupReversed(
+        event_id=new_id(),
+        occurred_at=now,
+        user_id=user_id,
+        topup_id=new_id(),
+        reversal_id=f"re_{new_id()}",
+        amount_micros=amount_micros,
+        is_dispute=is_dispute,
+        description="Disputed: fraudulent" if is_dispute else "Refunded to the card",
+    )
+
+
+def handle(book: Ledger, handler, event):
+    with book.database.begin() as session:
+        handler(session, book.now, event)
+
+
+def newest(book: Ledger, user_id):
+    with book.database.read() as session:
+        return statements.statement(session, Statement(user_id=user_id)).transactions[0]
+
+
+def test_a_paid_topup_opens_the_wallet_and_credits_it(book: Ledger):
+    user_id = new_id()
+
+    handle(book, topups.credit, paid(user_id, occurred_at=book.now))
+
+    assert book.balance(user_id) == 25 * USD
+    assert newest(book, user_id).kind == "topup"
+
+
+def test_a_topup_that_is_told_twice_is_credited_once(book: Ledger):
+    user_id, topup_id = new_id(), new_id()
+    for _ in range(2):
+        handle(book, topups.credit, paid(user_id, topup_id=topup_id, occurred_at=book.now))
+
+    assert book.balance(user_id) == 25 * USD
+
+
+def test_an_automatic_topup_records_what_triggered_it_and_the_threshold(book: Ledger):
+    user_id = new_id()
+    event = paid(
+        user_id,
+        occurred_at=book.now,
+        kind=TopupKind.AUTO,
+        trigger=Trigger.PURCHASE,
+        trigger_reference="purchase 7",
+        threshold_micros=10 * USD,
+    )
+
+    handle(book, topups.credit, event)
+
+    transaction = newest(book, user_id)
+    assert transaction.kind == "auto_topup"
+    assert transaction.metadata == {
+        "topup_id": str(event.topup_id),
+        "payment_id": "pi_1",
+        "trigger": "purchase",
+        "trigger_reference": "purchase 7",
+        "threshold_micros": str(10 * USD),
+        "card_brand": "visa",
+        "card_last4": "4242",
+    }
+
+
+def test_the_announcement_of_a_credit_names_the_topup(book: Ledger):
+    user_id = new_id()
+    event = paid(user_id, occurred_at=book.now)
+
+    handle(book, topups.credit, event)
+
+    (announced,) = book.events(user_id, "wallet_credited")
+    assert announced["topup_id"] == str(event.topup_id)
+
+
+def test_a_dispute_takes_the_credit_back_below_zero_and_freezes_the_wallet(book: Ledger):
+    user_id = book.user(25 * USD)
+    book.do(debit(user_id, 20 * USD))
+
+    handle(book, topups.take_back, reversed_topup(user_id, 25 * USD, True, book.now))
+
+    wallet = book.wallet(user_id)
+    assert (wallet.balance_micros, wallet.status) == (-20 * USD, "frozen")
+    (event,) = book.events(user_id, "account_froze")
+    assert event["reason"] == "Disputed: fraudulent"
+
+
+def test_a_frozen_wallet_pays_nothing_and_still_takes_money(book: Ledger):
+    user_id = book.user(25 * USD)
+    handle(book, topups.take_back, reversed_topup(user_id, 5 * USD, True, book.now))
+    handle(book, topups.credit, paid(user_id, occurred_at=book.now))
+
+    with pytest.raises(AccountFrozen):
+        book.do(debit(user_id, USD))
+
+    assert book.balance(user_id) == 45 * USD
+
+
+def test_a_refund_to_the_card_that_the_wallet_covers_does_not_freeze_it(book: Ledger):
+    user_id = book.user(25 * USD)
+
+    handle(book, topups.take_back, reversed_topup(user_id, 10 * USD, False, book.now))
+
+    wallet = book.wallet(user_id)
+    assert (wallet.balance_micros, wallet.status) == (15 * USD, "open")
+
+
+def test_a_reversal_that_is_told_twice_takes_once(book: Ledger):
+    user_id = book.user(25 * USD)
+    event = reversed_topup(user_id, 10 * USD, True, book.now)
+    for _ in range(2):
+        handle(book, topups.take_back, event)
+
+    assert book.balance(user_id) == 15 * USD
+
+
+def test_a_reversal_that_comes_before_its_credit_ends_in_the_same_balance(book: Ledger):
+    user_id = new_id()
+    handle(book, topups.take_back, reversed_topup(user_id, 25 * USD, False, book.now))
+    handle(book, topups.credit, paid(user_id, occurred_at=book.now))
+
+    assert book.balance(user_id) == 0
+
+
+def settings(book, user_id, version, threshold_micros):
+    handle(
+        book,
+        topups.arm_level,
+        AutoTopupSettingsChanged(
+            event_id=new_id(),
+            occurred_at=book.now,
+            user_id=user_id,
+            settings_version=version,
+            threshold_micros=threshold_micros,
+        ),
+    )
+
+
+def low_events(book: Ledger, user_id):
+    return [event["available_micros"] // USD for event in book.events(user_id, "balance_low")]
+
+
+def test_a_debit_below_the_level_is_announced_once_per_dip(book: Ledger):
+    user_id = book.user(12 * USD)
+    settings(book, user_id, 1, 10 * USD)
+    book.do(debit(user_id, 2 * USD))  # at the level, not below it
+    book.do(debit(user_id, USD))
+    book.do(debit(user_id, USD))
+
+    assert low_events(book, user_id) == [9]
+
+
+def test_a_credit_above_the_level_arms_it_again(book: Ledger):
+    user_id = book.user(12 * USD)
+    settings(book, user_id, 1, 10 * USD)
+    book.do(debit(user_id, 5 * USD))
+    handle(book, topups.credit, paid(user_id, occurred_at=book.now))
+    book.do(debit(user_id, 25 * USD))
+
+    assert low_events(book, user_id) == [7, 7]
+
+
+def test_older_settings_that_come_late_are_ignored(book: Ledger):
+    user_id = book.user(12 * USD)
+    settings(book, user_id, 2, None)
+    settings(book, user_id, 1, 10 * USD)
+    book.do(debit(user_id, 5 * USD))
+
+    assert low_events(book, user_id) == []
+
+
+def test_a_level_above_the_balance_waits_for_the_next_dip(book: Ledger):
+    user_id = book.user(5 * USD)
+    settings(book, user_id, 1, 10 * USD)
+    book.do(debit(user_id, USD))
+    handle(book, topups.credit, paid(user_id, occurred_at=book.now))
+    book.do(debit(user_id, 20 * USD))
+
+    assert low_events(book, user_id) == [9]
