@@ -5,12 +5,15 @@
     rpc = RpcClient("amqp://…", name="reports")
     wallet = rpc.call(GetWallet(user_id=user_id), timeout_s=2)
 
-One thread receives all replies and hands each to the call that waits for it. Requests are
-published with a confirm and ``mandatory``: a service that is not there is known at once.
-They are transient and expire with the deadline. No answer in time raises
-``DeadlineExceeded``, and then the outcome is unknown: ask again with the same idempotency key.
+One connection serves all threads: they publish on it, and one thread of its own receives all
+replies and hands each to the call that waits for it. Requests are ``mandatory``: the broker
+returns one that no queue wants, and the same thread receives that too, so that a service that
+never ran is known at once, without a confirm for each request. They are transient and
+expire with the deadline. No answer in time raises ``DeadlineExceeded``, and then the outcome is
+unknown: ask again with the same idempotency key.
 """
 
+import contextlib
 import logging
 import threading
 import time
@@ -20,16 +23,15 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, TypeVar
 
-from kombu import Connection, Consumer, Queue
+from kombu import Connection, Consumer, Producer, Queue
 from kombu.message import Message
 
 from chassis.broker import (
     CONNECT_TIMEOUT_S,
     RPC_EXCHANGE,
     TRANSIENT,
-    Publisher,
-    Unroutable,
     event_exchange,
+    skip_blocked_check,
 )
 from chassis.context import CallContext, current_call
 from contracts import errors
@@ -51,7 +53,8 @@ class RpcClient:
         self._amqp_uri = amqp_uri
         self._name = name
         self._reply_key = str(uuid.uuid4())
-        self._requests = Publisher(amqp_uri, confirm=True)
+        self._producer: Producer | None = None
+        self._publish_lock = threading.Lock()
         self._waiting: dict[str, Future[Any]] = {}
         self._listeners: list[tuple[Queue, Callable[[Any, Message], None]]] = []
         self._ready = threading.Event()
@@ -70,12 +73,12 @@ class RpcClient:
         if remaining_s is not None:
             timeout_s = min(timeout_s, remaining_s)
         deadline = time.monotonic() + timeout_s
-        self._start(timeout_s)
+        self._start()
         correlation_id = str(uuid.uuid4())
         future: Future[Any] = Future()
         self._waiting[correlation_id] = future
         try:
-            self._send(request, correlation_id, timeout_s, parent)
+            self._send(request, correlation_id, deadline, parent)
             body = future.result(max(deadline - time.monotonic(), 0.0))
         except FutureTimeoutError:
             raise errors.DeadlineExceeded(
@@ -105,7 +108,7 @@ class RpcClient:
             auto_delete=True,
         )
         self._listeners.append(
-            (queue, lambda body, message: callback(event_class.model_validate(body)))
+            (queue, lambda body, _message: callback(event_class.model_validate(body)))
         )
 
     def close(self) -> None:
@@ -113,46 +116,55 @@ class RpcClient:
         self._closing.set()
         if self._thread is not None:
             self._thread.join(timeout=5)
-        self._requests.close()
 
     def _send(
-        self, request: Request[Any], correlation_id: str, timeout_s: float, parent: CallContext
+        self, request: Request[Any], correlation_id: str, deadline: float, parent: CallContext
     ) -> None:
+        if not self._ready.wait(max(deadline - time.monotonic(), 0.0)):
+            raise errors.Unavailable(
+                "The message broker cannot be reached; nothing was done. Try again in a moment."
+            )
+        timeout_s = max(deadline - time.monotonic(), 0.001)
         context = CallContext(
             chain=parent.chain or (f"{self._name}.{correlation_id}",),
             deadline_ms=int((time.time() + timeout_s) * 1000),
         )
         try:
-            self._requests.publish(
+            self._publish(
                 {"args": [], "kwargs": request.arguments()},
-                mandatory=True,
                 exchange=RPC_EXCHANGE,
                 routing_key=f"{request.service}.{request.method}",
                 reply_to=self._reply_key,
                 correlation_id=correlation_id,
                 headers=context.headers(),
-                delivery_mode=TRANSIENT,
                 expiration=timeout_s,
             )
-        except Unroutable:
-            raise errors.Unavailable(
-                f"The {request.service} service is not running; nothing was done."
-            ) from None
-        except Exception as error:
-            log.warning("a request could not be published", exc_info=True)
-            raise errors.Unavailable(
-                "The message broker cannot be reached. Try again in a moment."
+        except OSError as error:
+            raise errors.DeadlineExceeded(
+                f"The connection to the message broker was lost on the way to {request.service};"
+                " whether it did the work is not known."
             ) from error
 
-    def _start(self, timeout_s: float) -> None:
+    def _publish(self, body: Any, **properties: Any) -> None:
+        with self._publish_lock:
+            if self._producer is None:
+                raise ConnectionResetError("the connection to the broker was lost")
+            self._producer.publish(
+                body,
+                mandatory=True,
+                delivery_mode=TRANSIENT,
+                serializer="json",
+                retry=False,
+                **properties,
+            )
+
+    def _start(self) -> None:
         if self._thread is None:
             with self._start_lock:
                 if self._thread is None:
                     thread = threading.Thread(target=self._listen, name="rpc-replies", daemon=True)
                     thread.start()
                     self._thread = thread
-        if not self._ready.wait(timeout_s):
-            raise errors.Unavailable("The message broker cannot be reached. Try again in a moment.")
 
     def _listen(self) -> None:
         while not self._closing.is_set():
@@ -167,6 +179,7 @@ class RpcClient:
                         "lost the message broker; reconnecting", extra={"error": str(error)}
                     )
             self._ready.clear()
+            self._producer = None
             self._closing.wait(RECONNECT_DELAY_S)
 
     def _receive(self, connection: Connection) -> None:
@@ -184,16 +197,26 @@ class RpcClient:
         ]
         for consumer in consumers:
             consumer.consume()
+        skip_blocked_check(connection)
+        requests = connection.channel()
+        requests.events["basic_return"].add(self._on_return)
+        self._producer = Producer(requests, auto_declare=False)
         self._ready.set()
         next_heartbeat = time.monotonic()
         while not self._closing.is_set():
-            try:
+            with contextlib.suppress(TimeoutError):
                 connection.drain_events(timeout=1)
-            except TimeoutError:
-                pass
             if time.monotonic() >= next_heartbeat:
                 connection.heartbeat_check()
                 next_heartbeat = time.monotonic() + HEARTBEAT_S / 4
+
+    def _on_return(self, error: Exception, exchange: str, routing_key: str, message: Any) -> None:
+        future = self._waiting.pop(message.properties.get("correlation_id", ""), None)
+        if future is not None:
+            service = routing_key.partition(".")[0]
+            future.set_exception(
+                errors.Unavailable(f"The {service} service is not running; nothing was done.")
+            )
 
     def _on_reply(self, body: Any, message: Message) -> None:
         future = self._waiting.pop(message.properties.get("correlation_id", ""), None)

@@ -1,10 +1,10 @@
-"""The broker's end of a container: its two publishers, and the consumer of all its queues."""
+"""The broker's end of a container: its publisher and the consumer of all its queues."""
 
 import logging
 from functools import partial
 from typing import Any
 
-from kombu import Connection
+from kombu import Connection, Producer
 from kombu.message import Message
 from nameko.extensions import SharedExtension
 from nameko.messaging import QueueConsumer as NamekoQueueConsumer
@@ -13,30 +13,33 @@ from chassis.broker import (
     ERROR_HEADER,
     ORIGIN_HEADER,
     PERSISTENT,
+    RPC_EXCHANGE,
+    TRANSIENT,
     Publisher,
     dead_letter_queue,
+    skip_blocked_check,
 )
 
 log = logging.getLogger(__name__)
 
 
-class Publishers(SharedExtension):
-    """The two publishers of a service container: confirmed, and fire-and-forget for replies."""
+class ConfirmedPublisher(SharedExtension):
+    """The one :class:`~chassis.broker.Publisher` that all extensions of a container share."""
 
-    confirmed: Publisher
-    unconfirmed: Publisher
+    publisher: Publisher
 
     def setup(self) -> None:
-        amqp_uri = self.container.config["AMQP_URI"]
-        self.confirmed = Publisher(amqp_uri, confirm=True)
-        self.unconfirmed = Publisher(amqp_uri, confirm=False)
+        self.publisher = Publisher(self.container.config["AMQP_URI"])
+
+    def publish(self, body: Any, **properties: Any) -> None:
+        """See :meth:`chassis.broker.Publisher.publish`."""
+        self.publisher.publish(body, **properties)
 
     def stop(self) -> None:
-        self.confirmed.close()
-        self.unconfirmed.close()
+        self.publisher.close()
 
 
-class QueueConsumer(NamekoQueueConsumer):  # type: ignore[misc]
+class QueueConsumer(NamekoQueueConsumer):
     """Nameko's consumer, which no message can kill.
 
     In stock nameko an undecodable message is acknowledged and gone, and one that a provider
@@ -44,7 +47,8 @@ class QueueConsumer(NamekoQueueConsumer):  # type: ignore[misc]
     letters.
     """
 
-    publishers = Publishers()
+    confirmed = ConfirmedPublisher()
+    _replies: Producer | None = None
     _is_consuming = False
 
     @property
@@ -53,12 +57,32 @@ class QueueConsumer(NamekoQueueConsumer):  # type: ignore[misc]
         return self._is_consuming
 
     def on_consume_ready(self, connection: Connection, channel: Any, consumers: Any) -> None:
+        skip_blocked_check(connection)
+        self._replies = Producer(connection.channel(), auto_declare=False)
         super().on_consume_ready(connection, channel, consumers)
         self._is_consuming = True
 
     def on_connection_error(self, exc: Exception, interval: float) -> None:
         super().on_connection_error(exc, interval)
         self._is_consuming = False
+
+    def reply(self, body: Any, message: Message) -> None:
+        """Answer ``message`` on the connection that it came in on, without a confirm.
+
+        That connection is read all the time, so that its loss shows; a publisher of its own
+        would learn of it by losing a reply.
+        """
+        if self._replies is None:
+            raise ConnectionError("not connected to the broker")
+        self._replies.publish(
+            body,
+            exchange=RPC_EXCHANGE,
+            routing_key=message.properties["reply_to"],
+            correlation_id=message.properties.get("correlation_id"),
+            delivery_mode=TRANSIENT,
+            serializer="json",
+            retry=False,
+        )
 
     def get_consumers(self, consumer_cls: Any, channel: Any) -> Any:
         consumers = super().get_consumers(consumer_cls, channel)
@@ -98,7 +122,7 @@ class QueueConsumer(NamekoQueueConsumer):  # type: ignore[misc]
         A crash in between leaves it in both places: handlers know their duplicates.
         """
         try:
-            self.publishers.confirmed.publish(
+            self.confirmed.publish(
                 message.body,
                 mandatory=True,
                 headers=headers,

@@ -7,7 +7,7 @@ from nameko.containers import ServiceContainer as NamekoContainer
 from chassis.context import DEADLINE_KEY, CallContext, current_call
 
 
-class ServiceContainer(NamekoContainer):  # type: ignore[misc]
+class ServiceContainer(NamekoContainer):
     """Named in ``chassis/nameko.yaml``; ``nameko run`` starts every service in one."""
 
     def _worker_setup(self, worker_ctx: Any) -> None:

@@ -110,7 +110,7 @@ def main() -> None:
         amqp_uri = os.environ["AMQP_URI"]
     except KeyError:
         raise SystemExit("Set AMQP_URI to the broker's address.") from None
-    publisher = Publisher(amqp_uri, confirm=True)
+    publisher = Publisher(amqp_uri)
     actions: dict[str, Callable[[Message], None]] = {
         "list": lambda message: print(json.dumps(describe(message))),
         "replay": partial(_replay_or_say_why, publisher),

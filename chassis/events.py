@@ -59,7 +59,7 @@ def event_handler(event_class: type[EventT]) -> Callable[[Handler[EventT]], Call
     return decorate
 
 
-class EventHandler(NamekoEventHandler):  # type: ignore[misc]
+class EventHandler(NamekoEventHandler):
     """Nameko's event handler, which keeps a message until its effect is committed."""
 
     queue_consumer = QueueConsumer()

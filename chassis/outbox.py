@@ -17,7 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from chassis.broker import PERSISTENT, Unroutable, declare, event_exchange
-from chassis.consumer import Publishers
+from chassis.consumer import ConfirmedPublisher
 from chassis.context import CallContext, current_call
 from chassis.database import DatabaseConnection
 from contracts.messages import Event
@@ -81,7 +81,7 @@ class OutboxRelay(DependencyProvider):
     """Sends what the service stored in its outbox: ``relay = OutboxRelay()``."""
 
     connection = DatabaseConnection()
-    publishers = Publishers()
+    confirmed = ConfirmedPublisher()
 
     def setup(self) -> None:
         self._wake = Signal()
@@ -125,7 +125,7 @@ class OutboxRelay(DependencyProvider):
             self._wait()
 
     def _wait(self) -> None:
-        with eventlet.Timeout(POLL_INTERVAL_S, False):
+        with eventlet.Timeout(POLL_INTERVAL_S, exception=False):
             self._wake.wait()
         if self._wake.ready():
             self._wake.reset()
@@ -150,7 +150,7 @@ class OutboxRelay(DependencyProvider):
 
     def _send(self, row: Any) -> bool:
         try:
-            self.publishers.confirmed.publish(
+            self.confirmed.publish(
                 row.payload,
                 mandatory=row.needs_listener,
                 exchange=event_exchange(row.source),

@@ -26,9 +26,8 @@ from nameko.rpc import Rpc as NamekoRpc
 from nameko.rpc import RpcConsumer as NamekoRpcConsumer
 from pydantic import BaseModel, ValidationError
 
-from chassis.broker import RPC_EXCHANGE, TRANSIENT
 from chassis.client import RpcClient
-from chassis.consumer import Publishers, QueueConsumer
+from chassis.consumer import QueueConsumer
 from chassis.context import DEADLINE_KEY, CallContext
 from contracts.errors import BadRequest, DeadlineExceeded, ServiceError
 from contracts.messages import Request
@@ -36,7 +35,7 @@ from contracts.messages import Request
 log = logging.getLogger(__name__)
 
 
-class RpcConsumer(NamekoRpcConsumer):  # type: ignore[misc]
+class RpcConsumer(NamekoRpcConsumer):
     """Takes calls from ``rpc-<service>`` and sends the answers, transient and unconfirmed.
 
     An answer that the broker loses is an unknown outcome to its caller, which asks again with
@@ -44,7 +43,6 @@ class RpcConsumer(NamekoRpcConsumer):  # type: ignore[misc]
     """
 
     queue_consumer = QueueConsumer()
-    publishers = Publishers()
 
     def handle_message(self, body: Any, message: Message) -> None:
         if not message.properties.get("reply_to"):
@@ -60,19 +58,15 @@ class RpcConsumer(NamekoRpcConsumer):  # type: ignore[misc]
     def answer(self, message: Message, result: Any, error: Exception | None) -> None:
         """Send a reply and acknowledge the call."""
         try:
-            self.publishers.unconfirmed.publish(
-                {"result": result, "error": serialize(error) if error else None},
-                exchange=RPC_EXCHANGE,
-                routing_key=message.properties["reply_to"],
-                correlation_id=message.properties.get("correlation_id"),
-                delivery_mode=TRANSIENT,
+            self.queue_consumer.reply(
+                {"result": result, "error": serialize(error) if error else None}, message
             )
         except Exception:
             log.exception("a reply could not be sent; its caller will time out")
         self.queue_consumer.ack_message(message)
 
 
-class Rpc(NamekoRpc):  # type: ignore[misc]
+class Rpc(NamekoRpc):
     """The entrypoint behind :func:`rpc`."""
 
     rpc_consumer = RpcConsumer()

@@ -129,7 +129,7 @@ class Event(BaseModel):
     def __init_subclass__(
         cls,
         source: str | None = None,
-        type: str | None = None,
+        type: str | None = None,  # noqa: A002  (the name that nameko gives it)
         needs_listener: bool = True,
         **kwargs: Any,
     ) -> None:

@@ -24,17 +24,19 @@ SERVICES: dict[str, ModuleType] = {
 def requests(service: str) -> Iterator[type[Request[Any]]]:
     """The requests that ``service`` answers, in the order they are written down."""
     for value in vars(SERVICES[service]).values():
-        if isinstance(value, type) and issubclass(value, Request):
-            if getattr(value, "service", None) == service:
-                yield value
+        if _is_kind(value, Request) and getattr(value, "service", None) == service:
+            yield value
 
 
 def events(service: str) -> Iterator[type[Event]]:
     """The events that ``service`` publishes, in the order they are written down."""
     for value in vars(SERVICES[service]).values():
-        if isinstance(value, type) and issubclass(value, Event):
-            if getattr(value, "source", None) == service:
-                yield value
+        if _is_kind(value, Event) and getattr(value, "source", None) == service:
+            yield value
+
+
+def _is_kind(value: object, kind: type) -> bool:
+    return isinstance(value, type) and issubclass(value, kind)
 
 
 def service_schema(service: str) -> dict[str, Any]:
