@@ -21,8 +21,9 @@ from contracts.wallet import (
 )
 
 if TYPE_CHECKING:
-    from services.wallet.book import Book, Effect
+    from services.wallet.book import Book
     from services.wallet.levels import ArmedLevel
+    from services.wallet.postings import Effect
 
 
 @dataclass(slots=True)
@@ -61,29 +62,22 @@ class Account:
         )
 
 
-_COLUMNS = (
-    "a.account_id, a.user_id, a.opened_at, b.balance_micros, b.held_micros, b.entry_count,"
+_SELECT = (
+    "SELECT a.account_id, a.user_id, a.opened_at, b.balance_micros, b.held_micros, b.entry_count,"
     " b.status, b.status_change_count, nullif(b.last_entry_at, '-infinity') AS last_entry_at"
+    " FROM accounts AS a JOIN balances AS b USING (account_id) "
 )
 # In the order of account ids, everywhere: two batches never wait for each other in a circle.
 _LOCK = text(
-    f"SELECT {_COLUMNS} FROM accounts AS a JOIN balances AS b USING (account_id)"
-    " WHERE a.user_id = ANY(CAST(:user_ids AS uuid[])) OR a.account_id = ANY(:account_ids)"
+    _SELECT + "WHERE a.user_id = ANY(CAST(:user_ids AS uuid[])) OR a.account_id = ANY(:account_ids)"
     " ORDER BY a.account_id FOR NO KEY UPDATE OF b"
 )
 _LOCK_USERS = text(
-    f"SELECT {_COLUMNS} FROM accounts AS a JOIN balances AS b USING (account_id)"
-    " WHERE a.user_id = ANY(CAST(:user_ids AS uuid[]))"
+    _SELECT + "WHERE a.user_id = ANY(CAST(:user_ids AS uuid[]))"
     " ORDER BY a.account_id FOR NO KEY UPDATE OF b"
 )
-_READ = text(
-    f"SELECT {_COLUMNS} FROM accounts AS a JOIN balances AS b USING (account_id)"
-    " WHERE a.user_id = :user_id"
-)
-_READ_ALL = text(
-    f"SELECT {_COLUMNS} FROM accounts AS a JOIN balances AS b USING (account_id)"
-    " WHERE a.account_id = ANY(:account_ids)"
-)
+_READ = text(_SELECT + "WHERE a.user_id = :user_id")
+_READ_ALL = text(_SELECT + "WHERE a.account_id = ANY(:account_ids)")
 _OPEN = text(
     "INSERT INTO accounts (user_id, opened_at)"
     " SELECT user_id, :now FROM unnest(CAST(:user_ids AS uuid[])) AS new (user_id)"

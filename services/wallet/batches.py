@@ -48,9 +48,7 @@ def post(submit_all: SubmitAll, request: PostBatch) -> BatchOutcome:
     commands = [_parse(command) for command in request.commands]
     readable = [command for command in commands if not isinstance(command, ServiceError)]
     if request.atomic and len(readable) < len(commands):
-        refusals = [
-            command if isinstance(command, ServiceError) else None for command in commands
-        ]
+        refusals = [command if isinstance(command, ServiceError) else None for command in commands]
         return BatchOutcome(results=[_result(refusal) for refusal in refusals], applied=False)
     outcomes = iter(
         submit_all(readable, is_atomic=request.atomic, is_dry_run=request.dry_run)
@@ -85,8 +83,6 @@ def _result(outcome: Outcome | None) -> BatchResult:
     if outcome is None:
         return BatchResult()
     if isinstance(outcome, ServiceError):
-        error = BatchError(
-            code=outcome.code, message=str(outcome), details=list(outcome.details)
-        )
+        error = BatchError(code=outcome.code, message=str(outcome), details=list(outcome.details))
         return BatchResult(error=error)
     return BatchResult(reply=outcome.model_dump(mode="json"))

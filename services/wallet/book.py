@@ -228,7 +228,7 @@ def _is_uuid(value: str | None) -> bool:
 
 
 def _columns(names: tuple[str, ...], rows: Any) -> dict[str, list[Any]]:
-    return {name: list(column) for name, column in zip(names, zip(*rows), strict=True)}
+    return {name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
 
 
 _TRANSACTION_NAMES = (

@@ -149,7 +149,7 @@ def commit_with_retries(begin: Begin, jobs: Sequence[Job]) -> None:
     for delay_s in (*RETRY_DELAYS_S, None):
         try:
             commit(begin, utc_now(), jobs)
-        except Exception as error:  # noqa: BLE001 - every waiting caller must be told something
+        except Exception as error:
             if delay_s is not None and _may_pass(error):
                 log.warning("a batch is tried again", extra={"error": str(error)[:500]})
                 eventlet.sleep(delay_s)
@@ -222,7 +222,7 @@ class Committer(DependencyProvider):
         self._queue.wake()
         self._greenlet.wait()
 
-    def get_dependency(self, worker_ctx: Any) -> "Committer":
+    def get_dependency(self, _worker_ctx: Any) -> "Committer":
         return self
 
     def carry_out(self, command: Postable, reply_class: type[ReplyT]) -> ReplyT:

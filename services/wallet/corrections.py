@@ -128,9 +128,7 @@ def _send_back(
         require_available(giver, amount_micros)
     posted = book.move(giver, receiver, amount_micros, movement)
     original.corrected_micros += amount_micros
-    return Effect(
-        posted.seen_by(account), account.account_id, transaction_id=posted.transaction_id
-    )
+    return Effect(posted.seen_by(account), account.account_id, transaction_id=posted.transaction_id)
 
 
 def _side(book: "Book", account_id: int) -> Any:

@@ -60,12 +60,10 @@ class ExpireHold(Command[Hold], service="wallet", method="expire"):
     hold_id: UUID
 
 
-_COLUMNS = (
-    "account_id, hold_id, amount_micros, captured_micros, status, description, metadata,"
-    " placed_at, expires_at, closed_at, transaction_id"
-)
 _LOAD = text(
-    f"SELECT {_COLUMNS} FROM unnest(CAST(:account_ids AS bigint[]), CAST(:hold_ids AS uuid[]))"
+    "SELECT account_id, hold_id, amount_micros, captured_micros, status, description, metadata,"
+    " placed_at, expires_at, closed_at, transaction_id"
+    " FROM unnest(CAST(:account_ids AS bigint[]), CAST(:hold_ids AS uuid[]))"
     " AS wanted (account_id, hold_id) JOIN holds USING (account_id, hold_id)"
 )
 _DUE = text(
@@ -142,9 +140,7 @@ def capture(book: "Book", command: Capture) -> Effect:
     posted = book.move(account, command.destination, amount_micros, movement)
     hold.captured_micros = amount_micros
     hold.transaction_id = posted.transaction_id
-    return Effect(
-        posted.seen_by(account), account.account_id, transaction_id=posted.transaction_id
-    )
+    return Effect(posted.seen_by(account), account.account_id, transaction_id=posted.transaction_id)
 
 
 def void(book: "Book", command: VoidHold) -> Effect:

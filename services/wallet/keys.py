@@ -80,13 +80,13 @@ def first_answer(record: KeyRecord, digest: bytes) -> Reply:
     return record.reply
 
 
-_COLUMNS = (
-    "idempotency_key, method, request_hash, account_id, transaction_id, hold_id,"
-    " change_number, recorded_at"
+_FIND = text(
+    "SELECT idempotency_key, method, request_hash, account_id, transaction_id, hold_id,"
+    " change_number, recorded_at FROM keys WHERE idempotency_key = ANY(:wanted)"
 )
-_FIND = text(f"SELECT {_COLUMNS} FROM keys WHERE idempotency_key = ANY(:wanted)")
 _WRITE = text(
-    f"INSERT INTO keys ({_COLUMNS})"
+    "INSERT INTO keys (idempotency_key, method, request_hash, account_id, transaction_id,"
+    " hold_id, change_number, recorded_at)"
     " SELECT *, CAST(:now AS timestamptz) FROM unnest(CAST(:keys AS text[]),"
     " CAST(:methods AS text[]), CAST(:hashes AS bytea[]), CAST(:account_ids AS bigint[]),"
     " CAST(:transaction_ids AS uuid[]), CAST(:hold_ids AS uuid[]),"

@@ -105,8 +105,7 @@ def _load_holds(session: Session, book: Book, commands: Iterable[Postable]) -> N
     wanted = {
         (book.accounts[command.user_id].account_id, command.hold_id)
         for command in commands
-        if isinstance(command, Capture | VoidHold | ExpireHold)
-        and command.user_id in book.accounts
+        if isinstance(command, Capture | VoidHold | ExpireHold) and command.user_id in book.accounts
     }
     if wanted:
         book.holds = {hold.hold_id: hold for hold in holds.load(session, wanted)}
@@ -199,14 +198,10 @@ def adjust(book: Book, command: Adjust) -> Effect:
         effective_at=command.effective_at,
     )
     if command.amount_micros > 0:
-        posted = book.move(
-            HouseAccount.ADJUSTMENTS, account, command.amount_micros, movement
-        )
+        posted = book.move(HouseAccount.ADJUSTMENTS, account, command.amount_micros, movement)
     else:
         require_available(account, -command.amount_micros)
-        posted = book.move(
-            account, HouseAccount.ADJUSTMENTS, -command.amount_micros, movement
-        )
+        posted = book.move(account, HouseAccount.ADJUSTMENTS, -command.amount_micros, movement)
     return _effect(posted, account)
 
 
@@ -221,9 +216,7 @@ def _movement(command: Debit | Credit | Transfer, kind: TransactionKind) -> Move
 
 
 def _effect(posted: Posted, account: Account) -> Effect:
-    return Effect(
-        posted.seen_by(account), account.account_id, transaction_id=posted.transaction_id
-    )
+    return Effect(posted.seen_by(account), account.account_id, transaction_id=posted.transaction_id)
 
 
 RULES: dict[type[Command[Any]], Callable[[Book, Any], Effect]] = {

@@ -9,8 +9,7 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 from sqlalchemy import BigInteger, LargeBinary, Text
-from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
-from sqlalchemy.dialects.postgresql import UUID as UuidColumn
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from contracts.wallet import HouseAccount
@@ -20,9 +19,9 @@ class Base(DeclarativeBase):
     type_annotation_map: ClassVar = {
         int: BigInteger,
         str: Text,
-        datetime: TIMESTAMP(timezone=True),
-        UUID: UuidColumn(as_uuid=True),
-        dict[str, Any]: JSONB,
+        datetime: postgresql.TIMESTAMP(timezone=True),
+        UUID: postgresql.UUID(as_uuid=True),
+        dict[str, Any]: postgresql.JSONB,
         bytes: LargeBinary,
     }
 

@@ -36,6 +36,4 @@ def take_back(book: "Book", command: TakeBack) -> Effect:
     posted = book.move(account, HouseAccount.CARD_RECEIPTS, command.amount_micros, movement)
     if (command.is_dispute or in_debt) and not account.is_frozen:
         accounts.set_frozen(book, account, command.description, ACTOR)
-    return Effect(
-        posted.seen_by(account), account.account_id, transaction_id=posted.transaction_id
-    )
+    return Effect(posted.seen_by(account), account.account_id, transaction_id=posted.transaction_id)

@@ -114,9 +114,7 @@ class WalletService:
     @rpc
     def set_level(self, request: SetLevel) -> Level:
         with self.database.begin() as session:
-            return levels.set_alert(
-                session, utc_now(), request.user_id, request.threshold_micros
-            )
+            return levels.set_alert(session, utc_now(), request.user_id, request.threshold_micros)
 
     @rpc
     def get_wallet(self, request: GetWallet) -> Wallet:
@@ -136,9 +134,7 @@ class WalletService:
     @rpc
     def get_transaction(self, request: GetTransaction) -> Transaction:
         with self.database.read() as session:
-            return statements.get_transaction(
-                session, request.user_id, request.transaction_id
-            )
+            return statements.get_transaction(session, request.user_id, request.transaction_id)
 
     @rpc
     def balance_at(self, request: BalanceAt) -> PastBalance:

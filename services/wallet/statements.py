@@ -95,12 +95,13 @@ def _entries(account_id: int) -> Select[Any]:
 
 def _position(cursor: str) -> tuple[datetime, int]:
     recorded_at, entry_number = decode_cursor(cursor, str, int)
+    refusal = BadRequest("This page address is not valid. Start from the first page.", "cursor")
     try:
         moment = datetime.fromisoformat(str(recorded_at))
     except ValueError:
-        moment = datetime.min
+        raise refusal from None
     if moment.tzinfo is None or not 0 < int(entry_number) < 2**63:
-        raise BadRequest("This page address is not valid. Start from the first page.", "cursor")
+        raise refusal
     return moment, int(entry_number)
 
 

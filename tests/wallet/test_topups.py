@@ -31,7 +31,7 @@ def paid(user_id, amount_micros=25 * USD, **fields):
     )
 
 
-def reversed_topup(user_id, amount_micros, is_dispute, now):
+def reversed_topup(user_id, amount_micros, now, *, is_dispute):
     return TopupReversed(
         event_id=new_id(),
         occurred_at=now,
@@ -111,7 +111,7 @@ def test_a_dispute_takes_the_credit_back_below_zero_and_freezes_the_wallet(book:
     user_id = book.user(25 * USD)
     book.do(debit(user_id, 20 * USD))
 
-    handle(book, topups.take_back, reversed_topup(user_id, 25 * USD, True, book.now))
+    handle(book, topups.take_back, reversed_topup(user_id, 25 * USD, book.now, is_dispute=True))
 
     wallet = book.wallet(user_id)
     assert (wallet.balance_micros, wallet.status) == (-20 * USD, "frozen")
@@ -121,7 +121,7 @@ def test_a_dispute_takes_the_credit_back_below_zero_and_freezes_the_wallet(book:
 
 def test_a_frozen_wallet_pays_nothing_and_still_takes_money(book: Ledger):
     user_id = book.user(25 * USD)
-    handle(book, topups.take_back, reversed_topup(user_id, 5 * USD, True, book.now))
+    handle(book, topups.take_back, reversed_topup(user_id, 5 * USD, book.now, is_dispute=True))
     handle(book, topups.credit, paid(user_id, occurred_at=book.now))
 
     with pytest.raises(AccountFrozen):
@@ -133,7 +133,7 @@ def test_a_frozen_wallet_pays_nothing_and_still_takes_money(book: Ledger):
 def test_a_refund_to_the_card_that_the_wallet_covers_does_not_freeze_it(book: Ledger):
     user_id = book.user(25 * USD)
 
-    handle(book, topups.take_back, reversed_topup(user_id, 10 * USD, False, book.now))
+    handle(book, topups.take_back, reversed_topup(user_id, 10 * USD, book.now, is_dispute=False))
 
     wallet = book.wallet(user_id)
     assert (wallet.balance_micros, wallet.status) == (15 * USD, "open")
@@ -141,7 +141,7 @@ def test_a_refund_to_the_card_that_the_wallet_covers_does_not_freeze_it(book: Le
 
 def test_a_reversal_that_is_told_twice_takes_once(book: Ledger):
     user_id = book.user(25 * USD)
-    event = reversed_topup(user_id, 10 * USD, True, book.now)
+    event = reversed_topup(user_id, 10 * USD, book.now, is_dispute=True)
     for _ in range(2):
         handle(book, topups.take_back, event)
 
@@ -150,7 +150,7 @@ def test_a_reversal_that_is_told_twice_takes_once(book: Ledger):
 
 def test_a_reversal_that_comes_before_its_credit_ends_in_the_same_balance(book: Ledger):
     user_id = new_id()
-    handle(book, topups.take_back, reversed_topup(user_id, 25 * USD, False, book.now))
+    handle(book, topups.take_back, reversed_topup(user_id, 25 * USD, book.now, is_dispute=False))
     handle(book, topups.credit, paid(user_id, occurred_at=book.now))
 
     assert book.balance(user_id) == 0

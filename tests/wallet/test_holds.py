@@ -1,0 +1,187 @@
+"""Holds: placed, captured, voided, expired."""
+
+from datetime import timedelta
+
+import pytest
+
+from chassis.identifiers import new_id
+from contracts.errors import BadRequest, Conflict, InsufficientFunds, NotFound
+from contracts.wallet import Capture, Hold, HoldStatus, PlaceHold, VoidHold
+from services.wallet import expiry
+from tests.wallet.conftest import USD, Ledger, debit
+
+
+def placing(user_id, amount_micros, **fields):
+    return PlaceHold(
+        idempotency_key=f"hold:{new_id()}",
+        user_id=user_id,
+        amount_micros=amount_micros,
+        description="Reservation",
+        **fields,
+    )
+
+
+def capturing(hold: Hold, amount_micros=None):
+    return Capture(
+        idempotency_key=f"capture:{new_id()}",
+        user_id=hold.user_id,
+        hold_id=hold.hold_id,
+        amount_micros=amount_micros,
+    )
+
+
+def voiding(hold: Hold):
+    return VoidHold(idempotency_key=f"void:{new_id()}", user_id=hold.user_id, hold_id=hold.hold_id)
+
+
+def place(book: Ledger, user_id, amount_micros, **fields) -> Hold:
+    placed = book.do(placing(user_id, amount_micros, **fields))
+    assert isinstance(placed, Hold)
+    return placed
+
+
+def money(book: Ledger, user_id):
+    wallet = book.wallet(user_id)
+    return (
+        wallet.balance_micros // USD,
+        wallet.held_micros // USD,
+        wallet.available_micros // USD,
+    )
+
+
+def test_held_money_stays_in_the_balance_and_is_not_available(book: Ledger):
+    user_id = book.user(25 * USD)
+
+    place(book, user_id, 10 * USD)
+
+    assert money(book, user_id) == (25, 10, 15)
+
+
+def test_what_is_held_cannot_be_spent_or_held_again(book: Ledger):
+    user_id = book.user(25 * USD)
+    place(book, user_id, 20 * USD)
+
+    for command in (debit(user_id, 10 * USD), placing(user_id, 10 * USD)):
+        with pytest.raises(InsufficientFunds):
+            book.do(command)
+
+
+def test_a_capture_takes_all_that_was_held(book: Ledger):
+    user_id = book.user(25 * USD)
+
+    transaction = book.transaction(capturing(place(book, user_id, 10 * USD)))
+
+    assert transaction.amount_micros == -10 * USD
+    assert money(book, user_id) == (15, 0, 15)
+
+
+def test_a_capture_of_a_part_releases_the_rest(book: Ledger):
+    user_id = book.user(25 * USD)
+
+    book.do(capturing(place(book, user_id, 10 * USD), 4 * USD))
+
+    assert money(book, user_id) == (21, 0, 21)
+
+
+def test_a_capture_of_more_than_was_held_is_refused(book: Ledger):
+    user_id = book.user(25 * USD)
+
+    with pytest.raises(BadRequest):
+        book.do(capturing(place(book, user_id, 10 * USD), 11 * USD))
+
+    assert money(book, user_id) == (25, 10, 15)
+
+
+def test_a_hold_of_the_whole_balance_can_be_captured(book: Ledger):
+    user_id = book.user(25 * USD)
+
+    book.do(capturing(place(book, user_id, 25 * USD)))
+
+    assert money(book, user_id) == (0, 0, 0)
+
+
+def test_a_void_releases_the_money(book: Ledger):
+    user_id = book.user(25 * USD)
+
+    ended = book.do(voiding(place(book, user_id, 10 * USD)))
+
+    assert isinstance(ended, Hold)
+    assert ended.status is HoldStatus.VOIDED
+    assert money(book, user_id) == (25, 0, 25)
+
+
+@pytest.mark.parametrize("first", [capturing, voiding])
+@pytest.mark.parametrize("second", [capturing, voiding])
+def test_a_hold_ends_once(book: Ledger, first, second):
+    placed = place(book, book.user(25 * USD), 10 * USD)
+    book.do(first(placed))
+
+    with pytest.raises(Conflict):
+        book.do(second(placed))
+
+
+def test_somebody_elses_hold_is_not_found(book: Ledger):
+    placed = place(book, book.user(25 * USD), 10 * USD)
+    other = book.user()
+
+    with pytest.raises(NotFound):
+        book.do(voiding(placed.model_copy(update={"user_id": other})))
+
+
+def test_a_hold_is_released_when_its_time_is_over(book: Ledger):
+    user_id = book.user(25 * USD)
+    placed = place(book, user_id, 10 * USD, expires_in_s=60)
+    book.later(seconds=61)
+
+    expiry.sweep(book.database, book.now)
+
+    assert money(book, user_id) == (25, 0, 25)
+    with pytest.raises(Conflict, match="expired"):
+        book.do(capturing(placed))
+
+
+def test_a_hold_whose_time_is_over_cannot_be_captured_before_it_is_swept(book: Ledger):
+    placed = place(book, book.user(25 * USD), 10 * USD, expires_in_s=60)
+    book.later(seconds=61)
+
+    with pytest.raises(Conflict):
+        book.do(capturing(placed))
+
+
+def test_a_hold_is_not_released_early(book: Ledger):
+    user_id = book.user(25 * USD)
+    placed = place(book, user_id, 10 * USD, expires_in_s=60)
+
+    expiry.sweep(book.database, book.now + timedelta(seconds=59))
+
+    assert money(book, user_id) == (25, 10, 15)
+    assert placed.expires_at == book.now + timedelta(seconds=60)
+
+
+def test_a_replay_of_a_hold_gives_the_first_answer_even_after_its_capture(book: Ledger):
+    user_id = book.user(25 * USD)
+    command = placing(user_id, 10 * USD)
+    first = book.do(command)
+    assert isinstance(first, Hold)
+    book.do(capturing(first))
+
+    again = book.do(command)
+
+    assert again == first.model_copy(update={"replayed": True})
+
+
+def test_a_hold_can_be_placed_and_captured_in_one_batch(book: Ledger):
+    user_id = book.user(25 * USD)
+    placed = place(book, user_id, 5 * USD)
+
+    outcomes = book.post(
+        placing(user_id, 15 * USD), capturing(placed), debit(user_id, 5 * USD), voiding(placed)
+    )
+
+    assert [type(outcome).__name__ for outcome in outcomes] == [
+        "Hold",
+        "Transaction",
+        "Transaction",
+        "Conflict",
+    ]
+    assert money(book, user_id) == (15, 15, 0)

@@ -1,0 +1,258 @@
+"""What the database itself refuses, whatever program asks for it."""
+
+from contextlib import contextmanager
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+
+from chassis.identifiers import new_id
+from contracts.wallet import Hold, PlaceHold
+from tests.wallet.conftest import NOON, USD, Ledger, debit
+
+
+@contextmanager
+def refused(reason):
+    with pytest.raises(IntegrityError, match=reason):
+        yield
+
+
+def write(book: Ledger, statement, **values):
+    with book.database.begin() as session:
+        session.execute(text(statement), values)
+
+
+def post(session, entries, *, amount_micros=5 * USD, kind="purchase"):
+    """Write a transaction as a wrong program might; ``entries`` are (account, number, amount,
+    balance after)."""
+    transaction_id = new_id()
+    session.execute(
+        text(
+            "INSERT INTO transactions (transaction_id, kind, amount_micros, description,"
+            " metadata, effective_at, recorded_at)"
+            " VALUES (:id, :kind, :amount, 'x', '{}', :now, :now)"
+        ),
+        {"id": transaction_id, "kind": kind, "amount": amount_micros, "now": NOON},
+    )
+    enter(session, transaction_id, entries, kind)
+    return transaction_id
+
+
+def enter(session, transaction_id, entries, kind="purchase"):
+    values = ", ".join(
+        f"({account}, {number}, '{transaction_id}', {amount}, {after}, '{kind}', :now, :now)"
+        for account, number, amount, after in entries
+    )
+    columns = (
+        "account_id, entry_number, transaction_id, amount_micros, balance_after_micros, kind,"
+        " effective_at, recorded_at"
+    )
+    session.execute(text(f"INSERT INTO entries ({columns}) VALUES {values}"), {"now": NOON})  # noqa: S608
+
+
+def house_number():
+    return "nextval('house_entry_number')"
+
+
+@pytest.fixture
+def account(book: Ledger):
+    """A wallet with $25 and one entry."""
+    return book.wallet(book.user(25 * USD)).account_id
+
+
+def test_a_right_transaction_is_accepted_and_moves_the_balance(book: Ledger, account):
+    with book.database.begin() as session:
+        post(
+            session,
+            [(account, 2, -5 * USD, 20 * USD), (2, house_number(), 5 * USD, "NULL")],
+        )
+
+    with book.database.read() as session:
+        query = text("SELECT balance_micros FROM balances WHERE account_id = :id")
+        assert session.scalar(query, {"id": account}) == 20 * USD
+
+
+def test_entries_that_do_not_sum_to_zero_are_refused(book: Ledger, account):
+    with refused("do not sum to zero"), book.database.begin() as session:
+        post(
+            session,
+            [(account, 2, -5 * USD, 20 * USD), (2, house_number(), 4 * USD, "NULL")],
+        )
+
+
+def test_entries_that_come_after_their_transaction_was_committed_are_refused(book: Ledger, account):
+    pair = [(account, 2, -5 * USD, 20 * USD), (2, house_number(), 5 * USD, "NULL")]
+    with book.database.begin() as session:
+        transaction_id = post(session, pair)
+    other = book.wallet(book.user(25 * USD)).account_id
+
+    with refused("come after it was committed"), book.database.begin() as session:
+        late = [(other, 2, -5 * USD, 20 * USD), (3, house_number(), 5 * USD, "NULL")]
+        enter(session, transaction_id, late)
+
+
+def test_an_entry_of_another_kind_than_its_transaction_is_refused(book: Ledger, account):
+    with refused("do not match it"), book.database.begin() as session:
+        transaction_id = post(
+            session,
+            [(account, 2, -5 * USD, 20 * USD), (2, house_number(), 5 * USD, "NULL")],
+        )
+        other = [(account, 3, -5 * USD, 15 * USD), (3, house_number(), 5 * USD, "NULL")]
+        enter(session, transaction_id, other[1:], kind="usage")
+
+
+@pytest.mark.parametrize(
+    ("number", "after"), [(2, 21 * USD), (3, 20 * USD)], ids=["wrong balance", "wrong number"]
+)
+def test_an_entry_that_does_not_follow_is_refused(book: Ledger, account, number, after):
+    with refused("does not follow"), book.database.begin() as session:
+        post(
+            session,
+            [(account, number, -5 * USD, after), (2, house_number(), 5 * USD, "NULL")],
+        )
+
+
+def test_more_than_the_balance_is_refused(book: Ledger, account):
+    with refused("available_is_not_negative"), book.database.begin() as session:
+        post(
+            session,
+            [(account, 2, -26 * USD, -USD), (2, house_number(), 26 * USD, "NULL")],
+            amount_micros=26 * USD,
+        )
+
+
+def test_held_money_cannot_be_taken(book: Ledger):
+    user_id = book.user(25 * USD)
+    account = book.wallet(user_id).account_id
+    book.do(hold(user_id, 22 * USD))
+
+    with refused("available_is_not_negative"), book.database.begin() as session:
+        post(
+            session,
+            [(account, 2, -5 * USD, 20 * USD), (2, house_number(), 5 * USD, "NULL")],
+        )
+
+
+def hold(user_id, amount_micros):
+    return PlaceHold(
+        idempotency_key=f"hold:{new_id()}",
+        user_id=user_id,
+        amount_micros=amount_micros,
+        description="Reservation",
+    )
+
+
+def test_a_balance_cannot_be_set_by_hand(book: Ledger, account):
+    with refused("moves only by entries and holds"):
+        write(
+            book,
+            "UPDATE balances SET balance_micros = balance_micros + 1 WHERE account_id = :id",
+            id=account,
+        )
+
+
+def test_held_money_cannot_be_set_by_hand(book: Ledger, account):
+    with refused("moves only by entries and holds"):
+        write(book, "UPDATE balances SET held_micros = 1 WHERE account_id = :id", id=account)
+
+
+@pytest.mark.parametrize(
+    "table", ["accounts", "transactions", "entries", "keys", "status_changes", "chain"]
+)
+@pytest.mark.parametrize("change", ["DELETE FROM {}", "TRUNCATE {} CASCADE"])
+def test_what_was_written_down_cannot_be_removed(book: Ledger, table, change):
+    with refused("append-only"):
+        write(book, change.format(table))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE transactions SET description = 'y'",
+        "UPDATE entries SET amount_micros = 1",
+        "UPDATE keys SET method = 'debit'",
+        "UPDATE accounts SET opened_at = now()",
+        "UPDATE chain SET digest = digest",
+    ],
+)
+def test_what_was_written_down_cannot_be_changed(book: Ledger, change):
+    with refused("append-only"):
+        write(book, change)
+
+
+def test_a_balance_row_cannot_be_deleted(book: Ledger, account):
+    with refused("append-only"):
+        write(book, "DELETE FROM balances WHERE account_id = :id", id=account)
+
+
+def test_a_hold_that_has_ended_cannot_be_ended_again(book: Ledger):
+    user_id = book.user(25 * USD)
+    placed = book.do(hold(user_id, 5 * USD))
+    assert isinstance(placed, Hold)
+    end = "UPDATE holds SET status = 'voided', closed_at = now() WHERE hold_id = :id"
+    write(book, end, id=placed.hold_id)
+
+    with refused("has ended"):
+        write(book, end, id=placed.hold_id)
+
+
+def test_a_hold_cannot_be_made_smaller(book: Ledger):
+    user_id = book.user(25 * USD)
+    placed = book.do(hold(user_id, 5 * USD))
+    assert isinstance(placed, Hold)
+
+    with refused("more than its end was changed"):
+        write(book, "UPDATE holds SET amount_micros = 1 WHERE hold_id = :id", id=placed.hold_id)
+
+
+def test_refunds_beyond_what_they_refund_are_refused(book: Ledger):
+    user_id = book.user(25 * USD)
+    bought = book.transaction(debit(user_id, 5 * USD))
+
+    with refused("exceed it"):
+        write(
+            book,
+            "INSERT INTO transactions (transaction_id, kind, amount_micros, description,"
+            " metadata, effective_at, recorded_at, corrects_transaction_id, correction)"
+            " VALUES (:id, 'refund', :amount, 'x', '{}', :now, :now, :original, 'refund')",
+            id=new_id(),
+            amount=5 * USD + 1,
+            now=NOON,
+            original=bought.transaction_id,
+        )
+
+
+def test_an_adjustment_without_a_reason_is_refused(book: Ledger):
+    with refused("adjustment_names_reason_and_actor"):
+        write(
+            book,
+            "INSERT INTO transactions (transaction_id, kind, amount_micros, description,"
+            " metadata, effective_at, recorded_at)"
+            " VALUES (:id, 'adjustment', 1, 'x', '{}', :now, :now)",
+            id=new_id(),
+            now=NOON,
+        )
+
+
+def test_a_key_that_points_to_no_entry_is_refused(book: Ledger, account):
+    with refused("outcome_is_an_entry"):
+        write(
+            book,
+            "INSERT INTO keys (idempotency_key, method, request_hash, account_id,"
+            " transaction_id, recorded_at)"
+            " VALUES (:key, 'debit', sha256('x'), :account, :id, now())",
+            key=str(new_id()),
+            account=account,
+            id=new_id(),
+        )
+
+
+def test_a_key_is_bound_once(book: Ledger):
+    insert = (
+        "INSERT INTO keys (idempotency_key, method, recorded_at)"
+        " VALUES ('bound once', 'close_key', now())"
+    )
+    write(book, insert)
+
+    with refused("duplicate key"):
+        write(book, insert)
