@@ -1,0 +1,363 @@
+"""Automatic top-up: whether to charge, how much, and the reservation that makes it the only one.
+
+:func:`decide` is the whole rule, free of database and clock. :func:`reserve` applies it in one
+transaction with the user's settings row locked, so that whoever comes second sees the first.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from chassis.crash_points import crash_point
+from chassis.identifiers import new_id
+from chassis.money import MICROS_PER_CENT, format_usd
+from chassis.outbox import publish
+from contracts.errors import NotFound
+from contracts.topup import AutoTopupOutcome, AutoTopupRefused, RefusalCode, TopupKind, Trigger
+from services.topup import limits, topups, triggers
+from services.topup.limits import Usage
+from services.topup.models import AutoTopupSettings, RefusalRecord, Topup, TriggerRecord
+from services.topup.policy import Policy
+from services.topup.till import Funds
+
+STOPPED = "Automatic charges are stopped for everybody at present. You can buy credits by hand."
+RETRY_STOPPED = timedelta(minutes=5)
+RETRY_CAPPED = timedelta(minutes=10)
+RETRY_WALLET = timedelta(seconds=20)
+RETRY_IN_FLIGHT = timedelta(seconds=30)
+
+
+@dataclass(frozen=True)
+class Charge:
+    """Charge this card this much, a whole number of cents."""
+
+    amount_micros: int
+    payment_method_id: str
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """No charge, and why. ``retry_at``: when the reason will have passed by itself."""
+
+    code: RefusalCode
+    reason: str
+    retry_at: datetime | None = None
+
+
+def decide(
+    policy: Policy,
+    settings: AutoTopupSettings | None,
+    usage: Usage,
+    funds: Funds,
+    trigger: Trigger,
+    waiting_micros: int,
+    now: datetime,
+) -> Charge | Refusal:
+    """Charge or refuse. ``waiting_micros``: what all purchases that wait for money cost.
+
+    One charge closes the whole gap: max(configured amount, what is lacking), rounded up to a
+    whole cent. Reasons are checked from the lasting to the passing, so that a person hears
+    the one that they can do something about.
+    """
+    refusal = (
+        _switched_off(policy, settings, usage, now)
+        or _not_needed(settings, funds, trigger, waiting_micros)
+        or _too_soon(settings, usage, now)
+    )
+    if refusal is not None or settings is None:
+        return refusal or _disabled()
+    amount_micros = charge_micros(settings, funds, trigger, waiting_micros)
+    refusal = _over_a_limit(policy, settings, usage, amount_micros, now)
+    if refusal is not None:
+        return refusal
+    card = card_to_charge(settings)
+    if card is None:
+        return Refusal(RefusalCode.NO_CARD, "No card is saved for automatic top-up. Add one.")
+    return Charge(amount_micros, card)
+
+
+def charge_micros(
+    settings: AutoTopupSettings, funds: Funds, trigger: Trigger, waiting_micros: int
+) -> int:
+    """max(configured amount, gap), up to the next whole cent.
+
+    The gap is to what waits for money, or to the threshold where a low balance was the reason.
+    """
+    goal = waiting_micros
+    if trigger not in (Trigger.PURCHASE, Trigger.RENEWAL):
+        goal = max(waiting_micros, settings.threshold_micros)
+    amount_micros = max(settings.amount_micros, goal - funds.available_micros)
+    return -(-amount_micros // MICROS_PER_CENT) * MICROS_PER_CENT
+
+
+def card_to_charge(settings: AutoTopupSettings) -> str | None:
+    """The card for automatic top-up; the backup card right after the first was declined."""
+    backup = settings.backup_payment_method_id
+    if backup and settings.declined_payment_method_id == settings.payment_method_id:
+        return backup
+    return settings.payment_method_id or backup
+
+
+def _disabled() -> Refusal:
+    return Refusal(RefusalCode.DISABLED, "Automatic top-up is off. Buy credits, or switch it on.")
+
+
+def _switched_off(
+    policy: Policy, settings: AutoTopupSettings | None, usage: Usage, now: datetime
+) -> Refusal | None:
+    if settings is None or not settings.is_enabled or settings.consent_id is None:
+        return _disabled()
+    if settings.paused_code:
+        return Refusal(RefusalCode.PAUSED, settings.paused_reason)
+    if policy.is_stopped or usage.is_stopped:
+        return Refusal(RefusalCode.STOPPED_BY_OPERATOR, STOPPED, now + RETRY_STOPPED)
+    return None
+
+
+def _not_needed(
+    settings: AutoTopupSettings | None, funds: Funds, trigger: Trigger, waiting_micros: int
+) -> Refusal | None:
+    if funds.is_frozen:
+        return Refusal(
+            RefusalCode.ACCOUNT_FROZEN, "The account is frozen. Write to support to settle it."
+        )
+    is_waiting = waiting_micros > funds.available_micros
+    is_low = settings is not None and funds.available_micros < settings.threshold_micros
+    if trigger in (Trigger.PURCHASE, Trigger.RENEWAL) and not is_waiting:
+        return Refusal(RefusalCode.NOT_NEEDED, "The balance covers what was waiting for money.")
+    if trigger in (Trigger.LOW_BALANCE, Trigger.SETTINGS_SAVED) and not (is_low or is_waiting):
+        return Refusal(RefusalCode.NOT_NEEDED, "The balance is not below the threshold.")
+    if trigger == Trigger.LOW_BALANCE and funds.is_idle and not is_waiting:
+        return Refusal(
+            RefusalCode.IDLE, "Nothing is running and no purchase waits, so the card is left alone."
+        )
+    return None
+
+
+def _too_soon(settings: AutoTopupSettings | None, usage: Usage, now: datetime) -> Refusal | None:
+    cool = settings.cool_down_until if settings is not None else None
+    if usage.in_flight_topup_id is not None:
+        return Refusal(
+            RefusalCode.IN_FLIGHT,
+            "An automatic top-up is in progress.",
+            max(cool or now, now + RETRY_IN_FLIGHT),
+        )
+    if usage.is_credit_on_its_way:
+        return Refusal(
+            RefusalCode.IN_FLIGHT, "Credits that were paid are on their way.", now + RETRY_IN_FLIGHT
+        )
+    if cool is not None and now < cool:
+        return Refusal(
+            RefusalCode.COOL_DOWN,
+            f"The next automatic top-up can start at {cool:%H:%M:%S} UTC.",
+            cool,
+        )
+    return None
+
+
+def _over_a_limit(
+    policy: Policy, settings: AutoTopupSettings, usage: Usage, amount_micros: int, now: datetime
+) -> Refusal | None:
+    asked = format_usd(amount_micros)
+    if amount_micros > policy.topup_max_micros:
+        return Refusal(
+            RefusalCode.AMOUNT_TOO_LARGE,
+            f"{asked} is lacking, and an automatic top-up is at most"
+            f" {format_usd(policy.topup_max_micros)}. Buy credits by hand.",
+        )
+    daily, monthly = settings.daily_limit_micros, settings.monthly_limit_micros
+    if daily is not None and usage.day_micros + amount_micros > daily:
+        return Refusal(
+            RefusalCode.DAILY_LIMIT,
+            _limit_sentence(asked, "daily", daily, usage.day_micros, limits.day_end(now)),
+            limits.day_end(now),
+        )
+    if monthly is not None and usage.month_micros + amount_micros > monthly:
+        return Refusal(
+            RefusalCode.MONTHLY_LIMIT,
+            _limit_sentence(asked, "monthly", monthly, usage.month_micros, limits.month_end(now)),
+            limits.month_end(now),
+        )
+    if _blows_fuse(policy, usage, amount_micros):
+        return Refusal(
+            RefusalCode.SYSTEM_CAP,
+            "There were unusually many automatic charges within an hour. It is tried again soon.",
+            now + RETRY_CAPPED,
+        )
+    return None
+
+
+def _limit_sentence(
+    asked: str, name: str, limit_micros: int, used_micros: int, resets_at: datetime
+) -> str:
+    return (
+        f"A charge of {asked} would exceed the {name} limit of {format_usd(limit_micros)}:"
+        f" {format_usd(used_micros)} is used. It starts anew on {resets_at:%Y-%m-%d} at 00:00 UTC."
+    )
+
+
+def _blows_fuse(policy: Policy, usage: Usage, amount_micros: int) -> bool:
+    return (
+        usage.user_hour_count >= policy.user_charges_per_hour_max
+        or usage.user_hour_micros + amount_micros > policy.user_hourly_cap_micros
+        or usage.system_hour_count >= policy.system_charges_per_hour_max
+        or usage.system_hour_micros + amount_micros > policy.system_hourly_cap_micros
+    )
+
+
+def reserve(
+    session: Session,
+    now: datetime,
+    trigger_id: UUID,
+    funds: Funds | None,
+    policy: Policy,
+    waiting_micros: int | None = None,
+) -> Topup | Refusal | None:
+    """Decide about a due trigger and store the outcome: a reserved top-up, or a refusal.
+
+    None when somebody else decided first. ``funds`` is None when the wallet did not answer;
+    ``waiting_micros`` is what a fresh event said, None to add up what waits.
+    """
+    user_id = session.get_one(TriggerRecord, trigger_id).user_id
+    settings = lock_settings(session, user_id)
+    record = session.get_one(
+        TriggerRecord, trigger_id, with_for_update=True, populate_existing=True
+    )
+    if record.due_at is None:
+        return None
+    if funds is None:
+        decision: Charge | Refusal = _wallet_silent(record, now)
+    else:
+        limits.fuse_lock(session)
+        if waiting_micros is None:
+            waiting_micros = triggers.waiting_micros(session, user_id, now)
+        decision = decide(
+            policy,
+            settings,
+            limits.usage(session, user_id, now),
+            funds,
+            Trigger(record.trigger),
+            waiting_micros,
+            now,
+        )
+    if isinstance(decision, Refusal):
+        refuse(session, record, decision, now)
+        return decision
+    if settings is None:
+        raise AssertionError("a charge was decided without settings")
+    crash_point("topup.before_reserve")
+    return _reserve(session, now, settings, record, decision, policy)
+
+
+def lock_settings(session: Session, user_id: UUID) -> AutoTopupSettings | None:
+    """The user's settings, locked to the end of the transaction."""
+    return session.get(AutoTopupSettings, user_id, with_for_update=True, populate_existing=True)
+
+
+def _wallet_silent(record: TriggerRecord, now: datetime) -> Refusal:
+    wait = min(RETRY_WALLET * 2 ** min(record.tries, 6), timedelta(minutes=10))
+    return Refusal(
+        RefusalCode.WALLET_UNAVAILABLE,
+        "The balance could not be read, so nothing was charged. It is tried again soon.",
+        now + wait,
+    )
+
+
+def _reserve(
+    session: Session,
+    now: datetime,
+    settings: AutoTopupSettings,
+    record: TriggerRecord,
+    charge: Charge,
+    policy: Policy,
+) -> Topup:
+    topup = topups.new(settings.user_id, TopupKind.AUTO, charge.amount_micros, str(new_id()), now)
+    topup.payment_method_id = charge.payment_method_id
+    topup.trigger = record.trigger
+    topup.trigger_reference = record.reference
+    topup.threshold_micros = settings.threshold_micros
+    topup.next_look_at = now + policy.look_after(0)
+    session.add(topup)
+    settings.cool_down_until = now + policy.cool_down
+    record.topup_id = topup.topup_id
+    record.refusal_code = ""
+    record.due_at = None
+    session.flush()
+    return topup
+
+
+def refuse(session: Session, record: TriggerRecord, refusal: Refusal, now: datetime) -> None:
+    """Record why nothing is charged; said aloud once per trigger and reason."""
+    triggers.postpone(record, refusal.retry_at)
+    record.refusal_code = refusal.code
+    is_new = session.scalar(
+        insert(RefusalRecord)
+        .values(
+            refusal_id=new_id(),
+            user_id=record.user_id,
+            code=refusal.code,
+            reason=refusal.reason,
+            trigger=record.trigger,
+            reference=record.reference,
+            refused_at=now,
+        )
+        .on_conflict_do_nothing(index_elements=["user_id", "trigger", "reference", "code"])
+        .returning(RefusalRecord.refusal_id)
+    )
+    if is_new is None or refusal.code == RefusalCode.NOT_NEEDED:
+        # A look that finds money enough is nothing to speak of.
+        return
+    publish(
+        session,
+        AutoTopupRefused(
+            event_id=new_id(),
+            occurred_at=now,
+            user_id=record.user_id,
+            refusal_code=refusal.code,
+            reason=refusal.reason[:200],
+            trigger=Trigger(record.trigger),
+            trigger_reference=record.reference,
+        ),
+    )
+
+
+def outcome(session: Session, user_id: UUID, reference: str) -> AutoTopupOutcome:
+    """What became of asking by hand under this key: the top-up, or the reason why none."""
+    record = session.scalar(
+        select(TriggerRecord).where(
+            TriggerRecord.user_id == user_id,
+            TriggerRecord.trigger == Trigger.BY_HAND,
+            TriggerRecord.reference == reference,
+        )
+    )
+    if record is None:
+        raise NotFound("Nothing was asked for under this key.")
+    topup = session.scalar(
+        select(Topup)
+        .where(
+            Topup.user_id == user_id,
+            Topup.trigger == Trigger.BY_HAND,
+            Topup.trigger_reference == reference,
+        )
+        .order_by(Topup.created_at.desc())
+        .limit(1)
+    )
+    if topup is not None:
+        return AutoTopupOutcome(topup=topups.reply(topup))
+    refusal = session.scalar(
+        select(RefusalRecord)
+        .where(
+            RefusalRecord.user_id == user_id,
+            RefusalRecord.trigger == Trigger.BY_HAND,
+            RefusalRecord.reference == reference,
+        )
+        .order_by(RefusalRecord.refused_at.desc())
+        .limit(1)
+    )
+    if refusal is None:
+        return AutoTopupOutcome()
+    return AutoTopupOutcome(refusal_code=RefusalCode(refusal.code), refusal_reason=refusal.reason)

@@ -1,0 +1,136 @@
+"""Charges: from a due trigger to money, step by step, each in a short transaction of its own.
+
+::
+
+    pursue   read the trigger ▸ ask the wallet if it is stale ▸ reserve (one transaction)
+    charge   mark it sent ▸ call the processor, outside any transaction ▸ record the outcome
+
+The top-up's id is the processor's idempotency key. A crash between any two lines leaves a row
+that the sweeper or the janitor finds, and a second call under the same key charges nothing.
+"""
+
+import logging
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from chassis.crash_points import crash_point
+from chassis.database import after_commit
+from chassis.money import to_cents
+from contracts.errors import ServiceError
+from contracts.topup import RefusalCode, TopupStatus, Trigger
+from services.topup import auto_topup, checkout, limits, outcomes, topups
+from services.topup.auto_topup import RETRY_STOPPED, Refusal
+from services.topup.models import AutoTopupSettings, Customer, Topup, TriggerRecord
+from services.topup.policy import Policy
+from services.topup.processor import Object, ProcessorError
+from services.topup.till import Funds, Till
+
+log = logging.getLogger(__name__)
+
+SAYS_ALL = (Trigger.PURCHASE, Trigger.RENEWAL)
+"""Triggers whose event says what is available and what is lacking."""
+
+
+def pursue_soon(session: Session, till: Till, trigger_id: UUID | None) -> None:
+    """Once the trigger is committed, go after it."""
+    if trigger_id is not None:
+        after_commit(session, lambda: till.later(pursue, till, trigger_id))
+
+
+def pursue(till: Till, trigger_id: UUID) -> Topup | Refusal | None:
+    """Decide about a trigger; the charge, if there is one, is made in the background.
+
+    None when it was decided before.
+    """
+    now = till.clock()
+    with till.database.read() as session:
+        record = session.get_one(TriggerRecord, trigger_id)
+    if record.due_at is None:
+        return None
+    funds, waiting_micros = _situation(till, record, now)
+    with till.database.begin() as session:
+        outcome = auto_topup.reserve(session, now, trigger_id, funds, till.policy, waiting_micros)
+    if isinstance(outcome, Topup):
+        crash_point("topup.after_reserve")
+        till.later(charge, till, outcome.topup_id)
+    return outcome
+
+
+def _situation(till: Till, record: TriggerRecord, now: datetime) -> tuple[Funds | None, int | None]:
+    """The wallet and what waits: as a fresh event says, or else as the wallet says now."""
+    is_fresh = record.tries == 0 and now - record.raised_at <= till.policy.stale_after
+    if is_fresh and record.available_micros is not None and record.trigger in SAYS_ALL:
+        waiting_micros = record.shortfall_micros + record.available_micros
+        return Funds(available_micros=record.available_micros), waiting_micros
+    try:
+        return till.wallet.funds(record.user_id, now), None
+    except ServiceError as error:
+        log.warning("the wallet does not answer", extra={"error": error.code})
+        return None, None
+
+
+def charge(till: Till, topup_id: UUID) -> None:
+    """Make the charge of a reserved top-up. Called twice, it charges once."""
+    with till.database.begin() as session:
+        topup = _mark_sent(session, topup_id, till.policy, till.clock())
+    if topup is not None:
+        crash_point("topup.before_charge")
+        send(till, topup)
+
+
+def _mark_sent(session: Session, topup_id: UUID, policy: Policy, now: datetime) -> Topup | None:
+    """created → processing; or cancelled, if it was stopped or took too long meanwhile."""
+    settings, topup = outcomes.lock_both(session, topup_id)
+    if topup.status != TopupStatus.CREATED:
+        return None
+    refusal = may_send(session, settings, policy, now)
+    if refusal is not None or settings is None:
+        topups.cancel(topup, refusal.reason if refusal else "", now)
+        record = outcomes.trigger_of(session, topup)
+        if record is not None and refusal is not None:
+            auto_topup.refuse(session, record, refusal, now)
+        return None
+    if now - topup.created_at > policy.stale_after:
+        topups.cancel(topup, "It was interrupted, and is decided anew.", now)
+        outcomes.try_later(session, settings, topup)
+        return None
+    topup.customer_id = session.get_one(Customer, topup.user_id).customer_id
+    topups.move(topup, TopupStatus.PROCESSING, now)
+    topup.sent_at = now
+    topup.next_look_at = now + policy.look_after(0)
+    return topup
+
+
+def may_send(
+    session: Session, settings: AutoTopupSettings | None, policy: Policy, now: datetime
+) -> Refusal | None:
+    """Whether a reserved charge may still go out: the switches are asked again at the door."""
+    if policy.is_stopped or limits.is_stopped(session):
+        return Refusal(RefusalCode.STOPPED_BY_OPERATOR, auto_topup.STOPPED, now + RETRY_STOPPED)
+    if settings is None or not settings.is_enabled:
+        return Refusal(RefusalCode.DISABLED, "Automatic top-up was switched off.")
+    if settings.paused_code:
+        return Refusal(RefusalCode.PAUSED, settings.paused_reason)
+    return None
+
+
+def send(till: Till, topup: Topup) -> None:
+    """Call the processor and record what it says. Safe to repeat: the id is the key."""
+    try:
+        outcome: Object | ProcessorError = till.processor.charge_off_session(
+            customer_id=topup.customer_id or "",
+            payment_method_id=topup.payment_method_id or "",
+            amount_cents=to_cents(topup.amount_micros),
+            topup_id=str(topup.topup_id),
+            user_id=str(topup.user_id),
+        )
+    except ProcessorError as error:
+        outcome = error
+    crash_point("topup.after_charge")
+    with till.database.begin() as session:
+        topup = outcomes.record(session, till.policy, topup.topup_id, outcome, till.clock())
+    crash_point("topup.after_record")
+    if topup.status == TopupStatus.ACTION_REQUIRED:
+        checkout.ask_person(till, topup.topup_id)

@@ -1,0 +1,296 @@
+"""Checkout: the hosted pages on which a person buys credits, saves a card, confirms a charge.
+
+The return page, the webhook and the janitor all end in :func:`settle_session`, which asks the
+processor what became of the page and believes nothing else.
+"""
+
+import logging
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import or_, update
+from sqlalchemy.orm import Session
+
+from chassis.crash_points import crash_point
+from chassis.money import to_cents
+from contracts.errors import IdempotencyConflict, NotFound, PaymentFailed, Unavailable
+from contracts.topup import CardSetup as CardSetupReply
+from contracts.topup import StartCardSetup, StartTopup, TopupKind, TopupStatus
+from contracts.topup import Topup as TopupReply
+from services.topup import cards, customers, outcomes, pauses, topups
+from services.topup.models import AutoTopupSettings, CardSetup, Command, Topup
+from services.topup.processor import Object, OutcomeUnknown, ProcessorError
+from services.topup.till import Till
+
+log = logging.getLogger(__name__)
+
+ASK_AGAIN_AFTER = timedelta(seconds=3)
+"""A person who waits on the return page makes us ask the processor this often at most."""
+SETUPS_LIVE = timedelta(hours=24)
+
+
+def start(till: Till, command: StartTopup) -> TopupReply:
+    """Store a top-up, then open the page on which it is paid.
+
+    A replay of the key opens the same page. Errors: see :class:`contracts.topup.StartTopup`.
+    """
+    with till.database.begin() as session:
+        topup, is_new = topups.start(session, till.clock(), command, till.policy)
+    if topup.status != TopupStatus.CREATED:
+        return topups.reply(topup, replayed=True)
+    crash_point("topup.before_session")
+    try:
+        customer_id = customers.ensure(till, command.user_id, command.email)
+        page = till.processor.create_payment_session(
+            customer_id=customer_id,
+            amount_cents=to_cents(topup.amount_micros),
+            topup_id=str(topup.topup_id),
+            user_id=str(topup.user_id),
+            save_card=topup.is_card_saved,
+            success_url=till.address(topup.return_path, topup=str(topup.topup_id)),
+            cancel_url=till.address(topup.return_path, topup=str(topup.topup_id), cancelled="1"),
+            idempotency_key=str(topup.topup_id),
+        )
+    except ProcessorError as error:
+        raise _could_not_open(error) from error
+    crash_point("topup.after_session")
+    with till.database.begin() as session:
+        topup = _page_opened(session, till, topup.topup_id, page)
+    return topups.reply(topup, replayed=not is_new)
+
+
+def _page_opened(session: Session, till: Till, topup_id: UUID, page: Object) -> Topup:
+    now = till.clock()
+    topup = topups.lock(session, topup_id)
+    if topup.status == TopupStatus.CREATED:
+        topups.move(topup, TopupStatus.PROCESSING, now)
+        topup.customer_id = page.get("customer")
+        topup.session_id = page["id"]
+        topup.checkout_url = page["url"]
+        topup.sent_at = now
+        topup.next_look_at = now + till.policy.look_after(1)
+    return topup
+
+
+def _could_not_open(error: ProcessorError) -> Exception:
+    log.error("the card processor opened no page", extra={"reason": error.message})
+    if isinstance(error, OutcomeUnknown):
+        return Unavailable(
+            "The card processor does not answer. Nothing was charged; try again in a moment."
+        )
+    return PaymentFailed(
+        "The card processor refused to begin the payment. Nothing was charged.", error.code
+    )
+
+
+def start_card_setup(till: Till, command: StartCardSetup) -> CardSetupReply:
+    """Open the page on which a card is saved. A replay of the key gives the same page."""
+    key = (command.user_id, command.method, command.idempotency_key)
+    hashed = topups.request_hash(command.model_dump(mode="json", exclude={"email"}))
+    with till.database.read() as session:
+        stored = session.get(Command, key)
+    if stored is not None:
+        if stored.request_hash != hashed:
+            raise IdempotencyConflict("This idempotency key was used with another request.")
+        return CardSetupReply(checkout_url=stored.outcome["checkout_url"])
+    try:
+        customer_id = customers.ensure(till, command.user_id, command.email)
+        page = till.processor.create_setup_session(
+            customer_id=customer_id,
+            user_id=str(command.user_id),
+            success_url=till.address(command.return_path, card_setup="done"),
+            cancel_url=till.address(command.return_path, card_setup="cancelled"),
+            idempotency_key=f"setup-{command.user_id}-{command.idempotency_key}",
+        )
+    except ProcessorError as error:
+        raise _could_not_open(error) from error
+    with till.database.begin() as session:
+        _remember_setup(session, command, hashed, page, till.clock())
+    return CardSetupReply(checkout_url=page["url"])
+
+
+def _remember_setup(
+    session: Session, command: StartCardSetup, hashed: str, page: Object, now: datetime
+) -> None:
+    session.merge(CardSetup(session_id=page["id"], user_id=command.user_id, created_at=now))
+    session.merge(
+        Command(
+            user_id=command.user_id,
+            method=command.method,
+            idempotency_key=command.idempotency_key,
+            request_hash=hashed,
+            outcome={"checkout_url": page["url"]},
+            created_at=now,
+        )
+    )
+
+
+def settle_session(till: Till, session_id: str) -> None:
+    """Ask the processor about a page and record it. Raises ``ProcessorError``.
+
+    Triggers that a new card makes due are left to the sweeper, which is never far.
+    """
+    page = till.processor.get_session(session_id)
+    now = till.clock()
+    with till.database.begin() as session:
+        if page["mode"] == "setup":
+            _settle_setup(session, page, now)
+        else:
+            _settle_payment(session, till, page, now)
+
+
+def _settle_setup(session: Session, page: Object, now: datetime) -> None:
+    if page["status"] == "open":
+        return
+    session.execute(update(CardSetup).where(CardSetup.session_id == page["id"]).values(done_at=now))
+    setup = page.get("setup_intent") or {}
+    if page["status"] == "complete" and setup.get("status") == "succeeded":
+        cards.keep(session, setup["payment_method"], now)
+
+
+def _settle_payment(session: Session, till: Till, page: Object, now: datetime) -> None:
+    try:
+        topup_id = UUID(page["metadata"].get("topup_id", ""))
+        settings, topup = outcomes.lock_both(session, topup_id)
+    except (ValueError, NotFound):
+        log.warning("a page of nobody's", extra={"session": page["id"]})
+        return
+    payment = page.get("payment_intent")
+    if page["payment_status"] == "paid" and payment is not None:
+        outcomes.settle(session, till.policy, settings, topup, payment, now)
+        keep_card(session, payment, now)
+        if topup.kind == TopupKind.AUTO and settings is not None:
+            _charge_confirmed_card(settings, payment)
+    elif page["status"] == "expired" and topup.session_id == page["id"]:
+        if topup.status in (TopupStatus.PROCESSING, TopupStatus.ACTION_REQUIRED):
+            topups.cancel(topup, "The payment page was not used in time.", now)
+        if settings is not None and settings.paused_code == pauses.AUTHENTICATION:
+            settings.confirm_url = None
+
+
+def keep_card(session: Session, payment: Object, now: datetime) -> None:
+    """Keep the card of a payment if its owner wanted that: then it belongs to the customer."""
+    method = payment.get("payment_method")
+    if isinstance(method, dict) and method.get("customer"):
+        cards.keep(session, method, now)
+
+
+def _charge_confirmed_card(settings: AutoTopupSettings, payment: Object) -> None:
+    """The card that its owner confirmed is the one that the bank lets through from now on."""
+    method = payment.get("payment_method")
+    if isinstance(method, dict) and method.get("customer"):
+        settings.payment_method_id = method["id"]
+
+
+def ask_person(till: Till, topup_id: UUID) -> None:
+    """Open a page for a charge that the bank wants its customer to confirm, and send the link.
+
+    The intent that the bank stopped is cancelled first: nobody can complete it beside the page.
+    """
+    with till.database.read() as session:
+        topup = topups.find(session, topup_id)
+    if topup.status != TopupStatus.ACTION_REQUIRED or topup.session_id is not None:
+        return
+    try:
+        if topup.payment_id is not None:
+            _cancel_payment(till, topup.payment_id)
+        page = till.processor.create_payment_session(
+            customer_id=topup.customer_id or "",
+            amount_cents=to_cents(topup.amount_micros),
+            topup_id=str(topup_id),
+            user_id=str(topup.user_id),
+            save_card=True,
+            success_url=till.address(topup.return_path, topup=str(topup_id)),
+            cancel_url=till.address(topup.return_path, topup=str(topup_id), cancelled="1"),
+            idempotency_key=f"{topup_id}-confirm",
+        )
+    except ProcessorError as error:
+        log.warning("no page to confirm a charge on", extra={"reason": error.message})
+        return
+    with till.database.begin() as session:
+        _send_link(session, topup_id, page, till)
+
+
+def _cancel_payment(till: Till, payment_id: str) -> None:
+    payment = till.processor.get_payment(payment_id)
+    if payment["status"] in ("requires_payment_method", "requires_action", "requires_confirmation"):
+        till.processor.cancel_payment(payment_id)
+
+
+def _send_link(session: Session, topup_id: UUID, page: Object, till: Till) -> None:
+    now = till.clock()
+    settings, topup = outcomes.lock_both(session, topup_id)
+    if topup.status != TopupStatus.ACTION_REQUIRED or topup.session_id is not None:
+        return
+    topup.session_id = page["id"]
+    topup.checkout_url = page["url"]
+    topup.next_look_at = now + till.policy.look_after(2)
+    if settings is not None and settings.paused_code == pauses.AUTHENTICATION:
+        settings.confirm_url = page["url"]
+        pauses.say_paused(session, settings, now)
+
+
+def refresh(till: Till, user_id: UUID, topup_id: UUID) -> Topup:
+    """The user's top-up; while its page is open, as the processor sees it by now.
+
+    The webhook may come later than the person: so the return page asks, rarely.
+    Raises ``NotFound``.
+    """
+    with till.database.begin() as session:
+        topup = topups.get(session, user_id, topup_id)
+        session_id = _claim_question(session, topup, till.clock())
+    if session_id is None:
+        return topup
+    try:
+        settle_session(till, session_id)
+    except ProcessorError as error:
+        log.info("the card processor was asked in vain", extra={"reason": error.message})
+    with till.database.read() as session:
+        return topups.get(session, user_id, topup_id)
+
+
+def _claim_question(session: Session, topup: Topup, now: datetime) -> str | None:
+    waits = (TopupStatus.PROCESSING, TopupStatus.ACTION_REQUIRED)
+    if topup.status not in waits or topup.session_id is None:
+        return None
+    return session.scalar(
+        update(Topup)
+        .where(
+            Topup.topup_id == topup.topup_id,
+            or_(Topup.asked_at.is_(None), Topup.asked_at < now - ASK_AGAIN_AFTER),
+        )
+        .values(asked_at=now)
+        .returning(Topup.session_id)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def refresh_setups(till: Till, user_id: UUID) -> None:
+    """Ask about this user's pages for saving a card, so that a new card is there on return."""
+    now = till.clock()
+    with till.database.begin() as session:
+        open_setups = session.scalars(
+            update(CardSetup)
+            .where(
+                CardSetup.user_id == user_id,
+                CardSetup.done_at.is_(None),
+                CardSetup.created_at > now - SETUPS_LIVE,
+                or_(CardSetup.asked_at.is_(None), CardSetup.asked_at < now - ASK_AGAIN_AFTER),
+            )
+            .values(asked_at=now)
+            .returning(CardSetup.session_id)
+        ).all()
+    for session_id in open_setups[:5]:
+        try:
+            settle_session(till, session_id)
+        except ProcessorError as error:
+            log.info("the card processor was asked in vain", extra={"reason": error.message})
+
+
+def close_setups(session: Session, now: datetime) -> None:
+    """Forget pages for saving a card that nobody can use any more."""
+    session.execute(
+        update(CardSetup)
+        .where(CardSetup.done_at.is_(None), CardSetup.created_at <= now - SETUPS_LIVE)
+        .values(done_at=now)
+    )

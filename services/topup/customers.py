@@ -1,0 +1,64 @@
+"""Customers: each user is one customer at the card processor, made once."""
+
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from services.topup.models import Customer
+from services.topup.processor import Processor
+from services.topup.till import Till
+
+KEYS_LIVE = timedelta(hours=23)
+"""The processor forgets idempotency keys after a day; after this we look before we create."""
+
+
+def ensure(till: Till, user_id: UUID, email: str) -> str:
+    """The processor's id of this user, made when there is none. Raises ``ProcessorError``.
+
+    The row is stored first, and its first address is what is sent, so that a retry sends the
+    same body under the same key.
+    """
+    now = till.clock()
+    with till.database.begin() as session:
+        customer = _remember(session, user_id, email, now)
+    if customer.customer_id is not None:
+        return customer.customer_id
+    customer_id = None
+    if now - customer.created_at > KEYS_LIVE:
+        customer_id = _find(till.processor, customer)
+    if customer_id is None:
+        key = f"customer-{user_id}"
+        created = till.processor.create_customer(str(user_id), customer.email, idempotency_key=key)
+        customer_id = created["id"]
+    with till.database.begin() as session:
+        session.execute(
+            update(Customer)
+            .where(Customer.user_id == user_id, Customer.customer_id.is_(None))
+            .values(customer_id=customer_id)
+        )
+    return str(customer_id)
+
+
+def user_of(session: Session, customer_id: str | None) -> UUID | None:
+    """Whose customer this is."""
+    return session.scalar(select(Customer.user_id).where(Customer.customer_id == customer_id))
+
+
+def _remember(session: Session, user_id: UUID, email: str, now: datetime) -> Customer:
+    session.execute(
+        insert(Customer)
+        .values(user_id=user_id, email=email, created_at=now)
+        .on_conflict_do_nothing()
+    )
+    return session.get_one(Customer, user_id)
+
+
+def _find(processor: Processor, customer: Customer) -> str | None:
+    wanted = str(customer.user_id)
+    for found in processor.customers_by_email(customer.email):
+        if found["metadata"].get("user_id") == wanted:
+            return str(found["id"])
+    return None

@@ -1,0 +1,142 @@
+"""The janitor: finds out what became of top-ups whose outcome is unknown, and settles them.
+
+It asks the processor after 1, 5, 30 minutes and so on. A payment that is found settles the
+top-up. None found while the trigger is fresh: the same call under the same key, which cannot
+charge twice. None found later: nothing was charged, and the reservation is given back.
+"""
+
+import logging
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from contracts.topup import TopupKind, TopupStatus
+from services.topup import charges, checkout, outcomes, pauses, topups
+from services.topup.models import AutoTopupSettings, Topup
+from services.topup.processor import Object, ProcessorError, Rejected
+from services.topup.till import Till
+
+log = logging.getLogger(__name__)
+
+LEASE = timedelta(seconds=30)
+LOOKS_IN_VAIN = 2
+"""So many looks that found no payment, after the last call, prove that there is none."""
+CLOCKS_DIFFER = timedelta(minutes=10)
+ABANDONED = timedelta(hours=25)
+"""A page for paying lives for 24 hours at the processor."""
+
+
+def due(session: Session, now: datetime, limit: int = 50) -> list[UUID]:
+    """Top-ups to look at, each leased to the caller for a while."""
+    rows = session.scalars(
+        select(Topup)
+        .where(Topup.next_look_at <= now)
+        .order_by(Topup.next_look_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    ).all()
+    for topup in rows:
+        topup.next_look_at = now + LEASE
+    return [topup.topup_id for topup in rows]
+
+
+def look(till: Till, topup_id: UUID) -> None:
+    """Find out how a top-up stands and bring it on."""
+    with till.database.read() as session:
+        topup = topups.find(session, topup_id)
+    try:
+        if topup.status == TopupStatus.CREATED:
+            _look_at_created(till, topup)
+        elif topup.status == TopupStatus.ACTION_REQUIRED:
+            _look_at_confirmation(till, topup)
+        elif topup.status in outcomes.OPEN and topup.kind == TopupKind.MANUAL:
+            checkout.settle_session(till, topup.session_id or "")
+        elif topup.status in outcomes.OPEN:
+            _look_at_charge(till, topup)
+        _plan_next(till, topup_id, has_asked=True)
+    except ProcessorError as error:
+        log.warning("the card processor was asked in vain", extra={"reason": error.message})
+        _plan_next(till, topup_id, has_asked=False)
+
+
+def _plan_next(till: Till, topup_id: UUID, *, has_asked: bool) -> None:
+    now = till.clock()
+    with till.database.begin() as session:
+        topup = topups.lock(session, topup_id)
+        if topup.next_look_at is None:
+            return
+        if topup.status not in (*outcomes.OPEN, TopupStatus.ACTION_REQUIRED, TopupStatus.CREATED):
+            topup.next_look_at = None
+            return
+        if has_asked:
+            topup.looks += 1
+        start = topup.sent_at or topup.created_at
+        planned = start + till.policy.look_after(topup.looks)
+        soonest = now + min(till.policy.look_after(0), LEASE)
+        topup.next_look_at = max(planned, soonest)
+
+
+def _look_at_created(till: Till, topup: Topup) -> None:
+    """A crash came before the processor was asked."""
+    if topup.kind == TopupKind.AUTO:
+        charges.charge(till, topup.topup_id)
+    elif till.clock() - topup.created_at > ABANDONED:
+        with till.database.begin() as session:
+            row = topups.lock(session, topup.topup_id)
+            if row.status == TopupStatus.CREATED:
+                topups.cancel(row, "The payment was never begun.", till.clock())
+
+
+def _look_at_confirmation(till: Till, topup: Topup) -> None:
+    """A charge that waits for its owner: make the page, close it, or see what became of it."""
+    if topup.session_id is None:
+        checkout.ask_person(till, topup.topup_id)
+        return
+    with till.database.read() as session:
+        settings = session.get(AutoTopupSettings, topup.user_id)
+    if settings is None or settings.paused_code != pauses.AUTHENTICATION:
+        try:
+            till.processor.expire_session(topup.session_id)
+        except Rejected:
+            log.info("the page was closed already", extra={"session": topup.session_id})
+    checkout.settle_session(till, topup.session_id)
+
+
+def _look_at_charge(till: Till, topup: Topup) -> None:
+    payment = _find_payment(till, topup)
+    now = till.clock()
+    if payment is not None:
+        with till.database.begin() as session:
+            row = outcomes.record(session, till.policy, topup.topup_id, payment, now)
+        if row.status == TopupStatus.ACTION_REQUIRED:
+            checkout.ask_person(till, topup.topup_id)
+    elif _may_send_again(till, topup, now):
+        charges.send(till, topup)
+    elif topup.looks >= LOOKS_IN_VAIN:
+        with till.database.begin() as session:
+            settings, row = outcomes.lock_both(session, topup.topup_id)
+            if row.status in outcomes.OPEN:
+                outcomes.give_up_unreached(session, row, settings, now)
+
+
+def _find_payment(till: Till, topup: Topup) -> Object | None:
+    """The payment of this top-up; of several, the one that succeeded."""
+    if topup.payment_id is not None:
+        return till.processor.get_payment(topup.payment_id)
+    since = (topup.sent_at or topup.created_at) - CLOCKS_DIFFER
+    found = till.processor.find_payments(
+        topup.customer_id or "", str(topup.topup_id), int(since.timestamp())
+    )
+    found.sort(key=lambda payment: payment["status"] == "succeeded", reverse=True)
+    return found[0] if found else None
+
+
+def _may_send_again(till: Till, topup: Topup, now: datetime) -> bool:
+    """Whether what asked for the charge is fresh, and nobody has stopped it meanwhile."""
+    if now - topup.created_at > till.policy.stale_after:
+        return False
+    with till.database.read() as session:
+        settings = session.get(AutoTopupSettings, topup.user_id)
+        return charges.may_send(session, settings, till.policy, now) is None

@@ -1,0 +1,136 @@
+"""Limits of automatic charges: UTC days and months of a user, hours as the last fuse.
+
+What counts is every attempt that took money or may still take it; an attempt counts in the
+window in which it was reserved. Called with the user's settings row locked, the sums are exact.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import func, select, text
+from sqlalchemy.orm import Session
+
+from contracts.topup import TopupKind, TopupStatus
+from services.topup.models import Switch, Topup
+
+IN_FLIGHT = (
+    TopupStatus.CREATED,
+    TopupStatus.PROCESSING,
+    TopupStatus.UNKNOWN,
+    TopupStatus.ACTION_REQUIRED,
+)
+RELEASED = (TopupStatus.FAILED, TopupStatus.CANCELLED)
+"""An attempt in these states has moved no money and can move none: it counts no more."""
+HOUR = timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What automatic top-up has used up to now. Amounts are micro-dollars."""
+
+    day_micros: int = 0
+    month_micros: int = 0
+    in_flight_topup_id: UUID | None = None
+    is_credit_on_its_way: bool = False
+    """A paid top-up, also one by hand, that the wallet has not credited yet."""
+    user_hour_count: int = 0
+    user_hour_micros: int = 0
+    system_hour_count: int = 0
+    system_hour_micros: int = 0
+    is_stopped: bool = False
+
+
+def day_start(now: datetime) -> datetime:
+    """Midnight UTC before ``now``."""
+    return now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def day_end(now: datetime) -> datetime:
+    """Midnight UTC after ``now``."""
+    return day_start(now) + timedelta(days=1)
+
+
+def month_start(now: datetime) -> datetime:
+    """The first midnight UTC of the month of ``now``."""
+    return day_start(now).replace(day=1)
+
+
+def month_end(now: datetime) -> datetime:
+    """The first midnight UTC of the month after ``now``."""
+    return (month_start(now) + timedelta(days=32)).replace(day=1)
+
+
+def used_micros(session: Session, user_id: UUID, since: datetime, until: datetime) -> int:
+    """What automatic top-ups reserved or took in [since, until)."""
+    return int(
+        session.scalar(
+            select(func.coalesce(func.sum(Topup.amount_micros), 0)).where(
+                Topup.user_id == user_id,
+                Topup.kind == TopupKind.AUTO,
+                Topup.status.not_in(RELEASED),
+                Topup.created_at >= since,
+                Topup.created_at < until,
+            )
+        )
+        or 0
+    )
+
+
+def in_flight_topup_id(session: Session, user_id: UUID) -> UUID | None:
+    """The automatic top-up whose end is not known yet."""
+    return session.scalar(
+        select(Topup.topup_id).where(
+            Topup.user_id == user_id, Topup.kind == TopupKind.AUTO, Topup.status.in_(IN_FLIGHT)
+        )
+    )
+
+
+def _is_credit_on_its_way(session: Session, user_id: UUID) -> bool:
+    found = session.scalar(
+        select(Topup.topup_id)
+        .where(Topup.user_id == user_id, Topup.status == TopupStatus.PAID)
+        .limit(1)
+    )
+    return found is not None
+
+
+def usage(session: Session, user_id: UUID, now: datetime) -> Usage:
+    """All counters at once. For a reservation, call :func:`fuse_lock` first."""
+    user_hour = _hour(session, now, user_id)
+    system_hour = _hour(session, now, None)
+    return Usage(
+        day_micros=used_micros(session, user_id, day_start(now), day_end(now)),
+        month_micros=used_micros(session, user_id, month_start(now), month_end(now)),
+        in_flight_topup_id=in_flight_topup_id(session, user_id),
+        is_credit_on_its_way=_is_credit_on_its_way(session, user_id),
+        user_hour_count=user_hour[0],
+        user_hour_micros=user_hour[1],
+        system_hour_count=system_hour[0],
+        system_hour_micros=system_hour[1],
+        is_stopped=is_stopped(session),
+    )
+
+
+def fuse_lock(session: Session) -> None:
+    """Let one reservation of the whole system through at a time, so that its cap is exact.
+
+    A reservation is two statements long; charges themselves run side by side.
+    """
+    session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('topup.fuse', 0))"))
+
+
+def is_stopped(session: Session) -> bool:
+    """Whether the operator's switch stops all automatic charges."""
+    return bool(session.scalar(select(Switch.is_stopped).where(Switch.id == 1)))
+
+
+def _hour(session: Session, now: datetime, user_id: UUID | None) -> tuple[int, int]:
+    """Attempts, failed ones too, of the last hour: a fuse has no use for excuses."""
+    query = select(func.count(), func.coalesce(func.sum(Topup.amount_micros), 0)).where(
+        Topup.kind == TopupKind.AUTO, Topup.created_at > now - HOUR
+    )
+    if user_id is not None:
+        query = query.where(Topup.user_id == user_id)
+    count, total = session.execute(query).one()
+    return int(count), int(total)

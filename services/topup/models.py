@@ -1,0 +1,255 @@
+"""The tables of the top-up service. Amounts are micro-dollars, times are aware UTC."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import BigInteger, DateTime, Integer
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {  # noqa: RUF012
+        int: BigInteger,
+        datetime: DateTime(timezone=True),
+        dict[str, Any]: JSONB,
+    }
+
+
+class Customer(Base):
+    """A user at the card processor. ``customer_id`` is None until the processor answered."""
+
+    __tablename__ = "customers"
+
+    user_id: Mapped[UUID] = mapped_column(primary_key=True)
+    email: Mapped[str]
+    customer_id: Mapped[str | None]
+    created_at: Mapped[datetime]
+
+
+class Card(Base):
+    """A saved card, as the processor last described it. ``detached_at``: it knows that we
+    forgot the card."""
+
+    __tablename__ = "cards"
+
+    payment_method_id: Mapped[str] = mapped_column(primary_key=True)
+    user_id: Mapped[UUID]
+    brand: Mapped[str]
+    last4: Mapped[str]
+    exp_month: Mapped[int] = mapped_column(Integer)
+    exp_year: Mapped[int] = mapped_column(Integer)
+    fingerprint: Mapped[str]
+    is_default: Mapped[bool] = mapped_column(default=False)
+    added_at: Mapped[datetime]
+    removed_at: Mapped[datetime | None]
+    detached_at: Mapped[datetime | None]
+    expiry_warned_at: Mapped[datetime | None]
+
+
+class Topup(Base):
+    """One purchase of credits. Its id is the idempotency key at the processor."""
+
+    __tablename__ = "topups"
+
+    topup_id: Mapped[UUID] = mapped_column(primary_key=True)
+    user_id: Mapped[UUID]
+    kind: Mapped[str]
+    status: Mapped[str]
+    amount_micros: Mapped[int]
+    idempotency_key: Mapped[str]
+    request_hash: Mapped[str]
+    customer_id: Mapped[str | None]
+    is_card_saved: Mapped[bool] = mapped_column(default=False)
+    return_path: Mapped[str] = mapped_column(default="/dashboard/wallet")
+    session_id: Mapped[str | None]
+    checkout_url: Mapped[str | None]
+    payment_id: Mapped[str | None]
+    payment_method_id: Mapped[str | None]
+    card_brand: Mapped[str] = mapped_column(default="")
+    card_last4: Mapped[str] = mapped_column(default="")
+    trigger: Mapped[str | None]
+    trigger_reference: Mapped[str | None]
+    threshold_micros: Mapped[int | None]
+    failure_code: Mapped[str] = mapped_column(default="")
+    failure_message: Mapped[str] = mapped_column(default="")
+    receipt_url: Mapped[str | None]
+    problem: Mapped[str] = mapped_column(default="")
+    """What an operator should look at; empty when all is well."""
+    looks: Mapped[int] = mapped_column(Integer, default=0)
+    """How often the janitor asked the processor about it."""
+    next_look_at: Mapped[datetime | None]
+    asked_at: Mapped[datetime | None]
+    sent_at: Mapped[datetime | None]
+    """When the processor was first asked for the money."""
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    paid_at: Mapped[datetime | None]
+    credited_at: Mapped[datetime | None]
+
+
+class AutoTopupSettings(Base):
+    """One user's settings. The row is locked while an attempt is reserved against the limits."""
+
+    __tablename__ = "auto_topup_settings"
+
+    user_id: Mapped[UUID] = mapped_column(primary_key=True)
+    is_enabled: Mapped[bool]
+    threshold_micros: Mapped[int]
+    amount_micros: Mapped[int]
+    payment_method_id: Mapped[str | None]
+    backup_payment_method_id: Mapped[str | None]
+    daily_limit_micros: Mapped[int | None]
+    monthly_limit_micros: Mapped[int | None]
+    settings_version: Mapped[int] = mapped_column(Integer)
+    consent_id: Mapped[UUID | None]
+    paused_code: Mapped[str] = mapped_column(default="")
+    paused_reason: Mapped[str] = mapped_column(default="")
+    paused_at: Mapped[datetime | None]
+    confirm_url: Mapped[str | None]
+    declines: Mapped[int] = mapped_column(Integer, default=0)
+    """Declines in a row since the last success, new card or resumption."""
+    declined_payment_method_id: Mapped[str | None]
+    """The card of the last decline; the next attempt takes the backup card instead."""
+    cool_down_until: Mapped[datetime | None]
+    updated_at: Mapped[datetime]
+
+
+class Consent(Base):
+    """What a person agreed to, when, from where, and the terms at that moment."""
+
+    __tablename__ = "consents"
+
+    consent_id: Mapped[UUID] = mapped_column(primary_key=True)
+    user_id: Mapped[UUID]
+    version: Mapped[str]
+    text: Mapped[str]
+    client_address: Mapped[str]
+    terms: Mapped[dict[str, Any]]
+    agreed_at: Mapped[datetime]
+
+
+class CardSetup(Base):
+    """A hosted page on which somebody saves a card; ``done_at`` once it was, or expired."""
+
+    __tablename__ = "card_setups"
+
+    session_id: Mapped[str] = mapped_column(primary_key=True)
+    user_id: Mapped[UUID]
+    created_at: Mapped[datetime]
+    asked_at: Mapped[datetime | None]
+    done_at: Mapped[datetime | None]
+
+
+class Command(Base):
+    """A command that was carried out under an idempotency key, and its outcome."""
+
+    __tablename__ = "commands"
+
+    user_id: Mapped[UUID] = mapped_column(primary_key=True)
+    method: Mapped[str] = mapped_column(primary_key=True)
+    idempotency_key: Mapped[str] = mapped_column(primary_key=True)
+    request_hash: Mapped[str]
+    outcome: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
+class TriggerRecord(Base):
+    """Something that asks for an automatic top-up. It is due until ``due_at`` is None.
+
+    A purchase's row lives until the purchase ends (``ended_at``), so that what waits for money
+    is known when one charge is to close the whole gap.
+    """
+
+    __tablename__ = "triggers"
+
+    trigger_id: Mapped[UUID] = mapped_column(primary_key=True)
+    user_id: Mapped[UUID]
+    trigger: Mapped[str]
+    reference: Mapped[str]
+    needed_micros: Mapped[int]
+    shortfall_micros: Mapped[int]
+    """What was lacking when it was raised: of everything that waits, for a purchase."""
+    available_micros: Mapped[int | None]
+    raised_at: Mapped[datetime]
+    due_at: Mapped[datetime | None]
+    tries: Mapped[int] = mapped_column(Integer, default=0)
+    topup_id: Mapped[UUID | None]
+    refusal_code: Mapped[str] = mapped_column(default="")
+    ended_at: Mapped[datetime | None]
+
+
+class RefusalRecord(Base):
+    """An automatic top-up that was due and not made; one row per trigger and reason."""
+
+    __tablename__ = "refusals"
+
+    refusal_id: Mapped[UUID] = mapped_column(primary_key=True)
+    user_id: Mapped[UUID]
+    code: Mapped[str]
+    reason: Mapped[str]
+    trigger: Mapped[str]
+    reference: Mapped[str]
+    refused_at: Mapped[datetime]
+
+
+class Notice(Base):
+    """One of the processor's webhooks. ``body`` is kept for the record, never believed."""
+
+    __tablename__ = "notices"
+
+    event_id: Mapped[str] = mapped_column(primary_key=True)
+    type: Mapped[str]
+    object_id: Mapped[str]
+    body: Mapped[dict[str, Any]]
+    received_at: Mapped[datetime]
+    tries: Mapped[int] = mapped_column(Integer, default=0)
+    next_try_at: Mapped[datetime | None]
+    processed_at: Mapped[datetime | None]
+    last_error: Mapped[str] = mapped_column(default="")
+
+
+class Reversal(Base):
+    """A refund or a dispute: money that went back to a card, and came back again or not."""
+
+    __tablename__ = "reversals"
+
+    reversal_id: Mapped[str] = mapped_column(primary_key=True)
+    topup_id: Mapped[UUID]
+    user_id: Mapped[UUID]
+    amount_micros: Mapped[int]
+    is_dispute: Mapped[bool]
+    status: Mapped[str]
+    """The processor's own word, as of the last time it was asked."""
+    taken_at: Mapped[datetime]
+    restored_at: Mapped[datetime | None]
+
+
+class Switch(Base):
+    """The operator's switch: one row."""
+
+    __tablename__ = "operator_switch"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    is_stopped: Mapped[bool]
+    reason: Mapped[str]
+    changed_by: Mapped[str]
+    changed_at: Mapped[datetime]
+
+
+class Difference(Base):
+    """A difference between the books that reconciliation found, until it is gone."""
+
+    __tablename__ = "differences"
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    code: Mapped[str]
+    topup_id: Mapped[UUID | None]
+    user_id: Mapped[UUID | None]
+    payment_id: Mapped[str]
+    amount_micros: Mapped[int]
+    message: Mapped[str]
+    found_at: Mapped[datetime]
+    seen_at: Mapped[datetime]
+    gone_at: Mapped[datetime | None]

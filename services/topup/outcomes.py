@@ -1,0 +1,224 @@
+"""Outcomes: what the processor's answer does to a top-up, whoever asked and however often.
+
+A payment is believed only as the processor itself returns it, and only when top-up, amount,
+currency and status all agree. Every function locks the settings before the top-up.
+"""
+
+import logging
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from chassis.money import to_cents
+from contracts.topup import TopupKind, TopupStatus
+from services.topup import auto_topup, declines, pauses, topups, triggers
+from services.topup.models import AutoTopupSettings, Topup, TriggerRecord
+from services.topup.policy import Policy
+from services.topup.processor import (
+    CURRENCY,
+    Declined,
+    Object,
+    OutcomeUnknown,
+    ProcessorError,
+)
+
+log = logging.getLogger(__name__)
+
+STILL_ASKING = "The card processor has not answered yet. It is asked again."
+OPEN = (TopupStatus.PROCESSING, TopupStatus.UNKNOWN)
+
+
+def record(
+    session: Session,
+    policy: Policy,
+    topup_id: UUID,
+    outcome: Object | ProcessorError,
+    now: datetime,
+) -> Topup:
+    """Write down an answer about a top-up. The same answer again changes nothing."""
+    settings, topup = lock_both(session, topup_id)
+    if not isinstance(outcome, ProcessorError):
+        settle(session, policy, settings, topup, outcome, now)
+    elif topup.status in OPEN:
+        if isinstance(outcome, OutcomeUnknown):
+            topups.move(topup, TopupStatus.UNKNOWN, now)
+            topup.failure_code = outcome.code
+            topup.failure_message = STILL_ASKING
+        elif isinstance(outcome, Declined):
+            _record_decline(session, policy, settings, topup, outcome, now)
+        else:
+            _record_rejection(session, policy, settings, topup, outcome, now)
+    return topup
+
+
+def lock_both(session: Session, topup_id: UUID) -> tuple[AutoTopupSettings | None, Topup]:
+    """The settings of its owner, then the top-up, locked in the order that all keep to."""
+    owner = topups.find(session, topup_id)
+    settings = auto_topup.lock_settings(session, owner.user_id)
+    return settings, topups.lock(session, topup_id)
+
+
+def settle(
+    session: Session,
+    policy: Policy,
+    settings: AutoTopupSettings | None,
+    topup: Topup,
+    payment: Object,
+    now: datetime,
+) -> None:
+    """Bring a top-up to where its payment is."""
+    status = payment["status"]
+    if status == "succeeded":
+        _settle_paid(session, settings, topup, payment, now)
+    elif topup.kind == TopupKind.MANUAL or topup.status not in OPEN:
+        # On the hosted page a declined card is not the end: the person tries another.
+        return
+    elif status == "requires_action":
+        error = Declined("", declines.AUTHENTICATION, payment=payment)
+        _record_decline(session, policy, settings, topup, error, now)
+    elif status == "requires_payment_method":
+        _record_decline(session, policy, settings, topup, _last_decline(payment), now)
+    elif status == "canceled":
+        topups.mark_failed(
+            session, topup, "cancelled", declines.NO_CHARGE_WAS_MADE, now, TopupStatus.CANCELLED
+        )
+    else:
+        topups.move(topup, TopupStatus.PROCESSING, now)
+        topup.payment_id = payment["id"]
+
+
+def _settle_paid(
+    session: Session,
+    settings: AutoTopupSettings | None,
+    topup: Topup,
+    payment: Object,
+    now: datetime,
+) -> None:
+    if topup.status in (TopupStatus.PAID, TopupStatus.CREDITED):
+        if topup.payment_id != payment["id"]:
+            _flag(topup, f"paid twice: {topup.payment_id} and {payment['id']}")
+        return
+    problem = mismatch(topup, payment)
+    if problem:
+        _flag(topup, problem)
+        return
+    remember_payment(topup, payment)
+    was_waiting_for_person = topup.status == TopupStatus.ACTION_REQUIRED
+    topups.mark_paid(session, topup, now)
+    triggers.end_renewals(session, topup.user_id, topup.created_at)
+    if settings is None or topup.kind == TopupKind.MANUAL:
+        return
+    settings.declines = 0
+    settings.declined_payment_method_id = None
+    if was_waiting_for_person and settings.paused_code == pauses.AUTHENTICATION:
+        pauses.resume(session, settings, "You confirmed the payment with your bank.", now)
+
+
+def mismatch(topup: Topup, payment: Object) -> str:
+    """Why this payment cannot be the one of this top-up; empty when all agree."""
+    if payment.get("metadata", {}).get("topup_id") != str(topup.topup_id):
+        return f"payment {payment['id']} does not name this top-up"
+    if payment["currency"] != CURRENCY:
+        return f"payment {payment['id']} is in {payment['currency']}"
+    if payment["amount_received"] != to_cents(topup.amount_micros):
+        return f"payment {payment['id']} is of {payment['amount_received']} cents"
+    return ""
+
+
+def _flag(topup: Topup, problem: str) -> None:
+    topup.problem = problem
+    topup.next_look_at = None
+    log.error("a payment needs a person", extra={"topup": str(topup.topup_id), "problem": problem})
+
+
+def remember_payment(topup: Topup, payment: Object) -> None:
+    """Keep what receipts and statements show of a payment."""
+    topup.payment_id = payment["id"]
+    charge = payment.get("latest_charge")
+    if not isinstance(charge, dict):
+        return
+    topup.receipt_url = charge.get("receipt_url")
+    card = (charge.get("payment_method_details") or {}).get("card") or {}
+    topup.card_brand = card.get("brand") or topup.card_brand
+    topup.card_last4 = card.get("last4") or topup.card_last4
+
+
+def _last_decline(payment: Object) -> Declined:
+    error = payment.get("last_payment_error") or {}
+    return Declined(
+        error.get("message") or "",
+        error.get("code") or "card_declined",
+        error.get("decline_code") or "",
+        error.get("advice_code") or "",
+        payment,
+    )
+
+
+def _record_decline(
+    session: Session,
+    policy: Policy,
+    settings: AutoTopupSettings | None,
+    topup: Topup,
+    decline: Declined,
+    now: datetime,
+) -> None:
+    """The bank said no: tell, count, and wait longer, pause, or ask the person to confirm."""
+    message = declines.sentence(decline.code, decline.decline_code)
+    verdict = declines.verdict(decline.code, decline.decline_code, decline.advice_code)
+    if decline.payment is not None:
+        remember_payment(topup, decline.payment)
+    status = TopupStatus.FAILED
+    if verdict == declines.Verdict.NEEDS_PERSON:
+        status = TopupStatus.ACTION_REQUIRED
+    topups.mark_failed(session, topup, declines.code_of(decline), message, now, status)
+    if settings is not None:
+        pauses.count_decline(session, settings, topup, verdict, message, policy, now)
+        try_later(session, settings, topup)
+
+
+def _record_rejection(
+    session: Session,
+    policy: Policy,
+    settings: AutoTopupSettings | None,
+    topup: Topup,
+    error: ProcessorError,
+    now: datetime,
+) -> None:
+    """The processor refused the request itself: the card is gone, or we asked wrongly."""
+    message = declines.sentence(error.code)
+    topups.mark_failed(session, topup, error.code, message, now)
+    _flag(topup, f"rejected by the card processor: {error.message}"[:500])
+    if settings is None:
+        return
+    if error.code == "processor_refuses_our_key":
+        settings.cool_down_until = now + policy.decline_delay
+    else:
+        verdict = declines.Verdict.TERMINAL
+        pauses.count_decline(session, settings, topup, verdict, message, policy, now)
+    try_later(session, settings, topup)
+
+
+def try_later(session: Session, settings: AutoTopupSettings, topup: Topup) -> None:
+    """What asked for an attempt that came to nothing may ask again after the cool-down."""
+    record = trigger_of(session, topup)
+    if record is not None:
+        record.topup_id = None
+        triggers.postpone(record, None if settings.paused_code else settings.cool_down_until)
+
+
+def give_up_unreached(
+    session: Session, topup: Topup, settings: AutoTopupSettings | None, now: datetime
+) -> None:
+    """The processor was asked and knows of no payment: nothing was charged, nothing will be."""
+    topups.mark_failed(session, topup, "not_charged", declines.NO_CHARGE_WAS_MADE, now)
+    if settings is not None:
+        try_later(session, settings, topup)
+
+
+def trigger_of(session: Session, topup: Topup) -> TriggerRecord | None:
+    """What started an automatic top-up, locked."""
+    return session.scalar(
+        select(TriggerRecord).where(TriggerRecord.topup_id == topup.topup_id).with_for_update()
+    )

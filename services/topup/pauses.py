@@ -1,0 +1,131 @@
+"""Pauses: when automatic top-up stops by itself, and what lets it go on."""
+
+from datetime import datetime
+
+from sqlalchemy import update
+from sqlalchemy.orm import Session
+
+from chassis.identifiers import new_id
+from chassis.outbox import publish
+from contracts.topup import AutoTopupPaused, AutoTopupResumed, TopupStatus
+from services.topup import declines, triggers
+from services.topup.declines import Verdict
+from services.topup.models import AutoTopupSettings, Topup
+from services.topup.policy import Policy
+
+AUTHENTICATION = declines.AUTHENTICATION
+CARD_REFUSED = "card_refused"
+TOO_MANY_DECLINES = "too_many_declines"
+CARD_REMOVED = "card_removed"
+DISPUTE = "dispute"
+ACCOUNT_FROZEN = "account_frozen"
+A_NEW_CARD_HELPS = (AUTHENTICATION, CARD_REFUSED, TOO_MANY_DECLINES, CARD_REMOVED)
+SAVING_AGAIN_HELPS = (TOO_MANY_DECLINES,)
+"""Pauses that the same card may end: it may have funds again."""
+
+
+def pause(
+    session: Session, settings: AutoTopupSettings, code: str, reason: str, now: datetime
+) -> None:
+    """Stop until the person acts, and say so; a pause on top of one keeps the first."""
+    if settings.paused_code or not settings.is_enabled:
+        return
+    settings.paused_code = code
+    settings.paused_reason = reason
+    settings.paused_at = now
+    if code != AUTHENTICATION:
+        # That one is said when the link is there on which the person confirms.
+        say_paused(session, settings, now)
+
+
+def say_paused(session: Session, settings: AutoTopupSettings, now: datetime) -> None:
+    """Tell that it is paused, with the link to confirm on if there is one."""
+    publish(
+        session,
+        AutoTopupPaused(
+            event_id=new_id(),
+            occurred_at=now,
+            user_id=settings.user_id,
+            code=settings.paused_code,
+            reason=settings.paused_reason[:200],
+            confirm_url=settings.confirm_url,
+        ),
+    )
+
+
+def resume(session: Session, settings: AutoTopupSettings, reason: str, now: datetime) -> None:
+    """Forget declines, delays and the pause; what waits for money is due again.
+
+    A charge that waits for the person to confirm it is looked at soon, and given up if the
+    person chose another way.
+    """
+    was_paused = bool(settings.paused_code)
+    settings.declines = 0
+    settings.declined_payment_method_id = None
+    settings.cool_down_until = None
+    settings.paused_code = settings.paused_reason = ""
+    settings.paused_at = None
+    settings.confirm_url = None
+    if not was_paused:
+        return
+    publish(
+        session,
+        AutoTopupResumed(
+            event_id=new_id(), occurred_at=now, user_id=settings.user_id, reason=reason
+        ),
+    )
+    triggers.make_due(session, settings.user_id, now)
+    session.execute(
+        update(Topup)
+        .where(Topup.user_id == settings.user_id, Topup.status == TopupStatus.ACTION_REQUIRED)
+        .values(next_look_at=now)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def count_decline(
+    session: Session,
+    settings: AutoTopupSettings,
+    topup: Topup,
+    verdict: Verdict,
+    message: str,
+    policy: Policy,
+    now: datetime,
+) -> None:
+    """Wait twice as long as the last time, take the backup card, or pause."""
+    settings.declines += 1
+    if verdict == Verdict.NEEDS_PERSON:
+        pause(session, settings, AUTHENTICATION, message, now)
+    elif settings.declines >= policy.declines_max:
+        reason = f"{settings.declines} charges in a row were declined. The last time: {message}"
+        pause(session, settings, TOO_MANY_DECLINES, reason, now)
+    elif verdict == Verdict.TERMINAL:
+        _drop_card(session, settings, topup.payment_method_id, message, now)
+    elif _has_other_card(settings, topup.payment_method_id):
+        settings.declined_payment_method_id = topup.payment_method_id
+    else:
+        settings.declined_payment_method_id = topup.payment_method_id
+        settings.cool_down_until = now + policy.decline_delay * 2 ** (settings.declines - 1)
+
+
+def _has_other_card(settings: AutoTopupSettings, declined: str | None) -> bool:
+    """Whether the backup card is next: then the ordinary cool-down is enough."""
+    return settings.backup_payment_method_id is not None and declined == settings.payment_method_id
+
+
+def _drop_card(
+    session: Session,
+    settings: AutoTopupSettings,
+    payment_method_id: str | None,
+    message: str,
+    now: datetime,
+) -> None:
+    """Never charge this card again: the backup card takes its place, or all is paused."""
+    backup = settings.backup_payment_method_id
+    if backup is not None and backup != payment_method_id:
+        settings.payment_method_id = backup
+        settings.backup_payment_method_id = None
+    elif backup == payment_method_id and settings.payment_method_id != backup:
+        settings.backup_payment_method_id = None
+    else:
+        pause(session, settings, CARD_REFUSED, message, now)

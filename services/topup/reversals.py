@@ -1,0 +1,153 @@
+"""Reversals: money that goes back to a card, by a refund or a dispute, and sometimes returns.
+
+Each refund and each dispute has its effect once, under its own id. Amounts are taken from the
+refund itself, never from a charge's running total. A dispute's ``created`` and
+``funds_withdrawn`` are the same dispute.
+"""
+
+import logging
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from chassis.identifiers import new_id
+from chassis.money import format_usd, from_cents
+from chassis.outbox import publish
+from contracts.topup import TopupRestored, TopupReversed, TopupStatus
+from services.topup import auto_topup, pauses
+from services.topup.models import Reversal, Topup
+from services.topup.processor import Object
+from services.topup.till import Till
+
+log = logging.getLogger(__name__)
+
+REFUND_TAKES = ("pending", "requires_action", "succeeded")
+REFUND_RETURNS = ("failed", "canceled")
+DISPUTE_TAKES = ("needs_response", "under_review", "lost")
+DISPUTE_RETURNS = ("won", "prevented")
+"""An inquiry (``warning_…``) moves no money: it is neither."""
+
+
+class NotYetPaid(Exception):
+    """The reversal's payment is not recorded as paid yet: its own notice comes first."""
+
+
+def take_refunds(till: Till, payment_id: str) -> None:
+    """Record every refund of a payment. Raises ``ProcessorError``, :class:`NotYetPaid`."""
+    for refund in reversed(till.processor.refunds_of(payment_id)):
+        with till.database.begin() as session:
+            record(
+                session,
+                payment_id,
+                refund,
+                is_dispute=False,
+                takes=refund["status"] in REFUND_TAKES,
+                returns=refund["status"] in REFUND_RETURNS,
+                now=till.clock(),
+            )
+
+
+def take_dispute(till: Till, dispute_id: str) -> None:
+    """Record a dispute as it is now. Raises ``ProcessorError``, :class:`NotYetPaid`."""
+    dispute = till.processor.get_dispute(dispute_id)
+    with till.database.begin() as session:
+        record(
+            session,
+            dispute["payment_intent"],
+            dispute,
+            is_dispute=True,
+            takes=dispute["status"] in DISPUTE_TAKES,
+            returns=dispute["status"] in DISPUTE_RETURNS,
+            now=till.clock(),
+        )
+
+
+def record(
+    session: Session,
+    payment_id: str,
+    source: Object,
+    *,
+    is_dispute: bool,
+    takes: bool,
+    returns: bool,
+    now: datetime,
+) -> None:
+    """Take the credit back, or give it back again; each once."""
+    topup = session.scalar(select(Topup).where(Topup.payment_id == payment_id))
+    if topup is None:
+        log.warning("a reversal of nobody's payment", extra={"payment": payment_id})
+        return
+    settings = auto_topup.lock_settings(session, topup.user_id)
+    if topup.status not in (TopupStatus.PAID, TopupStatus.CREDITED):
+        raise NotYetPaid(f"top-up {topup.topup_id} is {topup.status}")
+    reversal = session.get(Reversal, source["id"], with_for_update=True)
+    if reversal is None and takes:
+        reversal = _take(session, topup, source, is_dispute, now)
+        if is_dispute and settings is not None:
+            reason = "A payment was disputed with your bank. Write to support to settle it."
+            pauses.pause(session, settings, pauses.DISPUTE, reason, now)
+    if reversal is None:
+        return
+    reversal.status = source["status"]
+    if returns and reversal.restored_at is None:
+        _restore(session, reversal, now)
+
+
+def _take(
+    session: Session, topup: Topup, source: Object, is_dispute: bool, now: datetime
+) -> Reversal:
+    amount_micros = from_cents(source["amount"])
+    reversal = Reversal(
+        reversal_id=source["id"],
+        topup_id=topup.topup_id,
+        user_id=topup.user_id,
+        amount_micros=amount_micros,
+        is_dispute=is_dispute,
+        status=source["status"],
+        taken_at=now,
+    )
+    session.add(reversal)
+    what = "disputed with the bank" if is_dispute else "refunded to the card"
+    publish(
+        session,
+        TopupReversed(
+            event_id=new_id(),
+            occurred_at=now,
+            user_id=topup.user_id,
+            topup_id=topup.topup_id,
+            reversal_id=source["id"],
+            amount_micros=amount_micros,
+            is_dispute=is_dispute,
+            description=f"{format_usd(amount_micros)} {what}",
+        ),
+    )
+    return reversal
+
+
+def _restore(session: Session, reversal: Reversal, now: datetime) -> None:
+    reversal.restored_at = now
+    what = "The dispute was won" if reversal.is_dispute else "The refund failed"
+    publish(
+        session,
+        TopupRestored(
+            event_id=new_id(),
+            occurred_at=now,
+            user_id=reversal.user_id,
+            topup_id=reversal.topup_id,
+            reversal_id=reversal.reversal_id,
+            amount_micros=reversal.amount_micros,
+            is_dispute=reversal.is_dispute,
+            description=f"{what}: {format_usd(reversal.amount_micros)} returned",
+        ),
+    )
+
+
+def of_topup(session: Session, topup_id: UUID) -> list[Reversal]:
+    """What went back of a top-up, oldest first."""
+    return list(
+        session.scalars(
+            select(Reversal).where(Reversal.topup_id == topup_id).order_by(Reversal.taken_at)
+        )
+    )

@@ -1,0 +1,333 @@
+"""The top-up service: entrypoints only. Rules live in the files named for their nouns."""
+
+import base64
+import functools
+from datetime import timedelta
+
+from sqlalchemy.orm import Session
+
+from chassis.clock import utc_now
+from chassis.database import Database
+from chassis.events import event_handler
+from chassis.health import Health
+from chassis.outbox import OutboxRelay
+from chassis.rpc import Caller, rpc
+from chassis.timer import timer
+from contracts.billing import (
+    PurchaseCompleted,
+    PurchaseEnded,
+    PurchaseShortOfFunds,
+    RenewalShortOfFunds,
+)
+from contracts.messages import Done
+from contracts.topup import (
+    AutoTopupOutcome,
+    AutoTopupPreview,
+    AutoTopupStatus,
+    CardSetup,
+    ConfigureAutoTopup,
+    GetAutoTopup,
+    GetOperatorSwitch,
+    GetReceipt,
+    GetTopup,
+    ListPaymentMethods,
+    ListProblems,
+    ListTopups,
+    OperatorSwitch,
+    PaymentMethodList,
+    PreviewAutoTopup,
+    ProblemList,
+    Receipt,
+    ReceiveWebhook,
+    RemovePaymentMethod,
+    RenderedReceipt,
+    RenderReceipt,
+    SetDefaultPaymentMethod,
+    SetOperatorSwitch,
+    StartCardSetup,
+    StartTopup,
+    Topup,
+    TopupPage,
+    Trigger,
+    TriggerAutoTopup,
+)
+from contracts.wallet import AccountFroze, BalanceLow, LowBalanceLevel, WalletCredited
+from services.topup import (
+    auto_topup,
+    cards,
+    charges,
+    checkout,
+    janitor,
+    notices,
+    pauses,
+    problems,
+    receipts,
+    switch,
+    terms,
+    topups,
+    triggers,
+)
+from services.topup.background import Background
+from services.topup.policy import Policy
+from services.topup.processor import Processor
+from services.topup.settings import get_settings
+from services.topup.till import Till, WalletQuestions
+
+
+@functools.cache
+def processor() -> Processor:
+    """One client of the card processor for the process."""
+    return Processor.from_settings(get_settings())
+
+
+class TopupService:
+    """``topup``: cards, credits bought by hand, automatic top-up."""
+
+    name = "topup"
+    database = Database()
+    relay = OutboxRelay()
+    health = Health()
+    caller = Caller()
+    later = Background()
+
+    @property
+    def till(self) -> Till:
+        settings = get_settings()
+        return Till(
+            database=self.database,
+            processor=processor(),
+            wallet=WalletQuestions(self.caller),
+            policy=Policy.from_settings(settings),
+            public_url=settings.public_url,
+            clock=utc_now,
+            later=self.later,
+        )
+
+    # Buying by hand
+
+    @rpc
+    def start_topup(self, request: StartTopup) -> Topup:
+        return checkout.start(self.till, request)
+
+    @rpc
+    def get_topup(self, request: GetTopup) -> Topup:
+        return topups.reply(checkout.refresh(self.till, request.user_id, request.topup_id))
+
+    @rpc
+    def list_topups(self, request: ListTopups) -> TopupPage:
+        with self.database.read() as session:
+            return topups.page(session, request)
+
+    @rpc
+    def get_receipt(self, request: GetReceipt) -> Receipt:
+        with self.database.read() as session:
+            return receipts.receipt(session, request.user_id, request.topup_id)
+
+    @rpc
+    def render_receipt(self, request: RenderReceipt) -> RenderedReceipt:
+        with self.database.read() as session:
+            receipt = receipts.receipt(session, request.user_id, request.topup_id)
+        pdf = base64.b64encode(receipts.pdf(receipt)).decode()
+        return RenderedReceipt(file_name=f"{receipt.number}.pdf", pdf_base64=pdf)
+
+    # Cards
+
+    @rpc
+    def list_payment_methods(self, request: ListPaymentMethods) -> PaymentMethodList:
+        checkout.refresh_setups(self.till, request.user_id)
+        with self.database.read() as session:
+            return cards.reply_list(session, request.user_id, utc_now())
+
+    @rpc
+    def start_card_setup(self, request: StartCardSetup) -> CardSetup:
+        return checkout.start_card_setup(self.till, request)
+
+    @rpc
+    def remove_payment_method(self, request: RemovePaymentMethod) -> PaymentMethodList:
+        with self.database.begin() as session:
+            cards.remove(session, request.user_id, request.payment_method_id, utc_now())
+        self.later(cards.detach, self.till, request.payment_method_id)
+        with self.database.read() as session:
+            return cards.reply_list(session, request.user_id, utc_now())
+
+    @rpc
+    def set_default_payment_method(self, request: SetDefaultPaymentMethod) -> PaymentMethodList:
+        with self.database.begin() as session:
+            cards.set_default(session, request.user_id, request.payment_method_id)
+            return cards.reply_list(session, request.user_id, utc_now())
+
+    # Automatic top-up
+
+    @rpc
+    def get_auto_topup(self, request: GetAutoTopup) -> AutoTopupStatus:
+        with self.database.read() as session:
+            return terms.status(session, request.user_id, self.till.policy, utc_now())
+
+    @rpc
+    def configure_auto_topup(self, request: ConfigureAutoTopup) -> AutoTopupStatus:
+        till = self.till
+        with self.database.begin() as session:
+            trigger_id = terms.configure(session, utc_now(), request, till.policy)
+        if trigger_id is not None:
+            charges.pursue(till, trigger_id)
+        with self.database.read() as session:
+            return terms.status(session, request.user_id, till.policy, utc_now())
+
+    @rpc
+    def trigger_auto_topup(self, request: TriggerAutoTopup) -> AutoTopupOutcome:
+        now = utc_now()
+        with self.database.begin() as session:
+            trigger_id = triggers.raise_trigger(
+                session,
+                request.user_id,
+                Trigger.BY_HAND,
+                request.idempotency_key,
+                now,
+                raised_at=now,
+            )
+        if trigger_id is not None:
+            charges.pursue(self.till, trigger_id)
+        with self.database.read() as session:
+            return auto_topup.outcome(session, request.user_id, request.idempotency_key)
+
+    @rpc
+    def preview_auto_topup(self, request: PreviewAutoTopup) -> AutoTopupPreview:
+        with self.database.read() as session:
+            return terms.preview(session, utc_now(), request, self.till.policy)
+
+    # What starts it
+
+    @event_handler(PurchaseShortOfFunds)
+    def top_up_for_purchase(self, session: Session, event: PurchaseShortOfFunds) -> None:
+        trigger_id = triggers.raise_trigger(
+            session,
+            event.user_id,
+            Trigger.PURCHASE,
+            str(event.purchase_id),
+            utc_now(),
+            raised_at=event.occurred_at,
+            needed_micros=event.total_micros,
+            shortfall_micros=event.total_shortfall_micros,
+            available_micros=event.available_micros,
+        )
+        charges.pursue_soon(session, self.till, trigger_id)
+
+    @event_handler(RenewalShortOfFunds)
+    def top_up_for_renewal(self, session: Session, event: RenewalShortOfFunds) -> None:
+        trigger_id = triggers.raise_trigger(
+            session,
+            event.user_id,
+            Trigger.RENEWAL,
+            str(event.deployment_id),
+            utc_now(),
+            raised_at=event.occurred_at,
+            needed_micros=event.shortfall_micros + event.available_micros,
+            shortfall_micros=event.shortfall_micros,
+            available_micros=event.available_micros,
+        )
+        charges.pursue_soon(session, self.till, trigger_id)
+
+    @event_handler(BalanceLow)
+    def top_up_low_balance(self, session: Session, event: BalanceLow) -> None:
+        if event.level != LowBalanceLevel.AUTO_TOPUP:
+            return
+        trigger_id = triggers.raise_trigger(
+            session,
+            event.user_id,
+            Trigger.LOW_BALANCE,
+            str(event.event_id),
+            utc_now(),
+            raised_at=event.occurred_at,
+        )
+        charges.pursue_soon(session, self.till, trigger_id)
+
+    # What ends it
+
+    @event_handler(PurchaseCompleted)
+    def end_paid_purchase(self, session: Session, event: PurchaseCompleted) -> None:
+        triggers.end(session, event.user_id, Trigger.PURCHASE, str(event.purchase_id), utc_now())
+
+    @event_handler(PurchaseEnded)
+    def end_unpaid_purchase(self, session: Session, event: PurchaseEnded) -> None:
+        triggers.end(session, event.user_id, Trigger.PURCHASE, str(event.purchase_id), utc_now())
+
+    @event_handler(WalletCredited)
+    def note_credit(self, session: Session, event: WalletCredited) -> None:
+        if event.topup_id is not None:
+            topups.mark_credited(session, event.topup_id, utc_now())
+        triggers.credit_arrived(session, event.user_id, utc_now())
+
+    @event_handler(AccountFroze)
+    def pause_frozen_account(self, session: Session, event: AccountFroze) -> None:
+        settings = auto_topup.lock_settings(session, event.user_id)
+        if settings is not None:
+            reason = f"The account is frozen: {event.reason}"
+            pauses.pause(session, settings, pauses.ACCOUNT_FROZEN, reason, utc_now())
+
+    # The processor's notices
+
+    @rpc
+    def receive_webhook(self, request: ReceiveWebhook) -> Done:
+        notices.receive(self.till, request)
+        return Done()
+
+    # Operators
+
+    @rpc
+    def get_operator_switch(self, request: GetOperatorSwitch) -> OperatorSwitch:
+        with self.database.read() as session:
+            return switch.state(session, self.till.policy)
+
+    @rpc
+    def set_operator_switch(self, request: SetOperatorSwitch) -> OperatorSwitch:
+        with self.database.begin() as session:
+            switch.turn(session, request, utc_now())
+        with self.database.read() as session:
+            return switch.state(session, self.till.policy)
+
+    @rpc
+    def list_problems(self, request: ListProblems) -> ProblemList:
+        with self.database.read() as session:
+            return problems.listed(session, utc_now(), request.limit)
+
+    # What a crash, a failure or a clock leaves to do
+
+    @timer(interval_s=1)
+    def sweep_triggers(self) -> None:
+        with self.database.read() as session:
+            due = triggers.due(session, utc_now())
+        for trigger_id in due:
+            self.later(charges.pursue, self.till, trigger_id)
+
+    @timer(interval_s=1)
+    def settle_unknown(self) -> None:
+        with self.database.begin() as session:
+            due = janitor.due(session, utc_now())
+        for topup_id in due:
+            self.later(janitor.look, self.till, topup_id)
+
+    @timer(interval_s=2)
+    def work_off_notices(self) -> None:
+        with self.database.read() as session:
+            due = notices.due(session, utc_now())
+        for event_id in due:
+            self.later(notices.work_off, self.till, event_id)
+
+    @timer(interval_s=30)
+    def detach_removed_cards(self) -> None:
+        with self.database.read() as session:
+            removed = cards.to_detach(session)
+        for payment_method_id in removed:
+            self.later(cards.detach, self.till, payment_method_id)
+
+    @timer(interval_s=600)
+    def sweep_undelivered_notices(self) -> None:
+        notices.sweep_undelivered(self.till, timedelta(days=3))
+
+    @timer(interval_s=3_600)
+    def tidy(self) -> None:
+        now = utc_now()
+        with self.database.begin() as session:
+            cards.warn_of_expiry(session, now)
+            checkout.close_setups(session, now)
+            notices.forget_old(session, now)

@@ -1,0 +1,76 @@
+"""What the top-up service reads from its environment, once, at start."""
+
+import functools
+from typing import Annotated, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic_settings import NoDecode
+
+from chassis.settings import ServiceSettings, load_settings
+
+
+def _seconds(value: object) -> tuple[int, ...]:
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        raise ValueError("growing whole seconds separated by commas, such as 60,300,1800")
+    seconds = tuple(int(part) for part in parts)
+    if not seconds or sorted(set(seconds)) != list(seconds) or seconds[0] < 1:
+        raise ValueError("growing whole seconds separated by commas, such as 60,300,1800")
+    return seconds
+
+
+Micros = Annotated[int, Field(gt=0)]
+Seconds = Annotated[int, Field(ge=0, le=31 * 86_400)]
+
+
+class TopupSettings(ServiceSettings):
+    """Amounts are micro-dollars (1 USD = 1 000 000), durations seconds."""
+
+    stripe_api_key: Annotated[str, Field(pattern=r"^(sk|rk)_(test|live)_\S+$")]
+    stripe_api_base: str = ""
+    """Where Stripe answers; empty: Stripe itself. The sandbox is http://127.0.0.1:12111."""
+    stripe_webhook_secret: Annotated[str, Field(min_length=8)]
+    stripe_connect_timeout_s: Annotated[int, Field(ge=1, le=30)] = 3
+    stripe_read_timeout_s: Annotated[int, Field(ge=1, le=80)] = 20
+    stripe_network_retries: Annotated[int, Field(ge=0, le=5)] = 2
+    webhook_tolerance_s: Annotated[int, Field(ge=30, le=3_600)] = 300
+    public_url: Annotated[str, Field(pattern=r"^https?://\S+$")] = "http://127.0.0.1:8000"
+
+    topup_min_micros: Micros = 5_000_000
+    topup_max_micros: Micros = 2_000_000_000
+    threshold_max_micros: Micros = 10_000_000_000
+    auto_topup_cool_down_s: Seconds = 60
+    """After an automatic charge, whatever became of it, the next one waits this long."""
+    auto_topup_decline_delay_s: Seconds = 300
+    """After a decline; it doubles with every further one."""
+    auto_topup_declines_max: Annotated[int, Field(ge=1, le=10)] = 4
+    auto_topups_stopped: bool = False
+    """The operator's switch as a setting; the one in the database stops them as well."""
+    user_charges_per_hour_max: Annotated[int, Field(ge=1)] = 10
+    user_hourly_cap_micros: Micros = 10_000_000_000
+    system_charges_per_hour_max: Annotated[int, Field(ge=1)] = 2_000
+    system_hourly_cap_micros: Micros = 200_000_000_000
+    stale_after_s: Annotated[int, Field(ge=1, le=86_400)] = 300
+    """A trigger older than this reads the wallet before it charges."""
+    janitor_looks_s: Annotated[tuple[int, ...], NoDecode, BeforeValidator(_seconds)] = (
+        60, 300, 1_800, 7_200, 21_600, 86_400,
+    )  # fmt: skip
+    """When a charge whose outcome is unknown is asked about, counted from its start."""
+    charge_workers: Annotated[int, Field(ge=1, le=50)] = 8
+    """How many charges may wait for Stripe at once in one process."""
+    is_sweeping: bool = True
+    """Whether the timers run; a test may switch them off to look at what a crash leaves."""
+
+    @model_validator(mode="after")
+    def _bounds_fit(self) -> Self:
+        if self.topup_min_micros > self.topup_max_micros:
+            raise ValueError("TOPUP_MIN_MICROS is above TOPUP_MAX_MICROS")
+        if self.stripe_api_base and "_live_" in self.stripe_api_key:
+            raise ValueError("a live STRIPE_API_KEY with a STRIPE_API_BASE that is not Stripe")
+        return self
+
+
+@functools.cache
+def get_settings() -> TopupSettings:
+    """The settings of this process; it stops with a line for each bad one."""
+    return load_settings(TopupSettings)

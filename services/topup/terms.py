@@ -1,0 +1,357 @@
+"""The terms of automatic top-up: what a person sets, and how it stands."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from chassis.identifiers import new_id
+from chassis.money import format_usd
+from chassis.outbox import publish
+from contracts.errors import BadRequest, IdempotencyConflict
+from contracts.topup import (
+    AutoTopupPreview,
+    AutoTopupSettingsChanged,
+    AutoTopupStatus,
+    ConfigureAutoTopup,
+    PaymentMethod,
+    PreviewAutoTopup,
+    Refusal,
+    RefusalCode,
+    SpendingLimit,
+    TopupKind,
+    Trigger,
+)
+from contracts.topup import Topup as TopupReply
+from services.topup import auto_topup, cards, consent, limits, pauses, topups, triggers
+from services.topup.models import (
+    AutoTopupSettings,
+    Card,
+    Command,
+    Consent,
+    RefusalRecord,
+    Topup,
+)
+from services.topup.policy import Policy
+from services.topup.till import Funds
+
+QUIET = (RefusalCode.DISABLED, RefusalCode.NOT_NEEDED)
+"""Refusals that need no banner."""
+
+
+def configure(
+    session: Session, now: datetime, command: ConfigureAutoTopup, policy: Policy
+) -> UUID | None:
+    """Save the settings; the trigger that looks at once whether the balance is below them.
+
+    A replay of the key changes nothing. Errors: ``BadRequest`` (bounds, consent, no card),
+    ``NotFound`` (the card), ``IdempotencyConflict``.
+    """
+    if _was_done(session, command, now):
+        return None
+    settings = _locked_or_new(session, command.user_id, now)
+    card_id = _check(session, command, settings, policy)
+    was_enabled, old_card = settings.is_enabled, settings.payment_method_id
+    settings.is_enabled = command.enabled
+    settings.threshold_micros = command.threshold_micros
+    settings.amount_micros = command.topup_amount_micros
+    settings.payment_method_id = card_id
+    settings.backup_payment_method_id = command.backup_payment_method_id
+    settings.daily_limit_micros = command.daily_limit_micros
+    settings.monthly_limit_micros = command.monthly_limit_micros
+    settings.settings_version += 1
+    settings.updated_at = now
+    if command.enabled:
+        settings.consent_id = _consent(session, command, now)
+        _maybe_resume(session, settings, old_card, was_enabled, now)
+    session.flush()
+    _tell(session, settings, now)
+    if not command.enabled or settings.paused_code:
+        return None
+    return triggers.raise_trigger(
+        session,
+        command.user_id,
+        Trigger.SETTINGS_SAVED,
+        str(settings.settings_version),
+        now,
+        raised_at=now,
+    )
+
+
+def _was_done(session: Session, command: ConfigureAutoTopup, now: datetime) -> bool:
+    key = (command.user_id, command.method, command.idempotency_key)
+    hashed = topups.request_hash(command.model_dump(mode="json", exclude={"client_address"}))
+    stored = session.get(Command, key)
+    if stored is None:
+        session.add(
+            Command(
+                user_id=command.user_id,
+                method=command.method,
+                idempotency_key=command.idempotency_key,
+                request_hash=hashed,
+                outcome={},
+                created_at=now,
+            )
+        )
+        session.flush()
+        return False
+    if stored.request_hash != hashed:
+        raise IdempotencyConflict(
+            "This idempotency key was used to save other settings. Nothing was changed;"
+            " use a new key."
+        )
+    return True
+
+
+def _locked_or_new(session: Session, user_id: UUID, now: datetime) -> AutoTopupSettings:
+    settings = auto_topup.lock_settings(session, user_id)
+    if settings is None:
+        settings = AutoTopupSettings(
+            user_id=user_id,
+            is_enabled=False,
+            threshold_micros=0,
+            amount_micros=1,
+            settings_version=0,
+            paused_code="",
+            paused_reason="",
+            declines=0,
+            updated_at=now,
+        )
+        session.add(settings)
+    return settings
+
+
+def _check(
+    session: Session, command: ConfigureAutoTopup, settings: AutoTopupSettings, policy: Policy
+) -> str | None:
+    """The card to charge. Raises for whatever does not make sense."""
+    topups.check_amount(command.topup_amount_micros, policy)
+    if command.threshold_micros > policy.threshold_max_micros:
+        raise BadRequest(
+            f"The threshold is at most {format_usd(policy.threshold_max_micros)}.",
+            "threshold_micros",
+        )
+    _check_limits(command)
+    card_id = command.payment_method_id or _usual_card(session, command.user_id, settings)
+    for chosen in (command.payment_method_id, command.backup_payment_method_id):
+        if chosen is not None:
+            cards.get(session, command.user_id, chosen)
+    if command.backup_payment_method_id is not None and command.backup_payment_method_id == card_id:
+        raise BadRequest(
+            "The backup card is another card than the first.", "backup_payment_method_id"
+        )
+    if not command.enabled:
+        return card_id
+    consent.require(command.consent, command.consent_version)
+    if card_id is None:
+        raise BadRequest("Save a card first: automatic top-up charges it.", "payment_method_id")
+    return card_id
+
+
+def _check_limits(command: ConfigureAutoTopup) -> None:
+    amount, daily = command.topup_amount_micros, command.daily_limit_micros
+    monthly = command.monthly_limit_micros
+    if daily is not None and daily < amount:
+        raise BadRequest(
+            "The daily limit is at least one top-up amount, or none could ever be made.",
+            "daily_limit_micros",
+        )
+    if monthly is not None and monthly < max(amount, daily or 0):
+        raise BadRequest(
+            "The monthly limit is at least one top-up amount and the daily limit.",
+            "monthly_limit_micros",
+        )
+
+
+def _usual_card(session: Session, user_id: UUID, settings: AutoTopupSettings) -> str | None:
+    if settings.payment_method_id is not None:
+        return settings.payment_method_id
+    default = cards.default_of(session, user_id)
+    return default.payment_method_id if default else None
+
+
+def _consent(session: Session, command: ConfigureAutoTopup, now: datetime) -> UUID:
+    terms = command.model_dump(
+        mode="json", exclude={"user_id", "idempotency_key", "client_address"}
+    )
+    return consent.record(session, command.user_id, command.client_address, terms, now)
+
+
+def _maybe_resume(
+    session: Session,
+    settings: AutoTopupSettings,
+    old_card: str | None,
+    was_enabled: bool,
+    now: datetime,
+) -> None:
+    """Saving ends a pause if it changes its cause: another card, or patience with the same."""
+    code = settings.paused_code
+    is_other_card = settings.payment_method_id != old_card
+    if code in pauses.A_NEW_CARD_HELPS and (is_other_card or code in pauses.SAVING_AGAIN_HELPS):
+        pauses.resume(session, settings, "You saved the settings again.", now)
+    elif not was_enabled and not code:
+        triggers.make_due(session, settings.user_id, now)
+
+
+def _tell(session: Session, settings: AutoTopupSettings, now: datetime) -> None:
+    publish(
+        session,
+        AutoTopupSettingsChanged(
+            event_id=new_id(),
+            occurred_at=now,
+            user_id=settings.user_id,
+            settings_version=settings.settings_version,
+            threshold_micros=settings.threshold_micros if settings.is_enabled else None,
+        ),
+    )
+
+
+def preview(
+    session: Session, now: datetime, request: PreviewAutoTopup, policy: Policy
+) -> AutoTopupPreview:
+    """What would be done about a shortfall now, as :func:`auto_topup.decide` decides it."""
+    settings = session.get(AutoTopupSettings, request.user_id)
+    decision = auto_topup.decide(
+        policy,
+        settings,
+        limits.usage(session, request.user_id, now),
+        Funds(available_micros=0),
+        Trigger.PURCHASE,
+        request.shortfall_micros,
+        now,
+    )
+    if isinstance(decision, auto_topup.Refusal):
+        return AutoTopupPreview(
+            would_topup=False, amount_micros=0, refusal_code=decision.code, reason=decision.reason
+        )
+    card = session.get(Card, decision.payment_method_id)
+    return AutoTopupPreview(
+        would_topup=True,
+        amount_micros=decision.amount_micros,
+        reason=f"Automatic top-up charges {format_usd(decision.amount_micros)}.",
+        card_brand=card.brand if card else "",
+        card_last4=card.last4 if card else "",
+    )
+
+
+def status(session: Session, user_id: UUID, policy: Policy, now: datetime) -> AutoTopupStatus:
+    """The settings and how they stand: limits with what is used, pause, last top-up, refusal."""
+    settings = session.get(AutoTopupSettings, user_id)
+    is_stopped = policy.is_stopped or limits.is_stopped(session)
+    bounds = {
+        "consent_version": consent.VERSION,
+        "consent_text": consent.TEXT,
+        "is_stopped_by_operator": is_stopped,
+        "cool_down_s": int(policy.cool_down.total_seconds()),
+        "topup_amount_min_micros": policy.topup_min_micros,
+        "topup_amount_max_micros": policy.topup_max_micros,
+        "last_topup": _last_topup(session, user_id),
+    }
+    if settings is None:
+        return AutoTopupStatus(enabled=False, state="off", **bounds)
+    state, code, reason = _state(settings, is_stopped)
+    return AutoTopupStatus(
+        enabled=settings.is_enabled,
+        state=state,
+        state_code=code,
+        state_reason=reason,
+        threshold_micros=settings.threshold_micros,
+        topup_amount_micros=settings.amount_micros,
+        payment_method=_card(session, settings.payment_method_id, settings, now),
+        backup_payment_method=_card(session, settings.backup_payment_method_id, settings, now),
+        daily_limit=_limit(
+            session,
+            user_id,
+            settings.daily_limit_micros,
+            limits.day_start(now),
+            limits.day_end(now),
+        ),
+        monthly_limit=_limit(
+            session,
+            user_id,
+            settings.monthly_limit_micros,
+            limits.month_start(now),
+            limits.month_end(now),
+        ),
+        cool_down_until=_later_than(settings.cool_down_until, now),
+        in_flight_topup_id=limits.in_flight_topup_id(session, user_id),
+        confirm_url=settings.confirm_url,
+        last_refusal=_last_refusal(session, user_id),
+        **bounds,
+    )
+
+
+def _state(settings: AutoTopupSettings, is_stopped: bool) -> tuple[str, str, str]:
+    if not settings.is_enabled:
+        return "off", "", ""
+    if settings.paused_code:
+        return "paused", settings.paused_code, settings.paused_reason
+    if is_stopped:
+        return "paused", RefusalCode.STOPPED_BY_OPERATOR, auto_topup.STOPPED
+    return "active", "", ""
+
+
+def _later_than(moment: datetime | None, now: datetime) -> datetime | None:
+    return moment if moment is not None and moment > now else None
+
+
+def _card(
+    session: Session, payment_method_id: str | None, settings: AutoTopupSettings, now: datetime
+) -> PaymentMethod | None:
+    card = session.get(Card, payment_method_id) if payment_method_id else None
+    return cards.reply(card, settings, now) if card is not None else None
+
+
+def _limit(
+    session: Session, user_id: UUID, limit_micros: int | None, since: datetime, until: datetime
+) -> SpendingLimit | None:
+    if limit_micros is None:
+        return None
+    used = limits.used_micros(session, user_id, since, until)
+    return SpendingLimit(limit_micros=limit_micros, used_micros=used, resets_at=until)
+
+
+def _last_topup(session: Session, user_id: UUID) -> TopupReply | None:
+    topup = session.scalar(
+        select(Topup)
+        .where(Topup.user_id == user_id, Topup.kind == TopupKind.AUTO)
+        .order_by(Topup.created_at.desc())
+        .limit(1)
+    )
+    return topups.reply(topup) if topup is not None else None
+
+
+def _last_refusal(session: Session, user_id: UUID) -> Refusal | None:
+    """The newest refusal worth a banner, unless a top-up has succeeded since."""
+    refusal = session.scalar(
+        select(RefusalRecord)
+        .where(RefusalRecord.user_id == user_id, RefusalRecord.code.not_in(QUIET))
+        .order_by(RefusalRecord.refused_at.desc())
+        .limit(1)
+    )
+    if refusal is None:
+        return None
+    paid_since = session.scalar(
+        select(Topup.topup_id)
+        .where(Topup.user_id == user_id, Topup.paid_at > refusal.refused_at)
+        .limit(1)
+    )
+    if paid_since is not None:
+        return None
+    return Refusal(
+        refusal_code=RefusalCode(refusal.code),
+        reason=refusal.reason,
+        trigger=Trigger(refusal.trigger),
+        trigger_reference=refusal.reference,
+        refused_at=refusal.refused_at,
+    )
+
+
+def consents(session: Session, user_id: UUID) -> list[Consent]:
+    """What a person agreed to, newest first."""
+    return list(
+        session.scalars(
+            select(Consent).where(Consent.user_id == user_id).order_by(Consent.agreed_at.desc())
+        )
+    )

@@ -1,0 +1,302 @@
+"""A top-up's lifecycle: one transitions table, and what each step tells the other services.
+
+::
+
+    created ─▶ processing ─▶ paid ─▶ credited
+                  │  ▲
+                  ├──┴─ unknown ─────────▶ (any of these, once the processor was asked)
+                  ├──── action_required ─▶ paid, failed, cancelled
+                  └──── failed, cancelled ─▶ paid
+
+The last arrow is for money that the processor proves it took after we had given up: it is
+never kept without a credit. Nothing leads back from ``paid``: a refund is another record.
+"""
+
+import hashlib
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select, tuple_
+from sqlalchemy.orm import Session
+
+from chassis.cursors import decode_cursor, encode_cursor
+from chassis.identifiers import new_id
+from chassis.money import MICROS_PER_CENT, format_usd
+from chassis.outbox import publish
+from contracts.errors import BadRequest, Conflict, IdempotencyConflict, NotFound
+from contracts.topup import (
+    ListTopups,
+    StartTopup,
+    TopupFailed,
+    TopupKind,
+    TopupPage,
+    TopupPaid,
+    TopupStatus,
+    Trigger,
+)
+from contracts.topup import Topup as TopupReply
+from services.topup.models import Topup
+from services.topup.policy import Policy
+
+S = TopupStatus
+TRANSITIONS: dict[TopupStatus, frozenset[TopupStatus]] = {
+    S.CREATED: frozenset({S.PROCESSING, S.FAILED, S.CANCELLED}),
+    S.PROCESSING: frozenset({S.PAID, S.ACTION_REQUIRED, S.FAILED, S.CANCELLED, S.UNKNOWN}),
+    S.UNKNOWN: frozenset({S.PROCESSING, S.PAID, S.ACTION_REQUIRED, S.FAILED, S.CANCELLED}),
+    S.ACTION_REQUIRED: frozenset({S.PAID, S.FAILED, S.CANCELLED}),
+    S.PAID: frozenset({S.CREDITED}),
+    S.CREDITED: frozenset(),
+    S.FAILED: frozenset({S.PAID}),
+    S.CANCELLED: frozenset({S.PAID}),
+}
+
+
+class IllegalMove(Exception):
+    """A step that the table of transitions does not have."""
+
+
+def move(topup: Topup, status: TopupStatus, now: datetime) -> None:
+    """Take one step. Raises :class:`IllegalMove`; staying where it is changes nothing."""
+    if topup.status == status:
+        return
+    if status not in TRANSITIONS[TopupStatus(topup.status)]:
+        raise IllegalMove(f"top-up {topup.topup_id}: {topup.status} → {status}")
+    topup.status = status
+    topup.updated_at = now
+
+
+def request_hash(body: dict[str, Any]) -> str:
+    """What a replay of an idempotency key is compared with."""
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def check_amount(amount_micros: int, policy: Policy) -> None:
+    """Raises ``BadRequest`` outside the bounds, or for part of a cent."""
+    if amount_micros % MICROS_PER_CENT:
+        raise BadRequest("A top-up is a whole number of cents.", "amount_micros")
+    if not policy.topup_min_micros <= amount_micros <= policy.topup_max_micros:
+        raise BadRequest(
+            f"A top-up is at least {format_usd(policy.topup_min_micros)}"
+            f" and at most {format_usd(policy.topup_max_micros)}.",
+            "amount_micros",
+        )
+
+
+def new(
+    user_id: UUID, kind: TopupKind, amount_micros: int, idempotency_key: str, now: datetime
+) -> Topup:
+    """A top-up that nothing has been done about."""
+    return Topup(
+        topup_id=new_id(),
+        user_id=user_id,
+        kind=kind,
+        status=TopupStatus.CREATED,
+        amount_micros=amount_micros,
+        idempotency_key=idempotency_key,
+        request_hash="",
+        is_card_saved=False,
+        return_path="/dashboard/wallet",
+        card_brand="",
+        card_last4="",
+        failure_code="",
+        failure_message="",
+        problem="",
+        looks=0,
+        created_at=now,
+        updated_at=now,
+    )
+
+
+def start(
+    session: Session, now: datetime, command: StartTopup, policy: Policy
+) -> tuple[Topup, bool]:
+    """Store a top-up by hand before anything is asked of the processor; (it, is it new).
+
+    Raises ``BadRequest`` (bounds), ``IdempotencyConflict`` (the key had another body).
+    """
+    hashed = request_hash(command.model_dump(mode="json", exclude={"email"}))
+    stored = session.scalar(
+        select(Topup).where(
+            Topup.user_id == command.user_id,
+            Topup.kind == TopupKind.MANUAL,
+            Topup.idempotency_key == command.idempotency_key,
+        )
+    )
+    if stored is not None:
+        if stored.request_hash != hashed:
+            raise IdempotencyConflict(
+                "This idempotency key was used for another top-up. Nothing was charged;"
+                " use a new key."
+            )
+        return stored, False
+    check_amount(command.amount_micros, policy)
+    topup = new(
+        command.user_id, TopupKind.MANUAL, command.amount_micros, command.idempotency_key, now
+    )
+    topup.request_hash = hashed
+    topup.is_card_saved = command.save_card
+    topup.return_path = command.return_path
+    session.add(topup)
+    session.flush()
+    return topup, True
+
+
+def find(session: Session, topup_id: UUID) -> Topup:
+    """Any user's top-up. Raises ``NotFound``."""
+    topup = session.get(Topup, topup_id)
+    if topup is None:
+        raise NotFound("There is no such top-up.")
+    return topup
+
+
+def lock(session: Session, topup_id: UUID) -> Topup:
+    """The top-up, locked to the end of the transaction. Raises ``NotFound``."""
+    topup = session.get(Topup, topup_id, with_for_update=True, populate_existing=True)
+    if topup is None:
+        raise NotFound("There is no such top-up.")
+    return topup
+
+
+def get(session: Session, user_id: UUID, topup_id: UUID) -> Topup:
+    """The user's top-up. Raises ``NotFound``, also for somebody else's."""
+    topup = session.get(Topup, topup_id)
+    if topup is None or topup.user_id != user_id:
+        raise NotFound("There is no such top-up.")
+    return topup
+
+
+def page(session: Session, request: ListTopups) -> TopupPage:
+    """Newest first, stable while new ones are added."""
+    query = select(Topup).where(Topup.user_id == request.user_id)
+    if request.cursor is not None:
+        micros, identity = decode_cursor(request.cursor, int, str)
+        query = query.where(
+            tuple_(Topup.created_at, Topup.topup_id)
+            < tuple_(_from_micros(int(micros)), _uuid(str(identity)))
+        )
+    query = query.order_by(Topup.created_at.desc(), Topup.topup_id.desc())
+    rows = session.scalars(query.limit(request.limit + 1)).all()
+    shown = rows[: request.limit]
+    more = len(rows) > request.limit
+    last = shown[-1] if more else None
+    return TopupPage(
+        topups=[reply(topup) for topup in shown],
+        next_cursor=encode_cursor(_micros(last.created_at), str(last.topup_id)) if last else None,
+    )
+
+
+def _micros(moment: datetime) -> int:
+    return int(moment.timestamp()) * 1_000_000 + moment.microsecond
+
+
+def _from_micros(micros: int) -> datetime:
+    try:
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros)
+    except OverflowError:
+        raise BadRequest("This page address is not valid.", "cursor") from None
+
+
+def _uuid(value: str) -> UUID:
+    try:
+        return UUID(value)
+    except ValueError:
+        raise BadRequest("This page address is not valid.", "cursor") from None
+
+
+def mark_paid(session: Session, topup: Topup, now: datetime) -> None:
+    """The processor has the money: said once, in the transaction that records it."""
+    move(topup, TopupStatus.PAID, now)
+    topup.paid_at = now
+    topup.next_look_at = None
+    topup.failure_code = topup.failure_message = topup.problem = ""
+    publish(
+        session,
+        TopupPaid(
+            event_id=new_id(),
+            occurred_at=now,
+            user_id=topup.user_id,
+            topup_id=topup.topup_id,
+            kind=TopupKind(topup.kind),
+            amount_micros=topup.amount_micros,
+            payment_id=topup.payment_id or "",
+            card_brand=topup.card_brand,
+            card_last4=topup.card_last4,
+            trigger=Trigger(topup.trigger) if topup.trigger else None,
+            trigger_reference=topup.trigger_reference,
+            threshold_micros=topup.threshold_micros,
+        ),
+    )
+
+
+def mark_credited(session: Session, topup_id: UUID, now: datetime) -> None:
+    """The wallet says that it credited this top-up; again changes nothing."""
+    topup = session.get(Topup, topup_id, with_for_update=True)
+    if topup is None or topup.status == TopupStatus.CREDITED:
+        return
+    if topup.status != TopupStatus.PAID:
+        raise Conflict(f"Top-up {topup_id} was credited while it is {topup.status}.")
+    move(topup, TopupStatus.CREDITED, now)
+    topup.credited_at = now
+
+
+def mark_failed(
+    session: Session,
+    topup: Topup,
+    code: str,
+    message: str,
+    now: datetime,
+    status: TopupStatus = TopupStatus.FAILED,
+) -> None:
+    """No money moved; ``status`` may be ``cancelled`` or ``action_required`` instead."""
+    move(topup, status, now)
+    topup.failure_code = code
+    topup.failure_message = message
+    topup.next_look_at = now if status == TopupStatus.ACTION_REQUIRED else None
+    publish(
+        session,
+        TopupFailed(
+            event_id=new_id(),
+            occurred_at=now,
+            user_id=topup.user_id,
+            topup_id=topup.topup_id,
+            kind=TopupKind(topup.kind),
+            amount_micros=topup.amount_micros,
+            failure_code=code,
+            message=message,
+            trigger=Trigger(topup.trigger) if topup.trigger else None,
+            trigger_reference=topup.trigger_reference,
+        ),
+    )
+
+
+def cancel(topup: Topup, reason: str, now: datetime) -> None:
+    """Given up by its owner, or never begun; nobody needs to be told."""
+    move(topup, TopupStatus.CANCELLED, now)
+    topup.failure_code = "cancelled"
+    topup.failure_message = reason
+    topup.next_look_at = None
+
+
+def reply(topup: Topup, *, replayed: bool = False) -> TopupReply:
+    """The top-up as other services see it."""
+    is_open = topup.status in (TopupStatus.PROCESSING, TopupStatus.ACTION_REQUIRED)
+    return TopupReply(
+        topup_id=topup.topup_id,
+        user_id=topup.user_id,
+        kind=TopupKind(topup.kind),
+        status=TopupStatus(topup.status),
+        amount_micros=topup.amount_micros,
+        checkout_url=topup.checkout_url if is_open else None,
+        trigger=Trigger(topup.trigger) if topup.trigger else None,
+        trigger_reference=topup.trigger_reference,
+        failure_code=topup.failure_code,
+        failure_message=topup.failure_message,
+        card_brand=topup.card_brand,
+        card_last4=topup.card_last4,
+        receipt_url=topup.receipt_url,
+        created_at=topup.created_at,
+        updated_at=topup.updated_at,
+        replayed=replayed,
+    )

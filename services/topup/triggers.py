@@ -1,0 +1,159 @@
+"""Triggers: what asks for an automatic top-up, until it is charged, refused, or needed no more.
+
+A row is written in the transaction that handles the event, so that a crash loses none. It is
+due until somebody decided about it; a refusal that passes by itself (a cool-down, a limit that
+starts anew) makes it due again at that time.
+"""
+
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from chassis.identifiers import new_id
+from contracts.topup import RefusalCode, Trigger
+from services.topup.models import TriggerRecord
+
+PURCHASES_FIRST = timedelta(seconds=5)
+"""After a credit, waiting purchases take their money before we look what is still lacking."""
+WAITS_AT_MOST = {
+    Trigger.PURCHASE: timedelta(hours=25),
+    Trigger.RENEWAL: timedelta(days=3),
+    Trigger.LOW_BALANCE: timedelta(days=32),
+    Trigger.SETTINGS_SAVED: timedelta(days=32),
+    Trigger.BY_HAND: timedelta(0),
+}
+"""How long a refused trigger may be tried again. A purchase ends after 24 hours anyway; a limit
+starts anew after a month at the latest; what a person asked for by hand is for them to repeat."""
+
+
+def raise_trigger(
+    session: Session,
+    user_id: UUID,
+    trigger: Trigger,
+    reference: str,
+    now: datetime,
+    *,
+    raised_at: datetime,
+    needed_micros: int = 0,
+    shortfall_micros: int = 0,
+    available_micros: int | None = None,
+) -> UUID | None:
+    """Store a trigger as due; its id, or None when it ended before this news of it arrived."""
+    row = {
+        "needed_micros": needed_micros,
+        "shortfall_micros": shortfall_micros,
+        "available_micros": available_micros,
+        "raised_at": raised_at,
+        "due_at": now,
+        "topup_id": None,
+        "refusal_code": "",
+    }
+    return session.scalar(
+        insert(TriggerRecord)
+        .values(
+            trigger_id=new_id(), user_id=user_id, trigger=trigger, reference=reference,
+            tries=0, **row,
+        )
+        .on_conflict_do_update(
+            index_elements=["user_id", "trigger", "reference"],
+            set_=row,
+            where=TriggerRecord.ended_at.is_(None) & (TriggerRecord.raised_at < raised_at),
+        )
+        .returning(TriggerRecord.trigger_id)
+    )  # fmt: skip
+
+
+def end(session: Session, user_id: UUID, trigger: Trigger, reference: str, now: datetime) -> None:
+    """It needs no money any more: paid, cancelled, expired. Also when its news comes later."""
+    session.execute(
+        insert(TriggerRecord)
+        .values(
+            trigger_id=new_id(), user_id=user_id, trigger=trigger, reference=reference,
+            needed_micros=0, shortfall_micros=0, raised_at=now, due_at=None, tries=0,
+            refusal_code="", ended_at=now,
+        )
+        .on_conflict_do_update(
+            index_elements=["user_id", "trigger", "reference"],
+            set_={"ended_at": now, "due_at": None},
+        )
+    )  # fmt: skip
+
+
+def waiting_micros(session: Session, user_id: UUID, now: datetime) -> int:
+    """What all purchases and renewals that wait for money cost together."""
+    return int(
+        session.scalar(
+            select(func.coalesce(func.sum(TriggerRecord.needed_micros), 0)).where(
+                TriggerRecord.user_id == user_id,
+                TriggerRecord.trigger.in_((Trigger.PURCHASE, Trigger.RENEWAL)),
+                TriggerRecord.ended_at.is_(None),
+                TriggerRecord.raised_at > now - WAITS_AT_MOST[Trigger.PURCHASE],
+            )
+        )
+        or 0
+    )
+
+
+def end_renewals(session: Session, user_id: UUID, before: datetime) -> None:
+    """Money came: renewals that lacked it until then say so again if they still do."""
+    session.execute(
+        update(TriggerRecord)
+        .where(
+            TriggerRecord.user_id == user_id,
+            TriggerRecord.trigger == Trigger.RENEWAL,
+            TriggerRecord.ended_at.is_(None),
+            TriggerRecord.raised_at <= before,
+        )
+        .values(needed_micros=0, due_at=None)
+    )
+
+
+def make_due(session: Session, user_id: UUID, now: datetime) -> None:
+    """Decide again about everything of this user's that still waits, as it is now."""
+    session.execute(
+        update(TriggerRecord)
+        .where(
+            TriggerRecord.user_id == user_id,
+            TriggerRecord.trigger.in_((Trigger.PURCHASE, Trigger.RENEWAL)),
+            TriggerRecord.needed_micros > 0,
+            TriggerRecord.ended_at.is_(None),
+            TriggerRecord.raised_at > now - WAITS_AT_MOST[Trigger.PURCHASE],
+        )
+        .values(due_at=now, tries=TriggerRecord.tries + 1)
+    )
+
+
+def credit_arrived(session: Session, user_id: UUID, now: datetime) -> None:
+    """What waited for a charge in flight is decided about once purchases had their turn."""
+    soon = now + PURCHASES_FIRST
+    session.execute(
+        update(TriggerRecord)
+        .where(
+            TriggerRecord.user_id == user_id,
+            TriggerRecord.refusal_code == RefusalCode.IN_FLIGHT,
+            TriggerRecord.due_at > soon,
+        )
+        .values(due_at=soon)
+    )
+
+
+def due(session: Session, now: datetime, limit: int = 100) -> list[UUID]:
+    """The triggers that nobody has decided about, oldest first."""
+    return list(
+        session.scalars(
+            select(TriggerRecord.trigger_id)
+            .where(TriggerRecord.due_at <= now)
+            .order_by(TriggerRecord.due_at)
+            .limit(limit)
+        )
+    )
+
+
+def postpone(record: TriggerRecord, until: datetime | None) -> None:
+    """Decide again at ``until``, if it may still wait by then; never when None."""
+    may_wait = WAITS_AT_MOST[Trigger(record.trigger)]
+    record.tries += 1
+    record.due_at = until if until is not None and until < record.raised_at + may_wait else None

@@ -1,0 +1,390 @@
+"""What the tests of the top-up rules stand on: a real database, the sandbox, a clock of ours."""
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+import requests
+import stripe
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from chassis.database import Connected, connect
+from chassis.identifiers import new_id
+from contracts.topup import (
+    ConfigureAutoTopup,
+    StartCardSetup,
+    StartTopup,
+    TopupStatus,
+    Trigger,
+)
+from deploy.stripe_sandbox.server import SandboxServer
+from deploy.stripe_sandbox.settings import Settings
+from services.topup import charges, checkout, terms, triggers
+from services.topup.models import AutoTopupSettings, Base, Topup
+from services.topup.policy import Policy
+from services.topup.processor import Processor
+from services.topup.till import Funds, Till
+from tests.system import MigratedDatabases
+
+USD = 1_000_000
+SECRET = "whsec_of_the_tests"
+NOON = datetime(2027, 3, 10, 12, 0, tzinfo=UTC)
+
+
+class Card:
+    """Numbers of the processor's documented test cards."""
+
+    GOOD = "4242424242424242"
+    MASTERCARD = "5555555555554444"
+    DECLINED_WHEN_CHARGED = "4000000000000341"
+    DISPUTED = "4000000000000259"
+    ASKS_ALWAYS = "4000002760003184"
+
+
+class Sandbox:
+    """The payment sandbox with its switches."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def post(self, path: str, **body: Any) -> Any:
+        reply = requests.post(f"{self.url}/_sandbox/{path}", json=body, timeout=20)
+        assert reply.ok, reply.text
+        return reply.json()
+
+    def switch(self, kind: str, **switch: Any) -> None:
+        self.post("switches", kind=kind, **switch)
+
+    def pay(self, session_id: str, number: str = Card.GOOD, **body: Any) -> Any:
+        return self.post(f"checkout/{session_id}/pay", number=number, **body)
+
+    def behave(self, payment_method_id: str, name: str) -> None:
+        self.post(f"payment_methods/{payment_method_id}/behave", **{"as": name})
+
+    def move_clock(self, now: datetime) -> None:
+        self.post("clock", offset_s=int(now.timestamp() - time.time()))
+
+    def totals(self, customer_id: str) -> Any:
+        reply = requests.get(
+            f"{self.url}/_sandbox/totals", params={"customer": customer_id}, timeout=20
+        )
+        return reply.json()
+
+
+@dataclass
+class Wallet:
+    """What the wallet would say: by user, in micro-dollars."""
+
+    balances: dict[UUID, int] = field(default_factory=dict)
+    frozen: set[UUID] = field(default_factory=set)
+    idle: set[UUID] = field(default_factory=set)
+    failure: Exception | None = None
+
+    def funds(self, user_id: UUID, now: datetime) -> Funds:
+        if self.failure is not None:
+            raise self.failure
+        return Funds(
+            available_micros=self.balances.get(user_id, 0),
+            is_frozen=user_id in self.frozen,
+            is_idle=user_id in self.idle,
+        )
+
+
+class Clock:
+    """A clock that a test moves; the sandbox's moves with it."""
+
+    def __init__(self, sandbox: Sandbox, now: datetime = NOON) -> None:
+        self._sandbox = sandbox
+        self.set(now)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def set(self, now: datetime) -> None:
+        self.now = now
+        self._sandbox.move_clock(now)
+
+    def advance(self, **delta: float) -> datetime:
+        self.set(self.now + timedelta(**delta))
+        return self.now
+
+
+@dataclass
+class Desk:
+    """A till and what a test does with it."""
+
+    till: Till
+    sandbox: Sandbox
+    wallet: Wallet
+    clock: Clock
+    queue: list[tuple[Callable[..., Any], tuple[Any, ...]]]
+
+    def drain(self) -> None:
+        """Do what was left for later, and what that leaves."""
+        while self.queue:
+            work, arguments = self.queue.pop(0)
+            work(*arguments)
+
+    def sweep(self) -> None:
+        """One turn of every timer."""
+        from services.topup import janitor, notices
+
+        now = self.clock()
+        with self.till.database.begin() as session:
+            for trigger_id in triggers.due(session, now):
+                self.queue.append((charges.pursue, (self.till, trigger_id)))
+            for topup_id in janitor.due(session, now):
+                self.queue.append((janitor.look, (self.till, topup_id)))
+            for event_id in notices.due(session, now):
+                self.queue.append((notices.work_off, (self.till, event_id)))
+        self.drain()
+
+    def customer(self, number: str = Card.GOOD, **settings: Any) -> "Customer":
+        """Somebody with a saved card, and with automatic top-up unless ``enabled=False``."""
+        customer = Customer(self, new_id())
+        customer.add_card(number)
+        if settings.pop("enabled", True):
+            self.wallet.balances[customer.user_id] = 10**12
+            customer.configure(**settings)
+            self.drain()
+        self.wallet.balances[customer.user_id] = 0
+        return customer
+
+
+@dataclass
+class Customer:
+    desk: Desk
+    user_id: UUID
+
+    @property
+    def customer_id(self) -> str:
+        with self.desk.till.database.read() as session:
+            return str(
+                session.scalar(
+                    text("SELECT customer_id FROM customers WHERE user_id = :user"),
+                    {"user": self.user_id},
+                )
+            )
+
+    def add_card(self, number: str = Card.GOOD) -> str:
+        command = StartCardSetup(
+            idempotency_key=str(uuid.uuid4()), user_id=self.user_id, email="a@example.com"
+        )
+        checkout.start_card_setup(self.desk.till, command)
+        with self.desk.till.database.read() as session:
+            session_id = session.scalar(
+                text(
+                    "SELECT session_id FROM card_setups WHERE user_id = :user"
+                    " ORDER BY created_at DESC, done_at IS NULL DESC LIMIT 1"
+                ),
+                {"user": self.user_id},
+            )
+        self.desk.sandbox.pay(str(session_id), number)
+        checkout.settle_session(self.desk.till, str(session_id))
+        self.desk.clock.advance(seconds=1)
+        return self.cards()[-1]
+
+    def cards(self) -> list[str]:
+        """Saved cards, the oldest first."""
+        with self.desk.till.database.read() as session:
+            return list(
+                session.scalars(
+                    text(
+                        "SELECT payment_method_id FROM cards WHERE user_id = :user"
+                        " AND removed_at IS NULL ORDER BY added_at"
+                    ),
+                    {"user": self.user_id},
+                )
+            )
+
+    def configure(self, **changes: Any) -> None:
+        values: dict[str, Any] = {
+            "idempotency_key": str(uuid.uuid4()),
+            "user_id": self.user_id,
+            "enabled": True,
+            "threshold_micros": 10 * USD,
+            "topup_amount_micros": 25 * USD,
+            "consent": True,
+            **changes,
+        }
+        till = self.desk.till
+        with till.database.begin() as session:
+            trigger_id = terms.configure(
+                session, till.clock(), ConfigureAutoTopup(**values), till.policy
+            )
+        if trigger_id is not None:
+            charges.pursue(till, trigger_id)
+
+    def raise_trigger(
+        self,
+        trigger: Trigger = Trigger.PURCHASE,
+        needed_micros: int = 5 * USD,
+        *,
+        reference: str | None = None,
+        raised_at: datetime | None = None,
+        available_micros: int | None = 0,
+        total_shortfall_micros: int | None = None,
+    ) -> UUID | None:
+        """An event, as its handler records it."""
+        till = self.desk.till
+        shortfall = needed_micros - (available_micros or 0)
+        with till.database.begin() as session:
+            return triggers.raise_trigger(
+                session,
+                self.user_id,
+                trigger,
+                reference or str(uuid.uuid4()),
+                till.clock(),
+                raised_at=raised_at or till.clock(),
+                needed_micros=needed_micros,
+                shortfall_micros=total_shortfall_micros or shortfall,
+                available_micros=available_micros,
+            )
+
+    def ask(self, trigger: Trigger = Trigger.PURCHASE, **event: Any) -> Any:
+        """An event, and all that follows from it at once."""
+        trigger_id = self.raise_trigger(trigger, **event)
+        assert trigger_id is not None
+        outcome = charges.pursue(self.desk.till, trigger_id)
+        self.desk.drain()
+        return outcome
+
+    def start_topup(self, amount_micros: int = 25 * USD, **changes: Any) -> Any:
+        values: dict[str, Any] = {
+            "idempotency_key": str(uuid.uuid4()),
+            "user_id": self.user_id,
+            "email": "a@example.com",
+            "amount_micros": amount_micros,
+            **changes,
+        }
+        return checkout.start(self.desk.till, StartTopup(**values))
+
+    def topups(self) -> list[Topup]:
+        """Top-ups, the oldest first."""
+        with self.desk.till.database.read() as session:
+            return list(
+                session.query(Topup)
+                .filter(Topup.user_id == self.user_id)
+                .order_by(Topup.created_at, Topup.topup_id)
+            )
+
+    def statuses(self) -> list[str]:
+        return [topup.status for topup in self.topups()]
+
+    def settings(self) -> AutoTopupSettings:
+        with self.desk.till.database.read() as session:
+            return session.get_one(AutoTopupSettings, self.user_id)
+
+    def credited(self) -> None:
+        """The wallet credits what is paid, and says so."""
+        from services.topup import topups
+
+        till = self.desk.till
+        with till.database.begin() as session:
+            for topup in self.topups():
+                if topup.status == TopupStatus.PAID:
+                    topups.mark_credited(session, topup.topup_id, till.clock())
+                    held = self.desk.wallet.balances.get(self.user_id, 0)
+                    self.desk.wallet.balances[self.user_id] = held + topup.amount_micros
+            triggers.credit_arrived(session, self.user_id, till.clock())
+
+    def end_purchase(self, reference: str) -> None:
+        till = self.desk.till
+        with till.database.begin() as session:
+            triggers.end(session, self.user_id, Trigger.PURCHASE, reference, till.clock())
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """What the outbox holds of this type for this user, in order."""
+        with self.desk.till.database.read() as session:
+            return outbox(session, kind, self.user_id)
+
+    def charged_cents(self) -> int:
+        """What the processor took."""
+        return int(self.desk.sandbox.totals(self.customer_id)["paid_cents"])
+
+    def charge_count(self) -> int:
+        return int(self.desk.sandbox.totals(self.customer_id)["charges"])
+
+
+def outbox(session: Session, kind: str, user_id: UUID) -> list[dict[str, Any]]:
+    return list(
+        session.scalars(
+            text(
+                "SELECT payload FROM outbox WHERE type = :kind"
+                " AND payload->>'user_id' = :user ORDER BY id"
+            ),
+            {"kind": kind, "user": str(user_id)},
+        )
+    )
+
+
+def signed(body: str) -> str:
+    """The header with which the processor would send this body."""
+    return stripe.WebhookSignature.generate_signature_header(body, SECRET)
+
+
+@pytest.fixture(scope="session")
+def sandbox_server() -> Iterator[SandboxServer]:
+    server = SandboxServer(Settings(port=0))
+    thread = threading.Thread(target=server.serve, daemon=True)
+    thread.start()
+    yield server
+    server.stop()
+    thread.join(10)
+
+
+@pytest.fixture
+def sandbox(sandbox_server: SandboxServer) -> Sandbox:
+    sandbox = Sandbox(sandbox_server.url)
+    sandbox.post("reset")
+    return sandbox
+
+
+@pytest.fixture(scope="session")
+def topup_database(databases: MigratedDatabases) -> Iterator[Connected]:
+    database = connect(databases["topup"], pool_size=20)
+    yield database
+    database.engine.dispose()
+
+
+@pytest.fixture
+def database(topup_database: Connected) -> Connected:
+    """Empty tables."""
+    names = ", ".join([*Base.metadata.tables, "outbox", "inbox"])
+    with topup_database.begin() as session:
+        session.execute(text(f"TRUNCATE {names} CASCADE"))
+    return topup_database
+
+
+@pytest.fixture
+def policy() -> Policy:
+    return Policy()
+
+
+@pytest.fixture
+def desk(database: Connected, sandbox: Sandbox, policy: Policy) -> Desk:
+    queue: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
+    clock, wallet = Clock(sandbox), Wallet()
+    till = Till(
+        database=database,
+        processor=Processor(
+            "sk_test_of_the_tests",
+            api_base=sandbox.url,
+            read_timeout_s=2,
+            network_retries=0,
+            webhook_secret=SECRET,
+        ),
+        wallet=wallet,
+        policy=policy,
+        public_url="http://127.0.0.1:8000",
+        clock=clock,
+        later=lambda work, *arguments: queue.append((work, arguments)),
+    )
+    return Desk(till, sandbox, wallet, clock, queue)

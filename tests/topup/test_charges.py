@@ -1,0 +1,166 @@
+"""The charge: one, of the right amount, whatever happens around it."""
+
+import pytest
+
+from contracts.topup import RefusalCode, Trigger
+from services.topup.auto_topup import Refusal
+from tests.topup.conftest import USD, Card, Desk
+
+
+def test_a_purchase_short_of_funds_charges_the_configured_amount_once(desk: Desk) -> None:
+    customer = desk.customer()
+
+    customer.ask(needed_micros=5 * USD)
+
+    assert (customer.statuses(), customer.charged_cents()) == (["paid"], 2_500)
+
+
+def test_one_charge_closes_the_whole_gap_rounded_up_to_a_cent(desk: Desk) -> None:
+    customer = desk.customer()
+
+    customer.ask(needed_micros=80 * USD + 1)
+
+    assert customer.charged_cents() == 8_001
+
+
+def test_the_event_says_what_was_paid_and_what_triggered_it(desk: Desk) -> None:
+    customer = desk.customer()
+
+    customer.ask(Trigger.PURCHASE, reference="purchase-7")
+
+    (paid,) = customer.events("topup_paid")
+    assert {
+        "amount_micros": 25 * USD,
+        "kind": "auto",
+        "trigger": "purchase",
+        "trigger_reference": "purchase-7",
+        "threshold_micros": 10 * USD,
+        "card_last4": "4242",
+        "card_brand": "visa",
+    }.items() <= paid.items()
+
+
+def test_a_declined_card_fails_with_the_processors_code_and_a_sentence(desk: Desk) -> None:
+    customer = desk.customer(Card.DECLINED_WHEN_CHARGED)
+
+    customer.ask()
+
+    (failed,) = customer.events("topup_failed")
+    assert (failed["failure_code"], failed["message"]) == (
+        "generic_decline",
+        "Your bank declined the card. Use another card, or ask your bank why.",
+    )
+
+
+def test_a_low_balance_charges_when_it_is_still_low(desk: Desk) -> None:
+    customer = desk.customer()
+    desk.wallet.balances[customer.user_id] = 9 * USD
+
+    customer.ask(Trigger.LOW_BALANCE, available_micros=None)
+
+    assert customer.charged_cents() == 2_500
+
+
+def test_a_low_balance_that_has_risen_since_charges_nothing(desk: Desk) -> None:
+    customer = desk.customer()
+    desk.wallet.balances[customer.user_id] = 11 * USD
+
+    outcome = customer.ask(Trigger.LOW_BALANCE, available_micros=None)
+
+    assert (outcome.code, customer.topups()) == (RefusalCode.NOT_NEEDED, [])
+
+
+def test_an_idle_account_is_left_alone(desk: Desk) -> None:
+    customer = desk.customer()
+    desk.wallet.idle.add(customer.user_id)
+
+    outcome = customer.ask(Trigger.LOW_BALANCE, available_micros=None)
+
+    assert (outcome.code, customer.topups()) == (RefusalCode.IDLE, [])
+
+
+def test_saving_the_settings_when_already_below_charges_at_once(desk: Desk) -> None:
+    customer = desk.customer(enabled=False)
+
+    customer.configure()
+    desk.drain()
+
+    assert (customer.statuses(), customer.topups()[0].trigger) == (["paid"], "settings_saved")
+
+
+def test_a_trigger_older_than_five_minutes_reads_the_present_before_it_charges(
+    desk: Desk,
+) -> None:
+    customer = desk.customer()
+    desk.wallet.balances[customer.user_id] = 30 * USD
+    raised = desk.clock()
+    desk.clock.advance(minutes=6)
+
+    outcome = customer.ask(needed_micros=5 * USD, raised_at=raised)
+
+    assert (outcome.code, customer.topups()) == (RefusalCode.NOT_NEEDED, [])
+
+
+def test_a_stale_trigger_whose_purchase_still_lacks_money_charges(desk: Desk) -> None:
+    customer = desk.customer()
+    raised = desk.clock()
+    desk.clock.advance(minutes=6)
+
+    customer.ask(needed_micros=5 * USD, raised_at=raised)
+
+    assert customer.statuses() == ["paid"]
+
+
+def test_a_second_trigger_in_flight_waits_and_then_finds_money_enough(desk: Desk) -> None:
+    customer = desk.customer()
+    customer.ask(needed_micros=5 * USD, reference="first")
+    second = customer.ask(needed_micros=5 * USD, reference="second")
+    customer.credited()
+    desk.wallet.balances[customer.user_id] -= 10 * USD
+    customer.end_purchase("first")
+    customer.end_purchase("second")
+
+    desk.clock.advance(minutes=5)
+    desk.sweep()
+
+    assert isinstance(second, Refusal)
+    assert (second.code, customer.statuses()) == (RefusalCode.IN_FLIGHT, ["credited"])
+
+
+def test_what_still_lacks_money_after_the_cool_down_is_charged_then(desk: Desk) -> None:
+    customer = desk.customer()
+    customer.ask(needed_micros=25 * USD, reference="first")
+    customer.credited()
+    desk.wallet.balances[customer.user_id] = 0
+    customer.end_purchase("first")
+    outcome = customer.ask(needed_micros=40 * USD)
+    assert outcome.code == RefusalCode.COOL_DOWN
+
+    desk.clock.advance(seconds=61)
+    desk.sweep()
+
+    assert [topup.amount_micros for topup in customer.topups()] == [25 * USD, 40 * USD]
+
+
+@pytest.mark.parametrize("times", [2, 5])
+def test_charging_the_same_topup_again_charges_nothing(desk: Desk, times: int) -> None:
+    from services.topup import charges
+
+    customer = desk.customer()
+    customer.ask()
+    (topup,) = customer.topups()
+
+    for _ in range(times):
+        charges.send(desk.till, topup)
+        charges.charge(desk.till, topup.topup_id)
+
+    assert (customer.charge_count(), len(customer.events("topup_paid"))) == (1, 1)
+
+
+def test_a_frozen_account_is_not_charged(desk: Desk) -> None:
+    customer = desk.customer()
+    desk.wallet.frozen.add(customer.user_id)
+
+    outcome = customer.ask(Trigger.BY_HAND, available_micros=None)
+
+    assert (outcome.code, customer.topups()) == (RefusalCode.ACCOUNT_FROZEN, [])
