@@ -50,6 +50,7 @@ class System:
         self._urls: dict[str, str] = {}
         self._children: dict[str, Child] = {}
         self._ports = Ports.choose()
+        self._is_closed = False
         self.secrets = Secrets()
         self.vhost: VirtualHost = broker.vhost(f"test-{self._prefix}")
 
@@ -80,7 +81,9 @@ class System:
 
     @cached_property
     def _processes(self) -> dict[str, Process]:
-        databases = {"gateway" if name in ("gateway", "notifier") else name for name in self._wanted}
+        databases = {
+            "gateway" if name in ("gateway", "notifier") else name for name in self._wanted
+        }
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
         every = processes(
             database_url=lambda name: self.database_url(name) if name in databases else "",
@@ -144,6 +147,9 @@ class System:
 
     def close(self) -> None:
         """End every process, and remove the databases and the virtual host."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         if "rpc" in self.__dict__:
             self.rpc.close()
         for child in self._children.values():

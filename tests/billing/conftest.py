@@ -1,0 +1,97 @@
+"""Billing on a real database, and with the catalog and the wallet as real processes."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import text
+
+from chassis.database import Connected, connect
+from contracts.billing import PurchaseLine, StartPurchase
+from contracts.catalog import BillingPeriod, Category, Product, Quote, QuotedLine
+from services.billing import purchases
+from services.billing.claims import Claim
+from services.billing.settings import BillingSettings
+from tests.conftest import StackFactory
+from tests.system import System
+
+NOW = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
+RULES = BillingSettings(amqp_uri="", database_url="")
+
+
+@pytest.fixture(scope="session")
+def billing_database(databases: dict[str, str]) -> Iterator[Connected]:
+    database = connect(databases["billing"], pool_size=25)
+    yield database
+    database.engine.dispose()
+
+
+@pytest.fixture
+def database(billing_database: Connected) -> Connected:
+    with billing_database.begin() as session:
+        session.execute(
+            text("TRUNCATE purchases, purchase_lines, deployments, stock_releases, outbox, inbox")
+        )
+    return billing_database
+
+
+@pytest.fixture(scope="session")
+def stack(service_stack: StackFactory) -> System:
+    """Wallet, catalog and billing as processes, with short waits."""
+    return service_stack("wallet", "catalog", "billing", settings={"CALL_TIMEOUT_S": "2"})
+
+
+def quoted(
+    price_micros: int, quantity: int = 1, period: str = "month", name: str = "VM-Production"
+) -> QuotedLine:
+    """A line as the catalog quotes it."""
+    product = Product(
+        product_id=uuid4(),
+        slug=name.lower(),
+        name=name,
+        category=Category.COMPUTE,
+        summary="",
+        description="",
+        provider_name="Example Provider",
+        price_micros=price_micros,
+        billing_period=BillingPeriod(period),
+        specification=[],
+    )
+    return QuotedLine(
+        product=product,
+        quantity=quantity,
+        unit_price_micros=price_micros,
+        amount_micros=price_micros * quantity,
+    )
+
+
+def quote_of(*lines: QuotedLine) -> Quote:
+    return Quote(lines=list(lines), total_micros=sum(line.amount_micros for line in lines))
+
+
+def command_for(quote: Quote, user_id: UUID, key: str) -> StartPurchase:
+    return StartPurchase(
+        idempotency_key=key,
+        user_id=user_id,
+        lines=[
+            PurchaseLine(product_id=line.product.product_id, quantity=line.quantity)
+            for line in quote.lines
+        ],
+    )
+
+
+def recorded(
+    database: Connected,
+    *lines: QuotedLine,
+    user_id: UUID | None = None,
+    now: datetime = NOW,
+    rules: BillingSettings = RULES,
+) -> Claim:
+    """A purchase that was just written and is claimed by its writer."""
+    quote = quote_of(*(lines or (quoted(5_000_000),)))
+    command = command_for(quote, user_id or uuid4(), f"key-{uuid4()}")
+    with database.begin() as session:
+        claimed = purchases.record(session, now, command, quote, rules)
+    assert claimed is not None
+    return claimed

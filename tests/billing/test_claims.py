@@ -1,0 +1,160 @@
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from uuid import UUID, uuid4
+
+import pytest
+
+from chassis.database import Connected
+from contracts.billing import PurchaseStatus
+from services.billing import claims, purchases
+from services.billing.claims import Claim
+from services.billing.models import PurchaseRow
+from tests.billing.conftest import NOW, RULES, recorded
+
+LEASE = RULES.claim_lease
+LATER = NOW + LEASE + timedelta(seconds=1)
+
+
+def claim_next(database: Connected, now: datetime) -> Claim | None:
+    with database.begin() as session:
+        return claims.claim_next(session, now, LEASE)
+
+
+def claim(database: Connected, now: datetime, purchase_id: UUID) -> Claim | None:
+    with database.begin() as session:
+        return claims.claim(session, now, LEASE, purchase_id)
+
+
+def wait_for_funds(database: Connected, claimed: Claim, now: datetime = NOW) -> bool:
+    with database.begin() as session:
+        return purchases.wait_for_funds(session, now, claimed, 0, RULES)
+
+
+def mark_owed(database: Connected, user_id: UUID, now: datetime = NOW) -> int:
+    with database.begin() as session:
+        return claims.mark_owed(session, now, user_id)
+
+
+def test_a_purchase_belongs_to_its_writer_at_first(database: Connected) -> None:
+    recorded(database)
+
+    assert claim_next(database, NOW) is None
+
+
+def test_a_lease_that_ran_out_is_taken_over_with_the_try_still_owed(database: Connected) -> None:
+    purchase_id = recorded(database).purchase_id
+
+    taken = claim_next(database, LATER)
+
+    assert taken is not None
+    assert (taken.purchase_id, taken.is_try_owed) == (purchase_id, True)
+
+
+def test_a_worker_that_lost_its_lease_changes_nothing(database: Connected) -> None:
+    lost = recorded(database)
+    claim_next(database, LATER)
+
+    wait_for_funds(database, lost, LATER)
+
+    with database.read() as session:
+        status = session.get_one(PurchaseRow, lost.purchase_id).status
+    assert status == PurchaseStatus.PENDING
+
+
+def test_what_waits_for_funds_is_left_alone_until_its_stock_is_held_too_long(
+    database: Connected,
+) -> None:
+    claimed = recorded(database)
+    wait_for_funds(database, claimed)
+    end_of_hold = NOW + RULES.stock_hold
+
+    before = claim_next(database, end_of_hold - timedelta(seconds=1))
+    after = claim_next(database, end_of_hold)
+
+    assert before is None
+    assert after is not None
+    assert not after.is_try_owed
+
+
+def test_money_makes_what_waits_due(database: Connected) -> None:
+    claimed = recorded(database)
+    wait_for_funds(database, claimed)
+
+    mark_owed(database, claimed.row.user_id)
+
+    taken = claim_next(database, NOW)
+    assert taken is not None
+    assert taken.is_try_owed
+
+
+def test_money_that_comes_during_a_try_is_not_overlooked(database: Connected) -> None:
+    claimed = recorded(database)
+    mark_owed(database, claimed.row.user_id)
+
+    money_came = wait_for_funds(database, claimed)
+
+    assert money_came
+    assert claim_next(database, NOW) is not None
+
+
+def test_money_that_comes_during_a_try_does_not_start_a_second_one(database: Connected) -> None:
+    claimed = recorded(database)
+
+    mark_owed(database, claimed.row.user_id)
+
+    assert claim(database, NOW, claimed.purchase_id) is None
+
+
+def test_a_postponed_try_is_still_owed(database: Connected) -> None:
+    claimed = recorded(database)
+    with database.begin() as session:
+        claims.postpone(session, NOW, claimed)
+
+    too_early = claim_next(database, NOW)
+    taken = claim_next(database, NOW + timedelta(seconds=1))
+
+    assert too_early is None
+    assert taken is not None
+    assert taken.is_try_owed
+
+
+@pytest.mark.parametrize(("tries", "delay_s"), [(1, 1), (2, 2), (4, 8), (30, 60)])
+def test_each_postponement_is_longer_up_to_a_minute(
+    database: Connected, tries: int, delay_s: int
+) -> None:
+    claimed = recorded(database)
+    with database.begin() as session:
+        session.get_one(PurchaseRow, claimed.purchase_id).attempts = tries
+
+    with database.begin() as session:
+        claims.postpone(session, NOW, claimed)
+
+    with database.read() as session:
+        due_at = session.get_one(PurchaseRow, claimed.purchase_id).due_at
+    assert due_at == NOW + timedelta(seconds=delay_s)
+
+
+def test_what_is_owed_is_tried_oldest_first(database: Connected) -> None:
+    user_id = uuid4()
+    made = [
+        recorded(database, user_id=user_id, now=NOW + timedelta(minutes=minute))
+        for minute in range(3)
+    ]
+    for claimed in made:
+        wait_for_funds(database, claimed)
+
+    mark_owed(database, user_id)
+
+    with database.read() as session:
+        owed = claims.owed_purchases(session, user_id)
+    assert owed == [claimed.purchase_id for claimed in made]
+
+
+def test_replicas_never_claim_the_same_purchase(database: Connected) -> None:
+    made = {recorded(database).purchase_id for _ in range(20)}
+
+    with ThreadPoolExecutor(8) as replicas:
+        taken = list(replicas.map(lambda _: claim_next(database, LATER), range(40)))
+
+    claimed = [one.purchase_id for one in taken if one is not None]
+    assert (len(claimed), set(claimed)) == (20, made)

@@ -1,0 +1,173 @@
+import itertools
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import text
+
+from chassis.database import Connected
+from contracts.billing import DeploymentStatus, ListDeployments, ReportDeployment
+from contracts.errors import BadRequest, Conflict, NotFound
+from services.billing import deployments, purchases
+from services.billing.deployments import TRANSITIONS, one_month_after
+from services.billing.models import DeploymentRow
+from tests.billing.conftest import NOW, quoted, recorded
+
+Status = DeploymentStatus
+
+
+def bought(
+    database: Connected, *lines: object, provisioning: str = "at_once", user_id: UUID | None = None
+) -> list[DeploymentRow]:
+    claimed = recorded(database, *lines, user_id=user_id)  # type: ignore[arg-type]
+    with database.begin() as session:
+        row = purchases.complete(session, NOW, claimed.purchase_id, uuid4(), provisioning)
+    return row.deployments
+
+
+def report(database: Connected, deployment_id: UUID, status: DeploymentStatus) -> DeploymentStatus:
+    command = ReportDeployment(deployment_id=deployment_id, status=status)
+    with database.begin() as session:
+        return deployments.report(session, NOW, command).status
+
+
+def count_events(database: Connected, event_type: str) -> int:
+    with database.read() as session:
+        return int(
+            session.scalar(
+                text("SELECT count(*) FROM outbox WHERE type = :type"), {"type": event_type}
+            )
+            or 0
+        )
+
+
+def test_every_status_has_its_moves() -> None:
+    assert set(TRANSITIONS) == set(Status)
+
+
+@pytest.mark.parametrize(
+    ("start", "to"),
+    [
+        (start, to)
+        for start, to in itertools.product(Status, Status)
+        if to not in TRANSITIONS[start]
+    ],
+)
+def test_an_illegal_move_raises(database: Connected, start: Status, to: Status) -> None:
+    row = DeploymentRow(status=start.value)
+
+    with database.begin() as session, pytest.raises(Conflict):
+        deployments.move(session, NOW, row, to)
+
+
+def test_each_unit_is_a_deployment_with_a_name_of_its_own(database: Connected) -> None:
+    rows = bought(database, quoted(5_000_000, quantity=2), quoted(3_000_000, name="Backup"))
+
+    assert [row.name for row in rows] == ["VM-Production 1", "VM-Production 2", "Backup"]
+
+
+def test_a_deployment_is_active_at_once_by_default(database: Connected) -> None:
+    (row,) = bought(database)
+
+    assert (row.status, row.active_at) == (Status.ACTIVE, NOW)
+
+
+def test_a_monthly_deployment_is_paid_for_a_month(database: Connected) -> None:
+    (row,) = bought(database, quoted(5_000_000))
+
+    assert row.paid_until == datetime(2026, 4, 2, 12, 0, tzinfo=UTC)
+
+
+def test_what_is_paid_once_has_no_period_and_no_monthly_cost(database: Connected) -> None:
+    (row,) = bought(database, quoted(389_000_000, period="once"))
+
+    assert (row.monthly_cost_micros, row.paid_until) == (0, None)
+
+
+def test_only_active_deployments_with_a_monthly_price_burn(database: Connected) -> None:
+    user_id = uuid4()
+    (burning,) = bought(database, quoted(15_000_000), user_id=user_id)
+    bought(database, quoted(389_000_000, period="once"), user_id=user_id)
+    bought(database, quoted(5_000_000), provisioning="external", user_id=user_id)
+    (stopped,) = bought(database, quoted(3_000_000), user_id=user_id)
+    with database.begin() as session:
+        row = session.get_one(DeploymentRow, stopped.deployment_id)
+        deployments.move(session, NOW, row, Status.STOPPED)
+
+    with database.read() as session:
+        found = deployments.burning(session, user_id)
+
+    assert [row.deployment_id for row in found] == [burning.deployment_id]
+
+
+def test_an_outside_provisioner_is_asked(database: Connected) -> None:
+    (row,) = bought(database, provisioning="external")
+
+    assert (row.status, count_events(database, "deployment_requested")) == (Status.REQUESTED, 1)
+
+
+def test_a_provisioners_answer_twice_activates_once(database: Connected) -> None:
+    (row,) = bought(database, provisioning="external")
+
+    report(database, row.deployment_id, Status.ACTIVE)
+    report(database, row.deployment_id, Status.ACTIVE)
+
+    assert count_events(database, "deployment_activated") == 1
+
+
+def test_a_provisioner_cannot_take_back_a_failure(database: Connected) -> None:
+    (row,) = bought(database, provisioning="external")
+    report(database, row.deployment_id, Status.FAILED)
+
+    with pytest.raises(Conflict):
+        report(database, row.deployment_id, Status.ACTIVE)
+
+
+@pytest.mark.parametrize("status", [Status.REQUESTED, Status.SUSPENDED, Status.CANCELLED])
+def test_a_provisioner_reports_success_or_failure_only(
+    database: Connected, status: DeploymentStatus
+) -> None:
+    (row,) = bought(database, provisioning="external")
+
+    with pytest.raises(BadRequest):
+        report(database, row.deployment_id, status)
+
+
+def test_an_unknown_deployment_is_not_found(database: Connected) -> None:
+    with pytest.raises(NotFound):
+        report(database, uuid4(), Status.ACTIVE)
+
+
+def test_pages_hold_every_deployment_once(database: Connected) -> None:
+    user_id = uuid4()
+    everything = {row.deployment_id for row in bought(database, quoted(1, 7), user_id=user_id)}
+    seen: list[UUID] = []
+    cursor = None
+    while len(seen) < 20:
+        with database.read() as session:
+            page = deployments.list_deployments(
+                session, ListDeployments(user_id=user_id, limit=3, cursor=cursor)
+            )
+        seen += [deployment.deployment_id for deployment in page.deployments]
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+
+    assert (len(seen), set(seen)) == (7, everything)
+
+
+@pytest.mark.parametrize(
+    ("anchor", "months", "expected"),
+    [
+        ((2026, 1, 31), 1, (2026, 2, 28)),
+        ((2026, 1, 31), 2, (2026, 3, 31)),
+        ((2028, 1, 31), 1, (2028, 2, 29)),
+        ((2026, 12, 15), 1, (2027, 1, 15)),
+    ],
+)
+def test_a_month_later_is_the_same_day_or_the_months_last(
+    anchor: tuple[int, int, int], months: int, expected: tuple[int, int, int]
+) -> None:
+    later = one_month_after(datetime(*anchor, tzinfo=UTC), months)
+
+    assert later == datetime(*expected, tzinfo=UTC)
