@@ -39,20 +39,24 @@ SCRIPTS = Path("/usr/lib/rabbitmq/bin")
 class Broker(Protocol):
     """Where the processes find their broker."""
 
-    admin_uri: str
+    @property
+    def admin_uri(self) -> str: ...
 
     def uri(self, service: str) -> str: ...
+    def wait_ready(self) -> None: ...
     def stop(self) -> None: ...
 
 
-def start(data_dir: Path, environment: Mapping[str, str] = os.environ) -> Broker:
+def begin(data_dir: Path, environment: Mapping[str, str] = os.environ) -> Broker:
     """The broker of ``AMQP_URI`` if that is set, else our own node on the data in ``data_dir``.
 
-    Raises StartupError when there is none to be had.
+    It is ready after ``wait_ready()``. Raises StartupError when there is none to be had.
     """
     if environment.get("AMQP_URI"):
         return GivenBroker(environment)
-    return start_node(data_dir)
+    node = Node(data_dir.resolve(), port=free_port(5672))
+    node.begin()
+    return node
 
 
 def start_node(data_dir: Path) -> "Node":
@@ -70,10 +74,24 @@ class GivenBroker:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
-        self.admin_uri = environment["AMQP_URI"]
+
+    @property
+    def admin_uri(self) -> str:
+        return self._environment["AMQP_URI"]
 
     def uri(self, service: str) -> str:
         return self._environment.get(f"{service.upper()}_AMQP_URI") or self.admin_uri
+
+    def wait_ready(self) -> None:
+        """Raises StartupError unless every service can log in."""
+        for service in SERVICES:
+            problem = _login_problem(self.uri(service))
+            if problem:
+                address = kombu.Connection(self.uri(service)).as_uri()
+                raise StartupError(
+                    f"{address} refuses the service {service} ({problem}):"
+                    " set AMQP_URI to a virtual host that exists and a user who may use it."
+                )
 
     def stop(self) -> None:
         """Nothing: it is not ours."""
@@ -134,6 +152,11 @@ class Node:
 
     def start(self) -> None:
         """Start the node and wait until its administrator can log in."""
+        self.begin()
+        self.wait_ready()
+
+    def begin(self) -> None:
+        """Start the node; it takes some seconds to be ready."""
         server = _installed_server()
         self._directory.mkdir(parents=True, exist_ok=True)
         self._take_lock()
@@ -145,6 +168,7 @@ class Node:
         """Stop the node, cutting all connections, and start it again on the same ports."""
         self._stop_server()
         self._run_server(_installed_server())
+        self.wait_ready()
 
     def stop(self) -> None:
         """Stop the node and its epmd."""
@@ -238,23 +262,20 @@ class Node:
         self._server = Child("rabbitmq", [str(server)], environment, log)
         self._server.start()
         (self._directory / "pid").write_text(str(self._server.pid))
-        if not wait_for(lambda: self._accepts() or not self._is_running(), START_TIMEOUT_S) or not (
-            self._is_running()
-        ):
+
+    def wait_ready(self) -> None:
+        """Wait until the administrator can log in."""
+        wait_for(lambda: self._accepts() or not self._is_running(), START_TIMEOUT_S)
+        if not self._accepts():
             self.stop()
+            log = self._directory / "server.log"
             raise StartupError(f"RabbitMQ did not start; its own words are in {log}.")
 
     def _is_running(self) -> bool:
         return self._server is not None and self._server.is_running
 
     def _accepts(self) -> bool:
-        try:
-            with kombu.Connection(self.admin_uri, connect_timeout=2) as connection:
-                connection.connect()
-        except Exception:
-            # Refused, reset, or not yet allowed to log in: kombu raises many kinds.
-            return False
-        return True
+        return self._is_running() and not _login_problem(self.admin_uri)
 
     def _stop_server(self) -> None:
         for child in (self._server, self._epmd):
@@ -288,10 +309,23 @@ class Node:
             " ok -> halt(0);"
             ' Other -> io:format(standard_error, "~p", [Other]), halt(1) end.'
         )
-        call = subprocess.run(  # noqa: S603 - our own command
-            ["erl", "-noinput", "-hidden", "-sname", f"mycelium_{secrets.token_hex(4)}@localhost",  # noqa: S607
-             "-start_epmd", "false", "-eval", program],
-            env=self._environment(), capture_output=True, text=True, check=False, timeout=60,
+        call = subprocess.run(
+            [
+                "erl",
+                "-noinput",
+                "-hidden",
+                "-sname",
+                f"mycelium_{secrets.token_hex(4)}@localhost",
+                "-start_epmd",
+                "false",
+                "-eval",
+                program,
+            ],
+            env=self._environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
         )
         if call.returncode:
             raise RuntimeError(f"{module}:{function} failed: {call.stdout}{call.stderr}")
@@ -320,6 +354,16 @@ def hashed_password(password: str) -> str:
     """
     salt = secrets.token_bytes(4)
     return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
+
+
+def _login_problem(uri: str) -> str | None:
+    try:
+        with kombu.Connection(uri, connect_timeout=2) as connection:
+            connection.connect()
+    except Exception as error:
+        # Refused, reset, no such virtual host, not allowed: kombu raises many kinds.
+        return " ".join(str(error).split()) or type(error).__name__
+    return None
 
 
 def _access(vhost: str) -> dict[str, list[dict[str, Any]]]:

@@ -1,5 +1,6 @@
 """A process that the runner started, and that does not outlive it."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -50,7 +51,7 @@ class Child:
         """Start it; its output is appended to ``log_path``."""
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - our own command
+            self._process = subprocess.Popen(
                 tied_to_parent(self.argv, self._stop_signal.name.removeprefix("SIG")),
                 env=self.environment,
                 cwd=self._directory,
@@ -92,10 +93,8 @@ class Child:
         """End it and all that it started at once, as a crash would (SIGKILL)."""
         if self._process is None:
             return
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self._process.wait()
 
     def tail(self, lines: int = 25) -> str:

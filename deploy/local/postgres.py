@@ -105,8 +105,9 @@ class Postgres:
             if cursor.fetchone() is None:
                 cursor.execute(sql.SQL("CREATE ROLE {}").format(role))
             cursor.execute(
-                sql.SQL("ALTER ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD %s")
-                .format(role),
+                sql.SQL(
+                    "ALTER ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD %s"
+                ).format(role),
                 (password,),
             )
             cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (service,))
@@ -172,9 +173,13 @@ class Postgres:
             # Its own collation, so that an upgrade of the system's C library changes no index.
             *("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
         ]
-        made = subprocess.run(  # noqa: S603 - our own command
+        made = subprocess.run(
             [*_as_server_user(draft), *command],
-            env=_environment(), cwd="/", capture_output=True, text=True, check=False,
+            env=_environment(),
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if made.returncode:
             reason = " ".join((made.stderr or made.stdout).split())
@@ -227,8 +232,12 @@ class _Autocommit:
 
     def __init__(self, port: int, password: str) -> None:
         self._connection = psycopg2.connect(
-            host="127.0.0.1", port=port, user=SUPERUSER, password=password,
-            dbname="postgres", connect_timeout=5,
+            host="127.0.0.1",
+            port=port,
+            user=SUPERUSER,
+            password=password,
+            dbname="postgres",
+            connect_timeout=5,
         )
         self._connection.autocommit = True
 
@@ -271,10 +280,17 @@ def _system_account() -> pwd.struct_passwd:
         try:
             return pwd.getpwnam(SYSTEM_USER)
         except KeyError:
-            subprocess.run(  # noqa: S603 - our own command
-                ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin",  # noqa: S607
-                 SYSTEM_USER],
-                check=False, capture_output=True,
+            subprocess.run(
+                [
+                    "useradd",
+                    "--system",
+                    "--no-create-home",
+                    "--shell",
+                    "/usr/sbin/nologin",
+                    SYSTEM_USER,
+                ],
+                check=False,
+                capture_output=True,
             )
     raise StartupError(
         "PostgreSQL does not run as root, and no system user could be added for it:"

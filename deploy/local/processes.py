@@ -21,9 +21,7 @@ class Secrets:
     """What nobody else may know, made once for an installation."""
 
     secret_key: str = field(default_factory=lambda: secrets.token_urlsafe(32))
-    stripe_webhook_secret: str = field(
-        default_factory=lambda: "whsec_" + secrets.token_urlsafe(32)
-    )
+    stripe_webhook_secret: str = field(default_factory=lambda: "whsec_" + secrets.token_urlsafe(32))
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,14 @@ def processes(
         port = ports.health[name]
         return Process(
             name,
-            [sys.executable, str(_BIN / "nameko"), "run", "--config", "chassis/nameko.yaml", module],
+            [
+                sys.executable,
+                str(_BIN / "nameko"),
+                "run",
+                "--config",
+                "chassis/nameko.yaml",
+                module,
+            ],
             {
                 **everywhere,
                 "DATABASE_URL": database_url(database),
@@ -96,8 +101,12 @@ def processes(
         service("catalog", "services.catalog.service", "catalog"),
         service("billing", "services.billing.service", "billing"),
         service("topup", "services.topup.service", "topup", **stripe),
-        service("notifier", "services.gateway.notifier", **{"database": "gateway"}, **gateway),
-        *([] if environment.get("STRIPE_API_KEY") else [_sandbox(ports, secret, sandbox_data, everywhere)]),
+        service("notifier", "services.gateway.notifier", database="gateway", **gateway),
+        *(
+            []
+            if environment.get("STRIPE_API_KEY")
+            else [_sandbox(ports, secret, sandbox_data, everywhere)]
+        ),
         Process(
             "gateway",
             [
@@ -121,9 +130,7 @@ def _stripe(environment: Mapping[str, str], ports: Ports, secret: Secrets) -> di
     }
 
 
-def _sandbox(
-    ports: Ports, secret: Secrets, data: Path, environment: Mapping[str, str]
-) -> Process:
+def _sandbox(ports: Ports, secret: Secrets, data: Path, environment: Mapping[str, str]) -> Process:
     return Process(
         "sandbox",
         [sys.executable, "-m", "deploy.stripe_sandbox"],

@@ -1,0 +1,226 @@
+"""``make run``: the whole product on this machine, from its database up to its website.
+
+Everything it makes lies in ``.data/``. Ctrl-C stops the services first, then the broker, then
+the database. Settings come from the environment:
+
+- ``GATEWAY_PORT`` (8000) and ``SANDBOX_PORT`` (12111) on 127.0.0.1;
+- ``AMQP_URI``, or ``<SERVICE>_AMQP_URI``, for a broker of your own;
+- ``<SERVICE>_DATABASE_URL`` for a database of your own;
+- ``STRIPE_API_KEY`` and ``STRIPE_WEBHOOK_SECRET`` to pay through Stripe instead of the sandbox;
+- and every setting of a service by its own name.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+
+from chassis.migrate import migrate
+from deploy.local import broker as brokers
+from deploy.local import postgres as postgresql
+from deploy.local.child import Child
+from deploy.local.processes import DATABASES, ROOT, Ports, Process, Secrets, processes
+from deploy.local.startup import StartupError, is_port_free, write_private
+from deploy.local.supervisor import Supervisor
+
+DATA = ROOT / ".data"
+READY_TIMEOUT_S = 90.0
+
+
+def main() -> int:
+    """Run until Ctrl-C or SIGTERM; returns the exit status."""
+    stopping = threading.Event()
+
+    def ask_to_stop(_signal: int, _frame: FrameType | None) -> None:
+        if not stopping.is_set():
+            say("Stopping…")
+        stopping.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, ask_to_stop)
+    try:
+        with ExitStack() as stack:
+            run(stopping, stack)
+    except StartupError as error:
+        print(f"mycelium: {error}", file=sys.stderr)
+        return 1
+    say("Stopped. The data is kept in .data/.")
+    return 0
+
+
+def say(line: str) -> None:
+    """Tell the person at the terminal."""
+    print(f"mycelium: {line}", flush=True)
+
+
+def run(stopping: threading.Event, stack: ExitStack) -> None:
+    """Start everything and watch it; ``stack`` undoes it in the opposite order."""
+    began = time.monotonic()
+    ports = chosen_ports()
+    DATA.mkdir(mode=0o711, exist_ok=True)
+    say("Starting the database and the broker…")
+    # The broker takes longest: it boots while the database starts and gets its tables.
+    broker = brokers.begin(DATA / "rabbitmq")
+    try:
+        urls = database_urls(stack)
+    finally:
+        stack.callback(broker.stop)
+    for name, url in urls.items():
+        migrate(f"services.{name}", url)
+    broker.wait_ready()
+    if stopping.is_set():
+        return
+    every = processes(
+        database_url=urls.__getitem__,
+        amqp_uri=broker.uri,
+        ports=ports,
+        secret=kept_secrets(DATA / "secrets.json"),
+        sandbox_data=DATA / "sandbox.sqlite",
+        environment=os.environ,
+    )
+    write_environments(every)
+    seed_catalog(every)
+    say("Starting the services…")
+    supervisor = Supervisor([as_child(process) for process in every], say)
+    stack.callback(supervisor.stop)
+    supervisor.start()
+    if wait_until_ready(every, supervisor, stopping):
+        say(f"Ready after {time.monotonic() - began:.0f} s.")
+        print(banner(every, ports), flush=True)
+    supervisor.watch(stopping)
+
+
+def chosen_ports() -> Ports:
+    """The ports of the website and of the sandbox, which must be free."""
+    found = {}
+    for name, default, what in (
+        ("GATEWAY_PORT", 8000, "website"),
+        ("SANDBOX_PORT", 12111, "payment sandbox"),
+    ):
+        text = os.environ.get(name) or str(default)
+        if not text.isdecimal() or not 0 < int(text) < 65_536:
+            raise StartupError(f"{name} is {text!r}: give it a number from 1 to 65535.")
+        if not is_port_free(int(text)):
+            raise StartupError(
+                f"Port {text} of the {what} is in use: stop what listens there,"
+                f" or choose another with `make run {name}={int(text) + 1}`."
+            )
+        found[name] = int(text)
+    return Ports.choose(gateway=found["GATEWAY_PORT"], sandbox=found["SANDBOX_PORT"])
+
+
+def database_urls(stack: ExitStack) -> dict[str, str]:
+    """The URL of each service's database: the user's own, or one on our own server."""
+    urls = {name: os.environ.get(f"{name.upper()}_DATABASE_URL", "") for name in DATABASES}
+    missing = [name for name, url in urls.items() if not url]
+    if missing:
+        server = postgresql.start(DATA / "postgres")
+        stack.callback(server.stop)
+        urls |= {name: server.create_database(name) for name in missing}
+    return urls
+
+
+def kept_secrets(path: Path) -> Secrets:
+    """This installation's secrets, made the first time."""
+    if path.exists():
+        return Secrets(**json.loads(path.read_text()))
+    made = Secrets()
+    write_private(path, json.dumps(asdict(made), indent=1))
+    return made
+
+
+def write_environments(every: list[Process]) -> None:
+    """Leave each process's own settings in a private file, for the commands of an operator."""
+    directory = DATA / "environment"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    for process in every:
+        own = {
+            name: value
+            for name, value in process.environment.items()
+            if os.environ.get(name) != value
+        }
+        lines = (f"{name}='{value}'\n" for name, value in sorted(own.items()))
+        write_private(directory / f"{process.name}.env", "".join(lines))
+
+
+def seed_catalog(every: list[Process]) -> None:
+    """Put the example products into the catalog, or bring them up to date."""
+    catalog = next(process for process in every if process.name == "catalog")
+    seeding = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "services.catalog.seed"],
+        env=dict(catalog.environment),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if seeding.returncode:
+        last = (seeding.stderr.strip() or "it gave no reason").splitlines()[-1]
+        raise StartupError(f"The catalog's example products could not be stored: {last}")
+
+
+def as_child(process: Process) -> Child:
+    """The process, with its output in a file of its own."""
+    return Child(
+        process.name,
+        process.argv,
+        process.environment,
+        DATA / "log" / f"{process.name}.log",
+        directory=ROOT,
+    )
+
+
+def wait_until_ready(
+    every: list[Process], supervisor: Supervisor, stopping: threading.Event
+) -> bool:
+    """Wait until every process answers that it is ready; False when we are to stop before.
+
+    Raises StartupError when it takes too long.
+    """
+    waiting = {process.name: process.ready_url for process in every}
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while True:
+        waiting = {name: url for name, url in waiting.items() if not is_ready(url)}
+        if not waiting:
+            return True
+        if time.monotonic() > deadline:
+            names = ", ".join(sorted(waiting))
+            raise StartupError(f"Not ready after {READY_TIMEOUT_S:.0f} s: {names}; see .data/log/.")
+        supervisor.tend()
+        if stopping.wait(0.1):
+            return False
+
+
+def is_ready(url: str) -> bool:
+    """Whether the address answers 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - our own address
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def banner(every: list[Process], ports: Ports) -> str:
+    """What the person needs to know now."""
+    sandbox = any(process.name == "sandbox" for process in every)
+    lines = [
+        f"Mycelium is running:   http://127.0.0.1:{ports.gateway}",
+        *([f"Payment sandbox:       http://127.0.0.1:{ports.sandbox}"] if sandbox else []),
+        *(["Card for a purchase:   4242 4242 4242 4242, any date and code"] if sandbox else []),
+        "Logs:                  .data/log/",
+        "Ctrl-C stops it. The data is kept; `make reset` removes it.",
+    ]
+    return "\n".join(["", *(f"  {line}" for line in lines), ""])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
