@@ -12,6 +12,7 @@ from contracts.topup import (
     ConfigureAutoTopup,
     GetAutoTopup,
     ListPaymentMethods,
+    PaymentMethod,
     TriggerAutoTopup,
 )
 from contracts.wallet import GetWallet, Wallet
@@ -19,6 +20,7 @@ from services.gateway.errors import STATUSES
 from services.gateway.frame import call
 from services.gateway.identity import CurrentUser, login_required, signed_in_user
 from services.gateway.pages.asking import ask
+from services.gateway.pages.cards import say_what_happened
 from services.gateway.pages.formats import plain_dollars
 from services.gateway.pages.forms import (
     command_key,
@@ -37,6 +39,7 @@ _FIELDS = {
     "threshold_micros": "threshold",
     "topup_amount_micros": "amount",
     "payment_method_id": "payment_method_id",
+    "backup_payment_method_id": "backup_payment_method_id",
     "daily_limit_micros": "daily_limit",
     "monthly_limit_micros": "monthly_limit",
     "consent": "consent",
@@ -52,6 +55,7 @@ class SettingsForm:
     threshold: str
     amount: str
     payment_method_id: str
+    backup_payment_method_id: str
     daily_limit: str
     monthly_limit: str
     error: str = ""
@@ -60,8 +64,11 @@ class SettingsForm:
 
 @blueprint.get("/dashboard/wallet/auto-topup")
 @login_required
-def settings() -> str:
+def settings() -> str | Response:
     user = signed_in_user()
+    if request.args.get("card_setup") == "cancelled":
+        say_what_happened()
+        return redirect(url_for("auto_topup.settings"), 303)
     status = call(GetAutoTopup(user_id=user.user_id))
     return _page(user, status, _saved(status))
 
@@ -115,6 +122,7 @@ def _command(user: CurrentUser) -> ConfigureAutoTopup:
         threshold_micros=money_field("threshold", "When credits are below"),
         topup_amount_micros=_at_least_a_cent("amount", "Purchase this amount"),
         payment_method_id=request.form.get("payment_method_id") or None,
+        backup_payment_method_id=request.form.get("backup_payment_method_id") or None,
         daily_limit_micros=optional_money_field("daily_limit", "Daily limit") or None,
         monthly_limit_micros=optional_money_field("monthly_limit", "Monthly limit") or None,
         consent=bool(request.form.get("consent")),
@@ -134,12 +142,16 @@ def _saved(status: AutoTopupStatus) -> SettingsForm:
     def dollars(amount_micros: int | None, otherwise: str) -> str:
         return otherwise if amount_micros is None else plain_dollars(amount_micros)
 
+    def card_id(card: PaymentMethod | None) -> str:
+        return card.payment_method_id if card else ""
+
     daily, monthly = status.daily_limit, status.monthly_limit
     return SettingsForm(
         enabled=status.enabled,
         threshold=dollars(status.threshold_micros, THRESHOLD_SUGGESTED),
         amount=dollars(status.topup_amount_micros, AMOUNT_SUGGESTED),
-        payment_method_id=status.payment_method.payment_method_id if status.payment_method else "",
+        payment_method_id=card_id(status.payment_method),
+        backup_payment_method_id=card_id(status.backup_payment_method),
         daily_limit=dollars(daily.limit_micros if daily else None, ""),
         monthly_limit=dollars(monthly.limit_micros if monthly else None, ""),
     )
@@ -152,6 +164,7 @@ def _again(user: CurrentUser, error: str, error_field: str, status_code: int) ->
         threshold=request.form.get("threshold", ""),
         amount=request.form.get("amount", ""),
         payment_method_id=request.form.get("payment_method_id", ""),
+        backup_payment_method_id=request.form.get("backup_payment_method_id", ""),
         daily_limit=request.form.get("daily_limit", ""),
         monthly_limit=request.form.get("monthly_limit", ""),
         error=error,
@@ -170,6 +183,7 @@ def _page(user: CurrentUser, status: AutoTopupStatus, form: SettingsForm) -> str
         wallet=wallet,
         will_charge_now=_will_charge_now(status, form, wallet),
         cards=cards.payment_methods if cards else [],
+        card_is_coming=request.args.get("card_setup") == "done",
     )
 
 

@@ -5,7 +5,12 @@ from pydantic import ValidationError
 from werkzeug.wrappers import Response
 
 from contracts.errors import ServiceError
-from contracts.topup import RemovePaymentMethod, SetDefaultPaymentMethod, StartCardSetup
+from contracts.topup import (
+    ListPaymentMethods,
+    RemovePaymentMethod,
+    SetDefaultPaymentMethod,
+    StartCardSetup,
+)
 from services.gateway.errors import Problem
 from services.gateway.frame import call
 from services.gateway.identity import login_required, signed_in_user
@@ -33,6 +38,24 @@ def add() -> Response:
         flash(str(error), "danger")
         return redirect(back, 303)
     return redirect(setup.checkout_url, 303)
+
+
+def say_what_happened() -> None:
+    """What became of the visit to the card page, as the address says on the way back."""
+    if request.args.get("card_setup") == "done":
+        flash("Your card is saved.", "success")
+    else:
+        flash("You left the card page. Nothing was changed and nothing was charged.", "info")
+
+
+@blueprint.get("/cards/saved")
+@login_required
+def saved() -> Response:
+    """Asked by a page that waits for its first card: 204 until there is one, then reload."""
+    cards = call(ListPaymentMethods(user_id=signed_in_user().user_id))
+    if not cards.payment_methods:
+        return Response(status=204)
+    return Response(status=200, headers={"HX-Redirect": return_path(url_for("wallet.overview"))})
 
 
 @blueprint.post("/cards/default")

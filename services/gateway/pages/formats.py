@@ -3,7 +3,7 @@
 from datetime import UTC, date, datetime
 from typing import Any
 
-from flask import Flask
+from jinja2 import Environment
 
 from chassis.money import MICROS_PER_CENT, divide_half_even, format_usd, from_cents
 from contracts.billing import DeploymentStatus, PurchaseStatus
@@ -148,20 +148,30 @@ def triggering_purchase(transaction: Transaction) -> str:
     return transaction.metadata.get("trigger_reference", "")
 
 
+def duration(seconds: int) -> str:
+    """``5 minutes``, in the largest unit that leaves a whole number."""
+    for size, unit in ((86_400, "day"), (3_600, "hour"), (60, "minute")):
+        if seconds >= size and seconds % size == 0:
+            count = seconds // size
+            return f"{count} {unit}{'' if count == 1 else 's'}"
+    return f"{seconds} second{'' if seconds == 1 else 's'}"
+
+
 def card_name(brand: str, last4: str) -> str:
     """``Visa •••• 4242``."""
     names = {"amex": "American Express", "mastercard": "Mastercard", "unionpay": "UnionPay"}
     return f"{names.get(brand, brand.capitalize() or 'Card')} •••• {last4}"
 
 
-def install(app: Flask) -> None:
+def install(templates: Environment) -> None:
     """Give the templates these filters and names."""
-    app.jinja_env.filters.update(
+    templates.filters.update(
         money=money,
         signed_money=signed_money,
         money_rounded=rounded_money,
         plain_dollars=plain_dollars,
         price=price,
+        duration=duration,
         period_suffix=period_suffix,
         day=day,
         minute=minute,
@@ -179,4 +189,4 @@ def install(app: Flask) -> None:
         "KIND_NAMES": KIND_NAMES,
         "card_name": card_name,
     }
-    app.jinja_env.globals.update(names)
+    templates.globals.update(names)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from flask import Blueprint, g
+from flask.sansio.blueprints import BlueprintSetupState
 
 from contracts.topup import AutoTopupStatus, GetAutoTopup
 from contracts.wallet import GetWallet, Wallet
@@ -13,7 +14,6 @@ from services.gateway.pages.forms import new_key
 from services.gateway.pages.notices import unread_count
 
 blueprint = Blueprint("navigation", __name__)
-blueprint.record_once(lambda state: formats.install(state.app))
 blueprint.add_app_template_global(new_key)
 
 
@@ -39,6 +39,11 @@ def navigation() -> Navigation | None:
         )
     found: Navigation = g.navigation
     return found
+
+
+@blueprint.record_once
+def _equip(state: BlueprintSetupState) -> None:
+    formats.install(state.app.jinja_env)
 
 
 @blueprint.app_context_processor

@@ -10,11 +10,11 @@ from services.gateway import notifications
 from services.gateway.errors import Problem
 from services.gateway.frame import database
 from services.gateway.identity import login_required, signed_in_user
-from services.gateway.models import Notification
 from services.gateway.pages.forms import return_path
 
 blueprint = Blueprint("notices", __name__)
 
+PAGE_SIZE = 25
 PRESSING_MAX = 3
 
 
@@ -23,10 +23,10 @@ def unread_count(user_id: UUID) -> int:
         return notifications.unread_count(session, user_id)
 
 
-def pressing(user_id: UUID) -> list[Notification]:
+def pressing(user_id: UUID) -> list[notifications.Notice]:
     """What stands above the dashboard until it is dismissed: unread warnings and failures."""
     with database().read() as session:
-        unread = notifications.page(session, user_id, unread_only=True).notifications
+        unread = notifications.newest(session, user_id, unread_only=True)
     return [notice for notice in unread if notice.severity in ("warning", "danger")][:PRESSING_MAX]
 
 
@@ -34,8 +34,14 @@ def pressing(user_id: UUID) -> list[Notification]:
 @login_required
 def listing() -> str:
     with database().read() as session:
-        page = notifications.page(session, signed_in_user().user_id, before=_before())
-    return render_template("notices.html", page=page)
+        found = notifications.newest(
+            session, signed_in_user().user_id, before=_before(), limit=PAGE_SIZE + 1
+        )
+    return render_template(
+        "notices.html",
+        notices=found[:PAGE_SIZE],
+        next_before=found[PAGE_SIZE - 1].notification_id if len(found) > PAGE_SIZE else None,
+    )
 
 
 @blueprint.post("/dashboard/notifications/read")
@@ -44,10 +50,7 @@ def mark_read() -> Response:
     """One notification, or all of them when the form names none."""
     user_id, wanted = signed_in_user().user_id, request.form.get("notification_id", "")
     with database().begin() as session:
-        if wanted:
-            notifications.mark_read(session, utc_now(), user_id, _id(wanted))
-        else:
-            notifications.mark_all_read(session, utc_now(), user_id)
+        notifications.mark_read(session, utc_now(), user_id, _id(wanted) if wanted else None)
     return redirect(return_path(url_for("notices.listing")), 303)
 
 

@@ -34,7 +34,7 @@ from services.gateway.pages.forms import (
     custom_credits,
     suggested_credits,
 )
-from services.gateway.pages.topups import begin_topup, is_payment_arriving
+from services.gateway.pages.topups import begin_topup, payments_arriving
 
 blueprint = Blueprint("purchases", __name__)
 
@@ -73,7 +73,10 @@ def start() -> Response:
 
 @blueprint.get("/purchases/<uuid:purchase_id>")
 @login_required
-def follow(purchase_id: UUID) -> str:
+def follow(purchase_id: UUID) -> str | Response:
+    if "cancelled" in request.args:
+        flash("You left the card page without paying. Your purchase is kept.", "info")
+        return redirect(url_for("purchases.follow", purchase_id=purchase_id), 303)
     return render_template("purchase.html", view=_view(purchase_id))
 
 
@@ -194,15 +197,16 @@ def _view(purchase_id: UUID) -> PurchaseView:
     user_id = signed_in_user().user_id
     purchase = call(GetPurchase(user_id=user_id, purchase_id=purchase_id))
     wallet = ask(GetWallet(user_id=user_id))
+    is_waiting = purchase.status is PurchaseStatus.AWAITING_FUNDS
     preview = None
-    if purchase.status is PurchaseStatus.AWAITING_FUNDS and purchase.shortfall_micros:
+    if is_waiting and purchase.shortfall_micros:
         preview = ask(PreviewAutoTopup(user_id=user_id, shortfall_micros=purchase.shortfall_micros))
     is_recent = utc_now() - purchase.updated_at < QUICK_FOR
     return PurchaseView(
         purchase=purchase,
         balance_micros=wallet.available_micros if wallet else None,
         auto_topup=preview,
-        is_paying=is_payment_arriving(user_id),
+        is_paying=is_waiting and bool(payments_arriving(user_id)),
         poll_every_s=1 if is_recent else 4,
     )
 

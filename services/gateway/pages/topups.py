@@ -1,14 +1,25 @@
 """Buying credits: the form's target, and the page that follows a top-up to the balance."""
 
+from base64 import b64decode
 from dataclasses import dataclass
 from uuid import UUID
 
 from flask import Blueprint, flash, redirect, render_template, request, url_for
+from werkzeug.utils import secure_filename
 from werkzeug.wrappers import Response
 
 from chassis.money import InvalidAmount
 from contracts.errors import ServiceError
-from contracts.topup import GetTopup, ListTopups, StartTopup, Topup, TopupKind, TopupStatus
+from contracts.topup import (
+    GetReceipt,
+    GetTopup,
+    ListTopups,
+    RenderReceipt,
+    StartTopup,
+    Topup,
+    TopupKind,
+    TopupStatus,
+)
 from contracts.wallet import GetWallet
 from services.gateway.frame import call
 from services.gateway.identity import login_required, signed_in_user
@@ -17,14 +28,8 @@ from services.gateway.pages.forms import chosen_credits, command_key, return_pat
 
 blueprint = Blueprint("topups", __name__)
 
-ARRIVING = frozenset({TopupStatus.PROCESSING, TopupStatus.UNKNOWN, TopupStatus.PAID})
-"""The card page is behind the person, the credits are still ahead."""
-
-_MOVING = frozenset(TopupStatus) - {
-    TopupStatus.CREDITED,
-    TopupStatus.FAILED,
-    TopupStatus.CANCELLED,
-}
+_ENDED = (TopupStatus.CREDITED, TopupStatus.FAILED, TopupStatus.CANCELLED)
+_PAID_FOR = (TopupStatus.PAID, TopupStatus.UNKNOWN)
 
 
 def begin_topup(amount_micros: int, back_to: str, purpose: str) -> Response:
@@ -44,18 +49,25 @@ def begin_topup(amount_micros: int, back_to: str, purpose: str) -> Response:
     except ServiceError as error:
         flash(str(error), "danger")
         return redirect(back_to, 303)
-    page = url_for("topups.follow", topup_id=topup.topup_id)
-    if topup.status is TopupStatus.CREATED and topup.checkout_url:
-        return redirect(topup.checkout_url, 303)
-    return redirect(page, 303)
+    follow_it = url_for("topups.follow", topup_id=topup.topup_id)
+    return redirect(topup.checkout_url or follow_it, 303)
 
 
-def is_payment_arriving(user_id: UUID) -> bool:
-    """Whether the card has paid, or is being charged, for credits that are not there yet."""
-    latest = ask(ListTopups(user_id=user_id, limit=5))
-    return latest is not None and any(
-        topup.kind is TopupKind.MANUAL and topup.status in ARRIVING for topup in latest.topups
-    )
+def payments_arriving(user_id: UUID) -> list[Topup]:
+    """Top-ups by hand that the card has paid, or may have paid, and that are not credited yet.
+
+    The card page leads back with the top-up in the address: then it was paid, although the
+    processor's own notice may still be on its way.
+    """
+    latest = ask(ListTopups(user_id=user_id, limit=10))
+    came_back_from = request.args.get("topup") if "cancelled" not in request.args else None
+    return [
+        topup
+        for topup in (latest.topups if latest else [])
+        if topup.kind is TopupKind.MANUAL
+        and topup.status not in _ENDED
+        and (topup.status in _PAID_FOR or str(topup.topup_id) == came_back_from)
+    ]
 
 
 @blueprint.post("/topups")
@@ -90,6 +102,25 @@ def status(topup_id: UUID) -> str | tuple[str, int]:
     return render_template("parts/topup_status.html", view=view)
 
 
+@blueprint.get("/topups/<uuid:topup_id>/receipt")
+@login_required
+def receipt(topup_id: UUID) -> str:
+    found = call(GetReceipt(user_id=signed_in_user().user_id, topup_id=topup_id))
+    return render_template("receipt.html", receipt=found)
+
+
+@blueprint.get("/topups/<uuid:topup_id>/receipt.pdf")
+@login_required
+def receipt_document(topup_id: UUID) -> Response:
+    found = call(RenderReceipt(user_id=signed_in_user().user_id, topup_id=topup_id))
+    name = secure_filename(found.file_name) or "receipt.pdf"
+    return Response(
+        b64decode(found.pdf_base64),
+        mimetype="application/pdf",
+        headers={"Content-Disposition": f'attachment; filename="{name}"'},
+    )
+
+
 @dataclass(frozen=True)
 class TopupView:
     topup: Topup
@@ -98,7 +129,7 @@ class TopupView:
 
     @property
     def is_moving(self) -> bool:
-        return self.topup.status in _MOVING
+        return self.topup.status not in _ENDED
 
 
 def _view(topup_id: UUID) -> TopupView:

@@ -1,18 +1,21 @@
 """/dashboard/wallet: the balance, buying credits, cards, auto top-up, transactions."""
 
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
+from urllib.parse import quote
 
-from flask import Blueprint, render_template, request
+from flask import Blueprint, redirect, render_template, request, url_for
 from pydantic import ValidationError
+from werkzeug.wrappers import Response
 
-from contracts.topup import GetAutoTopup, ListPaymentMethods, ListTopups
+from contracts.topup import GetAutoTopup, ListPaymentMethods
 from contracts.wallet import GetWallet, Statement, TransactionKind
 from services.gateway.errors import Problem
 from services.gateway.frame import call
 from services.gateway.identity import login_required, signed_in_user
 from services.gateway.pages.asking import ask
+from services.gateway.pages.cards import say_what_happened
 from services.gateway.pages.forms import CREDIT_CHOICES_MICROS
-from services.gateway.pages.topups import ARRIVING
+from services.gateway.pages.topups import payments_arriving
 
 blueprint = Blueprint("wallet", __name__)
 
@@ -22,16 +25,21 @@ PAGE_SIZE = 25
 
 @blueprint.get("/dashboard/wallet")
 @login_required
-def overview() -> str:
+def overview() -> str | Response:
     user_id = signed_in_user().user_id
-    topups = ask(ListTopups(user_id=user_id, limit=RECENT))
+    topup_id = request.args.get("topup", "")
+    if topup_id and "cancelled" not in request.args:
+        return redirect(f"/topups/{quote(topup_id, safe='')}", 303)
+    if topup_id or "card_setup" in request.args:
+        say_what_happened()
+        return redirect(url_for("wallet.overview"), 303)
     return render_template(
         "wallet.html",
         wallet=ask(GetWallet(user_id=user_id)),
         auto_topup=ask(GetAutoTopup(user_id=user_id)),
         cards=ask(ListPaymentMethods(user_id=user_id)),
         statement=ask(Statement(user_id=user_id, limit=RECENT)),
-        topups_in_progress=[t for t in topups.topups if t.status in ARRIVING] if topups else [],
+        topups_in_progress=payments_arriving(user_id),
         choices=CREDIT_CHOICES_MICROS,
     )
 
@@ -67,7 +75,7 @@ def _start_of(day: str | None) -> datetime | None:
     """Midnight (UTC) at which a day begins."""
     if not day:
         return None
-    return datetime.combine(datetime.strptime(day, "%Y-%m-%d"), time(), tzinfo=UTC)
+    return datetime.combine(date.fromisoformat(day), time(), tzinfo=UTC)
 
 
 def _end_of(day: str | None) -> datetime | None:
