@@ -1,0 +1,95 @@
+"""The probe service as a real process, on the real broker and a real database."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from chassis.client import RpcClient
+from chassis.database import Connected, connect
+from chassis.migrate import migrate
+from deploy.local.broker import Node, VirtualHost
+from deploy.local.child import Child
+from deploy.local.postgres import Postgres
+from deploy.local.processes import ROOT
+from deploy.local.startup import wait_for
+from tests.chassis.probe.messages import CountNoted, Echo
+
+WAIT_S = 20.0
+
+
+class Probe:
+    """The probe's process, and what a test needs to talk to it and to look inside."""
+
+    def __init__(self, vhost: VirtualHost, database_url: str, directory: Path) -> None:
+        self.vhost = vhost
+        self.database: Connected = connect(database_url)
+        self.rpc = RpcClient(vhost.admin_uri, name="test")
+        self._directory = directory
+        self._environment = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+            "PYTHONWARNINGS": "ignore",
+            "AMQP_URI": vhost.admin_uri,
+            "DATABASE_URL": database_url,
+            "RETRY_DELAYS_S": "1,1",
+        }
+        self.children: list[Child] = []
+
+    def start(self, health_port: int = 0) -> Child:
+        """Start one more process of the probe and wait until it answers."""
+        number = len(self.children)
+        child = Child(
+            f"probe-{number}",
+            [
+                sys.executable, "-m", "nameko", "run",
+                "--config", "chassis/nameko.yaml", "tests.chassis.probe.service",
+            ],
+            {**self._environment, "HEALTH_PORT": str(health_port)},
+            self._directory / f"probe-{number}.log",
+            directory=ROOT,
+        )  # fmt: skip
+        self.children.append(child)
+        child.start()
+        assert wait_for(self.answers, WAIT_S), child.tail()
+        return child
+
+    def answers(self) -> bool:
+        try:
+            return self.rpc.call(Echo(n=1), timeout_s=1).n == 1
+        except Exception:
+            return False
+
+    def noted(self, n: int) -> int:
+        return self.rpc.call(CountNoted(n=n)).n
+
+    def is_noted(self, n: int, times: int = 1, timeout_s: float = WAIT_S) -> bool:
+        return wait_for(lambda: self.noted(n) >= times, timeout_s)
+
+    def log(self) -> str:
+        return "\n".join(child.tail(200) for child in self.children)
+
+    def close(self) -> None:
+        self.rpc.close()
+        for child in self.children:
+            child.kill()
+        self.database.engine.dispose()
+        self.vhost.stop()
+
+
+@pytest.fixture(scope="module")
+def probe(
+    postgres: Postgres, broker: Node, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Probe]:
+    """A running probe, one for each module of tests."""
+    directory = tmp_path_factory.mktemp("probe")
+    name = directory.name.replace("-", "_")
+    database_url = postgres.create_database(name)
+    migrate("tests.chassis.probe", database_url)
+    probe = Probe(broker.vhost(f"test-{name}"), database_url, directory)
+    probe.start()
+    yield probe
+    probe.close()
+    postgres.drop_database(name)

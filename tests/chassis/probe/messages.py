@@ -1,0 +1,50 @@
+"""What is said to and by the probe."""
+
+from contracts.messages import Command, Event, Reply, Request
+
+SERVICE = "probe"
+
+
+class Number(Reply):
+    n: int
+
+
+class Echo(Request[Number], service=SERVICE, method="echo"):
+    """Returns ``n``. 13 raises an error of the contract, 14 an unexpected one."""
+
+    n: int
+
+
+class Nap(Request[Number], service=SERVICE, method="nap"):
+    """Sleeps ``n`` milliseconds, then counts itself in ``noted`` under -1."""
+
+    n: int
+
+
+class Tell(Command[Number], service=SERVICE, method="tell"):
+    """Publishes ``told``; with ``fails`` the transaction is rolled back after that."""
+
+    n: int
+    fails: bool = False
+
+
+class CountNoted(Request[Number], service=SERVICE, method="count_noted"):
+    """How often ``n`` was noted."""
+
+    n: int
+
+
+class CallChain(Request[Number], service=SERVICE, method="call_chain"):
+    """The number of calls in the chain that led here, through one call more when ``n`` is 1."""
+
+    n: int
+
+
+class Told(Event, source=SERVICE, type="told"):
+    """Noted by the handler; 666 fails every time, 77 the first time."""
+
+    n: int
+
+
+class Absent(Request[Number], service="absent", method="echo"):
+    """A call to a service that does not exist."""

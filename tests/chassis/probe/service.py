@@ -1,0 +1,96 @@
+"""The probe's entrypoints."""
+
+import time
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from chassis.clock import utc_now
+from chassis.context import current_call
+from chassis.database import Database, after_commit
+from chassis.events import event_handler
+from chassis.health import Health
+from chassis.identifiers import new_id
+from chassis.outbox import OutboxRelay, publish
+from chassis.rpc import Caller, rpc
+from chassis.timer import timer
+from contracts.errors import InsufficientFunds
+from tests.chassis.probe.messages import CallChain, CountNoted, Echo, Nap, Number, Tell, Told
+
+TICK, AFTER_COMMIT, NAPPED = -3, -2, -1
+
+
+class ProbeService:
+    name = "probe"
+
+    database = Database()
+    relay = OutboxRelay()
+    caller = Caller()
+    health = Health()
+
+    @rpc
+    def echo(self, request: Echo) -> Number:
+        if request.n == 13:
+            raise InsufficientFunds("Too little.", "1", "2")
+        if request.n == 14:
+            raise KeyError("a secret detail")
+        return Number(n=request.n)
+
+    @rpc
+    def nap(self, request: Nap) -> Number:
+        time.sleep(request.n / 1000)
+        with self.database.begin() as session:
+            note(session, NAPPED)
+        return Number(n=request.n)
+
+    @rpc
+    def tell(self, command: Tell) -> Number:
+        with self.database.begin() as session:
+            publish(session, Told(event_id=new_id(), occurred_at=utc_now(), n=command.n))
+            after_commit(session, self._note_after_commit)
+            if command.fails:
+                raise InsufficientFunds("Rolled back.")
+        return Number(n=command.n)
+
+    @rpc
+    def count_noted(self, request: CountNoted) -> Number:
+        with self.database.read() as session:
+            count = session.scalar(
+                text("SELECT count(*) FROM noted WHERE n = :n"), {"n": request.n}
+            )
+        return Number(n=count or 0)
+
+    @rpc
+    def call_chain(self, request: CallChain) -> Number:
+        if request.n:
+            return self.caller.call(CallChain(n=0))
+        return Number(n=len(current_call.get().chain))
+
+    @event_handler(Told)
+    def note_told(self, session: Session, event: Told) -> None:
+        if event.n == 77 and not session.scalar(text("SELECT nextval('tries') > 1")):
+            raise ValueError("not at the first try")
+        note(session, event.n)
+        if event.n == 666:
+            raise ValueError("never")
+
+    @timer(interval_s=0.2)
+    def tick(self) -> None:
+        with self.database.begin() as session:
+            note(session, TICK)
+            others = session.scalar(
+                text("UPDATE ticking SET running = running + 1 RETURNING running")
+            )
+        time.sleep(0.1)
+        with self.database.begin() as session:
+            session.execute(text("UPDATE ticking SET running = running - 1"))
+            if others != 1:
+                session.execute(text("UPDATE ticking SET overlapped = true"))
+
+    def _note_after_commit(self) -> None:
+        with self.database.begin() as session:
+            note(session, AFTER_COMMIT)
+
+
+def note(session: Session, n: int) -> None:
+    session.execute(text("INSERT INTO noted (n) VALUES (:n)"), {"n": n})

@@ -1,0 +1,153 @@
+"""Events: at least once on the wire, once in effect, and none lost."""
+
+import json
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from kombu import Connection, Producer
+from sqlalchemy import text
+
+from chassis import dead_letters
+from chassis.clock import utc_now
+from chassis.outbox import publish
+from contracts import errors
+from deploy.local.startup import wait_for
+from tests.chassis.conftest import WAIT_S, Probe
+from tests.chassis.probe.messages import Tell, Told
+from tests.chassis.probe.service import AFTER_COMMIT
+
+
+@pytest.fixture
+def command(
+    probe: Probe, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[object]:
+    """Runs the operator's command in this process and returns what it printed."""
+    monkeypatch.setenv("AMQP_URI", probe.vhost.admin_uri)
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr("sys.argv", ["dead_letters", "probe", *arguments])
+        dead_letters.main()
+        return capsys.readouterr().out
+
+    yield run
+    run("discard", "--all")
+
+
+def told(n: int) -> Told:
+    return Told(event_id=uuid.uuid4(), occurred_at=utc_now(), n=n)
+
+
+def send(probe: Probe, event: Told) -> None:
+    with Connection(probe.vhost.admin_uri) as connection:
+        Producer(connection.default_channel).publish(
+            event.model_dump(mode="json"), exchange="probe.events", routing_key="told"
+        )
+
+
+def test_an_event_reaches_its_handler_after_the_commit(probe: Probe) -> None:
+    probe.rpc.call(Tell(idempotency_key="a", n=1))
+
+    assert probe.is_noted(1)
+
+
+def test_what_runs_after_the_commit_has_run_when_the_call_returns(probe: Probe) -> None:
+    before = probe.noted(AFTER_COMMIT)
+
+    probe.rpc.call(Tell(idempotency_key="b", n=2))
+
+    assert probe.noted(AFTER_COMMIT) == before + 1
+
+
+def test_a_rollback_takes_the_event_with_it(probe: Probe) -> None:
+    before = probe.noted(AFTER_COMMIT)
+
+    with pytest.raises(errors.InsufficientFunds):
+        probe.rpc.call(Tell(idempotency_key="c", n=3, fails=True))
+
+    with probe.database.read() as session:
+        stored = session.scalar(text("SELECT count(*) FROM outbox WHERE payload->>'n' = '3'"))
+    assert (stored, probe.noted(AFTER_COMMIT)) == (0, before)
+
+
+def test_an_event_that_is_delivered_three_times_has_one_effect(probe: Probe) -> None:
+    event = told(4)
+
+    for _ in range(3):
+        send(probe, event)
+    send(probe, told(5))
+
+    assert probe.is_noted(5)
+    assert probe.noted(4) == 1
+
+
+def test_a_handler_that_failed_is_tried_again_later(probe: Probe) -> None:
+    send(probe, told(77))
+
+    assert probe.is_noted(77)
+
+
+def test_an_event_stored_before_a_crash_is_sent_by_the_next_start(probe: Probe) -> None:
+    probe.children[-1].kill()
+    with probe.database.begin() as session:
+        publish(session, told(6))
+
+    probe.start()
+
+    assert probe.is_noted(6)
+
+
+def test_an_event_that_no_queue_wants_yet_is_kept(probe: Probe) -> None:
+    class Unwanted(Told, source="probe", type="unwanted"):
+        pass
+
+    event = Unwanted(event_id=uuid.uuid4(), occurred_at=utc_now(), n=8)
+    with probe.database.begin() as session:
+        publish(session, event)
+
+    def attempts_and_published() -> tuple[int, bool]:
+        with probe.database.read() as session:
+            row = session.execute(
+                text("SELECT attempts, published_at IS NOT NULL FROM outbox WHERE event_id = :id"),
+                {"id": event.event_id},
+            ).one()
+        return row[0], row[1]
+
+    assert wait_for(lambda: attempts_and_published()[0] >= 2, WAIT_S)
+    assert not attempts_and_published()[1]
+
+
+def test_a_handler_that_never_succeeds_makes_a_dead_letter_that_can_be_replayed(
+    probe: Probe, command: object
+) -> None:
+    event = told(666)
+    send(probe, event)
+    assert callable(command)
+
+    def letter() -> dict[str, object] | None:
+        lines = [json.loads(line) for line in command("list").splitlines()]
+        return next((line for line in lines if str(event.event_id) in line["body"]), None)
+
+    assert wait_for(lambda: letter() is not None, WAIT_S)
+    dead = letter()
+    assert dead is not None
+    assert (dead["queue"], dead["attempts"]) == ("evt-probe-told--probe.note_told", 3)
+    assert "replay: 1" in command("replay", str(dead["message"]))
+    assert letter() is None
+    assert wait_for(lambda: letter() is not None, WAIT_S), "its tries are counted anew"
+    assert "discard: 1" in command("discard", str(dead["message"]))
+    assert letter() is None
+    assert probe.noted(666) == 0
+
+
+def test_an_event_without_its_fields_is_a_dead_letter_at_once(
+    probe: Probe, command: object
+) -> None:
+    assert callable(command)
+    with Connection(probe.vhost.admin_uri) as connection:
+        Producer(connection.default_channel).publish(
+            {"n": "no event"}, exchange="probe.events", routing_key="told"
+        )
+
+    assert wait_for(lambda: "no event" in command("list"), WAIT_S)
+    assert json.loads(command("list").splitlines()[-1])["attempts"] == 1

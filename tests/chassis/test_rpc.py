@@ -1,0 +1,162 @@
+"""Calls: the contract on both ends, and everything that can go wrong between them."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from kombu import Connection, Producer
+
+from chassis.client import RpcClient
+from chassis.dead_letters import dead_letters, describe
+from contracts import errors
+from contracts.messages import Request
+from deploy.local.startup import wait_for
+from tests.chassis.conftest import WAIT_S, Probe
+from tests.chassis.probe.messages import Absent, CallChain, Echo, Nap, Number
+from tests.chassis.probe.service import NAPPED
+
+
+class Unheard(Request[Number], service="probe", method="unheard_of"):
+    pass
+
+
+class Misspelt(Request[Number], service="probe", method="echo"):
+    m: int
+    n: int
+
+
+class Mistyped(Request[Number], service="probe", method="echo"):
+    n: str
+
+
+def test_a_call_returns_the_reply_as_its_type(probe: Probe) -> None:
+    assert probe.rpc.call(Echo(n=5)) == Number(n=5)
+
+
+def test_fifty_threads_share_one_client_and_each_gets_its_own_answer(probe: Probe) -> None:
+    with ThreadPoolExecutor(50) as threads:
+        answers = list(threads.map(lambda n: probe.rpc.call(Echo(n=n)).n, range(100, 600)))
+
+    assert answers == list(range(100, 600))
+
+
+def test_an_error_of_the_contract_arrives_as_it_was_raised(probe: Probe) -> None:
+    with pytest.raises(errors.InsufficientFunds, match=r"Too little\.") as raised:
+        probe.rpc.call(Echo(n=13))
+
+    assert raised.value.details == ("1", "2")
+
+
+def test_an_unexpected_error_is_logged_there_and_not_told_here(probe: Probe) -> None:
+    with pytest.raises(errors.ServiceError) as raised:
+        probe.rpc.call(Echo(n=14))
+
+    assert "secret" not in str(raised.value)
+    assert wait_for(lambda: "a secret detail" in probe.log(), WAIT_S)
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"), [(Misspelt(m=1, n=1), "m"), (Mistyped(n="many"), "n")]
+)
+def test_a_bad_argument_is_refused_by_name(
+    probe: Probe, request_: Request[Number], field: str
+) -> None:
+    with pytest.raises(errors.BadRequest) as raised:
+        probe.rpc.call(request_)
+
+    assert raised.value.details == (field,)
+
+
+def test_an_unknown_method_is_an_error_at_once(probe: Probe) -> None:
+    with pytest.raises(errors.ServiceError, match="MethodNotFound"):
+        probe.rpc.call(Unheard(), timeout_s=5)
+
+
+def test_a_service_that_never_ran_is_known_at_once(probe: Probe) -> None:
+    with pytest.raises(errors.Unavailable, match="absent service is not running"):
+        probe.rpc.call(Absent(), timeout_s=WAIT_S)
+
+
+def test_a_broker_that_is_not_there_is_an_error_by_the_deadline() -> None:
+    client = RpcClient("amqp://nobody:nothing@127.0.0.1:1/none", name="test")
+
+    with pytest.raises(errors.Unavailable, match="broker cannot be reached"):
+        client.call(Echo(n=1), timeout_s=0.2)
+
+    client.close()
+
+
+def test_a_late_answer_is_an_unknown_outcome_and_the_work_goes_on(probe: Probe) -> None:
+    before = probe.noted(NAPPED)
+
+    with pytest.raises(errors.DeadlineExceeded, match="not known"):
+        probe.rpc.call(Nap(n=400), timeout_s=0.1)
+
+    assert probe.is_noted(NAPPED, before + 1)
+
+
+def test_a_call_that_waited_past_its_deadline_is_never_begun(probe: Probe) -> None:
+    before = probe.noted(NAPPED)
+    probe.children[-1].stop()
+
+    with pytest.raises(errors.DeadlineExceeded):
+        probe.rpc.call(Nap(n=1), timeout_s=0.2)
+    probe.start()
+
+    assert probe.noted(NAPPED) == before
+
+
+def test_the_chain_of_calls_travels_through_services(probe: Probe) -> None:
+    direct = probe.rpc.call(CallChain(n=0)).n
+
+    assert probe.rpc.call(CallChain(n=1)).n == direct + 1
+
+
+def test_a_stock_nameko_client_can_call(probe: Probe) -> None:
+    script = (
+        "import sys, warnings; warnings.simplefilter('ignore')\n"
+        "from nameko.standalone.rpc import ClusterRpcProxy\n"
+        "with ClusterRpcProxy({'AMQP_URI': sys.argv[1]}, timeout=10) as rpc:\n"
+        "    print(rpc.probe.echo(n=7))\n"
+    )
+
+    output = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script, probe.vhost.admin_uri],
+        capture_output=True, text=True, check=True, timeout=30,
+    )  # fmt: skip
+
+    assert output.stdout.strip() == "{'n': 7}"
+
+
+@pytest.mark.parametrize(
+    ("body", "properties", "error"),
+    [
+        (b"{nonsense", {"content_type": "application/json"}, "undecodable"),
+        (b"\x00\xff", {"content_type": "application/x-python-serialize"}, "undecodable"),
+        (b'{"args": [], "kwargs": {"n": 1}}', {"content_type": "application/json"}, "reply_to"),
+    ],
+    ids=["not JSON", "not a type we accept", "without reply_to"],
+)
+def test_a_message_that_makes_no_sense_is_a_dead_letter_and_kills_nothing(
+    probe: Probe, body: bytes, properties: dict[str, str], error: str
+) -> None:
+    with Connection(probe.vhost.admin_uri) as connection:
+        producer = Producer(connection.default_channel)
+        producer.publish(
+            body, exchange="nameko-rpc", routing_key="probe.echo",
+            content_encoding="utf-8", **properties,
+        )  # fmt: skip
+
+        def is_dead() -> bool:
+            with Connection(probe.vhost.admin_uri) as other:
+                letters = [describe(letter) for letter in dead_letters(other, "probe")]
+            return any(
+                letter["queue"] == "rpc-probe"
+                and error in str(letter["error"])
+                and letter["body"] == body.decode(errors="replace")
+                for letter in letters
+            )
+
+        assert wait_for(is_dead, WAIT_S)
+    assert probe.answers()
