@@ -351,15 +351,11 @@ class OperatorSwitch(Reply):
     changed_at: AwareDatetime | None = None
 
 
-class GetOperatorSwitch(
-    Request[OperatorSwitch], service=SERVICE, method="get_operator_switch"
-):
+class GetOperatorSwitch(Request[OperatorSwitch], service=SERVICE, method="get_operator_switch"):
     pass
 
 
-class SetOperatorSwitch(
-    Request[OperatorSwitch], service=SERVICE, method="set_operator_switch"
-):
+class SetOperatorSwitch(Request[OperatorSwitch], service=SERVICE, method="set_operator_switch"):
     """Stop all automatic charges at once, or let them go on. Top-ups by hand are not touched."""
 
     is_stopped: bool

@@ -308,8 +308,13 @@ def refuse(session: Session, record: TriggerRecord, refusal: Refusal, now: datet
         .on_conflict_do_nothing(index_elements=["user_id", "trigger", "reference", "code"])
         .returning(RefusalRecord.refusal_id)
     )
-    if is_new is None or refusal.code == RefusalCode.NOT_NEEDED:
-        # A look that finds money enough is nothing to speak of.
+    if refusal.code == RefusalCode.NOT_NEEDED:
+        # Told every time to what waits, so that it takes the money that is there; and never
+        # after a look of ours that nothing waits for.
+        is_told = record.trigger in (Trigger.PURCHASE, Trigger.RENEWAL)
+    else:
+        is_told = is_new is not None
+    if not is_told:
         return
     publish(
         session,

@@ -24,6 +24,8 @@ import stripe
 from services.topup.settings import TopupSettings
 
 log = logging.getLogger(__name__)
+# The library tells of every request; what fails is logged here, with its meaning.
+logging.getLogger("stripe").setLevel(logging.WARNING)
 
 Object = dict[str, Any]
 T = TypeVar("T")

@@ -1,0 +1,322 @@
+"""The service as a process, through the real broker, beside the real wallet, billing, sandbox."""
+
+import json
+import uuid
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import pytest
+import requests
+import stripe
+
+from chassis.identifiers import new_id
+from contracts.billing import GetPurchase, PurchaseLine, StartPurchase
+from contracts.catalog import ListProducts
+from contracts.errors import BadRequest, IdempotencyConflict, NotFound
+from contracts.topup import (
+    AutoTopupStatus,
+    ConfigureAutoTopup,
+    GetAutoTopup,
+    GetTopup,
+    ListPaymentMethods,
+    ListTopups,
+    ReceiveWebhook,
+    RenderReceipt,
+    StartCardSetup,
+    StartTopup,
+    Topup,
+    TriggerAutoTopup,
+)
+from contracts.wallet import Debit, GetWallet, OpenAccount, Statement
+from deploy.local.startup import wait_for
+from tests.conftest import StackFactory
+from tests.system import System
+from tests.topup.conftest import USD, Card, Sandbox
+
+COOL_DOWN_S = 2
+
+
+@pytest.fixture(scope="module")
+def stack(service_stack: StackFactory) -> System:
+    return service_stack(
+        "wallet",
+        "catalog",
+        "billing",
+        "topup",
+        "sandbox",
+        settings={
+            "AUTO_TOPUP_COOL_DOWN_S": str(COOL_DOWN_S),
+            "JANITOR_LOOKS_S": "1,2,3,5",
+            "STRIPE_READ_TIMEOUT_S": "2",
+            "STRIPE_NETWORK_RETRIES": "0",
+        },
+    )
+
+
+class Person:
+    def __init__(self, stack: System) -> None:
+        self.stack = stack
+        self.rpc = stack.rpc
+        self.sandbox = Sandbox(stack.sandbox_url)
+        self.user_id = new_id()
+        self.rpc.call(OpenAccount(user_id=self.user_id, idempotency_key=f"open-{self.user_id}"))
+
+    def start_topup(self, amount_micros: int = 25 * USD, **changes: Any) -> Topup:
+        values = {
+            "user_id": self.user_id,
+            "email": "person@example.com",
+            "amount_micros": amount_micros,
+            "idempotency_key": str(uuid.uuid4()),
+            **changes,
+        }
+        return self.rpc.call(StartTopup(**values))
+
+    def pay(self, topup: Topup, number: str = Card.GOOD) -> None:
+        assert topup.checkout_url is not None
+        self.sandbox.pay(session_of(topup.checkout_url), number)
+
+    def add_card(self, number: str = Card.GOOD) -> str:
+        setup = self.rpc.call(
+            StartCardSetup(
+                user_id=self.user_id,
+                email="person@example.com",
+                idempotency_key=str(uuid.uuid4()),
+            )
+        )
+        self.sandbox.pay(session_of(setup.checkout_url), number)
+        cards = self.rpc.call(ListPaymentMethods(user_id=self.user_id)).payment_methods
+        return cards[0].payment_method_id
+
+    def configure(self, **changes: Any) -> AutoTopupStatus:
+        values = {
+            "user_id": self.user_id,
+            "enabled": True,
+            "threshold_micros": 10 * USD,
+            "topup_amount_micros": 25 * USD,
+            "consent": True,
+            "idempotency_key": str(uuid.uuid4()),
+            **changes,
+        }
+        return self.rpc.call(ConfigureAutoTopup(**values))
+
+    def status(self) -> AutoTopupStatus:
+        return self.rpc.call(GetAutoTopup(user_id=self.user_id))
+
+    def balance(self) -> int:
+        return self.rpc.call(GetWallet(user_id=self.user_id)).balance_micros
+
+    def spend(self, amount_micros: int) -> None:
+        self.rpc.call(
+            Debit(
+                user_id=self.user_id,
+                amount_micros=amount_micros,
+                description="Something",
+                idempotency_key=str(uuid.uuid4()),
+            )
+        )
+
+    def topups(self) -> list[Topup]:
+        return self.rpc.call(ListTopups(user_id=self.user_id)).topups
+
+    def topup(self, topup_id: UUID) -> Topup:
+        return self.rpc.call(GetTopup(user_id=self.user_id, topup_id=topup_id))
+
+
+def session_of(url: str) -> str:
+    """The page's id, which the sandbox and Stripe put into its address."""
+    return next(part for part in url.split("/") if part.startswith("cs_"))
+
+
+def eventually(condition: Callable[[], bool], timeout_s: float = 15) -> None:
+    assert wait_for(condition, timeout_s, 0.05)
+
+
+@pytest.fixture
+def person(stack: System) -> Person:
+    return Person(stack)
+
+
+@pytest.fixture(scope="module")
+def product_id(stack: System) -> UUID:
+    products = stack.rpc.call(ListProducts(q="VM", limit=50)).products
+    return next(p.product_id for p in products if p.price_micros == 15 * USD)
+
+
+def test_credits_bought_by_hand_arrive_though_no_webhook_came(person: Person) -> None:
+    topup = person.start_topup()
+    person.pay(topup)
+
+    eventually(lambda: person.topup(topup.topup_id).status == "credited")
+
+    assert person.balance() == 25 * USD
+
+
+def test_the_same_request_twice_opens_the_same_page(person: Person) -> None:
+    key = str(uuid.uuid4())
+    first = person.start_topup(idempotency_key=key)
+
+    again = person.start_topup(idempotency_key=key)
+
+    assert (again.topup_id, again.checkout_url, again.replayed) == (
+        first.topup_id,
+        first.checkout_url,
+        True,
+    )
+
+
+def test_the_same_key_with_another_amount_is_a_conflict(person: Person) -> None:
+    key = str(uuid.uuid4())
+    person.start_topup(idempotency_key=key)
+
+    with pytest.raises(IdempotencyConflict):
+        person.start_topup(30 * USD, idempotency_key=key)
+
+
+@pytest.mark.parametrize("amount_micros", [4_990_000, 2_000_010_000, 5_000_001])
+def test_an_amount_out_of_bounds_or_with_parts_of_cents_is_refused(
+    person: Person, amount_micros: int
+) -> None:
+    with pytest.raises(BadRequest):
+        person.start_topup(amount_micros)
+
+
+def test_somebody_elses_topup_is_not_found(stack: System, person: Person) -> None:
+    topup = person.start_topup()
+
+    with pytest.raises(NotFound):
+        Person(stack).topup(topup.topup_id)
+
+
+def test_a_debit_below_the_threshold_tops_up_by_itself(person: Person) -> None:
+    topup = person.start_topup()
+    person.pay(topup)
+    eventually(lambda: person.topup(topup.topup_id).status == "credited")
+    person.add_card()
+    person.configure()
+
+    person.spend(20 * USD)
+
+    eventually(lambda: person.balance() == 30 * USD)
+    (entry,) = [
+        entry
+        for entry in person.rpc.call(Statement(user_id=person.user_id)).transactions
+        if entry.kind == "auto_topup"
+    ]
+    assert entry.metadata["trigger"] == "low_balance"
+
+
+def test_a_purchase_short_of_funds_completes_by_itself(person: Person, product_id: UUID) -> None:
+    person.add_card()
+    person.configure(threshold_micros=0)
+
+    purchase = person.rpc.call(
+        StartPurchase(
+            user_id=person.user_id,
+            lines=[PurchaseLine(product_id=product_id)],
+            idempotency_key=str(uuid.uuid4()),
+        )
+    )
+
+    asked = GetPurchase(user_id=person.user_id, purchase_id=purchase.purchase_id)
+    eventually(lambda: person.rpc.call(asked).status == "completed")
+    assert person.balance() == 10 * USD
+
+
+def test_saving_the_settings_when_already_below_says_what_is_in_flight(person: Person) -> None:
+    person.add_card()
+
+    status = person.configure()
+
+    eventually(lambda: person.balance() == 25 * USD)
+    assert status.last_topup is not None
+    assert status.last_topup.trigger == "settings_saved"
+
+
+def test_asking_by_hand_answers_with_the_topup_or_the_reason(person: Person) -> None:
+    person.add_card()
+    person.configure(threshold_micros=0)
+    key = str(uuid.uuid4())
+
+    outcome = person.rpc.call(TriggerAutoTopup(user_id=person.user_id, idempotency_key=key))
+    again = person.rpc.call(TriggerAutoTopup(user_id=person.user_id, idempotency_key=key))
+
+    assert outcome.topup is not None
+    assert again.topup is not None
+    assert again.topup.topup_id == outcome.topup.topup_id
+
+
+def test_without_settings_the_reason_is_that_it_is_off(person: Person) -> None:
+    outcome = person.rpc.call(TriggerAutoTopup(user_id=person.user_id, idempotency_key="once"))
+
+    assert (outcome.topup, outcome.refusal_code) == (None, "disabled")
+
+
+def test_a_webhook_credits_without_anybody_asking(stack: System, person: Person) -> None:
+    topup = person.start_topup()
+    person.pay(topup)
+
+    for event in sandbox_events(stack, "checkout.session.completed"):
+        receive(stack, event)
+
+    eventually(lambda: person.balance() == 25 * USD)
+
+
+def test_a_webhook_with_a_wrong_signature_is_refused(stack: System) -> None:
+    with pytest.raises(BadRequest):
+        stack.rpc.call(ReceiveWebhook(payload='{"object": "event"}', signature="t=1,v1=00"))
+
+
+def test_the_receipt_is_a_pdf(person: Person) -> None:
+    topup = person.start_topup()
+    person.pay(topup)
+    eventually(lambda: person.topup(topup.topup_id).status == "credited")
+
+    rendered = person.rpc.call(RenderReceipt(user_id=person.user_id, topup_id=topup.topup_id))
+
+    assert rendered.pdf_base64.startswith("JVBERi0")  # %PDF-
+
+
+@pytest.mark.parametrize(
+    "what", ["timeout_after", "reset_after", "error_after", "timeout_before", "error_before"]
+)
+def test_an_answer_that_is_lost_ends_in_one_charge_and_one_credit(
+    stack: System, person: Person, what: str
+) -> None:
+    person.add_card()
+    person.configure(threshold_micros=0)
+    person.sandbox.switch(
+        what,
+        match={
+            "method": "POST",
+            "path": "/v1/payment_intents",
+            "metadata": {"user_id": str(person.user_id)},
+        },
+        seconds=4,
+        keep=False,
+    )
+
+    person.rpc.call(TriggerAutoTopup(user_id=person.user_id, idempotency_key="once"))
+
+    eventually(lambda: person.balance() == 25 * USD)
+    assert [topup.status for topup in person.topups()] == ["credited"]
+
+
+def sandbox_events(stack: System, kind: str) -> list[dict[str, Any]]:
+    reply = requests.get(
+        f"{stack.sandbox_url}/v1/events",
+        params={"type": kind, "limit": 100},
+        headers={"Authorization": "Bearer sk_test_x"},
+        timeout=10,
+    )
+    events: list[dict[str, Any]] = reply.json()["data"]
+    return events
+
+
+def receive(stack: System, event: dict[str, Any]) -> None:
+    """Hand an event to the service as the gateway hands on what the processor sends."""
+    payload = json.dumps(event)
+    signature = stripe.WebhookSignature.generate_signature_header(
+        payload, stack.secrets.stripe_webhook_secret
+    )
+    stack.rpc.call(ReceiveWebhook(payload=payload, signature=signature))
