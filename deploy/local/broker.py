@@ -8,10 +8,8 @@ definitions file that the node loads when it boots.
 
 import base64
 import fcntl
-import hashlib
 import json
 import os
-import re
 import secrets
 import shutil
 import signal
@@ -19,18 +17,17 @@ import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Protocol
 from urllib.parse import quote
 
 import kombu
 
+from deploy import definitions
+from deploy.definitions import ADMIN, SERVICES, VHOST
 from deploy.local.child import Child
 from deploy.local.startup import StartupError, free_port, wait_for, write_private
 
 NODE = "mycelium@localhost"
-VHOST = "mycelium"
-ADMIN = "mycelium_admin"
-SERVICES = ("wallet", "catalog", "billing", "topup", "gateway", "notifier")
 START_TIMEOUT_S = 90
 STOP_TIMEOUT_S = 30
 SCRIPTS = Path("/usr/lib/rabbitmq/bin")
@@ -69,7 +66,8 @@ def start_node(data_dir: Path) -> "Node":
 class GivenBroker:
     """A broker that somebody else runs: ``AMQP_URI``, or ``<SERVICE>_AMQP_URI`` for one service.
 
-    Its administrator makes the virtual host and the users; ``permissions`` says what each needs.
+    Its administrator makes the virtual host and the users; ``deploy.definitions`` says what
+    each of them needs.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -97,29 +95,6 @@ class GivenBroker:
         """Nothing: it is not ours."""
 
 
-def permissions(service: str) -> dict[str, str]:
-    """The least that RabbitMQ must allow a service, as patterns of names.
-
-    A service takes its own calls, replies, events and dead letters, and no other's. Wider than
-    one would like are:
-
-    - ``configure`` on every ``….events``: declaring a queue declares the exchange it is bound
-      to, and RabbitMQ asks for that right even where the exchange exists.
-    - ``write`` on ``amq.default``: dead letters and replays go to a queue by its name. Through
-      it a service can put a message into any queue, though never read one.
-    """
-    name = re.escape(service)
-    own = (
-        rf"rpc-{name}|rpc\.reply-{name}-.+|evt-[a-z_]+-[a-z_]+--{name}\..+|{name}\.dead-letters"
-        rf"|mycelium\.retry\..+"
-    )
-    return {
-        "configure": rf"^(nameko-rpc|[a-z_]+\.events|{own})$",
-        "write": rf"^(amq\.default|nameko-rpc|{name}\.events|{own})$",
-        "read": rf"^(nameko-rpc|[a-z_]+\.events|{own})$",
-    }
-
-
 class Node:
     """A RabbitMQ node of ours. ``admin_uri`` is its administrator's, for the runner alone."""
 
@@ -143,7 +118,7 @@ class Node:
 
     def vhost(self, name: str) -> "VirtualHost":
         """Make another virtual host with the same permissions: a product of its own, for tests."""
-        self._call("rabbit_definitions", "import_raw", json.dumps(_access(name)))
+        self._call("rabbit_definitions", "import_raw", json.dumps(definitions.access(name)))
         return VirtualHost(self, name)
 
     def delete_vhost(self, name: str) -> None:
@@ -195,17 +170,8 @@ class Node:
         self._lock = lock
 
     def _write_configuration(self) -> None:
-        users = [
-            {
-                "name": user,
-                "password_hash": hashed_password(password),
-                "hashing_algorithm": "rabbit_password_hashing_sha256",
-                "tags": "administrator" if user == ADMIN else "",
-            }
-            for user, password in self._passwords.items()
-        ]
-        definitions = {"users": users, **_access(VHOST)}
-        write_private(self._directory / "definitions.json", json.dumps(definitions, indent=1))
+        access = definitions.definitions(self._passwords)
+        write_private(self._directory / "definitions.json", json.dumps(access, indent=1))
         # Erlang's own format: RabbitMQ takes two seconds less over it than over `rabbitmq.conf`.
         write_private(self._directory / "advanced.config", self._configuration())
         # Erlang asks DNS for the machine's name, and waits where no server answers.
@@ -216,11 +182,11 @@ class Node:
         (self._directory / "rabbitmq-env.conf").write_text("")
 
     def _configuration(self) -> str:
-        definitions = _erlang_string(str(self._directory / "definitions.json"))
+        loaded = _erlang_string(str(self._directory / "definitions.json"))
         return (
             "[{rabbit, [\n"
             f'  {{tcp_listeners, [{{"127.0.0.1", {self.port}}}]}},\n'
-            f"  {{load_definitions, {definitions}}},\n"
+            f"  {{load_definitions, {loaded}}},\n"
             "  {loopback_users, []},\n"
             "  {log, [{console, [{enabled, true}, {level, info}]}, {file, [{file, false}]}]}\n"
             " ]},\n"
@@ -347,15 +313,6 @@ class VirtualHost:
         self._node.delete_vhost(self.name)
 
 
-def hashed_password(password: str) -> str:
-    """A password as RabbitMQ stores it: 4 bytes of salt, and SHA-256 of salt and password.
-
-    https://www.rabbitmq.com/docs/passwords#computing-password-hash
-    """
-    salt = secrets.token_bytes(4)
-    return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
-
-
 def _login_problem(uri: str) -> str | None:
     try:
         with kombu.Connection(uri, connect_timeout=2) as connection:
@@ -364,17 +321,6 @@ def _login_problem(uri: str) -> str | None:
         # Refused, reset, no such virtual host, not allowed: kombu raises many kinds.
         return " ".join(str(error).split()) or type(error).__name__
     return None
-
-
-def _access(vhost: str) -> dict[str, list[dict[str, Any]]]:
-    everything = {"configure": ".*", "write": ".*", "read": ".*"}
-    return {
-        "vhosts": [{"name": vhost}],
-        "permissions": [
-            {"user": ADMIN, "vhost": vhost, **everything},
-            *({"user": name, "vhost": vhost, **permissions(name)} for name in SERVICES),
-        ],
-    }
 
 
 def _installed_server() -> Path:

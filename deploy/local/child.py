@@ -46,9 +46,11 @@ class Child:
         self._directory = directory
         self._stop_signal = stop_signal
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_asked_to_stop = False
 
     def start(self) -> None:
         """Start it; its output is appended to ``log_path``."""
+        self._is_asked_to_stop = False
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
@@ -75,8 +77,10 @@ class Child:
         return self._process.poll() if self._process is not None else None
 
     def signal_stop(self) -> None:
-        """Ask it to stop, without waiting."""
-        if self._process is not None and self.is_running:
+        """Ask it to stop, without waiting. It is asked once: many take a second signal for
+        an order to drop everything."""
+        if self._process is not None and self.is_running and not self._is_asked_to_stop:
+            self._is_asked_to_stop = True
             self._process.send_signal(self._stop_signal)
 
     def stop(self, timeout_s: float = 15.0) -> None:

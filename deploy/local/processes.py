@@ -66,58 +66,56 @@ def processes(
     With a ``STRIPE_API_KEY`` of the user's own, payments go to Stripe and no sandbox runs.
     """
     public_url = environment.get("PUBLIC_URL") or f"http://127.0.0.1:{ports.gateway}"
-    stripe = _stripe(environment, ports, secret)
     everywhere = {**environment, "PYTHONUNBUFFERED": "1", "PUBLIC_URL": public_url}
-
-    def service(name: str, module: str, database: str, **more: str) -> Process:
-        port = ports.health[name]
-        return Process(
-            name,
-            [
-                sys.executable,
-                str(_BIN / "nameko"),
-                "run",
-                "--config",
-                "chassis/nameko.yaml",
-                module,
-            ],
-            {
-                **everywhere,
-                "DATABASE_URL": database_url(database),
-                "AMQP_URI": amqp_uri(name),
-                "HEALTH_PORT": str(port),
-                **more,
-            },
-            f"http://127.0.0.1:{port}/readyz",
-        )
-
-    gateway = {
-        "DATABASE_URL": database_url("gateway"),
+    stripe = _stripe(environment, ports, secret)
+    website = {
         "SECRET_KEY": environment.get("SECRET_KEY") or secret.secret_key,
         "GATEWAY_PORT": str(ports.gateway),
     }
+
+    def service(name: str, module: str, database: str, **own: str) -> Process:
+        connections = {"DATABASE_URL": database_url(database), "AMQP_URI": amqp_uri(name)}
+        return _service(name, module, ports.health[name], {**everywhere, **connections, **own})
+
     return [
         service("wallet", "services.wallet.service", "wallet"),
         service("catalog", "services.catalog.service", "catalog"),
         service("billing", "services.billing.service", "billing"),
         service("topup", "services.topup.service", "topup", **stripe),
-        service("notifier", "services.gateway.notifier", database="gateway", **gateway),
-        *(
-            []
-            if environment.get("STRIPE_API_KEY")
-            else [_sandbox(ports, secret, sandbox_data, everywhere)]
-        ),
-        Process(
-            "gateway",
-            [
-                *(sys.executable, "-m", "gunicorn"),
-                *("--config", "services/gateway/gunicorn_conf.py"),
-                "services.gateway.app:create_app()",
-            ],
-            {**everywhere, **gateway, "AMQP_URI": amqp_uri("gateway")},
-            f"http://127.0.0.1:{ports.gateway}/readyz",
+        service("notifier", "services.gateway.notifier", "gateway", **website),
+        *([_sandbox(ports, secret, sandbox_data, everywhere)] if stripe else []),
+        _gateway(
+            ports,
+            {
+                **everywhere,
+                **website,
+                "DATABASE_URL": database_url("gateway"),
+                "AMQP_URI": amqp_uri("gateway"),
+            },
         ),
     ]
+
+
+def _service(name: str, module: str, health_port: int, environment: Mapping[str, str]) -> Process:
+    return Process(
+        name,
+        [sys.executable, str(_BIN / "nameko"), "run", "--config", "chassis/nameko.yaml", module],
+        {**environment, "HEALTH_PORT": str(health_port)},
+        f"http://127.0.0.1:{health_port}/readyz",
+    )
+
+
+def _gateway(ports: Ports, environment: Mapping[str, str]) -> Process:
+    return Process(
+        "gateway",
+        [
+            *(sys.executable, "-m", "gunicorn"),
+            *("--config", "services/gateway/gunicorn_conf.py"),
+            "services.gateway.app:create_app()",
+        ],
+        environment,
+        f"http://127.0.0.1:{ports.gateway}/readyz",
+    )
 
 
 def _stripe(environment: Mapping[str, str], ports: Ports, secret: Secrets) -> dict[str, str]:

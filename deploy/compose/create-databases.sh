@@ -1,0 +1,13 @@
+#!/bin/bash
+# Runs once, in an empty database container: a database and a login role for each service.
+set -euo pipefail
+
+for service in wallet catalog billing topup gateway; do
+    variable=${service^^}_DB_PASSWORD
+    psql --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --set name="$service" \
+        --set password="${!variable}" <<'SQL'
+CREATE ROLE :"name" LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD :'password';
+CREATE DATABASE :"name" OWNER :"name";
+REVOKE ALL ON DATABASE :"name" FROM PUBLIC;
+SQL
+done
