@@ -21,6 +21,8 @@ from contracts.wallet import (
     CloseKey,
     Credit,
     Debit,
+    Export,
+    ExportPage,
     Freeze,
     GetByKey,
     GetTransaction,
@@ -38,13 +40,28 @@ from contracts.wallet import (
     Statement,
     StatementPage,
     StatusChange,
+    Totals,
+    TotalsReport,
     Transaction,
     Transfer,
     Unfreeze,
+    Verdict,
+    Verify,
     VoidHold,
     Wallet,
 )
-from services.wallet import batches, expiry, keys, levels, statements, topups
+from services.wallet import (
+    batches,
+    chain,
+    expiry,
+    export,
+    keys,
+    levels,
+    statements,
+    topups,
+    totals,
+    verification,
+)
 from services.wallet.committer import Committer
 
 
@@ -146,6 +163,20 @@ class WalletService:
         with self.database.read() as session:
             return keys.get_by_key(session, request.idempotency_key)
 
+    @rpc
+    def export(self, request: Export) -> ExportPage:
+        with self.database.read() as session:
+            return export.page(session, request)
+
+    @rpc
+    def totals(self, request: Totals) -> TotalsReport:
+        with self.database.read() as session:
+            return totals.report(session, request)
+
+    @rpc
+    def verify(self, _request: Verify) -> Verdict:
+        return verification.verify(self.database)
+
     @event_handler(TopupPaid)
     def credit_topup(self, session: Session, event: TopupPaid) -> None:
         topups.credit(session, utc_now(), event)
@@ -161,3 +192,7 @@ class WalletService:
     @timer(interval_s=5)
     def expire_holds(self) -> None:
         expiry.sweep(self.database, utc_now())
+
+    @timer(interval_s=5)
+    def seal_chain(self) -> None:
+        chain.seal(self.database)

@@ -1,6 +1,7 @@
 """A migrated database of the wallet, and a few ways to say what a test is about."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -30,18 +31,6 @@ def wallet_database(databases: Mapping[str, str]) -> Iterator[Connected]:
     database = connect(databases["wallet"])
     yield database
     database.engine.dispose()
-
-
-@pytest.fixture
-def fresh_database(postgres: Postgres) -> Iterator[Connected]:
-    """An empty ledger, for tests that damage it or look at all of it."""
-    name = f"wallet_{new_id().hex[-12:]}"
-    url = postgres.create_database(name)
-    migrate("services.wallet", url)
-    database = connect(url)
-    yield database
-    database.engine.dispose()
-    postgres.drop_database(name)
 
 
 @dataclass
@@ -106,9 +95,22 @@ def book(wallet_database: Connected) -> Ledger:
     return Ledger(wallet_database)
 
 
+@contextmanager
+def fresh_ledger(postgres: Postgres) -> Iterator[Ledger]:
+    """An empty ledger, for tests that damage it or look at all of it."""
+    name = f"wallet_{new_id().hex[-12:]}"
+    url = postgres.create_database(name)
+    migrate("services.wallet", url)
+    database = connect(url)
+    yield Ledger(database)
+    database.engine.dispose()
+    postgres.drop_database(name)
+
+
 @pytest.fixture
-def own_book(fresh_database: Connected) -> Ledger:
-    return Ledger(fresh_database)
+def own_book(postgres: Postgres) -> Iterator[Ledger]:
+    with fresh_ledger(postgres) as book:
+        yield book
 
 
 def credit(user_id: UUID, amount_micros: int, key: str | None = None) -> Credit:

@@ -1,0 +1,211 @@
+"""Derives every balance, hold, key and link again, and names the first difference.
+
+    python -m services.wallet.verification
+
+Everything is read in one snapshot, so that it can run while money moves. Each question is one
+statement that PostgreSQL answers in bounded memory, whatever the size of the ledger; the chain
+is read in pages.
+"""
+
+import sys
+from collections.abc import Iterator
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from chassis.database import Connected, connect
+from chassis.settings import service_settings
+from contracts.wallet import Verdict
+from services.wallet import chain
+
+# Each finds one row, if there is any: the sentence that names what is wrong with it.
+CHECKS = (
+    # Every transaction has entries that match it and sum to zero.
+    """
+    SELECT format('transaction %s: its entries sum to %s, its amount is %s, its money in is %s',
+        t.transaction_id, coalesce(e.total, 0), t.amount_micros, coalesce(e.money_in, 0))
+    FROM transactions AS t
+    LEFT JOIN (
+        SELECT transaction_id, sum(amount_micros) AS total,
+            sum(amount_micros) FILTER (WHERE amount_micros > 0) AS money_in
+        FROM entries GROUP BY transaction_id
+    ) AS e ON e.transaction_id = t.transaction_id
+    WHERE e.total IS DISTINCT FROM 0 OR e.money_in IS DISTINCT FROM t.amount_micros
+    ORDER BY t.position LIMIT 1
+    """,
+    """
+    SELECT format('entry %s of account %s: its kind or a date is not its transaction''s',
+        e.entry_number, e.account_id)
+    FROM entries AS e JOIN transactions AS t ON t.transaction_id = e.transaction_id
+    WHERE (e.kind, e.effective_at, e.recorded_at)
+        IS DISTINCT FROM (t.kind, t.effective_at, t.recorded_at)
+    LIMIT 1
+    """,
+    # The entries of a user's account are numbered without gap; each balance follows.
+    """
+    SELECT format('entry %s of account %s: it does not follow from the one before it',
+        entry_number, account_id)
+    FROM (
+        SELECT account_id, entry_number, amount_micros, balance_after_micros, recorded_at,
+            lag(entry_number, 1, 0::bigint) OVER in_order AS number_before,
+            lag(balance_after_micros, 1, 0::bigint) OVER in_order AS balance_before,
+            lag(recorded_at) OVER in_order AS recorded_before
+        FROM entries WHERE account_id >= 1000
+        WINDOW in_order AS (PARTITION BY account_id ORDER BY entry_number)
+    ) AS e
+    WHERE entry_number <> number_before + 1
+        OR balance_after_micros IS DISTINCT FROM balance_before + amount_micros
+        OR recorded_at < recorded_before
+    LIMIT 1
+    """,
+    # Balances are what the entries and the open holds come to.
+    """
+    SELECT format('account %s: balance %s, by its entries %s; entries %s, counted %s',
+        a.account_id, b.balance_micros, coalesce(e.balance, 0), b.entry_count,
+        coalesce(e.entries, 0))
+    FROM accounts AS a
+    LEFT JOIN balances AS b ON b.account_id = a.account_id
+    LEFT JOIN (
+        SELECT account_id, sum(amount_micros) AS balance, count(*) AS entries
+        FROM entries WHERE account_id >= 1000 GROUP BY account_id
+    ) AS e ON e.account_id = a.account_id
+    WHERE a.user_id IS NOT NULL
+        AND (b.balance_micros IS DISTINCT FROM coalesce(e.balance, 0)
+            OR b.entry_count IS DISTINCT FROM coalesce(e.entries, 0))
+    ORDER BY a.account_id LIMIT 1
+    """,
+    """
+    SELECT format('account %s: held %s, by its holds %s', b.account_id, b.held_micros,
+        coalesce(h.held, 0))
+    FROM balances AS b
+    LEFT JOIN (
+        SELECT account_id, sum(amount_micros) AS held
+        FROM holds WHERE status = 'held' GROUP BY account_id
+    ) AS h ON h.account_id = b.account_id
+    WHERE b.held_micros <> coalesce(h.held, 0)
+    ORDER BY b.account_id LIMIT 1
+    """,
+    """
+    SELECT format('account %s: open, with %s less than it holds', account_id,
+        held_micros - balance_micros)
+    FROM balances WHERE balance_micros < held_micros AND status <> 'frozen' LIMIT 1
+    """,
+    # What was captured of a hold is what its transaction took.
+    """
+    SELECT format('hold %s: captured %s, its transaction took %s', h.hold_id,
+        h.captured_micros, coalesce(-e.amount_micros, 0))
+    FROM holds AS h
+    LEFT JOIN entries AS e
+        ON e.transaction_id = h.transaction_id AND e.account_id = h.account_id
+    WHERE h.status = 'captured' AND e.amount_micros IS DISTINCT FROM -h.captured_micros
+    LIMIT 1
+    """,
+    """
+    SELECT format('transaction %s: corrected by %s, its amount is %s', original.transaction_id,
+        sum(correcting.amount_micros), original.amount_micros)
+    FROM transactions AS correcting
+    JOIN transactions AS original
+        ON original.transaction_id = correcting.corrects_transaction_id
+    GROUP BY original.transaction_id, original.amount_micros
+    HAVING sum(correcting.amount_micros) > original.amount_micros
+    LIMIT 1
+    """,
+    # Every transaction, hold and change of status answers exactly one key.
+    """
+    SELECT format('transaction %s: %s keys lead to it', t.transaction_id, count(k.method))
+    FROM transactions AS t LEFT JOIN keys AS k ON k.transaction_id = t.transaction_id
+    GROUP BY t.transaction_id HAVING count(k.method) <> 1 LIMIT 1
+    """,
+    """
+    SELECT format('key %s: a %s that made an entry of %s', k.idempotency_key, k.method,
+        e.amount_micros)
+    FROM keys AS k
+    JOIN entries AS e ON e.transaction_id = k.transaction_id AND e.account_id = k.account_id
+    JOIN transactions AS t ON t.transaction_id = e.transaction_id
+    WHERE NOT CASE k.method
+        WHEN 'credit' THEN e.amount_micros > 0
+        WHEN 'refund' THEN t.correction = 'refund'
+        WHEN 'reverse' THEN t.correction = 'reversal'
+        WHEN 'adjust' THEN t.kind = 'adjustment'
+        ELSE e.amount_micros < 0 END
+    LIMIT 1
+    """,
+    """
+    SELECT format('hold %s: it is %s, its keys say otherwise', h.hold_id, h.status)
+    FROM holds AS h
+    LEFT JOIN (
+        SELECT account_id, hold_id, count(*) FILTER (WHERE method = 'hold') AS placed,
+            count(*) FILTER (WHERE method = 'void') AS voided,
+            count(*) FILTER (WHERE method = 'expire') AS expired
+        FROM keys WHERE hold_id IS NOT NULL GROUP BY account_id, hold_id
+    ) AS k ON k.account_id = h.account_id AND k.hold_id = h.hold_id
+    WHERE k.placed IS DISTINCT FROM 1
+        OR k.voided <> (h.status = 'voided')::integer
+        OR k.expired <> (h.status = 'expired')::integer
+    LIMIT 1
+    """,
+    """
+    SELECT format('account %s: %s after %s changes of status, the last of which was to %s',
+        b.account_id, b.status, b.status_change_count, coalesce(c.status, 'open'))
+    FROM balances AS b
+    LEFT JOIN LATERAL (
+        SELECT change_number, status FROM status_changes AS s
+        WHERE s.account_id = b.account_id ORDER BY change_number DESC LIMIT 1
+    ) AS c ON true
+    WHERE b.status <> coalesce(c.status, 'open')
+        OR b.status_change_count <> coalesce(c.change_number, 0)
+    LIMIT 1
+    """,
+)
+
+_COUNTS = text(
+    "SELECT (SELECT count(*) FROM accounts), (SELECT count(*) FROM transactions),"
+    " (SELECT count(*) FROM entries)"
+)
+
+
+def verify(database: Connected) -> Verdict:
+    """Check everything, in one snapshot. Takes minutes for tens of millions of entries."""
+    with database.read() as session:
+        session.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+        session.execute(text("SET LOCAL statement_timeout = 0"))
+        return verdict(session)
+
+
+def verdict(session: Session) -> Verdict:
+    """Check everything that this session sees."""
+    difference = next(_differences(session), None)
+    chain_difference, sealed_count = chain.first_difference(session)
+    accounts, transactions, entries = session.execute(_COUNTS).one()
+    first = difference or chain_difference
+    return Verdict(
+        clean=first is None,
+        first_difference=first,
+        account_count=accounts,
+        transaction_count=transactions,
+        entry_count=entries,
+        sealed_count=sealed_count,
+    )
+
+
+def _differences(session: Session) -> Iterator[str]:
+    for check in CHECKS:
+        difference = session.scalar(text(check))
+        if difference is not None:
+            yield difference
+
+
+def main() -> int:
+    """0 when the ledger is right, 1 when it is not."""
+    database = connect(service_settings().database_url, pool_size=1)
+    found = verify(database)
+    print(
+        f"{found.account_count} accounts, {found.transaction_count} transactions,"
+        f" {found.entry_count} entries, {found.sealed_count} sealed:"
+        f" {found.first_difference or 'no difference.'}"
+    )
+    return 0 if found.clean else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

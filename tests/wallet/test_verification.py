@@ -1,0 +1,229 @@
+"""Verification and the chain: on a ledger that somebody has damaged, as its owner could."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import text
+
+from chassis.identifiers import new_id
+from contracts.wallet import (
+    Adjust,
+    Capture,
+    Freeze,
+    Hold,
+    PlaceHold,
+    Refund,
+    Transaction,
+    Verdict,
+    VoidHold,
+)
+from deploy.local.postgres import Postgres
+from services.wallet import chain, verification
+from tests.wallet.conftest import USD, Ledger, debit, fresh_ledger, transfer
+
+
+@pytest.fixture(scope="module")
+def busy(postgres: Postgres) -> Iterator[Ledger]:
+    """A ledger with a little of everything."""
+    with fresh_ledger(postgres) as book:
+        fill(book)
+        chain.seal(book.database)
+        yield book
+
+
+def fill(book: Ledger) -> None:
+    first, second = book.user(100 * USD), book.user(50 * USD)
+    bought = book.transaction(debit(first, 10 * USD))
+    book.do(transfer(first, second, 20 * USD))
+    book.do(
+        Refund(
+            idempotency_key=f"refund:{new_id()}",
+            user_id=first,
+            transaction_id=bought.transaction_id,
+            amount_micros=4 * USD,
+            description="Refund",
+        )
+    )
+    for ending in (None, Capture, VoidHold):
+        held = book.do(
+            PlaceHold(
+                idempotency_key=f"hold:{new_id()}",
+                user_id=second,
+                amount_micros=5 * USD,
+                description="Reservation",
+            )
+        )
+        assert isinstance(held, Hold)
+        if ending is not None:
+            key = f"end:{held.hold_id}"
+            book.do(ending(idempotency_key=key, user_id=second, hold_id=held.hold_id))
+    book.do(
+        Adjust(
+            idempotency_key=f"adjust:{new_id()}",
+            user_id=first,
+            amount_micros=USD,
+            reason="Goodwill",
+            actor="operator-7",
+        )
+    )
+    book.do(
+        Freeze(
+            idempotency_key=f"freeze:{new_id()}",
+            user_id=second,
+            reason="Under review",
+            actor="operator-7",
+        )
+    )
+
+
+def verdict_on_damage(book: Ledger, statement) -> Verdict:
+    """What only the owner of the tables can do: with the triggers out of the way."""
+    tables = ("transactions", "entries", "keys", "holds", "balances", "chain")
+    with book.session() as session:
+        for table in tables:
+            session.execute(text(f"ALTER TABLE {table} DISABLE TRIGGER USER"))
+        session.execute(text(statement))
+        verdict = verification.verdict(session)
+        session.rollback()
+    return verdict
+
+
+def test_a_right_ledger_is_clean(busy: Ledger):
+    verdict = verification.verify(busy.database)
+
+    assert (verdict.clean, verdict.first_difference) == (True, None)
+    assert (verdict.transaction_count, verdict.entry_count, verdict.sealed_count) == (7, 14, 7)
+
+
+DAMAGES = {
+    "an amount": (
+        "UPDATE entries SET amount_micros = 1 WHERE entry_number = 2 AND account_id = 1000",
+        "its entries sum to",
+    ),
+    "both sides of an amount": (
+        "UPDATE entries SET amount_micros = amount_micros * 2 WHERE kind = 'adjustment'",
+        "its entries sum to",
+    ),
+    "a running balance": (
+        "UPDATE entries SET balance_after_micros = 1 WHERE entry_number = 2 AND account_id = 1000",
+        "entry 2 of account 1000: it does not follow",
+    ),
+    "a removed transaction": (
+        "WITH k AS (DELETE FROM keys) DELETE FROM entries WHERE kind = 'adjustment'",
+        "its entries sum to 0",
+    ),
+    "a balance": (
+        "UPDATE balances SET balance_micros = balance_micros + 5 WHERE account_id = 1000",
+        "account 1000: balance",
+    ),
+    "held money": (
+        "UPDATE balances SET held_micros = 0 WHERE account_id = 1001",
+        "account 1001: held 0, by its holds 5000000",
+    ),
+    "the amount of a capture": (
+        "UPDATE holds SET captured_micros = 1 WHERE status = 'captured'",
+        "captured 1, its transaction took 5000000",
+    ),
+    "the end of a hold": (
+        "UPDATE holds SET status = 'expired' WHERE status = 'voided'",
+        "its keys say otherwise",
+    ),
+    "a lost key": (
+        "DELETE FROM keys WHERE method = 'refund'",
+        "0 keys lead to it",
+    ),
+    "a key of another kind": (
+        "UPDATE keys SET method = 'debit' WHERE method = 'credit'",
+        "a debit that made an entry of",
+    ),
+    "a status": (
+        "UPDATE balances SET status = 'open' WHERE account_id = 1001",
+        "account 1001: open after 1 changes",
+    ),
+    "a description": (
+        "UPDATE transactions SET description = 'Something else' WHERE kind = 'transfer'",
+        "the chain breaks at transaction",
+    ),
+    "a link": (
+        "UPDATE chain SET digest = sha256('x') WHERE position = (SELECT max(position) FROM chain)",
+        "the chain breaks at transaction",
+    ),
+}
+
+
+@pytest.mark.parametrize(("statement", "named"), DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_damage_is_named(busy: Ledger, statement, named):
+    verdict = verdict_on_damage(busy, statement)
+
+    assert verdict.clean is False
+    assert named in (verdict.first_difference or "")
+
+
+def exported(book: Ledger):
+    with book.database.read() as session:
+        return list(chain.lines(session))
+
+
+def test_the_chain_is_checked_without_a_database(busy: Ledger):
+    with busy.database.read() as session:
+        head = chain.head(session)
+
+    difference, last = chain.check_lines(exported(busy))
+
+    assert (difference, last) == (None, head)
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        lambda lines: [*lines[:2], *lines[3:]],
+        lambda lines: [*lines[:2], lines[3], lines[2], *lines[4:]],
+        lambda lines: [*lines[:2], lines[2].replace("1000", "1001"), *lines[3:]],
+        lambda lines: [*lines[:2], "{}", *lines[3:]],
+    ],
+    ids=["removed", "swapped", "changed", "nonsense"],
+)
+def test_an_export_that_was_tampered_with_is_found_out(busy: Ledger, tamper):
+    difference, last = chain.check_lines(tamper(exported(busy)))
+
+    assert "line 3" in (difference or "")
+    assert last.position == json.loads(exported(busy)[1])["content"]["position"]
+
+
+def test_the_command_compares_with_a_head_that_was_noted_elsewhere(busy: Ledger, tmp_path):
+    file = tmp_path / "ledger.jsonl"
+    file.write_text("\n".join(exported(busy)[:-1]))
+    with busy.database.read() as session:
+        noted = chain.head(session).digest.hex()
+
+    assert chain.main(["check", str(file)]) == 0
+    assert chain.main(["check", str(file), "--head", noted]) == 1
+
+
+def test_sealing_goes_on_where_it_ended(busy: Ledger):
+    made = busy.do(debit(busy.users[0], USD))
+    assert isinstance(made, Transaction)
+
+    assert (chain.seal(busy.database), chain.seal(busy.database)) == (1, 0)
+    assert verification.verify(busy.database).clean
+
+
+def test_a_transaction_that_is_still_on_its_way_is_not_passed_over(busy: Ledger):
+    """A writer that began first and commits last keeps the sealer waiting, then giving up."""
+    with busy.session() as slow:
+        slow.execute(
+            text(
+                "INSERT INTO transactions (transaction_id, kind, amount_micros, description,"
+                " metadata, effective_at, recorded_at)"
+                " VALUES (:id, 'purchase', 1, 'x', '{}', now(), now())"
+            ),
+            {"id": new_id()},
+        )
+        busy.do(debit(busy.users[0], USD))
+
+        with pytest.raises(Exception, match="lock timeout"):
+            chain.seal(busy.database)
+        slow.rollback()
+
+    assert chain.seal(busy.database) == 1
