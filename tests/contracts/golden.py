@@ -40,9 +40,8 @@ def messages(service: str) -> Iterator[type[BaseModel]]:
 def _is_abstract(message: type[BaseModel]) -> bool:
     # A request without a method is what others are derived from; pydantic keeps
     # `Request[Wallet]` and its like in the module as well.
-    return (
-        (issubclass(message, Request) and not hasattr(message, "method")) or ("[" in message.__name__)
-    )
+    is_bare = issubclass(message, Request) and not hasattr(message, "method")
+    return is_bare or "[" in message.__name__
 
 
 def examples(service: str) -> dict[str, dict[str, Any]]:
