@@ -1,0 +1,67 @@
+"""A headless browser that finds Debian's Chromium, and visitors who use it."""
+
+import shutil
+from collections.abc import Callable, Iterator
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.e2e.visitor import Visitor
+from tests.system import System
+
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+DESKTOP = {"width": 1280, "height": 900}
+PHONE = {"width": 390, "height": 844}
+
+NewVisitor = Callable[..., Visitor]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """The system's Chromium, or the one that Playwright has installed where there is none."""
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=shutil.which("chromium") or shutil.which("chromium-browser"),
+            args=FLAGS,
+        )
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def new_visitor(browser: Browser, system: System) -> Iterator[NewVisitor]:
+    """``new_visitor(PHONE, javascript=False)``. No page may have made the browser complain."""
+    visitors: list[Visitor] = []
+
+    def make(window: dict[str, int] = DESKTOP, *, javascript: bool = True) -> Visitor:
+        context = browser.new_context(
+            viewport=window,  # type: ignore[arg-type]
+            java_script_enabled=javascript,
+            color_scheme="light",
+        )
+        context.set_default_timeout(15_000)
+        visitor = Visitor(context, context.new_page(), system.base_url, system.sandbox_url)
+        visitors.append(visitor)
+        return visitor
+
+    yield make
+    for visitor in visitors:
+        visitor.context.close()
+    complaints = [complaint for visitor in visitors for complaint in visitor.complaints]
+    assert complaints == []
+
+
+@pytest.fixture
+def visitor(new_visitor: NewVisitor) -> Visitor:
+    """Somebody who has just registered, at a desk."""
+    someone = new_visitor()
+    someone.register()
+    return someone

@@ -1,0 +1,143 @@
+"""The pages that move money: declines, repeats, limits, and browsers without JavaScript."""
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.e2e.conftest import NewVisitor
+from tests.e2e.visitor import CARD_DECLINED_LATER, COMPLETES_WITHIN_MS, Visitor
+
+
+def test_a_declined_automatic_charge_is_told_and_can_be_paid_by_hand(visitor: Visitor) -> None:
+    page = visitor.page
+    visitor.save_card(CARD_DECLINED_LATER)
+    visitor.switch_auto_topup_on(threshold="0")
+    visitor.open_buy_now("gateway-eu")
+    page.get_by_role("dialog").get_by_role("button", name=re.compile("^Buy Now for")).click()
+    visitor.expect_purchase("awaiting_funds")
+    alert = page.locator("#purchase-status").get_by_role("alert")
+    expect(alert).to_contain_text("declined", timeout=COMPLETES_WITHIN_MS)
+
+    visitor.choose_credits(10)
+    page.locator("#purchase-status").get_by_role("button", name="Buy Credits").click()
+    visitor.pay_on_card_page()
+    visitor.expect_purchase("completed")
+
+    visitor.expect_balance("$5.00")
+    expect(page.locator("main")).to_contain_text("declined")
+
+
+def test_leaving_the_card_page_keeps_the_purchase(visitor: Visitor) -> None:
+    page = visitor.page
+    visitor.open_buy_now("vm-starter")
+    page.get_by_role("button", name="Buy Credits and continue").click()
+    page.get_by_role("link", name="Cancel and go back").click()
+
+    expect(page.get_by_text("Your purchase is kept.").first).to_be_visible()
+    visitor.expect_purchase("awaiting_funds")
+    page.get_by_role("button", name="Cancel this purchase").click()
+    visitor.expect_purchase("cancelled")
+
+
+def test_a_custom_amount_is_bought_to_the_cent(visitor: Visitor) -> None:
+    visitor.open("/dashboard/wallet")
+    visitor.page.get_by_role("radio", name="Custom").check(force=True)
+    visitor.page.get_by_label("Custom amount").fill("12.50")
+    visitor.page.get_by_role("button", name="Buy Credits").click()
+    visitor.pay_on_card_page()
+
+    expect(visitor.page.locator("#topup-status")).to_contain_text(
+        "Your balance is $12.50", timeout=COMPLETES_WITHIN_MS
+    )
+    visitor.page.get_by_role("link", name="Receipt").click()
+    expect(visitor.page.locator("main")).to_contain_text("$12.50")
+
+
+@pytest.mark.parametrize("amount", ["", "-5", "abc", "0", "1.234", "1e9", "999999999999"])
+def test_an_amount_that_nobody_can_mean_is_refused_with_a_sentence(
+    visitor: Visitor, amount: str
+) -> None:
+    visitor.open("/dashboard/wallet")
+    visitor.page.get_by_role("radio", name="Custom").check(force=True)
+    visitor.page.get_by_label("Custom amount").fill(amount)
+    visitor.page.get_by_role("button", name="Buy Credits").click()
+
+    expect(visitor.page.locator(".notice-danger")).to_have_count(1)
+    assert visitor.path == "/dashboard/wallet"
+
+
+def test_auto_topup_below_the_threshold_warns_before_it_charges(visitor: Visitor) -> None:
+    visitor.save_card()
+    visitor.open("/dashboard/wallet/auto-topup")
+    expect(visitor.page.get_by_text("Switching this on will charge you now")).to_be_visible()
+
+    visitor.switch_auto_topup_on()
+
+    expect(visitor.page.get_by_text("Auto top-up is on", exact=False).first).to_be_visible()
+
+
+def test_auto_topup_without_consent_is_not_saved_and_keeps_what_was_typed(
+    visitor: Visitor,
+) -> None:
+    visitor.save_card()
+    visitor.open("/dashboard/wallet/auto-topup")
+    visitor.page.get_by_label("Enable auto top-up").check()
+    visitor.page.get_by_label("When credits are below").fill("7")
+    visitor.page.get_by_role("button", name="Save Settings").click()
+
+    expect(visitor.page.get_by_role("alert")).to_contain_text("consent")
+    expect(visitor.page.get_by_label("When credits are below")).to_have_value("7")
+
+
+def test_limits_show_how_far_they_are_used(visitor: Visitor) -> None:
+    visitor.save_card()
+    visitor.open("/dashboard/wallet/auto-topup")
+    visitor.page.get_by_label("Daily limit").fill("50")
+    visitor.page.get_by_label("Monthly limit").fill("200")
+    visitor.page.get_by_label("Enable auto top-up").check()
+    visitor.page.get_by_label("When credits are below").fill("0")
+    visitor.page.get_by_label("I agree to automatic charges").check()
+    visitor.page.get_by_role("button", name="Save Settings").click()
+
+    expect(visitor.page.locator("progress")).to_have_count(2)
+    expect(visitor.page.locator("main")).to_contain_text("$0.00 of $50.00")
+
+
+def test_a_double_click_buys_once(visitor: Visitor) -> None:
+    visitor.buy_credits(25)
+    visitor.open_buy_now("vm-starter")
+    visitor.page.get_by_role("button", name=re.compile("^Buy Now for")).dblclick()
+    visitor.expect_purchase("completed")
+
+    visitor.expect_balance("$20.00")
+
+
+def test_without_javascript_the_purchase_completes_as_well(new_visitor: NewVisitor) -> None:
+    someone = new_visitor(javascript=False)
+    someone.register()
+    someone.open("/marketplace/vm-starter")
+    someone.page.get_by_role("button", name="Buy Now").click()
+    someone.choose_credits(25)
+    someone.page.get_by_role("button", name="Buy Credits and continue").click()
+    someone.pay_on_card_page()
+    someone.expect_purchase("completed")
+
+    someone.expect_balance("$20.00")
+
+
+def test_going_back_and_sending_the_form_again_buys_once(new_visitor: NewVisitor) -> None:
+    someone = new_visitor(javascript=False)
+    someone.register()
+    someone.buy_credits(25)
+    someone.open("/marketplace/vm-starter/buy")
+    someone.page.get_by_role("button", name=re.compile("^Buy Now for")).click()
+    someone.expect_purchase("completed")
+    first = someone.path
+
+    someone.page.go_back()
+    someone.page.get_by_role("button", name=re.compile("^Buy Now for")).click()
+    someone.expect_purchase("completed")
+
+    assert someone.path == first
+    someone.expect_balance("$20.00")

@@ -1,0 +1,119 @@
+"""A person in front of a real browser, and what such a person does on the site."""
+
+import re
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Response, expect
+
+PASSWORD = "correct horse battery staple"
+GOOD_CARD = "4242 4242 4242 4242"
+CARD_DECLINED_LATER = "4000 0000 0000 0341"
+"""It can be saved; each charge of it is declined."""
+
+COMPLETES_WITHIN_MS = 20_000
+# The browser writes a line for every answer that is an error; those pages are looked at anyway.
+_ABOUT_STATUS = re.compile(r"Failed to load resource: the server responded with a status of 4\d\d")
+
+
+@dataclass
+class Visitor:
+    """``complaints`` are what the browser held against a page: errors, refused scripts."""
+
+    context: BrowserContext
+    page: Page
+    base_url: str
+    sandbox_url: str
+    email: str = field(default_factory=lambda: f"shopper-{uuid4().hex[:12]}@example.org")
+    complaints: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.page.on("console", self._note)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+    def _note(self, message: ConsoleMessage) -> None:
+        is_ours = not message.location.get("url", "").startswith(self.sandbox_url)
+        is_fault = message.type in ("error", "warning") and not _ABOUT_STATUS.match(message.text)
+        if is_ours and is_fault:
+            self.complaints.append(f"{self.page.url}: {message.text}")
+
+    def open(self, path: str) -> Response:
+        answer = self.page.goto(self.base_url + path)
+        assert answer is not None
+        return answer
+
+    @property
+    def path(self) -> str:
+        return urlsplit(self.page.url).path
+
+    def register(self) -> None:
+        self.open("/register")
+        self.page.get_by_label("Email").fill(self.email)
+        self.page.get_by_label("Password").fill(PASSWORD)
+        self.page.get_by_role("button", name="Create account").click()
+        expect(self.page).to_have_url(re.compile("/dashboard$"))
+
+    def pay_on_card_page(self, card: str = GOOD_CARD) -> None:
+        """Fill in the card processor's hosted page, and come back to the site."""
+        expect(self.page).to_have_url(re.compile(re.escape(self.sandbox_url)))
+        self.page.get_by_label("Card number").fill(card)
+        self.page.get_by_label("Expiry").fill("12 / 34")
+        self.page.get_by_label("Security code").fill("123")
+        self.page.get_by_label("Name on card").fill("Example Shopper")
+        self.page.locator("form#card button[type=submit]").click()
+        expect(self.page).to_have_url(re.compile(re.escape(self.base_url)))
+
+    def save_card(self, card: str = GOOD_CARD) -> None:
+        """From the auto top-up page to the hosted page, and back."""
+        self.open("/dashboard/wallet/auto-topup")
+        self.page.get_by_role("button", name="Add a card").click()
+        self.pay_on_card_page(card)
+        last4 = card[-4:]
+        expect(self.page.get_by_label("Payment method")).to_contain_text(
+            last4, timeout=COMPLETES_WITHIN_MS
+        )
+
+    def switch_auto_topup_on(self, threshold: str = "10", amount: str = "25") -> None:
+        self.open("/dashboard/wallet/auto-topup")
+        self.page.get_by_label("Enable auto top-up").check()
+        self.page.get_by_label("When credits are below").fill(threshold)
+        self.page.get_by_label("Purchase this amount").fill(amount)
+        self.page.get_by_label("I agree to automatic charges").check()
+        self.page.get_by_role("button", name="Save Settings").click()
+
+    def buy_credits(self, dollars: int) -> None:
+        """From the wallet, by card, until the credits are there."""
+        self.open("/dashboard/wallet")
+        self.choose_credits(dollars)
+        self.page.get_by_role("button", name="Buy Credits").click()
+        self.pay_on_card_page()
+        expect(self.page.locator("#topup-status")).to_have_attribute(
+            "data-status", "credited", timeout=COMPLETES_WITHIN_MS
+        )
+
+    def choose_credits(self, dollars: int) -> None:
+        self.page.get_by_role("radio", name=f"${dollars}", exact=False).first.check(force=True)
+
+    def open_buy_now(self, slug: str) -> None:
+        """Press Buy Now on a product's page; the dialog opens."""
+        self.open(f"/marketplace/{slug}")
+        self.page.get_by_role("button", name="Buy Now").click()
+        expect(self.page.get_by_role("dialog")).to_be_visible()
+
+    def expect_purchase(self, status: str) -> None:
+        """The page of the purchase gets there by itself: nothing is pressed, nothing reloaded."""
+        expect(self.page.locator("#purchase-status")).to_have_attribute(
+            "data-status", status, timeout=COMPLETES_WITHIN_MS
+        )
+
+    def expect_balance(self, formatted: str) -> None:
+        self.open("/dashboard")
+        expect(self.page.locator(".balance")).to_have_text(formatted)
+
+    def sideways_scroll(self) -> int:
+        """By how many pixels the page is wider than the window."""
+        width: int = self.page.evaluate(
+            "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        )
+        return width
