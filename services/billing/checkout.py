@@ -127,6 +127,7 @@ class Checkout:
 
     def settle_user(self, user_id: UUID) -> None:
         """Money came: try the user's waiting purchases, oldest first."""
+        crash_point("billing.resuming")
         with self.database.read() as session:
             owed = claims.owed_purchases(session, user_id)
         for purchase_id in owed:
@@ -284,6 +285,8 @@ class Checkout:
                 session, self.clock(), claimed, available_micros, self.rules
             )
         crash_point("billing.awaiting_funds")
+        if not self.rules.stock_hold_s:
+            self.release_stock()
         return money_came
 
     def _close(self, claimed: Claim, to: PurchaseStatus, code: str, reason: str) -> None:

@@ -6,6 +6,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from chassis.clock import utc_now
+from chassis.crash_points import crash_point
 from chassis.database import Database, after_commit
 from chassis.events import event_handler
 from chassis.health import Health
@@ -106,6 +107,8 @@ class BillingService:
     def _try_again(self, session: Session, user_id: UUID) -> None:
         if claims.mark_owed(session, utc_now(), user_id):
             after_commit(session, partial(self._checkout().settle_user, user_id))
+        session.flush()
+        crash_point("billing.credit_heard")
 
     def _checkout(self) -> Checkout:
         return Checkout(self.database, self.caller, get_settings(), utc_now)
