@@ -28,6 +28,8 @@ STOPPED = "Automatic charges are stopped for everybody at present. You can buy c
 RETRY_STOPPED = timedelta(minutes=5)
 RETRY_CAPPED = timedelta(minutes=10)
 RETRY_WALLET = timedelta(seconds=20)
+RESUMED_AFTER = timedelta(seconds=10)
+"""A reserved charge that nobody sends by then was interrupted, and is taken up again."""
 RETRY_IN_FLIGHT = timedelta(seconds=30)
 
 
@@ -280,7 +282,7 @@ def _reserve(
     topup.trigger = record.trigger
     topup.trigger_reference = record.reference
     topup.threshold_micros = settings.threshold_micros
-    topup.next_look_at = now + policy.look_after(0)
+    topup.next_look_at = now + min(policy.look_after(0), RESUMED_AFTER)
     session.add(topup)
     settings.cool_down_until = now + policy.cool_down
     record.topup_id = topup.topup_id

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import eventlet
 from eventlet.greenpool import GreenPool
 from nameko.extensions import DependencyProvider
 
@@ -27,9 +28,11 @@ class Background(DependencyProvider):
         self._pool = GreenPool(get_settings().charge_workers)
 
     def stop(self) -> None:
-        self.container.spawn_managed_thread(self._pool.waitall, identifier="charges")
+        """Let charges that are under way end; the janitor finds those that take too long."""
+        with eventlet.Timeout(PATIENCE_S, False):
+            self._pool.waitall()
 
-    def get_dependency(self, worker_ctx: Any) -> Callable[..., None]:
+    def get_dependency(self, worker_ctx: object) -> Callable[..., None]:
         return self.submit
 
     def submit(self, work: Callable[..., Any], *arguments: Any) -> None:

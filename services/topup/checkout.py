@@ -192,8 +192,8 @@ def ask_person(till: Till, topup_id: UUID) -> None:
     if topup.status != TopupStatus.ACTION_REQUIRED or topup.session_id is not None:
         return
     try:
-        if topup.payment_id is not None:
-            _cancel_payment(till, topup.payment_id)
+        if topup.payment_id is not None and _was_paid_after_all(till, topup):
+            return
         page = till.processor.create_payment_session(
             customer_id=topup.customer_id or "",
             amount_cents=to_cents(topup.amount_micros),
@@ -211,10 +211,16 @@ def ask_person(till: Till, topup_id: UUID) -> None:
         _send_link(session, topup_id, page, till)
 
 
-def _cancel_payment(till: Till, payment_id: str) -> None:
-    payment = till.processor.get_payment(payment_id)
-    if payment["status"] in ("requires_payment_method", "requires_action", "requires_confirmation"):
-        till.processor.cancel_payment(payment_id)
+def _was_paid_after_all(till: Till, topup: Topup) -> bool:
+    """Cancel the intent that the bank stopped; True when it turns out to be paid."""
+    payment = till.processor.get_payment(topup.payment_id or "")
+    if payment["status"] == "succeeded":
+        with till.database.begin() as session:
+            outcomes.record(session, till.policy, topup.topup_id, payment, till.clock())
+        return True
+    if payment["status"] != "canceled":
+        till.processor.cancel_payment(payment["id"])
+    return False
 
 
 def _send_link(session: Session, topup_id: UUID, page: Object, till: Till) -> None:

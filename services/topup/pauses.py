@@ -20,6 +20,8 @@ CARD_REMOVED = "card_removed"
 DISPUTE = "dispute"
 ACCOUNT_FROZEN = "account_frozen"
 A_NEW_CARD_HELPS = (AUTHENTICATION, CARD_REFUSED, TOO_MANY_DECLINES, CARD_REMOVED)
+DISPUTED = (DISPUTE, ACCOUNT_FROZEN)
+"""Pauses that end with the dispute; saving again ends them once none is open."""
 SAVING_AGAIN_HELPS = (TOO_MANY_DECLINES,)
 """Pauses that the same card may end: it may have funds again."""
 

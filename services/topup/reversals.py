@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 REFUND_TAKES = ("pending", "requires_action", "succeeded")
 REFUND_RETURNS = ("failed", "canceled")
 DISPUTE_TAKES = ("needs_response", "under_review", "lost")
+UNDECIDED = ("needs_response", "under_review")
 DISPUTE_RETURNS = ("won", "prevented")
 """An inquiry (``warning_…``) moves no money: it is neither."""
 
@@ -93,6 +94,8 @@ def record(
     reversal.status = source["status"]
     if returns and reversal.restored_at is None:
         _restore(session, reversal, now)
+        if is_dispute and settings is not None and settings.paused_code in pauses.DISPUTED:
+            pauses.resume(session, settings, "The dispute was settled in your favour.", now)
 
 
 def _take(
@@ -141,6 +144,22 @@ def _restore(session: Session, reversal: Reversal, now: datetime) -> None:
             is_dispute=reversal.is_dispute,
             description=f"{what}: {format_usd(reversal.amount_micros)} returned",
         ),
+    )
+
+
+def has_open_dispute(session: Session, user_id: UUID) -> bool:
+    """Whether the bank has yet to decide about a payment of this user's."""
+    return (
+        session.scalar(
+            select(Reversal.reversal_id)
+            .where(
+                Reversal.user_id == user_id,
+                Reversal.is_dispute,
+                Reversal.status.in_(UNDECIDED),
+            )
+            .limit(1)
+        )
+        is not None
     )
 
 

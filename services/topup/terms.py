@@ -24,7 +24,7 @@ from contracts.topup import (
     Trigger,
 )
 from contracts.topup import Topup as TopupReply
-from services.topup import auto_topup, cards, consent, limits, pauses, topups, triggers
+from services.topup import auto_topup, cards, consent, limits, pauses, reversals, topups, triggers
 from services.topup.models import (
     AutoTopupSettings,
     Card,
@@ -188,7 +188,11 @@ def _maybe_resume(
     """Saving ends a pause if it changes its cause: another card, or patience with the same."""
     code = settings.paused_code
     is_other_card = settings.payment_method_id != old_card
-    if code in pauses.A_NEW_CARD_HELPS and (is_other_card or code in pauses.SAVING_AGAIN_HELPS):
+    if code in pauses.DISPUTED:
+        is_settled = not reversals.has_open_dispute(session, settings.user_id)
+    else:
+        is_settled = is_other_card or code in pauses.SAVING_AGAIN_HELPS
+    if code and is_settled:
         pauses.resume(session, settings, "You saved the settings again.", now)
     elif not was_enabled and not code:
         triggers.make_due(session, settings.user_id, now)

@@ -1,0 +1,190 @@
+"""Declines: told, counted, waited for twice as long each time, and paused."""
+
+import pytest
+
+from contracts.topup import RefusalCode, Trigger
+from services.topup import checkout, declines
+from services.topup.declines import Verdict
+from tests.topup.conftest import USD, Card, Customer, Desk
+
+DELAY_S = 300
+
+
+def decline_again(desk: Desk, customer: Customer) -> None:
+    """Wait until the next attempt is due, and make it."""
+    until = customer.settings().cool_down_until
+    assert until is not None
+    desk.clock.set(until)
+    desk.sweep()
+
+
+def test_the_delay_doubles_with_every_decline(desk: Desk) -> None:
+    customer = desk.customer(Card.DECLINED_WHEN_CHARGED)
+    customer.ask()
+    waits = []
+    for _ in range(3):
+        until = customer.settings().cool_down_until
+        assert until is not None
+        waits.append((until - desk.clock()).total_seconds())
+        decline_again(desk, customer)
+
+    assert waits == [DELAY_S, 2 * DELAY_S, 4 * DELAY_S]
+
+
+def test_four_declines_in_a_row_pause_it(desk: Desk) -> None:
+    customer = desk.customer(Card.DECLINED_WHEN_CHARGED)
+    customer.ask()
+    for _ in range(3):
+        decline_again(desk, customer)
+
+    desk.clock.advance(days=1)
+    desk.sweep()
+
+    assert customer.statuses() == ["failed"] * 4
+    assert customer.settings().paused_code == "too_many_declines"
+    assert [event["code"] for event in customer.events("auto_topup_paused")] == [
+        "too_many_declines"
+    ]
+
+
+def test_a_failure_does_not_release_the_cool_down(desk: Desk) -> None:
+    customer = desk.customer(Card.DECLINED_WHEN_CHARGED)
+    customer.ask()
+
+    outcomes = [customer.ask() for _ in range(5)]
+
+    assert {outcome.code for outcome in outcomes} == {RefusalCode.COOL_DOWN}
+    assert len(customer.topups()) == 1
+
+
+def test_a_success_forgets_the_declines(desk: Desk) -> None:
+    customer = desk.customer()
+    desk.sandbox.behave(customer.cards()[0], "pm_card_chargeCustomerFail")
+    customer.ask()
+    desk.sandbox.behave(customer.cards()[0], "pm_card_visa")
+    decline_again(desk, customer)
+
+    assert (customer.statuses(), customer.settings().declines) == (["failed", "paid"], 0)
+
+
+def test_a_stolen_card_is_never_tried_again(desk: Desk) -> None:
+    customer = desk.customer()
+    desk.sandbox.behave(customer.cards()[0], "pm_card_chargeDeclinedStolenCard")
+    customer.ask()
+
+    desk.clock.advance(days=1)
+    outcome = customer.ask()
+
+    assert (outcome.code, customer.statuses()) == (RefusalCode.PAUSED, ["failed"])
+    assert customer.settings().paused_code == "card_refused"
+
+
+def test_a_new_card_resumes_and_pays_for_what_waits(desk: Desk) -> None:
+    customer = desk.customer()
+    desk.sandbox.behave(customer.cards()[0], "pm_card_chargeDeclinedLostCard")
+    customer.ask(needed_micros=5 * USD)
+
+    customer.add_card(Card.MASTERCARD)
+    desk.sweep()
+
+    assert customer.statuses() == ["failed", "paid"]
+    assert customer.topups()[1].card_brand == "mastercard"
+    assert len(customer.events("auto_topup_resumed")) == 1
+
+
+def test_the_backup_card_is_charged_after_the_first_was_declined(desk: Desk) -> None:
+    customer = desk.customer()
+    first = customer.cards()[0]
+    backup = customer.add_card(Card.MASTERCARD)
+    customer.configure(payment_method_id=first, backup_payment_method_id=backup)
+    desk.drain()
+    customer.credited()
+    desk.wallet.balances[customer.user_id] = 0
+    desk.clock.advance(minutes=2)
+    desk.sandbox.behave(first, "pm_card_chargeCustomerFail")
+    customer.ask(needed_micros=5 * USD)
+
+    decline_again(desk, customer)
+
+    assert customer.statuses()[-2:] == ["failed", "paid"]
+    assert customer.topups()[-1].payment_method_id == backup
+
+
+def test_a_question_of_the_banks_pauses_at_once_and_sends_a_link(desk: Desk) -> None:
+    customer = desk.customer()
+    desk.sandbox.behave(customer.cards()[0], "pm_card_authenticationRequired")
+
+    customer.ask()
+
+    (paused,) = customer.events("auto_topup_paused")
+    assert (paused["code"], customer.statuses()) == (
+        "authentication_required",
+        ["action_required"],
+    )
+    assert paused["confirm_url"].startswith(desk.sandbox.url)
+
+
+def test_one_incomplete_charge_and_not_one_every_hour(desk: Desk) -> None:
+    customer = desk.customer()
+    desk.sandbox.behave(customer.cards()[0], "pm_card_authenticationRequired")
+    customer.ask()
+
+    for _ in range(12):
+        desk.clock.advance(minutes=61)
+        customer.ask(Trigger.PURCHASE)
+        desk.sweep()
+
+    assert len(customer.topups()) == 1
+
+
+def test_the_person_confirms_on_the_page_and_it_goes_on(desk: Desk) -> None:
+    customer = desk.customer()
+    desk.sandbox.behave(customer.cards()[0], "pm_card_authenticationRequired")
+    customer.ask(needed_micros=5 * USD)
+    (topup,) = customer.topups()
+    assert topup.session_id is not None
+
+    desk.sandbox.pay(topup.session_id, Card.ASKS_ALWAYS, authenticate=True)
+    checkout.settle_session(desk.till, topup.session_id)
+    desk.sweep()
+
+    settings = customer.settings()
+    assert (customer.statuses(), settings.paused_code) == (["paid"], "")
+    assert settings.confirm_url is None
+    assert customer.charge_count() == 1
+
+
+def test_a_new_card_instead_of_confirming_closes_the_page(desk: Desk) -> None:
+    customer = desk.customer()
+    desk.sandbox.behave(customer.cards()[0], "pm_card_authenticationRequired")
+    customer.ask(needed_micros=5 * USD)
+
+    customer.add_card(Card.MASTERCARD)
+    for _ in range(4):
+        desk.clock.advance(minutes=1)
+        desk.sweep()
+
+    assert customer.statuses() == ["cancelled", "paid"]
+    assert customer.charge_count() == 1
+
+
+@pytest.mark.parametrize(
+    ("codes", "verdict"),
+    [
+        (("card_declined", "insufficient_funds", "try_again_later"), Verdict.RETRY_LATER),
+        (("card_declined", "generic_decline", ""), Verdict.RETRY_LATER),
+        (("card_declined", "generic_decline", "do_not_try_again"), Verdict.TERMINAL),
+        (("expired_card", "expired_card", "confirm_card_data"), Verdict.TERMINAL),
+        (("card_declined", "fraudulent", ""), Verdict.TERMINAL),
+        (("authentication_required", "authentication_required", ""), Verdict.NEEDS_PERSON),
+        (("card_declined", "authentication_required", ""), Verdict.NEEDS_PERSON),
+    ],
+)
+def test_codes_and_advice_decide_whether_to_try_again(
+    codes: tuple[str, str, str], verdict: Verdict
+) -> None:
+    assert declines.verdict(*codes) == verdict
+
+
+def test_fraud_is_told_as_a_plain_decline() -> None:
+    assert declines.sentence("card_declined", "fraudulent") == declines.sentence("card_declined")
