@@ -272,6 +272,8 @@ def _as_server_user(cluster: Path) -> list[str]:
     command = [setpriv, f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"]
     if not all(_others_may_enter(path) for path in (cluster.parent, BINARIES, *BINARIES.glob("*"))):
         command += ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
+        # PostgreSQL asks with access(2), which heeds capabilities only with this bit.
+        command += ["--securebits=+no_setuid_fixup"]
     return [*command, "--"]
 
 
