@@ -3,8 +3,10 @@
 import ast
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -241,6 +243,43 @@ def test_all_locks_agree_on_versions(lock: str) -> None:
     assert {
         name: version for name, version in pins(lock) if root.get(name, version) != version
     } == {}
+
+
+# What a part of the product runs on, and the lock that its container installs.
+PARTS = {
+    **{
+        f"services/{name}": (f"services/{name}/requirements.txt", ("chassis", "contracts"))
+        for name in ("wallet", "catalog", "billing", "topup", "gateway")
+    },
+    "deploy/stripe_sandbox": ("deploy/stripe_sandbox/requirements.txt", ()),
+    "deploy": ("requirements.txt", ("chassis", "contracts")),
+    "tests": ("requirements-dev.txt", ()),
+    "benchmarks": ("requirements-dev.txt", ()),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_import_is_locked(part: str) -> None:
+    lock, beside = PARTS[part]
+    locked = {name for name, _ in pins(lock)}
+    if part in ("tests", "benchmarks"):
+        locked |= {name for name, _ in pins("requirements.txt")}
+    distributions = packages_distributions()
+    missing = {
+        package
+        for name in python_files(part, *beside)
+        for imported in imports(name)
+        if (package := imported.split(".", maxsplit=1)[0])
+        and package not in sys.stdlib_module_names
+        and package not in OURS
+        and not any(_normal(owner) in locked for owner in distributions.get(package, []))
+    }
+
+    assert missing == set()
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def pins(lock: str) -> list[tuple[str, str]]:
