@@ -65,8 +65,11 @@ def _page_blueprints() -> list[Blueprint]:
 
 def _begin_request() -> None:
     g.started_at_s = time.perf_counter()
-    if "%00" in request.query_string.decode("latin-1") or "\x00" in request.path:
-        raise Problem(400, "malformed_request", "An address holds no zero bytes.")
+    if "\x00" in request.path:
+        # No name and no id holds one, and PostgreSQL refuses it.
+        raise Problem(404, "not_found", "There is nothing at this address.")
+    if b"%00" in request.query_string:
+        raise Problem(400, "malformed_request", "A query holds no zero bytes.")
     given = request.headers.get("X-Request-Id", "")
     g.request_id = given if _REQUEST_ID.fullmatch(given) else str(new_id())
     # Every call that this request makes carries its id, into the logs of all services.

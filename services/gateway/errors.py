@@ -96,7 +96,7 @@ def register_error_handlers(app: Flask) -> None:
     app.register_error_handler(Problem, _respond)
     app.register_error_handler(AccountError, lambda error: _respond(_from_account(error)))
     app.register_error_handler(ServiceError, lambda error: _respond(from_service(error)))
-    app.register_error_handler(CSRFError, lambda error: _respond(_from_csrf(error)))
+    app.register_error_handler(CSRFError, lambda _: _respond(_without_csrf()))
     app.register_error_handler(HTTPException, lambda error: _respond(_from_http(error)))
     app.register_error_handler(OperationalError, _database_away)
     app.register_error_handler(PoolTimeoutError, _database_away)
@@ -131,7 +131,7 @@ def _from_account(error: AccountError) -> Problem:
     return problem
 
 
-def _from_csrf(error: CSRFError) -> Problem:
+def _without_csrf() -> Problem:
     return Problem(
         403,
         "csrf_failed",

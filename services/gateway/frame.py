@@ -11,11 +11,16 @@ from flask import Flask, current_app
 
 from chassis.client import RpcClient
 from chassis.database import Connected
-from contracts.messages import Reply, Request
+from contracts.errors import DeadlineExceeded, ServiceError, Unavailable
+from contracts.messages import Command, Reply, Request
 from services.gateway.purchase_waiters import PurchaseWaiters
 from services.gateway.settings import GatewaySettings
 
 ReplyT = TypeVar("ReplyT", bound=Reply)
+
+SILENT_TIMEOUT_S = 1.0
+"""How long a question may wait for a service that left the last call unanswered. Without this a
+service that hangs would hold every thread of the site, also those that do not need it."""
 
 _EXTENSION = "mycelium"
 
@@ -29,6 +34,7 @@ class Frame:
         self._lock = threading.Lock()
         self._rpc: RpcClient | None = None
         self._waiters: PurchaseWaiters | None = None
+        self._silent: set[str] = set()
 
     @property
     def rpc(self) -> RpcClient:
@@ -47,6 +53,31 @@ class Frame:
                 # Before the first call: the client listens to events from its start only.
                 self._waiters = PurchaseWaiters(self._rpc)
             return self._rpc, self._waiters
+
+    def ask(self, request: Request[ReplyT], timeout_s: float) -> ReplyT:
+        """See :func:`call`."""
+        is_repeatable = not isinstance(request, Command)
+        if is_repeatable and request.service in self._silent:
+            timeout_s = min(timeout_s, SILENT_TIMEOUT_S)
+        try:
+            reply = self.rpc.call(request, timeout_s=timeout_s)
+        except DeadlineExceeded as error:
+            self._silent.add(request.service)
+            if not is_repeatable:
+                raise
+            # What is no command can be repeated freely: nobody need care how this one ended.
+            raise Unavailable(
+                f"The {request.service} service does not answer at the moment. Try again in a few"
+                " seconds; that is always safe here."
+            ) from error
+        except Unavailable:
+            self._silent.add(request.service)
+            raise
+        except ServiceError:
+            self._silent.discard(request.service)
+            raise
+        self._silent.discard(request.service)
+        return reply
 
     def close(self) -> None:
         with self._lock:
@@ -78,9 +109,9 @@ def call(request: Request[ReplyT], timeout_s: float | None = None) -> ReplyT:
     """Ask a service and wait for its answer.
 
     Raises the errors of :mod:`contracts.errors`, which the application turns into a page or a
-    JSON body by itself: ``Unavailable`` when the service is away, ``DeadlineExceeded`` when no
-    answer came in time, in which case the outcome of a command is unknown and the same
+    JSON body by itself: ``Unavailable`` when the service is away; for a command
+    ``DeadlineExceeded`` when no answer came in time: its outcome is unknown then, and the same
     command with the same key is the way to learn it.
     """
     frame = current_frame()
-    return frame.rpc.call(request, timeout_s=timeout_s or frame.settings.rpc_timeout_s)
+    return frame.ask(request, timeout_s or frame.settings.rpc_timeout_s)

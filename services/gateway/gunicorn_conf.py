@@ -5,10 +5,14 @@ A worker that is told to stop finishes what it is doing first. gunicorn's own ac
 off: the application writes one line for each request, in JSON and without secrets.
 """
 
+import warnings
 from typing import Any
 
 from chassis.logs import log_to_stderr
 from services.gateway.settings import get_settings
+
+# Said once for each process by nameko, whose classes the chassis names; none runs here.
+warnings.filterwarnings("ignore", message="\nEventlet is deprecated")
 
 _settings = get_settings()
 
@@ -41,12 +45,12 @@ logconfig_dict = {
 }
 
 
-def post_fork(server: Any, worker: Any) -> None:
+def post_fork(_server: Any, _worker: Any) -> None:
     """Each worker process logs for itself, with the chain of calls."""
     log_to_stderr(_settings.log_level)
 
 
-def worker_exit(server: Any, worker: Any) -> None:
+def worker_exit(_server: Any, worker: Any) -> None:
     """Close the connections to the broker and the database."""
     app = getattr(worker, "wsgi", None)
     frame = getattr(app, "extensions", {}).get("mycelium")

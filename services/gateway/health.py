@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
 from uuid import UUID
 
 from flask import Blueprint, Response, jsonify
@@ -21,7 +23,7 @@ blueprint = Blueprint("health", __name__)
 NOBODY = UUID(int=0)
 ANSWER_WITHIN_S = 3.0
 
-_QUESTIONS: dict[str, Request[object]] = {  # type: ignore[type-var]
+_QUESTIONS: dict[str, Request[Any]] = {
     "wallet": GetWallet(user_id=NOBODY),
     "catalog": GetProduct(product_id=str(NOBODY)),
     "billing": GetPurchase(user_id=NOBODY, purchase_id=NOBODY),
@@ -41,9 +43,9 @@ def healthz() -> Response:
 @limiter.exempt
 def readyz() -> tuple[Response, int]:
     frame = current_frame()
-    checks: dict[str, Callable[[], str]] = {"database": lambda: _ask_database(frame)}
+    checks: dict[str, Callable[[], str]] = {"database": partial(_ask_database, frame)}
     for service, question in _QUESTIONS.items():
-        checks[service] = lambda question=question: _ask_service(frame, question)  # type: ignore[misc]
+        checks[service] = partial(_ask_service, frame, question)
     with ThreadPoolExecutor(len(checks)) as pool:
         answers = dict(zip(checks, pool.map(lambda check: check(), checks.values()), strict=True))
     is_ready = all(answer == "ok" for answer in answers.values())
@@ -60,9 +62,9 @@ def _ask_database(frame: Frame) -> str:
     return "ok"
 
 
-def _ask_service(frame: Frame, question: Request[object]) -> str:  # type: ignore[type-var]
+def _ask_service(frame: Frame, question: Request[Any]) -> str:
     try:
-        frame.rpc.call(question, timeout_s=ANSWER_WITHIN_S)
+        frame.ask(question, ANSWER_WITHIN_S)
     except (Unavailable, DeadlineExceeded):
         return "away"
     except NotFound:

@@ -5,6 +5,7 @@ A message says what happened, what was kept, and what to do.
 
 from chassis.money import format_usd
 from contracts.billing import (
+    DeploymentFailed,
     PurchaseCompleted,
     PurchaseEnded,
     PurchaseShortOfFunds,
@@ -18,6 +19,7 @@ from contracts.topup import (
     RefusalCode,
     TopupFailed,
     TopupKind,
+    TopupRestored,
     TopupReversed,
     Trigger,
 )
@@ -75,6 +77,16 @@ def purchase_short_of_funds(event: PurchaseShortOfFunds) -> Message:
         f" {format_usd(event.shortfall_micros)}. It completes by itself as soon as your wallet"
         " covers it.",
         _purchase(event),
+    )
+
+
+def deployment_failed(event: DeploymentFailed) -> Message:
+    return Message(
+        "deployment_failed",
+        "danger",
+        f"{event.name} could not be set up",
+        f"{event.reason} It was paid for: write to support to get the credits back.",
+        DEPLOYMENTS,
     )
 
 
@@ -163,6 +175,17 @@ def topup_reversed(event: TopupReversed) -> Message:
         "warning",
         f"A payment of {amount} was {what}",
         f"{amount} went back to your card, and the same amount of credits left your wallet.",
+        WALLET,
+    )
+
+
+def topup_restored(event: TopupRestored) -> Message:
+    amount = format_usd(event.amount_micros)
+    return Message(
+        "topup_restored",
+        "success",
+        f"{amount} of credits came back",
+        f"{event.description} The credits that were taken out of your wallet are in it again.",
         WALLET,
     )
 

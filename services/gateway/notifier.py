@@ -10,7 +10,12 @@ from chassis.clock import utc_now
 from chassis.database import Database
 from chassis.events import event_handler
 from chassis.health import Health
-from contracts.billing import PurchaseCompleted, PurchaseEnded, PurchaseShortOfFunds
+from contracts.billing import (
+    DeploymentFailed,
+    PurchaseCompleted,
+    PurchaseEnded,
+    PurchaseShortOfFunds,
+)
 from contracts.messages import Event
 from contracts.topup import (
     AutoTopupPaused,
@@ -18,6 +23,7 @@ from contracts.topup import (
     AutoTopupResumed,
     CardExpiring,
     TopupFailed,
+    TopupRestored,
     TopupReversed,
 )
 from contracts.wallet import AccountFroze, BalanceLow, WalletCredited
@@ -42,6 +48,10 @@ class NotifierService:
     def purchase_short_of_funds(self, session: Session, event: PurchaseShortOfFunds) -> None:
         _tell(session, event, messages.purchase_short_of_funds(event))
 
+    @event_handler(DeploymentFailed)
+    def deployment_failed(self, session: Session, event: DeploymentFailed) -> None:
+        _tell(session, event, messages.deployment_failed(event))
+
     @event_handler(WalletCredited)
     def wallet_credited(self, session: Session, event: WalletCredited) -> None:
         _tell(session, event, messages.wallet_credited(event))
@@ -61,6 +71,10 @@ class NotifierService:
     @event_handler(TopupReversed)
     def topup_reversed(self, session: Session, event: TopupReversed) -> None:
         _tell(session, event, messages.topup_reversed(event))
+
+    @event_handler(TopupRestored)
+    def topup_restored(self, session: Session, event: TopupRestored) -> None:
+        _tell(session, event, messages.topup_restored(event))
 
     @event_handler(AutoTopupRefused)
     def auto_topup_refused(self, session: Session, event: AutoTopupRefused) -> None:

@@ -157,11 +157,11 @@ def _query_parameters(operation: "Operation") -> list[dict[str, Any]]:
 def _responses(
     operation: "Operation", schemas: dict[type[BaseModel], dict[str, Any]]
 ) -> dict[str, Any]:
-    statuses = {404, 422, 429, 500, 502, 503, 504}
+    statuses = {400, 404, 422, 429, 500, 502, 503, 504}
     statuses |= set() if operation.is_public else {401, 403}
     statuses |= {409} if operation.method == "POST" else set()
-    statuses |= {400, 402} if operation.is_command else set()
-    statuses |= {400, 401, 413, 415} if operation.body is not None else set()
+    statuses |= {402} if operation.is_command else set()
+    statuses |= {401, 413, 415} if operation.body is not None else set()
     good = {operation.status: "It is done.", **dict.fromkeys(operation.also, "It is on its way.")}
     responses = {
         str(status): {"description": text, "content": _json(schemas[operation.reply])}

@@ -49,7 +49,7 @@ class GatewaySettings(ServiceSettings):
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     session_days: Annotated[int, Field(ge=1, le=365)] = 30
-    rpc_timeout_s: Annotated[float, Field(gt=0, le=60)] = 10.0
+    rpc_timeout_s: Annotated[float, Field(gt=0, le=60)] = 8.0
 
     rate_limit_storage: str = "memory://"
     """memory:// counts in each worker process by itself; redis://… counts over all of them."""

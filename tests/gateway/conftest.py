@@ -1,7 +1,7 @@
 """The website for tests: on a real database, and (``system``) with all the real services.
 
-``site`` serves the application over real HTTP with a broker that is not there, for what the
-gateway decides alone. ``api`` talks to the whole product and holds every answer to the
+``site`` serves the application over real HTTP with no service behind it, for what the gateway
+decides alone. ``api`` talks to the whole product and holds every answer to the
 OpenAPI document.
 """
 
@@ -23,6 +23,7 @@ from werkzeug.serving import make_server
 
 from chassis.clock import utc_now
 from chassis.database import Connected, connect
+from deploy.local.broker import Node
 from services.gateway import accounts, tokens
 from services.gateway.app import create_app
 from services.gateway.models import User
@@ -30,6 +31,7 @@ from services.gateway.openapi import as_text
 from services.gateway.settings import GatewaySettings
 
 PASSWORD = "correct horse battery"
+NO_BROKER = "amqp://nobody:nothing@127.0.0.1:1/"
 DOCUMENT = simplejson.loads(as_text())
 _REGISTRY = Registry().with_resource(
     "urn:api", Resource.from_contents(DOCUMENT, default_specification=DRAFT202012)
@@ -133,7 +135,7 @@ def database(gateway_database: Connected) -> Connected:
 
 @dataclass
 class Site:
-    """The website alone: the database is there, the broker is not."""
+    """The website alone: its database and a broker, and none of the services."""
 
     base_url: str
 
@@ -143,25 +145,27 @@ class Site:
 
 def gateway_settings(database_url: str, **changes: Any) -> GatewaySettings:
     given = {
-        "amqp_uri": "amqp://nobody:nothing@127.0.0.1:1/",
+        "amqp_uri": NO_BROKER,
         "database_url": database_url,
         "secret_key": "a secret for tests only, of enough length",
         "public_url": "http://127.0.0.1:8000",
-        "rpc_timeout_s": 0.3,
         **changes,
     }
     return GatewaySettings(**given)
 
 
 @pytest.fixture
-def serve(databases: dict[str, str], database: Connected) -> Iterator[Callable[..., Site]]:
+def serve(
+    databases: dict[str, str], database: Connected, broker: Node
+) -> Iterator[Callable[..., Site]]:
     """Serve the application with changed settings: ``serve(rate_limit_login="2 per minute")``."""
     running = []
 
     def start(**changes: Any) -> Site:
-        app = create_app(gateway_settings(databases["gateway"], **changes))
+        settings = {"amqp_uri": broker.uri("gateway"), **changes}
+        app = create_app(gateway_settings(databases["gateway"], **settings))
         server = make_server("127.0.0.1", 0, app, threaded=True)
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
         thread.start()
         running.append((app, server, thread))
         return Site(f"http://127.0.0.1:{server.server_port}")

@@ -9,7 +9,16 @@ import requests
 from chassis.database import Connected
 from services.gateway.models import User
 from services.gateway.pages import forms  # noqa: F401 - the pages must load
-from tests.gateway.conftest import PASSWORD, Api, Site, add_user, error_of, read, token_for
+from tests.gateway.conftest import (
+    NO_BROKER,
+    PASSWORD,
+    Api,
+    Site,
+    add_user,
+    error_of,
+    read,
+    token_for,
+)
 
 
 def log_in(site: Site, user: User) -> tuple[requests.Session, str]:
@@ -201,6 +210,16 @@ def test_registering_works_while_the_wallet_is_away(site: Site) -> None:
 
     assert answer.status_code == 201
     assert read(answer)["token"].startswith("myc_")
+
+
+def test_a_broker_that_is_away_is_a_503_as_well(
+    serve: Callable[..., Site], database: Connected
+) -> None:
+    site = serve(amqp_uri=NO_BROKER, rpc_timeout_s=0.2)
+    user = add_user(database, has_wallet=True)
+    answer = Api(site.base_url, token_for(database, user)).get("/api/deployments")
+
+    assert error_of(answer) == (503, "unavailable")
 
 
 def test_a_service_that_is_away_is_a_503_that_says_when_to_retry(member: Api) -> None:

@@ -80,7 +80,7 @@ def log_in(body: Credentials) -> LoggedIn:
 
 
 @endpoint(blueprint, "POST", "/api/auth/logout", reply=NoReply)
-def log_out(user: CurrentUser) -> NoReply:
+def log_out(user: CurrentUser) -> NoReply:  # noqa: ARG001 - it is for users only
     """End the token, or the browser session, that this request came with."""
     identity = current_identity()
     if identity is not None and identity.via == "token":

@@ -9,7 +9,7 @@ from chassis.money import usd_number
 from contracts.billing import DeploymentStatus, GetBurnRate, ListDeployments
 from contracts.catalog import Category
 from services.gateway.api.endpoint import endpoint
-from services.gateway.api.shapes import ApiReply, Usd
+from services.gateway.api.shapes import ApiBody, ApiReply, CursorText, Limit, Usd
 from services.gateway.frame import call
 from services.gateway.identity import CurrentUser
 
@@ -30,8 +30,16 @@ class DeploymentReply(ApiReply):
     ended_at: AwareDatetime | None
 
 
+class DeploymentQuery(ApiBody):
+    cursor: CursorText | None = None
+    limit: Limit = 200
+
+
 class DeploymentReplies(ApiReply):
+    """Newest first; ``next_cursor`` asks for older ones, null at the end."""
+
     deployments: list[DeploymentReply]
+    next_cursor: str | None
 
 
 class DeploymentBurn(ApiReply):
@@ -45,7 +53,8 @@ class DeploymentBurn(ApiReply):
 
 
 class BurnRateReply(ApiReply):
-    """Daily = monthly ÷ 30. ``days_until_empty`` and ``empty_at`` are null when nothing burns."""
+    """Daily = monthly ÷ 30, hourly = monthly ÷ 720. ``days_until_empty`` and ``empty_at`` are null
+    when nothing burns."""
 
     balance: Usd
     monthly_burn: Usd
@@ -57,10 +66,14 @@ class BurnRateReply(ApiReply):
     empty_at: AwareDatetime | None
 
 
-@endpoint(blueprint, "GET", "/api/deployments", reply=DeploymentReplies)
-def list_deployments(user: CurrentUser) -> DeploymentReplies:
+@endpoint(
+    blueprint, "GET", "/api/deployments", query=DeploymentQuery, reply=DeploymentReplies
+)
+def list_deployments(user: CurrentUser, query: DeploymentQuery) -> DeploymentReplies:
     """Everything the user has deployed."""
-    found = call(ListDeployments(user_id=user.user_id))
+    found = call(
+        ListDeployments(user_id=user.user_id, cursor=query.cursor, limit=query.limit)
+    )
     return DeploymentReplies(
         deployments=[
             DeploymentReply(
@@ -77,7 +90,8 @@ def list_deployments(user: CurrentUser) -> DeploymentReplies:
                 ended_at=deployment.ended_at,
             )
             for deployment in found.deployments
-        ]
+        ],
+        next_cursor=found.next_cursor,
     )
 
 

@@ -14,6 +14,7 @@ from contracts.topup import (
     GetAutoTopup,
     ListPaymentMethods,
     PreviewAutoTopup,
+    StartCardSetup,
 )
 from contracts.wallet import (
     AccountStatus,
@@ -104,6 +105,10 @@ class PaymentMethodReplies(ApiReply):
     payment_methods: list[PaymentMethodReply]
 
 
+class CardSetupReply(ApiReply):
+    checkout_url: str
+
+
 class AffordabilityQuery(ApiBody):
     amount_micros: PositiveUsdText = Field(alias="amount")
 
@@ -191,6 +196,22 @@ def list_payment_methods(user: CurrentUser) -> PaymentMethodReplies:
             for card in saved.payment_methods
         ]
     )
+
+
+@endpoint(
+    blueprint,
+    "POST",
+    "/api/wallet/payment-methods",
+    reply=CardSetupReply,
+    status=201,
+    command=True,
+)
+def start_card_setup(user: CurrentUser, key: str) -> CardSetupReply:
+    """Begin to save a card without a payment: send the person to ``checkout_url``."""
+    setup = call(
+        StartCardSetup(idempotency_key=key, user_id=user.user_id, email=user.email), timeout_s=25
+    )
+    return CardSetupReply(checkout_url=setup.checkout_url)
 
 
 @endpoint(

@@ -1,0 +1,101 @@
+"""While a service is away: what still works, what is refused, and that it heals by itself."""
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import requests
+
+from tests.gateway.conftest import PASSWORD, Api, error_of, read
+
+
+@pytest.fixture
+def without(system: Any) -> Iterator[Callable[[str], None]]:
+    """Stop a process for the rest of a test."""
+    stopped: list[str] = []
+
+    def stop(name: str) -> None:
+        stopped.append(name)
+        system.stop(name)
+
+    yield stop
+    for name in stopped:
+        system.start(name)
+
+
+def test_registering_while_the_wallet_is_away_gives_a_wallet_later(
+    system: Any, visitor: Api, without: Callable[[str], None]
+) -> None:
+    without("wallet")
+    body = {"email": f"{uuid4()}@example.com", "password": PASSWORD}
+    registered = visitor.post("/api/auth/register", body)
+    visitor.token = read(registered)["token"]
+    away = visitor.get("/api/wallet/info")
+    system.start("wallet")
+
+    assert registered.status_code == 201
+    assert error_of(away) == (503, "unavailable")
+    assert int(away.headers["Retry-After"]) > 0
+    assert read(visitor.get("/api/wallet/info"))["balance"] == 0
+
+
+def test_the_balance_shows_while_topup_is_away(
+    api: Api, visitor: Api, without: Callable[[str], None]
+) -> None:
+    without("topup")
+
+    info = read(api.get("/api/wallet/info"))
+    short = read(api.get("/api/wallet/check-affordability?amount=5"))
+    navbar = read(api.get("/api/navbar/dropdown-data"))
+    webhook = visitor.post(
+        "/webhooks/stripe", data=b"{}", headers={"Stripe-Signature": "t=1,v1=00"}
+    )
+
+    assert (info["balance"], info["auto_topup_enabled"]) == (0, None)
+    assert short["shortfall_info"]["reason_code"] == "unavailable"
+    assert navbar["auto_topup_status"] == "Unavailable"
+    assert error_of(webhook) == (503, "unavailable")
+    assert error_of(api.get("/api/wallet/auto-topup/status")) == (503, "unavailable")
+
+
+def test_readiness_names_the_service_that_is_away(
+    system: Any, without: Callable[[str], None]
+) -> None:
+    without("catalog")
+
+    ready = requests.get(f"{system.base_url}/readyz", timeout=10)
+
+    assert ready.status_code == 503
+    assert ready.json()["checks"]["catalog"] == "away"
+    assert ready.json()["checks"]["wallet"] == "ok"
+
+
+def test_a_request_that_waits_is_finished_before_the_site_stops(
+    system: Any, api: Api, product: dict[str, Any], without: Callable[[str], None]
+) -> None:
+    without("topup")
+    answers: list[requests.Response] = []
+
+    def buy() -> None:
+        body = {"product_id": product["product_id"]}
+        answers.append(api.command("/api/wallet/purchase-with-topup", body))
+
+    waiting = threading.Thread(target=buy)
+    waiting.start()
+    _until_it_waits(system, api)
+    system.stop("gateway")
+    waiting.join(20)
+    system.start("topup")
+    system.start("gateway")
+
+    assert [answer.status_code for answer in answers] == [202]
+
+
+def _until_it_waits(system: Any, api: Api) -> None:
+    """Until the purchase is stored: from then on the request waits for its money."""
+    from tests.gateway.test_api import eventually
+
+    other = Api(system.base_url, api.token, api.user_id)
+    eventually(lambda: read(other.get("/api/purchases"))["purchases"], bool)

@@ -1,0 +1,177 @@
+"""The product's main job through the HTTP API, with cards on the payment sandbox's pages."""
+
+import time
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import requests
+
+from tests.gateway.conftest import Api, read
+from tests.gateway.test_api import eventually
+
+GOOD_CARD = "4242424242424242"
+DECLINES_LATER = "4000000000000341"
+"""Can be saved, and is declined at every charge after that."""
+
+
+def pay(checkout_url: str, number: str = GOOD_CARD) -> None:
+    """Fill the hosted page in, as a person would."""
+    form = {
+        "number": number,
+        "expiry": "12 / 34",
+        "cvc": "123",
+        "name": "Test Person",
+        "email": "person@example.com",
+        "save": "yes",
+    }
+    answer = requests.post(checkout_url, data=form, timeout=30, allow_redirects=False)
+    assert answer.status_code == 303, answer.text[:2000]
+
+
+def buy_credits(api: Api, amount: int, *, save_card: bool = True) -> dict[str, Any]:
+    topup: dict[str, Any] = read(
+        api.command("/api/wallet/topups", {"amount": amount, "save_card": save_card})
+    )
+    pay(topup["checkout_url"])
+    address = f"/api/wallet/topups/{topup['topup_id']}"
+    eventually(
+        lambda: read(api.get(address)), lambda seen: seen.get("status") == "credited"
+    )
+    return topup
+
+
+def switch_on_auto_topup(api: Api, **changes: object) -> dict[str, Any]:
+    cards = eventually(
+        lambda: read(api.get("/api/wallet/payment-methods"))["payment_methods"], bool
+    )
+    settings = {
+        "enabled": True,
+        "threshold_amount": 10,
+        "topup_amount": 25,
+        "payment_method_id": cards[0]["payment_method_id"],
+        "consent": True,
+        **changes,
+    }
+    answer = api.command("/api/wallet/auto-topup/configure", settings)
+    assert answer.status_code == 200, answer.text
+    status: dict[str, Any] = read(answer)
+    return status
+
+
+@pytest.fixture
+def dear(visitor: Api) -> dict[str, Any]:
+    """A product of $15.00 a month."""
+    found = read(visitor.get("/api/products?q=VM-Production"))["products"]
+    return next(item for item in found if item["price_usd"] == Decimal("15.00"))
+
+
+def test_a_purchase_completes_by_itself_once_credits_were_bought(
+    api: Api, product: dict[str, Any]
+) -> None:
+    purchase = read(
+        api.command("/api/wallet/instant-purchase", {"product_id": product["product_id"]})
+    )
+    buy_credits(api, 25)
+
+    done = eventually(
+        lambda: read(api.get(f"/api/purchases/{purchase['purchase_id']}")),
+        lambda seen: seen["status"] == "completed",
+    )
+    assert done["shortfall_usd"] == 0
+    assert read(api.get("/api/wallet/info"))["balance"] == Decimal("20.00")
+    assert read(api.get("/api/wallet/burn-rate-analysis"))["monthly_burn"] == Decimal("5.00")
+
+
+def test_an_automatic_topup_pays_within_one_request(api: Api, dear: dict[str, Any]) -> None:
+    buy_credits(api, 10)
+    assert switch_on_auto_topup(api)["state"] == "active"
+
+    body = {"product_id": dear["product_id"], "quantity": 1}
+    answer = api.command("/api/wallet/purchase-with-topup", body)
+
+    assert (answer.status_code, read(answer)["status"]) == (200, "completed")
+    assert read(api.get("/api/wallet/info"))["balance"] == Decimal("20.00")
+    kinds = [
+        (item["kind"], item["amount_usd"])
+        for item in read(api.get("/api/wallet/transactions"))["transactions"]
+    ]
+    assert kinds == [
+        ("purchase", Decimal("-15.00")),
+        ("auto_topup", Decimal("25.00")),
+        ("topup", Decimal("10.00")),
+    ]
+
+
+def test_an_automatic_charge_is_told_to_the_user(api: Api, dear: dict[str, Any]) -> None:
+    buy_credits(api, 10)
+    switch_on_auto_topup(api)
+    api.command("/api/wallet/purchase-with-topup", {"product_id": dear["product_id"]})
+
+    told = eventually(
+        lambda: read(api.get("/api/notifications"))["notifications"],
+        lambda found: "auto_topup_credited" in [item["kind"] for item in found],
+    )
+    charge = next(item for item in told if item["kind"] == "auto_topup_credited")
+    assert "$25.00" in charge["title"]
+
+
+def test_affordability_shows_what_auto_topup_would_charge(api: Api) -> None:
+    buy_credits(api, 10)
+    switch_on_auto_topup(api)
+
+    found = read(api.get("/api/wallet/check-affordability?amount=50.00"))["shortfall_info"]
+
+    assert (found["would_auto_topup"], found["topup_amount"]) == (True, Decimal("40.00"))
+    assert found["card_last4"] == "4242"
+
+
+def test_a_declined_card_is_told_at_once_and_the_purchase_waits(
+    api: Api, dear: dict[str, Any]
+) -> None:
+    buy_credits(api, 12)
+    _save_another_card(api, DECLINES_LATER)
+
+    started_at_s = time.monotonic()
+    answer = api.command("/api/wallet/purchase-with-topup", {"product_id": dear["product_id"]})
+    took_s = time.monotonic() - started_at_s
+
+    purchase = read(answer)
+    assert (answer.status_code, purchase["status"]) == (202, "awaiting_funds")
+    assert purchase["status_reason"]
+    assert took_s < 9
+
+
+def test_somebody_elses_card_cannot_be_used(api: Api, new_member: Callable[[], Api]) -> None:
+    buy_credits(api, 10)
+    card = read(api.get("/api/wallet/payment-methods"))["payment_methods"][0]
+    thief = new_member()
+
+    answer = thief.command(
+        "/api/wallet/auto-topup/configure",
+        {
+            "enabled": True,
+            "threshold_amount": 10,
+            "topup_amount": 25,
+            "payment_method_id": card["payment_method_id"],
+            "consent": True,
+        },
+    )
+
+    assert answer.status_code == 404
+    assert read(thief.get("/api/wallet/payment-methods"))["payment_methods"] == []
+
+
+def _save_another_card(api: Api, number: str) -> None:
+    """Save a card without a payment, and make it the one to charge."""
+    before = {card["payment_method_id"] for card in _cards(api)}
+    pay(read(api.command("/api/wallet/payment-methods"))["checkout_url"], number)
+    eventually(lambda: len(_cards(api)), lambda count: count > len(before))
+    new = next(card for card in _cards(api) if card["payment_method_id"] not in before)
+    switch_on_auto_topup(api, payment_method_id=new["payment_method_id"])
+
+
+def _cards(api: Api) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = read(api.get("/api/wallet/payment-methods"))["payment_methods"]
+    return found
