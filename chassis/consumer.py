@@ -19,6 +19,7 @@ from chassis.broker import (
     dead_letter_queue,
     skip_blocked_check,
 )
+from chassis.wire import make_frugal
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class QueueConsumer(NamekoQueueConsumer):
 
     def on_consume_ready(self, connection: Connection, channel: Any, consumers: Any) -> None:
         skip_blocked_check(connection)
+        make_frugal(connection)
         self._replies = Producer(connection.channel(), auto_declare=False)
         super().on_consume_ready(connection, channel, consumers)
         self._is_consuming = True

@@ -16,8 +16,9 @@ On the wire this is nameko's own protocol, so that a stock nameko client can cal
 
 import logging
 import typing
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from kombu.message import Message
 from nameko.exceptions import ContainerBeingKilled, MethodNotFound, serialize
@@ -116,7 +117,13 @@ class Rpc(NamekoRpc):
         return result, exc_info
 
 
-rpc = Rpc.decorator
+MethodT = TypeVar("MethodT", bound=Callable[..., Any])
+
+
+def rpc(method: MethodT) -> MethodT:
+    """Let a method of a service answer the calls that its request's type describes."""
+    decorated: MethodT = Rpc.decorator(method)
+    return decorated
 
 
 def request_class_of(method: Any) -> type[Request[Any]]:
