@@ -5,6 +5,7 @@ here and decide before they change anything, so that a refused command leaves no
 neighbours go on. Writing is one statement for each table.
 """
 
+import functools
 import json
 from datetime import datetime
 from typing import Any
@@ -121,8 +122,8 @@ class Book:
                 amount_micros,
                 balance_after_micros,
                 posted.movement.kind.value,
-                posted.effective_at.isoformat(),
-                posted.recorded_at.isoformat(),
+                _moment(posted.effective_at),
+                _moment(posted.recorded_at),
             )
         )
 
@@ -227,6 +228,12 @@ def _is_uuid(value: str | None) -> bool:
         return False
 
 
+@functools.lru_cache(maxsize=64)
+def _moment(moment: datetime) -> str:
+    """Most moments of a batch are the same one."""
+    return moment.isoformat()
+
+
 def _columns(names: tuple[str, ...], rows: Any) -> dict[str, list[Any]]:
     return {name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
 
@@ -253,8 +260,8 @@ def _transaction_row(posted: Posted, amount_micros: int) -> tuple[Any, ...]:
         amount_micros,
         movement.description,
         json.dumps(movement.metadata, ensure_ascii=False),
-        posted.effective_at.isoformat(),
-        posted.recorded_at.isoformat(),
+        _moment(posted.effective_at),
+        _moment(posted.recorded_at),
         str(movement.corrects) if movement.corrects else None,
         movement.correction,
     )

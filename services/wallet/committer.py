@@ -28,6 +28,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from chassis.clock import utc_now
+from chassis.crash_points import crash_point
 from chassis.database import Connected, DatabaseConnection
 from contracts.errors import Overloaded, ServiceError, Unavailable
 from contracts.messages import ReplyT
@@ -128,6 +129,8 @@ def commit(begin: Begin, now: datetime, jobs: Sequence[Job]) -> None:
     commands = [command for job in jobs for command in job.commands]
     with begin() as session:
         outcomes = ledger.post(session, now, commands)
+        crash_point("wallet.committing")
+    crash_point("wallet.committed")
     for job in jobs:
         job.outcomes, outcomes = outcomes[: len(job.commands)], outcomes[len(job.commands) :]
 
