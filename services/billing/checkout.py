@@ -112,7 +112,6 @@ class Checkout:
             if row.status == PurchaseStatus.CANCELLED:
                 return as_purchase(row, replayed=True)
             purchases.begin_closing(
-                session,
                 self.clock(),
                 row,
                 PurchaseStatus.CANCELLED,
@@ -293,7 +292,7 @@ class Checkout:
         """End a claimed purchase without a payment, and for good."""
         with self.database.begin() as session:
             row = session.get_one(PurchaseRow, claimed.purchase_id, with_for_update=True)
-            purchases.begin_closing(session, self.clock(), row, to, code, reason)
+            purchases.begin_closing(self.clock(), row, to, code, reason)
         crash_point("billing.closing_marked")
         self._close_key(claimed.purchase_id)
 

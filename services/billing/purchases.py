@@ -218,7 +218,7 @@ def wait_for_funds(
 
 
 def begin_closing(
-    session: Session, now: datetime, row: PurchaseRow, to: PurchaseStatus, code: str, reason: str
+    now: datetime, row: PurchaseRow, to: PurchaseStatus, code: str, reason: str
 ) -> None:
     """Write down that this locked purchase is to end unpaid, before the wallet is told.
 

@@ -27,16 +27,16 @@ class _Order(NamedTuple):
     """A sort order: its column, its direction, and how the column stands in a cursor."""
 
     column: ColumnElement[Any] | InstrumentedAttribute[Any]
-    descends: bool
     kind: type[str] | type[int]
+    descends: bool = False
 
 
 _ORDERS = {
-    SortOrder.FEATURED: _Order(ProductRow.featured_rank, False, int),
-    SortOrder.NAME: _Order(func.lower(ProductRow.name), False, str),
-    SortOrder.PRICE: _Order(ProductRow.price_micros, False, int),
-    SortOrder.PRICE_DESCENDING: _Order(ProductRow.price_micros, True, int),
-    SortOrder.NEWEST: _Order(ProductRow.created_at, True, int),
+    SortOrder.FEATURED: _Order(ProductRow.featured_rank, int),
+    SortOrder.NAME: _Order(func.lower(ProductRow.name), str),
+    SortOrder.PRICE: _Order(ProductRow.price_micros, int),
+    SortOrder.PRICE_DESCENDING: _Order(ProductRow.price_micros, int, descends=True),
+    SortOrder.NEWEST: _Order(ProductRow.created_at, int, descends=True),
 }
 
 

@@ -89,26 +89,30 @@ def payments(stack: System, user_id: UUID) -> list[int]:
     return [transaction.amount_micros for transaction in page.transactions]
 
 
-def in_catalog(stack: System, statement: str) -> object:
+def in_catalog(stack: System, statement: str, **values: object) -> object:
     """Run one statement on the catalog's database."""
     engine = create_engine(stack.database_url("catalog"))
     try:
         with engine.begin() as connection:
-            result = connection.execute(text(statement))
+            result = connection.execute(text(statement), values)
             return result.scalar() if result.returns_rows else None
     finally:
         engine.dispose()
 
 
 def stock_of(stack: System, slug: str) -> object:
-    return in_catalog(stack, f"SELECT stock FROM products WHERE slug = '{slug}'")
+    return in_catalog(stack, "SELECT stock FROM products WHERE slug = :slug", slug=slug)
 
 
 @pytest.fixture
 def last_one(stack: System) -> str:
     """A product of which there is exactly one left: its slug."""
     slug = "3node-rack"
-    in_catalog(stack, f"UPDATE products SET stock = 1, price_micros = 1000000 WHERE slug='{slug}'")
+    in_catalog(
+        stack,
+        "UPDATE products SET stock = 1, price_micros = 1000000 WHERE slug = :slug",
+        slug=slug,
+    )
     return slug
 
 

@@ -53,7 +53,7 @@ def fall_short(
 def close(database: Connected, purchase_id: UUID, to: PurchaseStatus, code: str = "why") -> None:
     with database.begin() as session:
         row = session.get_one(PurchaseRow, purchase_id, with_for_update=True)
-        purchases.begin_closing(session, NOW, row, to, code, "A reason.")
+        purchases.begin_closing(NOW, row, to, code, "A reason.")
     with database.begin() as session:
         purchases.end_unpaid(session, NOW, purchase_id)
 
@@ -136,7 +136,7 @@ def test_the_first_reason_to_close_stands(database: Connected) -> None:
     purchase_id = recorded(database).purchase_id
     with database.begin() as session:
         row = session.get_one(PurchaseRow, purchase_id, with_for_update=True)
-        purchases.begin_closing(session, NOW, row, PurchaseStatus.CANCELLED, "first", "First.")
+        purchases.begin_closing(NOW, row, PurchaseStatus.CANCELLED, "first", "First.")
 
     close(database, purchase_id, PurchaseStatus.EXPIRED, "second")
 
@@ -250,7 +250,7 @@ def test_what_is_being_cancelled_is_not_part_of_the_total_shortfall(database: Co
     cancelled = fall_short(database, quoted(15_000_000), user_id=user_id)
     with database.begin() as session:
         row = session.get_one(PurchaseRow, cancelled, with_for_update=True)
-        purchases.begin_closing(session, NOW, row, PurchaseStatus.CANCELLED, "why", "A reason.")
+        purchases.begin_closing(NOW, row, PurchaseStatus.CANCELLED, "why", "A reason.")
 
     fall_short(database, quoted(5_000_000), user_id=user_id)
 

@@ -42,6 +42,7 @@ BILLING_PAYS = [
     "billing.completing",
     "billing.completed",
 ]
+WALLET_DEBITS = ["wallet.committing", "wallet.committed"]
 BILLING_RESUMES = ["billing.awaiting_funds", "billing.credit_heard", "billing.resuming"]
 BILLING_CLOSES = [
     "billing.closing_marked",
@@ -119,6 +120,10 @@ class Buyer:
         return paid, self.deployed(), self.credited_micros - paid * PRICE - self.balance()
 
 
+def service_of(point: str) -> str:
+    return point.partition(".")[0]
+
+
 def insist(call: Callable[[], object]) -> None:
     """Repeat a call that has an idempotency key until it is answered."""
 
@@ -149,11 +154,12 @@ def dying_at(stack: System, name: str, point: str) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def shelf(stack: System) -> None:
     """Fill the shelf, so that what was taken from it can be counted."""
-    run_in(stack, "catalog", f"UPDATE products SET stock = {STOCK} WHERE slug = '{SLUG}'")
+    update = "UPDATE products SET stock = :stock WHERE slug = :slug"
+    run_in(stack, "catalog", update, stock=STOCK, slug=SLUG)
 
 
 def left(stack: System) -> int:
-    return run_in(stack, "catalog", f"SELECT stock FROM products WHERE slug = '{SLUG}'")
+    return run_in(stack, "catalog", "SELECT stock FROM products WHERE slug = :slug", slug=SLUG)
 
 
 def comes_to_be_left(stack: System, expected: int) -> bool:
@@ -165,25 +171,26 @@ def events_about(stack: System, purchase: Purchase, event_type: str) -> int:
     return run_in(
         stack,
         "billing",
-        f"SELECT count(*) FROM outbox WHERE type = '{event_type}'"
-        f" AND payload->>'purchase_id' = '{purchase.purchase_id}'",
+        "SELECT count(*) FROM outbox WHERE type = :type AND payload->>'purchase_id' = :purchase_id",
+        type=event_type,
+        purchase_id=str(purchase.purchase_id),
     )
 
 
-def run_in(stack: System, service: str, statement: str) -> int:
+def run_in(stack: System, service: str, statement: str, **values: object) -> int:
     engine = create_engine(stack.database_url(service))
     try:
         with engine.begin() as connection:
-            result = connection.execute(text(statement))
+            result = connection.execute(text(statement), values)
             return int(result.scalar_one()) if result.returns_rows else 0
     finally:
         engine.dispose()
 
 
-@pytest.mark.parametrize("point", BILLING_PAYS)
+@pytest.mark.parametrize("point", [*BILLING_PAYS, *WALLET_DEBITS])
 def test_a_crash_while_paying_pays_and_delivers_once(stack: System, point: str) -> None:
     buyer = Buyer(stack, "100")
-    with dying_at(stack, "billing", point):
+    with dying_at(stack, service_of(point), point):
         buyer.buy_into_a_crash()
 
     buyer.comes_to(PurchaseStatus.COMPLETED)
