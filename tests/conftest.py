@@ -45,7 +45,7 @@ def postgres(scratch: Path) -> Iterator[Postgres]:
 def broker(scratch: Path) -> Iterator[Node]:
     node = start_node(scratch / "rabbitmq")
     yield node
-    node.stop()
+    node.kill()
 
 
 @pytest.fixture(scope="session")
@@ -76,8 +76,9 @@ def service_stack(
         return stack
 
     yield make
+    # Their databases and virtual hosts go with the servers.
     for stack in systems:
-        stack.close()
+        stack.end_processes()
     systems.clear()
 
 

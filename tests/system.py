@@ -149,15 +149,19 @@ class System:
         """End every process, and remove the databases and the virtual host."""
         if self._is_closed:
             return
+        self.end_processes()
+        self.vhost.stop()
+        for service in self._urls:
+            self._postgres.drop_database(f"{self._prefix}_{service}")
+
+    def end_processes(self) -> None:
+        """End every process at once, for good."""
         self._is_closed = True
         if "rpc" in self.__dict__:
             self.rpc.close()
         for child in self._children.values():
             # Nothing of theirs is kept, so that there is nothing to wait for.
             child.kill()
-        self.vhost.stop()
-        for service in self._urls:
-            self._postgres.drop_database(f"{self._prefix}_{service}")
 
     def _seed_catalog(self) -> None:
         subprocess.run(

@@ -8,6 +8,7 @@ definitions file that the node loads when it boots.
 
 import base64
 import fcntl
+import hashlib
 import json
 import os
 import secrets
@@ -31,6 +32,7 @@ NODE = "mycelium@localhost"
 START_TIMEOUT_S = 90
 STOP_TIMEOUT_S = 30
 SCRIPTS = Path("/usr/lib/rabbitmq/bin")
+CONTAINER_IMAGE = "rabbitmq:4"
 
 
 class Broker(Protocol):
@@ -51,7 +53,8 @@ def begin(data_dir: Path, environment: Mapping[str, str] = os.environ) -> Broker
     """
     if environment.get("AMQP_URI"):
         return GivenBroker(environment)
-    node = Node(data_dir.resolve(), port=free_port(5672))
+    kind = Node if _server_script() or not _docker_answers() else ContainerNode
+    node = kind(data_dir.resolve(), port=free_port(5672))
     node.begin()
     return node
 
@@ -132,17 +135,16 @@ class Node:
 
     def begin(self) -> None:
         """Start the node; it takes some seconds to be ready."""
-        server = _installed_server()
         self._directory.mkdir(parents=True, exist_ok=True)
         self._take_lock()
         self._end_orphans()
         self._write_configuration()
-        self._run_server(server)
+        self._run_server()
 
     def restart(self) -> None:
         """Stop the node, cutting all connections, and start it again on the same ports."""
         self._stop_server()
-        self._run_server(_installed_server())
+        self._run_server()
         self.wait_ready()
 
     def stop(self) -> None:
@@ -151,6 +153,12 @@ class Node:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    def kill(self) -> None:
+        """End the node at once, as a crash would."""
+        if self._server is not None:
+            self._server.kill()
+        self.stop()
 
     def _uri(self, user: str, vhost: str) -> str:
         return (
@@ -218,7 +226,13 @@ class Node:
             "RUNNING_UNDER_SYSTEMD": "true",
         }
 
-    def _run_server(self, server: Path) -> None:
+    def _run_server(self) -> None:
+        server = _server_script()
+        if server is None:
+            raise StartupError(
+                "RabbitMQ is not installed: run `sudo apt-get install rabbitmq-server`,"
+                " or set AMQP_URI to a broker of yours."
+            )
         environment = self._environment()
         log = self._directory / "server.log"
         if epmd := shutil.which("epmd"):
@@ -297,6 +311,41 @@ class Node:
             raise RuntimeError(f"{module}:{function} failed: {call.stdout}{call.stderr}")
 
 
+class ContainerNode(Node):
+    """The same node in a container, where RabbitMQ is not installed and an engine answers.
+
+    Its data lies in a volume named after the data directory. It has no further virtual hosts:
+    the tests run on an installed server.
+    """
+
+    def _write_configuration(self) -> None:
+        super()._write_configuration()
+        # The container's own user reads these; on this machine the directory keeps others out.
+        self._directory.chmod(0o700)
+        (self._directory / "definitions.json").chmod(0o644)
+        (self._directory / "rabbitmq.conf").write_text(
+            "load_definitions = /etc/rabbitmq/definitions.json\n"
+        )
+
+    def _run_server(self) -> None:
+        volume = f"mycelium-{hashlib.sha256(str(self._directory).encode()).hexdigest()[:12]}"
+        # Of a runner that was killed. There may be none, which is no error.
+        subprocess.run(["docker", "rm", "--force", volume], capture_output=True, check=False)
+        command = [
+            *("docker", "run", "--rm", "--name", volume, "--hostname", "mycelium"),
+            *("--publish", f"127.0.0.1:{self.port}:5672"),
+            *("--volume", f"{volume}:/var/lib/rabbitmq"),
+        ]
+        for source, target in (
+            ("definitions.json", "definitions.json"),
+            ("rabbitmq.conf", "conf.d/90-mycelium.conf"),
+        ):
+            command += ["--volume", f"{self._directory / source}:/etc/rabbitmq/{target}:ro"]
+        log = self._directory / "server.log"
+        self._server = Child("rabbitmq", [*command, CONTAINER_IMAGE], dict(os.environ), log)
+        self._server.start()
+
+
 class VirtualHost:
     """A virtual host of our node, with the same users as the product's own."""
 
@@ -323,15 +372,18 @@ def _login_problem(uri: str) -> str | None:
     return None
 
 
-def _installed_server() -> Path:
+def _server_script() -> Path | None:
     # The wrapper in the PATH insists on root or the `rabbitmq` user; the real script does not.
     for candidate in (SCRIPTS / "rabbitmq-server", Path(shutil.which("rabbitmq-server") or "")):
         if candidate.is_file():
             return candidate
-    raise StartupError(
-        "RabbitMQ is not installed: run `sudo apt-get install rabbitmq-server`,"
-        " or set AMQP_URI to a broker of yours."
-    )
+    return None
+
+
+def _docker_answers() -> bool:
+    if shutil.which("docker") is None:
+        return False
+    return subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0
 
 
 def _erlang_string(text: str) -> str:

@@ -1,0 +1,102 @@
+"""The supervisor of `make run`, with small programs in place of the services."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from deploy.local.child import Child
+from deploy.local.startup import StartupError, wait_for
+from deploy.local.supervisor import Supervisor
+
+WAIT_FOR_EVER = "import signal; signal.pause()"
+
+
+def program(tmp_path: Path, name: str, code: str) -> Child:
+    argv = [sys.executable, "-c", code]
+    return Child(name, argv, dict(os.environ), tmp_path / f"{name}.log")
+
+
+def test_a_process_that_ends_is_started_again_and_the_others_stay(tmp_path: Path) -> None:
+    crashing = program(tmp_path, "crashing", WAIT_FOR_EVER)
+    steady = program(tmp_path, "steady", WAIT_FOR_EVER)
+    said: list[str] = []
+    supervisor = Supervisor([crashing, steady], said.append)
+    supervisor.start()
+    steady_pid, crashed_pid = steady.pid, crashing.pid
+    crashing.kill()
+
+    def is_back() -> bool:
+        supervisor.tend()
+        return crashing.is_running and crashing.pid != crashed_pid
+
+    try:
+        assert wait_for(is_back, 10)
+        assert steady.pid == steady_pid
+        assert "crashing ended with -9" in said[0]
+    finally:
+        supervisor.stop()
+
+
+def test_the_delay_grows_with_every_end(tmp_path: Path) -> None:
+    said: list[str] = []
+    supervisor = Supervisor([program(tmp_path, "broken", "raise SystemExit(1)")], said.append)
+    supervisor.start()
+
+    def has_ended_twice() -> bool:
+        supervisor.tend()
+        return len(said) == 2
+
+    assert wait_for(has_ended_twice, 10)
+    assert ("in 0.5 s" in said[0], "in 1 s" in said[1]) == (True, True)
+
+
+def test_a_process_that_refuses_its_settings_stops_the_start_with_its_own_words(
+    tmp_path: Path,
+) -> None:
+    code = "import sys; print('Setting SECRET_KEY: too short.'); sys.exit(78)"
+    refusing = program(tmp_path, "gateway", code)
+    supervisor = Supervisor([refusing])
+    supervisor.start()
+    wait_for(lambda: not refusing.is_running, 10)
+
+    with pytest.raises(StartupError, match=r"gateway refuses its settings\. Setting SECRET_KEY"):
+        supervisor.tend()
+
+
+def test_a_process_that_does_not_stop_is_ended(tmp_path: Path) -> None:
+    code = "import signal; signal.signal(15, signal.SIG_IGN); print('up', flush=True)"
+    stubborn = program(tmp_path, "stubborn", f"{code}; [signal.pause() for _ in iter(int, 1)]")
+    stubborn.start()
+    wait_for(lambda: "up" in stubborn.tail(), 10)
+
+    stubborn.stop(timeout_s=0.2)
+
+    assert stubborn.exit_code == -9
+
+
+def test_a_child_ends_when_its_runner_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from deploy.local.child import Child;"
+        f"child = Child('c', [sys.executable, '-c', {WAIT_FOR_EVER!r}], dict(os.environ),"
+        " Path(sys.argv[1]) / 'c.log'); child.start();"
+        " Path(sys.argv[1], 'pid').write_text(str(child.pid)); os.kill(os.getpid(), 9)"
+    )
+    root = Path(__file__).resolve().parents[2]
+    argv = [sys.executable, "-c", code, str(tmp_path)]
+    runner = Child("runner", argv, dict(os.environ), tmp_path / "runner.log", directory=root)
+    runner.start()
+    assert wait_for(lambda: not runner.is_running, 10), runner.tail()
+
+    pid = int((tmp_path / "pid").read_text())
+
+    assert wait_for(lambda: not has_a_life(pid), 10)
+
+
+def has_a_life(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return status.rsplit(")", 1)[1].split()[0] != "Z"
