@@ -28,6 +28,11 @@ STOPPED = "Automatic charges are stopped for everybody at present. You can buy c
 RETRY_STOPPED = timedelta(minutes=5)
 RETRY_CAPPED = timedelta(minutes=10)
 RETRY_WALLET = timedelta(seconds=20)
+TOO_MUCH = (
+    RefusalCode.AMOUNT_TOO_LARGE,
+    RefusalCode.DAILY_LIMIT,
+    RefusalCode.MONTHLY_LIMIT,
+)
 RESUMED_AFTER = timedelta(seconds=10)
 """A reserved charge that nobody sends by then was interrupted, and is taken up again."""
 RETRY_IN_FLIGHT = timedelta(seconds=30)
@@ -235,17 +240,10 @@ def reserve(
         decision: Charge | Refusal = _wallet_silent(record, now)
     else:
         limits.fuse_lock(session)
+        usage = limits.usage(session, user_id, now)
         if waiting_micros is None:
             waiting_micros = triggers.waiting_micros(session, user_id, now)
-        decision = decide(
-            policy,
-            settings,
-            limits.usage(session, user_id, now),
-            funds,
-            Trigger(record.trigger),
-            waiting_micros,
-            now,
-        )
+        decision = _decide_about(policy, settings, usage, funds, record, waiting_micros, now)
     if isinstance(decision, Refusal):
         refuse(session, record, decision, now)
         return decision
@@ -253,6 +251,27 @@ def reserve(
         raise AssertionError("a charge was decided without settings")
     crash_point("topup.before_reserve")
     return _reserve(session, now, settings, record, decision, policy)
+
+
+def _decide_about(
+    policy: Policy,
+    settings: AutoTopupSettings | None,
+    usage: Usage,
+    funds: Funds,
+    record: TriggerRecord,
+    waiting_micros: int,
+    now: datetime,
+) -> Charge | Refusal:
+    """Close the whole gap; where a limit forbids that, at least the one that this trigger tells of.
+
+    Else one purchase that is too large for the limits would keep all small ones waiting.
+    """
+    trigger = Trigger(record.trigger)
+    decision = decide(policy, settings, usage, funds, trigger, waiting_micros, now)
+    is_too_much = isinstance(decision, Refusal) and decision.code in TOO_MUCH
+    if is_too_much and 0 < record.needed_micros < waiting_micros:
+        return decide(policy, settings, usage, funds, trigger, record.needed_micros, now)
+    return decision
 
 
 def lock_settings(session: Session, user_id: UUID) -> AutoTopupSettings | None:

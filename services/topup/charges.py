@@ -47,9 +47,11 @@ def pursue(till: Till, trigger_id: UUID) -> Topup | Refusal | None:
     now = till.clock()
     with till.database.read() as session:
         record = session.get_one(TriggerRecord, trigger_id)
+        was_paid_since = limits.was_paid_since(session, record.user_id, record.raised_at)
     if record.due_at is None:
         return None
-    funds, waiting_micros = _situation(till, record, now)
+    is_fresh = record.tries == 0 and now - record.raised_at <= till.policy.stale_after
+    funds, waiting_micros = _situation(till, record, now, is_fresh and not was_paid_since)
     with till.database.begin() as session:
         outcome = auto_topup.reserve(session, now, trigger_id, funds, till.policy, waiting_micros)
     if isinstance(outcome, Topup):
@@ -58,9 +60,10 @@ def pursue(till: Till, trigger_id: UUID) -> Topup | Refusal | None:
     return outcome
 
 
-def _situation(till: Till, record: TriggerRecord, now: datetime) -> tuple[Funds | None, int | None]:
+def _situation(
+    till: Till, record: TriggerRecord, now: datetime, is_fresh: bool
+) -> tuple[Funds | None, int | None]:
     """The wallet and what waits: as a fresh event says, or else as the wallet says now."""
-    is_fresh = record.tries == 0 and now - record.raised_at <= till.policy.stale_after
     if is_fresh and record.available_micros is not None and record.trigger in SAYS_ALL:
         waiting_micros = record.shortfall_micros + record.available_micros
         return Funds(available_micros=record.available_micros), waiting_micros

@@ -95,6 +95,14 @@ def _is_credit_on_its_way(session: Session, user_id: UUID) -> bool:
     return found is not None
 
 
+def was_paid_since(session: Session, user_id: UUID, moment: datetime) -> bool:
+    """Whether a top-up of this user's was paid then or later: older news of the balance is old."""
+    found = session.scalar(
+        select(Topup.topup_id).where(Topup.user_id == user_id, Topup.paid_at >= moment).limit(1)
+    )
+    return found is not None
+
+
 def usage(session: Session, user_id: UUID, now: datetime) -> Usage:
     """All counters at once. For a reservation, call :func:`fuse_lock` first."""
     user_hour = _hour(session, now, user_id)
@@ -103,7 +111,9 @@ def usage(session: Session, user_id: UUID, now: datetime) -> Usage:
         day_micros=used_micros(session, user_id, day_start(now), day_end(now)),
         month_micros=used_micros(session, user_id, month_start(now), month_end(now)),
         in_flight_topup_id=in_flight_topup_id(session, user_id),
-        is_credit_on_its_way=_is_credit_on_its_way(session, user_id),
+        # What was paid after the balance was read is not in it either.
+        is_credit_on_its_way=_is_credit_on_its_way(session, user_id)
+        or was_paid_since(session, user_id, now),
         user_hour_count=user_hour[0],
         user_hour_micros=user_hour[1],
         system_hour_count=system_hour[0],

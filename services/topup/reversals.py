@@ -15,8 +15,9 @@ from sqlalchemy.orm import Session
 from chassis.identifiers import new_id
 from chassis.money import format_usd, from_cents
 from chassis.outbox import publish
+from contracts.errors import NotFound
 from contracts.topup import TopupRestored, TopupReversed, TopupStatus
-from services.topup import auto_topup, pauses
+from services.topup import outcomes, pauses
 from services.topup.models import Reversal, Topup
 from services.topup.processor import Object
 from services.topup.till import Till
@@ -32,16 +33,19 @@ DISPUTE_RETURNS = ("won", "prevented")
 
 
 class NotYetPaid(Exception):
-    """The reversal's payment is not recorded as paid yet: its own notice comes first."""
+    """The payment does not agree with its top-up: an operator has to look first."""
 
 
 def take_refunds(till: Till, payment_id: str) -> None:
     """Record every refund of a payment. Raises ``ProcessorError``, :class:`NotYetPaid`."""
+    topup_id = _settle_payment(till, payment_id)
+    if topup_id is None:
+        return
     for refund in reversed(till.processor.refunds_of(payment_id)):
         with till.database.begin() as session:
             record(
                 session,
-                payment_id,
+                topup_id,
                 refund,
                 is_dispute=False,
                 takes=refund["status"] in REFUND_TAKES,
@@ -53,10 +57,13 @@ def take_refunds(till: Till, payment_id: str) -> None:
 def take_dispute(till: Till, dispute_id: str) -> None:
     """Record a dispute as it is now. Raises ``ProcessorError``, :class:`NotYetPaid`."""
     dispute = till.processor.get_dispute(dispute_id)
+    topup_id = _settle_payment(till, dispute["payment_intent"])
+    if topup_id is None:
+        return
     with till.database.begin() as session:
         record(
             session,
-            dispute["payment_intent"],
+            topup_id,
             dispute,
             is_dispute=True,
             takes=dispute["status"] in DISPUTE_TAKES,
@@ -65,9 +72,25 @@ def take_dispute(till: Till, dispute_id: str) -> None:
         )
 
 
+def _settle_payment(till: Till, payment_id: str) -> UUID | None:
+    """Record the payment itself first: news of what goes back may come before its own.
+
+    None for a payment that no top-up of ours is about.
+    """
+    payment = till.processor.get_payment(payment_id)
+    try:
+        topup_id = UUID(payment["metadata"].get("topup_id", ""))
+        with till.database.begin() as session:
+            outcomes.record(session, till.policy, topup_id, payment, till.clock())
+    except (ValueError, NotFound):
+        log.warning("a reversal of nobody's payment", extra={"payment": payment_id})
+        return None
+    return topup_id
+
+
 def record(
     session: Session,
-    payment_id: str,
+    topup_id: UUID,
     source: Object,
     *,
     is_dispute: bool,
@@ -76,11 +99,7 @@ def record(
     now: datetime,
 ) -> None:
     """Take the credit back, or give it back again; each once."""
-    topup = session.scalar(select(Topup).where(Topup.payment_id == payment_id))
-    if topup is None:
-        log.warning("a reversal of nobody's payment", extra={"payment": payment_id})
-        return
-    settings = auto_topup.lock_settings(session, topup.user_id)
+    settings, topup = outcomes.lock_both(session, topup_id)
     if topup.status not in (TopupStatus.PAID, TopupStatus.CREDITED):
         raise NotYetPaid(f"top-up {topup.topup_id} is {topup.status}")
     reversal = session.get(Reversal, source["id"], with_for_update=True)

@@ -48,14 +48,14 @@ def raise_trigger(
         "available_micros": available_micros,
         "raised_at": raised_at,
         "due_at": now,
+        "tries": 0,
         "topup_id": None,
         "refusal_code": "",
     }
     return session.scalar(
         insert(TriggerRecord)
         .values(
-            trigger_id=new_id(), user_id=user_id, trigger=trigger, reference=reference,
-            tries=0, **row,
+            trigger_id=new_id(), user_id=user_id, trigger=trigger, reference=reference, **row,
         )
         .on_conflict_do_update(
             index_elements=["user_id", "trigger", "reference"],

@@ -24,7 +24,7 @@ from contracts.topup import (
     TopupStatus,
     Trigger,
 )
-from deploy.stripe_sandbox.server import SandboxServer
+from deploy.stripe_sandbox.server import SandboxServer, warm_up
 from deploy.stripe_sandbox.settings import Settings
 from services.topup import charges, checkout, terms, triggers
 from services.topup.models import AutoTopupSettings, Base, Topup
@@ -335,6 +335,7 @@ def sandbox_server() -> Iterator[SandboxServer]:
     server = SandboxServer(Settings(port=0))
     thread = threading.Thread(target=server.serve, daemon=True)
     thread.start()
+    warm_up()
     yield server
     server.stop()
     thread.join(10)

@@ -133,6 +133,7 @@ def test_what_still_lacks_money_after_the_cool_down_is_charged_then(desk: Desk) 
     customer.credited()
     desk.wallet.balances[customer.user_id] = 0
     customer.end_purchase("first")
+    desk.clock.advance(seconds=1)
     outcome = customer.ask(needed_micros=40 * USD)
     assert outcome.code == RefusalCode.COOL_DOWN
 

@@ -1,0 +1,132 @@
+"""Saved cards: mirrored, removed, replaced, and warned about."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from contracts.errors import NotFound
+from services.topup import cards
+from services.topup.models import Card as CardRow
+from tests.topup.conftest import Card, Customer, Desk
+
+
+def remove(desk: Desk, customer: Customer, payment_method_id: str) -> None:
+    with desk.till.database.begin() as session:
+        cards.remove(session, customer.user_id, payment_method_id, desk.clock())
+    cards.detach(desk.till, payment_method_id)
+
+
+def default_of(desk: Desk, customer: Customer) -> str | None:
+    with desk.till.database.read() as session:
+        found = cards.default_of(session, customer.user_id)
+        return found.payment_method_id if found else None
+
+
+def test_the_first_card_is_the_default(desk: Desk) -> None:
+    customer = desk.customer(enabled=False)
+    customer.add_card(Card.MASTERCARD)
+
+    assert default_of(desk, customer) == customer.cards()[0]
+
+
+def test_another_card_can_be_made_the_default(desk: Desk) -> None:
+    customer = desk.customer(enabled=False)
+    second = customer.add_card(Card.MASTERCARD)
+
+    with desk.till.database.begin() as session:
+        cards.set_default(session, customer.user_id, second)
+
+    assert default_of(desk, customer) == second
+
+
+def test_removing_the_default_makes_another_one_it(desk: Desk) -> None:
+    customer = desk.customer(enabled=False)
+    first, second = customer.cards()[0], customer.add_card(Card.MASTERCARD)
+
+    remove(desk, customer, first)
+
+    assert (customer.cards(), default_of(desk, customer)) == ([second], second)
+
+
+def test_a_removed_card_is_detached_at_the_processor(desk: Desk) -> None:
+    customer = desk.customer(enabled=False)
+    (card,) = customer.cards()
+
+    remove(desk, customer, card)
+
+    assert desk.till.processor.get_payment_method(card)["customer"] is None
+
+
+def test_a_detachment_that_fails_is_repeated(desk: Desk) -> None:
+    customer = desk.customer(enabled=False)
+    (card,) = customer.cards()
+    desk.sandbox.switch("reset_before", match={"path": "/v1/payment_methods/*/detach"})
+    remove(desk, customer, card)
+    with desk.till.database.read() as session:
+        left = cards.to_detach(session)
+
+    cards.detach(desk.till, card)
+
+    with desk.till.database.read() as session:
+        assert (left, cards.to_detach(session)) == ([card], [])
+
+
+def test_removing_the_card_of_automatic_topup_pauses_it_and_says_so(desk: Desk) -> None:
+    customer = desk.customer()
+
+    remove(desk, customer, customer.cards()[0])
+
+    assert [event["code"] for event in customer.events("auto_topup_paused")] == ["card_removed"]
+
+
+def test_removing_it_goes_on_with_the_backup_card(desk: Desk) -> None:
+    customer = desk.customer()
+    first = customer.cards()[0]
+    backup = customer.add_card(Card.MASTERCARD)
+    desk.wallet.balances[customer.user_id] = 10**12
+    customer.configure(payment_method_id=first, backup_payment_method_id=backup)
+
+    remove(desk, customer, first)
+
+    settings = customer.settings()
+    assert (settings.payment_method_id, settings.paused_code) == (backup, "")
+
+
+def test_somebody_elses_card_cannot_be_removed(desk: Desk) -> None:
+    other = desk.customer(enabled=False)
+    customer = desk.customer(enabled=False)
+
+    with pytest.raises(NotFound):
+        remove(desk, customer, other.cards()[0])
+
+
+def test_a_card_that_vanished_at_the_processor_pauses_automatic_topup(desk: Desk) -> None:
+    customer = desk.customer()
+    (card,) = customer.cards()
+    desk.till.processor.detach_payment_method(card)
+
+    customer.ask()
+
+    assert (customer.statuses(), customer.settings().paused_code) == (["failed"], "card_refused")
+
+
+def test_an_expiring_card_is_told_of_once(desk: Desk) -> None:
+    customer = desk.customer()
+    with desk.till.database.begin() as session:
+        card = session.get_one(CardRow, customer.cards()[0])
+        card.exp_year, card.exp_month = 2027, 4
+    for _ in range(3):
+        with desk.till.database.begin() as session:
+            cards.warn_of_expiry(session, desk.clock())
+
+    (told,) = customer.events("card_expiring")
+    assert told["is_auto_topup"]
+
+
+def test_a_card_that_is_good_for_years_is_not_told_of(desk: Desk) -> None:
+    customer = desk.customer()
+
+    with desk.till.database.begin() as session:
+        told = cards.warn_of_expiry(session, datetime(2027, 3, 10, tzinfo=UTC))
+
+    assert (told, customer.events("card_expiring")) == (0, [])

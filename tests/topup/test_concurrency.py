@@ -1,0 +1,99 @@
+"""Many at once: one charge, exact limits."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from contracts.topup import RefusalCode, TopupStatus, Trigger
+from services.topup import charges
+from services.topup.auto_topup import Refusal
+from services.topup.models import Topup
+from services.topup.policy import Policy
+from tests.topup.conftest import USD, Customer, Desk
+
+MANY = 50
+
+
+def pursue_all(desk: Desk, trigger_ids: list[UUID]) -> list[Any]:
+    with ThreadPoolExecutor(16) as pool:
+        return list(pool.map(lambda trigger_id: charges.pursue(desk.till, trigger_id), trigger_ids))
+
+
+def triggers_of(customer: Customer, count: int, trigger: Trigger = Trigger.PURCHASE) -> list[UUID]:
+    raised = [customer.raise_trigger(trigger) for _ in range(count)]
+    return [trigger_id for trigger_id in raised if trigger_id is not None]
+
+
+def test_fifty_triggers_at_once_are_one_charge(desk: Desk) -> None:
+    customer = desk.customer()
+
+    outcomes = pursue_all(desk, triggers_of(customer, MANY))
+    desk.drain()
+
+    refused = {outcome.code for outcome in outcomes if isinstance(outcome, Refusal)}
+    assert (customer.charge_count(), customer.statuses()) == (1, ["paid"])
+    assert refused == {RefusalCode.IN_FLIGHT}
+
+
+def test_fifty_attempts_on_one_trigger_are_one_charge(desk: Desk) -> None:
+    customer = desk.customer()
+    (trigger_id,) = triggers_of(customer, 1)
+
+    outcomes = pursue_all(desk, [trigger_id] * MANY)
+    desk.drain()
+
+    assert sum(isinstance(outcome, Topup) for outcome in outcomes) == 1
+    assert customer.charge_count() == 1
+
+
+def test_fifty_calls_of_one_charge_are_one_charge(desk: Desk) -> None:
+    customer = desk.customer()
+    (trigger_id,) = triggers_of(customer, 1)
+    topup = charges.pursue(desk.till, trigger_id)
+    assert isinstance(topup, Topup)
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda _: charges.charge(desk.till, topup.topup_id), range(MANY)))
+
+    assert (customer.charge_count(), len(customer.events("topup_paid"))) == (1, 1)
+
+
+@pytest.mark.parametrize("policy", [Policy(system_charges_per_hour_max=5)])
+def test_the_fuse_of_the_whole_system_is_exact_under_concurrency(
+    desk: Desk, policy: Policy
+) -> None:
+    customers = [desk.customer() for _ in range(8)]
+    trigger_ids = [triggers_of(customer, 1)[0] for customer in customers]
+
+    outcomes = pursue_all(desk, trigger_ids)
+    desk.drain()
+
+    refused = [outcome.code for outcome in outcomes if isinstance(outcome, Refusal)]
+    assert refused == [RefusalCode.SYSTEM_CAP] * 3
+    assert (
+        sum(customer.charge_count() for customer in customers) == policy.system_charges_per_hour_max
+    )
+
+
+def test_fifty_purchases_stay_within_the_limits_and_each_says_why_not(desk: Desk) -> None:
+    customer = desk.customer(daily_limit_micros=100 * USD)
+    references = [f"purchase-{number}" for number in range(MANY)]
+    for reference in references:
+        customer.raise_trigger(Trigger.PURCHASE, 5 * USD, reference=reference)
+    paid: set[str] = set()
+    for _ in range(12):
+        desk.sweep()
+        customer.credited()
+        for reference in references:
+            if reference not in paid and desk.wallet.balances[customer.user_id] >= 5 * USD:
+                desk.wallet.balances[customer.user_id] -= 5 * USD
+                customer.end_purchase(reference)
+                paid.add(reference)
+        desk.clock.advance(minutes=2)
+
+    said = {event["trigger_reference"] for event in customer.events("auto_topup_refused")}
+    assert (customer.charged_cents(), len(paid)) == (10_000, 20)
+    assert set(references) - paid <= said
+    assert {topup.status for topup in customer.topups()} == {TopupStatus.CREDITED}

@@ -1,0 +1,150 @@
+"""Refunds and disputes: each takes the credit back once, and gives it back when it is undone."""
+
+import pytest
+
+from contracts.topup import RefusalCode
+from services.topup import receipts, reversals
+from tests.topup.conftest import USD, Customer, Desk
+
+
+@pytest.fixture
+def customer(desk: Desk) -> Customer:
+    """Somebody whose card was charged 25 dollars, credited."""
+    customer = desk.customer()
+    customer.ask()
+    customer.credited()
+    desk.clock.advance(minutes=2)
+    return customer
+
+
+def payment_of(customer: Customer) -> str:
+    return str(customer.topups()[0].payment_id)
+
+
+def taken(customer: Customer) -> list[int]:
+    return [event["amount_micros"] for event in customer.events("topup_reversed")]
+
+
+def test_a_refund_takes_the_credit_back_once(desk: Desk, customer: Customer) -> None:
+    desk.till.processor.refund(payment_of(customer), None, idempotency_key="all")
+
+    for _ in range(3):
+        reversals.take_refunds(desk.till, payment_of(customer))
+
+    assert taken(customer) == [25 * USD]
+
+
+def test_partial_refunds_take_their_own_amounts(desk: Desk, customer: Customer) -> None:
+    for key, cents in (("a", 500), ("b", 700)):
+        desk.till.processor.refund(payment_of(customer), cents, idempotency_key=key)
+        reversals.take_refunds(desk.till, payment_of(customer))
+
+    assert taken(customer) == [5 * USD, 7 * USD]
+
+
+def test_a_refund_that_fails_afterwards_gives_the_credit_back(
+    desk: Desk, customer: Customer
+) -> None:
+    refund = desk.till.processor.refund(payment_of(customer), 500, idempotency_key="a")
+    reversals.take_refunds(desk.till, payment_of(customer))
+    desk.sandbox.post(f"refunds/{refund['id']}/fail")
+
+    for _ in range(2):
+        reversals.take_refunds(desk.till, payment_of(customer))
+
+    assert [event["amount_micros"] for event in customer.events("topup_restored")] == [5 * USD]
+
+
+def test_created_and_funds_withdrawn_are_one_dispute(desk: Desk, customer: Customer) -> None:
+    dispute = desk.sandbox.post(f"charges/{payment_of(customer)}/dispute", reason="fraudulent")
+
+    for _ in range(2):
+        reversals.take_dispute(desk.till, dispute["id"])
+
+    assert taken(customer) == [25 * USD]
+    assert customer.events("topup_reversed")[0]["is_dispute"]
+
+
+def test_a_dispute_stops_automatic_top_up(desk: Desk, customer: Customer) -> None:
+    dispute = desk.sandbox.post(f"charges/{payment_of(customer)}/dispute")
+    reversals.take_dispute(desk.till, dispute["id"])
+
+    outcome = customer.ask()
+
+    assert (outcome.code, customer.settings().paused_code) == (RefusalCode.PAUSED, "dispute")
+
+
+def test_saving_the_settings_does_not_end_an_open_dispute(desk: Desk, customer: Customer) -> None:
+    dispute = desk.sandbox.post(f"charges/{payment_of(customer)}/dispute")
+    reversals.take_dispute(desk.till, dispute["id"])
+
+    customer.configure()
+
+    assert customer.settings().paused_code == "dispute"
+
+
+def test_a_won_dispute_restores_the_credit_and_ends_the_pause(
+    desk: Desk, customer: Customer
+) -> None:
+    dispute = desk.sandbox.post(f"charges/{payment_of(customer)}/dispute")
+    reversals.take_dispute(desk.till, dispute["id"])
+    desk.sandbox.post(f"disputes/{dispute['id']}/close", outcome="won")
+
+    for _ in range(2):
+        reversals.take_dispute(desk.till, dispute["id"])
+
+    assert [event["amount_micros"] for event in customer.events("topup_restored")] == [25 * USD]
+    assert customer.settings().paused_code == ""
+
+
+def test_a_lost_dispute_takes_nothing_more(desk: Desk, customer: Customer) -> None:
+    dispute = desk.sandbox.post(f"charges/{payment_of(customer)}/dispute")
+    reversals.take_dispute(desk.till, dispute["id"])
+    desk.sandbox.post(f"disputes/{dispute['id']}/close", outcome="lost")
+
+    reversals.take_dispute(desk.till, dispute["id"])
+
+    assert (taken(customer), customer.events("topup_restored")) == ([25 * USD], [])
+
+
+def test_an_inquiry_moves_no_money(desk: Desk, customer: Customer) -> None:
+    dispute = desk.sandbox.post(f"charges/{payment_of(customer)}/dispute", reason="inquiry")
+
+    reversals.take_dispute(desk.till, dispute["id"])
+
+    assert taken(customer) == []
+
+
+def test_news_of_a_refund_may_come_before_that_of_the_payment(desk: Desk) -> None:
+    customer = desk.customer()
+    desk.sandbox.switch(
+        "timeout_after",
+        match={"method": "POST", "path": "/v1/payment_intents"},
+        seconds=3,
+    )
+    customer.ask()
+    (topup,) = customer.topups()
+    (payment,) = desk.till.processor.find_payments(customer.customer_id, str(topup.topup_id), 0)
+    desk.till.processor.refund(payment["id"], None, idempotency_key="early")
+
+    reversals.take_refunds(desk.till, payment["id"])
+
+    assert (customer.statuses(), taken(customer)) == (["paid"], [25 * USD])
+
+
+def test_the_receipt_shows_what_went_back(desk: Desk, customer: Customer) -> None:
+    desk.till.processor.refund(payment_of(customer), 500, idempotency_key="a")
+    reversals.take_refunds(desk.till, payment_of(customer))
+
+    with desk.till.database.read() as session:
+        paper = receipts.receipt(session, customer.user_id, customer.topups()[0].topup_id)
+
+    assert [line.amount_micros for line in paper.lines] == [25 * USD, -5 * USD]
+    assert paper.net_micros == 20 * USD
+
+
+def test_the_same_receipt_is_the_same_document(desk: Desk, customer: Customer) -> None:
+    with desk.till.database.read() as session:
+        paper = receipts.receipt(session, customer.user_id, customer.topups()[0].topup_id)
+
+    assert receipts.pdf(paper) == receipts.pdf(paper)

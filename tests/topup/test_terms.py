@@ -1,0 +1,240 @@
+"""Settings: bounds, consent, and what is said about how it stands."""
+
+from typing import Any
+
+import pytest
+
+from contracts.errors import BadRequest, IdempotencyConflict, NotFound
+from contracts.topup import ListTopups, PreviewAutoTopup, SetOperatorSwitch
+from services.topup import consent, switch, terms, topups
+from tests.topup.conftest import USD, Customer, Desk
+
+
+def status(customer: Customer) -> Any:
+    till = customer.desk.till
+    with till.database.read() as session:
+        return terms.status(session, customer.user_id, till.policy, till.clock())
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("consent", {"consent": False}),
+        ("consent_version", {"consent_version": "1999-01"}),
+        ("amount_micros", {"topup_amount_micros": 4_990_000}),
+        ("amount_micros", {"topup_amount_micros": 2_001 * USD}),
+        ("amount_micros", {"topup_amount_micros": 25 * USD + 1}),
+        ("threshold_micros", {"threshold_micros": 10_001 * USD}),
+        ("daily_limit_micros", {"daily_limit_micros": 24 * USD}),
+        ("monthly_limit_micros", {"monthly_limit_micros": 24 * USD}),
+        (
+            "monthly_limit_micros",
+            {"daily_limit_micros": 100 * USD, "monthly_limit_micros": 99 * USD},
+        ),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_by_name(
+    desk: Desk, field: str, changes: dict[str, Any]
+) -> None:
+    customer = desk.customer(enabled=False)
+
+    with pytest.raises(BadRequest) as caught:
+        customer.configure(**changes)
+
+    assert caught.value.details == (field,)
+
+
+def test_enabling_without_a_card_says_to_save_one(desk: Desk) -> None:
+    customer = Customer(desk, desk.customer(enabled=False).user_id.__class__(int=7))
+
+    with pytest.raises(BadRequest, match="Save a card first"):
+        customer.configure()
+
+
+def test_somebody_elses_card_is_not_found(desk: Desk) -> None:
+    other = desk.customer(enabled=False)
+    customer = desk.customer(enabled=False)
+
+    with pytest.raises(NotFound):
+        customer.configure(payment_method_id=other.cards()[0])
+
+
+def test_consent_is_stored_with_text_version_time_and_address(desk: Desk) -> None:
+    customer = desk.customer(client_address="203.0.113.7")
+
+    with desk.till.database.read() as session:
+        (stored,) = terms.consents(session, customer.user_id)
+    assert (stored.version, stored.text, stored.client_address) == (
+        consent.VERSION,
+        consent.TEXT,
+        "203.0.113.7",
+    )
+    assert stored.terms["topup_amount_micros"] == 25 * USD
+
+
+def test_the_text_says_who_starts_charges_how_often_and_how_the_amount_is_found() -> None:
+    for words in ("starts a charge when", "never more than one charge at a time", "Each charge is"):
+        assert words in consent.TEXT
+
+
+def test_the_same_save_twice_changes_the_settings_once(desk: Desk) -> None:
+    customer = desk.customer(enabled=False)
+    for _ in range(2):
+        customer.configure(idempotency_key="once")
+
+    assert customer.settings().settings_version == 1
+
+
+def test_the_same_key_with_other_settings_is_a_conflict(desk: Desk) -> None:
+    customer = desk.customer(enabled=False)
+    customer.configure(idempotency_key="once")
+
+    with pytest.raises(IdempotencyConflict):
+        customer.configure(idempotency_key="once", threshold_micros=11 * USD)
+
+
+def test_the_wallet_is_told_the_threshold_and_told_to_drop_it(desk: Desk) -> None:
+    customer = desk.customer()
+    customer.configure(enabled=False, consent=False)
+
+    told = customer.events("auto_topup_settings_changed")
+    assert [(event["settings_version"], event["threshold_micros"]) for event in told] == [
+        (1, 10 * USD),
+        (2, None),
+    ]
+
+
+def test_switching_off_charges_nothing_any_more(desk: Desk) -> None:
+    customer = desk.customer()
+    customer.configure(enabled=False, consent=False)
+
+    outcome = customer.ask()
+
+    assert (outcome.code, customer.topups()) == ("disabled", [])
+
+
+def test_limits_show_what_is_used_and_when_they_start_anew(desk: Desk) -> None:
+    customer = desk.customer(daily_limit_micros=60 * USD, monthly_limit_micros=200 * USD)
+    customer.ask()
+
+    stands = status(customer)
+    assert (
+        stands.daily_limit.used_micros,
+        str(stands.daily_limit.resets_at),
+        stands.monthly_limit.used_micros,
+        str(stands.monthly_limit.resets_at),
+    ) == (25 * USD, "2027-03-11 00:00:00+00:00", 25 * USD, "2027-04-01 00:00:00+00:00")
+
+
+def test_every_refusal_is_kept_with_its_reason_and_said_once_per_purchase(desk: Desk) -> None:
+    customer = desk.customer(daily_limit_micros=25 * USD)
+    customer.ask()
+    customer.credited()
+    desk.clock.advance(minutes=2)
+    for _ in range(3):
+        desk.clock.advance(seconds=1)
+        customer.ask(reference="purchase-1")
+
+    (said,) = customer.events("auto_topup_refused")
+    assert (said["refusal_code"], said["trigger_reference"]) == ("daily_limit", "purchase-1")
+    assert status(customer).last_refusal.refusal_code == "daily_limit"
+
+
+def test_a_limit_that_starts_anew_lets_what_waits_go_on(desk: Desk) -> None:
+    from datetime import timedelta
+
+    customer = desk.customer(daily_limit_micros=25 * USD)
+    customer.ask(reference="first")
+    customer.credited()
+    customer.end_purchase("first")
+    desk.wallet.balances[customer.user_id] = 0
+    desk.clock.advance(hours=2)
+    customer.ask(reference="second")
+
+    desk.clock.set(desk.clock().replace(hour=0, minute=0) + timedelta(days=1, seconds=1))
+    desk.sweep()
+
+    assert customer.statuses() == ["credited", "paid"]
+
+
+def test_a_preview_says_what_would_be_charged_and_to_which_card(desk: Desk) -> None:
+    customer = desk.customer()
+    till = desk.till
+    request = PreviewAutoTopup(user_id=customer.user_id, shortfall_micros=40 * USD)
+
+    with till.database.read() as session:
+        preview = terms.preview(session, till.clock(), request, till.policy)
+
+    assert (preview.would_topup, preview.amount_micros, preview.card_last4) == (
+        True,
+        40 * USD,
+        "4242",
+    )
+
+
+def test_a_preview_says_why_not(desk: Desk) -> None:
+    customer = desk.customer(daily_limit_micros=30 * USD)
+    till = desk.till
+    request = PreviewAutoTopup(user_id=customer.user_id, shortfall_micros=40 * USD)
+
+    with till.database.read() as session:
+        preview = terms.preview(session, till.clock(), request, till.policy)
+
+    assert (preview.would_topup, preview.refusal_code) == (False, "daily_limit")
+
+
+def turn_switch(desk: Desk, is_stopped: bool) -> None:
+    with desk.till.database.begin() as session:
+        command = SetOperatorSwitch(is_stopped=is_stopped, reason="Drill", changed_by="tests")
+        switch.turn(session, command, desk.clock())
+
+
+def test_the_operators_switch_stops_and_releases_everybody(desk: Desk) -> None:
+    customer = desk.customer()
+    turn_switch(desk, True)
+    refused = customer.ask()
+    shown = status(customer)
+
+    turn_switch(desk, False)
+    desk.clock.advance(minutes=6)
+    desk.sweep()
+
+    assert (refused.code, shown.state, shown.is_stopped_by_operator) == (
+        "stopped_by_operator",
+        "paused",
+        True,
+    )
+    assert customer.statuses() == ["paid"]
+
+
+def test_a_charge_reserved_before_the_switch_does_not_go_out(desk: Desk) -> None:
+    from services.topup import charges
+
+    customer = desk.customer()
+    trigger_id = customer.raise_trigger()
+    assert trigger_id is not None
+    charges.pursue(desk.till, trigger_id)
+    turn_switch(desk, True)
+
+    desk.drain()
+
+    assert (customer.statuses(), customer.charge_count()) == (["cancelled"], 0)
+
+
+def test_pages_of_topups_are_stable_while_new_ones_come(desk: Desk) -> None:
+    customer = desk.customer(enabled=False)
+    made = []
+    for _ in range(5):
+        made.append(customer.start_topup().topup_id)
+        desk.clock.advance(seconds=1)
+    with desk.till.database.read() as session:
+        first = topups.page(session, ListTopups(user_id=customer.user_id, limit=2))
+    customer.start_topup()
+
+    with desk.till.database.read() as session:
+        second = topups.page(
+            session, ListTopups(user_id=customer.user_id, limit=2, cursor=first.next_cursor)
+        )
+
+    shown = [topup.topup_id for topup in (*first.topups, *second.topups)]
+    assert shown == list(reversed(made))[:4]

@@ -1,0 +1,132 @@
+"""Outcomes that are not known: never a second charge, never a lost one."""
+
+import pytest
+
+from contracts.topup import RefusalCode, SetOperatorSwitch
+from services.topup import switch
+from tests.topup.conftest import USD, Customer, Desk
+
+
+def break_charges(desk: Desk, customer: Customer, kind: str, **more: object) -> None:
+    desk.sandbox.switch(
+        kind,
+        match={"method": "POST", "path": "/v1/payment_intents", "customer": customer.customer_id},
+        seconds=3,
+        **more,
+    )
+
+
+def look(desk: Desk, minutes: float = 1.01) -> None:
+    desk.clock.advance(minutes=minutes)
+    desk.sweep()
+
+
+@pytest.mark.parametrize("kind", ["timeout_before", "reset_before", "error_before"])
+def test_a_charge_that_never_arrived_is_sent_again_under_the_same_key(
+    desk: Desk, kind: str
+) -> None:
+    customer = desk.customer()
+    break_charges(desk, customer, kind, keep=False)
+    customer.ask()
+    assert customer.statuses() == ["unknown"]
+
+    look(desk)
+
+    assert (customer.statuses(), customer.charge_count()) == (["paid"], 1)
+
+
+@pytest.mark.parametrize("kind", ["timeout_after", "reset_after", "error_after"])
+def test_a_charge_whose_answer_was_lost_is_found(desk: Desk, kind: str) -> None:
+    customer = desk.customer()
+    break_charges(desk, customer, kind)
+    customer.ask()
+    assert customer.statuses() == ["unknown"]
+
+    look(desk)
+
+    assert (customer.statuses(), customer.charge_count()) == (["paid"], 1)
+    assert len(customer.events("topup_paid")) == 1
+
+
+def test_unknown_stays_reserved_against_the_limits(desk: Desk) -> None:
+    customer = desk.customer(daily_limit_micros=25 * USD)
+    break_charges(desk, customer, "reset_before", times=None)
+    customer.ask()
+    desk.sandbox.post("reset")
+
+    desk.clock.advance(seconds=70)
+    outcome = customer.ask()
+
+    assert outcome.code == RefusalCode.IN_FLIGHT
+
+
+def test_a_stored_500_is_given_up_after_the_processor_knows_of_no_payment(desk: Desk) -> None:
+    customer = desk.customer()
+    break_charges(desk, customer, "error_before", keep=True)
+    customer.ask(needed_micros=5 * USD)
+
+    for minutes in (1.1, 5, 30):
+        look(desk, minutes)
+
+    first = customer.topups()[0]
+    assert (first.status, first.failure_code) == ("failed", "not_charged")
+
+
+def test_after_it_was_given_up_what_still_waits_is_charged_anew(desk: Desk) -> None:
+    customer = desk.customer()
+    break_charges(desk, customer, "error_before", keep=True)
+    customer.ask(needed_micros=5 * USD)
+
+    for minutes in (1.1, 5, 30, 1, 1):
+        look(desk, minutes)
+
+    assert (customer.statuses(), customer.charge_count()) == (["failed", "paid"], 1)
+
+
+def test_an_hour_without_the_processor_charges_once_when_it_is_back(desk: Desk) -> None:
+    customer = desk.customer()
+    desk.sandbox.switch("reset_before", match={"customer": customer.customer_id}, times=None)
+    customer.ask()
+    for _ in range(12):
+        look(desk, 5)
+    assert customer.statuses() == ["unknown"]
+    import requests
+
+    requests.delete(f"{desk.sandbox.url}/_sandbox/switches", timeout=5)
+
+    for minutes in (130, 260, 1, 1):
+        look(desk, minutes)
+
+    assert customer.statuses() in (["paid"], ["failed", "paid"])
+    assert customer.charge_count() == 1
+
+
+def test_the_operators_switch_keeps_the_janitor_from_sending_again(desk: Desk) -> None:
+    customer = desk.customer()
+    break_charges(desk, customer, "reset_before")
+    customer.ask()
+    with desk.till.database.begin() as session:
+        command = SetOperatorSwitch(is_stopped=True, reason="Test", changed_by="tests")
+        switch.turn(session, command, desk.clock())
+
+    look(desk)
+
+    assert (customer.statuses(), customer.charge_count()) == (["unknown"], 0)
+
+
+def test_money_that_was_taken_after_we_gave_up_is_credited(desk: Desk) -> None:
+    from services.topup import outcomes, topups
+
+    customer = desk.customer()
+    break_charges(desk, customer, "timeout_after")
+    customer.ask()
+    (topup,) = customer.topups()
+    with desk.till.database.begin() as session:
+        row = topups.lock(session, topup.topup_id)
+        topups.mark_failed(session, row, "not_charged", "Given up.", desk.clock())
+    (payment,) = desk.till.processor.find_payments(customer.customer_id, str(topup.topup_id), 0)
+
+    with desk.till.database.begin() as session:
+        outcomes.record(session, desk.till.policy, topup.topup_id, payment, desk.clock())
+
+    assert customer.statuses() == ["paid"]

@@ -1,0 +1,270 @@
+"""Webhooks: in any order, any number of times, and believed only after a look of our own."""
+
+import json
+from itertools import permutations
+from typing import Any
+
+import pytest
+import requests
+
+from contracts.errors import BadRequest
+from contracts.topup import ReceiveWebhook
+from services.topup import notices, outcomes, topups
+from tests.topup.conftest import SECRET, USD, Card, Customer, Desk, signed
+
+
+def events_of(desk: Desk, *kinds: str) -> list[dict[str, Any]]:
+    reply = requests.get(
+        f"{desk.sandbox.url}/v1/events",
+        params={"limit": 100},
+        headers={"Authorization": "Bearer sk_test_x"},
+        timeout=10,
+    )
+    return [
+        event
+        for event in reply.json()["data"]
+        if (not kinds or event["type"] in kinds) and event["data"]["object"].get("mode") != "setup"
+    ]
+
+
+def receive(desk: Desk, event: dict[str, Any]) -> None:
+    body = json.dumps(event)
+    notices.receive(desk.till, ReceiveWebhook(payload=body, signature=signed(body)))
+    desk.drain()
+
+
+def pay_by_hand(desk: Desk, **changes: Any) -> Customer:
+    customer = desk.customer(enabled=False)
+    topup = customer.start_topup(**changes)
+    with desk.till.database.read() as session:
+        page = topups.find(session, topup.topup_id).session_id
+    desk.sandbox.pay(str(page))
+    return customer
+
+
+ABOUT_A_PAYMENT = ("payment_intent.succeeded", "checkout.session.completed", "charge.succeeded")
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_any_order_of_webhooks_pays_once(desk: Desk, order: tuple[int, ...]) -> None:
+    customer = pay_by_hand(desk)
+    events = events_of(desk, *ABOUT_A_PAYMENT)
+
+    for index in order:
+        receive(desk, events[index])
+
+    assert (customer.statuses(), len(customer.events("topup_paid"))) == (["paid"], 1)
+
+
+def test_a_repeated_webhook_changes_nothing(desk: Desk) -> None:
+    customer = pay_by_hand(desk)
+    (event,) = events_of(desk, "checkout.session.completed")
+
+    for _ in range(3):
+        receive(desk, event)
+
+    assert len(customer.events("topup_paid")) == 1
+
+
+def test_a_webhook_after_the_credit_changes_nothing(desk: Desk) -> None:
+    customer = pay_by_hand(desk)
+    (first,) = events_of(desk, "checkout.session.completed")
+    (second,) = events_of(desk, "payment_intent.succeeded")
+    receive(desk, first)
+    customer.credited()
+
+    receive(desk, second)
+
+    assert customer.statuses() == ["credited"]
+
+
+@pytest.mark.parametrize(
+    "signature",
+    ["", "t=1,v1=00", "v1=00", "nonsense", "t=99999999999,v1="],
+)
+def test_a_wrong_signature_is_refused(desk: Desk, signature: str) -> None:
+    with pytest.raises(BadRequest):
+        notices.receive(desk.till, ReceiveWebhook(payload="{}", signature=signature))
+
+
+def test_an_old_signature_is_refused(desk: Desk) -> None:
+    import time
+
+    import stripe
+
+    old = stripe.WebhookSignature.generate_signature_header(
+        "{}", SECRET, timestamp=int(time.time()) - 301
+    )
+
+    with pytest.raises(BadRequest, match="tolerance"):
+        notices.receive(desk.till, ReceiveWebhook(payload="{}", signature=old))
+
+
+@pytest.mark.parametrize("body", ["not json", "[]", "{}", '{"object": "v2.core.event", "id": "e"}'])
+def test_a_signed_body_that_is_no_event_is_refused(desk: Desk, body: str) -> None:
+    with pytest.raises(BadRequest):
+        notices.receive(desk.till, ReceiveWebhook(payload=body, signature=signed(body)))
+
+
+def test_what_a_webhook_claims_is_not_believed(desk: Desk) -> None:
+    customer = desk.customer(enabled=False)
+    customer.start_topup()
+    (event,) = events_of(desk, "payment_intent.created") or [None]
+    forged = {
+        "object": "event",
+        "id": "evt_forged",
+        "type": "checkout.session.completed",
+        "data": {"object": {"id": customer.topups()[0].session_id, "payment_status": "paid"}},
+    }
+
+    receive(desk, forged)
+
+    assert customer.statuses() == ["processing"]
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"amount_received": 2_499},
+        {"currency": "eur"},
+        {"metadata": {"topup_id": "00000000-0000-7000-8000-000000000000"}},
+    ],
+)
+def test_a_payment_of_another_amount_currency_or_topup_is_not_credited(
+    desk: Desk, lie: dict[str, Any]
+) -> None:
+    customer = pay_by_hand(desk)
+    (topup,) = customer.topups()
+    page = desk.till.processor.get_session(str(topup.session_id))
+    payment = {**page["payment_intent"], **lie}
+
+    with desk.till.database.begin() as session:
+        row = outcomes.record(session, desk.till.policy, topup.topup_id, payment, desk.clock())
+
+    assert (row.status, customer.events("topup_paid")) == ("processing", [])
+    assert row.problem
+
+
+def test_a_failed_processing_is_tried_again_from_the_store(desk: Desk) -> None:
+    customer = pay_by_hand(desk)
+    (event,) = events_of(desk, "checkout.session.completed")
+    desk.sandbox.switch("reset_before", match={"method": "GET"})
+    receive(desk, event)
+    assert customer.statuses() == ["processing"]
+
+    receive(desk, event)
+    desk.clock.advance(seconds=6)
+    desk.sweep()
+
+    assert customer.statuses() == ["paid"]
+
+
+def test_a_notice_that_a_crash_left_is_worked_off_by_the_timer(desk: Desk) -> None:
+    customer = pay_by_hand(desk)
+    (event,) = events_of(desk, "checkout.session.completed")
+    body = json.dumps(event)
+    notices.receive(desk.till, ReceiveWebhook(payload=body, signature=signed(body)))
+    desk.queue.clear()
+
+    desk.clock.advance(seconds=61)
+    desk.sweep()
+
+    assert customer.statuses() == ["paid"]
+
+
+def test_the_return_page_learns_of_the_payment_without_any_webhook(desk: Desk) -> None:
+    from services.topup import checkout
+
+    customer = pay_by_hand(desk)
+    (topup,) = customer.topups()
+
+    asked = checkout.refresh(desk.till, customer.user_id, topup.topup_id)
+
+    assert asked.status == "paid"
+
+
+def test_the_return_page_asks_the_processor_once_in_three_seconds(desk: Desk) -> None:
+    from services.topup import checkout
+
+    customer = desk.customer(enabled=False)
+    topup = customer.start_topup()
+    checkout.refresh(desk.till, customer.user_id, topup.topup_id)
+    desk.sandbox.pay(str(customer.topups()[0].session_id))
+
+    soon = checkout.refresh(desk.till, customer.user_id, topup.topup_id)
+    desk.clock.advance(seconds=4)
+    later = checkout.refresh(desk.till, customer.user_id, topup.topup_id)
+
+    assert (soon.status, later.status) == ("processing", "paid")
+
+
+def test_a_page_that_expires_cancels_the_topup(desk: Desk) -> None:
+    customer = desk.customer(enabled=False)
+    customer.start_topup()
+    (topup,) = customer.topups()
+    desk.till.processor.expire_session(str(topup.session_id))
+
+    for event in events_of(desk, "checkout.session.expired"):
+        receive(desk, event)
+
+    assert customer.statuses() == ["cancelled"]
+
+
+def test_a_declined_card_on_the_page_is_not_the_end(desk: Desk) -> None:
+    customer = desk.customer(enabled=False)
+    customer.start_topup()
+    page = str(customer.topups()[0].session_id)
+    desk.sandbox.pay(page, "4000000000000002")
+    for event in events_of(desk, "payment_intent.payment_failed"):
+        receive(desk, event)
+    assert customer.statuses() == ["processing"]
+
+    desk.sandbox.pay(page, Card.GOOD)
+    for event in events_of(desk, "checkout.session.completed"):
+        receive(desk, event)
+
+    assert customer.statuses() == ["paid"]
+
+
+def test_saving_the_card_while_paying_keeps_it(desk: Desk) -> None:
+    customer = pay_by_hand(desk, save_card=True)
+    before = len(customer.cards())
+    for event in events_of(desk, "checkout.session.completed"):
+        receive(desk, event)
+
+    assert (before, len(customer.cards())) == (1, 2)
+
+
+def test_not_saving_the_card_keeps_none(desk: Desk) -> None:
+    customer = pay_by_hand(desk, save_card=False)
+    for event in events_of(desk):
+        receive(desk, event)
+
+    assert len(customer.cards()) == 1
+
+
+def test_events_that_were_never_delivered_are_fetched_after_an_outage(desk: Desk) -> None:
+    from datetime import timedelta
+
+    desk.sandbox.switch("webhook_drop", times=None)
+    customer = pay_by_hand(desk)
+    undelivered = [
+        event for event in events_of(desk) if event["type"] == "checkout.session.completed"
+    ]
+    desk.till.processor.undelivered_events = lambda since_s: undelivered  # type: ignore[method-assign]
+
+    fresh = notices.sweep_undelivered(desk.till, timedelta(days=3))
+    again = notices.sweep_undelivered(desk.till, timedelta(days=3))
+    desk.drain()
+
+    assert (fresh, again, customer.statuses()) == (len(undelivered), 0, ["paid"])
+    assert undelivered
+
+
+def test_the_amount_of_a_topup_by_hand_is_what_was_asked(desk: Desk) -> None:
+    customer = pay_by_hand(desk, amount_micros=12_340_000)
+    for event in events_of(desk, *ABOUT_A_PAYMENT):
+        receive(desk, event)
+
+    (paid,) = customer.events("topup_paid")
+    assert paid["amount_micros"] == 12_340_000 == int(customer.charged_cents()) * USD // 100
