@@ -1,7 +1,8 @@
 """Purchases through the real broker, with the catalog and the wallet as real processes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 from uuid import UUID, uuid4
 
@@ -11,6 +12,7 @@ from sqlalchemy import create_engine, text
 from chassis.money import parse_usd
 from contracts.billing import (
     CancelPurchase,
+    DeploymentStatus,
     GetBurnRate,
     GetPurchase,
     ListDeployments,
@@ -18,16 +20,18 @@ from contracts.billing import (
     Purchase,
     PurchaseLine,
     PurchaseStatus,
+    ReportDeployment,
     StartPurchase,
 )
 from contracts.errors import (
+    AccountFrozen,
     Conflict,
     IdempotencyConflict,
     NotFound,
     OutOfStock,
     PriceChanged,
 )
-from contracts.wallet import Credit, GetWallet, OpenAccount, Statement, TransactionKind
+from contracts.wallet import Credit, Freeze, GetWallet, OpenAccount, Statement, TransactionKind
 from deploy.local.startup import wait_for
 from services.catalog.seed import product_id_of
 from tests.system import System
@@ -418,37 +422,67 @@ def _raises(call: Callable[[], object]) -> str:
     return ""
 
 
-def test_what_waits_too_long_expires_and_says_so(service_stack: Callable[..., System]) -> None:
-    stack = service_stack(
-        "wallet", "catalog", "billing", settings={"PURCHASE_LIFETIME_S": "1", "STOCK_HOLD_S": "0"}
-    )
+@contextmanager
+def billing_with(stack: System, **settings: str) -> Iterator[None]:
+    """Billing started anew with other settings, for the length of the block."""
+    stack.kill("billing")
+    stack.start("billing", settings=settings)
     try:
-        user_id = buyer_with(stack, "0")
-        purchase = buy(stack, user_id)
-
-        expired = comes_to(stack, purchase, Status.EXPIRED)
-        credit(stack, user_id, "25")
-
-        assert expired.status_code == "expired"
-        assert balance(stack, user_id) == parse_usd("25")
+        yield
     finally:
-        stack.close()
+        stack.kill("billing")
+        stack.start("billing")
+
+
+def test_what_waits_too_long_expires_and_says_so(stack: System) -> None:
+    user_id = buyer_with(stack, "0")
+    with billing_with(stack, PURCHASE_LIFETIME_S="1"):
+        purchase = buy(stack, user_id)
+        expired = comes_to(stack, purchase, Status.EXPIRED)
+
+    credit(stack, user_id, "25")
+
+    assert expired.status_code == "expired"
+    assert balance(stack, user_id) == parse_usd("25")
 
 
 def test_when_the_item_is_gone_as_the_money_arrives_the_credit_stays(
-    service_stack: Callable[..., System],
+    stack: System, last_one: str
 ) -> None:
-    stack = service_stack("wallet", "catalog", "billing", settings={"STOCK_HOLD_S": "0"})
-    try:
-        slow, quick = buyer_with(stack, "0"), buyer_with(stack, "3000")
-        in_catalog(stack, "UPDATE products SET stock = 1 WHERE slug = '3node-rack'")
-        purchase = buy(stack, slow, "3node-rack")
-        assert wait_for(lambda: stock_of(stack, "3node-rack") == 1, ENDS_WITHIN_S, 0.05)
-        buy(stack, quick, "3node-rack")
+    slow, quick = buyer_with(stack, "0"), buyer_with(stack, "5")
+    with billing_with(stack, STOCK_HOLD_S="0"):
+        purchase = buy(stack, slow, last_one)
+        assert wait_for(lambda: stock_of(stack, last_one) == 1, ENDS_WITHIN_S, 0.05)
+        buy(stack, quick, last_one)
 
-        credit(stack, slow, "3000")
+        credit(stack, slow, "5")
 
         failed = comes_to(stack, purchase, Status.FAILED)
-        assert (failed.status_code, balance(stack, slow)) == ("out_of_stock", parse_usd("3000"))
-    finally:
-        stack.close()
+    assert (failed.status_code, balance(stack, slow)) == ("out_of_stock", parse_usd("5"))
+
+
+def test_a_frozen_account_cannot_buy_and_keeps_its_money(stack: System) -> None:
+    user_id = buyer_with(stack, "25")
+    stack.rpc.call(
+        Freeze(
+            idempotency_key=f"freeze:{user_id}", user_id=user_id, reason="A dispute", actor="test"
+        )
+    )
+
+    with pytest.raises(AccountFrozen):
+        buy(stack, user_id)
+
+    assert balance(stack, user_id) == parse_usd("25")
+
+
+def test_an_outside_provisioner_makes_a_deployment_active(stack: System) -> None:
+    user_id = buyer_with(stack, "25")
+    with billing_with(stack, PROVISIONING="external"):
+        (deployment_id,) = buy(stack, user_id).deployment_ids
+        (requested,) = stack.rpc.call(ListDeployments(user_id=user_id)).deployments
+
+        reported = stack.rpc.call(
+            ReportDeployment(deployment_id=deployment_id, status=DeploymentStatus.ACTIVE)
+        )
+
+    assert (requested.status, reported.status) == ("requested", "active")
