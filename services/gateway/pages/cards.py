@@ -15,6 +15,7 @@ from services.gateway.errors import Problem
 from services.gateway.frame import call
 from services.gateway.identity import login_required, signed_in_user
 from services.gateway.pages.forms import command_key, return_path
+from services.gateway.pages.topups import CARD_PROCESSOR_WITHIN_S
 
 blueprint = Blueprint("cards", __name__)
 
@@ -32,7 +33,8 @@ def add() -> Response:
                 user_id=user.user_id,
                 email=user.email,
                 return_path=back,
-            )
+            ),
+            timeout_s=CARD_PROCESSOR_WITHIN_S,
         )
     except ServiceError as error:
         flash(str(error), "danger")
@@ -81,7 +83,7 @@ def _change(
     except ValidationError:
         raise Problem(422, "bad_request", "Choose one of your cards.") from None
     try:
-        call(request_)
+        call(request_, timeout_s=CARD_PROCESSOR_WITHIN_S)
         flash(done, "success")
     except ServiceError as error:
         flash(str(error), "danger")

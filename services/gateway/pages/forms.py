@@ -7,6 +7,7 @@ from flask import request
 
 from chassis.identifiers import new_id
 from chassis.money import InvalidAmount, parse_usd
+from services.gateway.idempotency import scoped_key
 
 CREDIT_CHOICES_MICROS = (10_000_000, 25_000_000, 50_000_000)
 """The amounts of credits that stand ready to choose: $10, $25 and $50."""
@@ -20,16 +21,21 @@ def new_key() -> str:
     return str(new_id())
 
 
+def is_key(text: str) -> bool:
+    """Whether a text is a key that :func:`new_key` made."""
+    try:
+        return str(UUID(text)) == text
+    except ValueError:
+        return False
+
+
 def command_key(user_id: UUID, purpose: str) -> str:
     """The idempotency key of the form that was sent, apart from other users' and other forms'.
 
     A form without a usable key gets a fresh one: it is then a request of its own.
     """
-    try:
-        key = UUID(request.form.get("key", ""))
-    except ValueError:
-        key = new_id()
-    return f"page:{purpose}:{user_id}:{key}"
+    key = request.form.get("key", "")
+    return scoped_key(user_id, f"{purpose}:{key if is_key(key) else new_key()}")
 
 
 def optional_money(text: str, label: str) -> int | None:

@@ -1,7 +1,5 @@
 """/marketplace: the products, one product, and the Buy Now dialog."""
 
-from uuid import UUID
-
 from flask import Blueprint, redirect, render_template, request, url_for
 from pydantic import ValidationError
 from werkzeug.wrappers import Response
@@ -11,7 +9,7 @@ from contracts.catalog import GetProduct, ListProducts, SortOrder
 from services.gateway.errors import Problem
 from services.gateway.frame import call
 from services.gateway.identity import login_required, signed_in_user
-from services.gateway.pages.forms import new_key, optional_money
+from services.gateway.pages.forms import is_key, new_key, optional_money
 from services.gateway.pages.offers import make_offer
 
 blueprint = Blueprint("marketplace", __name__)
@@ -57,12 +55,12 @@ def buy(slug: str) -> str | Response:
     quantity = _quantity(request.args.get("quantity", "1"))
     in_dialog = "HX-Request" in request.headers
     key = request.args.get("key", "")
-    if not in_dialog and not _is_key(key):
+    if not in_dialog and not is_key(key):
         again = url_for("marketplace.buy", slug=slug, quantity=quantity, key=new_key())
         return redirect(again, 303)
     offer = make_offer(signed_in_user().user_id, call(GetProduct(product_id=slug)), quantity)
     template = "parts/buy_dialog.html" if in_dialog else "buy.html"
-    return render_template(template, offer=offer, key=key if _is_key(key) else new_key())
+    return render_template(template, offer=offer, key=key if is_key(key) else new_key())
 
 
 def _question(chosen: dict[str, str], cursor: str | None) -> ListProducts:
@@ -86,10 +84,3 @@ def _quantity(text: str) -> int:
     if text.isdecimal() and 1 <= int(text[:9]) <= QUANTITY_MAX:
         return int(text)
     raise Problem(422, "bad_request", f"The quantity is a number from 1 to {QUANTITY_MAX}.")
-
-
-def _is_key(text: str) -> bool:
-    try:
-        return str(UUID(text)) == text
-    except ValueError:
-        return False

@@ -20,7 +20,7 @@ from contracts.billing import (
     PurchaseStatus,
     StartPurchase,
 )
-from contracts.errors import ServiceError
+from contracts.errors import DeadlineExceeded, Overloaded, ServiceError, Unavailable
 from contracts.topup import AutoTopupPreview, PreviewAutoTopup, RefusalCode
 from contracts.wallet import GetWallet
 from services.gateway.errors import Problem
@@ -60,6 +60,10 @@ def start() -> Response:
                 lines=[_line()],
             )
         )
+    except (DeadlineExceeded, Unavailable, Overloaded) as error:
+        # Perhaps it was bought: the same form, with the same key, is the way to find out.
+        flash(f"{error} Pressing again is safe: it buys once.", "warning")
+        return redirect(_same_form(slug), 303)
     except (InvalidAmount, ServiceError) as error:
         flash(str(error), "danger")
         return redirect(back, 303)
@@ -90,7 +94,7 @@ def status(purchase_id: UUID) -> str | tuple[str, int]:
     view = _view(purchase_id)
     if request.args.get("seen") == view.version:
         return "", 204
-    return render_template("parts/purchase_status.html", view=view)
+    return render_template("parts/purchase_status.html", view=view, is_news=True)
 
 
 @blueprint.post("/purchases/<uuid:purchase_id>/credits")
@@ -208,6 +212,16 @@ def _view(purchase_id: UUID) -> PurchaseView:
         auto_topup=preview,
         is_paying=is_waiting and bool(payments_arriving(user_id)),
         poll_every_s=1 if is_recent else 4,
+    )
+
+
+def _same_form(slug: str) -> str:
+    """The page with the form that was sent, and its key."""
+    return url_for(
+        "marketplace.buy",
+        slug=slug,
+        quantity=request.form.get("quantity", "1"),
+        key=request.form.get("key", ""),
     )
 
 

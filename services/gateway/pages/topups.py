@@ -28,6 +28,9 @@ from services.gateway.pages.forms import chosen_credits, command_key, return_pat
 
 blueprint = Blueprint("topups", __name__)
 
+CARD_PROCESSOR_WITHIN_S = 25.0
+"""The service behind the call waits for the card processor, which may take its time."""
+
 _ENDED = (TopupStatus.CREDITED, TopupStatus.FAILED, TopupStatus.CANCELLED)
 _PAID_FOR = (TopupStatus.PAID, TopupStatus.UNKNOWN)
 
@@ -44,7 +47,8 @@ def begin_topup(amount_micros: int, back_to: str, purpose: str) -> Response:
                 amount_micros=amount_micros,
                 save_card=bool(request.form.get("save_card")),
                 return_path=back_to,
-            )
+            ),
+            timeout_s=CARD_PROCESSOR_WITHIN_S,
         )
     except ServiceError as error:
         flash(str(error), "danger")
@@ -99,7 +103,7 @@ def status(topup_id: UUID) -> str | tuple[str, int]:
     view = _view(topup_id)
     if request.args.get("seen") == view.topup.status:
         return "", 204
-    return render_template("parts/topup_status.html", view=view)
+    return render_template("parts/topup_status.html", view=view, is_news=True)
 
 
 @blueprint.get("/topups/<uuid:topup_id>/receipt")

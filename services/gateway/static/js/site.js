@@ -60,13 +60,25 @@ if (dialog) {
   dialog.addEventListener("close", () => dialog.replaceChildren());
 }
 
-// A fragment that could not be fetched into the dialog: open its page instead, which says why.
-for (const failure of ["htmx:responseError", "htmx:sendError"]) {
-  document.addEventListener(failure, (event) => {
-    const link = event.detail.elt;
-    if (link instanceof HTMLAnchorElement) location.assign(link.href);
-  });
-}
+// A fragment that could not be fetched: a link opens its page instead, which says why; a page
+// that follows something says that it keeps trying.
+const trouble = document.querySelector("#trouble");
+document.addEventListener("htmx:afterRequest", (event) => {
+  const { elt: asked, successful } = event.detail;
+  if (!successful && asked instanceof HTMLAnchorElement) location.assign(asked.href);
+  else if (!successful && asked instanceof HTMLFormElement) asked.submit();
+  else if (trouble) trouble.textContent = successful ? "" : trouble.dataset.says;
+});
+
+// A session that ended meanwhile: the login page belongs in the window, not in a fragment.
+document.addEventListener("htmx:beforeSwap", (event) => {
+  const { pathname } = new URL(event.detail.xhr.responseURL || location.href, location.href);
+  if (pathname === "/login" && location.pathname !== "/login") {
+    event.detail.shouldSwap = false;
+    const back = location.pathname + location.search;
+    location.assign(`/login?next=${encodeURIComponent(back)}`);
+  }
+});
 
 // A select or checkbox that changes the list sends its form by itself.
 document.addEventListener("change", (event) => {

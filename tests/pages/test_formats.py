@@ -1,0 +1,82 @@
+"""How pages write money, dates and words."""
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+import pytest
+
+from contracts.wallet import Transaction, TransactionKind
+from services.gateway.pages import formats
+
+NOON = datetime(2026, 11, 22, 12, 5, tzinfo=UTC)
+
+
+def automatic_charge(**metadata: str) -> Transaction:
+    return Transaction(
+        transaction_id=UUID(int=1),
+        kind=TransactionKind.AUTO_TOPUP,
+        amount_micros=25_000_000,
+        balance_after_micros=30_000_000,
+        description="Automatic top-up",
+        metadata=metadata,
+        effective_at=NOON,
+        recorded_at=NOON,
+    )
+
+
+def test_money_in_and_out_carry_their_sign() -> None:
+    signs = [formats.signed_money(amount) for amount in (25_000_000, -5_000_000, 0)]
+
+    assert signs == ["+$25.00", "\N{MINUS SIGN}$5.00", "$0.00"]
+
+
+def test_an_average_is_rounded_to_the_even_cent() -> None:
+    rounded = [formats.rounded_money(micros) for micros in (766_667, 5_000, 15_000)]
+
+    assert rounded == ["$0.77", "$0.00", "$0.02"]
+
+
+def test_a_field_shows_whole_dollars_without_cents() -> None:
+    shown = [formats.plain_dollars(micros) for micros in (10_000_000, 12_500_000, 1_250_000_000)]
+
+    assert shown == ["10", "12.50", "1250"]
+
+
+def test_a_time_says_that_it_is_utc() -> None:
+    assert formats.minute(NOON) == "22 Nov 2026, 12:05 UTC"
+
+
+def test_an_automatic_charge_says_what_triggered_it_and_the_threshold() -> None:
+    charge = automatic_charge(trigger="purchase", threshold_micros="10000000")
+
+    assert formats.trigger_sentence(charge) == (
+        "Charged because a purchase was short of credits (threshold $10.00)"
+    )
+
+
+def test_a_charge_with_an_unknown_trigger_is_shown_without_a_reason() -> None:
+    assert formats.trigger_sentence(automatic_charge(trigger="from a newer version")) == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(60, "1 minute"), (300, "5 minutes"), (3_600, "1 hour"), (90, "90 seconds")],
+)
+def test_a_duration_is_written_in_whole_units(seconds: int, words: str) -> None:
+    assert formats.duration(seconds) == words
+
+
+def test_every_state_kind_category_and_order_has_a_name() -> None:
+    unnamed = [
+        value
+        for names, enumeration in (
+            (formats.CATEGORY_NAMES, formats.Category),
+            (formats.CATEGORY_SUMMARIES, formats.Category),
+            (formats.SORT_NAMES, formats.SortOrder),
+            (formats.KIND_NAMES, formats.TransactionKind),
+        )
+        for value in enumeration
+        if value not in names
+    ]
+
+    assert unnamed == []

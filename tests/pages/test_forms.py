@@ -1,0 +1,74 @@
+"""What the pages' forms accept."""
+
+from uuid import UUID
+
+import pytest
+from flask import Flask
+
+from chassis.money import InvalidAmount
+from services.gateway.pages import forms
+
+USER = UUID(int=7)
+
+
+def posted(**fields: str):  # type: ignore[no-untyped-def]  # Flask's own context type is private
+    return Flask("forms").test_request_context("/", method="POST", data=fields)
+
+
+@pytest.mark.parametrize(
+    ("typed", "micros"),
+    [("25", 25_000_000), ("$25.00", 25_000_000), (" 1,250.5 ", 1_250_500_000), ("", None)],
+)
+def test_an_amount_is_read_as_people_write_it(typed: str, micros: int | None) -> None:
+    assert forms.optional_money(typed, "Amount") == micros
+
+
+@pytest.mark.parametrize("typed", ["-1", "NaN", "inf", "abc", "1.2345678", "9999999999"])
+def test_an_impossible_amount_is_refused_under_the_name_of_its_field(typed: str) -> None:
+    with pytest.raises(InvalidAmount, match=r"^Daily limit: "):
+        forms.optional_money(typed, "Daily limit")
+
+
+def test_a_custom_amount_is_taken_from_its_own_field() -> None:
+    with posted(amount="custom", custom_amount="12.50"):
+        assert forms.chosen_credits() == 12_500_000
+
+
+def test_the_same_form_has_the_same_key_and_another_user_another() -> None:
+    key = forms.new_key()
+    with posted(key=key):
+        keys = [forms.command_key(user, "purchase") for user in (USER, USER, UUID(int=8))]
+
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_a_form_without_a_usable_key_is_a_request_of_its_own() -> None:
+    with posted(key="not a key"):
+        assert forms.command_key(USER, "purchase") != forms.command_key(USER, "purchase")
+
+
+@pytest.mark.parametrize(
+    "wanted", ["https://elsewhere.example", "//elsewhere.example", "/\\elsewhere", "/a b", "x"]
+)
+def test_a_form_leads_to_no_other_site(wanted: str) -> None:
+    with posted(next=wanted):
+        assert forms.return_path("/dashboard") == "/dashboard"
+
+
+@pytest.mark.parametrize(
+    ("shortfall_micros", "suggested_micros"),
+    [
+        (5_000_000, 10_000_000),
+        (10_000_001, 25_000_000),
+        (50_000_000, 50_000_000),
+        (50_000_001, None),
+    ],
+)
+def test_the_suggestion_is_the_smallest_amount_that_covers(
+    shortfall_micros: int, suggested_micros: int | None
+) -> None:
+    assert forms.suggested_credits(shortfall_micros) == suggested_micros
+
+
+def test_a_custom_amount_covers_a_fraction_of_a_cent() -> None:
+    assert forms.custom_credits(61_000_001) == 61_010_000
