@@ -18,7 +18,7 @@ is published counts all of them, so that one top-up can pay for all.
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import delete, select
@@ -56,7 +56,11 @@ from services.billing.settings import BillingSettings
 log = logging.getLogger(__name__)
 
 SWEEP_MAX = 200
-"""How many purchases one sweep takes up; the next one follows at once if there are more."""
+"""How many purchases one sweep takes up; the rest is for the next one."""
+
+EXPIRY_GRACE = timedelta(hours=1)
+"""How long past its time a purchase is still tried when a try is owed, after an outage for
+example. Past that it ends, whatever keeps its tries from coming to an end."""
 
 TRIES_IN_A_ROW_MAX = 5
 STOCK_RELEASES_AT_ONCE = 50
@@ -188,7 +192,7 @@ class Checkout:
         now = self.clock()
         if row.closing_status is not None:
             self._close_key(claimed.purchase_id)
-        elif claimed.is_try_owed:
+        elif claimed.is_try_owed and now < row.expires_at + EXPIRY_GRACE:
             self._pay(claimed)
         elif row.expires_at <= now:
             self._close(
@@ -238,8 +242,8 @@ class Checkout:
             self._close(claimed, PurchaseStatus.FAILED, ACCOUNT_FROZEN, str(refusal))
             return False
         except (KeyClosed, IdempotencyConflict) as refusal:
-            # Nobody but us uses this key. Closing it tells whether the money was taken.
-            log.error("a purchase's key is taken", extra={"error": str(refusal)})
+            # A cancellation came first. Closing the key again tells whether the money was taken.
+            log.warning("a purchase's key is closed or taken", extra={"error": str(refusal)})
             self._close(claimed, PurchaseStatus.FAILED, refusal.code, NOT_CHARGED)
             return False
         crash_point("billing.wallet_debited")

@@ -1,0 +1,163 @@
+from collections.abc import Callable
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy.orm import Session
+
+from chassis.database import Connected
+from contracts.billing import PurchaseStatus
+from contracts.topup import (
+    AutoTopupPaused,
+    AutoTopupRefused,
+    RefusalCode,
+    TopupFailed,
+    TopupKind,
+    Trigger,
+)
+from services.billing import purchases, refusals
+from services.billing.models import PurchaseRow
+from tests.billing.conftest import NOW, RULES, recorded
+
+
+TOLD = sorted(set(RefusalCode) - {RefusalCode.IN_FLIGHT, RefusalCode.NOT_NEEDED})
+
+
+def waiting_purchase(database: Connected, user_id: UUID) -> UUID:
+    claimed = recorded(database, user_id=user_id)
+    with database.begin() as session:
+        purchases.wait_for_funds(session, NOW, claimed, 0, RULES)
+    return claimed.purchase_id
+
+
+def told(
+    database: Connected, purchase_id: UUID, tell: Callable[[Session], object]
+) -> tuple[str, str, str]:
+    """The purchase's status, code and reason after something was said about it."""
+    with database.begin() as session:
+        tell(session)
+    with database.read() as session:
+        row = session.get_one(PurchaseRow, purchase_id)
+        return row.status, row.status_code, row.status_reason
+
+
+def failure(user_id: UUID, code: str = "card_declined", message: str = "Declined.") -> TopupFailed:
+    return TopupFailed(
+        event_id=uuid4(),
+        occurred_at=NOW,
+        user_id=user_id,
+        topup_id=uuid4(),
+        kind=TopupKind.AUTO,
+        amount_micros=25_000_000,
+        failure_code=code,
+        message=message,
+    )
+
+
+def refusal(user_id: UUID, code: RefusalCode) -> AutoTopupRefused:
+    return AutoTopupRefused(
+        event_id=uuid4(),
+        occurred_at=NOW,
+        user_id=user_id,
+        refusal_code=code,
+        reason="A reason.",
+        trigger=Trigger.PURCHASE,
+    )
+
+
+def test_a_declined_card_is_told_and_the_purchase_keeps_waiting(database: Connected) -> None:
+    user_id = uuid4()
+    purchase_id = waiting_purchase(database, user_id)
+
+    outcome = told(
+        database,
+        purchase_id,
+        lambda session: refusals.explain_failure(session, failure(user_id)),
+    )
+
+    assert outcome == (PurchaseStatus.AWAITING_FUNDS, "card_declined", "Declined.")
+
+
+def test_a_failure_without_words_is_given_some(database: Connected) -> None:
+    user_id = uuid4()
+    purchase_id = waiting_purchase(database, user_id)
+
+    _, code, reason = told(
+        database,
+        purchase_id,
+        lambda session: refusals.explain_failure(session, failure(user_id, code="", message="")),
+    )
+
+    assert (code, bool(reason)) == ("topup_failed", True)
+
+
+def test_somebody_elses_declined_card_is_not_told(database: Connected) -> None:
+    purchase_id = waiting_purchase(database, uuid4())
+
+    _, code, _ = told(
+        database,
+        purchase_id,
+        lambda session: refusals.explain_failure(session, failure(uuid4())),
+    )
+
+    assert code == ""
+
+
+@pytest.mark.parametrize(
+    "code", sorted(set(RefusalCode) - {RefusalCode.IN_FLIGHT, RefusalCode.NOT_NEEDED})
+)
+def test_a_refused_top_up_is_told(database: Connected, code: RefusalCode) -> None:
+    user_id = uuid4()
+    purchase_id = waiting_purchase(database, user_id)
+
+    outcome = told(
+        database,
+        purchase_id,
+        lambda session: refusals.explain_refusal(session, refusal(user_id, code)),
+    )
+
+    assert outcome == (PurchaseStatus.AWAITING_FUNDS, code, "A reason.")
+
+
+def test_a_top_up_on_its_way_is_no_bad_news(database: Connected) -> None:
+    user_id = uuid4()
+    purchase_id = waiting_purchase(database, user_id)
+
+    _, code, _ = told(
+        database,
+        purchase_id,
+        lambda session: refusals.explain_refusal(session, refusal(user_id, RefusalCode.IN_FLIGHT)),
+    )
+
+    assert code == ""
+
+
+def test_a_top_up_that_is_not_needed_means_that_the_purchase_can_be_tried(
+    database: Connected,
+) -> None:
+    user_id = uuid4()
+    waiting_purchase(database, user_id)
+
+    with database.begin() as session:
+        is_enough = refusals.explain_refusal(session, refusal(user_id, RefusalCode.NOT_NEEDED))
+
+    assert is_enough
+
+
+def test_a_pause_is_told(database: Connected) -> None:
+    user_id = uuid4()
+    purchase_id = waiting_purchase(database, user_id)
+    pause = AutoTopupPaused(
+        event_id=uuid4(),
+        occurred_at=NOW,
+        user_id=user_id,
+        code="authentication_required",
+        reason="Confirm the payment.",
+    )
+
+    outcome = told(database, purchase_id, lambda session: refusals.explain_pause(session, pause))
+
+    assert outcome == (
+        PurchaseStatus.AWAITING_FUNDS,
+        "authentication_required",
+        "Confirm the payment.",
+    )
