@@ -237,9 +237,9 @@ class Node:
         log = self._directory / "server.log"
         if epmd := shutil.which("epmd"):
             # Erlang would start one as a daemon, which would stay behind.
-            self._epmd = Child("epmd", [epmd], environment, log)
+            self._epmd = Child("epmd", [epmd], environment, log, death_signal="TERM")
             self._epmd.start()
-        self._server = Child("rabbitmq", [str(server)], environment, log)
+        self._server = Child("rabbitmq", [str(server)], environment, log, death_signal="TERM")
         self._server.start()
         (self._directory / "pid").write_text(str(self._server.pid))
 
@@ -342,7 +342,8 @@ class ContainerNode(Node):
         ):
             command += ["--volume", f"{self._directory / source}:/etc/rabbitmq/{target}:ro"]
         log = self._directory / "server.log"
-        self._server = Child("rabbitmq", [*command, CONTAINER_IMAGE], dict(os.environ), log)
+        command.append(CONTAINER_IMAGE)
+        self._server = Child("rabbitmq", command, dict(os.environ), log, death_signal="TERM")
         self._server.start()
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 _SETPRIV = shutil.which("setpriv")
 
 
-def tied_to_parent(argv: Sequence[str], death_signal: str = "TERM") -> list[str]:
-    """The same command, stopped by the kernel when the process that starts it dies."""
+def tied_to_parent(argv: Sequence[str], death_signal: str) -> list[str]:
+    """The same command, signalled by the kernel when the process that starts it dies."""
     if _SETPRIV is None:
         return list(argv)
     return [_SETPRIV, "--pdeathsig", death_signal, "--", *argv]
@@ -38,13 +38,17 @@ class Child:
         *,
         directory: Path | None = None,
         stop_signal: signal.Signals = signal.SIGTERM,
+        death_signal: str = "KILL",
     ) -> None:
+        """``death_signal`` is what it gets when the runner was killed. Everything of ours lives
+        through a crash, and a service that is asked to stop waits for a broker that is gone."""
         self.name = name
         self.argv = list(argv)
         self.environment = dict(environment)
         self.log_path = log_path
         self._directory = directory
         self._stop_signal = stop_signal
+        self._death_signal = death_signal
         self._process: subprocess.Popen[bytes] | None = None
         self._is_asked_to_stop = False
 
@@ -54,7 +58,7 @@ class Child:
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                tied_to_parent(self.argv, self._stop_signal.name.removeprefix("SIG")),
+                tied_to_parent(self.argv, self._death_signal),
                 env=self.environment,
                 cwd=self._directory,
                 stdin=subprocess.DEVNULL,

@@ -201,6 +201,7 @@ class Postgres:
             directory=Path("/"),
             # "Fast": roll back what is open, cut the connections, checkpoint, exit.
             stop_signal=signal.SIGINT,
+            death_signal="INT",
         )
         self._server.start()
         # Recovery after a crash takes longer than a usual start.
@@ -270,6 +271,8 @@ def _as_server_user(cluster: Path) -> list[str]:
         )
     account = _system_account()
     command = [setpriv, f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"]
+    # Changing the user has untied the child from its parent: tie it again.
+    command += ["--pdeathsig", "INT"]
     if not all(_others_may_enter(path) for path in (cluster.parent, BINARIES, *BINARIES.glob("*"))):
         command += ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
         # PostgreSQL asks with access(2), which heeds capabilities only with this bit.

@@ -15,7 +15,7 @@ from deploy.local.startup import StartupError
 BACK_OFF_S = (0.5, 1, 2, 5, 10, 30)
 # A process that ran this long was well: its next end counts as the first one again.
 WELL_AFTER_S = 60.0
-STOP_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 10.0
 # EX_CONFIG of sysexits.h: chassis.settings ends a process so. Starting it again is no use.
 BAD_SETTINGS = 78
 
