@@ -29,7 +29,7 @@ class Background(DependencyProvider):
 
     def stop(self) -> None:
         """Let charges that are under way end; the janitor finds those that take too long."""
-        with eventlet.Timeout(PATIENCE_S, False):
+        with eventlet.Timeout(PATIENCE_S, exception=False):
             self._pool.waitall()
 
     def get_dependency(self, worker_ctx: object) -> Callable[..., None]:

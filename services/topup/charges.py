@@ -44,6 +44,7 @@ def pursue(till: Till, trigger_id: UUID) -> Topup | Refusal | None:
 
     None when it was decided before.
     """
+    crash_point("topup.after_trigger")
     now = till.clock()
     with till.database.read() as session:
         record = session.get_one(TriggerRecord, trigger_id)

@@ -250,6 +250,8 @@ class Difference(Base):
     payment_id: Mapped[str]
     amount_micros: Mapped[int]
     message: Mapped[str]
+    occurred_at: Mapped[datetime]
+    """When it came to be, at the processor or with us."""
     found_at: Mapped[datetime]
     seen_at: Mapped[datetime]
     gone_at: Mapped[datetime | None]

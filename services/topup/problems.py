@@ -124,7 +124,7 @@ def _differences(session: Session, limit: int) -> list[Problem]:
             payment_id=row.payment_id,
             amount_micros=row.amount_micros,
             message=row.message,
-            since=row.found_at,
+            since=row.occurred_at,
         )
         for row in rows
     ]

@@ -62,6 +62,7 @@ from services.topup import (
     pauses,
     problems,
     receipts,
+    reconcile,
     switch,
     terms,
     topups,
@@ -274,7 +275,7 @@ class TopupService:
     # Operators
 
     @rpc
-    def get_operator_switch(self, request: GetOperatorSwitch) -> OperatorSwitch:
+    def get_operator_switch(self, _request: GetOperatorSwitch) -> OperatorSwitch:
         with self.database.read() as session:
             return switch.state(session, self.till.policy)
 
@@ -323,6 +324,10 @@ class TopupService:
     @timer(interval_s=600)
     def sweep_undelivered_notices(self) -> None:
         notices.sweep_undelivered(self.till, timedelta(days=3))
+
+    @timer(interval_s=3_600)
+    def reconcile(self) -> None:
+        reconcile.daily(self.till)
 
     @timer(interval_s=3_600)
     def tidy(self) -> None:

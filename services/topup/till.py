@@ -10,13 +10,23 @@ from uuid import UUID
 from chassis.database import Connected
 from contracts.errors import NotFound
 from contracts.messages import ReplyT, Request
-from contracts.wallet import AccountStatus, GetWallet, Statement, TransactionKind
+from contracts.wallet import (
+    AccountStatus,
+    GetByKey,
+    GetWallet,
+    KeyState,
+    Statement,
+    Totals,
+    TransactionKind,
+)
 from services.topup.policy import Policy
 from services.topup.processor import Processor
 
 log = logging.getLogger(__name__)
 
 WALLET_TIMEOUT_S = 3.0
+REPORT_TIMEOUT_S = 60.0
+TOPUPS = (TransactionKind.TOPUP, TransactionKind.AUTO_TOPUP)
 IDLE_AFTER = timedelta(days=35)
 """Longer than a month, so that whoever has something running has paid for it within this."""
 SPENDING = [TransactionKind.PURCHASE, TransactionKind.RENEWAL, TransactionKind.USAGE]
@@ -29,6 +39,14 @@ class Funds:
     available_micros: int
     is_frozen: bool = False
     is_idle: bool = False
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the ledger did under an idempotency key; positive is money into a wallet."""
+
+    amount_micros: int
+    recorded_at: datetime
 
 
 class CallsServices(Protocol):
@@ -59,11 +77,27 @@ class WalletQuestions:
             is_idle=not spent.transactions,
         )
 
+    def entry(self, key: str) -> Entry | None:
+        """What the ledger did under this key, None if nothing. Errors: as :meth:`funds`."""
+        outcome = self._caller.call(GetByKey(idempotency_key=key), WALLET_TIMEOUT_S)
+        if outcome.state != KeyState.DONE or outcome.reply is None or outcome.recorded_at is None:
+            return None
+        return Entry(int(outcome.reply["amount_micros"]), outcome.recorded_at)
+
+    def topup_credits_micros(self, since: datetime, until: datetime) -> int:
+        """All that the ledger credited as top-ups in whole UTC days. Errors: as :meth:`funds`."""
+        report = self._caller.call(Totals(since=since, until=until), REPORT_TIMEOUT_S)
+        return sum(day.credited_micros for day in report.days if day.kind in TOPUPS)
+
 
 class AsksWallet(Protocol):
-    """What is known of a wallet; a simulation has its own."""
+    """What is known of wallets; a simulation has its own."""
 
     def funds(self, user_id: UUID, now: datetime) -> Funds: ...
+
+    def entry(self, key: str) -> Entry | None: ...
+
+    def topup_credits_micros(self, since: datetime, until: datetime) -> int: ...
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from services.topup import charges, checkout, terms, triggers
 from services.topup.models import AutoTopupSettings, Base, Topup
 from services.topup.policy import Policy
 from services.topup.processor import Processor
-from services.topup.till import Funds, Till
+from services.topup.till import Entry, Funds, Till
 from tests.system import MigratedDatabases
 
 USD = 1_000_000
@@ -86,6 +86,17 @@ class Wallet:
     frozen: set[UUID] = field(default_factory=set)
     idle: set[UUID] = field(default_factory=set)
     failure: Exception | None = None
+    entries: dict[str, Entry] = field(default_factory=dict)
+
+    def entry(self, key: str) -> Entry | None:
+        return self.entries.get(key)
+
+    def topup_credits_micros(self, since: datetime, until: datetime) -> int:
+        return sum(
+            entry.amount_micros
+            for key, entry in self.entries.items()
+            if since <= entry.recorded_at < until and not key.startswith("reversal:")
+        )
 
     def funds(self, user_id: UUID, now: datetime) -> Funds:
         if self.failure is not None:
@@ -293,6 +304,9 @@ class Customer:
                     topups.mark_credited(session, topup.topup_id, till.clock())
                     held = self.desk.wallet.balances.get(self.user_id, 0)
                     self.desk.wallet.balances[self.user_id] = held + topup.amount_micros
+                    key = f"topup:{topup.topup_id}"
+                    entry = Entry(topup.amount_micros, till.clock())
+                    self.desk.wallet.entries[key] = entry
             triggers.credit_arrived(session, self.user_id, till.clock())
 
     def end_purchase(self, reference: str) -> None:

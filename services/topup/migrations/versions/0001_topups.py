@@ -215,6 +215,7 @@ TABLES = (
         payment_id text NOT NULL,
         amount_micros bigint NOT NULL,
         message text NOT NULL,
+        occurred_at timestamptz NOT NULL,
         found_at timestamptz NOT NULL,
         seen_at timestamptz NOT NULL,
         gone_at timestamptz

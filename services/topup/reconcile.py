@@ -1,0 +1,136 @@
+"""The command that compares the books: ``python -m services.topup.reconcile``.
+
+    --since 2026-11-01 --until 2026-12-01    whole UTC days, the last one not included
+    (nothing)                                the last three days
+
+It exits with 0 when all agree, 1 when something differs, 2 when the books could not be read.
+"""
+
+import argparse
+import logging
+import sys
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import func, select
+
+from chassis.client import RpcClient
+from chassis.clock import utc_now
+from chassis.database import connect
+from contracts.errors import ServiceError
+from services.topup import limits, reconciliation
+from services.topup.models import Difference
+from services.topup.policy import Policy
+from services.topup.processor import Processor, ProcessorError
+from services.topup.reconciliation import Found
+from services.topup.settings import get_settings
+from services.topup.till import Till, WalletQuestions
+
+log = logging.getLogger(__name__)
+
+USUAL_DAYS = 3
+EVERY = timedelta(hours=24)
+AGREE, DIFFER, UNREADABLE = 0, 1, 2
+
+
+def daily(till: Till) -> None:
+    """Compare the last days, once a day; called more often, it does nothing."""
+    now = till.clock()
+    with till.database.exclusively("topup.reconciliation") as is_mine:
+        with till.database.read() as session:
+            last = session.scalar(
+                select(func.max(Difference.seen_at)).where(Difference.key == MARK)
+            )
+        if not is_mine or (last is not None and now - last < EVERY):
+            return
+        since, until = period(None, f"{limits.day_start(now):%Y-%m-%d}", now)
+        found = reconciliation.run(till, since, until)
+        _mark(till, now)
+    log.log(
+        logging.ERROR if found else logging.INFO,
+        "books compared",
+        extra={"differences": len(found), "since": f"{since}", "until": f"{until}"},
+    )
+
+
+MARK = "compared:daily"
+
+
+def _mark(till: Till, now: datetime) -> None:
+    """Note that a comparison was made: a difference that is gone as soon as it is found."""
+    with till.database.begin() as session:
+        session.merge(
+            Difference(
+                key=MARK, code="compared", payment_id="", amount_micros=0,
+                message="the daily comparison", occurred_at=now, found_at=now, seen_at=now, gone_at=now,
+            )
+        )  # fmt: skip
+
+
+def period(since: str | None, until: str | None, now: datetime) -> tuple[datetime, datetime]:
+    """The days to compare, in UTC. What is younger than a quarter of an hour is left out.
+
+    Raises ``ValueError`` for dates that make no sense.
+    """
+    latest = now - reconciliation.SETTLES_WITHIN
+    last = _day(until) if until else latest
+    first = _day(since) if since else limits.day_start(now) - timedelta(days=USUAL_DAYS)
+    last = min(last, latest)
+    if first >= last:
+        raise ValueError("the period ends before it begins")
+    return first, last
+
+
+def _day(value: str) -> datetime:
+    return datetime.strptime(value, "%Y-%m-%d").replace(tzinfo=UTC)
+
+
+def report(found: list[Found], now: datetime) -> str:
+    """One line for each difference, with its age."""
+    lines = [
+        f"{_age(now - difference.since):>8}  {difference.code:<24}"
+        f" {difference.reference:<40} {difference.message}"
+        for difference in found
+    ]
+    return "\n".join([*lines, f"{len(found)} differences" if found else "The books agree."])
+
+
+def _age(age: timedelta) -> str:
+    hours = int(age.total_seconds() // 3_600)
+    return f"{hours // 24}d {hours % 24}h" if hours >= 24 else f"{hours}h"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Compare and print. See the head of this file."""
+    parser = argparse.ArgumentParser(prog="reconcile", description="Compare the three books.")
+    parser.add_argument("--since", help="the first day, such as 2026-11-01 (UTC)")
+    parser.add_argument("--until", help="the day after the last one")
+    given = parser.parse_args(arguments)
+    now = utc_now()
+    try:
+        since, until = period(given.since, given.until, now)
+    except ValueError as error:
+        parser.error(str(error))
+    settings = get_settings()
+    client = RpcClient(settings.amqp_uri, name="topup")
+    try:
+        till = Till(
+            database=connect(settings.database_url),
+            processor=Processor.from_settings(settings),
+            wallet=WalletQuestions(client),
+            policy=Policy.from_settings(settings),
+            public_url=settings.public_url,
+            clock=utc_now,
+            later=lambda work, *arguments: None,  # noqa: ARG005
+        )
+        found = reconciliation.run(till, since, until)
+    except (ProcessorError, ServiceError) as error:
+        print(f"The books could not be read: {error}", file=sys.stderr)
+        return UNREADABLE
+    finally:
+        client.close()
+    print(report(found, now))
+    return DIFFER if found else AGREE
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,167 @@
+"""Reconciliation: three books that agree, and every way in which they may not."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from services.topup import reconcile, reconciliation, reversals
+from services.topup.models import Difference, Topup
+from services.topup.till import Entry
+from tests.topup.conftest import NOON, USD, Customer, Desk
+
+SINCE = NOON.replace(hour=0) - timedelta(days=1)
+UNTIL = NOON.replace(hour=0) + timedelta(days=1)
+
+
+@pytest.fixture
+def customer(desk: Desk) -> Customer:
+    """Somebody who was charged once, credited once, and had five dollars refunded."""
+    customer = desk.customer()
+    customer.ask()
+    customer.credited()
+    payment_id = str(customer.topups()[0].payment_id)
+    desk.till.processor.refund(payment_id, 500, idempotency_key="refund")
+    reversals.take_refunds(desk.till, payment_id)
+    (taken,) = customer.events("topup_reversed")
+    desk.wallet.entries[f"reversal:{taken['reversal_id']}"] = Entry(-5 * USD, desk.clock())
+    return customer
+
+
+def codes(desk: Desk) -> list[str]:
+    return [found.code for found in reconciliation.run(desk.till, SINCE, UNTIL)]
+
+
+def change(desk: Desk, customer: Customer, **values: Any) -> Topup:
+    with desk.till.database.begin() as session:
+        topup = session.get_one(Topup, customer.topups()[0].topup_id)
+        for name, value in values.items():
+            setattr(topup, name, value)
+    return topup
+
+
+def test_books_that_agree_show_nothing(desk: Desk, customer: Customer) -> None:
+    assert codes(desk) == []
+
+
+def test_a_charge_that_no_topup_knows_is_found(desk: Desk, customer: Customer) -> None:
+    desk.till.processor.charge_off_session(
+        customer_id=customer.customer_id,
+        payment_method_id=customer.cards()[0],
+        amount_cents=700,
+        topup_id="00000000-0000-7000-8000-000000000000",
+        user_id=str(customer.user_id),
+    )
+
+    assert codes(desk) == ["charge_without_topup"]
+
+
+def test_a_charge_that_was_not_recorded_is_found(desk: Desk, customer: Customer) -> None:
+    topup = change(desk, customer, status="failed")
+    del desk.wallet.entries[f"topup:{topup.topup_id}"]
+
+    assert codes(desk) == ["charged_not_paid"]
+
+
+def test_a_credit_without_a_payment_is_found(desk: Desk, customer: Customer) -> None:
+    change(desk, customer, status="failed")
+
+    assert sorted(codes(desk)) == ["charged_not_paid", "credited_not_paid"]
+
+
+def test_a_payment_that_was_not_credited_is_found(desk: Desk, customer: Customer) -> None:
+    (topup,) = customer.topups()
+    del desk.wallet.entries[f"topup:{topup.topup_id}"]
+
+    assert codes(desk) == ["paid_not_credited"]
+
+
+def test_a_credit_of_another_amount_is_found(desk: Desk, customer: Customer) -> None:
+    (topup,) = customer.topups()
+    desk.wallet.entries[f"topup:{topup.topup_id}"] = Entry(26 * USD, desk.clock())
+
+    assert codes(desk) == ["credit_differs"]
+
+
+def test_a_topup_that_the_processor_does_not_know_is_found(
+    desk: Desk, customer: Customer
+) -> None:
+    change(desk, customer, payment_id="pi_of_nobody")
+
+    assert "paid_without_charge" in codes(desk)
+
+
+def test_a_refund_that_we_never_heard_of_is_found(desk: Desk, customer: Customer) -> None:
+    payment_id = str(customer.topups()[0].payment_id)
+    desk.till.processor.refund(payment_id, 300, idempotency_key="another")
+
+    assert codes(desk) == ["reversal_differs"]
+
+
+def test_a_refund_that_the_wallet_did_not_take_back_is_found(
+    desk: Desk, customer: Customer
+) -> None:
+    desk.wallet.entries = {
+        key: entry for key, entry in desk.wallet.entries.items() if key.startswith("topup:")
+    }
+
+    assert codes(desk) == ["reversal_not_in_ledger"]
+
+
+def test_a_credit_in_the_ledger_that_is_nobodys_is_found(desk: Desk, customer: Customer) -> None:
+    desk.wallet.entries["topup:from-nowhere"] = Entry(9 * USD, desk.clock())
+
+    assert codes(desk) == ["ledger_total_differs"]
+
+
+def test_a_difference_keeps_the_time_it_was_found_until_it_is_gone(
+    desk: Desk, customer: Customer
+) -> None:
+    (topup,) = customer.topups()
+    entry = desk.wallet.entries.pop(f"topup:{topup.topup_id}")
+    codes(desk)
+    first = desk.clock()
+    desk.clock.advance(hours=5)
+    codes(desk)
+    desk.wallet.entries[f"topup:{topup.topup_id}"] = entry
+
+    codes(desk)
+
+    with desk.till.database.read() as session:
+        kept = session.get_one(Difference, f"paid_not_credited:{topup.topup_id}")
+    assert (kept.found_at, kept.gone_at) == (first, desk.clock())
+
+
+def test_the_daily_comparison_runs_once_a_day(desk: Desk, customer: Customer) -> None:
+    runs = []
+    for _ in range(30):
+        reconcile.daily(desk.till)
+        with desk.till.database.read() as session:
+            runs.append(session.get_one(Difference, reconcile.MARK).seen_at)
+        desk.clock.advance(hours=1)
+
+    assert len(set(runs)) == 2
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "expected"),
+    [
+        ("2027-03-01", "2027-03-05", ("2027-03-01 00:00", "2027-03-05 00:00")),
+        (None, None, ("2027-03-07 00:00", "2027-03-10 11:45")),
+        ("2027-03-01", "2027-04-01", ("2027-03-01 00:00", "2027-03-10 11:45")),
+    ],
+)
+def test_a_period_is_whole_days_up_to_a_quarter_of_an_hour_ago(
+    since: str | None, until: str | None, expected: tuple[str, str]
+) -> None:
+    first, last = reconcile.period(since, until, NOON)
+
+    assert (f"{first:%Y-%m-%d %H:%M}", f"{last:%Y-%m-%d %H:%M}") == expected
+
+
+def test_the_report_tells_each_difference_with_its_age() -> None:
+    found = reconciliation.Found("paid_not_credited", "x", "$5.00", datetime(2027, 3, 8, tzinfo=UTC))
+
+    assert reconcile.report([found], NOON).split() == [
+        "2d", "12h", "paid_not_credited", "x", "$5.00", "1", "differences",
+    ]  # fmt: skip
