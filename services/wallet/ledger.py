@@ -81,9 +81,10 @@ def _open_book(session: Session, now: datetime, commands: Sequence[Postable]) ->
     }
     if users:
         book.add_accounts(accounts.lock(session, users, others))
-        _open_accounts(session, book, commands)
-        levels.load(session, book.accounts.values())
     book.keys = keys.find(session, {command.idempotency_key for command in commands})
+    _open_accounts(session, book, commands)
+    if book.accounts:
+        levels.load(session, book.accounts.values())
     if corrected:
         corrections.load_corrected(session, book.originals)
     _load_holds(session, book, commands)
@@ -94,7 +95,9 @@ def _open_accounts(session: Session, book: Book, commands: Iterable[Postable]) -
     missing = {
         command.user_id
         for command in commands
-        if isinstance(command, OpenAccount | Credit) and command.user_id not in book.accounts
+        if isinstance(command, OpenAccount | Credit)
+        and command.user_id not in book.accounts
+        and command.idempotency_key not in book.keys
     }
     if missing:
         accounts.open_missing(session, book.now, missing)
