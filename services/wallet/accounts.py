@@ -1,6 +1,6 @@
 """Users' accounts: opening, locking, freezing; what may be taken out of one."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -78,6 +78,15 @@ _LOCK_USERS = text(
 )
 _READ = text(_SELECT + "WHERE a.user_id = :user_id")
 _READ_ALL = text(_SELECT + "WHERE a.account_id = ANY(:account_ids)")
+_RESERVE = text(
+    "SELECT nextval(pg_get_serial_sequence('accounts', 'account_id'))"
+    " FROM generate_series(1, :count)"
+)
+_OPEN_RESERVED = text(
+    "INSERT INTO accounts (account_id, user_id, opened_at) SELECT account_id, user_id, :now"
+    " FROM unnest(CAST(:account_ids AS bigint[]), CAST(:user_ids AS uuid[]))"
+    " AS new (account_id, user_id) ORDER BY user_id"
+)
 _OPEN = text(
     "INSERT INTO accounts (user_id, opened_at)"
     " SELECT user_id, :now FROM unnest(CAST(:user_ids AS uuid[])) AS new (user_id)"
@@ -101,6 +110,28 @@ def lock(
 def open_missing(session: Session, now: datetime, user_ids: Iterable[UUID]) -> None:
     """Open accounts for users who have none."""
     session.execute(_OPEN, {"user_ids": [str(user_id) for user_id in user_ids], "now": now})
+
+
+def new(account_id: int, user_id: UUID, now: datetime) -> Account:
+    """An account that is opened now, empty."""
+    return Account(account_id, user_id, now, 0, 0, 0, AccountStatus.OPEN, 0, None)
+
+
+def reserve(session: Session, count: int) -> list[int]:
+    """Ids for accounts that a batch may open."""
+    return list(session.scalars(_RESERVE, {"count": count}))
+
+
+def write(session: Session, opened: Sequence[Account]) -> None:
+    """Write new accounts down. One that another transaction opened meanwhile fails the batch."""
+    session.execute(
+        _OPEN_RESERVED,
+        {
+            "account_ids": [account.account_id for account in opened],
+            "user_ids": [str(account.user_id) for account in opened],
+            "now": opened[0].opened_at,
+        },
+    )
 
 
 def find(session: Session, user_id: UUID) -> Account | None:
@@ -141,8 +172,8 @@ def require_available(account: Account, amount_micros: int) -> None:
 
 
 def open_account(book: "Book", command: OpenAccount) -> "Effect":
-    """The book has opened it already, when it saw who is named in its commands."""
-    account = book.account(command.user_id)
+    """Opens the account if there is none."""
+    account = book.open(command.user_id)
     return book.effect(account.wallet(), account)
 
 

@@ -23,7 +23,7 @@ from contracts.wallet import (
     HouseAccount,
     WalletCredited,
 )
-from services.wallet import keys, levels
+from services.wallet import accounts, keys, levels
 from services.wallet.accounts import Account
 from services.wallet.corrections import Original
 from services.wallet.holds import OpenHold
@@ -41,9 +41,11 @@ class Book:
         self.now = now
         self.accounts: dict[UUID, Account] = {}
         self.accounts_by_id: dict[int, Account] = {}
+        self.reserved_account_ids: list[int] = []
         self.keys: dict[str, keys.KeyRecord] = {}
         self.originals: dict[UUID, Original] = {}
         self.holds: dict[UUID, OpenHold] = {}
+        self._opened: list[Account] = []
         self._transactions: list[tuple[Any, ...]] = []
         self._entries: list[tuple[Any, ...]] = []
         self._keys: list[keys.KeyRecord] = []
@@ -62,6 +64,14 @@ class Book:
             return self.accounts[user_id]
         except KeyError:
             raise NotFound("This user has no wallet.") from None
+
+    def open(self, user_id: UUID) -> Account:
+        """The user's account, opened now if there was none."""
+        if user_id not in self.accounts:
+            account = accounts.new(self.reserved_account_ids.pop(), user_id, self.now)
+            self.add_accounts([account])
+            self._opened.append(account)
+        return self.accounts[user_id]
 
     def add_accounts(self, found: list[Account]) -> None:
         """Accounts that are locked now."""
@@ -189,6 +199,8 @@ class Book:
         Freezing and releasing go first and new holds and unfreezing last, because the
         database checks after each statement that no open account falls below zero.
         """
+        if self._opened:
+            accounts.write(session, self._opened)
         self._write_statuses(session, AccountStatus.FROZEN)
         if self._ended_holds:
             session.execute(_END_HOLDS, _columns(_END_NAMES, map(_end_row, self._ended_holds)))

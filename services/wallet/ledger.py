@@ -81,27 +81,23 @@ def _open_book(session: Session, now: datetime, commands: Sequence[Postable]) ->
     }
     if users:
         book.add_accounts(accounts.lock(session, users, others))
-    book.keys = keys.find(session, {command.idempotency_key for command in commands})
-    _open_accounts(session, book, commands)
-    if book.accounts:
         levels.load(session, book.accounts.values())
+        _reserve_accounts(session, book, commands)
+    book.keys = keys.find(session, {command.idempotency_key for command in commands})
     if corrected:
         corrections.load_corrected(session, book.originals)
     _load_holds(session, book, commands)
     return book
 
 
-def _open_accounts(session: Session, book: Book, commands: Iterable[Postable]) -> None:
+def _reserve_accounts(session: Session, book: Book, commands: Iterable[Postable]) -> None:
     missing = {
         command.user_id
         for command in commands
-        if isinstance(command, OpenAccount | Credit)
-        and command.user_id not in book.accounts
-        and command.idempotency_key not in book.keys
+        if isinstance(command, OpenAccount | Credit) and command.user_id not in book.accounts
     }
     if missing:
-        accounts.open_missing(session, book.now, missing)
-        book.add_accounts(accounts.lock(session, missing))
+        book.reserved_account_ids = accounts.reserve(session, len(missing))
 
 
 def _load_holds(session: Session, book: Book, commands: Iterable[Postable]) -> None:
@@ -163,9 +159,9 @@ def debit(book: Book, command: Debit) -> Effect:
 
 
 def credit(book: Book, command: Credit) -> Effect:
-    """The book has opened the account if there was none. Raises ``BadRequest``."""
-    account = book.account(command.user_id)
+    """Opens the account if there is none. Raises ``BadRequest``."""
     _require_ordinary(command.kind)
+    account = book.open(command.user_id)
     posted = book.move(
         command.origin, account, command.amount_micros, _movement(command, command.kind)
     )

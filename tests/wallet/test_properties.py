@@ -1,0 +1,224 @@
+"""Whatever is asked of the ledger, in whatever order: it is right, and a plain model agrees."""
+
+from typing import Any, ClassVar
+from uuid import UUID
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import text
+
+from chassis.identifiers import new_id
+from contracts.errors import ServiceError
+from contracts.messages import Command
+from contracts.wallet import (
+    Adjust,
+    Capture,
+    ClosedKey,
+    CloseKey,
+    Credit,
+    Debit,
+    Freeze,
+    Hold,
+    OpenAccount,
+    PlaceHold,
+    Refund,
+    Reverse,
+    StatusChange,
+    Transaction,
+    Transfer,
+    Unfreeze,
+    VoidHold,
+    Wallet,
+)
+from services.wallet import chain, verification
+from services.wallet.reclaims import TakeBack
+from tests.wallet.conftest import Ledger
+from tests.wallet.ledger_model import Answer, Model
+
+USERS = 4
+amounts = st.integers(1, 60)
+users = st.integers(0, USERS - 1)
+picks = st.integers(0, 1_000_000)
+WORDS = {"description": "x"}
+OPERATOR = {"reason": "x", "actor": "operator-7"}
+
+drafts = st.one_of(
+    st.tuples(st.just(OpenAccount), users),
+    st.tuples(st.just(Credit), users, amounts),
+    st.tuples(st.just(Credit), users, amounts),
+    st.tuples(st.just(Debit), users, amounts),
+    st.tuples(st.just(Transfer), users, users, amounts),
+    st.tuples(st.just(PlaceHold), users, amounts),
+    st.tuples(st.just(Capture), picks, st.none() | amounts),
+    st.tuples(st.just(VoidHold), picks),
+    st.tuples(st.just(Refund), picks, st.none() | amounts),
+    st.tuples(st.just(Reverse), picks),
+    st.tuples(st.just(Adjust), users, st.integers(-60, 60)),
+    st.tuples(st.just(TakeBack), users, amounts, st.booleans()),
+    st.tuples(st.just(Freeze), users),
+    st.tuples(st.just(Unfreeze), users),
+    st.tuples(st.just(Unfreeze), users),
+)
+
+
+class Clients(RuleBasedStateMachine):
+    """Several clients that send batches, repeat themselves, and close keys."""
+
+    book: ClassVar[Ledger]
+
+    @initialize()
+    def begin(self) -> None:
+        self.model = Model()
+        self.user_ids = [new_id() for _ in range(USERS)]
+        self.sent: list[Command[Any]] = []
+        self.holds: list[tuple[UUID, UUID]] = []
+        self.transactions: list[tuple[UUID, UUID]] = []
+
+    @rule(batch=st.lists(drafts, min_size=1, max_size=6))
+    def send(self, batch: list[tuple[Any, ...]]) -> None:
+        commands = [self._command(*draft) for draft in batch]
+        self.sent += commands
+        self._compare(commands)
+
+    @rule(chosen=st.lists(picks, min_size=1, max_size=4))
+    def send_again(self, chosen: list[int]) -> None:
+        if self.sent:
+            self._compare([self.sent[pick % len(self.sent)] for pick in chosen])
+
+    @rule(pick=picks)
+    def reuse_a_key(self, pick: int) -> None:
+        if self.sent:
+            key = self.sent[pick % len(self.sent)].idempotency_key
+            user_id = self.user_ids[0]
+            self._compare([Credit(idempotency_key=key, user_id=user_id, amount_micros=61, **WORDS)])
+
+    @rule(pick=picks)
+    def close_a_key(self, pick: int) -> None:
+        keys = [command.idempotency_key for command in self.sent]
+        key = [*keys, f"closed:{new_id()}"][pick % (len(keys) + 1)]
+        late = Credit(idempotency_key=key, user_id=self.user_ids[0], amount_micros=1, **WORDS)
+        self._compare([CloseKey(idempotency_key=key), late])
+
+    @invariant()
+    def balances_agree(self) -> None:
+        if not hasattr(self, "model"):
+            return
+        for user_id, expected in self.model.accounts.items():
+            wallet = self.book.wallet(user_id)
+            assert wallet.balance_micros == expected.balance_micros
+            assert wallet.held_micros == expected.held_micros
+            assert wallet.available_micros == wallet.balance_micros - wallet.held_micros
+            assert (wallet.status == "frozen") == expected.is_frozen
+            assert wallet.available_micros >= 0 or expected.is_frozen
+
+    @invariant()
+    def the_total_is_zero(self) -> None:
+        with self.book.database.read() as session:
+            assert session.scalar(text("SELECT coalesce(sum(amount_micros), 0) FROM entries")) == 0
+
+    def teardown(self) -> None:
+        chain.seal(self.book.database)
+        verdict = verification.verify(self.book.database)
+        assert verdict.first_difference is None
+
+    def _compare(self, commands: list[Any]) -> None:
+        outcomes = self.book.post(*commands)
+        for command, outcome in zip(commands, outcomes, strict=True):
+            self._note(command, outcome)
+            expected = self.model.answer(command, _made_id(outcome))
+            assert _in_words(outcome) == expected, command
+
+    def _note(self, command: Any, outcome: object) -> None:
+        if isinstance(outcome, Transaction) and not outcome.replayed:
+            owner = getattr(command, "user_id", None) or command.from_user_id
+            self.transactions.append((owner, outcome.transaction_id))
+        if isinstance(outcome, Hold) and isinstance(command, PlaceHold):
+            self.holds.append((outcome.user_id, outcome.hold_id))
+
+    def _command(self, kind: type[Command[Any]], *values: Any) -> Command[Any]:
+        key = f"{kind.method}:{new_id()}"
+        return kind(idempotency_key=key, **self._fields(kind, *values))
+
+    def _fields(self, kind: type[Command[Any]], first: int, *rest: Any) -> dict[str, Any]:
+        if kind in (Capture, VoidHold):
+            user_id, hold_id = self._pick(self.holds, first)
+            amount = {"amount_micros": rest[0]} if rest else {}
+            return {"user_id": user_id, "hold_id": hold_id, **amount}
+        if kind in (Refund, Reverse):
+            user_id, transaction_id = self._pick(self.transactions, first)
+            place = {"user_id": user_id, "transaction_id": transaction_id}
+            return {**place, "amount_micros": rest[0], **WORDS} if rest else {**place, **OPERATOR}
+        user_id = self.user_ids[first]
+        if kind is Transfer:
+            other, amount_micros = rest
+            parties = {"from_user_id": user_id, "to_user_id": self.user_ids[other]}
+            return {**parties, "amount_micros": amount_micros, **WORDS}
+        if kind is TakeBack:
+            amount_micros, is_dispute = rest
+            taken = {"amount_micros": amount_micros, "is_dispute": is_dispute, "metadata": {}}
+            return {"user_id": user_id, **taken, **WORDS}
+        if kind in (Freeze, Unfreeze):
+            return {"user_id": user_id, **OPERATOR}
+        if kind is OpenAccount:
+            return {"user_id": user_id}
+        words = OPERATOR if kind is Adjust else WORDS
+        return {"user_id": user_id, "amount_micros": rest[0], **words}
+
+    def _pick(self, known: list[tuple[UUID, UUID]], pick: int) -> tuple[UUID, UUID]:
+        """One that was made, or at times one that does not exist."""
+        choices = [*known, (self.user_ids[0], new_id())]
+        return choices[pick % len(choices)]
+
+
+def _made_id(outcome: object) -> UUID | None:
+    if isinstance(outcome, Transaction):
+        return outcome.transaction_id
+    return outcome.hold_id if isinstance(outcome, Hold) else None
+
+
+def _in_words(outcome: object) -> Answer:
+    if isinstance(outcome, ServiceError):
+        return (outcome.code,)
+    if isinstance(outcome, Transaction):
+        return ("moved", outcome.amount_micros, outcome.balance_after_micros)
+    if isinstance(outcome, Hold):
+        return (outcome.status.value, outcome.amount_micros)
+    if isinstance(outcome, StatusChange):
+        return (outcome.status.value,)
+    if isinstance(outcome, ClosedKey):
+        return ("closed", outcome.closed)
+    assert isinstance(outcome, Wallet)
+    return ("opened",)
+
+
+def run(book: Ledger, examples: int, steps: int, *, shrink: bool = False) -> None:
+    machine = type("ClientsOfThisLedger", (Clients,), {"book": book})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            derandomize=not shrink,
+            phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
+        ),
+    )
+
+
+def test_the_ledger_agrees_with_the_model(own_book: Ledger) -> None:
+    run(own_book, examples=20, steps=20)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(0)
+def test_the_ledger_agrees_with_the_model_for_long(own_book: Ledger) -> None:
+    run(own_book, examples=1_000, steps=60, shrink=True)
