@@ -4,20 +4,19 @@ gunicorn calls it once in each worker process. Nothing here waits for another pr
 site starts when the broker or the database is still away, and says so by ``/readyz``.
 """
 
-import importlib
 import logging
 import re
 import time
 from datetime import timedelta
 
-from flask import Blueprint, Flask, Response, g, request
+from flask import Flask, Response, g, request
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from chassis.context import CallContext, current_call
 from chassis.database import connect
 from chassis.identifiers import new_id
 from chassis.money import format_usd
-from services.gateway import api, health
+from services.gateway import api, health, pages
 from services.gateway.errors import Problem, register_error_handlers
 from services.gateway.frame import Frame, install
 from services.gateway.identity import current_identity, current_user
@@ -50,17 +49,12 @@ def create_app(settings: GatewaySettings | None = None) -> Flask:
     app.after_request(_end_request)
     protect(app, settings)
     register_error_handlers(app)
-    for blueprint in (health.blueprint, *api.blueprints, *_page_blueprints()):
+    for blueprint in (health.blueprint, *api.blueprints, *pages.blueprints):
         app.register_blueprint(blueprint)
     if settings.trusted_proxies:
         hops = settings.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops)  # type: ignore[method-assign]
     return app
-
-
-def _page_blueprints() -> list[Blueprint]:
-    pages = importlib.import_module("services.gateway.pages")
-    return list(getattr(pages, "blueprints", []))
 
 
 def _begin_request() -> None:

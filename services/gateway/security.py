@@ -30,7 +30,7 @@ limiter = Limiter(
     _asker,
     strategy="moving-window",
     default_limits=[lambda: settings().rate_limit_default],
-    default_limits_per_method=False,
+    default_limits_exempt_when=lambda: request.endpoint == "static",
     swallow_errors=True,
 )
 

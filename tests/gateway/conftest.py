@@ -75,6 +75,12 @@ def read(response: requests.Response) -> Any:
     return simplejson.loads(response.text, use_decimal=True)
 
 
+def granted(response: requests.Response) -> Any:
+    """The JSON of an answer that must be a good one."""
+    assert response.ok, f"{response.status_code} {response.text[:500]}"
+    return read(response)
+
+
 def error_of(response: requests.Response) -> tuple[int, str]:
     return response.status_code, read(response)["error"]["code"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.gateway.conftest import Api, read
+from tests.gateway.conftest import Api, granted, read
 from tests.gateway.test_api import eventually
 
 GOOD_CARD = "4242424242424242"
@@ -31,20 +31,20 @@ def pay(checkout_url: str, number: str = GOOD_CARD) -> None:
 
 
 def buy_credits(api: Api, amount: int, *, save_card: bool = True) -> dict[str, Any]:
-    topup: dict[str, Any] = read(
+    topup: dict[str, Any] = granted(
         api.command("/api/wallet/topups", {"amount": amount, "save_card": save_card})
     )
     pay(topup["checkout_url"])
     address = f"/api/wallet/topups/{topup['topup_id']}"
     eventually(
-        lambda: read(api.get(address)), lambda seen: seen.get("status") == "credited"
+        lambda: granted(api.get(address)), lambda seen: seen["status"] == "credited"
     )
     return topup
 
 
 def switch_on_auto_topup(api: Api, **changes: object) -> dict[str, Any]:
     cards = eventually(
-        lambda: read(api.get("/api/wallet/payment-methods"))["payment_methods"], bool
+        lambda: granted(api.get("/api/wallet/payment-methods"))["payment_methods"], bool
     )
     settings = {
         "enabled": True,
@@ -56,27 +56,27 @@ def switch_on_auto_topup(api: Api, **changes: object) -> dict[str, Any]:
     }
     answer = api.command("/api/wallet/auto-topup/configure", settings)
     assert answer.status_code == 200, answer.text
-    status: dict[str, Any] = read(answer)
+    status: dict[str, Any] = granted(answer)
     return status
 
 
 @pytest.fixture
 def dear(visitor: Api) -> dict[str, Any]:
     """A product of $15.00 a month."""
-    found = read(visitor.get("/api/products?q=VM-Production"))["products"]
+    found = granted(visitor.get("/api/products?q=VM-Production"))["products"]
     return next(item for item in found if item["price_usd"] == Decimal("15.00"))
 
 
 def test_a_purchase_completes_by_itself_once_credits_were_bought(
     api: Api, product: dict[str, Any]
 ) -> None:
-    purchase = read(
+    purchase = granted(
         api.command("/api/wallet/instant-purchase", {"product_id": product["product_id"]})
     )
     buy_credits(api, 25)
 
     done = eventually(
-        lambda: read(api.get(f"/api/purchases/{purchase['purchase_id']}")),
+        lambda: granted(api.get(f"/api/purchases/{purchase['purchase_id']}")),
         lambda seen: seen["status"] == "completed",
     )
     assert done["shortfall_usd"] == 0
@@ -110,7 +110,7 @@ def test_an_automatic_charge_is_told_to_the_user(api: Api, dear: dict[str, Any])
     api.command("/api/wallet/purchase-with-topup", {"product_id": dear["product_id"]})
 
     told = eventually(
-        lambda: read(api.get("/api/notifications"))["notifications"],
+        lambda: granted(api.get("/api/notifications"))["notifications"],
         lambda found: "auto_topup_credited" in [item["kind"] for item in found],
     )
     charge = next(item for item in told if item["kind"] == "auto_topup_credited")
@@ -121,7 +121,7 @@ def test_affordability_shows_what_auto_topup_would_charge(api: Api) -> None:
     buy_credits(api, 10)
     switch_on_auto_topup(api)
 
-    found = read(api.get("/api/wallet/check-affordability?amount=50.00"))["shortfall_info"]
+    found = granted(api.get("/api/wallet/check-affordability?amount=50.00"))["shortfall_info"]
 
     assert (found["would_auto_topup"], found["topup_amount"]) == (True, Decimal("40.00"))
     assert found["card_last4"] == "4242"
@@ -137,7 +137,7 @@ def test_a_declined_card_is_told_at_once_and_the_purchase_waits(
     answer = api.command("/api/wallet/purchase-with-topup", {"product_id": dear["product_id"]})
     took_s = time.monotonic() - started_at_s
 
-    purchase = read(answer)
+    purchase = granted(answer)
     assert (answer.status_code, purchase["status"]) == (202, "awaiting_funds")
     assert purchase["status_reason"]
     assert took_s < 9
@@ -145,7 +145,7 @@ def test_a_declined_card_is_told_at_once_and_the_purchase_waits(
 
 def test_somebody_elses_card_cannot_be_used(api: Api, new_member: Callable[[], Api]) -> None:
     buy_credits(api, 10)
-    card = read(api.get("/api/wallet/payment-methods"))["payment_methods"][0]
+    card = granted(api.get("/api/wallet/payment-methods"))["payment_methods"][0]
     thief = new_member()
 
     answer = thief.command(
@@ -166,12 +166,12 @@ def test_somebody_elses_card_cannot_be_used(api: Api, new_member: Callable[[], A
 def _save_another_card(api: Api, number: str) -> None:
     """Save a card without a payment, and make it the one to charge."""
     before = {card["payment_method_id"] for card in _cards(api)}
-    pay(read(api.command("/api/wallet/payment-methods"))["checkout_url"], number)
+    pay(granted(api.command("/api/wallet/payment-methods"))["checkout_url"], number)
     eventually(lambda: len(_cards(api)), lambda count: count > len(before))
     new = next(card for card in _cards(api) if card["payment_method_id"] not in before)
     switch_on_auto_topup(api, payment_method_id=new["payment_method_id"])
 
 
 def _cards(api: Api) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = read(api.get("/api/wallet/payment-methods"))["payment_methods"]
+    found: list[dict[str, Any]] = granted(api.get("/api/wallet/payment-methods"))["payment_methods"]
     return found
