@@ -45,7 +45,7 @@ format: install-test  ## Format the code and mend what the linter can
 
 .PHONY: bench
 bench: install-test  ## Measure calls, purchases and the ledger
-	$(PY) -m pytest -q benchmarks $(ARGS)
+	$(PY) -m pytest -q -s benchmarks -o python_files='bench_*.py' -o python_functions='measure_*' --timeout 1800 $(ARGS)
 
 .PHONY: soak
 soak: install-test  ## Hours of load with crashes, to see that the money adds up

@@ -25,10 +25,11 @@ class Health(DependencyProvider):
     queue_consumer = QueueConsumer()
 
     def start(self) -> None:
-        port = service_settings().health_port
+        settings = service_settings()
         self._greenlet = None
-        if port:
-            socket = eventlet.listen(("0.0.0.0", port), reuse_addr=True)  # noqa: S104
+        if settings.health_port:
+            address = (settings.health_host, settings.health_port)
+            socket = eventlet.listen(address, reuse_addr=True)
             self._greenlet = self.container.spawn_managed_thread(
                 lambda: eventlet.wsgi.server(socket, self._application, log_output=False),
                 identifier="health",

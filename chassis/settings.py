@@ -31,6 +31,7 @@ class ServiceSettings(BaseSettings):
     database_url: str
     database_pool_size: Annotated[int, Field(ge=2, le=100)] = 12
     health_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    health_host: str = "127.0.0.1"
     retry_delays_s: Annotated[tuple[int, ...], NoDecode, BeforeValidator(_delays)] = _RETRY_DELAYS_S
     """How long a failed event waits before each new try; then it is a dead letter."""
 
