@@ -6,6 +6,7 @@ from playwright.sync_api import expect
 
 from tests.e2e.conftest import NewVisitor
 from tests.e2e.visitor import CARD_DECLINED_LATER, COMPLETES_WITHIN_MS, Visitor
+from tests.system import System
 
 
 def test_a_declined_automatic_charge_is_told_and_can_be_paid_by_hand(visitor: Visitor) -> None:
@@ -140,3 +141,25 @@ def test_going_back_and_sending_the_form_again_buys_once(new_visitor: NewVisitor
 
     assert someone.path == first
     someone.expect_balance("$20.00")
+
+
+def test_buying_while_billing_is_away_can_be_pressed_again_and_buys_once(
+    visitor: Visitor, system: System
+) -> None:
+    page = visitor.page
+    visitor.buy_credits(25)
+    visitor.open_buy_now("vm-starter")
+    system.stop("billing")
+    try:
+        page.get_by_role("button", name=re.compile("^Buy Now for")).click()
+        expect(page.get_by_text("Pressing again is safe")).to_be_visible(timeout=30_000)
+        visitor.open("/dashboard")
+        expect(page.get_by_text("Your burn rate cannot be shown")).to_be_visible(timeout=30_000)
+        page.go_back()
+    finally:
+        system.start("billing")
+
+    page.get_by_role("button", name=re.compile("^Buy Now for")).click()
+    visitor.expect_purchase("completed")
+
+    visitor.expect_balance("$20.00")
