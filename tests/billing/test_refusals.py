@@ -18,7 +18,6 @@ from services.billing import purchases, refusals
 from services.billing.models import PurchaseRow
 from tests.billing.conftest import NOW, RULES, recorded
 
-
 TOLD = sorted(set(RefusalCode) - {RefusalCode.IN_FLIGHT, RefusalCode.NOT_NEEDED})
 
 

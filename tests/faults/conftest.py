@@ -1,13 +1,54 @@
 """The services that a purchase passes through, with short waits, to be killed at will."""
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
 import pytest
 
+from deploy.local.startup import wait_for
 from tests.conftest import StackFactory
 from tests.system import System
 
+ENDS_WITHIN_S = 40
+
+DyingAt = Callable[[str], AbstractContextManager[None]]
+
 
 @pytest.fixture(scope="session")
-def stack(service_stack: StackFactory) -> System:
+def crash_order(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file that tells a process at which point to die."""
+    return tmp_path_factory.mktemp("faults") / "crash-at"
+
+
+@pytest.fixture(scope="session")
+def stack(service_stack: StackFactory, crash_order: Path) -> System:
     return service_stack(
-        "wallet", "catalog", "billing", settings={"CALL_TIMEOUT_S": "1", "STOCK_HOLD_S": "0"}
+        "wallet",
+        "catalog",
+        "billing",
+        settings={
+            "CALL_TIMEOUT_S": "1",
+            "STOCK_HOLD_S": "0",
+            "MYCELIUM_CRASH_FILE": str(crash_order),
+        },
     )
+
+
+@pytest.fixture
+def dying_at(stack: System, crash_order: Path) -> DyingAt:
+    """``with dying_at("billing.completed"):`` that process dies there; then it starts again."""
+
+    @contextmanager
+    def dying(point: str) -> Iterator[None]:
+        name = point.partition(".")[0]
+        crash_order.write_text(point)
+        try:
+            yield
+            died = wait_for(lambda: not stack.is_running(name), ENDS_WITHIN_S, 0.05)
+        finally:
+            crash_order.unlink(missing_ok=True)
+            stack.start(name)
+        assert died, f"{name} never came by {point}"
+
+    return dying

@@ -1,13 +1,13 @@
 """``kill -9`` at each step of a purchase: it ends exactly once, and the money adds up.
 
 Each test names a point in the code (:func:`chassis.crash_points.crash_point`) at which the
-process kills itself. It is then started again without that order, as a supervisor would.
+process kills itself, once. It is then started again, as a supervisor would.
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from uuid import UUID, uuid4
 
 import pytest
@@ -28,12 +28,12 @@ from contracts.errors import ServiceError
 from contracts.wallet import Credit, GetWallet, OpenAccount, Statement, TransactionKind
 from deploy.local.startup import wait_for
 from services.catalog.seed import product_id_of
+from tests.faults.conftest import ENDS_WITHIN_S, DyingAt
 from tests.system import System
 
 SLUG = "3node-memory-kit"
 STOCK = 40
 PRICE = parse_usd("94.00")
-ENDS_WITHIN_S = 40
 
 BILLING_PAYS = [
     "billing.purchase_recorded",
@@ -120,10 +120,6 @@ class Buyer:
         return paid, self.deployed(), self.credited_micros - paid * PRICE - self.balance()
 
 
-def service_of(point: str) -> str:
-    return point.partition(".")[0]
-
-
 def insist(call: Callable[[], object]) -> None:
     """Repeat a call that has an idempotency key until it is answered."""
 
@@ -135,20 +131,6 @@ def insist(call: Callable[[], object]) -> None:
         return True
 
     assert wait_for(answered, ENDS_WITHIN_S, 0.2)
-
-
-@contextmanager
-def dying_at(stack: System, name: str, point: str) -> Iterator[None]:
-    """Let a process die at ``point`` within the block; then start it again."""
-    stack.kill(name)
-    stack.start(name, settings={"MYCELIUM_CRASH_AT": point})
-    try:
-        yield
-        died = wait_for(lambda: not stack.is_running(name), ENDS_WITHIN_S, 0.05)
-    finally:
-        stack.kill(name)
-        stack.start(name)
-    assert died, f"{name} never came by {point}"
 
 
 @pytest.fixture(autouse=True)
@@ -188,9 +170,11 @@ def run_in(stack: System, service: str, statement: str, **values: object) -> int
 
 
 @pytest.mark.parametrize("point", [*BILLING_PAYS, *WALLET_DEBITS])
-def test_a_crash_while_paying_pays_and_delivers_once(stack: System, point: str) -> None:
+def test_a_crash_while_paying_pays_and_delivers_once(
+    stack: System, dying_at: DyingAt, point: str
+) -> None:
     buyer = Buyer(stack, "100")
-    with dying_at(stack, service_of(point), point):
+    with dying_at(point):
         buyer.buy_into_a_crash()
 
     buyer.comes_to(PurchaseStatus.COMPLETED)
@@ -200,9 +184,11 @@ def test_a_crash_while_paying_pays_and_delivers_once(stack: System, point: str) 
     assert events_about(stack, buyer.purchase(), "purchase_completed") == 1
 
 
-def test_the_key_that_a_crash_interrupted_returns_the_same_purchase(stack: System) -> None:
+def test_the_key_that_a_crash_interrupted_returns_the_same_purchase(
+    stack: System, dying_at: DyingAt
+) -> None:
     buyer = Buyer(stack, "100")
-    with dying_at(stack, "billing", "billing.wallet_debited"):
+    with dying_at("billing.wallet_debited"):
         buyer.buy_into_a_crash()
 
     again = buyer.buy()
@@ -213,15 +199,17 @@ def test_the_key_that_a_crash_interrupted_returns_the_same_purchase(stack: Syste
 
 
 @pytest.mark.parametrize("point", BILLING_RESUMES)
-def test_a_crash_while_money_comes_pays_and_delivers_once(stack: System, point: str) -> None:
+def test_a_crash_while_money_comes_pays_and_delivers_once(
+    stack: System, dying_at: DyingAt, point: str
+) -> None:
     buyer = Buyer(stack)
     if point == "billing.awaiting_funds":
-        with dying_at(stack, "billing", point):
+        with dying_at(point):
             buyer.buy_into_a_crash()
         buyer.credit("100")
     else:
         buyer.buy()
-        with dying_at(stack, "billing", point):
+        with dying_at(point):
             buyer.credit("100")
 
     buyer.comes_to(PurchaseStatus.COMPLETED)
@@ -231,10 +219,12 @@ def test_a_crash_while_money_comes_pays_and_delivers_once(stack: System, point: 
 
 
 @pytest.mark.parametrize("point", BILLING_CLOSES)
-def test_a_crash_while_cancelling_cancels_once_and_for_good(stack: System, point: str) -> None:
+def test_a_crash_while_cancelling_cancels_once_and_for_good(
+    stack: System, dying_at: DyingAt, point: str
+) -> None:
     buyer = Buyer(stack)
     purchase = buyer.buy()
-    with dying_at(stack, "billing", point):
+    with dying_at(point):
         buyer.cancel_into_a_crash(purchase.purchase_id)
     buyer.comes_to(PurchaseStatus.CANCELLED)
 
