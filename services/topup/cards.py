@@ -26,7 +26,7 @@ def keep(session: Session, payment_method: Object, now: datetime) -> None:
 
     A card of nobody's, or of a customer that is not ours, is marked as removed if we knew it.
     """
-    user_id = customers.user_of(session, payment_method.get("customer"))
+    user_id = customers.locked_user_of(session, payment_method.get("customer"))
     details = payment_method.get("card")
     card = session.get(Card, payment_method["id"])
     if user_id is None or details is None:

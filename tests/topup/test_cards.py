@@ -1,5 +1,6 @@
 """Saved cards: mirrored, removed, replaced, and warned about."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
@@ -27,6 +28,21 @@ def test_the_first_card_is_the_default(desk: Desk) -> None:
     customer.add_card(Card.MASTERCARD)
 
     assert default_of(desk, customer) == customer.cards()[0]
+
+
+def test_a_card_that_several_notices_tell_of_at_once_is_kept_once(desk: Desk) -> None:
+    customer = desk.customer(enabled=False)
+    known = desk.till.processor.get_payment_method(customer.cards()[0])
+    told = {**known, "id": f"{known['id']}_again"}
+
+    def keep(_number: int) -> None:
+        with desk.till.database.begin() as session:
+            cards.keep(session, told, desk.clock())
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(keep, range(16)))
+
+    assert sorted(customer.cards()) == sorted([known["id"], told["id"]])
 
 
 def test_another_card_can_be_made_the_default(desk: Desk) -> None:
