@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 20
 RECONNECT_DELAY_S = 0.5
+CONNECT_WAIT_S = 3.0
 REPLY_QUEUE_EXPIRES_MS = 300_000
 
 EventT = TypeVar("EventT", bound=Event)
@@ -120,7 +121,7 @@ class RpcClient:
     def _send(
         self, request: Request[Any], correlation_id: str, deadline: float, parent: CallContext
     ) -> None:
-        if not self._ready.wait(max(deadline - time.monotonic(), 0.0)):
+        if not self._ready.wait(min(max(deadline - time.monotonic(), 0.0), CONNECT_WAIT_S)):
             raise errors.Unavailable(
                 "The message broker cannot be reached; nothing was done. Try again in a moment."
             )

@@ -13,6 +13,7 @@ MAX_AMOUNT_MICROS = 1_000_000_000 * MICROS_PER_USD
 """A billion dollars: more than any amount that this product moves at once."""
 
 _CENT = Decimal("0.01")
+_MICRO = Decimal("0.000001")
 
 
 class InvalidAmount(ValueError):
@@ -33,14 +34,18 @@ def parse_usd(value: str | int | Decimal, *, allow_negative: bool = False) -> in
         raise InvalidAmount("An amount is a number of dollars, such as 25.00.") from None
     if not dollars.is_finite():
         raise InvalidAmount("An amount is a finite number of dollars, such as 25.00.")
-    if abs(dollars) * MICROS_PER_USD > MAX_AMOUNT_MICROS:
+    if abs(dollars) > MAX_AMOUNT_MICROS // MICROS_PER_USD:
         raise InvalidAmount("An amount is at most $1,000,000,000.")
     if dollars < 0 and not allow_negative:
         raise InvalidAmount("An amount cannot be negative.")
-    micros = dollars * MICROS_PER_USD
-    if micros != micros.to_integral_value():
+    if dollars and abs(dollars) < _MICRO:
         raise InvalidAmount("An amount has at most 6 decimals.")
-    return int(micros)
+    # Decimal's own arithmetic rounds to 28 digits; the ratio is of all that were written.
+    numerator, denominator = dollars.as_integer_ratio()
+    micros, rest = divmod(numerator * MICROS_PER_USD, denominator)
+    if rest:
+        raise InvalidAmount("An amount has at most 6 decimals.")
+    return micros
 
 
 def usd_number(amount_micros: int) -> Decimal:

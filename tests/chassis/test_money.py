@@ -44,7 +44,23 @@ def test_dollars_are_read(value: str | int | Decimal, amount_micros: int) -> Non
 
 @pytest.mark.parametrize(
     "value",
-    ["", "five", "NaN", "Infinity", "-1", "0.0000001", "1000000000.01", True, 5.0, None, [5]],
+    [
+        "",
+        "five",
+        "NaN",
+        "Infinity",
+        "-1",
+        "0.0000001",
+        "1000000000.01",
+        "1e999999",
+        "1e-999999",
+        "1." + "0" * 40 + "1",
+        "9" * 5000,
+        True,
+        5.0,
+        None,
+        [5],
+    ],
 )
 def test_what_nobody_can_mean_is_refused_with_a_sentence(value: object) -> None:
     with pytest.raises(InvalidAmount, match=r"^An amount .+\.$"):
