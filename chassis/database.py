@@ -15,11 +15,8 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from nameko.extensions import DependencyProvider, SharedExtension
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.orm import Session, sessionmaker
-
-from chassis.settings import service_settings
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +26,8 @@ IDLE_IN_TRANSACTION_TIMEOUT_MS = 60_000
 POOL_TIMEOUT_S = 10
 
 _AFTER_COMMIT = "chassis.after_commit"
+PUBLISHED = "chassis.published"
+"""Set in ``session.info`` by what put an event into the outbox."""
 
 
 class Connected:
@@ -38,7 +37,7 @@ class Connected:
         self.engine = engine
         self._sessions = sessionmaker(engine, expire_on_commit=False)
         self.on_commit: list[Callable[[], None]] = []
-        """Called after every commit of :meth:`begin`: the outbox relay wakes up here."""
+        """Called after a commit of :meth:`begin` with events: the outbox relay wakes up here."""
 
     @contextmanager
     def begin(self) -> Iterator[Session]:
@@ -47,8 +46,10 @@ class Connected:
             with session.begin():
                 yield session
             callbacks = session.info.pop(_AFTER_COMMIT, [])
-        for listener in self.on_commit:
-            listener()
+            has_published = session.info.pop(PUBLISHED, False)
+        if has_published:
+            for listener in self.on_commit:
+                listener()
         for callback in callbacks:
             _run_quietly(callback)
 
@@ -111,26 +112,3 @@ def connect(url: str, pool_size: int = 5) -> Connected:
         connect_args={"options": options, "connect_timeout": 10},
     )
     return Connected(engine)
-
-
-class DatabaseConnection(SharedExtension):
-    """The one :class:`Connected` that all extensions of a service container share."""
-
-    connected: Connected
-
-    def setup(self) -> None:
-        if not hasattr(self, "connected"):
-            settings = service_settings()
-            self.connected = connect(settings.database_url, settings.database_pool_size)
-
-    def stop(self) -> None:
-        self.connected.engine.dispose()
-
-
-class Database(DependencyProvider):
-    """Injects the service's :class:`Connected`: ``database = Database()``."""
-
-    connection = DatabaseConnection()
-
-    def get_dependency(self, worker_ctx: object) -> Connected:
-        return self.connection.connected

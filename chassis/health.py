@@ -14,7 +14,7 @@ from nameko.extensions import DependencyProvider
 from sqlalchemy import text
 
 from chassis.consumer import QueueConsumer
-from chassis.database import DatabaseConnection
+from chassis.service_database import DatabaseConnection
 from chassis.settings import service_settings
 
 

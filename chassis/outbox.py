@@ -19,7 +19,8 @@ from sqlalchemy.orm import Session
 from chassis.broker import PERSISTENT, Unroutable, declare, event_exchange
 from chassis.consumer import ConfirmedPublisher
 from chassis.context import CallContext, current_call
-from chassis.database import DatabaseConnection
+from chassis.database import PUBLISHED
+from chassis.service_database import DatabaseConnection
 from contracts.messages import Event
 
 log = logging.getLogger(__name__)
@@ -31,8 +32,11 @@ SWEEP_EVERY_POLLS = 600
 
 _INSERT = text(
     "INSERT INTO outbox (event_id, source, type, needs_listener, payload, headers)"
-    " VALUES (:event_id, :source, :type, :needs_listener, CAST(:payload AS jsonb),"
-    " CAST(:headers AS jsonb))"
+    " SELECT event_id, source, type, needs_listener, payload, CAST(:headers AS jsonb)"
+    " FROM unnest(CAST(:event_ids AS uuid[]), CAST(:sources AS text[]), CAST(:types AS text[]),"
+    " CAST(:needs_listener AS boolean[]), CAST(:payloads AS jsonb[]))"
+    " WITH ORDINALITY AS new (event_id, source, type, needs_listener, payload, number)"
+    " ORDER BY number"
 )
 _CLAIM = text(
     "SELECT id, source, type, needs_listener, payload, headers, attempts FROM outbox"
@@ -63,18 +67,16 @@ def publish_all(session: Session, events: list[Event]) -> None:
     headers = json.dumps(CallContext(chain=current_call.get().chain).headers())
     session.execute(
         _INSERT,
-        [
-            {
-                "event_id": event.event_id,
-                "source": event.source,
-                "type": event.type,
-                "needs_listener": event.needs_listener,
-                "payload": event.model_dump_json(),
-                "headers": headers,
-            }
-            for event in events
-        ],
+        {
+            "event_ids": [str(event.event_id) for event in events],
+            "sources": [event.source for event in events],
+            "types": [event.type for event in events],
+            "needs_listener": [event.needs_listener for event in events],
+            "payloads": [event.model_dump_json() for event in events],
+            "headers": headers,
+        },
     )
+    session.info[PUBLISHED] = True
 
 
 class OutboxRelay(DependencyProvider):

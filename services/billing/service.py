@@ -7,11 +7,12 @@ from sqlalchemy.orm import Session
 
 from chassis.clock import utc_now
 from chassis.crash_points import crash_point
-from chassis.database import Database, after_commit
+from chassis.database import after_commit
 from chassis.events import event_handler
 from chassis.health import Health
 from chassis.outbox import OutboxRelay
 from chassis.rpc import Caller, rpc
+from chassis.service_database import Database
 from chassis.timer import timer
 from contracts.billing import (
     SERVICE,

@@ -1,9 +1,9 @@
 """The catalog's entrypoints."""
 
 from chassis.clock import utc_now
-from chassis.database import Database
 from chassis.health import Health
 from chassis.rpc import rpc
+from chassis.service_database import Database
 from contracts.catalog import (
     SERVICE,
     GetProduct,

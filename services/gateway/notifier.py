@@ -7,9 +7,9 @@ names the message of one event; the texts stand in :mod:`services.gateway.messag
 from sqlalchemy.orm import Session
 
 from chassis.clock import utc_now
-from chassis.database import Database
 from chassis.events import event_handler
 from chassis.health import Health
+from chassis.service_database import Database
 from contracts.billing import (
     DeploymentFailed,
     PurchaseCompleted,

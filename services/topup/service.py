@@ -7,11 +7,11 @@ from datetime import timedelta
 from sqlalchemy.orm import Session
 
 from chassis.clock import utc_now
-from chassis.database import Database
 from chassis.events import event_handler
 from chassis.health import Health
 from chassis.outbox import OutboxRelay
 from chassis.rpc import Caller, rpc
+from chassis.service_database import Database
 from chassis.timer import timer
 from contracts.billing import (
     PurchaseCompleted,

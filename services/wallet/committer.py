@@ -29,7 +29,8 @@ from sqlalchemy.orm import Session
 
 from chassis.clock import utc_now
 from chassis.crash_points import crash_point
-from chassis.database import Connected, DatabaseConnection
+from chassis.database import Connected
+from chassis.service_database import DatabaseConnection
 from contracts.errors import Overloaded, ServiceError, Unavailable
 from contracts.messages import ReplyT
 from services.wallet import ledger

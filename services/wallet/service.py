@@ -3,11 +3,11 @@
 from sqlalchemy.orm import Session
 
 from chassis.clock import utc_now
-from chassis.database import Database
 from chassis.events import event_handler
 from chassis.health import Health
 from chassis.outbox import OutboxRelay
 from chassis.rpc import rpc
+from chassis.service_database import Database
 from chassis.timer import timer
 from contracts.topup import AutoTopupSettingsChanged, TopupPaid, TopupReversed
 from contracts.wallet import (

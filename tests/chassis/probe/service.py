@@ -7,12 +7,13 @@ from sqlalchemy.orm import Session
 
 from chassis.clock import utc_now
 from chassis.context import current_call
-from chassis.database import Database, after_commit
+from chassis.database import after_commit
 from chassis.events import event_handler
 from chassis.health import Health
 from chassis.identifiers import new_id
 from chassis.outbox import OutboxRelay, publish
 from chassis.rpc import Caller, rpc
+from chassis.service_database import Database
 from chassis.timer import timer
 from contracts.errors import InsufficientFunds
 from tests.chassis.probe.messages import CallChain, CountNoted, Echo, Nap, Number, Tell, Told
