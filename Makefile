@@ -47,6 +47,14 @@ format: install-test  ## Format the code and mend what the linter can
 bench: install-test  ## Measure calls, purchases and the ledger
 	$(PY) -m pytest -q -s benchmarks -o python_files='bench_*.py' -o python_functions='measure_*' --timeout 1800 $(ARGS)
 
+.PHONY: test-stripe
+test-stripe: install-test  ## The contract with Stripe, in its test mode (needs STRIPE_API_KEY=sk_test_…)
+	@if [ -z "$$STRIPE_API_KEY" ]; then \
+		echo "STRIPE_API_KEY is not set: nothing was run. Give a key of Stripe's test mode, sk_test_…"; \
+	else \
+		$(PY) -m pytest -q -m stripe_contract tests/topup/test_processor_contract.py $(ARGS); \
+	fi
+
 .PHONY: soak
 soak: install-test  ## Hours of load with crashes, to see that the money adds up
 	$(PY) -m pytest -q -m soak $(ARGS)

@@ -12,7 +12,7 @@ from chassis.outbox import publish
 from contracts.errors import NotFound
 from contracts.topup import CardExpiring, PaymentMethod, PaymentMethodList
 from services.topup import auto_topup, customers, pauses
-from services.topup.models import AutoTopupSettings, Card
+from services.topup.models import AutoTopupSettings, Card, Customer
 from services.topup.processor import Missing, Object, ProcessorError
 from services.topup.till import Till
 
@@ -26,15 +26,15 @@ def keep(session: Session, payment_method: Object, now: datetime) -> None:
 
     A card of nobody's, or of a customer that is not ours, is marked as removed if we knew it.
     """
-    user_id = customers.locked_user_of(session, payment_method.get("customer"))
+    user_id = customers.user_of(session, payment_method.get("customer"))
     details = payment_method.get("card")
-    card = session.get(Card, payment_method["id"])
+    settings = _lock_owner(session, user_id) if user_id is not None else None
+    card = session.get(Card, payment_method["id"], populate_existing=True)
     if user_id is None or details is None:
         if card is not None:
             _mark_removed(session, card, now)
             card.detached_at = now
         return
-    settings = auto_topup.lock_settings(session, user_id)
     is_new = card is None
     if card is None:
         card = Card(payment_method_id=payment_method["id"], user_id=user_id, added_at=now)
@@ -46,6 +46,17 @@ def keep(session: Session, payment_method: Object, now: datetime) -> None:
         return
     settings.payment_method_id = card.payment_method_id
     pauses.resume(session, settings, "You added a card.", now)
+
+
+def _lock_owner(session: Session, user_id: UUID) -> AutoTopupSettings | None:
+    """The owner's settings. Holds all the owner's cards to the end of the transaction.
+
+    A notice and the person's own return tell of the same card at the same moment. The settings
+    are locked first, as everywhere, so that nobody waits in a circle.
+    """
+    settings = auto_topup.lock_settings(session, user_id)
+    session.get(Customer, user_id, with_for_update=True)
+    return settings
 
 
 def _describe(card: Card, details: Object) -> None:
@@ -86,7 +97,7 @@ def get(session: Session, user_id: UUID, payment_method_id: str) -> Card:
 
 def set_default(session: Session, user_id: UUID, payment_method_id: str) -> None:
     """Make it the default one. Raises ``NotFound``."""
-    auto_topup.lock_settings(session, user_id)
+    _lock_owner(session, user_id)
     card = get(session, user_id, payment_method_id)
     _clear_default(session, user_id)
     card.is_default = True
@@ -108,7 +119,7 @@ def remove(session: Session, user_id: UUID, payment_method_id: str, now: datetim
 def _mark_removed(session: Session, card: Card, now: datetime) -> None:
     if card.removed_at is not None:
         return
-    settings = auto_topup.lock_settings(session, card.user_id)
+    settings = _lock_owner(session, card.user_id)
     was_default = card.is_default
     card.removed_at = now
     card.is_default = False

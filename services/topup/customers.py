@@ -42,14 +42,9 @@ def ensure(till: Till, user_id: UUID, email: str) -> str:
     return str(customer_id)
 
 
-def locked_user_of(session: Session, customer_id: str | None) -> UUID | None:
-    """Whose customer this is. Holds the customer until the end of the transaction.
-
-    A notice and the person's own return tell of the same card at the same moment.
-    """
-    return session.scalar(
-        select(Customer.user_id).where(Customer.customer_id == customer_id).with_for_update()
-    )
+def user_of(session: Session, customer_id: str | None) -> UUID | None:
+    """Whose customer this is."""
+    return session.scalar(select(Customer.user_id).where(Customer.customer_id == customer_id))
 
 
 def _remember(session: Session, user_id: UUID, email: str, now: datetime) -> Customer:

@@ -1,6 +1,7 @@
 """The process is killed at each step of a charge: after its restart, one charge and one credit."""
 
 import uuid
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -25,7 +26,13 @@ STEPS_OF_A_CHARGE = (
 
 
 @pytest.fixture(scope="module")
-def stack(service_stack: StackFactory) -> System:
+def order(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file that tells the process at which point to die."""
+    return tmp_path_factory.mktemp("crashes") / "crash-at"
+
+
+@pytest.fixture(scope="module")
+def stack(service_stack: StackFactory, order: Path) -> System:
     return service_stack(
         "wallet",
         "catalog",
@@ -36,6 +43,7 @@ def stack(service_stack: StackFactory) -> System:
             "AUTO_TOPUP_COOL_DOWN_S": "1",
             "JANITOR_LOOKS_S": "1,2,3,5",
             "STRIPE_READ_TIMEOUT_S": "5",
+            "MYCELIUM_CRASH_FILE": str(order),
         },
     )
 
@@ -44,11 +52,6 @@ def stack(service_stack: StackFactory) -> System:
 def product_id(stack: System) -> UUID:
     products = stack.rpc.call(ListProducts(q="VM", limit=50)).products
     return next(p.product_id for p in products if p.price_micros == 15 * USD)
-
-
-def crash_at(stack: System, point: str) -> None:
-    stack.kill("topup")
-    stack.start("topup", {"MYCELIUM_CRASH_AT": point})
 
 
 def restart_after_crash(stack: System) -> None:
@@ -67,12 +70,12 @@ def charges_of(person: Person) -> int:
 
 @pytest.mark.parametrize("point", STEPS_OF_A_CHARGE)
 def test_a_crash_at_any_step_of_a_charge_ends_in_one_charge_and_one_credit(
-    stack: System, product_id: UUID, point: str
+    stack: System, order: Path, product_id: UUID, point: str
 ) -> None:
     person = Person(stack)
     person.add_card()
     person.configure(threshold_micros=0)
-    crash_at(stack, point)
+    order.write_text(point)
     purchase = stack.rpc.call(
         StartPurchase(
             user_id=person.user_id,
@@ -91,11 +94,11 @@ def test_a_crash_at_any_step_of_a_charge_ends_in_one_charge_and_one_credit(
 
 @pytest.mark.parametrize("point", ["topup.before_session", "topup.after_session"])
 def test_a_crash_while_the_page_is_opened_leaves_one_page_for_the_same_key(
-    stack: System, point: str
+    stack: System, order: Path, point: str
 ) -> None:
     person = Person(stack)
     key = str(uuid.uuid4())
-    crash_at(stack, point)
+    order.write_text(point)
     with pytest.raises(ServiceError):
         person.start_topup(idempotency_key=key)
     restart_after_crash(stack)
@@ -108,11 +111,11 @@ def test_a_crash_while_the_page_is_opened_leaves_one_page_for_the_same_key(
     assert (person.balance(), len(person.topups())) == (25 * USD, 1)
 
 
-def test_a_crash_right_after_a_webhook_was_stored_loses_nothing(stack: System) -> None:
+def test_a_crash_right_after_a_webhook_was_stored_loses_nothing(stack: System, order: Path) -> None:
     person = Person(stack)
     topup = person.start_topup()
     person.pay(topup)
-    crash_at(stack, "topup.after_notice")
+    order.write_text("topup.after_notice")
     (event,) = [
         event
         for event in sandbox_events(stack, "checkout.session.completed")

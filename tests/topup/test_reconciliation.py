@@ -83,9 +83,7 @@ def test_a_credit_of_another_amount_is_found(desk: Desk, customer: Customer) -> 
     assert codes(desk) == ["credit_differs"]
 
 
-def test_a_topup_that_the_processor_does_not_know_is_found(
-    desk: Desk, customer: Customer
-) -> None:
+def test_a_topup_that_the_processor_does_not_know_is_found(desk: Desk, customer: Customer) -> None:
     change(desk, customer, payment_id="pi_of_nobody")
 
     assert "paid_without_charge" in codes(desk)
@@ -160,7 +158,9 @@ def test_a_period_is_whole_days_up_to_a_quarter_of_an_hour_ago(
 
 
 def test_the_report_tells_each_difference_with_its_age() -> None:
-    found = reconciliation.Found("paid_not_credited", "x", "$5.00", datetime(2027, 3, 8, tzinfo=UTC))
+    found = reconciliation.Found(
+        "paid_not_credited", "x", "$5.00", datetime(2027, 3, 8, tzinfo=UTC)
+    )
 
     assert reconcile.report([found], NOON).split() == [
         "2d", "12h", "paid_not_credited", "x", "$5.00", "1", "differences",

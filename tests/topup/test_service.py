@@ -70,7 +70,7 @@ class Person:
             "idempotency_key": str(uuid.uuid4()),
             **changes,
         }
-        return self.rpc.call(StartTopup(**values))
+        return self.rpc.call(StartTopup(**values), timeout_s=5)
 
     def pay(self, topup: Topup, number: str = Card.GOOD) -> None:
         assert topup.checkout_url is not None

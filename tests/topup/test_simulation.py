@@ -1,0 +1,419 @@
+"""A long random life: purchases, declines, lost answers, crashes, webhooks in any order.
+
+Hypothesis plays it step by step against the real rules, the real database and the sandbox, and
+shrinks whatever breaks a promise to its shortest story. ``TOPUP_SIMULATION=200x100`` plays 200
+stories of 100 steps.
+"""
+
+import json
+import os
+import uuid
+from collections import defaultdict
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+import requests
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from sqlalchemy import text
+
+from chassis.money import from_cents
+from contracts.errors import ServiceError
+from contracts.topup import ReceiveWebhook, SetOperatorSwitch, TopupStatus, Trigger
+from services.topup import cards, charges, checkout, limits, notices, switch
+from tests.topup.conftest import USD, Card, Customer, Desk, signed
+
+EXAMPLES, STEPS = map(int, os.environ.get("TOPUP_SIMULATION", "8x30").split("x"))
+
+DAILY, MONTHLY = 100 * USD, 160 * USD
+FAULTS = ("reset_before", "reset_after", "error_before", "error_after", "rate_limit")
+BEHAVIOURS = (
+    "pm_card_visa",
+    "pm_card_visa",
+    "pm_card_chargeCustomerFail",
+    "pm_card_authenticationRequired",
+    "pm_card_chargeDeclinedLostCard",
+)
+CARDS = (Card.GOOD, Card.MASTERCARD, Card.DECLINED_WHEN_CHARGED)
+MOVES = (
+    timedelta(seconds=1),
+    timedelta(seconds=61),
+    timedelta(minutes=6),
+    timedelta(hours=1),
+    timedelta(hours=13),
+    timedelta(days=9),
+)
+
+pick = st.integers(min_value=0, max_value=10_000)
+
+
+class Crash(Exception):
+    """The process dies here; what follows never happened."""
+
+
+class Life(RuleBasedStateMachine):
+    """``desk_of`` is set by the test: a fresh desk for each story."""
+
+    desk_of: Callable[[], Desk]
+
+    @initialize()
+    def begin(self) -> None:
+        self.desk = type(self).desk_of()
+        self.desk.sandbox.post("reset")
+        self.desk.clock.set(datetime.fromisoformat("2027-03-30T22:00:00+00:00"))
+        self.is_stopped = False
+        self.enabled: dict[UUID, bool] = {}
+        self.wanted: dict[UUID, dict[str, int]] = defaultdict(dict)
+        self.seen_events = 0
+        self.crash_after: int | None = None
+        self.watch_the_door()
+        self.customers = [self.new_customer() for _ in range(2)]
+
+    def new_customer(self) -> Customer:
+        customer = self.desk.customer(
+            enabled=True, daily_limit_micros=DAILY, monthly_limit_micros=MONTHLY
+        )
+        self.enabled[customer.user_id] = True
+        return customer
+
+    def watch_the_door(self) -> None:
+        """No charge goes out without consent, while it is off, or while all is stopped."""
+        send = type(self.desk.till.processor).charge_off_session.__get__(self.desk.till.processor)
+
+        def watched(**call: Any) -> Any:
+            user_id = UUID(call["user_id"])
+            assert not self.is_stopped, "charged while the operator's switch was on"
+            assert self.enabled.get(user_id), "charged while automatic top-up was off"
+            with self.desk.till.database.read() as session:
+                agreed = session.scalar(
+                    text("SELECT count(*) FROM consents WHERE user_id = :user"),
+                    {"user": user_id},
+                )
+            assert agreed, "charged without consent"
+            return send(**call)
+
+        self.desk.till.processor.charge_off_session = watched  # type: ignore[method-assign]
+
+    def customer(self, number: int) -> Customer:
+        return self.customers[number % len(self.customers)]
+
+    def crash_point(self, name: str) -> None:
+        if self.crash_after is not None:
+            self.crash_after -= 1
+            if self.crash_after < 0:
+                self.crash_after = None
+                self.desk.queue.clear()
+                raise Crash(name)
+
+    def quietly(self, work: Callable[..., Any], *arguments: Any) -> None:
+        """A crash, or an error that a caller would hear, ends this step and nothing else."""
+        try:
+            work(*arguments)
+        except (Crash, ServiceError, charges.ProcessorError):
+            pass
+        finally:
+            self.crash_after = None
+
+    # What people do
+
+    @rule(who=pick, dollars=st.integers(min_value=1, max_value=60), late=st.booleans())
+    def buy(self, who: int, dollars: int, late: bool) -> None:
+        customer = self.customer(who)
+        price, held = dollars * USD, self.balance(customer)
+        if held >= price:
+            self.desk.wallet.balances[customer.user_id] -= price
+            return
+        reference = str(uuid.uuid4())
+        self.wanted[customer.user_id][reference] = price
+        raised_at = self.desk.clock() - (timedelta(minutes=7) if late else timedelta(0))
+        trigger_id = customer.raise_trigger(
+            Trigger.PURCHASE,
+            price,
+            reference=reference,
+            raised_at=raised_at,
+            available_micros=held,
+            total_shortfall_micros=sum(self.wanted[customer.user_id].values()) - held,
+        )
+        if trigger_id is not None:
+            self.desk.queue.append((charges.pursue, (self.desk.till, trigger_id)))
+
+    @rule(who=pick)
+    def give_up_purchases(self, who: int) -> None:
+        customer = self.customer(who)
+        for reference in self.wanted.pop(customer.user_id, {}):
+            customer.end_purchase(reference)
+
+    @rule(who=pick)
+    def fall_below_the_threshold(self, who: int) -> None:
+        customer = self.customer(who)
+        self.desk.wallet.balances[customer.user_id] = min(self.balance(customer), 3 * USD)
+        trigger_id = customer.raise_trigger(Trigger.LOW_BALANCE, 0, available_micros=None)
+        if trigger_id is not None:
+            self.desk.queue.append((charges.pursue, (self.desk.till, trigger_id)))
+
+    @rule(who=pick)
+    def ask_by_hand(self, who: int) -> None:
+        customer = self.customer(who)
+        trigger_id = customer.raise_trigger(Trigger.BY_HAND, 0, available_micros=None)
+        if trigger_id is not None:
+            self.quietly(charges.pursue, self.desk.till, trigger_id)
+
+    @rule(who=pick, enabled=st.booleans(), dollars=st.sampled_from([10, 25, 50]))
+    def save_settings(self, who: int, enabled: bool, dollars: int) -> None:
+        customer = self.customer(who)
+        self.enabled[customer.user_id] = enabled
+        try:
+            customer.configure(
+                enabled=enabled,
+                topup_amount_micros=dollars * USD,
+                daily_limit_micros=DAILY,
+                monthly_limit_micros=MONTHLY,
+            )
+        except ServiceError:
+            self.enabled[customer.user_id] = customer.settings().is_enabled
+
+    @rule(who=pick, number=st.sampled_from(CARDS))
+    def add_card(self, who: int, number: str) -> None:
+        self.quietly(self.customer(who).add_card, number)
+
+    @rule(who=pick, which=pick)
+    def remove_card(self, who: int, which: int) -> None:
+        customer = self.customer(who)
+        saved = customer.cards()
+        if len(saved) > 1:
+            card = saved[which % len(saved)]
+            with self.desk.till.database.begin() as session:
+                cards.remove(session, customer.user_id, card, self.desk.clock())
+            self.quietly(cards.detach, self.desk.till, card)
+
+    @rule(who=pick, dollars=st.sampled_from([10, 25]), save=st.booleans(), pays=st.booleans())
+    def buy_credits_by_hand(self, who: int, dollars: int, save: bool, pays: bool) -> None:
+        customer = self.customer(who)
+        try:
+            topup = customer.start_topup(dollars * USD, save_card=save)
+        except (ServiceError, Crash):
+            return
+        page = next(t.session_id for t in customer.topups() if t.topup_id == topup.topup_id)
+        if pays:
+            self.desk.sandbox.pay(str(page))
+            self.quietly(checkout.refresh, self.desk.till, customer.user_id, topup.topup_id)
+
+    @rule(who=pick)
+    def confirm_with_the_bank(self, who: int) -> None:
+        for topup in self.customer(who).topups():
+            if topup.status == TopupStatus.ACTION_REQUIRED and topup.session_id:
+                requests.post(
+                    f"{self.desk.sandbox.url}/_sandbox/checkout/{topup.session_id}/pay",
+                    json={"number": Card.GOOD},
+                    timeout=10,
+                )
+
+    # What goes wrong
+
+    @rule(kind=st.sampled_from(FAULTS), keep=st.booleans(), times=st.integers(1, 3))
+    def break_the_processor(self, kind: str, keep: bool, times: int) -> None:
+        self.desk.sandbox.switch(kind, match={"path": "/v1/*"}, keep=keep, times=times)
+
+    @rule()
+    def mend_the_processor(self) -> None:
+        requests.delete(f"{self.desk.sandbox.url}/_sandbox/switches", timeout=10)
+
+    @rule(who=pick, name=st.sampled_from(BEHAVIOURS))
+    def change_the_cards_luck(self, who: int, name: str) -> None:
+        for card in self.customer(who).cards():
+            self.desk.sandbox.behave(card, name)
+
+    @rule(steps=st.integers(min_value=0, max_value=4), which=pick)
+    def crash_in_the_middle(self, steps: int, which: int) -> None:
+        if self.desk.queue:
+            self.crash_after = steps
+            self.work(which)
+
+    @rule()
+    def lose_all_work_in_memory(self) -> None:
+        self.desk.queue.clear()
+
+    @rule(is_stopped=st.booleans())
+    def turn_the_operators_switch(self, is_stopped: bool) -> None:
+        self.is_stopped = is_stopped
+        command = SetOperatorSwitch(is_stopped=is_stopped, reason="drill", changed_by="tests")
+        with self.desk.till.database.begin() as session:
+            switch.turn(session, command, self.desk.clock())
+
+    @rule(
+        who=pick, cents=st.none() | st.integers(min_value=1, max_value=900), dispute=st.booleans()
+    )
+    def money_goes_back(self, who: int, cents: int | None, dispute: bool) -> None:
+        paid = [t for t in self.customer(who).topups() if t.status == TopupStatus.CREDITED]
+        if paid:
+            kind = "dispute" if dispute else "refund"
+            body = {} if cents is None else {"amount": cents}
+            requests.post(
+                f"{self.desk.sandbox.url}/_sandbox/charges/{paid[-1].payment_id}/{kind}",
+                json=body,
+                timeout=10,
+            )
+
+    # What time and the timers do
+
+    @rule(which=pick)
+    def work(self, which: int) -> None:
+        if self.desk.queue:
+            work, arguments = self.desk.queue.pop(which % len(self.desk.queue))
+            self.quietly(work, *arguments)
+
+    @rule()
+    def sweep(self) -> None:
+        self.quietly(self.desk.sweep)
+
+    @rule(move=st.sampled_from(MOVES))
+    def time_passes(self, move: timedelta) -> None:
+        self.desk.clock.set(self.desk.clock() + move)
+
+    @rule(which=pick, times=st.integers(min_value=1, max_value=2))
+    def a_webhook_comes(self, which: int, times: int) -> None:
+        events = self.sandbox_events()
+        if events:
+            body = json.dumps(events[which % len(events)])
+            for _ in range(times):
+                request = ReceiveWebhook(payload=body, signature=signed(body))
+                self.quietly(notices.receive, self.desk.till, request)
+
+    @rule()
+    def the_wallet_listens(self) -> None:
+        for customer in self.customers:
+            self.settle_wallet(customer)
+
+    # Promises
+
+    @invariant()
+    def at_most_one_in_flight(self) -> None:
+        for customer in getattr(self, "customers", []):
+            open_ones = [
+                topup
+                for topup in customer.topups()
+                if topup.kind == "auto" and topup.status in limits.IN_FLIGHT
+            ]
+            assert len(open_ones) <= 1
+
+    @invariant()
+    def limits_hold_in_every_window(self) -> None:
+        for customer in getattr(self, "customers", []):
+            taken = self.captured(customer)
+            days: dict[Any, int] = defaultdict(int)
+            months: dict[Any, int] = defaultdict(int)
+            for topup in customer.topups():
+                counts = topup.status not in limits.RELEASED or topup.topup_id in taken
+                if topup.kind == "auto" and counts:
+                    days[topup.created_at.date()] += topup.amount_micros
+                    months[topup.created_at.date().replace(day=1)] += topup.amount_micros
+            assert all(used <= DAILY for used in days.values())
+            assert all(used <= MONTHLY for used in months.values())
+
+    @invariant()
+    def nothing_is_charged_or_told_twice(self) -> None:
+        for customer in getattr(self, "customers", []):
+            told = [event["topup_id"] for event in customer.events("topup_paid")]
+            assert len(told) == len(set(told))
+            taken = self.captured(customer)
+            assert all(len(payments) == 1 for payments in taken.values())
+            assert {UUID(topup_id) for topup_id in told} <= set(taken)
+
+    def teardown(self) -> None:
+        """When all has come to rest, every cent taken and not given back is credited."""
+        if not hasattr(self, "customers"):
+            return
+        self.mend_the_processor()
+        for _ in range(14):
+            self.desk.clock.set(self.desk.clock() + timedelta(hours=5))
+            self.quietly(self.desk.sweep)
+            for event in self.sandbox_events():
+                body = json.dumps(event)
+                notices.receive(
+                    self.desk.till, ReceiveWebhook(payload=body, signature=signed(body))
+                )
+            self.desk.drain()
+            for customer in self.customers:
+                self.settle_wallet(customer)
+        for customer in self.customers:
+            totals = self.desk.sandbox.totals(customer.customer_id)
+            kept = totals["paid_cents"] - totals["refunded_cents"] - totals["disputed_cents"]
+            credited = sum(event["amount_micros"] for event in customer.events("topup_paid"))
+            reversed_ = sum(event["amount_micros"] for event in customer.events("topup_reversed"))
+            restored = sum(event["amount_micros"] for event in customer.events("topup_restored"))
+            assert credited - reversed_ + restored == from_cents(kept)
+            assert not {"unknown", "paid"} & set(customer.statuses())
+
+    # How the other services behave
+
+    def balance(self, customer: Customer) -> int:
+        return self.desk.wallet.balances.get(customer.user_id, 0)
+
+    def settle_wallet(self, customer: Customer) -> None:
+        customer.credited()
+        waiting = self.wanted[customer.user_id]
+        for reference, price in list(waiting.items()):
+            if self.balance(customer) >= price:
+                self.desk.wallet.balances[customer.user_id] -= price
+                customer.end_purchase(reference)
+                del waiting[reference]
+
+    def sandbox_events(self) -> list[dict[str, Any]]:
+        """What the processor could tell of, the newest hundred first."""
+        with self.server.sandbox.store.lock:
+            return json.loads(json.dumps(self.server.sandbox.store.newest("event")[:100]))
+
+    def captured(self, customer: Customer) -> dict[UUID, list[str]]:
+        """The payments that the processor really took, by top-up."""
+        found: dict[UUID, list[str]] = defaultdict(list)
+        with self.server.sandbox.store.lock:
+            for payment in self.server.sandbox.store.newest("payment_intent"):
+                if payment["status"] == "succeeded":
+                    if payment["metadata"].get("user_id") == str(customer.user_id):
+                        found[UUID(payment["metadata"]["topup_id"])].append(payment["id"])
+        return found
+
+
+@pytest.mark.timeout(3_600)
+def test_a_long_random_life_keeps_every_promise(
+    desk: Desk, sandbox_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life: list[Life] = []
+
+    def crash_point(name: str) -> None:
+        if life:
+            life[-1].crash_point(name)
+
+    monkeypatch.setattr(charges, "crash_point", crash_point)
+    monkeypatch.setattr(checkout, "crash_point", crash_point)
+    monkeypatch.setattr(notices, "crash_point", crash_point)
+    monkeypatch.setattr("services.topup.auto_topup.crash_point", crash_point)
+
+    class ThisLife(Life):
+        server = sandbox_server
+
+        def __init__(self) -> None:
+            super().__init__()
+            life.append(self)
+
+        @staticmethod
+        def desk_of() -> Desk:
+            desk.queue.clear()
+            desk.wallet.balances.clear()
+            desk.wallet.entries.clear()
+            with desk.till.database.begin() as session:
+                session.execute(text("UPDATE operator_switch SET is_stopped = false"))
+            return desk
+
+    ThisLife.TestCase.settings = settings(
+        max_examples=EXAMPLES,
+        stateful_step_count=STEPS,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        print_blob=True,
+    )
+    ThisLife.TestCase("runTest").debug()
