@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from flask import g
 
-from contracts.errors import DeadlineExceeded, ServiceError
+from contracts.errors import DeadlineExceeded, ServiceError, Unavailable
 from contracts.messages import Reply, Request
 from services.gateway.frame import call
 
@@ -34,7 +34,7 @@ def _try(question: Request[ReplyT], silent: set[str]) -> ReplyT | None:
     try:
         return call(question, timeout_s=ANSWER_WITHIN_S)
     except ServiceError as error:
-        if isinstance(error, DeadlineExceeded):
+        if isinstance(error, DeadlineExceeded | Unavailable):
             silent.add(question.service)
         log.warning(
             "a page is shown without one of its parts",
