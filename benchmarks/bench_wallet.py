@@ -1,0 +1,295 @@
+"""What the ledger can do: by RPC, in batches, in process, and when it has grown.
+
+The size of "grown" is 10 million entries; ``LEDGER_ENTRIES`` makes it another.
+"""
+
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import psycopg2
+import pytest
+from kombu import Connection, Queue
+from sqlalchemy import make_url
+
+from benchmarks.conftest import Record, median_ratio
+from benchmarks.ledgers import FilledLedger, filled
+from benchmarks.load import NamekoCallers
+from chassis.broker import event_exchange
+from chassis.clock import utc_now
+from chassis.identifiers import new_id
+from contracts.wallet import BalanceAt, BatchCommand, Credit, PostBatch, Statement
+from deploy.local.child import Child
+from deploy.local.postgres import BINARIES, Postgres
+from deploy.local.processes import ROOT
+from deploy.local.startup import wait_for
+from services.wallet import statements
+from tests.system import System
+
+CLIENTS = 40
+ROUNDS = 5
+SECONDS = 4.0
+BATCH = 500
+PAGE = 25
+USERS = 100_000
+ENTRIES = int(os.environ.get("LEDGER_ENTRIES", "10000000"))
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def wallet(service_stack: Callable[..., System]) -> System:
+    """The wallet as `make run` starts it, and a queue that wants its events."""
+    stack = service_stack("wallet")
+    with Connection(stack.vhost.admin_uri) as connection:
+        Queue(
+            "evt-wallet-wallet_credited--benchmark",
+            exchange=event_exchange("wallet"),
+            routing_key="wallet_credited",
+            queue_arguments={"x-max-length": 10},
+        )(connection.default_channel).declare()
+    return stack
+
+
+@pytest.fixture(scope="module")
+def users(wallet: System) -> list[str]:
+    """Users with money."""
+    user_ids = [new_id() for _ in range(1_000)]
+    commands = [
+        BatchCommand.of(
+            Credit(
+                idempotency_key=f"credit:{user_id}",
+                user_id=user_id,
+                amount_micros=10**12,
+                description="Top-up",
+            )
+        )
+        for user_id in user_ids
+    ]
+    wallet.rpc.call(PostBatch(commands=commands), timeout_s=60)
+    return [str(user_id) for user_id in user_ids]
+
+
+@pytest.fixture(scope="module")
+def stock_echo(wallet: System, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Stock nameko's echo beside the wallet, on the same broker."""
+    directory = tmp_path_factory.mktemp("stock")
+    config = directory / "stock.yaml"
+    config.write_text(f"AMQP_URI: {wallet.vhost.admin_uri}\nmax_workers: 10\n")
+    argv = [sys.executable, "-m", "nameko", "run", "--config", str(config)]
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    child = Child(
+        "stock",
+        [*argv, "benchmarks.echoes.stock"],
+        environment,
+        directory / "stock.log",
+        directory=ROOT,
+    )
+    child.start()
+    assert wait_for(lambda: "Connected" in child.tail(), 30), child.tail()
+    yield "stock.echo"
+    child.stop()
+
+
+def debit_arguments(users: list[str]) -> dict[str, object]:
+    return {
+        "idempotency_key": f"bench:{new_id()}",
+        "user_id": random.choice(users),
+        "amount_micros": 1_000,
+        "description": "Benchmark",
+    }
+
+
+def measure_debits_against_stock_nameko_echo(
+    wallet: System, users: list[str], stock_echo: str, record: Record
+) -> None:
+    uri = wallet.vhost.admin_uri
+    debits = NamekoCallers(uri, "wallet.debit", lambda: debit_arguments(users))
+    echoes = NamekoCallers(uri, stock_echo, lambda: {"n": 1})
+    debits.run(CLIENTS, 1.0)
+    ours, theirs = [], []
+    for _ in range(ROUNDS):
+        measured = debits.run(CLIENTS, SECONDS)
+        assert measured.errors == 0
+        ours.append(measured.calls_per_s)
+        theirs.append(echoes.run(CLIENTS, SECONDS).calls_per_s)
+    record(
+        f"debit RPCs ÷ stock nameko's echo RPCs, {CLIENTS} clients",
+        median_ratio(ours, theirs),
+        at_least=1.0,
+        detail=f"{max(ours):.0f} against {max(theirs):.0f} a second",
+    )
+    half = debits.run(CLIENTS, 10.0, rate_per_s=max(ours) / 2)
+    record(
+        "p99 of a debit at half the top rate",
+        f"{half.percentile_ms(99):.0f} ms",
+        detail=f"median {half.percentile_ms(50):.0f} ms at {half.calls_per_s:.0f} a second",
+    )
+
+
+def pgbench(database: str, seconds: int) -> float:
+    """Hand-written double entries a second, each a transaction of its own, 8 clients."""
+    url = make_url(database)
+    done = subprocess.run(
+        [
+            str(BINARIES / "pgbench"),
+            *("-n", "-c", "8", "-j", "2", "-T", str(seconds)),
+            *("-f", str(HERE / "double_entry.sql")),
+            *("-h", str(url.host), "-p", str(url.port), "-U", str(url.username)),
+            str(url.database),
+        ],
+        env={"PGPASSWORD": str(url.password), "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rate = re.search(r"tps = ([\d.]+)", done.stdout)
+    assert rate, done.stdout
+    return float(rate[1])
+
+
+def batch_rate(wallet: System, users: list[str], seconds: float) -> float:
+    """Postings a second through ``post_batch``, one call after the other."""
+    began, count = time.monotonic(), 0
+    while time.monotonic() < began + seconds:
+        commands = [
+            BatchCommand(method="debit", arguments=debit_arguments(users)) for _ in range(BATCH)
+        ]
+        outcome = wallet.rpc.call(PostBatch(commands=commands), timeout_s=60)
+        assert all(result.error is None for result in outcome.results)
+        count += BATCH
+    return count / (time.monotonic() - began)
+
+
+def measure_post_batch_against_pgbench(
+    wallet: System, users: list[str], postgres: Postgres, record: Record
+) -> None:
+    database = postgres.create_database("bench_by_hand")
+    connection = psycopg2.connect(database.replace("+psycopg2", ""))
+    with connection, connection.cursor() as cursor:
+        cursor.execute((HERE / "double_entry_tables.sql").read_text())
+    connection.close()
+    ours, theirs = [], []
+    for _ in range(ROUNDS):
+        ours.append(batch_rate(wallet, users, SECONDS))
+        theirs.append(pgbench(database, int(SECONDS)))
+    postgres.drop_database("bench_by_hand")
+    record(
+        f"post_batch postings, {BATCH} in a call ÷ pgbench, the same by hand, 8 clients",
+        median_ratio(ours, theirs),
+        at_least=2.0,
+        detail=f"{max(ours):.0f} against {max(theirs):.0f} postings a second, fsync on",
+    )
+
+
+@pytest.fixture(scope="module")
+def small(postgres: Postgres) -> Iterator[FilledLedger]:
+    """One credit for each user, and nothing else."""
+    with filled(postgres, "bench_small", 2 * USERS, USERS) as ledger:
+        yield ledger
+
+
+def posting_rate(ledger: FilledLedger, seconds: float, users: int | None = None) -> float:
+    """Postings a second in process, in batches, each in its own transaction."""
+    began, count = time.monotonic(), 0
+    while time.monotonic() < began + seconds:
+        ledger.post(ledger.debits(BATCH, users))
+        count += BATCH
+    return count / (time.monotonic() - began)
+
+
+def measure_postings_against_django_hordak(
+    small: FilledLedger, postgres: Postgres, record: Record
+) -> None:
+    pytest.importorskip("hordak", reason="needs `uv pip install django-hordak`")
+    database = postgres.create_database("bench_hordak")
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(ROOT),
+        "DATABASE_URL": database,
+        "SECONDS": str(SECONDS),
+    }
+    ours, theirs = [], []
+    for _ in range(ROUNDS):
+        ours.append(posting_rate(small, SECONDS))
+        hordak = subprocess.run(
+            [sys.executable, "-W", "ignore", "-m", "benchmarks.hordak_transfers"],
+            env=environment,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert hordak.returncode == 0, hordak.stderr
+        theirs.append(float(hordak.stdout))
+    postgres.drop_database("bench_hordak")
+    record(
+        "in-process postings ÷ django-hordak's transfer_to",
+        median_ratio(ours, theirs),
+        at_least=8.0,
+        detail=f"{max(ours):.0f} against {max(theirs):.0f} a second",
+    )
+
+
+def measure_one_hot_wallet_against_many(small: FilledLedger, record: Record) -> None:
+    hot, many = [], []
+    for _ in range(ROUNDS):
+        hot.append(posting_rate(small, SECONDS, users=1))
+        many.append(posting_rate(small, SECONDS))
+    record(
+        f"postings on one hot wallet ÷ on {USERS:,} wallets",
+        median_ratio(hot, many),
+        at_least=0.7,
+        detail=f"{max(hot):.0f} against {max(many):.0f} a second",
+    )
+
+
+def question_rate(ledger: FilledLedger, seconds: float, ask: Callable[..., object]) -> float:
+    """Questions a second, each about another user, each in a transaction of its own."""
+    began, count = time.monotonic(), 0
+    while time.monotonic() < began + seconds:
+        with ledger.database.read() as session:
+            ask(session, random.choice(ledger.user_ids))
+        count += 1
+    return count / (time.monotonic() - began)
+
+
+def ask_statement(session, user_id) -> object:
+    return statements.statement(session, Statement(user_id=user_id, limit=PAGE))
+
+
+def ask_balance(session, user_id) -> object:
+    at = utc_now() - timedelta(days=random.randint(0, 365))
+    return statements.balance_at(session, BalanceAt(user_id=user_id, at=at))
+
+
+@pytest.mark.timeout(5400)
+def measure_a_grown_ledger_against_a_new_one(postgres: Postgres, record: Record) -> None:
+    """The new one has a full page for each of its few users, the grown one for each of many."""
+    measures: dict[str, Callable[[FilledLedger], float]] = {
+        "postings": lambda ledger: posting_rate(ledger, SECONDS),
+        "statement pages": lambda ledger: question_rate(ledger, SECONDS, ask_statement),
+        "balance_at": lambda ledger: question_rate(ledger, SECONDS, ask_balance),
+    }
+    new_users = 1_000
+    new_entries = 2 * PAGE * new_users
+    with (
+        filled(postgres, "bench_grown", ENTRIES, min(USERS, ENTRIES // (2 * PAGE))) as grown,
+        filled(postgres, "bench_new", new_entries, new_users) as new,
+    ):
+        for name, rate in measures.items():
+            full, empty = [], []
+            for _ in range(ROUNDS):
+                full.append(rate(grown))
+                empty.append(rate(new))
+            record(
+                f"{name} at {ENTRIES:,} entries ÷ at {new_entries:,}",
+                median_ratio(full, empty),
+                at_least=0.9,
+                detail=f"{max(full):.0f} against {max(empty):.0f} a second",
+            )
