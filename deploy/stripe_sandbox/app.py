@@ -93,7 +93,7 @@ class _Exchange:
             status, body = 200, json.dumps(expansion.expand(self.sandbox, done, self.paths))
         except ApiError as error:
             status, body = error.status, json.dumps(error.body)
-        except Exception:  # noqa: BLE001 — a bug here is a 500, as anywhere
+        except Exception:
             _log.exception("%s %s failed", self.route.method, self.call.url)
             status, body = 500, json.dumps(ServerError("The sandbox has a bug; see its log.").body)
         if self._switch("error_after"):

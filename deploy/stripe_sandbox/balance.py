@@ -70,7 +70,7 @@ def list_transactions(sandbox: Sandbox, call: Call) -> Object:
     return listing.page(items, call, equal=("source", "type", "currency"))
 
 
-def retrieve(sandbox: Sandbox, call: Call) -> Object:
+def retrieve(sandbox: Sandbox, _call: Call) -> Object:
     """GET /v1/balance: the sum of all movements, all of it pending."""
     totals: dict[str, int] = {"usd": 0}
     for item in sandbox.store.newest("balance_transaction"):

@@ -115,12 +115,19 @@ def _declining(
 CARDS: tuple[TestCard, ...] = (
     TestCard("4242424242424242", "visa", "Visa, succeeds", shown=True),
     TestCard("4000056655665556", "visa_debit", "Succeeds", funding="debit"),
-    TestCard("5555555555554444", "mastercard", "Mastercard, succeeds", brand="mastercard", shown=True),
+    TestCard(
+        "5555555555554444", "mastercard", "Mastercard, succeeds", brand="mastercard", shown=True
+    ),
     TestCard("2223003122003222", "mastercard_series2", "Succeeds", brand="mastercard"),
     TestCard("5200828282828210", "mastercard_debit", "Succeeds", "mastercard", "debit"),
     TestCard("5105105105105100", "mastercard_prepaid", "Succeeds", "mastercard", "prepaid"),
     TestCard(
-        "378282246310005", "amex", "American Express, succeeds", brand="amex", authentication="never", shown=True
+        "378282246310005",
+        "amex",
+        "American Express, succeeds",
+        brand="amex",
+        authentication="never",
+        shown=True,
     ),
     TestCard("371449635398431", "amex2", "Succeeds", brand="amex", authentication="never"),
     TestCard("6011111111111117", "discover", "Succeeds", "discover", authentication="never"),

@@ -27,7 +27,7 @@ def only_from_here() -> None:
     """Refuse other machines and other sites."""
     if not request.path.startswith("/_sandbox"):
         return
-    if not ipaddress.ip_address(request.remote_addr or "0.0.0.0").is_loopback:
+    if not request.remote_addr or not ipaddress.ip_address(request.remote_addr).is_loopback:
         raise InvalidRequest("The sandbox's switches answer on this machine only.", status=403)
     if request.method == "POST" and request.get_data() and not request.is_json:
         raise InvalidRequest("Send JSON.", status=415)

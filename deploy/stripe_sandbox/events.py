@@ -97,7 +97,9 @@ def about(sandbox: Sandbox, subject: Object) -> dict[str, Any]:
         elif isinstance(item.get("customer"), str):
             facts["customer"] = facts["customer"] or item["customer"]
         facts["metadata"] = {**(item.get("metadata") or {}), **facts["metadata"]}
-        for kind in ("charge", "payment_intent", "setup_intent"):
-            if isinstance(item.get(kind), str):
-                queue.append(sandbox.store.find(kind, item[kind]))
+        queue.extend(
+            sandbox.store.find(kind, item[kind])
+            for kind in ("charge", "payment_intent", "setup_intent")
+            if isinstance(item.get(kind), str)
+        )
     return facts

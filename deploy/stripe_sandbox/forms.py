@@ -38,12 +38,12 @@ def _path(name: str) -> list[str]:
 def _put(root: dict[str, Any], path: list[str], value: str, name: str) -> None:
     node = root
     for part in path[:-1]:
-        key = part if part else str(len(node))
+        key = part or str(len(node))
         child = node.setdefault(key, {})
         if not isinstance(child, dict):
             raise InvalidRequest(f"Invalid object: {name}", param=path[0])
         node = child
-    key = path[-1] if path[-1] else str(len(node))
+    key = path[-1] or str(len(node))
     if isinstance(node.get(key), dict):
         raise InvalidRequest(f"Invalid object: {name}", param=path[0])
     node[key] = value

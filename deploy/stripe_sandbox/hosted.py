@@ -171,7 +171,7 @@ def _card(number: str, expiry: str, cvc: str) -> dict[str, Any]:
 
 def _intent(sandbox: Sandbox, secret: str) -> Object:
     """The intent whose client secret this is, while it waits for its owner."""
-    object_id = secret.split("_secret_")[0]
+    object_id = secret.split("_secret_", maxsplit=1)[0]
     kind = "setup_intent" if object_id.startswith("seti_") else "payment_intent"
     intent = sandbox.store.get(kind, object_id, "intent")
     if not secrets.compare_digest(intent["client_secret"].encode(), secret.encode()):

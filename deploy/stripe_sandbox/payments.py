@@ -240,7 +240,7 @@ def _asks_for_owner(
     forced = options.get("request_three_d_secure") in ("any", "challenge")
     if card.authentication == "never" or card.authentication == "optional":
         # Plain cards are not enrolled: a forced request passes without a challenge.
-        return forced and card.token == "threeDSecureOptional"
+        return forced and card.token == "threeDSecureOptional"  # noqa: S105  (a card's name)
     if card.authentication == "always" or not off_session or forced:
         return True
     if card.authentication == "on_session":

@@ -24,7 +24,7 @@ class _Handler(WSGIRequestHandler):
     disable_nagle_algorithm = True
     timeout = 120
 
-    def log(self, type: str, message: str, *args: Any) -> None:
+    def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002  (werkzeug's)
         """Errors only."""
         if type == "error":
             _log.error(message, *args)

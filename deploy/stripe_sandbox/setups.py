@@ -110,7 +110,7 @@ def attempt(
     options = (setup["payment_method_options"] or {}).get("card") or {}
     forced = options.get("request_three_d_secure") in ("any", "challenge")
     if not authenticated and (
-        card.authentication in asks or (forced and card.token == "threeDSecureOptional")
+        card.authentication in asks or (forced and card.token == "threeDSecureOptional")  # noqa: S105  (a card's name)
     ):
         _require_action(sandbox, setup, call, return_url)
         return

@@ -60,7 +60,7 @@ class Dispatcher:
                     swept_at = time.monotonic()
                     with self._sandbox.store.transaction():
                         checkout.expire_all_due(self._sandbox)
-            except Exception:  # noqa: BLE001 — the thread must outlive any one event
+            except Exception:
                 _log.exception("The webhook thread had an error and goes on.")
                 pause = 1.0
             self._sandbox.wake.wait(pause)
@@ -128,7 +128,7 @@ class Dispatcher:
             status = _post(url, json.dumps(event), self._sandbox.settings.webhook_secret)
             with self._sandbox.store.transaction():
                 self._note(event_id, status)
-        except Exception:  # noqa: BLE001 — a sender's error would vanish in the pool
+        except Exception:
             _log.exception("Event %s could not be sent.", event_id)
         finally:
             self._busy.discard(event_id)

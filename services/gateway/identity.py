@@ -126,9 +126,7 @@ def ensure_wallet(user: CurrentUser) -> None:
     if user.has_wallet:
         return
     try:
-        call(
-            OpenAccount(idempotency_key=f"open:{user.user_id}", user_id=user.user_id), timeout_s=3
-        )
+        call(OpenAccount(idempotency_key=f"open:{user.user_id}", user_id=user.user_id), timeout_s=3)
     except (Unavailable, DeadlineExceeded) as error:
         log.warning("the wallet is not open yet", extra={"reason": str(error)})
         return

@@ -88,9 +88,7 @@ def unread_count(session: Session, user_id: UUID) -> int:
     )
 
 
-def mark_read(
-    session: Session, now: datetime, user_id: UUID, notification_id: UUID | None
-) -> None:
+def mark_read(session: Session, now: datetime, user_id: UUID, notification_id: UUID | None) -> None:
     """Mark one as read, or all of them for None; the time of the first reading stays.
 
     Raises ``NotFound`` when the one is not this user's.

@@ -77,8 +77,6 @@ def revoke(session: Session, now: datetime, secret: str) -> None:
     """End the session of a cookie. Ending it twice changes nothing."""
     session.execute(
         update(UserSession)
-        .where(
-            UserSession.secret_sha256 == fingerprint(secret), UserSession.revoked_at.is_(None)
-        )
+        .where(UserSession.secret_sha256 == fingerprint(secret), UserSession.revoked_at.is_(None))
         .values(revoked_at=now)
     )

@@ -52,9 +52,7 @@ def find(session: Session, secret: str) -> FoundToken | None:
 
 
 def note_used(session: Session, now: datetime, token_id: UUID) -> None:
-    session.execute(
-        update(ApiToken).where(ApiToken.token_id == token_id).values(last_used_at=now)
-    )
+    session.execute(update(ApiToken).where(ApiToken.token_id == token_id).values(last_used_at=now))
 
 
 def revoke(session: Session, now: datetime, token_id: UUID) -> None:

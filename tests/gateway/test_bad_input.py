@@ -40,9 +40,7 @@ def test_without_credentials_there_is_a_401(visitor: Api, method: str, path: str
 
 @pytest.mark.parametrize(("method", "path"), WITH_ID)
 @pytest.mark.parametrize("identifier", ["nonsense", "-1", "0", HUGE, "%00", "a%2Fb", "💥"])
-def test_a_malformed_id_is_not_found(
-    api: Api, method: str, path: str, identifier: str
-) -> None:
+def test_a_malformed_id_is_not_found(api: Api, method: str, path: str, identifier: str) -> None:
     answer = api.request(method, address(path, identifier))
 
     assert error_of(answer) == (404, "not_found")

@@ -36,9 +36,7 @@ def buy_credits(api: Api, amount: int, *, save_card: bool = True) -> dict[str, A
     )
     pay(topup["checkout_url"])
     address = f"/api/wallet/topups/{topup['topup_id']}"
-    eventually(
-        lambda: granted(api.get(address)), lambda seen: seen["status"] == "credited"
-    )
+    eventually(lambda: granted(api.get(address)), lambda seen: seen["status"] == "credited")
     return topup
 
 

@@ -240,9 +240,7 @@ def test_a_webhook_is_sent_again_later_while_topup_is_away(site: Site) -> None:
     assert error_of(answer) == (503, "unavailable")
 
 
-def test_the_access_log_holds_no_secrets(
-    member: Api, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_access_log_holds_no_secrets(member: Api, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="gateway.access"):
         member.get("/api/auth/me?token=secret-in-the-address")
 

@@ -22,7 +22,8 @@ def answer(reply: requests.Response, choice: str) -> requests.Response:
     """Follow the redirect to the challenge and press one of its buttons."""
     base = reply.url.split("/c/pay/")[0]
     page = requests.get(base + reply.headers["Location"], timeout=10)
-    assert "Complete" in page.text and "Fail" in page.text
+    assert "Complete" in page.text
+    assert "Fail" in page.text
     return requests.post(page.url, data={"answer": choice}, allow_redirects=False, timeout=10)
 
 
@@ -48,9 +49,11 @@ def test_the_page_shows_the_amount_the_banner_and_escapes_what_it_is_given(
     page = requests.get(new_session().url, timeout=10)
 
     policy = page.headers["Content-Security-Policy"]
-    assert "$25.00" in page.text and "Test mode" in page.text
+    assert "$25.00" in page.text
+    assert "Test mode" in page.text
     assert "Credits &lt;b&gt;&amp; more&lt;/b&gt;" in page.text
-    assert "default-src 'none'" in policy and "unsafe" not in policy
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
     assert "http://127.0.0.1:1" in policy.split("form-action")[1].split(";")[0]
 
 

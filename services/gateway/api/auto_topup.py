@@ -198,9 +198,7 @@ def _usd(amount_micros: int | None) -> Decimal | None:
 
 
 def _card(card: PaymentMethod) -> CardReply:
-    return CardReply(
-        payment_method_id=card.payment_method_id, brand=card.brand, last4=card.last4
-    )
+    return CardReply(payment_method_id=card.payment_method_id, brand=card.brand, last4=card.last4)
 
 
 def _limit(limit: SpendingLimit | None) -> LimitReply | None:

@@ -66,14 +66,10 @@ class BurnRateReply(ApiReply):
     empty_at: AwareDatetime | None
 
 
-@endpoint(
-    blueprint, "GET", "/api/deployments", query=DeploymentQuery, reply=DeploymentReplies
-)
+@endpoint(blueprint, "GET", "/api/deployments", query=DeploymentQuery, reply=DeploymentReplies)
 def list_deployments(user: CurrentUser, query: DeploymentQuery) -> DeploymentReplies:
     """Everything the user has deployed."""
-    found = call(
-        ListDeployments(user_id=user.user_id, cursor=query.cursor, limit=query.limit)
-    )
+    found = call(ListDeployments(user_id=user.user_id, cursor=query.cursor, limit=query.limit))
     return DeploymentReplies(
         deployments=[
             DeploymentReply(

@@ -126,9 +126,7 @@ def _read_query(model: type[ModelT]) -> ModelT:
 
 def _read_body(model: type[ModelT]) -> ModelT:
     if not request.is_json:
-        raise Problem(
-            415, "unsupported_media_type", "Send JSON: 'Content-Type: application/json'."
-        )
+        raise Problem(415, "unsupported_media_type", "Send JSON: 'Content-Type: application/json'.")
     try:
         document = current_app.json.loads(request.get_data())
     except (ValueError, ArithmeticError, RecursionError):

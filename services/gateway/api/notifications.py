@@ -63,17 +63,14 @@ def list_notifications(user: CurrentUser, query: NotificationQuery) -> Notificat
     shown = found[: query.limit]
     return NotificationReplies(
         notifications=[
-            NotificationReply.model_validate(row, from_attributes=True)
-            for row in shown
+            NotificationReply.model_validate(row, from_attributes=True) for row in shown
         ],
         unread_count=unread,
         next_cursor=shown[-1].notification_id if len(found) > len(shown) else None,
     )
 
 
-@endpoint(
-    blueprint, "POST", "/api/notifications/<uuid:notification_id>/read", reply=NoReply
-)
+@endpoint(blueprint, "POST", "/api/notifications/<uuid:notification_id>/read", reply=NoReply)
 def read_notification(user: CurrentUser, notification_id: UUID) -> NoReply:
     """Mark a notification as read; doing it twice changes nothing."""
     with database().begin() as session:

@@ -70,9 +70,7 @@ class ProductList(ApiReply):
     total: int
 
 
-@endpoint(
-    blueprint, "GET", "/api/products", query=ProductQuery, reply=ProductList, public=True
-)
+@endpoint(blueprint, "GET", "/api/products", query=ProductQuery, reply=ProductList, public=True)
 def list_products(query: ProductQuery) -> ProductList:
     """Search, filter and sort the products."""
     page = call(

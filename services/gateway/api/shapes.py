@@ -115,4 +115,3 @@ class ErrorReply(BaseModel):
     """Every error looks like this."""
 
     error: ErrorDetail
-
