@@ -1,6 +1,7 @@
 """The wallet as a process, through the real broker."""
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 from kombu import Connection, Exchange
@@ -12,14 +13,28 @@ from chassis.identifiers import new_id
 from contracts.errors import InsufficientFunds, NotFound
 from contracts.topup import TopupKind, TopupPaid
 from contracts.wallet import (
+    Adjust,
+    BalanceAt,
     BatchCommand,
+    Capture,
     CheckAffordability,
+    Export,
+    Freeze,
     GetByKey,
+    GetTransaction,
     GetWallet,
     KeyState,
     OpenAccount,
+    PlaceHold,
     PostBatch,
+    Refund,
+    Reverse,
+    SetLevel,
     Statement,
+    Totals,
+    Unfreeze,
+    Verify,
+    VoidHold,
 )
 from deploy.local.startup import wait_for
 from tests.wallet.conftest import USD, credit, debit, transfer
@@ -186,3 +201,88 @@ def test_a_paid_topup_that_is_published_twice_is_credited_once(stack, rpc):
 
     assert wait_for(lambda: balance() == 25 * USD, 10)
     assert len(rpc.call(Statement(user_id=user_id)).transactions) == 1
+
+
+def test_every_command_answers_through_the_broker(rpc):
+    user_id = new_user(rpc, 100 * USD)
+
+    def key():
+        return f"command:{new_id()}"
+
+    who = {"reason": "Under review", "actor": "operator-7"}
+    held = [
+        rpc.call(
+            PlaceHold(
+                idempotency_key=key(), user_id=user_id, amount_micros=5 * USD, description="Hold"
+            )
+        )
+        for _ in range(2)
+    ]
+    rpc.call(Capture(idempotency_key=key(), user_id=user_id, hold_id=held[0].hold_id))
+    rpc.call(VoidHold(idempotency_key=key(), user_id=user_id, hold_id=held[1].hold_id))
+    bought = rpc.call(debit(user_id, 10 * USD))
+    mistake = rpc.call(debit(user_id, USD))
+    refund = Refund(
+        idempotency_key=key(),
+        user_id=user_id,
+        transaction_id=bought.transaction_id,
+        amount_micros=4 * USD,
+        description="Refund",
+    )
+    rpc.call(refund)
+    place = {"user_id": user_id, "transaction_id": mistake.transaction_id}
+    rpc.call(Reverse(idempotency_key=key(), **place, **who))
+    rpc.call(Adjust(idempotency_key=key(), user_id=user_id, amount_micros=2 * USD, **who))
+    rpc.call(SetLevel(user_id=user_id, threshold_micros=10 * USD))
+    rpc.call(Freeze(idempotency_key=key(), user_id=user_id, **who))
+    rpc.call(Unfreeze(idempotency_key=key(), user_id=user_id, **who))
+
+    wallet = rpc.call(GetWallet(user_id=user_id))
+    assert (wallet.balance_micros, wallet.held_micros) == (91 * USD, 0)
+
+
+def test_every_question_answers_through_the_broker(rpc):
+    user_id = new_user(rpc, 25 * USD)
+    bought = rpc.call(debit(user_id, 5 * USD))
+    now = utc_now()
+
+    past = rpc.call(BalanceAt(user_id=user_id, at=now))
+    exported = rpc.call(Export(user_id=user_id))
+    days = rpc.call(Totals(since=now - timedelta(days=1), until=now + timedelta(days=1))).days
+    same = rpc.call(GetTransaction(user_id=user_id, transaction_id=bought.transaction_id))
+
+    assert past.balance_micros == 20 * USD
+    assert [entry.amount_micros for entry in exported.entries] == [25 * USD, -5 * USD]
+    assert any(day.kind == "purchase" for day in days)
+    assert same == bought
+
+
+def test_verification_answers_through_the_broker(rpc):
+    verdict = rpc.call(Verify(), timeout_s=60)
+
+    assert verdict.first_difference is None
+
+
+def test_a_hold_expires_by_itself(rpc):
+    user_id = new_user(rpc, 10 * USD)
+    rpc.call(
+        PlaceHold(
+            idempotency_key=f"hold:{user_id}",
+            user_id=user_id,
+            amount_micros=5 * USD,
+            expires_in_s=1,
+            description="Reservation",
+        )
+    )
+
+    assert wait_for(lambda: rpc.call(GetWallet(user_id=user_id)).held_micros == 0, 15)
+
+
+def test_the_chain_is_sealed_by_itself(rpc):
+    new_user(rpc, 10 * USD)
+
+    def is_sealed():
+        verdict = rpc.call(Verify(), timeout_s=60)
+        return verdict.sealed_count == verdict.transaction_count
+
+    assert wait_for(is_sealed, 20, 1)

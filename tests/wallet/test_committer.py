@@ -1,0 +1,185 @@
+"""Group commit: many callers, one transaction, and the truth for each of them."""
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import count
+
+import psycopg2
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+
+from chassis.identifiers import new_id
+from contracts.errors import InsufficientFunds, Overloaded, ServiceError, Unavailable
+from contracts.wallet import Transaction
+from services.wallet import committer
+from services.wallet.committer import Job, Queue, commit_with_retries
+from tests.wallet.conftest import USD, Ledger, credit, debit
+
+
+@pytest.fixture(autouse=True)
+def _short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(committer, "RETRY_DELAYS_S", (0.001, 0.001, 0.001))
+
+
+def failing(begin, is_failing, *, after_commit=False):
+    """``begin`` that loses its connection, before the commit or just after it."""
+    numbers = count()
+    lost = OperationalError("COMMIT", {}, psycopg2.OperationalError("the connection was closed"))
+
+    @contextmanager
+    def broken():
+        fails = is_failing(next(numbers))
+        with begin() as session:
+            yield session
+            if fails and not after_commit:
+                raise lost
+        if fails:
+            raise lost
+
+    return broken
+
+
+def test_jobs_of_several_callers_are_carried_out_together(book: Ledger):
+    user_id = book.user(10 * USD)
+    jobs = [Job([debit(user_id, 6 * USD)]), Job([debit(user_id, 6 * USD)])]
+
+    commit_with_retries(book.database.begin, jobs)
+
+    (first,), (second,) = (job.outcomes for job in jobs)
+    assert isinstance(first, Transaction)
+    assert isinstance(second, InsufficientFunds)
+
+
+def test_a_connection_lost_before_the_commit_is_tried_again(book: Ledger):
+    user_id = book.user(10 * USD)
+    job = Job([debit(user_id, USD)])
+
+    commit_with_retries(failing(book.database.begin, lambda number: number < 2), [job])
+
+    (outcome,) = job.outcomes
+    assert isinstance(outcome, Transaction)
+    assert book.balance(user_id) == 9 * USD
+
+
+def test_a_connection_lost_after_the_commit_charges_once(book: Ledger):
+    user_id = book.user(10 * USD)
+    job = Job([debit(user_id, USD)])
+    begin = failing(book.database.begin, lambda number: number == 0, after_commit=True)
+
+    commit_with_retries(begin, [job])
+
+    (outcome,) = job.outcomes
+    assert isinstance(outcome, Transaction)
+    assert outcome.replayed is True
+    assert book.balance(user_id) == 9 * USD
+
+
+def test_a_database_that_stays_away_is_told_as_an_unknown_outcome(book: Ledger):
+    job = Job([debit(book.user(10 * USD), USD)])
+
+    commit_with_retries(failing(book.database.begin, lambda _number: True), [job])
+
+    (outcome,) = job.outcomes
+    assert isinstance(outcome, Unavailable)
+    assert "unknown" in str(outcome)
+
+
+def test_what_the_database_refuses_does_not_take_its_neighbours_with_it(own_book: Ledger):
+    rich, full = own_book.user(10 * USD), own_book.user(USD)
+    with own_book.database.begin() as session:
+        # So near to what a bigint holds that one more credit is too much.
+        session.execute(text("ALTER TABLE balances DISABLE TRIGGER balance_moves_by_entries"))
+        session.execute(
+            text("UPDATE balances SET balance_micros = 9223372036854775000 WHERE account_id = :id"),
+            {"id": own_book.wallet(full).account_id},
+        )
+        session.execute(text("ALTER TABLE balances ENABLE TRIGGER balance_moves_by_entries"))
+    jobs = [Job([debit(rich, USD)]), Job([credit(full, USD)]), Job([debit(rich, USD)])]
+
+    commit_with_retries(own_book.database.begin, jobs)
+
+    (first,), (poison,), (last,) = (job.outcomes for job in jobs)
+    assert isinstance(first, Transaction)
+    assert isinstance(last, Transaction)
+    assert isinstance(poison, ServiceError)
+    assert "nothing was done" in str(poison)
+    assert own_book.balance(rich) == 8 * USD
+
+
+def test_a_mistake_in_a_rule_fails_its_own_command_only(book: Ledger, monkeypatch):
+    user_id = book.user(10 * USD)
+    good, bad = debit(user_id, USD), debit(user_id, 2 * USD)
+    rule = committer.ledger.RULES[type(bad)]
+
+    def broken(open_book, command):
+        if command is bad:
+            raise ZeroDivisionError
+        return rule(open_book, command)
+
+    monkeypatch.setitem(committer.ledger.RULES, type(bad), broken)
+    jobs = [Job([good]), Job([bad])]
+
+    commit_with_retries(book.database.begin, jobs)
+
+    assert isinstance(jobs[0].outcomes[0], Transaction)
+    assert type(jobs[1].outcomes[0]) is ServiceError
+    assert book.balance(user_id) == 9 * USD
+
+
+def test_an_atomic_job_with_a_refusal_leaves_nothing_behind(book: Ledger):
+    user_id = book.user(10 * USD)
+    job = Job([debit(user_id, 6 * USD), debit(user_id, 6 * USD)], is_atomic=True)
+
+    commit_with_retries(book.database.begin, [job])
+
+    assert isinstance(job.outcomes[1], InsufficientFunds)
+    assert book.balance(user_id) == 10 * USD
+
+
+def test_a_new_wallet_that_many_replicas_credit_at_once_is_opened_once(book: Ledger):
+    user_id = new_id()
+    jobs = [Job([credit(user_id, USD)]) for _ in range(4)]
+
+    with ThreadPoolExecutor(4) as replicas:
+        list(replicas.map(lambda job: commit_with_retries(book.database.begin, [job]), jobs))
+
+    assert all(isinstance(job.outcomes[0], Transaction) for job in jobs)
+    assert book.balance(user_id) == 4 * USD
+
+
+def test_a_full_queue_refuses_at_once():
+    queue = Queue(size_max=2)
+    queue.put(Job([debit(new_id(), USD), debit(new_id(), USD)]))
+
+    with pytest.raises(Overloaded):
+        queue.put(Job([debit(new_id(), USD)]))
+
+
+def test_a_group_is_bounded_and_keeps_the_order():
+    queue = Queue(size_max=100)
+    jobs = [Job([debit(new_id(), USD)] * size) for size in (2, 2, 2)]
+    for job in jobs:
+        queue.put(job)
+
+    assert queue.take(batch_size=5) == jobs[:2]
+    assert queue.take(batch_size=5) == jobs[2:]
+    assert queue.take(batch_size=5) == []
+
+
+def test_a_job_larger_than_a_group_is_carried_out_alone():
+    queue = Queue(size_max=100)
+    large, small = Job([debit(new_id(), USD)] * 9), Job([debit(new_id(), USD)])
+    queue.put(large)
+    queue.put(small)
+
+    assert queue.take(batch_size=5) == [large]
+
+
+def test_an_atomic_job_shares_its_transaction_with_nobody():
+    queue = Queue(size_max=100)
+    jobs = [Job([debit(new_id(), USD)], is_atomic=flag) for flag in (False, True, False)]
+    for job in jobs:
+        queue.put(job)
+
+    assert [queue.take(batch_size=5) for _ in range(3)] == [[job] for job in jobs]
