@@ -1,4 +1,4 @@
-"""How long a purchase short of funds takes to complete by itself, the processor's time taken out."""
+"""How long a purchase that tops up takes to complete, without the processor's own time."""
 
 import time
 import uuid

@@ -206,9 +206,20 @@ def ask_person(till: Till, topup_id: UUID) -> None:
         )
     except ProcessorError as error:
         log.warning("no page to confirm a charge on", extra={"reason": error.message})
+        _say_paused_without_link(till, topup)
         return
     with till.database.begin() as session:
         _send_link(session, topup_id, page, till)
+
+
+def _say_paused_without_link(till: Till, topup: Topup) -> None:
+    """The link follows when the processor answers; that it is paused is said at once."""
+    if topup.looks > 0:
+        return
+    with till.database.begin() as session:
+        settings, _ = outcomes.lock_both(session, topup.topup_id)
+        if settings is not None and settings.paused_code == pauses.AUTHENTICATION:
+            pauses.say_paused(session, settings, till.clock())
 
 
 def _was_paid_after_all(till: Till, topup: Topup) -> bool:

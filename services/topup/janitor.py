@@ -24,8 +24,6 @@ LEASE = timedelta(seconds=30)
 LOOKS_IN_VAIN = 2
 """So many looks that found no payment, after the last call, prove that there is none."""
 CLOCKS_DIFFER = timedelta(minutes=10)
-ABANDONED = timedelta(hours=25)
-"""A page for paying lives for 24 hours at the processor."""
 
 
 def due(session: Session, now: datetime, limit: int = 50) -> list[UUID]:
@@ -82,7 +80,7 @@ def _look_at_created(till: Till, topup: Topup) -> None:
     """A crash came before the processor was asked."""
     if topup.kind == TopupKind.AUTO:
         charges.charge(till, topup.topup_id)
-    elif till.clock() - topup.created_at > ABANDONED:
+    elif till.clock() - topup.created_at >= topups.NEVER_BEGUN_AFTER:
         with till.database.begin() as session:
             row = topups.lock(session, topup.topup_id)
             if row.status == TopupStatus.CREATED:

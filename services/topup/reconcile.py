@@ -61,7 +61,8 @@ def _mark(till: Till, now: datetime) -> None:
         session.merge(
             Difference(
                 key=MARK, code="compared", payment_id="", amount_micros=0,
-                message="the daily comparison", occurred_at=now, found_at=now, seen_at=now, gone_at=now,
+                message="the daily comparison", occurred_at=now, found_at=now, seen_at=now,
+                gone_at=now,
             )
         )  # fmt: skip
 

@@ -321,7 +321,7 @@ class TopupService:
         for payment_method_id in removed:
             self.later(cards.detach, self.till, payment_method_id)
 
-    @timer(interval_s=600)
+    @timer(interval_s=300)
     def sweep_undelivered_notices(self) -> None:
         notices.sweep_undelivered(self.till, timedelta(days=3))
 

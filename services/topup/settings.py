@@ -57,9 +57,7 @@ class TopupSettings(ServiceSettings):
     )  # fmt: skip
     """When a charge whose outcome is unknown is asked about, counted from its start."""
     charge_workers: Annotated[int, Field(ge=1, le=50)] = 8
-    """How many charges may wait for Stripe at once in one process."""
-    is_sweeping: bool = True
-    """Whether the timers run; a test may switch them off to look at what a crash leaves."""
+    """How many calls may wait for Stripe at once in one process."""
 
     @model_validator(mode="after")
     def _bounds_fit(self) -> Self:

@@ -40,6 +40,8 @@ from contracts.topup import Topup as TopupReply
 from services.topup.models import Topup
 from services.topup.policy import Policy
 
+NEVER_BEGUN_AFTER = timedelta(hours=25)
+"""A top-up whose page was never opened is cancelled: a page lives for 24 hours."""
 S = TopupStatus
 TRANSITIONS: dict[TopupStatus, frozenset[TopupStatus]] = {
     S.CREATED: frozenset({S.PROCESSING, S.FAILED, S.CANCELLED}),
@@ -138,6 +140,7 @@ def start(
     topup.request_hash = hashed
     topup.is_card_saved = command.save_card
     topup.return_path = command.return_path
+    topup.next_look_at = now + NEVER_BEGUN_AFTER
     session.add(topup)
     session.flush()
     return topup, True

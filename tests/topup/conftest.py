@@ -98,7 +98,7 @@ class Wallet:
             if since <= entry.recorded_at < until and not key.startswith("reversal:")
         )
 
-    def funds(self, user_id: UUID, now: datetime) -> Funds:
+    def funds(self, user_id: UUID, _now: datetime) -> Funds:
         if self.failure is not None:
             raise self.failure
         return Funds(
@@ -369,12 +369,16 @@ def topup_database(databases: MigratedDatabases) -> Iterator[Connected]:
     database.engine.dispose()
 
 
+def empty(database: Connected) -> None:
+    """Forget everything."""
+    names = ", ".join([*Base.metadata.tables, "outbox", "inbox"])
+    with database.begin() as session:
+        session.execute(text(f"TRUNCATE {names} CASCADE"))
+
+
 @pytest.fixture
 def database(topup_database: Connected) -> Connected:
-    """Empty tables."""
-    names = ", ".join([*Base.metadata.tables, "outbox", "inbox"])
-    with topup_database.begin() as session:
-        session.execute(text(f"TRUNCATE {names} CASCADE"))
+    empty(topup_database)
     return topup_database
 
 

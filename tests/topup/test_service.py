@@ -298,8 +298,8 @@ def test_an_answer_that_is_lost_ends_in_one_charge_and_one_credit(
 
     person.rpc.call(TriggerAutoTopup(user_id=person.user_id, idempotency_key="once"))
 
-    eventually(lambda: person.balance() == 25 * USD)
-    assert [topup.status for topup in person.topups()] == ["credited"]
+    eventually(lambda: [topup.status for topup in person.topups()] == ["credited"], 30)
+    assert person.balance() == 25 * USD
 
 
 def sandbox_events(stack: System, kind: str) -> list[dict[str, Any]]:

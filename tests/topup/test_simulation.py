@@ -25,7 +25,7 @@ from chassis.money import from_cents
 from contracts.errors import ServiceError
 from contracts.topup import ReceiveWebhook, SetOperatorSwitch, TopupStatus, Trigger
 from services.topup import cards, charges, checkout, limits, notices, switch
-from tests.topup.conftest import USD, Card, Customer, Desk, signed
+from tests.topup.conftest import USD, Card, Customer, Desk, empty, signed
 
 EXAMPLES, STEPS = map(int, os.environ.get("TOPUP_SIMULATION", "8x30").split("x"))
 
@@ -372,9 +372,10 @@ class Life(RuleBasedStateMachine):
         found: dict[UUID, list[str]] = defaultdict(list)
         with self.server.sandbox.store.lock:
             for payment in self.server.sandbox.store.newest("payment_intent"):
-                if payment["status"] == "succeeded":
-                    if payment["metadata"].get("user_id") == str(customer.user_id):
-                        found[UUID(payment["metadata"]["topup_id"])].append(payment["id"])
+                about = payment["metadata"]
+                is_theirs = about.get("user_id") == str(customer.user_id)
+                if payment["status"] == "succeeded" and is_theirs:
+                    found[UUID(about["topup_id"])].append(payment["id"])
         return found
 
 
@@ -405,8 +406,7 @@ def test_a_long_random_life_keeps_every_promise(
             desk.queue.clear()
             desk.wallet.balances.clear()
             desk.wallet.entries.clear()
-            with desk.till.database.begin() as session:
-                session.execute(text("UPDATE operator_switch SET is_stopped = false"))
+            empty(desk.till.database)
             return desk
 
     ThisLife.TestCase.settings = settings(

@@ -183,7 +183,7 @@ def test_a_preview_says_why_not(desk: Desk) -> None:
     assert (preview.would_topup, preview.refusal_code) == (False, "daily_limit")
 
 
-def turn_switch(desk: Desk, is_stopped: bool) -> None:
+def turn_switch(desk: Desk, *, is_stopped: bool) -> None:
     with desk.till.database.begin() as session:
         command = SetOperatorSwitch(is_stopped=is_stopped, reason="Drill", changed_by="tests")
         switch.turn(session, command, desk.clock())
@@ -191,11 +191,11 @@ def turn_switch(desk: Desk, is_stopped: bool) -> None:
 
 def test_the_operators_switch_stops_and_releases_everybody(desk: Desk) -> None:
     customer = desk.customer()
-    turn_switch(desk, True)
+    turn_switch(desk, is_stopped=True)
     refused = customer.ask()
     shown = status(customer)
 
-    turn_switch(desk, False)
+    turn_switch(desk, is_stopped=False)
     desk.clock.advance(minutes=6)
     desk.sweep()
 
@@ -214,7 +214,7 @@ def test_a_charge_reserved_before_the_switch_does_not_go_out(desk: Desk) -> None
     trigger_id = customer.raise_trigger()
     assert trigger_id is not None
     charges.pursue(desk.till, trigger_id)
-    turn_switch(desk, True)
+    turn_switch(desk, is_stopped=True)
 
     desk.drain()
 
