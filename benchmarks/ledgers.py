@@ -25,7 +25,8 @@ INSERT INTO accounts (account_id, user_id, opened_at)
     SELECT 1000 + n, uuidv7(), now() - interval '366 days' FROM generate_series(0, %(users)s - 1) n;
 SELECT setval(pg_get_serial_sequence('accounts', 'account_id'), 1000 + %(users)s);
 CREATE TEMPORARY TABLE plan AS
-    SELECT n, uuidv7() AS id, 1000 + n %% %(users)s AS account_id, n / %(users)s + 1 AS number,
+    SELECT n, uuidv7() AS id, 1000 + n %% %(users)s AS account_id,
+        (n / %(users)s + 1)::bigint AS number,
         now() - interval '365 days' * (1 - n::float / %(transactions)s) AS at
     FROM generate_series(0, %(transactions)s - 1) AS n;
 INSERT INTO transactions (transaction_id, kind, amount_micros, description, metadata,

@@ -19,7 +19,7 @@ An **event** says what happened. It is published by its ``source`` under its
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 MAX_AMOUNT_MICROS = 1_000_000_000 * 1_000_000
 """A billion dollars: more than any amount that this product moves at once."""
@@ -33,12 +33,24 @@ SignedMicros = Annotated[int, Field(strict=True)]
 PriceMicros = Annotated[int, Field(strict=True, ge=0, le=MAX_AMOUNT_MICROS)]
 """A price, a limit or a threshold in micro-dollars; it may be zero."""
 
-IdempotencyKey = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-ShortText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+
+def _storable(text: str) -> str:
+    # The one character that PostgreSQL's text cannot hold.
+    if "\0" in text:
+        raise ValueError("it holds a NUL character, which cannot be stored")
+    return text
+
+
+Storable = AfterValidator(_storable)
+
+IdempotencyKey = Annotated[str, StringConstraints(min_length=1, max_length=200), Storable]
+ShortText = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), Storable
+]
 Metadata = Annotated[
     dict[
-        Annotated[str, StringConstraints(min_length=1, max_length=64)],
-        Annotated[str, StringConstraints(max_length=500)],
+        Annotated[str, StringConstraints(min_length=1, max_length=64), Storable],
+        Annotated[str, StringConstraints(max_length=500), Storable],
     ],
     Field(max_length=50),
 ]

@@ -93,7 +93,7 @@ class Transaction(Reply):
     amount_micros: SignedMicros
     balance_after_micros: SignedMicros
     description: str
-    metadata: Metadata
+    metadata: dict[str, str]
     effective_at: AwareDatetime
     recorded_at: AwareDatetime
     corrects_transaction_id: UUID | None = None
@@ -181,7 +181,7 @@ class Hold(Reply):
     captured_micros: PriceMicros
     status: HoldStatus
     description: str
-    metadata: Metadata
+    metadata: dict[str, str]
     placed_at: AwareDatetime
     expires_at: AwareDatetime
     closed_at: AwareDatetime | None = None
@@ -220,6 +220,7 @@ class Capture(WalletCommand[Transaction], service=SERVICE, method="capture"):
     destination: HouseAccount = HouseAccount.MARKETPLACE_REVENUE
     description: ShortText | None = None
     metadata: Metadata = Field(default_factory=dict)
+    effective_at: AwareDatetime | None = None
 
 
 class VoidHold(WalletCommand[Hold], service=SERVICE, method="void"):
@@ -243,6 +244,7 @@ class Refund(WalletCommand[Transaction], service=SERVICE, method="refund"):
     amount_micros: AmountMicros | None = None
     description: ShortText
     metadata: Metadata = Field(default_factory=dict)
+    effective_at: AwareDatetime | None = None
 
 
 class Reverse(WalletCommand[Transaction], service=SERVICE, method="reverse"):
@@ -256,6 +258,8 @@ class Reverse(WalletCommand[Transaction], service=SERVICE, method="reverse"):
     transaction_id: UUID
     reason: ShortText
     actor: ShortText
+    metadata: Metadata = Field(default_factory=dict)
+    effective_at: AwareDatetime | None = None
 
 
 class Adjust(WalletCommand[Transaction], service=SERVICE, method="adjust"):
@@ -482,7 +486,7 @@ class ExportedEntry(Value):
     amount_micros: SignedMicros
     balance_after_micros: SignedMicros | None
     description: str
-    metadata: Metadata
+    metadata: dict[str, str]
     effective_at: AwareDatetime
     recorded_at: AwareDatetime
     corrects_transaction_id: UUID | None = None

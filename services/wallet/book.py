@@ -65,6 +65,11 @@ class Book:
         except KeyError:
             raise NotFound("This user has no wallet.") from None
 
+    def require_past(self, effective_at: datetime | None) -> None:
+        """Raises ``BadRequest`` for an effective date in the future."""
+        if effective_at is not None and effective_at > self.now:
+            raise BadRequest("effective_at: it lies in the future.", "effective_at")
+
     def open(self, user_id: UUID) -> Account:
         """The user's account, opened now if there was none."""
         if user_id not in self.accounts:
@@ -107,8 +112,7 @@ class Book:
         return recorded_at
 
     def _effective_at(self, movement: Movement, recorded_at: datetime) -> datetime:
-        if movement.effective_at is not None and movement.effective_at > self.now:
-            raise BadRequest("effective_at: it lies in the future.", "effective_at")
+        self.require_past(movement.effective_at)
         return movement.effective_at or recorded_at
 
     def _enter(self, posted: Posted, side: Side, amount_micros: int) -> None:

@@ -83,6 +83,7 @@ def refund(book: "Book", command: Refund) -> Effect:
         kind=TransactionKind.REFUND,
         description=command.description,
         metadata=command.metadata,
+        effective_at=command.effective_at,
         corrects=original.transaction_id,
         correction="refund",
     )
@@ -98,7 +99,8 @@ def reverse(book: "Book", command: Reverse) -> Effect:
     movement = Movement(
         kind=TransactionKind.ADJUSTMENT,
         description=f"Reversal: {original.description}"[:200],
-        metadata={"reason": command.reason, "actor": command.actor},
+        metadata={**command.metadata, "reason": command.reason, "actor": command.actor},
+        effective_at=command.effective_at,
         corrects=original.transaction_id,
         correction="reversal",
     )

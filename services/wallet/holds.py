@@ -131,10 +131,12 @@ def capture(book: "Book", command: Capture) -> Effect:
         raise BadRequest("amount_micros: more than was held.", "amount_micros")
     if hold.expires_at <= book.now:
         raise Conflict("The hold has expired.")
+    book.require_past(command.effective_at)
     movement = Movement(
         kind=command.kind,
         description=command.description or hold.description,
         metadata={**hold.metadata, **command.metadata, "hold_id": str(hold.hold_id)},
+        effective_at=command.effective_at,
     )
     _end(book, account, hold, HoldStatus.CAPTURED)
     posted = book.move(account, command.destination, amount_micros, movement)

@@ -161,6 +161,7 @@ def debit(book: Book, command: Debit) -> Effect:
 def credit(book: Book, command: Credit) -> Effect:
     """Opens the account if there is none. Raises ``BadRequest``."""
     _require_ordinary(command.kind)
+    book.require_past(command.effective_at)
     account = book.open(command.user_id)
     posted = book.move(
         command.origin, account, command.amount_micros, _movement(command, command.kind)

@@ -185,3 +185,14 @@ def test_a_hold_can_be_placed_and_captured_in_one_batch(book: Ledger):
         "Conflict",
     ]
     assert money(book, user_id) == (15, 15, 0)
+
+
+def test_a_refused_capture_leaves_the_hold_as_it_was(book: Ledger):
+    user_id = book.user(25 * USD)
+    placed = place(book, user_id, 10 * USD)
+    tomorrow = {"effective_at": book.now + timedelta(days=1)}
+
+    with pytest.raises(BadRequest):
+        book.do(capturing(placed).model_copy(update=tomorrow))
+
+    assert money(book, user_id) == (25, 10, 15)

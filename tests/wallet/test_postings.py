@@ -259,3 +259,27 @@ def test_an_ordinary_debit_announces_nothing(book: Ledger):
     book.do(debit(user_id, USD))
 
     assert book.events(user_id, "balance_low") == []
+
+
+def test_a_refused_credit_opens_no_wallet(book: Ledger):
+    user_id = new_id()
+    command = credit(user_id, USD)
+    with pytest.raises(BadRequest):
+        book.do(command.model_copy(update={"effective_at": book.now + timedelta(days=1)}))
+
+    with pytest.raises(NotFound):
+        book.wallet(user_id)
+
+
+def test_a_text_that_the_database_cannot_hold_is_refused_at_the_door():
+    with pytest.raises(ValueError, match="NUL"):
+        debit(new_id(), USD, description="a\0b")
+
+
+def test_a_transfer_with_all_the_metadata_there_can_be_is_accepted(book: Ledger):
+    sender, receiver = book.user(25 * USD), book.user()
+    many = {f"name {number}": "x" for number in range(50)}
+
+    made = book.transaction(transfer(sender, receiver, USD).model_copy(update={"metadata": many}))
+
+    assert len(made.metadata) == 52

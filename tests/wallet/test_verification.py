@@ -222,8 +222,7 @@ def test_a_transaction_that_is_still_on_its_way_is_not_passed_over(busy: Ledger)
         )
         busy.do(debit(busy.users[0], USD))
 
-        with pytest.raises(Exception, match="lock timeout"):
-            chain.seal(busy.database)
+        assert chain.seal(busy.database) == 0
         slow.rollback()
 
     assert chain.seal(busy.database) == 1
