@@ -44,7 +44,8 @@ format: install-test  ## Format the code and mend what the linter can
 	$(PY) -m ruff check --fix .
 
 .PHONY: bench
-bench: install-test  ## Measure calls, purchases and the ledger
+bench:  ## Measure calls, purchases and the ledger
+	@deploy/local/install.sh bench
 	$(PY) -m pytest -q -s benchmarks -o python_files='bench_*.py' -o python_functions='measure_*' --timeout 1800 $(ARGS)
 
 .PHONY: test-stripe
@@ -63,6 +64,7 @@ soak: install-test  ## Hours of load with crashes, to see that the money adds up
 lock:  ## Renew the locked versions and hashes of all packages
 	$(COMPILE) --upgrade requirements.in -o requirements.txt
 	$(COMPILE) --upgrade requirements-dev.in -o requirements-dev.txt
+	$(COMPILE) --upgrade benchmarks/requirements.in -o benchmarks/requirements.txt
 	for part in $(PARTS); do \
 		$(COMPILE) --upgrade -c requirements.txt $$part/requirements.in \
 			-o $$part/requirements.txt || exit 1; \

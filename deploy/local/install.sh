@@ -2,6 +2,7 @@
 # Puts in place what `make run` and `make test` need, and nothing a second time:
 #   install.sh run     .venv with requirements.txt, and RabbitMQ
 #   install.sh test    besides: requirements-dev.txt, Chromium, docker-compose
+#   install.sh bench   besides: benchmarks/requirements.txt
 # System packages come from apt-get, when we are root or may use sudo without a password.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -70,27 +71,33 @@ make_venv() {
     stop "Python cannot make a virtual environment: run \`sudo apt-get install python3.11-venv\`."
 }
 
-# install_lock LOCK: install exactly what the lock says, unless that was done before.
+# install_lock LOCK [OPTION...]: install exactly what it says, unless that was done before.
 install_lock() {
     local lock=$1 stamp
-    stamp=.venv/$(basename "$lock").sha256
+    shift
+    stamp=.venv/${lock//\//-}.sha256
     sha256sum --status -c "$stamp" 2>/dev/null && return
     echo "mycelium: installing $lock into .venv (once)" >&2
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input \
-        --require-hashes --only-binary :all: -r "$lock" ||
+        --require-hashes "$@" -r "$lock" ||
         stop "the packages of $lock could not be installed; the lines above say why."
     sha256sum "$lock" >"$stamp"
 }
 
 make_venv
-install_lock requirements.txt
-if [ "${1:-run}" = test ]; then
-    install_lock requirements-dev.txt
+mode=${1:-run}
+install_lock requirements.txt --only-binary :all:
+if [ "$mode" = bench ]; then
+    install_lock benchmarks/requirements.txt
+    mode=test
+fi
+if [ "$mode" = test ]; then
+    install_lock requirements-dev.txt --only-binary :all:
     need_package chromium chromium "The tests drive the website in Chromium"
     need_package docker-compose docker-compose "The tests check docker-compose.yml"
     unset AMQP_URI
 fi
 if [ -z "${AMQP_URI:-}" ] && ! [ -e /usr/lib/rabbitmq/bin/rabbitmq-server ] &&
-    { [ "${1:-run}" = test ] || ! docker info >/dev/null 2>&1; }; then
+    { [ "$mode" = test ] || ! docker info >/dev/null 2>&1; }; then
     need_package rabbitmq-server rabbitmq-server "RabbitMQ is not installed (or set AMQP_URI)"
 fi

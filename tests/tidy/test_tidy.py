@@ -26,6 +26,7 @@ LOCKS = sorted(
         *ROOT.glob("requirements*.txt"),
         *ROOT.glob("services/*/requirements.txt"),
         *ROOT.glob("deploy/*/requirements.txt"),
+        *ROOT.glob("benchmarks/requirements.txt"),
     )
 )
 
@@ -254,7 +255,7 @@ PARTS = {
     "deploy/stripe_sandbox": ("deploy/stripe_sandbox/requirements.txt", ()),
     "deploy": ("requirements.txt", ("chassis", "contracts")),
     "tests": ("requirements-dev.txt", ()),
-    "benchmarks": ("requirements-dev.txt", ()),
+    "benchmarks": ("benchmarks/requirements.txt", ()),
 }
 
 
@@ -263,7 +264,7 @@ def test_every_import_is_locked(part: str) -> None:
     lock, beside = PARTS[part]
     locked = {name for name, _ in pins(lock)}
     if part in ("tests", "benchmarks"):
-        locked |= {name for name, _ in pins("requirements.txt")}
+        locked |= {name for name, _ in (*pins("requirements.txt"), *pins("requirements-dev.txt"))}
     distributions = packages_distributions()
     missing = {
         package
