@@ -96,7 +96,7 @@ class Book:
         self._transactions.append(_transaction_row(posted, amount_micros))
         self._enter(posted, source, -amount_micros)
         self._enter(posted, destination, amount_micros)
-        if isinstance(source, Account):
+        if isinstance(source, Account) and movement.says_balance_low:
             levels.check(self, source)
         if isinstance(destination, Account):
             levels.check(self, destination)

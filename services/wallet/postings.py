@@ -30,6 +30,8 @@ class Movement:
     effective_at: datetime | None = None
     corrects: UUID | None = None
     correction: str | None = None
+    says_balance_low: bool = True
+    """False where the card processor took the money: no card is to be charged for that."""
 
 
 @dataclass(frozen=True, slots=True)

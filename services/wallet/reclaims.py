@@ -32,7 +32,7 @@ def take_back(book: "Book", command: TakeBack) -> Effect:
     account = book.account(command.user_id)
     kind = TransactionKind.CHARGEBACK if command.is_dispute else TransactionKind.REFUND
     in_debt = account.available_micros < command.amount_micros
-    movement = Movement(kind, command.description, command.metadata)
+    movement = Movement(kind, command.description, command.metadata, says_balance_low=False)
     posted = book.move(account, HouseAccount.CARD_RECEIPTS, command.amount_micros, movement)
     if (command.is_dispute or in_debt) and not account.is_frozen:
         accounts.set_frozen(book, account, command.description, ACTOR)

@@ -11,8 +11,8 @@ from contracts.topup import (
     TopupReversed,
     Trigger,
 )
-from contracts.wallet import Statement
-from services.wallet import statements, topups
+from contracts.wallet import PlaceHold, Statement
+from services.wallet import levels, statements, topups
 from tests.wallet.conftest import USD, Ledger, debit
 
 
@@ -211,3 +211,51 @@ def test_a_level_above_the_balance_waits_for_the_next_dip(book: Ledger):
     book.do(debit(user_id, 20 * USD))
 
     assert low_events(book, user_id) == [9]
+
+
+@pytest.mark.parametrize("is_dispute", [True, False])
+def test_money_that_went_back_to_the_card_is_no_reason_to_charge_it(book: Ledger, is_dispute):
+    user_id = book.user(25 * USD)
+    settings(book, user_id, 1, 10 * USD)
+    event = reversed_topup(user_id, 20 * USD, book.now, is_dispute=is_dispute)
+
+    handle(book, topups.take_back, event)
+
+    assert low_events(book, user_id) == []
+
+
+def test_the_first_debit_after_a_refund_to_the_card_says_that_the_balance_is_low(book: Ledger):
+    user_id = book.user(25 * USD)
+    settings(book, user_id, 1, 10 * USD)
+    event = reversed_topup(user_id, 20 * USD, book.now, is_dispute=False)
+    handle(book, topups.take_back, event)
+    book.do(debit(user_id, USD))
+
+    assert low_events(book, user_id) == [4]
+
+
+def test_each_level_speaks_for_itself(book: Ledger):
+    user_id = book.user(25 * USD)
+    settings(book, user_id, 1, 10 * USD)
+    with book.database.begin() as session:
+        levels.set_alert(session, book.now, user_id, 20 * USD)
+    book.do(debit(user_id, 6 * USD))
+    book.do(debit(user_id, 10 * USD))
+
+    events = book.events(user_id, "balance_low")
+    assert [event["level"] for event in events] == ["alert", "auto_topup"]
+
+
+def test_held_money_counts_as_gone_for_a_level(book: Ledger):
+    user_id = book.user(25 * USD)
+    settings(book, user_id, 1, 10 * USD)
+    book.do(
+        PlaceHold(
+            idempotency_key=f"hold:{user_id}",
+            user_id=user_id,
+            amount_micros=20 * USD,
+            description="Reservation",
+        )
+    )
+
+    assert low_events(book, user_id) == [5]
