@@ -3,6 +3,7 @@
 import json
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID
 
@@ -11,9 +12,9 @@ import requests
 import stripe
 
 from chassis.identifiers import new_id
-from contracts.billing import GetPurchase, PurchaseLine, StartPurchase
+from contracts.billing import GetPurchase, Purchase, PurchaseLine, StartPurchase
 from contracts.catalog import ListProducts
-from contracts.errors import BadRequest, IdempotencyConflict, NotFound
+from contracts.errors import BadRequest, IdempotencyConflict, LimitExceeded, NotFound
 from contracts.topup import (
     AutoTopupStatus,
     ConfigureAutoTopup,
@@ -320,3 +321,43 @@ def receive(stack: System, event: dict[str, Any]) -> None:
         payload, stack.secrets.stripe_webhook_secret
     )
     stack.rpc.call(ReceiveWebhook(payload=payload, signature=signature))
+
+
+def test_fifty_purchases_at_once_stay_within_the_limit_and_each_says_why_not(
+    person: Person, product_id: UUID
+) -> None:
+    person.add_card()
+    person.configure(
+        threshold_micros=0, topup_amount_micros=100 * USD, daily_limit_micros=200 * USD
+    )
+
+    def buy(number: int) -> UUID | None:
+        command = StartPurchase(
+            user_id=person.user_id,
+            lines=[PurchaseLine(product_id=product_id)],
+            idempotency_key=f"purchase-{number}",
+        )
+        try:
+            return person.rpc.call(command, timeout_s=30).purchase_id
+        except LimitExceeded:
+            return None  # billing says itself that too many wait
+
+    with ThreadPoolExecutor(50) as pool:
+        purchase_ids = [found for found in pool.map(buy, range(50)) if found is not None]
+
+    def purchases() -> list[Purchase]:
+        return [
+            person.rpc.call(GetPurchase(user_id=person.user_id, purchase_id=purchase_id))
+            for purchase_id in purchase_ids
+        ]
+
+    def is_at_rest() -> bool:
+        ended = [item.status == "completed" or item.status_code != "" for item in purchases()]
+        return all(ended) and {topup.status for topup in person.topups()} == {"credited"}
+
+    eventually(lambda: person.status().last_refusal is not None and is_at_rest(), 90)
+    charged = sum(topup.amount_micros for topup in person.topups())
+    completed = sum(item.status == "completed" for item in purchases())
+    assert 100 * USD <= charged <= 200 * USD
+    assert completed * 15 * USD + person.balance() == charged
+    assert person.balance() < 15 * USD

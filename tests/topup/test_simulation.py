@@ -29,7 +29,7 @@ from tests.topup.conftest import USD, Card, Customer, Desk, empty, signed
 
 EXAMPLES, STEPS = map(int, os.environ.get("TOPUP_SIMULATION", "8x30").split("x"))
 
-DAILY, MONTHLY = 100 * USD, 160 * USD
+DAILY, MONTHLY = 50 * USD, 80 * USD
 FAULTS = ("reset_before", "reset_after", "error_before", "error_after", "rate_limit")
 BEHAVIOURS = (
     "pm_card_visa",
