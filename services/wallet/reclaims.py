@@ -3,6 +3,9 @@
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
 from contracts.messages import AmountMicros, Command, Metadata, ShortText
 from contracts.wallet import HouseAccount, Transaction, TransactionKind
 from services.wallet import accounts
@@ -22,6 +25,26 @@ class TakeBack(Command[Transaction], service="wallet", method="take_back"):
     is_dispute: bool
     description: ShortText
     metadata: Metadata
+
+
+_MAY_OPEN = text(
+    "SELECT b.balance_micros >= b.held_micros AND last.actor = :actor AND NOT EXISTS ("
+    "  SELECT FROM entries AS e"
+    "  WHERE e.account_id = a.account_id AND e.kind = 'chargeback' AND NOT EXISTS ("
+    "   SELECT FROM transactions AS t WHERE t.corrects_transaction_id = e.transaction_id))"
+    " FROM accounts AS a JOIN balances AS b USING (account_id)"
+    " JOIN status_changes AS last ON last.account_id = a.account_id"
+    "  AND last.change_number = b.status_change_count"
+    " WHERE a.user_id = :user_id AND b.status = 'frozen'"
+)
+
+
+def may_open(session: Session, user_id: UUID) -> bool:
+    """Whether a wallet is frozen only for what the card processor took, and that is settled.
+
+    No dispute is left that was not won, nothing is owed, and support has not frozen it.
+    """
+    return bool(session.scalar(_MAY_OPEN, {"user_id": user_id, "actor": ACTOR}))
 
 
 def take_back(book: "Book", command: TakeBack) -> Effect:

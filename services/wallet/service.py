@@ -9,7 +9,7 @@ from chassis.outbox import OutboxRelay
 from chassis.rpc import rpc
 from chassis.service_database import Database
 from chassis.timer import timer
-from contracts.topup import AutoTopupSettingsChanged, TopupPaid, TopupReversed
+from contracts.topup import AutoTopupSettingsChanged, TopupPaid, TopupRestored, TopupReversed
 from contracts.wallet import (
     Adjust,
     Affordability,
@@ -184,6 +184,10 @@ class WalletService:
     @event_handler(TopupReversed)
     def take_back_topup(self, session: Session, event: TopupReversed) -> None:
         topups.take_back(session, utc_now(), event)
+
+    @event_handler(TopupRestored)
+    def restore_topup(self, session: Session, event: TopupRestored) -> None:
+        topups.restore(session, utc_now(), event)
 
     @event_handler(AutoTopupSettingsChanged)
     def arm_auto_topup(self, session: Session, event: AutoTopupSettingsChanged) -> None:

@@ -4,9 +4,23 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
-from contracts.topup import AutoTopupSettingsChanged, TopupKind, TopupPaid, TopupReversed
-from contracts.wallet import Credit, HouseAccount, LowBalanceLevel, TransactionKind
-from services.wallet import accounts, ledger, levels
+from contracts.errors import Conflict
+from contracts.topup import (
+    AutoTopupSettingsChanged,
+    TopupKind,
+    TopupPaid,
+    TopupRestored,
+    TopupReversed,
+)
+from contracts.wallet import (
+    Credit,
+    HouseAccount,
+    LowBalanceLevel,
+    Reverse,
+    TransactionKind,
+    Unfreeze,
+)
+from services.wallet import accounts, keys, ledger, levels, reclaims
 from services.wallet.reclaims import TakeBack
 
 
@@ -45,7 +59,7 @@ def _metadata(event: TopupPaid) -> dict[str, str]:
 def take_back(session: Session, now: datetime, event: TopupReversed) -> None:
     """Take the credit of a reversed top-up back, once for each refund or dispute."""
     taking = TakeBack(
-        idempotency_key=f"reversal:{event.reversal_id}",
+        idempotency_key=_reversal_key(event),
         user_id=event.user_id,
         amount_micros=event.amount_micros,
         is_dispute=event.is_dispute,
@@ -55,6 +69,43 @@ def take_back(session: Session, now: datetime, event: TopupReversed) -> None:
     # The reversal may come before the credit that it takes back: then it opens the wallet.
     accounts.open_missing(session, now, [event.user_id])
     ledger.post_one(session, now, taking)
+
+
+def restore(session: Session, now: datetime, event: TopupRestored) -> None:
+    """Give back what a reversal took, once, and open the wallet where nothing else speaks against.
+
+    Raises ``Conflict`` while the reversal itself has not arrived: the event is tried again.
+    """
+    taken = keys.find(session, [_reversal_key(event)]).get(_reversal_key(event))
+    if taken is None or taken.transaction_id is None:
+        raise Conflict("What is to be restored has not been taken back yet.")
+    ledger.post_one(
+        session,
+        now,
+        Reverse(
+            idempotency_key=f"restored:{event.reversal_id}",
+            user_id=event.user_id,
+            transaction_id=taken.transaction_id,
+            reason=event.description,
+            actor=reclaims.ACTOR,
+            metadata={"topup_id": str(event.topup_id), "reversal_id": event.reversal_id},
+        ),
+    )
+    if reclaims.may_open(session, event.user_id):
+        ledger.post_one(
+            session,
+            now,
+            Unfreeze(
+                idempotency_key=f"unfreeze:restored:{event.reversal_id}",
+                user_id=event.user_id,
+                reason=event.description,
+                actor=reclaims.ACTOR,
+            ),
+        )
+
+
+def _reversal_key(event: TopupReversed | TopupRestored) -> str:
+    return f"reversal:{event.reversal_id}"
 
 
 def arm_level(session: Session, now: datetime, event: AutoTopupSettingsChanged) -> None:

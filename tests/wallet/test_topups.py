@@ -3,15 +3,16 @@
 import pytest
 
 from chassis.identifiers import new_id
-from contracts.errors import AccountFrozen
+from contracts.errors import AccountFrozen, Conflict
 from contracts.topup import (
     AutoTopupSettingsChanged,
     TopupKind,
     TopupPaid,
+    TopupRestored,
     TopupReversed,
     Trigger,
 )
-from contracts.wallet import PlaceHold, Statement
+from contracts.wallet import Freeze, PlaceHold, Statement
 from services.wallet import levels, statements, topups
 from tests.wallet.conftest import USD, Ledger, debit
 
@@ -41,6 +42,13 @@ def reversed_topup(user_id, amount_micros, now, *, is_dispute):
         amount_micros=amount_micros,
         is_dispute=is_dispute,
         description="Disputed: fraudulent" if is_dispute else "Refunded to the card",
+    )
+
+
+def restored(event: TopupReversed):
+    return TopupRestored(
+        **{**event.model_dump(exclude={"event_id"}), "description": "The dispute was won"},
+        event_id=new_id(),
     )
 
 
@@ -146,6 +154,52 @@ def test_a_reversal_that_is_told_twice_takes_once(book: Ledger):
         handle(book, topups.take_back, event)
 
     assert book.balance(user_id) == 15 * USD
+
+
+def test_a_dispute_that_was_won_gives_the_credit_back_once_and_opens_the_wallet(book: Ledger):
+    user_id = book.user(25 * USD)
+    book.do(debit(user_id, 20 * USD))
+    dispute = reversed_topup(user_id, 25 * USD, book.now, is_dispute=True)
+    handle(book, topups.take_back, dispute)
+
+    for _ in range(2):
+        handle(book, topups.restore, restored(dispute))
+
+    wallet = book.wallet(user_id)
+    assert (wallet.balance_micros, wallet.status) == (5 * USD, "open")
+
+
+def test_winning_one_of_two_disputes_does_not_open_the_wallet(book: Ledger):
+    user_id = book.user(50 * USD)
+    won = reversed_topup(user_id, 25 * USD, book.now, is_dispute=True)
+    handle(book, topups.take_back, won)
+    handle(book, topups.take_back, reversed_topup(user_id, 25 * USD, book.now, is_dispute=True))
+
+    handle(book, topups.restore, restored(won))
+
+    wallet = book.wallet(user_id)
+    assert (wallet.balance_micros, wallet.status) == (25 * USD, "frozen")
+
+
+def test_a_wallet_that_support_froze_stays_frozen_when_a_dispute_is_won(book: Ledger):
+    user_id = book.user(25 * USD)
+    book.do(Freeze(idempotency_key="freeze", user_id=user_id, reason="Asked to", actor="support"))
+    dispute = reversed_topup(user_id, 25 * USD, book.now, is_dispute=True)
+    handle(book, topups.take_back, dispute)
+
+    handle(book, topups.restore, restored(dispute))
+
+    assert book.wallet(user_id).status == "frozen"
+
+
+def test_a_restoration_that_comes_before_its_reversal_waits_for_it(book: Ledger):
+    user_id = book.user(25 * USD)
+    dispute = reversed_topup(user_id, 25 * USD, book.now, is_dispute=True)
+
+    with pytest.raises(Conflict):
+        handle(book, topups.restore, restored(dispute))
+
+    assert book.balance(user_id) == 25 * USD
 
 
 def test_a_reversal_that_comes_before_its_credit_ends_in_the_same_balance(book: Ledger):
