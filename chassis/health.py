@@ -1,11 +1,12 @@
-"""Health over HTTP, on a port of its own.
+"""Health and metrics over HTTP, on a port of their own.
 
 ``/healthz`` answers while the process lives; ``/readyz`` when the database answers and the
-consumer of the broker is connected, and 503 with what is missing otherwise.
+consumer of the broker is connected, and 503 with what is missing otherwise; ``/metrics`` shows
+the gauges of :mod:`chassis.metrics`.
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import eventlet
@@ -14,15 +15,23 @@ from nameko.extensions import DependencyProvider
 from sqlalchemy import text
 
 from chassis.consumer import QueueConsumer
+from chassis.metrics import OUTBOX_GAUGES, Gauge, exposition
 from chassis.service_database import DatabaseConnection
 from chassis.settings import service_settings
 
 
 class Health(DependencyProvider):
-    """Serves the health of a container on ``HEALTH_PORT``: ``health = Health()``."""
+    """Serves the health of a container on ``HEALTH_PORT``: ``health = Health()``.
+
+    ``gauges`` are a service's own, besides those of its outbox.
+    """
 
     connection = DatabaseConnection()
     queue_consumer = QueueConsumer()
+
+    def __init__(self, gauges: Mapping[str, Gauge] | None = None) -> None:
+        self._gauges = {**OUTBOX_GAUGES, **(gauges or {})}
+        super().__init__()
 
     def start(self) -> None:
         settings = service_settings()
@@ -44,6 +53,10 @@ class Health(DependencyProvider):
     def _application(
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/metrics":
+            start_response("200 OK", [("Content-Type", "text/plain; version=0.0.4")])
+            prefix = f"mycelium_{self.container.service_name}"
+            return [exposition(self.connection.connected, prefix, self._gauges)]
         problems = self._problems() if environ["PATH_INFO"] == "/readyz" else {}
         status = "503 Service Unavailable" if problems else "200 OK"
         start_response(status, [("Content-Type", "application/json")])

@@ -16,6 +16,7 @@ from sqlalchemy import func, select
 from chassis.client import RpcClient
 from chassis.clock import utc_now
 from chassis.database import connect
+from chassis.metrics import Gauge
 from contracts.errors import ServiceError
 from services.topup import limits, reconciliation
 from services.topup.models import Difference
@@ -53,6 +54,23 @@ def daily(till: Till) -> None:
 
 
 MARK = "compared:daily"
+
+GAUGES = {
+    "reconciliation_differences": Gauge(
+        "Differences between the card processor, the top-ups and the ledger that still stand.",
+        "SELECT count(*) FROM differences WHERE gone_at IS NULL AND key <> 'compared:daily'",
+    ),
+    "reconciliation_oldest_difference_seconds": Gauge(
+        "How long ago the oldest of them came to be.",
+        "SELECT coalesce(extract(epoch FROM now() - min(occurred_at)), 0) FROM differences"
+        " WHERE gone_at IS NULL AND key <> 'compared:daily'",
+    ),
+    "reconciliation_age_seconds": Gauge(
+        "How long ago the books were compared by the daily timer.",
+        "SELECT coalesce(extract(epoch FROM now() - max(seen_at)), 0) FROM differences"
+        " WHERE key = 'compared:daily'",
+    ),
+}
 
 
 def _mark(till: Till, now: datetime) -> None:

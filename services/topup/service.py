@@ -87,7 +87,7 @@ class TopupService:
     name = "topup"
     database = Database()
     relay = OutboxRelay()
-    health = Health()
+    health = Health(gauges=reconcile.GAUGES)
     caller = Caller()
     later = Background()
 

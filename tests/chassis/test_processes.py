@@ -48,6 +48,19 @@ def test_health_says_ready_when_the_database_and_the_broker_are(probe: Probe) ->
     assert wait_for(lambda: readiness() == (200, {"status": "ok"}), WAIT_S)
 
 
+def test_metrics_show_what_waits_in_the_outbox(probe: Probe) -> None:
+    port = free_port()
+    probe.start(health_port=port)
+
+    def metrics() -> str:
+        try:
+            return requests.get(f"http://127.0.0.1:{port}/metrics", timeout=5).text
+        except requests.ConnectionError:
+            return ""
+
+    assert wait_for(lambda: "mycelium_probe_outbox_unsent_events 0.0" in metrics(), WAIT_S)
+
+
 def test_every_line_of_the_log_is_json_with_the_calls_that_led_to_it(probe: Probe) -> None:
     lines = [line for line in probe.log().splitlines() if line.startswith("{")]
 

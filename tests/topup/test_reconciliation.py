@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from chassis.metrics import exposition
 from services.topup import reconcile, reconciliation, reversals
 from services.topup.models import Difference, Topup
 from services.topup.till import Entry
@@ -128,6 +129,16 @@ def test_a_difference_keeps_the_time_it_was_found_until_it_is_gone(
     with desk.till.database.read() as session:
         kept = session.get_one(Difference, f"paid_not_credited:{topup.topup_id}")
     assert (kept.found_at, kept.gone_at) == (first, desk.clock())
+
+
+def test_the_metric_counts_the_differences_that_stand(desk: Desk, customer: Customer) -> None:
+    (topup,) = customer.topups()
+    del desk.wallet.entries[f"topup:{topup.topup_id}"]
+    codes(desk)
+
+    shown = exposition(desk.till.database, "topup", reconcile.GAUGES).decode()
+
+    assert "topup_reconciliation_differences 1.0" in shown
 
 
 def test_the_daily_comparison_runs_once_a_day(desk: Desk, customer: Customer) -> None:
