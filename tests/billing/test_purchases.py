@@ -100,7 +100,7 @@ def test_an_illegal_move_raises_and_changes_nothing(
 
 @pytest.mark.parametrize(
     ("start", "to"),
-    [(start, to) for start, moves in TRANSITIONS.items() for to in moves if to in ENDS],
+    [(start, to) for start, moves in TRANSITIONS.items() for to in sorted(set(moves) & set(ENDS))],
 )
 def test_every_unfinished_purchase_can_come_to_every_end(
     database: Connected, start: PurchaseStatus, to: PurchaseStatus

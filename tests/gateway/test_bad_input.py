@@ -7,7 +7,7 @@ import pytest
 
 from tests.gateway.conftest import DOCUMENT, PASSWORD, Api, error_of, read
 
-SOME_ID = str(uuid4())
+SOME_ID = "0fffffff-0000-4000-8000-000000000000"
 HUGE = "9" * 400
 
 OPERATIONS = [

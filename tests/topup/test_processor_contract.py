@@ -232,9 +232,9 @@ def test_a_charge_is_in_the_balance_with_its_payment(
     processor: Processor, charge: Callable[..., Object]
 ) -> None:
     payment = charge()
-    now = int(time.time())
+    made = int(payment["created"])
 
-    movements = processor.movements_between(now - 600, now + 600)
+    movements = processor.movements_between(made - 600, made + 600)
 
     mine = [
         movement
