@@ -44,6 +44,9 @@ def look(till: Till, topup_id: UUID) -> None:
     """Find out how a top-up stands and bring it on."""
     with till.database.read() as session:
         topup = topups.find(session, topup_id)
+    if topup.status == TopupStatus.PAID:
+        _tell_again(till, topup_id)
+        return
     try:
         if topup.status == TopupStatus.CREATED:
             _look_at_created(till, topup)
@@ -57,6 +60,14 @@ def look(till: Till, topup_id: UUID) -> None:
     except ProcessorError as error:
         log.warning("the card processor was asked in vain", extra={"reason": error.message})
         _plan_next(till, topup_id, has_asked=False)
+
+
+def _tell_again(till: Till, topup_id: UUID) -> None:
+    with till.database.begin() as session:
+        topup = topups.lock(session, topup_id)
+        if topup.status == TopupStatus.PAID:
+            log.warning("a paid top-up is not credited yet", extra={"topup": str(topup_id)})
+            topups.tell_paid(session, topup, till.clock())
 
 
 def _plan_next(till: Till, topup_id: UUID, *, has_asked: bool) -> None:

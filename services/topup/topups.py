@@ -40,6 +40,7 @@ from contracts.topup import Topup as TopupReply
 from services.topup.models import Topup
 from services.topup.policy import Policy
 
+TOLD_AGAIN_AFTER = timedelta(minutes=10)
 NEVER_BEGUN_AFTER = timedelta(hours=25)
 """A top-up whose page was never opened is cancelled: a page lives for 24 hours."""
 S = TopupStatus
@@ -212,8 +213,16 @@ def mark_paid(session: Session, topup: Topup, now: datetime) -> None:
     """The processor has the money: said once, in the transaction that records it."""
     move(topup, TopupStatus.PAID, now)
     topup.paid_at = now
-    topup.next_look_at = None
     topup.failure_code = topup.failure_message = topup.problem = ""
+    tell_paid(session, topup, now)
+
+
+def tell_paid(session: Session, topup: Topup, now: datetime) -> None:
+    """Tell the wallet, and again every ten minutes until it says that it has credited it.
+
+    Only a broker that lost its queues makes the second time necessary; the wallet credits once.
+    """
+    topup.next_look_at = now + TOLD_AGAIN_AFTER
     publish(
         session,
         TopupPaid(
@@ -242,6 +251,7 @@ def mark_credited(session: Session, topup_id: UUID, now: datetime) -> None:
         raise Conflict(f"Top-up {topup_id} was credited while it is {topup.status}.")
     move(topup, TopupStatus.CREDITED, now)
     topup.credited_at = now
+    topup.next_look_at = None
 
 
 def mark_failed(

@@ -4,6 +4,8 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
+from chassis.identifiers import new_id
+from chassis.outbox import publish
 from contracts.errors import Conflict
 from contracts.topup import (
     AutoTopupSettingsChanged,
@@ -17,10 +19,12 @@ from contracts.wallet import (
     HouseAccount,
     LowBalanceLevel,
     Reverse,
+    Transaction,
     TransactionKind,
     Unfreeze,
+    WalletCredited,
 )
-from services.wallet import accounts, keys, ledger, levels, reclaims
+from services.wallet import accounts, keys, ledger, levels, reclaims, statements
 from services.wallet.reclaims import TakeBack
 
 
@@ -28,7 +32,7 @@ def credit(session: Session, now: datetime, event: TopupPaid) -> None:
     """Credit a paid top-up, once for each top-up, and say what triggered an automatic one."""
     is_auto = event.kind is TopupKind.AUTO
     card = f"{event.card_brand} ending in {event.card_last4}" if event.card_last4 else "a card"
-    ledger.post_one(
+    credited = ledger.post_one(
         session,
         now,
         Credit(
@@ -39,6 +43,29 @@ def credit(session: Session, now: datetime, event: TopupPaid) -> None:
             origin=HouseAccount.CARD_RECEIPTS,
             description=f"{'Automatic top-up' if is_auto else 'Top-up'} from {card}"[:200],
             metadata=_metadata(event),
+        ),
+    )
+    if isinstance(credited, Transaction) and credited.replayed:
+        _announce_again(session, now, event, credited)
+
+
+def _announce_again(
+    session: Session, now: datetime, event: TopupPaid, credited: Transaction
+) -> None:
+    """The top-up service tells again of what it never heard was credited: so do we."""
+    wallet = statements.get_wallet(session, event.user_id)
+    publish(
+        session,
+        WalletCredited(
+            event_id=new_id(),
+            occurred_at=now,
+            user_id=event.user_id,
+            transaction_id=credited.transaction_id,
+            kind=credited.kind,
+            amount_micros=event.amount_micros,
+            balance_micros=wallet.balance_micros,
+            available_micros=wallet.available_micros,
+            topup_id=event.topup_id,
         ),
     )
 

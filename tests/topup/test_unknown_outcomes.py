@@ -48,6 +48,20 @@ def test_a_charge_whose_answer_was_lost_is_found(desk: Desk, kind: str) -> None:
     assert len(customer.events("topup_paid")) == 1
 
 
+def test_a_paid_topup_is_told_again_until_the_wallet_has_credited_it(desk: Desk) -> None:
+    customer = desk.customer()
+    customer.ask()
+
+    look(desk, minutes=10.1)
+    look(desk, minutes=10.1)
+    customer.credited()
+    look(desk, minutes=60)
+
+    told = {event["topup_id"] for event in customer.events("topup_paid")}
+    assert (len(customer.events("topup_paid")), len(told)) == (3, 1)
+    assert (customer.statuses(), customer.charge_count()) == (["credited"], 1)
+
+
 def test_unknown_stays_reserved_against_the_limits(desk: Desk) -> None:
     customer = desk.customer(daily_limit_micros=25 * USD)
     break_charges(desk, customer, "reset_before", times=None)
