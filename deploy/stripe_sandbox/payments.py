@@ -214,7 +214,7 @@ def attempt(
     if not authenticated and _asks_for_owner(sandbox, intent, method, card, off_session):
         if off_session or error_on_action:
             decline(sandbox, intent, method, call, AUTHENTICATION_REQUIRED)
-        _require_action(sandbox, intent, call, return_url)
+        require_action(sandbox, intent, call, return_url)
         return
     if card.decline is not None:
         decline(sandbox, intent, method, call, card.decline)
@@ -248,9 +248,10 @@ def _asks_for_owner(
     return not payment_methods.facts(sandbox, method)["set_up"]
 
 
-def _require_action(
+def require_action(
     sandbox: Sandbox, intent: Object, call: Call | None, return_url: str | None
 ) -> None:
+    """Send the owner of the card to the bank; for a payment and for a setup alike."""
     page = f"{sandbox.base_url}/3ds/{intent['client_secret']}"
     if return_url:
         action: Object = {
@@ -263,8 +264,8 @@ def _require_action(
             "use_stripe_sdk": {"stripe_js": page, "type": "three_d_secure_redirect"},
         }
     intent |= {"status": "requires_action", "next_action": action}
-    sandbox.store.put("payment_intent", intent)
-    events.record(sandbox, "payment_intent.requires_action", intent, call)
+    sandbox.store.put(intent["object"], intent)
+    events.record(sandbox, f"{intent['object']}.requires_action", intent, call)
 
 
 def decline(

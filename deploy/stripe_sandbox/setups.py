@@ -112,7 +112,7 @@ def attempt(
     if not authenticated and (
         card.authentication in asks or (forced and card.token == "threeDSecureOptional")  # noqa: S105  (a card's name)
     ):
-        _require_action(sandbox, setup, call, return_url)
+        payments.require_action(sandbox, setup, call, return_url)
         return
     if card.decline is not None and not card.attaches:
         _give_back(sandbox, setup, method, call, card.decline)
@@ -124,25 +124,6 @@ def attempt(
     if setup["customer"]:
         payment_methods.bind(sandbox, method, setup["customer"], call)
     events.record(sandbox, "setup_intent.succeeded", setup, call)
-
-
-def _require_action(
-    sandbox: Sandbox, setup: Object, call: Call | None, return_url: str | None
-) -> None:
-    page = f"{sandbox.base_url}/3ds/{setup['client_secret']}"
-    if return_url:
-        action: Object = {
-            "type": "redirect_to_url",
-            "redirect_to_url": {"return_url": return_url, "url": page},
-        }
-    else:
-        action = {
-            "type": "use_stripe_sdk",
-            "use_stripe_sdk": {"stripe_js": page, "type": "three_d_secure_redirect"},
-        }
-    setup |= {"status": "requires_action", "next_action": action}
-    sandbox.store.put("setup_intent", setup)
-    events.record(sandbox, "setup_intent.requires_action", setup, call)
 
 
 def _give_back(
