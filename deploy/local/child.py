@@ -11,13 +11,16 @@ from pathlib import Path
 # When the runner itself dies, even by SIGKILL, the kernel sends its children this signal.
 # `setpriv` belongs to util-linux, which every Debian system has.
 _SETPRIV = shutil.which("setpriv")
+# A runner that died before its child was tied to it has left the child to another parent.
+_UNLESS_ORPHANED = ("/bin/sh", "-c", '[ "$PPID" = "$0" ] && exec "$@"')
 
 
 def tied_to_parent(argv: Sequence[str], death_signal: str) -> list[str]:
-    """The same command, signalled by the kernel when the process that starts it dies."""
+    """The same command, signalled by the kernel when this process, which starts it, dies."""
     if _SETPRIV is None:
         return list(argv)
-    return [_SETPRIV, "--pdeathsig", death_signal, "--", *argv]
+    tie = (_SETPRIV, "--pdeathsig", death_signal, "--")
+    return [*tie, *_UNLESS_ORPHANED, str(os.getpid()), *argv]
 
 
 class Child:
