@@ -251,6 +251,9 @@ class Checkout:
         return False
 
     def _reserve_stock(self, row: PurchaseRow) -> None:
+        if row.stock_held_until is not None and row.stock_held_until > self.clock():
+            # An earlier try reserved it, and only who holds the claim may let it go.
+            return
         self.rpc.call(
             ReserveStock(reservation_id=row.reservation_id, lines=_quote_lines(row.lines)),
             timeout_s=self.rules.call_timeout_s,
