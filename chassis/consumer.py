@@ -4,7 +4,8 @@ import logging
 from functools import partial
 from typing import Any
 
-from kombu import Connection, Producer
+from amqp import Message as OutgoingMessage
+from kombu import Connection
 from kombu.message import Message
 from nameko.extensions import SharedExtension
 from nameko.messaging import QueueConsumer as NamekoQueueConsumer
@@ -49,7 +50,7 @@ class QueueConsumer(NamekoQueueConsumer):
     """
 
     confirmed = ConfirmedPublisher()
-    _replies: Producer | None = None
+    _replies: Any = None
     _is_consuming = False
 
     @property
@@ -60,7 +61,7 @@ class QueueConsumer(NamekoQueueConsumer):
     def on_consume_ready(self, connection: Connection, channel: Any, consumers: Any) -> None:
         skip_blocked_check(connection)
         make_frugal(connection)
-        self._replies = Producer(connection.channel(), auto_declare=False)
+        self._replies = connection.channel()
         super().on_consume_ready(connection, channel, consumers)
         self._is_consuming = True
 
@@ -68,23 +69,22 @@ class QueueConsumer(NamekoQueueConsumer):
         super().on_connection_error(exc, interval)
         self._is_consuming = False
 
-    def reply(self, body: Any, message: Message) -> None:
-        """Answer ``message`` on the connection that it came in on, without a confirm.
+    def reply(self, body: bytes, message: Message) -> None:
+        """Answer ``message`` with JSON on the connection that it came in on, without a confirm.
 
         That connection is read all the time, so that its loss shows; a publisher of its own
         would learn of it by losing a reply.
         """
         if self._replies is None:
             raise ConnectionError("not connected to the broker")
-        self._replies.publish(
+        reply = OutgoingMessage(
             body,
-            exchange=RPC_EXCHANGE,
-            routing_key=message.properties["reply_to"],
+            content_type="application/json",
+            content_encoding="utf-8",
             correlation_id=message.properties.get("correlation_id"),
             delivery_mode=TRANSIENT,
-            serializer="json",
-            retry=False,
         )
+        self._replies.basic_publish(reply, RPC_EXCHANGE.name, message.properties["reply_to"])
 
     def get_consumers(self, consumer_cls: Any, channel: Any) -> Any:
         consumers = super().get_consumers(consumer_cls, channel)

@@ -26,6 +26,7 @@ from nameko.extensions import DependencyProvider
 from nameko.rpc import Rpc as NamekoRpc
 from nameko.rpc import RpcConsumer as NamekoRpcConsumer
 from pydantic import BaseModel, ValidationError
+from pydantic_core import to_json
 
 from chassis.client import RpcClient
 from chassis.consumer import QueueConsumer
@@ -56,12 +57,11 @@ class RpcConsumer(NamekoRpcConsumer):
             return
         provider.handle_message(body, message)
 
-    def answer(self, message: Message, result: Any, error: Exception | None) -> None:
+    def answer(self, message: Message, result: BaseModel | None, error: Exception | None) -> None:
         """Send a reply and acknowledge the call."""
         try:
-            self.queue_consumer.reply(
-                {"result": result, "error": serialize(error) if error else None}, message
-            )
+            reply = {"result": result, "error": serialize(error) if error else None}
+            self.queue_consumer.reply(to_json(reply), message)
         except Exception:
             log.exception("a reply could not be sent; its caller will time out")
         self.queue_consumer.ack_message(message)
@@ -112,8 +112,7 @@ class Rpc(NamekoRpc):
         if error is not None and not isinstance(error, ServiceError):
             log.error("a call failed", exc_info=exc_info, extra={"method": self.method_name})
             error = ServiceError("Something went wrong on our side. Try again in a moment.")
-        payload = result.model_dump(mode="json") if isinstance(result, BaseModel) else None
-        self.rpc_consumer.answer(message, payload, error)
+        self.rpc_consumer.answer(message, result, error)
         return result, exc_info
 
 
