@@ -12,10 +12,14 @@ it left.
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from sqlalchemy import Engine, create_engine, text
+import psycopg2
+from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.orm import Session, sessionmaker
 
 log = logging.getLogger(__name__)
@@ -24,8 +28,11 @@ STATEMENT_TIMEOUT_MS = 15_000
 LOCK_TIMEOUT_MS = 5_000
 IDLE_IN_TRANSACTION_TIMEOUT_MS = 60_000
 POOL_TIMEOUT_S = 10
+TESTED_AFTER_S = 1.0
+"""A server that went away is not back sooner."""
 
 _AFTER_COMMIT = "chassis.after_commit"
+_USED_AT = "chassis.used_at"
 PUBLISHED = "chassis.published"
 """Set in ``session.info`` by what put an event into the outbox."""
 
@@ -108,7 +115,27 @@ def connect(url: str, pool_size: int = 5) -> Connected:
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT_S,
-        pool_pre_ping=True,
         connect_args={"options": options, "connect_timeout": 10},
     )
+    _test_after_a_pause(engine)
     return Connected(engine)
+
+
+def _test_after_a_pause(engine: Engine) -> None:
+    """Ask a pooled connection whether it lives, unless it did a moment ago.
+
+    ``pool_pre_ping`` asks each time, which is a round trip for each transaction.
+    """
+
+    @event.listens_for(engine, "checkin")
+    def note(_connection: object, record: Any) -> None:
+        record.info[_USED_AT] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def test(connection: Any, record: Any, _proxy: object) -> None:
+        if time.monotonic() - record.info.get(_USED_AT, 0) < TESTED_AFTER_S:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except psycopg2.Error:
+            raise InvalidatePoolError from None
