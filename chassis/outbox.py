@@ -6,8 +6,8 @@ marks them. It is woken by every commit and looks by itself once a second. A cra
 publish and mark sends an event twice, which every inbox notices.
 """
 
-import json
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 import eventlet
@@ -17,6 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from chassis.broker import PERSISTENT, Unroutable, declare, event_exchange
+from chassis.bulk import Batch, Bulk
 from chassis.consumer import ConfirmedPublisher
 from chassis.context import CallContext, current_call
 from chassis.database import PUBLISHED
@@ -30,13 +31,14 @@ POLL_INTERVAL_S = 1.0
 RETENTION_DAYS = 7
 SWEEP_EVERY_POLLS = 600
 
-_INSERT = text(
-    "INSERT INTO outbox (event_id, source, type, needs_listener, payload, headers)"
-    " SELECT event_id, source, type, needs_listener, payload, CAST(:headers AS jsonb)"
-    " FROM unnest(CAST(:event_ids AS uuid[]), CAST(:sources AS text[]), CAST(:types AS text[]),"
-    " CAST(:needs_listener AS boolean[]), CAST(:payloads AS jsonb[]))"
-    " WITH ORDINALITY AS new (event_id, source, type, needs_listener, payload, number)"
-    " ORDER BY number"
+_INSERT = Bulk(
+    "INSERT INTO outbox ({columns}) SELECT * FROM {rows}",
+    event_id="uuid",
+    source="text",
+    type="text",
+    needs_listener="boolean",
+    payload="jsonb",
+    headers="jsonb",
 )
 _CLAIM = text(
     "SELECT id, source, type, needs_listener, payload, headers, attempts FROM outbox"
@@ -56,27 +58,28 @@ _FORGET = text("DELETE FROM outbox WHERE published_at < now() - make_interval(da
 
 def publish(session: Session, event: Event) -> None:
     """Store ``event``, to be sent once the transaction of ``session`` is committed."""
-    publish_all(session, [event])
+    with Batch(session) as writes:
+        store(writes, [event])
 
 
-def publish_all(session: Session, events: list[Event]) -> None:
-    """Store several events in one statement; see :func:`publish`."""
-    if not events:
-        return
+def store(writes: Batch, events: Iterable[Event]) -> None:
+    """Store several events, in their order; see :func:`publish`."""
     # The chain goes with the event, the deadline does not: an event is of use at any time.
-    headers = json.dumps(CallContext(chain=current_call.get().chain).headers())
-    session.execute(
-        _INSERT,
-        {
-            "event_ids": [str(event.event_id) for event in events],
-            "sources": [event.source for event in events],
-            "types": [event.type for event in events],
-            "needs_listener": [event.needs_listener for event in events],
-            "payloads": [event.model_dump_json() for event in events],
-            "headers": headers,
-        },
-    )
-    session.info[PUBLISHED] = True
+    headers = CallContext(chain=current_call.get().chain).headers()
+    rows = [
+        (
+            event.event_id,
+            event.source,
+            event.type,
+            event.needs_listener,
+            event.model_dump(mode="json"),
+            headers,
+        )
+        for event in events
+    ]
+    if rows:
+        writes.add(_INSERT, rows)
+        writes.session.info[PUBLISHED] = True
 
 
 class OutboxRelay(DependencyProvider):

@@ -1,6 +1,6 @@
 """Users' accounts: opening, locking, freezing; what may be taken out of one."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from chassis.bulk import Batch, Bulk, array
 from contracts.errors import AccountFrozen, Conflict, InsufficientFunds
 from contracts.wallet import (
     AccountFroze,
@@ -69,7 +70,8 @@ _SELECT = (
 )
 # In the order of account ids, everywhere: two batches never wait for each other in a circle.
 _LOCK = text(
-    _SELECT + "WHERE a.user_id = ANY(CAST(:user_ids AS uuid[])) OR a.account_id = ANY(:account_ids)"
+    _SELECT + "WHERE a.user_id = ANY(CAST(:user_ids AS uuid[]))"
+    " OR a.account_id = ANY(CAST(:account_ids AS bigint[]))"
     " ORDER BY a.account_id FOR NO KEY UPDATE OF b"
 )
 _LOCK_USERS = text(
@@ -77,20 +79,22 @@ _LOCK_USERS = text(
     " ORDER BY a.account_id FOR NO KEY UPDATE OF b"
 )
 _READ = text(_SELECT + "WHERE a.user_id = :user_id")
-_READ_ALL = text(_SELECT + "WHERE a.account_id = ANY(:account_ids)")
+_READ_ALL = text(_SELECT + "WHERE a.account_id = ANY(CAST(:account_ids AS bigint[]))")
 _RESERVE = text(
     "SELECT nextval(pg_get_serial_sequence('accounts', 'account_id'))"
     " FROM generate_series(1, :count)"
 )
-_OPEN_RESERVED = text(
-    "INSERT INTO accounts (account_id, user_id, opened_at) SELECT account_id, user_id, :now"
-    " FROM unnest(CAST(:account_ids AS bigint[]), CAST(:user_ids AS uuid[]))"
-    " AS new (account_id, user_id) ORDER BY user_id"
+_OPEN_RESERVED = Bulk(
+    "INSERT INTO accounts ({columns}) SELECT * FROM {rows} ORDER BY user_id",
+    account_id="bigint",
+    user_id="uuid",
+    opened_at="timestamptz",
 )
-_OPEN = text(
-    "INSERT INTO accounts (user_id, opened_at)"
-    " SELECT user_id, :now FROM unnest(CAST(:user_ids AS uuid[])) AS new (user_id)"
-    " ORDER BY user_id ON CONFLICT (user_id) DO NOTHING"
+_OPEN = Bulk(
+    "INSERT INTO accounts ({columns}) SELECT * FROM {rows}"
+    " ORDER BY user_id ON CONFLICT (user_id) DO NOTHING",
+    user_id="uuid",
+    opened_at="timestamptz",
 )
 
 
@@ -98,10 +102,9 @@ def lock(
     session: Session, user_ids: Iterable[UUID], account_ids: Iterable[int] = ()
 ) -> list[Account]:
     """The users' accounts, locked until the transaction ends. Unknown ones are left out."""
-    users = [str(user_id) for user_id in user_ids]
-    others = list(account_ids)
+    users, others = array("uuid", user_ids), list(account_ids)
     if others:
-        rows = session.execute(_LOCK, {"user_ids": users, "account_ids": others})
+        rows = session.execute(_LOCK, {"user_ids": users, "account_ids": array("bigint", others)})
     else:
         rows = session.execute(_LOCK_USERS, {"user_ids": users})
     return [_account(row) for row in rows]
@@ -109,7 +112,7 @@ def lock(
 
 def open_missing(session: Session, now: datetime, user_ids: Iterable[UUID]) -> None:
     """Open accounts for users who have none."""
-    session.execute(_OPEN, {"user_ids": [str(user_id) for user_id in user_ids], "now": now})
+    _OPEN.execute(session, [(user_id, now) for user_id in user_ids])
 
 
 def new(account_id: int, user_id: UUID, now: datetime) -> Account:
@@ -122,16 +125,10 @@ def reserve(session: Session, count: int) -> list[int]:
     return list(session.scalars(_RESERVE, {"count": count}))
 
 
-def write(session: Session, opened: Sequence[Account]) -> None:
+def write(writes: Batch, opened: Iterable[Account]) -> None:
     """Write new accounts down. One that another transaction opened meanwhile fails the batch."""
-    session.execute(
-        _OPEN_RESERVED,
-        {
-            "account_ids": [account.account_id for account in opened],
-            "user_ids": [str(account.user_id) for account in opened],
-            "now": opened[0].opened_at,
-        },
-    )
+    rows = [(account.account_id, account.user_id, account.opened_at) for account in opened]
+    writes.add(_OPEN_RESERVED, rows)
 
 
 def find(session: Session, user_id: UUID) -> Account | None:
@@ -142,7 +139,7 @@ def find(session: Session, user_id: UUID) -> Account | None:
 
 def read_all(session: Session, account_ids: Iterable[int]) -> list[Account]:
     """Several users' accounts, not locked, without their levels."""
-    rows = session.execute(_READ_ALL, {"account_ids": list(account_ids)})
+    rows = session.execute(_READ_ALL, {"account_ids": array("bigint", account_ids)})
     return [_account(row) for row in rows]
 
 

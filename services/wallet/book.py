@@ -5,22 +5,22 @@ here and decide before they change anything, so that a refused command leaves no
 neighbours go on. Writing is one statement for each table.
 """
 
-import functools
-import json
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from chassis import outbox
+from chassis.bulk import Batch, Bulk
 from chassis.identifiers import new_id
 from contracts.errors import BadRequest, NotFound
 from contracts.messages import Event, Reply
 from contracts.wallet import (
     AccountStatus,
     HouseAccount,
+    Transaction,
+    Wallet,
     WalletCredited,
 )
 from services.wallet import accounts, keys, levels
@@ -100,7 +100,7 @@ class Book:
             levels.check(self, source)
         if isinstance(destination, Account):
             levels.check(self, destination)
-            self._announce_credit(posted, destination, amount_micros)
+            self._events.append(credited(self.now, destination, posted.seen_by(destination)))
         return posted
 
     def _recorded_at(self, source: Side, destination: Side) -> datetime:
@@ -132,26 +132,13 @@ class Book:
             (
                 account_id,
                 number,
-                str(posted.transaction_id),
+                posted.transaction_id,
                 amount_micros,
                 balance_after_micros,
-                posted.movement.kind.value,
-                _moment(posted.effective_at),
-                _moment(posted.recorded_at),
+                posted.movement.kind,
+                posted.effective_at,
+                posted.recorded_at,
             )
-        )
-
-    def _announce_credit(self, posted: Posted, account: Account, amount_micros: int) -> None:
-        topup_id = posted.movement.metadata.get("topup_id")
-        self.announce(
-            WalletCredited,
-            user_id=account.user_id,
-            transaction_id=posted.transaction_id,
-            kind=posted.movement.kind,
-            amount_micros=amount_micros,
-            balance_micros=account.balance_micros,
-            available_micros=account.available_micros,
-            topup_id=topup_id if _is_uuid(topup_id) else None,
         )
 
     def announce(self, event_class: type[Event], **fields: Any) -> None:
@@ -183,7 +170,14 @@ class Book:
         """An account was frozen or opened again."""
         self._statuses[account.account_id] = account
         self._status_changes.append(
-            (account.account_id, account.status_change_count, account.status.value, reason, actor)
+            (
+                account.account_id,
+                account.status_change_count,
+                account.status,
+                reason,
+                actor,
+                self.now,
+            )
         )
 
     def effect(self, reply: Reply, account: Account, change_number: int | None = None) -> Effect:
@@ -198,43 +192,46 @@ class Book:
     # Writing it down.
 
     def write(self, session: Session) -> None:
-        """One statement for each table.
+        """One statement for each table, all of them in one round trip.
 
         Freezing and releasing go first and new holds and unfreezing last, because the
         database checks after each statement that no open account falls below zero.
         """
-        if self._opened:
-            accounts.write(session, self._opened)
-        self._write_statuses(session, AccountStatus.FROZEN)
-        if self._ended_holds:
-            session.execute(_END_HOLDS, _columns(_END_NAMES, map(_end_row, self._ended_holds)))
-        if self._transactions:
-            session.execute(_POST_TRANSACTIONS, _columns(_TRANSACTION_NAMES, self._transactions))
-            session.execute(_POST_ENTRIES, _columns(_ENTRY_NAMES, self._entries))
-        if self._placed_holds:
-            rows = map(_placed_row, self._placed_holds.values())
-            session.execute(_PLACE_HOLDS, _columns(_HOLD_NAMES, rows))
-        self._write_statuses(session, AccountStatus.OPEN)
-        if self._status_changes:
-            columns = _columns(_CHANGE_NAMES, self._status_changes)
-            session.execute(_NOTE_CHANGES, {**columns, "now": self.now})
-        if self._levels:
-            levels.write(session, self._levels.values())
-        if self._keys:
-            keys.write(session, self.now, self._keys)
-        outbox.publish_all(session, self._events)
+        with Batch(session) as writes:
+            accounts.write(writes, self._opened)
+            writes.add(_SET_STATUS, self._changed_to(AccountStatus.FROZEN))
+            writes.add(_END_HOLDS, map(_end_row, self._ended_holds))
+            writes.add(_POST_TRANSACTIONS, self._transactions)
+            writes.add(_POST_ENTRIES, self._entries)
+            writes.add(_PLACE_HOLDS, map(_placed_row, self._placed_holds.values()))
+            writes.add(_SET_STATUS, self._changed_to(AccountStatus.OPEN))
+            writes.add(_NOTE_CHANGES, self._status_changes)
+            levels.write(writes, self._levels.values())
+            keys.write(writes, self.now, self._keys)
+            outbox.store(writes, self._events)
 
-    def _write_statuses(self, session: Session, status: AccountStatus) -> None:
-        changed = [account for account in self._statuses.values() if account.status is status]
-        if changed:
-            session.execute(
-                _SET_STATUS,
-                {
-                    "status": status.value,
-                    "account_ids": [account.account_id for account in changed],
-                    "counts": [account.status_change_count for account in changed],
-                },
-            )
+    def _changed_to(self, status: AccountStatus) -> list[tuple[Any, ...]]:
+        return [
+            (account.account_id, status, account.status_change_count)
+            for account in self._statuses.values()
+            if account.status is status
+        ]
+
+
+def credited(now: datetime, owner: Account | Wallet, transaction: Transaction) -> WalletCredited:
+    """What tells that a transaction brought money, and what the wallet holds now."""
+    topup_id = transaction.metadata.get("topup_id")
+    return WalletCredited(
+        event_id=new_id(),
+        occurred_at=now,
+        user_id=owner.user_id,
+        transaction_id=transaction.transaction_id,
+        kind=transaction.kind,
+        amount_micros=transaction.amount_micros,
+        balance_micros=owner.balance_micros,
+        available_micros=owner.available_micros,
+        topup_id=topup_id if _is_uuid(topup_id) else None,
+    )
 
 
 def _is_uuid(value: str | None) -> bool:
@@ -244,124 +241,118 @@ def _is_uuid(value: str | None) -> bool:
         return False
 
 
-@functools.lru_cache(maxsize=64)
-def _moment(moment: datetime) -> str:
-    """Most moments of a batch are the same one."""
-    return moment.isoformat()
-
-
-def _columns(names: tuple[str, ...], rows: Any) -> dict[str, list[Any]]:
-    return {name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
-
-
-_TRANSACTION_NAMES = (
-    "ids", "kinds", "amounts", "descriptions", "metadata", "effective", "recorded",
-    "corrected", "corrections",
-)  # fmt: skip
-_POST_TRANSACTIONS = text(
-    "INSERT INTO transactions (transaction_id, kind, amount_micros, description, metadata,"
-    " effective_at, recorded_at, corrects_transaction_id, correction)"
-    " SELECT * FROM unnest(CAST(:ids AS uuid[]), CAST(:kinds AS text[]),"
-    " CAST(:amounts AS bigint[]), CAST(:descriptions AS text[]), CAST(:metadata AS jsonb[]),"
-    " CAST(:effective AS timestamptz[]), CAST(:recorded AS timestamptz[]),"
-    " CAST(:corrected AS uuid[]), CAST(:corrections AS text[]))"
+_POST_TRANSACTIONS = Bulk(
+    "INSERT INTO transactions ({columns}) SELECT * FROM {rows}",
+    transaction_id="uuid",
+    kind="text",
+    amount_micros="bigint",
+    description="text",
+    metadata="jsonb",
+    effective_at="timestamptz",
+    recorded_at="timestamptz",
+    corrects_transaction_id="uuid",
+    correction="text",
 )
 
 
 def _transaction_row(posted: Posted, amount_micros: int) -> tuple[Any, ...]:
     movement = posted.movement
     return (
-        str(posted.transaction_id),
-        movement.kind.value,
+        posted.transaction_id,
+        movement.kind,
         amount_micros,
         movement.description,
-        json.dumps(movement.metadata, ensure_ascii=False),
-        _moment(posted.effective_at),
-        _moment(posted.recorded_at),
-        str(movement.corrects) if movement.corrects else None,
+        movement.metadata,
+        posted.effective_at,
+        posted.recorded_at,
+        movement.corrects,
         movement.correction,
     )
 
 
-_ENTRY_NAMES = (
-    "account_ids", "numbers", "transaction_ids", "amounts", "balances", "kinds", "effective",
-    "recorded",
-)  # fmt: skip
-_POST_ENTRIES = text(
-    "INSERT INTO entries (account_id, entry_number, transaction_id, amount_micros,"
-    " balance_after_micros, kind, effective_at, recorded_at)"
-    " SELECT n.account_id, coalesce(n.number, nextval('house_entry_number')),"
-    " n.transaction_id, n.amount, n.balance, n.kind, n.effective_at, n.recorded_at"
-    " FROM unnest(CAST(:account_ids AS bigint[]), CAST(:numbers AS bigint[]),"
-    " CAST(:transaction_ids AS uuid[]), CAST(:amounts AS bigint[]), CAST(:balances AS bigint[]),"
-    " CAST(:kinds AS text[]), CAST(:effective AS timestamptz[]),"
-    " CAST(:recorded AS timestamptz[])) AS n (account_id, number, transaction_id, amount,"
-    " balance, kind, effective_at, recorded_at)"
+_POST_ENTRIES = Bulk(
+    "INSERT INTO entries ({columns})"
+    " SELECT account_id, coalesce(entry_number, nextval('house_entry_number')), transaction_id,"
+    " amount_micros, balance_after_micros, kind, effective_at, recorded_at FROM {rows}",
+    account_id="bigint",
+    entry_number="bigint",
+    transaction_id="uuid",
+    amount_micros="bigint",
+    balance_after_micros="bigint",
+    kind="text",
+    effective_at="timestamptz",
+    recorded_at="timestamptz",
 )
 
-_HOLD_NAMES = (
-    "account_ids", "hold_ids", "amounts", "captured", "statuses", "descriptions", "metadata",
-    "placed", "expires", "closed", "transaction_ids",
-)  # fmt: skip
-_PLACE_HOLDS = text(
-    "INSERT INTO holds (account_id, hold_id, amount_micros, captured_micros, status,"
-    " description, metadata, placed_at, expires_at, closed_at, transaction_id)"
-    " SELECT * FROM unnest(CAST(:account_ids AS bigint[]), CAST(:hold_ids AS uuid[]),"
-    " CAST(:amounts AS bigint[]), CAST(:captured AS bigint[]), CAST(:statuses AS text[]),"
-    " CAST(:descriptions AS text[]), CAST(:metadata AS jsonb[]),"
-    " CAST(:placed AS timestamptz[]), CAST(:expires AS timestamptz[]),"
-    " CAST(:closed AS timestamptz[]), CAST(:transaction_ids AS uuid[]))"
+_PLACE_HOLDS = Bulk(
+    "INSERT INTO holds ({columns}) SELECT * FROM {rows}",
+    account_id="bigint",
+    hold_id="uuid",
+    amount_micros="bigint",
+    captured_micros="bigint",
+    status="text",
+    description="text",
+    metadata="jsonb",
+    placed_at="timestamptz",
+    expires_at="timestamptz",
+    closed_at="timestamptz",
+    transaction_id="uuid",
 )
 
 
 def _placed_row(hold: OpenHold) -> tuple[Any, ...]:
     return (
         hold.account_id,
-        str(hold.hold_id),
+        hold.hold_id,
         hold.amount_micros,
         hold.captured_micros,
-        hold.status.value,
+        hold.status,
         hold.description,
-        json.dumps(hold.metadata, ensure_ascii=False),
-        hold.placed_at.isoformat(),
-        hold.expires_at.isoformat(),
-        hold.closed_at.isoformat() if hold.closed_at else None,
-        str(hold.transaction_id) if hold.transaction_id else None,
+        hold.metadata,
+        hold.placed_at,
+        hold.expires_at,
+        hold.closed_at,
+        hold.transaction_id,
     )
 
 
-_END_NAMES = ("account_ids", "hold_ids", "captured", "statuses", "closed", "transaction_ids")
-_END_HOLDS = text(
-    "UPDATE holds AS h SET captured_micros = n.captured_micros, status = n.status,"
-    " closed_at = n.closed_at, transaction_id = n.transaction_id"
-    " FROM unnest(CAST(:account_ids AS bigint[]), CAST(:hold_ids AS uuid[]),"
-    " CAST(:captured AS bigint[]), CAST(:statuses AS text[]), CAST(:closed AS timestamptz[]),"
-    " CAST(:transaction_ids AS uuid[])) AS n (account_id, hold_id, captured_micros, status,"
-    " closed_at, transaction_id)"
-    " WHERE h.account_id = n.account_id AND h.hold_id = n.hold_id"
+_END_HOLDS = Bulk(
+    "UPDATE holds AS h SET captured_micros = new.captured_micros, status = new.status,"
+    " closed_at = new.closed_at, transaction_id = new.transaction_id FROM {rows}"
+    " WHERE h.account_id = new.account_id AND h.hold_id = new.hold_id",
+    account_id="bigint",
+    hold_id="uuid",
+    captured_micros="bigint",
+    status="text",
+    closed_at="timestamptz",
+    transaction_id="uuid",
 )
 
 
 def _end_row(hold: OpenHold) -> tuple[Any, ...]:
     return (
         hold.account_id,
-        str(hold.hold_id),
+        hold.hold_id,
         hold.captured_micros,
-        hold.status.value,
-        hold.closed_at.isoformat() if hold.closed_at else None,
-        str(hold.transaction_id) if hold.transaction_id else None,
+        hold.status,
+        hold.closed_at,
+        hold.transaction_id,
     )
 
 
-_CHANGE_NAMES = ("account_ids", "numbers", "statuses", "reasons", "actors")
-_NOTE_CHANGES = text(
-    "INSERT INTO status_changes (account_id, change_number, status, reason, actor, changed_at)"
-    " SELECT *, CAST(:now AS timestamptz) FROM unnest(CAST(:account_ids AS bigint[]),"
-    " CAST(:numbers AS integer[]), CAST(:statuses AS text[]), CAST(:reasons AS text[]),"
-    " CAST(:actors AS text[]))"
+_NOTE_CHANGES = Bulk(
+    "INSERT INTO status_changes ({columns}) SELECT * FROM {rows}",
+    account_id="bigint",
+    change_number="integer",
+    status="text",
+    reason="text",
+    actor="text",
+    changed_at="timestamptz",
 )
-_SET_STATUS = text(
-    "UPDATE balances AS b SET status = :status, status_change_count = n.change_count"
-    " FROM unnest(CAST(:account_ids AS bigint[]), CAST(:counts AS integer[]))"
-    " AS n (account_id, change_count) WHERE b.account_id = n.account_id"
+_SET_STATUS = Bulk(
+    "UPDATE balances AS b SET status = new.status, status_change_count = new.change_count"
+    " FROM {rows} WHERE b.account_id = new.account_id",
+    account_id="bigint",
+    status="text",
+    change_count="integer",
 )

@@ -24,11 +24,13 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from chassis.bulk import Bulk
 from chassis.database import Connected, connect
 from chassis.settings import service_settings
 
 GENESIS = bytes(32)
-BATCH_SIZE = 1_000
+BATCH_SIZE = 200
+"""Links in one transaction. Calls wait while they are computed: 5 ms, not 25."""
 PAGE_SIZE = 2_000
 BARRIER_TIMEOUT = "200ms"
 
@@ -55,7 +57,9 @@ _CONTENTS = text(
     " (SELECT json_agg(json_build_array(e.account_id, e.entry_number, e.amount_micros,"
     " e.balance_after_micros) ORDER BY e.account_id) FROM entries AS e"
     " WHERE e.transaction_id = t.transaction_id) AS entries, c.digest"
-    " FROM transactions AS t LEFT JOIN chain AS c ON c.position = t.position"
+    # The bounds twice: else the chain is read from its beginning for each page.
+    " FROM transactions AS t LEFT JOIN chain AS c"
+    " ON c.position = t.position AND c.position > :after AND c.position <= :until"
     " WHERE t.position > :after AND t.position <= :until ORDER BY t.position LIMIT :limit"
 )
 
@@ -125,9 +129,8 @@ def seal(database: Connected) -> int:
             return sealed
 
 
-_LINK = text(
-    "INSERT INTO chain (position, digest)"
-    " SELECT * FROM unnest(CAST(:positions AS bigint[]), CAST(:digests AS bytea[]))"
+_LINK = Bulk(
+    "INSERT INTO chain ({columns}) SELECT * FROM {rows}", position="bigint", digest="bytea"
 )
 
 
@@ -136,14 +139,12 @@ def _seal_batch(session: Session, until: int) -> int:
     page = _page(session, last.position, until, BATCH_SIZE)
     if not page:
         return 0
-    positions: list[int] = []
-    digests: list[str] = []
+    links: list[tuple[int, bytes]] = []
     digest = last.digest
     for content, _ in page:
         digest = link_digest(digest, content)
-        positions.append(content["position"])
-        digests.append("\\x" + digest.hex())
-    session.execute(_LINK, {"positions": positions, "digests": digests})
+        links.append((content["position"], digest))
+    _LINK.execute(session, links)
     return len(page)
 
 

@@ -253,6 +253,8 @@ class Committer(DependencyProvider):
     def _run(self) -> None:
         database: Connected = self.connection.connected
         while True:
+            # What has arrived by now gets into this batch.
+            eventlet.sleep(0)
             jobs = self._queue.take(self._batch_size)
             if jobs:
                 self._commit(database, jobs)

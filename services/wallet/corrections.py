@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from chassis.bulk import array
 from contracts.errors import BadRequest, Conflict, NotFound
 from contracts.wallet import HouseAccount, Refund, Reverse, TransactionKind
 from services.wallet.accounts import Account, require_available, require_open
@@ -56,14 +57,14 @@ _CORRECTED = text(
 
 def load(session: Session, transaction_ids: Iterable[UUID]) -> dict[UUID, Original]:
     """Transactions that are to be corrected. They never change, so no lock is needed yet."""
-    wanted = [str(transaction_id) for transaction_id in transaction_ids]
+    wanted = array("uuid", transaction_ids)
     originals = [Original(*row) for row in session.execute(_LOAD, {"transaction_ids": wanted})]
     return {original.transaction_id: original for original in originals}
 
 
 def load_corrected(session: Session, originals: dict[UUID, Original]) -> None:
     """How much of each was corrected so far; their accounts are locked by now."""
-    wanted = [str(transaction_id) for transaction_id in originals]
+    wanted = array("uuid", originals)
     for transaction_id, corrected_micros in session.execute(
         _CORRECTED, {"transaction_ids": wanted}
     ):

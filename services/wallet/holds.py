@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from chassis.bulk import Bulk
 from chassis.identifiers import new_id
 from contracts.errors import BadRequest, Conflict, NotFound
 from contracts.messages import Command
@@ -60,11 +61,12 @@ class ExpireHold(Command[Hold], service="wallet", method="expire"):
     hold_id: UUID
 
 
-_LOAD = text(
+_LOAD = Bulk(
     "SELECT account_id, hold_id, amount_micros, captured_micros, status, description, metadata,"
     " placed_at, expires_at, closed_at, transaction_id"
-    " FROM unnest(CAST(:account_ids AS bigint[]), CAST(:hold_ids AS uuid[]))"
-    " AS wanted (account_id, hold_id) JOIN holds USING (account_id, hold_id)"
+    " FROM {rows} JOIN holds USING (account_id, hold_id)",
+    account_id="bigint",
+    hold_id="uuid",
 )
 _DUE = text(
     "SELECT a.user_id, h.hold_id FROM holds AS h JOIN accounts AS a USING (account_id)"
@@ -74,15 +76,7 @@ _DUE = text(
 
 def load(session: Session, wanted: Iterable[tuple[int, UUID]]) -> list[OpenHold]:
     """Holds by account id and hold id; the accounts are locked."""
-    pairs = list(wanted)
-    rows = session.execute(
-        _LOAD,
-        {
-            "account_ids": [account_id for account_id, _ in pairs],
-            "hold_ids": [str(hold_id) for _, hold_id in pairs],
-        },
-    )
-    return [_open_hold(row) for row in rows]
+    return [_open_hold(row) for row in _LOAD.execute(session, wanted)]
 
 
 def _open_hold(row: Any) -> OpenHold:

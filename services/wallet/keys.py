@@ -16,6 +16,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from chassis.bulk import Batch, Bulk, array
 from contracts.errors import IdempotencyConflict, KeyClosed
 from contracts.messages import Command, Reply
 from contracts.wallet import (
@@ -60,8 +61,10 @@ def request_hash(command: Command[Any]) -> bytes:
     body = command.model_dump(
         mode="json", exclude={"idempotency_key", "dry_run"}, exclude_defaults=True
     )
-    canonical = json.dumps([command.method, body], sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).digest()
+    return hashlib.sha256(_canonical([command.method, body]).encode()).digest()
+
+
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
 def first_answer(record: KeyRecord, digest: bytes) -> Reply:
@@ -82,21 +85,24 @@ def first_answer(record: KeyRecord, digest: bytes) -> Reply:
 
 _FIND = text(
     "SELECT idempotency_key, method, request_hash, account_id, transaction_id, hold_id,"
-    " change_number, recorded_at FROM keys WHERE idempotency_key = ANY(:wanted)"
+    " change_number, recorded_at FROM keys WHERE idempotency_key = ANY(CAST(:wanted AS text[]))"
 )
-_WRITE = text(
-    "INSERT INTO keys (idempotency_key, method, request_hash, account_id, transaction_id,"
-    " hold_id, change_number, recorded_at)"
-    " SELECT *, CAST(:now AS timestamptz) FROM unnest(CAST(:keys AS text[]),"
-    " CAST(:methods AS text[]), CAST(:hashes AS bytea[]), CAST(:account_ids AS bigint[]),"
-    " CAST(:transaction_ids AS uuid[]), CAST(:hold_ids AS uuid[]),"
-    " CAST(:change_numbers AS integer[]))"
+_WRITE = Bulk(
+    "INSERT INTO keys ({columns}) SELECT * FROM {rows}",
+    idempotency_key="text",
+    method="text",
+    request_hash="bytea",
+    account_id="bigint",
+    transaction_id="uuid",
+    hold_id="uuid",
+    change_number="integer",
+    recorded_at="timestamptz",
 )
 
 
 def find(session: Session, wanted: Iterable[str]) -> dict[str, KeyRecord]:
     """The keys of these that were used or closed before, with their first answers."""
-    records = [_record(row) for row in session.execute(_FIND, {"wanted": list(wanted)})]
+    records = [_record(row) for row in session.execute(_FIND, {"wanted": array("text", wanted)})]
     if records:
         _derive_transactions(session, records)
         _derive_holds(session, records)
@@ -112,33 +118,25 @@ def _record(row: Any) -> KeyRecord:
     return record
 
 
-def write(session: Session, now: datetime, records: list[KeyRecord]) -> None:
+def write(writes: Batch, now: datetime, records: Iterable[KeyRecord]) -> None:
     """Bind keys. A key that another transaction bound meanwhile fails the whole batch.
 
     In the order of keys: two batches never wait for each other in a circle.
     """
-    records = sorted(records, key=lambda record: record.idempotency_key)
-    session.execute(
-        _WRITE,
-        {
-            "now": now,
-            "keys": [record.idempotency_key for record in records],
-            "methods": [record.method for record in records],
-            "hashes": [_hex(record.request_hash) for record in records],
-            "account_ids": [record.account_id for record in records],
-            "transaction_ids": [_text(record.transaction_id) for record in records],
-            "hold_ids": [_text(record.hold_id) for record in records],
-            "change_numbers": [record.change_number for record in records],
-        },
-    )
-
-
-def _hex(digest: bytes | None) -> str | None:
-    return None if digest is None else "\\x" + digest.hex()
-
-
-def _text(identifier: UUID | None) -> str | None:
-    return None if identifier is None else str(identifier)
+    rows = [
+        (
+            record.idempotency_key,
+            record.method,
+            record.request_hash,
+            record.account_id,
+            record.transaction_id,
+            record.hold_id,
+            record.change_number,
+            now,
+        )
+        for record in sorted(records, key=lambda record: record.idempotency_key)
+    ]
+    writes.add(_WRITE, rows)
 
 
 def get_by_key(session: Session, idempotency_key: str) -> KeyOutcome:
@@ -169,13 +167,13 @@ def closed(idempotency_key: str, earlier: KeyRecord | None) -> ClosedKey:
     return ClosedKey(idempotency_key=idempotency_key, closed=False, transaction=made)
 
 
-_TRANSACTIONS = text(
+_TRANSACTIONS = Bulk(
     "SELECT t.transaction_id, t.kind, e.amount_micros, e.balance_after_micros, t.description,"
     " t.metadata, t.effective_at, t.recorded_at, t.corrects_transaction_id, e.account_id"
-    " FROM unnest(CAST(:transaction_ids AS uuid[]), CAST(:account_ids AS bigint[]))"
-    " AS wanted (transaction_id, account_id)"
-    " JOIN entries AS e USING (transaction_id, account_id)"
-    " JOIN transactions AS t USING (transaction_id)"
+    " FROM {rows} JOIN entries AS e USING (transaction_id, account_id)"
+    " JOIN transactions AS t USING (transaction_id)",
+    transaction_id="uuid",
+    account_id="bigint",
 )
 
 
@@ -183,12 +181,8 @@ def _derive_transactions(session: Session, records: list[KeyRecord]) -> None:
     wanted = [record for record in records if record.transaction_id]
     if not wanted:
         return
-    rows = session.execute(
-        _TRANSACTIONS,
-        {
-            "transaction_ids": [str(record.transaction_id) for record in wanted],
-            "account_ids": [record.account_id for record in wanted],
-        },
+    rows = _TRANSACTIONS.execute(
+        session, [(record.transaction_id, record.account_id) for record in wanted]
     )
     found = {(row.transaction_id, row.account_id): transaction_from(row) for row in rows}
     for record in wanted:
@@ -210,10 +204,11 @@ def transaction_from(row: Any) -> Transaction:
     )
 
 
-_HOLDS = text(
-    "SELECT h.*, a.user_id FROM unnest(CAST(:hold_ids AS uuid[]), CAST(:account_ids AS bigint[]))"
-    " AS wanted (hold_id, account_id)"
-    " JOIN holds AS h USING (hold_id, account_id) JOIN accounts AS a USING (account_id)"
+_HOLDS = Bulk(
+    "SELECT h.*, a.user_id FROM {rows} JOIN holds AS h USING (hold_id, account_id)"
+    " JOIN accounts AS a USING (account_id)",
+    hold_id="uuid",
+    account_id="bigint",
 )
 
 
@@ -221,13 +216,7 @@ def _derive_holds(session: Session, records: list[KeyRecord]) -> None:
     wanted = [record for record in records if record.hold_id]
     if not wanted:
         return
-    rows = session.execute(
-        _HOLDS,
-        {
-            "hold_ids": [str(record.hold_id) for record in wanted],
-            "account_ids": [record.account_id for record in wanted],
-        },
-    )
+    rows = _HOLDS.execute(session, [(record.hold_id, record.account_id) for record in wanted])
     found = {row.hold_id: hold_from(row) for row in rows}
     for record in wanted:
         if record.hold_id in found:
@@ -265,11 +254,12 @@ def _hold_as_answered(hold: Hold, method: str) -> Hold:
     )
 
 
-_STATUS_CHANGES = text(
-    "SELECT c.*, a.user_id FROM unnest(CAST(:account_ids AS bigint[]), CAST(:numbers AS integer[]))"
-    " AS wanted (account_id, change_number)"
+_STATUS_CHANGES = Bulk(
+    "SELECT c.*, a.user_id FROM {rows}"
     " JOIN status_changes AS c USING (account_id, change_number)"
-    " JOIN accounts AS a USING (account_id)"
+    " JOIN accounts AS a USING (account_id)",
+    account_id="bigint",
+    change_number="integer",
 )
 
 
@@ -277,12 +267,8 @@ def _derive_status_changes(session: Session, records: list[KeyRecord]) -> None:
     wanted = [record for record in records if record.change_number is not None]
     if not wanted:
         return
-    rows = session.execute(
-        _STATUS_CHANGES,
-        {
-            "account_ids": [record.account_id for record in wanted],
-            "numbers": [record.change_number for record in wanted],
-        },
+    rows = _STATUS_CHANGES.execute(
+        session, [(record.account_id, record.change_number) for record in wanted]
     )
     found = {
         (row.account_id, row.change_number): StatusChange(

@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from chassis.bulk import Batch, Bulk, array
 from contracts.errors import NotFound
 from contracts.wallet import BalanceLow, Level, LowBalanceLevel
 from services.wallet import accounts
@@ -30,13 +31,14 @@ class ArmedLevel:
 
 _READ = text(
     "SELECT account_id, name, threshold_micros, is_armed FROM levels"
-    " WHERE account_id = ANY(:account_ids) AND threshold_micros IS NOT NULL"
+    " WHERE account_id = ANY(CAST(:account_ids AS bigint[])) AND threshold_micros IS NOT NULL"
 )
-_WRITE = text(
-    "UPDATE levels AS l SET is_armed = n.is_armed"
-    " FROM unnest(CAST(:account_ids AS bigint[]), CAST(:names AS text[]),"
-    " CAST(:armed AS boolean[])) AS n (account_id, name, is_armed)"
-    " WHERE l.account_id = n.account_id AND l.name = n.name"
+_WRITE = Bulk(
+    "UPDATE levels AS l SET is_armed = new.is_armed FROM {rows}"
+    " WHERE l.account_id = new.account_id AND l.name = new.name",
+    account_id="bigint",
+    name="text",
+    is_armed="boolean",
 )
 _SET = text(
     "INSERT INTO levels AS l (account_id, name, threshold_micros, is_armed, settings_version)"
@@ -54,7 +56,7 @@ _NEXT_VERSION = text(
 def load(session: Session, found: Iterable["Account"]) -> None:
     """Give each locked account its levels."""
     by_id = {account.account_id: account for account in found}
-    for row in session.execute(_READ, {"account_ids": list(by_id)}):
+    for row in session.execute(_READ, {"account_ids": array("bigint", by_id)}):
         by_id[row.account_id].levels.append(ArmedLevel(*row))
 
 
@@ -77,17 +79,9 @@ def check(book: "Book", account: "Account") -> None:
             )
 
 
-def write(session: Session, changed: Iterable[ArmedLevel]) -> None:
+def write(writes: Batch, changed: Iterable[ArmedLevel]) -> None:
     """Write down which levels are armed now."""
-    rows = list(changed)
-    session.execute(
-        _WRITE,
-        {
-            "account_ids": [level.account_id for level in rows],
-            "names": [level.name for level in rows],
-            "armed": [level.is_armed for level in rows],
-        },
-    )
+    writes.add(_WRITE, [(level.account_id, level.name, level.is_armed) for level in changed])
 
 
 def arm(

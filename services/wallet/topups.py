@@ -4,7 +4,6 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
-from chassis.identifiers import new_id
 from chassis.outbox import publish
 from contracts.errors import Conflict
 from contracts.topup import (
@@ -22,9 +21,9 @@ from contracts.wallet import (
     Transaction,
     TransactionKind,
     Unfreeze,
-    WalletCredited,
 )
 from services.wallet import accounts, keys, ledger, levels, reclaims, statements
+from services.wallet.book import credited
 from services.wallet.reclaims import TakeBack
 
 
@@ -32,7 +31,7 @@ def credit(session: Session, now: datetime, event: TopupPaid) -> None:
     """Credit a paid top-up, once for each top-up, and say what triggered an automatic one."""
     is_auto = event.kind is TopupKind.AUTO
     card = f"{event.card_brand} ending in {event.card_last4}" if event.card_last4 else "a card"
-    credited = ledger.post_one(
+    answer = ledger.post_one(
         session,
         now,
         Credit(
@@ -45,29 +44,10 @@ def credit(session: Session, now: datetime, event: TopupPaid) -> None:
             metadata=_metadata(event),
         ),
     )
-    if isinstance(credited, Transaction) and credited.replayed:
-        _announce_again(session, now, event, credited)
-
-
-def _announce_again(
-    session: Session, now: datetime, event: TopupPaid, credited: Transaction
-) -> None:
-    """The top-up service tells again of what it never heard was credited: so do we."""
-    wallet = statements.get_wallet(session, event.user_id)
-    publish(
-        session,
-        WalletCredited(
-            event_id=new_id(),
-            occurred_at=now,
-            user_id=event.user_id,
-            transaction_id=credited.transaction_id,
-            kind=credited.kind,
-            amount_micros=event.amount_micros,
-            balance_micros=wallet.balance_micros,
-            available_micros=wallet.available_micros,
-            topup_id=event.topup_id,
-        ),
-    )
+    if isinstance(answer, Transaction) and answer.replayed:
+        # The top-up service tells again of what it never heard was credited: so do we.
+        wallet = statements.get_wallet(session, event.user_id)
+        publish(session, credited(now, wallet, answer))
 
 
 def _metadata(event: TopupPaid) -> dict[str, str]:

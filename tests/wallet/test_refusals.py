@@ -25,6 +25,13 @@ def write(book: Ledger, statement, **values):
 def post(session, entries, *, amount_micros=5 * USD, kind="purchase"):
     """Write a transaction as a wrong program might; ``entries`` are (account, number, amount,
     balance after)."""
+    transaction_id = begin_transaction(session, amount_micros=amount_micros, kind=kind)
+    enter(session, transaction_id, entries, kind)
+    return transaction_id
+
+
+def begin_transaction(session, *, amount_micros=5 * USD, kind="purchase"):
+    """Write a transaction without its entries."""
     transaction_id = new_id()
     session.execute(
         text(
@@ -34,7 +41,6 @@ def post(session, entries, *, amount_micros=5 * USD, kind="purchase"):
         ),
         {"id": transaction_id, "kind": kind, "amount": amount_micros, "now": NOON},
     )
-    enter(session, transaction_id, entries, kind)
     return transaction_id
 
 
@@ -78,6 +84,26 @@ def test_entries_that_do_not_sum_to_zero_are_refused(book: Ledger, account):
             session,
             [(account, 2, -5 * USD, 20 * USD), (2, house_number(), 4 * USD, "NULL")],
         )
+
+
+@pytest.mark.parametrize(
+    ("unknown", "after", "reason"),
+    [(7, "NULL", "there is no house account 7"), (10**9, 5 * USD, "does not follow")],
+)
+def test_an_entry_of_an_unknown_account_is_refused(book: Ledger, account, unknown, after, reason):
+    with refused(reason), book.database.begin() as session:
+        post(session, [(account, 2, -5 * USD, 20 * USD), (unknown, 1, 5 * USD, after)])
+
+
+def test_entries_without_a_transaction_are_refused(book: Ledger, account):
+    with refused("do not match it"), book.database.begin() as session:
+        house = (2, house_number(), 5 * USD, "NULL")
+        enter(session, new_id(), [(account, 2, -5 * USD, 20 * USD), house])
+
+
+def test_a_transaction_without_entries_is_refused(book: Ledger):
+    with refused("has no entries"), book.database.begin() as session:
+        begin_transaction(session)
 
 
 def test_entries_that_come_after_their_transaction_was_committed_are_refused(book: Ledger, account):
@@ -244,6 +270,16 @@ def test_a_key_that_points_to_no_entry_is_refused(book: Ledger, account):
             key=str(new_id()),
             account=account,
             id=new_id(),
+        )
+
+
+def test_a_key_that_opened_no_account_is_refused(book: Ledger):
+    with refused("keys_opened_account_id_fkey"):
+        write(
+            book,
+            "INSERT INTO keys (idempotency_key, method, request_hash, account_id, recorded_at)"
+            " VALUES (:key, 'open_account', sha256('x'), 1000000000, now())",
+            key=str(new_id()),
         )
 
 

@@ -113,6 +113,14 @@ DAMAGES = {
         "WITH k AS (DELETE FROM keys) DELETE FROM entries WHERE kind = 'adjustment'",
         "its entries sum to 0",
     ),
+    "a transaction removed from under its entries": (
+        "WITH c AS (DELETE FROM chain) DELETE FROM transactions WHERE kind = 'adjustment'",
+        "is not its transaction's",
+    ),
+    "an entry of nobody": (
+        "UPDATE entries SET account_id = 7 WHERE account_id < 1000 AND kind = 'adjustment'",
+        "there is no account 7",
+    ),
     "a balance": (
         "UPDATE balances SET balance_micros = balance_micros + 5 WHERE account_id = 1000",
         "account 1000: balance",

@@ -1,0 +1,108 @@
+"""Many rows in one statement, and many statements in one round trip.
+
+::
+
+    POST = Bulk("INSERT INTO postings ({columns}) SELECT * FROM {rows}", id="uuid", micros="bigint")
+
+    with Batch(session) as writes:
+        writes.add(POST, [(new_id(), 5_000_000), …])
+        writes.add(…)
+
+Rows travel as one array literal for each column. That is what PostgreSQL reads fastest: a row
+of eight columns costs 4 µs, and 15 µs in the ``ARRAY['…', '…']`` that psycopg2 makes of a list.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import CursorResult
+from sqlalchemy.orm import Session
+
+
+def array(type_name: str, values: Iterable[Any]) -> str:
+    """An array literal of a type that stands in ``ENCODERS``; a None becomes a NULL."""
+    encode = ENCODERS[type_name]
+    return "{" + ",".join(["NULL" if v is None else encode(v) for v in values]) + "}"
+
+
+def _quoted(value: str) -> str:
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+_to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+ENCODERS: dict[str, Callable[[Any], str]] = {
+    "bigint": str,
+    "integer": str,
+    "boolean": str,
+    "uuid": lambda value: value.hex,
+    # Most moments of a batch are the same one.
+    "timestamptz": lru_cache(maxsize=256)(datetime.isoformat),
+    "text": _quoted,
+    "jsonb": lambda value: _quoted(_to_json(value)),
+    "bytea": lambda value: '"\\\\x' + value.hex() + '"',
+}
+
+
+class Bulk:
+    """A statement over rows: ``{rows}`` stands for them, ``{columns}`` for the columns' names.
+
+    ``columns`` gives the PostgreSQL type of each column. In the statement, ``%`` is to be doubled.
+    """
+
+    def __init__(self, statement: str, **columns: str) -> None:
+        self._statement = statement
+        self._columns = columns
+
+    # There is one of these for each statement of the program, and it lives as long.
+    @lru_cache(maxsize=256)  # noqa: B019
+    def numbered(self, number: int) -> str:
+        """The SQL, with the parameters that :meth:`parameters` names."""
+        casts = (
+            f"CAST(%({number}_{name})s AS {type_name}[])"
+            for name, type_name in self._columns.items()
+        )
+        columns = ", ".join(self._columns)
+        return self._statement.format(
+            columns=columns, rows=f"unnest({', '.join(casts)}) AS new ({columns})"
+        )
+
+    def parameters(self, number: int, rows: Iterable[Iterable[Any]]) -> dict[str, str]:
+        """One array for each column; none at all without rows."""
+        columns = list(zip(*rows, strict=True))
+        if not columns:
+            return {}
+        return {
+            f"{number}_{name}": array(type_name, values)
+            for (name, type_name), values in zip(self._columns.items(), columns, strict=True)
+        }
+
+    def execute(self, session: Session, rows: Iterable[Iterable[Any]]) -> CursorResult[Any]:
+        """Run it by itself. There must be rows."""
+        return session.connection().exec_driver_sql(self.numbered(0), self.parameters(0, rows))
+
+
+class Batch(AbstractContextManager["Batch"]):
+    """Statements that are sent together, in their order, when the block ends."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self._statements: list[str] = []
+        self._parameters: dict[str, str] = {}
+
+    def add(self, bulk: Bulk, rows: Iterable[Iterable[Any]]) -> None:
+        """Add a statement; without rows, nothing."""
+        number = len(self._statements)
+        parameters = bulk.parameters(number, rows)
+        if parameters:
+            self._statements.append(bulk.numbered(number))
+            self._parameters.update(parameters)
+
+    def __exit__(self, error: object, *_: object) -> None:
+        if error is None and self._statements:
+            sql = ";\n".join(self._statements)
+            self.session.connection().exec_driver_sql(sql, self._parameters)

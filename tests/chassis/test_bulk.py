@@ -1,0 +1,82 @@
+"""Whatever a row holds arrives as it was, in PostgreSQL's own reading."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from uuid import UUID
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import text
+
+from chassis.bulk import Batch, Bulk
+from chassis.database import Connected, connect
+from deploy.local.postgres import Postgres
+
+COLUMNS = {
+    "amount": "bigint",
+    "is_armed": "boolean",
+    "key": "text",
+    "id": "uuid",
+    "at": "timestamptz",
+    "metadata": "jsonb",
+    "digest": "bytea",
+}
+INSERT = Bulk("INSERT INTO samples ({columns}) SELECT * FROM {rows}", **COLUMNS)
+ECHO = Bulk("SELECT {columns} FROM {rows}", **COLUMNS)
+
+# PostgreSQL has no text with a NUL in it, and JSON there no lone surrogates.
+texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
+rows = st.tuples(
+    st.none() | st.integers(-(2**63), 2**63 - 1),
+    st.none() | st.booleans(),
+    st.none() | texts | st.sampled_from(["NULL", "", "{}", 'a"b', "a\\b", "%(x)s", ", ", " x "]),
+    st.none() | st.uuids(),
+    st.none() | st.datetimes(datetime(1970, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
+    st.none() | st.dictionaries(texts, texts | st.integers(0, 9), max_size=3),
+    st.none() | st.binary(max_size=40),
+)
+
+
+@pytest.fixture(scope="module")
+def database(postgres: Postgres) -> Iterator[Connected]:
+    database = connect(postgres.create_database("bulk_samples"))
+    columns = ", ".join(f"{name} {type_name}" for name, type_name in COLUMNS.items())
+    with database.begin() as session:
+        session.execute(text(f"CREATE TABLE samples ({columns})"))
+    yield database
+    database.engine.dispose()
+    postgres.drop_database("bulk_samples")
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(rows, min_size=1, max_size=8))
+def test_rows_arrive_as_they_were(database: Connected, given_rows: list[tuple]) -> None:
+    with database.read() as session:
+        found = ECHO.execute(session, given_rows).all()
+
+    assert [(*row[:-1], row[-1] and bytes(row[-1])) for row in found] == given_rows
+
+
+def test_statements_of_a_batch_go_together_and_roll_back_together(database: Connected) -> None:
+    row = (1, True, "kept", UUID(int=1), datetime(2026, 1, 1, tzinfo=UTC), {}, b"")
+    with database.begin() as session, Batch(session) as writes:
+        writes.add(INSERT, [row])
+        writes.add(INSERT, [])
+        writes.add(INSERT, [row, row])
+    with pytest.raises(ZeroDivisionError):
+        _write_and_fail(database, row)
+
+    with database.read() as session:
+        assert session.scalar(text("SELECT count(*) FROM samples WHERE key = 'kept'")) == 3
+
+
+def _write_and_fail(database: Connected, row: tuple) -> None:
+    with database.begin() as session, Batch(session) as writes:
+        writes.add(INSERT, [row])
+        raise ZeroDivisionError
+
+
+def test_a_row_of_another_length_is_refused(database: Connected) -> None:
+    with database.begin() as session, pytest.raises(ValueError, match="zip"):
+        Batch(session).add(INSERT, [(1, 2)])
