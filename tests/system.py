@@ -11,6 +11,7 @@ from pathlib import Path
 import requests
 
 from chassis.client import RpcClient
+from chassis.database import Connected
 from chassis.migrate import migrate
 from deploy.local.broker import Node, VirtualHost
 from deploy.local.child import Child
@@ -191,6 +192,27 @@ class System:
             )
         self._children[name].environment = {**process.environment, **(settings or {})}
         self._children[name].start()
+
+
+def run_command(
+    database: Connected, module: str, *arguments: str, **settings: str
+) -> subprocess.CompletedProcess[str]:
+    """Run an operator's command on a service's database; there is no broker."""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "DATABASE_URL": database.engine.url.render_as_string(hide_password=False),
+        "AMQP_URI": "amqp://nobody@127.0.0.1:1/away",
+        **settings,
+    }
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", module, *arguments],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
 
 
 class MigratedDatabases(Mapping[str, str]):

@@ -1,17 +1,26 @@
-"""Problems: what an operator should look at, gathered from where it is recorded."""
+"""Problems: what an operator should look at, gathered from where it is recorded.
+
+    python -m services.topup.problems
+
+prints them, the oldest first, and exits with 1 when there are any.
+"""
 
 from datetime import datetime, timedelta
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from chassis.clock import utc_now
+from chassis.database import connect
 from contracts.topup import Problem, ProblemList, TopupStatus
 from services.topup.models import Difference, Notice, Reversal, Topup
+from services.topup.settings import get_settings
 
 STUCK_AFTER = timedelta(minutes=10)
 UNDONE_AFTER = timedelta(minutes=10)
 OPEN_DISPUTES = ("needs_response", "under_review", "warning_needs_response")
 RECENT = timedelta(days=7)
+PRINTED_MAX = 1_000
 
 
 def listed(session: Session, now: datetime, limit: int) -> ProblemList:
@@ -128,3 +137,34 @@ def _differences(session: Session, limit: int) -> list[Problem]:
         )
         for row in rows
     ]
+
+
+def report(found: list[Problem], now: datetime) -> str:
+    """One line for each problem, with its age."""
+    lines = [
+        line(
+            now - item.since, item.code, str(item.topup_id or item.payment_id or "-"), item.message
+        )
+        for item in found
+    ]
+    return "\n".join(lines) or "There are no problems."
+
+
+def line(age: timedelta, code: str, reference: str, message: str) -> str:
+    """What an operator reads of one thing that is wrong; the age as ``5h``, ``3d 2h``."""
+    hours = int(age.total_seconds() // 3_600)
+    age_text = f"{hours // 24}d {hours % 24}h" if hours >= 24 else f"{hours}h"
+    return f"{age_text:>8}  {code:<24} {reference:<40} {message}"
+
+
+def main() -> int:
+    """See the head of this file."""
+    now = utc_now()
+    with connect(get_settings().database_url, pool_size=1).read() as session:
+        found = listed(session, now, PRINTED_MAX).problems
+    print(report(found, now))
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -18,7 +18,7 @@ from chassis.clock import utc_now
 from chassis.database import connect
 from chassis.metrics import Gauge
 from contracts.errors import ServiceError
-from services.topup import limits, reconciliation
+from services.topup import limits, problems, reconciliation
 from services.topup.models import Difference
 from services.topup.policy import Policy
 from services.topup.processor import Processor, ProcessorError
@@ -58,17 +58,17 @@ MARK = "compared:daily"
 GAUGES = {
     "reconciliation_differences": Gauge(
         "Differences between the card processor, the top-ups and the ledger that still stand.",
-        "SELECT count(*) FROM differences WHERE gone_at IS NULL AND key <> 'compared:daily'",
+        "SELECT count(*) FROM differences WHERE gone_at IS NULL",
     ),
     "reconciliation_oldest_difference_seconds": Gauge(
         "How long ago the oldest of them came to be.",
         "SELECT coalesce(extract(epoch FROM now() - min(occurred_at)), 0) FROM differences"
-        " WHERE gone_at IS NULL AND key <> 'compared:daily'",
+        " WHERE gone_at IS NULL",
     ),
     "reconciliation_age_seconds": Gauge(
         "How long ago the books were compared by the daily timer.",
-        "SELECT coalesce(extract(epoch FROM now() - max(seen_at)), 0) FROM differences"
-        " WHERE key = 'compared:daily'",
+        "SELECT coalesce(extract(epoch FROM now() - max(seen_at)), 0) FROM differences"  # noqa: S608
+        f" WHERE key = '{MARK}'",
     ),
 }
 
@@ -106,16 +106,9 @@ def _day(value: str) -> datetime:
 def report(found: list[Found], now: datetime) -> str:
     """One line for each difference, with its age."""
     lines = [
-        f"{_age(now - difference.since):>8}  {difference.code:<24}"
-        f" {difference.reference:<40} {difference.message}"
-        for difference in found
+        problems.line(now - item.since, item.code, item.reference, item.message) for item in found
     ]
     return "\n".join([*lines, f"{len(found)} differences" if found else "The books agree."])
-
-
-def _age(age: timedelta) -> str:
-    hours = int(age.total_seconds() // 3_600)
-    return f"{hours // 24}d {hours % 24}h" if hours >= 24 else f"{hours}h"
 
 
 def main(arguments: list[str] | None = None) -> int:

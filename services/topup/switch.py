@@ -1,13 +1,25 @@
-"""The operator's switch: one row that stops all automatic charges at once."""
+"""The operator's switch: one row that stops all automatic charges at once.
 
+    python -m services.topup.switch stop --by NAME --reason TEXT
+    python -m services.topup.switch release --by NAME --reason TEXT
+    python -m services.topup.switch
+
+It writes to the database directly, so that it works while the broker is away. The last form
+says how the switch stands.
+"""
+
+import argparse
 from datetime import datetime
 
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from chassis.clock import utc_now
+from chassis.database import connect
 from contracts.topup import OperatorSwitch, SetOperatorSwitch
 from services.topup.models import Switch
 from services.topup.policy import Policy
+from services.topup.settings import get_settings
 
 BY_SETTING = "The setting AUTO_TOPUPS_STOPPED"
 
@@ -40,3 +52,39 @@ def state(session: Session, policy: Policy) -> OperatorSwitch:
         changed_by=row.changed_by,
         changed_at=row.changed_at,
     )
+
+
+def sentence(state: OperatorSwitch) -> str:
+    """How the switch stands, for a terminal."""
+    stands = "All automatic charges are stopped" if state.is_stopped else "Automatic charges go out"
+    by = (
+        f" by {state.changed_by} at {state.changed_at:%Y-%m-%d %H:%M} UTC"
+        if state.changed_at
+        else ""
+    )
+    return f"{stands}{by}{f': {state.reason}' if state.reason else ''}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """See the head of this file."""
+    parser = argparse.ArgumentParser(prog="switch", description="Stop all automatic charges.")
+    actions = parser.add_subparsers(dest="action")
+    for action in ("stop", "release"):
+        turning = actions.add_parser(action)
+        turning.add_argument("--by", required=True, help="who decided it")
+        turning.add_argument("--reason", required=True, help="why; users do not see it")
+    given = parser.parse_args(arguments)
+    settings = get_settings()
+    database = connect(settings.database_url, pool_size=1)
+    if given.action:
+        is_stopped = given.action == "stop"
+        command = SetOperatorSwitch(is_stopped=is_stopped, reason=given.reason, changed_by=given.by)
+        with database.begin() as session:
+            turn(session, command, utc_now())
+    with database.read() as session:
+        print(sentence(state(session, Policy.from_settings(settings))))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

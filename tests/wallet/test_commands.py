@@ -1,18 +1,16 @@
 """The operator's commands, run as an operator runs them."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
 from chassis.identifiers import new_id
 from deploy.local.postgres import Postgres
-from deploy.local.processes import ROOT
 from services.wallet import chain
+from tests.system import run_command
 from tests.wallet.conftest import USD, Ledger, debit, fresh_ledger
 
 
@@ -24,16 +22,8 @@ def book(postgres: Postgres) -> Iterator[Ledger]:
         yield ledger
 
 
-def command(book: Ledger, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    url = book.database.engine.url.render_as_string(hide_password=False)
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", f"services.wallet.{module}", *arguments],
-        env={"PATH": os.environ["PATH"], "DATABASE_URL": url, "AMQP_URI": "amqp://unused"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def command(book: Ledger, module: str, *arguments: str) -> CompletedProcess[str]:
+    return run_command(book.database, f"services.wallet.{module}", *arguments)
 
 
 def test_verification_says_what_it_looked_at(book: Ledger):

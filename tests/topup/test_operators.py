@@ -1,0 +1,62 @@
+"""The operators' commands, as somebody with a terminal beside the service runs them."""
+
+from subprocess import CompletedProcess
+from uuid import UUID
+
+from services.topup import problems
+from services.topup.models import Topup
+from tests.system import run_command
+from tests.topup.conftest import NOON, Desk
+
+
+def command(desk: Desk, module: str, *arguments: str) -> CompletedProcess[str]:
+    return run_command(
+        desk.till.database,
+        f"services.topup.{module}",
+        *arguments,
+        STRIPE_API_KEY="sk_test_of_the_tests",
+        STRIPE_WEBHOOK_SECRET="whsec_of_the_tests",
+    )
+
+
+def test_the_switch_stops_all_charges_while_the_broker_is_away(desk: Desk) -> None:
+    customer = desk.customer()
+
+    stopped = command(desk, "switch", "stop", "--by", "tests", "--reason", "Drill")
+    refused = customer.ask()
+    released = command(desk, "switch", "release", "--by", "tests", "--reason", "Drill is over")
+    shown = command(desk, "switch")
+
+    assert "All automatic charges are stopped by tests" in stopped.stdout
+    assert refused.code == "stopped_by_operator"
+    assert "Automatic charges go out by tests" in released.stdout
+    assert shown.stdout == released.stdout
+
+
+def test_turning_the_switch_needs_a_name_and_a_reason(desk: Desk) -> None:
+    ended = command(desk, "switch", "stop")
+
+    assert ended.returncode == 2
+    assert "--by" in ended.stderr
+
+
+def test_a_problem_is_printed_and_sets_the_exit_status(desk: Desk) -> None:
+    customer = desk.customer()
+    topup = customer.ask()
+    assert isinstance(topup, Topup)
+    flag(desk, topup.topup_id)
+
+    ended = command(desk, "problems")
+
+    assert ended.returncode == 1
+    assert str(topup.topup_id) in ended.stdout
+    assert "paid twice" in ended.stdout
+
+
+def test_no_problem_is_said_so() -> None:
+    assert problems.report([], NOON) == "There are no problems."
+
+
+def flag(desk: Desk, topup_id: UUID) -> None:
+    with desk.till.database.begin() as session:
+        session.get_one(Topup, topup_id).problem = "paid twice: pi_1 and pi_2"
