@@ -27,9 +27,10 @@ from contracts.topup import ReceiveWebhook, SetOperatorSwitch, TopupStatus, Trig
 from services.topup import cards, charges, checkout, limits, notices, switch
 from tests.topup.conftest import USD, Card, Customer, Desk, empty, signed
 
-EXAMPLES, STEPS = map(int, os.environ.get("TOPUP_SIMULATION", "8x30").split("x"))
+EXAMPLES, STEPS = map(int, os.environ.get("TOPUP_SIMULATION", "25x80").split("x"))
 
-DAILY, MONTHLY = 50 * USD, 80 * USD
+# So that the second charge of a day, and the third of a month, is one too many.
+DAILY, MONTHLY = 30 * USD, 60 * USD
 FAULTS = ("reset_before", "reset_after", "error_before", "error_after", "rate_limit")
 BEHAVIOURS = (
     "pm_card_visa",
@@ -60,11 +61,12 @@ class Life(RuleBasedStateMachine):
 
     desk_of: Callable[[], Desk]
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(good_days=st.integers(min_value=0, max_value=2))
+    def begin(self, good_days: int) -> None:
+        """Two good days leave the month's limit with less than one charge."""
         self.desk = type(self).desk_of()
         self.desk.sandbox.post("reset")
-        self.desk.clock.set(datetime.fromisoformat("2027-03-30T22:00:00+00:00"))
+        self.desk.clock.set(datetime.fromisoformat("2027-03-20T22:00:00+00:00"))
         self.is_stopped = False
         self.enabled: dict[UUID, bool] = {}
         self.wanted: dict[UUID, dict[str, int]] = defaultdict(dict)
@@ -72,6 +74,10 @@ class Life(RuleBasedStateMachine):
         self.crash_after: int | None = None
         self.watch_the_door()
         self.customers = [self.new_customer() for _ in range(2)]
+        for _ in range(good_days):
+            for who in range(len(self.customers)):
+                self.all_goes_well(who, 26)
+            self.time_passes(timedelta(hours=20))
 
     def new_customer(self) -> Customer:
         customer = self.desk.customer(
@@ -120,8 +126,14 @@ class Life(RuleBasedStateMachine):
 
     # What people do
 
-    @rule(who=pick, dollars=st.integers(min_value=1, max_value=60), late=st.booleans())
-    def buy(self, who: int, dollars: int, late: bool) -> None:
+    @rule(
+        who=pick,
+        dollars=st.integers(min_value=1, max_value=60),
+        late=st.booleans(),
+        steps=st.integers(min_value=0, max_value=2),
+    )
+    def buy(self, who: int, dollars: int, late: bool, steps: int) -> None:
+        """``steps`` is how far the service gets with it before something else happens."""
         customer = self.customer(who)
         price, held = dollars * USD, self.balance(customer)
         if held >= price:
@@ -140,6 +152,22 @@ class Life(RuleBasedStateMachine):
         )
         if trigger_id is not None:
             self.desk.queue.append((charges.pursue, (self.desk.till, trigger_id)))
+            for _ in range(steps):
+                self.work(-1)
+
+    @rule(who=pick, dollars=st.integers(min_value=15, max_value=28))
+    def all_goes_well(self, who: int, dollars: int) -> None:
+        """A good day, which is what it takes to come near the limits."""
+        self.mend_the_processor()
+        self.turn_the_operators_switch(is_stopped=False)
+        self.change_the_cards_luck(who, "pm_card_visa")
+        self.save_settings(who, enabled=True, dollars=25)
+        for _ in range(2):
+            self.time_passes(timedelta(minutes=31))
+            self.sweep()
+            self.the_wallet_listens()
+        self.buy(who, dollars, late=False, steps=2)
+        self.the_wallet_listens()
 
     @rule(who=pick)
     def give_up_purchases(self, who: int) -> None:
