@@ -31,12 +31,13 @@ from deploy.local.child import Child
 from deploy.local.postgres import BINARIES, Postgres
 from deploy.local.processes import ROOT
 from deploy.local.startup import wait_for
-from services.wallet import statements
+from services.wallet import chain, statements
 from tests.system import System
 
 CLIENTS = 40
 ROUNDS = 5
 SECONDS = 4.0
+WARM_UP_S = 10.0
 BATCH = 500
 BATCH_CALLERS = 3
 PAGE = 25
@@ -279,22 +280,28 @@ def ask_balance(session, user_id) -> object:
     return statements.balance_at(session, BalanceAt(user_id=user_id, at=at))
 
 
+@pytest.fixture(scope="module")
+def grown(postgres: Postgres) -> Iterator[FilledLedger]:
+    """A ledger after years."""
+    with filled(postgres, "bench_grown", ENTRIES, min(USERS, ENTRIES // (2 * PAGE))) as ledger:
+        yield ledger
+
+
 @pytest.mark.timeout(5400)
 def measure_a_grown_ledger_against_a_new_one(
-    small: FilledLedger, postgres: Postgres, record: Record
+    small: FilledLedger, grown: FilledLedger, postgres: Postgres, record: Record
 ) -> None:
     """Postings on as many wallets; questions of as many users about as long a page."""
     ask_page = partial(question_rate, ask=ask_statement)
     ask_past = partial(question_rate, ask=ask_balance)
-    with (
-        filled(postgres, "bench_grown", ENTRIES, min(USERS, ENTRIES // (2 * PAGE))) as grown,
-        filled(postgres, "bench_new", 2 * PAGE * ASKING_USERS, ASKING_USERS) as new,
-    ):
+    with filled(postgres, "bench_new", 2 * PAGE * ASKING_USERS, ASKING_USERS) as new:
         for name, rate, beginning, entries in (
             ("postings", posting_rate, small, 2 * USERS),
             ("statement pages", ask_page, new, 2 * PAGE * ASKING_USERS),
             ("balance_at", ask_past, new, 2 * PAGE * ASKING_USERS),
         ):
+            # After the checkpoint that a filled ledger begins with, the log takes whole pages.
+            rate(grown, WARM_UP_S)
             full, empty = [], []
             for _ in range(ROUNDS):
                 full.append(rate(grown, SECONDS))
@@ -305,3 +312,26 @@ def measure_a_grown_ledger_against_a_new_one(
                 at_least=0.9,
                 detail=f"{max(full):.0f} against {max(empty):.0f} a second at {entries:,}",
             )
+
+
+@pytest.mark.timeout(5400)
+def measure_the_verification_of_a_grown_ledger(grown: FilledLedger, record: Record) -> None:
+    """The chain is sealed first, then the command runs in a process of its own."""
+    began = time.monotonic()
+    sealed = chain.seal(grown.database)
+    sealed_s = time.monotonic() - began
+    url = grown.database.engine.url.render_as_string(hide_password=False)
+    began = time.monotonic()
+    command = [sys.executable, "-W", "ignore", "-m", "services.wallet.verification"]
+    environment = {"DATABASE_URL": url, "AMQP_URI": "amqp://", "PATH": os.environ["PATH"]}
+    with subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE) as process:
+        verdict = process.stdout.read() if process.stdout else b""
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, verdict
+    record(
+        f"verification of {ENTRIES:,} entries",
+        f"{time.monotonic() - began:.0f} s",
+        detail=f"{used.ru_maxrss / 1024:.0f} MiB of memory; {sealed:,} transactions were sealed"
+        f" at {sealed / sealed_s:.0f} a second",
+    )
