@@ -18,8 +18,8 @@ from deploy.local.child import Child
 from deploy.local.postgres import Postgres
 from deploy.local.processes import DATABASES, NAMES, ROOT, Ports, Process, Secrets, processes
 from deploy.local.startup import wait_for
+from tests.patience import PATIENCE_S
 
-READY_TIMEOUT_S = 60.0
 # A developer's own settings must not change what a test sees.
 INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "COVERAGE_PROCESS_START")
 # All users of a test run come from one address, which the website would stop soon.
@@ -129,7 +129,7 @@ class System:
     def is_running(self, name: str) -> bool:
         return name in self._children and self._children[name].is_running
 
-    def wait_ready(self, *names: str, timeout_s: float = READY_TIMEOUT_S) -> None:
+    def wait_ready(self, *names: str) -> None:
         """Wait until the processes named, or all that were started, answer that they are ready."""
         for name in names or tuple(self._children):
             child, url = self._children[name], self._processes[name].ready_url
@@ -137,7 +137,7 @@ class System:
             def answered_or_ended(child: Child = child, url: str = url) -> bool:
                 return not child.is_running or _is_ready(url)
 
-            if not wait_for(answered_or_ended, timeout_s, 0.05) or not child.is_running:
+            if not wait_for(answered_or_ended, PATIENCE_S) or not child.is_running:
                 state = "is not ready" if child.is_running else f"ended with {child.exit_code}"
                 raise AssertionError(f"{name} {state}; its output ends with:\n{child.tail()}")
 

@@ -32,13 +32,12 @@ from contracts.errors import (
     PriceChanged,
 )
 from contracts.wallet import Credit, Freeze, GetWallet, OpenAccount, Statement, TransactionKind
-from deploy.local.startup import wait_for
 from services.catalog.seed import product_id_of
+from tests.patience import eventually
 from tests.system import System
 
 Status = PurchaseStatus
 T = TypeVar("T")
-ENDS_WITHIN_S = 20
 
 
 def buyer_with(stack: System, usd: str) -> UUID:
@@ -78,10 +77,7 @@ def look(stack: System, purchase: Purchase) -> Purchase:
 
 
 def comes_to(stack: System, purchase: Purchase, status: PurchaseStatus) -> Purchase:
-    reached = wait_for(lambda: look(stack, purchase).status == status, ENDS_WITHIN_S, 0.05)
-    found = look(stack, purchase)
-    assert reached, f"the purchase is {found.status}, not {status}"
-    return found
+    return eventually(lambda: look(stack, purchase), lambda found: found.status == status)
 
 
 def balance(stack: System, user_id: UUID) -> int:
@@ -163,9 +159,7 @@ def test_too_little_money_changes_the_shortfall(stack: System) -> None:
 
     credit(stack, user_id, "1.50")
 
-    assert wait_for(
-        lambda: look(stack, purchase).shortfall_micros == parse_usd("2.50"), ENDS_WITHIN_S, 0.05
-    )
+    eventually(lambda: look(stack, purchase).shortfall_micros == parse_usd("2.50"))
 
 
 def test_money_completes_all_that_wait_oldest_first(stack: System) -> None:
@@ -335,7 +329,7 @@ def test_a_cancelled_purchase_puts_its_stock_back(stack: System, last_one: str) 
 
     stack.rpc.call(CancelPurchase(user_id=user_id, purchase_id=purchase.purchase_id))
 
-    assert wait_for(lambda: stock_of(stack, last_one) == 1, ENDS_WITHIN_S, 0.05)
+    eventually(lambda: stock_of(stack, last_one) == 1)
 
 
 def test_money_completes_a_purchase_although_billing_was_down_when_it_came(
@@ -452,7 +446,7 @@ def test_when_the_item_is_gone_as_the_money_arrives_the_credit_stays(
     slow, quick = buyer_with(stack, "0"), buyer_with(stack, "5")
     with billing_with(stack, STOCK_HOLD_S="0"):
         purchase = buy(stack, slow, last_one)
-        assert wait_for(lambda: stock_of(stack, last_one) == 1, ENDS_WITHIN_S, 0.05)
+        eventually(lambda: stock_of(stack, last_one) == 1)
         buy(stack, quick, last_one)
 
         credit(stack, slow, "5")

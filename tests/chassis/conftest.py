@@ -16,8 +16,7 @@ from deploy.local.postgres import Postgres
 from deploy.local.processes import ROOT
 from deploy.local.startup import wait_for
 from tests.chassis.probe.messages import CountNoted, Echo
-
-WAIT_S = 20.0
+from tests.patience import PATIENCE_S, eventually
 
 
 class Probe:
@@ -53,7 +52,7 @@ class Probe:
         )  # fmt: skip
         self.children.append(child)
         child.start()
-        assert wait_for(self.answers, WAIT_S), child.tail()
+        assert wait_for(self.answers, PATIENCE_S), child.tail()
         return child
 
     def answers(self) -> bool:
@@ -65,8 +64,8 @@ class Probe:
     def noted(self, n: int) -> int:
         return self.rpc.call(CountNoted(n=n)).n
 
-    def is_noted(self, n: int, times: int = 1, timeout_s: float = WAIT_S) -> bool:
-        return wait_for(lambda: self.noted(n) >= times, timeout_s)
+    def comes_to_note(self, n: int, times: int = 1) -> None:
+        eventually(lambda: self.noted(n), lambda seen: seen >= times)
 
     def log(self) -> str:
         return "\n".join(child.tail(200) for child in self.children)

@@ -12,10 +12,10 @@ from chassis import dead_letters
 from chassis.clock import utc_now
 from chassis.outbox import publish
 from contracts import errors
-from deploy.local.startup import wait_for
-from tests.chassis.conftest import WAIT_S, Probe
+from tests.chassis.conftest import Probe
 from tests.chassis.probe.messages import Tell, Told
 from tests.chassis.probe.service import AFTER_COMMIT
+from tests.patience import eventually
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def send(probe: Probe, event: Told) -> None:
 def test_an_event_reaches_its_handler_after_the_commit(probe: Probe) -> None:
     probe.rpc.call(Tell(idempotency_key="a", n=1))
 
-    assert probe.is_noted(1)
+    probe.comes_to_note(1)
 
 
 def test_what_runs_after_the_commit_has_run_when_the_call_returns(probe: Probe) -> None:
@@ -77,14 +77,14 @@ def test_an_event_that_is_delivered_three_times_has_one_effect(probe: Probe) -> 
         send(probe, event)
     send(probe, told(5))
 
-    assert probe.is_noted(5)
+    probe.comes_to_note(5)
     assert probe.noted(4) == 1
 
 
 def test_a_handler_that_failed_is_tried_again_later(probe: Probe) -> None:
     send(probe, told(77))
 
-    assert probe.is_noted(77)
+    probe.comes_to_note(77)
 
 
 def test_an_event_stored_before_a_crash_is_sent_by_the_next_start(probe: Probe) -> None:
@@ -94,7 +94,7 @@ def test_an_event_stored_before_a_crash_is_sent_by_the_next_start(probe: Probe) 
 
     probe.start()
 
-    assert probe.is_noted(6)
+    probe.comes_to_note(6)
 
 
 def test_an_event_that_no_queue_wants_yet_is_kept(probe: Probe) -> None:
@@ -113,7 +113,7 @@ def test_an_event_that_no_queue_wants_yet_is_kept(probe: Probe) -> None:
             ).one()
         return row[0], row[1]
 
-    assert wait_for(lambda: attempts_and_published()[0] >= 2, WAIT_S)
+    eventually(lambda: attempts_and_published()[0] >= 2)
     assert not attempts_and_published()[1]
 
 
@@ -128,13 +128,12 @@ def test_a_handler_that_never_succeeds_makes_a_dead_letter_that_can_be_replayed(
         lines = [json.loads(line) for line in command("list").splitlines()]
         return next((line for line in lines if str(event.event_id) in line["body"]), None)
 
-    assert wait_for(lambda: letter() is not None, WAIT_S)
-    dead = letter()
+    dead = eventually(letter)
     assert dead is not None
     assert (dead["queue"], dead["attempts"]) == ("evt-probe-told--probe.note_told", 3)
     assert "replay: 1" in command("replay", str(dead["message"]))
     assert letter() is None
-    assert wait_for(lambda: letter() is not None, WAIT_S), "its tries are counted anew"
+    eventually(letter)  # its tries are counted anew
     assert "discard: 1" in command("discard", str(dead["message"]))
     assert letter() is None
     assert probe.noted(666) == 0
@@ -149,5 +148,5 @@ def test_an_event_without_its_fields_is_a_dead_letter_at_once(
             {"n": "no event"}, exchange="probe.events", routing_key="told"
         )
 
-    assert wait_for(lambda: "no event" in command("list"), WAIT_S)
+    eventually(lambda: "no event" in command("list"))
     assert json.loads(command("list").splitlines()[-1])["attempts"] == 1

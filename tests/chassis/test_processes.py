@@ -6,17 +6,18 @@ import requests
 from sqlalchemy import text
 
 from deploy.local.broker import Node
-from deploy.local.startup import free_port, wait_for
-from tests.chassis.conftest import WAIT_S, Probe
+from deploy.local.startup import free_port
+from tests.chassis.conftest import Probe
 from tests.chassis.probe.messages import Tell
 from tests.chassis.probe.service import TICK
+from tests.patience import eventually
 
 
 def test_a_timer_runs_in_one_replica_at_a_time(probe: Probe) -> None:
     second = probe.start()
     ticks = probe.noted(TICK)
 
-    assert probe.is_noted(TICK, ticks + 5)
+    probe.comes_to_note(TICK, ticks + 5)
     second.stop()
 
     with probe.database.read() as session:
@@ -30,7 +31,7 @@ def test_a_timer_goes_on_when_the_replica_that_ran_it_is_killed(probe: Probe) ->
         session.execute(text("UPDATE ticking SET running = 0"))
     ticks = probe.noted(TICK)
 
-    assert probe.is_noted(TICK, ticks + 2)
+    probe.comes_to_note(TICK, ticks + 2)
     assert second.is_running
 
 
@@ -45,7 +46,7 @@ def test_health_says_ready_when_the_database_and_the_broker_are(probe: Probe) ->
             return 0, None
         return answer.status_code, answer.json()
 
-    assert wait_for(lambda: readiness() == (200, {"status": "ok"}), WAIT_S)
+    eventually(readiness, lambda found: found == (200, {"status": "ok"}))
 
 
 def test_metrics_show_what_waits_in_the_outbox(probe: Probe) -> None:
@@ -58,7 +59,7 @@ def test_metrics_show_what_waits_in_the_outbox(probe: Probe) -> None:
         except requests.ConnectionError:
             return ""
 
-    assert wait_for(lambda: "mycelium_probe_outbox_unsent_events 0.0" in metrics(), WAIT_S)
+    eventually(metrics, lambda text: "mycelium_probe_outbox_unsent_events 0.0" in text)
 
 
 def test_every_line_of_the_log_is_json_with_the_calls_that_led_to_it(probe: Probe) -> None:
@@ -72,6 +73,6 @@ def test_a_service_and_its_callers_outlive_a_restart_of_the_broker(
 ) -> None:
     broker.restart()
 
-    assert wait_for(probe.answers, 60)
+    eventually(probe.answers)
     probe.rpc.call(Tell(idempotency_key="r", n=99))
-    assert probe.is_noted(99, timeout_s=WAIT_S)
+    probe.comes_to_note(99)

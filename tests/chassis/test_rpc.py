@@ -11,10 +11,10 @@ from chassis.client import RpcClient
 from chassis.dead_letters import dead_letters, describe
 from contracts import errors
 from contracts.messages import Request
-from deploy.local.startup import wait_for
-from tests.chassis.conftest import WAIT_S, Probe
+from tests.chassis.conftest import Probe
 from tests.chassis.probe.messages import Absent, CallChain, Echo, Nap, Number
 from tests.chassis.probe.service import NAPPED
+from tests.patience import PATIENCE_S, eventually
 
 
 class Unheard(Request[Number], service="probe", method="unheard_of"):
@@ -53,7 +53,7 @@ def test_an_unexpected_error_is_logged_there_and_not_told_here(probe: Probe) -> 
         probe.rpc.call(Echo(n=14))
 
     assert "secret" not in str(raised.value)
-    assert wait_for(lambda: "a secret detail" in probe.log(), WAIT_S)
+    eventually(lambda: "a secret detail" in probe.log())
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_an_unknown_method_is_an_error_at_once(probe: Probe) -> None:
 
 def test_a_service_that_never_ran_is_known_at_once(probe: Probe) -> None:
     with pytest.raises(errors.Unavailable, match="absent service is not running"):
-        probe.rpc.call(Absent(), timeout_s=WAIT_S)
+        probe.rpc.call(Absent(), timeout_s=PATIENCE_S)
 
 
 def test_a_broker_that_is_not_there_is_an_error_by_the_deadline() -> None:
@@ -93,7 +93,7 @@ def test_a_late_answer_is_an_unknown_outcome_and_the_work_goes_on(probe: Probe) 
     with pytest.raises(errors.DeadlineExceeded, match="not known"):
         probe.rpc.call(Nap(n=400), timeout_s=0.1)
 
-    assert probe.is_noted(NAPPED, before + 1)
+    probe.comes_to_note(NAPPED, before + 1)
 
 
 def test_a_call_that_waited_past_its_deadline_is_never_begun(probe: Probe) -> None:
@@ -158,5 +158,5 @@ def test_a_message_that_makes_no_sense_is_a_dead_letter_and_kills_nothing(
                 for letter in letters
             )
 
-        assert wait_for(is_dead, WAIT_S)
+        eventually(is_dead)
     assert probe.answers()

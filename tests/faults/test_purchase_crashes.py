@@ -28,7 +28,8 @@ from contracts.errors import ServiceError
 from contracts.wallet import Credit, GetWallet, OpenAccount, Statement, TransactionKind
 from deploy.local.startup import wait_for
 from services.catalog.seed import product_id_of
-from tests.faults.conftest import ENDS_WITHIN_S, DyingAt
+from tests.faults.conftest import DyingAt
+from tests.patience import eventually
 from tests.system import System
 
 SLUG = "3node-memory-kit"
@@ -99,9 +100,7 @@ class Buyer:
         )
 
     def comes_to(self, status: PurchaseStatus) -> None:
-        assert wait_for(lambda: self.purchase().status == status, ENDS_WITHIN_S, 0.1), (
-            f"the purchase is {self.purchase().status}, not {status}"
-        )
+        eventually(lambda: self.purchase().status, lambda seen: seen == status)
 
     def paid_times(self) -> int:
         kinds = [TransactionKind.PURCHASE]
@@ -130,7 +129,7 @@ def insist(call: Callable[[], object]) -> None:
             return False
         return True
 
-    assert wait_for(answered, ENDS_WITHIN_S, 0.2)
+    eventually(answered)
 
 
 @pytest.fixture(autouse=True)
@@ -144,9 +143,9 @@ def left(stack: System) -> int:
     return run_in(stack, "catalog", "SELECT stock FROM products WHERE slug = :slug", slug=SLUG)
 
 
-def comes_to_be_left(stack: System, expected: int) -> bool:
-    """Whether the shelf comes to hold this many: what a purchase lets go returns in a while."""
-    return wait_for(lambda: left(stack) == expected, ENDS_WITHIN_S, 0.1)
+def comes_to_be_left(stack: System, expected: int) -> None:
+    """What a purchase lets go returns to the shelf in a while."""
+    eventually(lambda: left(stack), lambda seen: seen == expected)
 
 
 def events_about(stack: System, purchase: Purchase, event_type: str) -> int:
@@ -180,7 +179,7 @@ def test_a_crash_while_paying_pays_and_delivers_once(
     buyer.comes_to(PurchaseStatus.COMPLETED)
 
     assert buyer.outcome() == (1, 1, 0)
-    assert comes_to_be_left(stack, STOCK - 1)
+    comes_to_be_left(stack, STOCK - 1)
     assert events_about(stack, buyer.purchase(), "purchase_completed") == 1
 
 
@@ -215,7 +214,7 @@ def test_a_crash_while_money_comes_pays_and_delivers_once(
     buyer.comes_to(PurchaseStatus.COMPLETED)
 
     assert buyer.outcome() == (1, 1, 0)
-    assert comes_to_be_left(stack, STOCK - 1)
+    comes_to_be_left(stack, STOCK - 1)
 
 
 @pytest.mark.parametrize("point", BILLING_CLOSES)
@@ -231,7 +230,7 @@ def test_a_crash_while_cancelling_cancels_once_and_for_good(
     buyer.credit("100")
 
     assert buyer.outcome() == (0, 0, 0)
-    assert comes_to_be_left(stack, STOCK)
+    comes_to_be_left(stack, STOCK)
     assert events_about(stack, purchase, "purchase_ended") == 1
 
 
@@ -254,4 +253,4 @@ def test_a_service_killed_amid_many_purchases_loses_and_doubles_nothing(
         buyer.comes_to(PurchaseStatus.COMPLETED)
 
     assert [buyer.outcome() for buyer in buyers] == [(1, 1, 0)] * len(buyers)
-    assert comes_to_be_left(stack, STOCK - len(buyers))
+    comes_to_be_left(stack, STOCK - len(buyers))

@@ -11,18 +11,7 @@ import requests
 
 from contracts.wallet import Credit
 from tests.gateway.conftest import PASSWORD, Api, error_of, read
-
-# Follows from the rules: nobody waits longer than this for something that takes milliseconds.
-PATIENCE_S = 15
-
-
-def eventually(look: Callable[[], Any], is_right: Callable[[Any], bool]) -> Any:
-    """Look until it is right; fails with the last sight."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not is_right(seen := look()):
-        assert time.monotonic() < deadline, seen
-        time.sleep(0.05)
-    return seen
+from tests.patience import eventually
 
 
 def give(system: Any, api: Api, amount_usd: int) -> None:

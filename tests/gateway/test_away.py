@@ -9,6 +9,7 @@ import pytest
 import requests
 
 from tests.gateway.conftest import PASSWORD, Api, error_of, read
+from tests.patience import eventually
 
 
 @pytest.fixture
@@ -95,7 +96,5 @@ def test_a_request_that_waits_is_finished_before_the_site_stops(
 
 def _until_it_waits(system: Any, api: Api) -> None:
     """Until the purchase is stored: from then on the request waits for its money."""
-    from tests.gateway.test_api import eventually
-
     other = Api(system.base_url, api.token, api.user_id)
-    eventually(lambda: read(other.get("/api/purchases"))["purchases"], bool)
+    eventually(lambda: read(other.get("/api/purchases"))["purchases"])

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from tests.gateway.conftest import Api, granted, read
-from tests.gateway.test_api import eventually
 from tests.gateway.test_main_job import buy_credits, pay, switch_on_auto_topup
+from tests.patience import eventually
 
 
 def ends_completed(api: Api, purchase: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 import requests
 
 from tests.gateway.conftest import Api, granted, read
-from tests.gateway.test_api import eventually
+from tests.patience import eventually
 
 GOOD_CARD = "4242424242424242"
 DECLINES_LATER = "4000000000000341"
@@ -41,9 +41,7 @@ def buy_credits(api: Api, amount: int, *, save_card: bool = True) -> dict[str, A
 
 
 def switch_on_auto_topup(api: Api, **changes: object) -> dict[str, Any]:
-    cards = eventually(
-        lambda: granted(api.get("/api/wallet/payment-methods"))["payment_methods"], bool
-    )
+    cards = eventually(lambda: granted(api.get("/api/wallet/payment-methods"))["payment_methods"])
     settings = {
         "enabled": True,
         "threshold_amount": 10,

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from deploy.local.child import Child
-from deploy.local.startup import StartupError, wait_for
+from deploy.local.startup import StartupError
 from deploy.local.supervisor import Supervisor
+from tests.patience import eventually
 
 WAIT_FOR_EVER = "import signal; signal.pause()"
 
@@ -32,7 +33,7 @@ def test_a_process_that_ends_is_started_again_and_the_others_stay(tmp_path: Path
         return crashing.is_running and crashing.pid != crashed_pid
 
     try:
-        assert wait_for(is_back, 10)
+        eventually(is_back)
         assert steady.pid == steady_pid
         assert "crashing ended with -9" in said[0]
     finally:
@@ -48,7 +49,7 @@ def test_the_delay_grows_with_every_end(tmp_path: Path) -> None:
         supervisor.tend()
         return len(said) == 2
 
-    assert wait_for(has_ended_twice, 10)
+    eventually(has_ended_twice)
     assert ("in 0.5 s" in said[0], "in 1 s" in said[1]) == (True, True)
 
 
@@ -59,7 +60,7 @@ def test_a_process_that_refuses_its_settings_stops_the_start_with_its_own_words(
     refusing = program(tmp_path, "gateway", code)
     supervisor = Supervisor([refusing])
     supervisor.start()
-    wait_for(lambda: not refusing.is_running, 10)
+    eventually(lambda: not refusing.is_running)
 
     with pytest.raises(StartupError, match=r"gateway refuses its settings\. Setting SECRET_KEY"):
         supervisor.tend()
@@ -69,7 +70,7 @@ def test_a_process_that_does_not_stop_is_ended(tmp_path: Path) -> None:
     code = "import signal; signal.signal(15, signal.SIG_IGN); print('up', flush=True)"
     stubborn = program(tmp_path, "stubborn", f"{code}; [signal.pause() for _ in iter(int, 1)]")
     stubborn.start()
-    wait_for(lambda: "up" in stubborn.tail(), 10)
+    eventually(lambda: "up" in stubborn.tail())
 
     stubborn.stop(timeout_s=0.2)
 
@@ -87,11 +88,11 @@ def test_a_child_ends_when_its_runner_is_killed(tmp_path: Path) -> None:
     argv = [sys.executable, "-c", code, str(tmp_path)]
     runner = Child("runner", argv, dict(os.environ), tmp_path / "runner.log", directory=root)
     runner.start()
-    assert wait_for(lambda: not runner.is_running, 10), runner.tail()
+    eventually(lambda: not runner.is_running)
 
     pid = int((tmp_path / "pid").read_text())
 
-    assert wait_for(lambda: not has_a_life(pid), 10)
+    eventually(lambda: not has_a_life(pid))
 
 
 def has_a_life(pid: int) -> bool:

@@ -1,7 +1,6 @@
 """A real sandbox on a free port, the official library that talks to it, and a webhook receiver."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,17 +14,6 @@ from deploy.stripe_sandbox.server import SandboxServer
 from deploy.stripe_sandbox.settings import Settings
 
 SECRET = "whsec_of_the_sandbox_tests"
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
-    """The condition's first true value; fails after the bound."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.01)
-    raise AssertionError(f"not true within {seconds} s")
 
 
 @dataclass

@@ -11,7 +11,8 @@ import pytest
 import requests
 
 from deploy.stripe_sandbox.store import Store
-from tests.sandbox.conftest import Cards, client_of, wait_for
+from tests.patience import eventually
+from tests.sandbox.conftest import Cards, client_of
 
 
 def free_port() -> int:
@@ -31,7 +32,7 @@ def start(tmp_path: Path) -> Callable[[int], subprocess.Popen[bytes]]:
             env=environment,
             cwd=Path(__file__).parents[2],
         )
-        wait_for(lambda: answers(port), 20)
+        eventually(lambda: answers(port))
         return process
 
     return run

@@ -3,7 +3,8 @@
 import requests
 import stripe
 
-from tests.sandbox.conftest import Cards, Control, Receiver, wait_for
+from tests.patience import eventually
+from tests.sandbox.conftest import Cards, Control, Receiver
 
 PAID = "payment_intent.succeeded"
 
@@ -18,7 +19,7 @@ def test_every_event_arrives_signed(cards: Cards, customer: str, receiver: Recei
         "charge.succeeded",
         PAID,
     }
-    wait_for(lambda: told <= set(receiver.types(customer)))
+    eventually(lambda: told <= set(receiver.types(customer)))
 
 
 def test_a_refused_webhook_is_sent_again_until_it_is_taken(
@@ -33,9 +34,9 @@ def test_a_refused_webhook_is_sent_again_until_it_is_taken(
         )
 
     method = cards.save()
-    wait_for(lambda: receiver.refuse[customer] == 0 and delivered())
+    eventually(lambda: receiver.refuse[customer] == 0 and delivered())
     assert method
-    wait_for(lambda: "payment_method.attached" in receiver.types(customer))
+    eventually(lambda: "payment_method.attached" in receiver.types(customer))
 
 
 def test_a_webhook_can_be_repeated(
@@ -45,7 +46,7 @@ def test_a_webhook_can_be_repeated(
     control.post("switches", kind="webhook_repeat", copies=3, match=match)
     cards.charge(cards.save())
 
-    wait_for(lambda: receiver.types(customer).count(PAID) == 3)
+    eventually(lambda: receiver.types(customer).count(PAID) == 3)
     paid = [event.id for event in receiver.events(customer) if event.type == PAID]
     assert len(set(paid)) == 1
 
@@ -56,13 +57,13 @@ def test_webhooks_can_be_held_and_released(
     match = {"customer": customer, "type": "payment_intent.*"}
     control.post("switches", kind="webhook_hold", times=None, match=match)
     cards.charge(cards.save())
-    wait_for(lambda: "charge.succeeded" in receiver.types(customer))
+    eventually(lambda: "charge.succeeded" in receiver.types(customer))
     before = receiver.types(customer)
     released = control.post("webhooks/release", match={"customer": customer})
 
     assert PAID not in before
     assert released == {"released": 2}
-    wait_for(lambda: PAID in receiver.types(customer))
+    eventually(lambda: PAID in receiver.types(customer))
 
 
 def test_webhooks_can_arrive_newest_first(
@@ -72,7 +73,7 @@ def test_webhooks_can_arrive_newest_first(
     control.post("switches", kind="webhook_reorder", count=3, match=match)
     cards.charge(cards.save(), metadata={"topup_id": customer})
 
-    wait_for(lambda: "payment_intent.created" in receiver.types(customer))
+    eventually(lambda: "payment_intent.created" in receiver.types(customer))
     kinds = [kind for kind in receiver.types(customer) if kind.startswith(("payment_i", "charge"))]
     assert kinds == [PAID, "charge.succeeded", "payment_intent.created"]
 
@@ -94,10 +95,10 @@ def test_a_dropped_webhook_is_found_among_the_undelivered_and_can_be_resent(
         ).data
         return [event.id for event in found if event.data.object["id"] == intent.id]
 
-    (event_id,) = wait_for(missed)
+    (event_id,) = eventually(missed)
     control.post(f"webhooks/{event_id}/resend")
-    wait_for(lambda: PAID in receiver.types(customer))
-    wait_for(lambda: missed() == [])
+    eventually(lambda: PAID in receiver.types(customer))
+    eventually(lambda: missed() == [])
 
 
 def test_a_dispute_and_a_refund_reach_the_webhook_with_their_money(
@@ -116,8 +117,8 @@ def test_a_dispute_and_a_refund_reach_the_webhook_with_their_money(
             if text in body.decode()
         }
 
-    wait_for(lambda: about(refunded.id) >= {"refund.created", "charge.refunded"})
-    wait_for(
+    eventually(lambda: about(refunded.id) >= {"refund.created", "charge.refunded"})
+    eventually(
         lambda: (
             about(dispute["id"])
             >= {

@@ -11,9 +11,10 @@ from contracts.catalog import ListProducts
 from contracts.errors import ServiceError
 from contracts.topup import GetTopup
 from tests.conftest import StackFactory
+from tests.patience import eventually
 from tests.system import System
 from tests.topup.conftest import USD
-from tests.topup.test_service import Person, eventually, receive, sandbox_events
+from tests.topup.test_service import Person, receive, sandbox_events
 
 STEPS_OF_A_CHARGE = (
     "topup.after_trigger",
@@ -55,7 +56,7 @@ def product_id(stack: System) -> UUID:
 
 
 def restart_after_crash(stack: System) -> None:
-    eventually(lambda: not stack.is_running("topup"), 30)
+    eventually(lambda: not stack.is_running("topup"))
     stack.start("topup")
 
 
@@ -86,7 +87,7 @@ def test_a_crash_at_any_step_of_a_charge_ends_in_one_charge_and_one_credit(
     restart_after_crash(stack)
 
     asked = GetPurchase(user_id=person.user_id, purchase_id=purchase.purchase_id)
-    eventually(lambda: stack.rpc.call(asked).status == "completed", 40)
+    eventually(lambda: stack.rpc.call(asked).status == "completed")
     eventually(lambda: [topup.status for topup in person.topups()] == ["credited"])
 
     assert (charges_of(person), person.balance()) == (1, 10 * USD)
@@ -125,4 +126,4 @@ def test_a_crash_right_after_a_webhook_was_stored_loses_nothing(stack: System, o
         receive(stack, event)
     restart_after_crash(stack)
 
-    eventually(lambda: person.balance() == 25 * USD, 90)
+    eventually(lambda: person.balance() == 25 * USD)

@@ -2,7 +2,6 @@
 
 import json
 import uuid
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID
@@ -30,8 +29,8 @@ from contracts.topup import (
     TriggerAutoTopup,
 )
 from contracts.wallet import Debit, GetWallet, OpenAccount, Statement
-from deploy.local.startup import wait_for
 from tests.conftest import StackFactory
+from tests.patience import eventually
 from tests.system import System
 from tests.topup.conftest import USD, Card, Sandbox
 
@@ -127,10 +126,6 @@ class Person:
 def session_of(url: str) -> str:
     """The page's id, which the sandbox and Stripe put into its address."""
     return next(part for part in url.split("/") if part.startswith("cs_"))
-
-
-def eventually(condition: Callable[[], bool], timeout_s: float = 15) -> None:
-    assert wait_for(condition, timeout_s, 0.05)
 
 
 @pytest.fixture
@@ -299,7 +294,7 @@ def test_an_answer_that_is_lost_ends_in_one_charge_and_one_credit(
 
     person.rpc.call(TriggerAutoTopup(user_id=person.user_id, idempotency_key="once"))
 
-    eventually(lambda: [topup.status for topup in person.topups()] == ["credited"], 30)
+    eventually(lambda: [topup.status for topup in person.topups()] == ["credited"])
     assert person.balance() == 25 * USD
 
 
@@ -355,7 +350,7 @@ def test_fifty_purchases_at_once_stay_within_the_limit_and_each_says_why_not(
         ended = [item.status == "completed" or item.status_code != "" for item in purchases()]
         return all(ended) and {topup.status for topup in person.topups()} == {"credited"}
 
-    eventually(lambda: person.status().last_refusal is not None and is_at_rest(), 90)
+    eventually(lambda: person.status().last_refusal is not None and is_at_rest())
     charged = sum(topup.amount_micros for topup in person.topups())
     completed = sum(item.status == "completed" for item in purchases())
     assert 100 * USD <= charged <= 200 * USD

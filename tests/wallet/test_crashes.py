@@ -21,8 +21,8 @@ from deploy.local.broker import Node
 from deploy.local.child import Child
 from deploy.local.postgres import Postgres
 from deploy.local.postgres import start as start_postgres
-from deploy.local.startup import wait_for
 from services.wallet import chain, verification
+from tests.patience import eventually
 from tests.system import System
 from tests.wallet.conftest import USD, credit, transfer
 
@@ -132,7 +132,7 @@ def run(stack, replicas, postgres, *, clients: int, duration_s: float) -> Traffi
 
 def check(stack: System, traffic: Traffic) -> None:
     rpc = stack.rpc
-    assert wait_for(lambda: _answers(rpc, traffic.users[0]), 30)
+    eventually(lambda: _answers(rpc, traffic.users[0]))
     known = [a for a in traffic.attempts if a.answer is not None]
     unanswered = [a for a in traffic.attempts if a.answer is None]
     # What is still in a queue must not act after we have looked.

@@ -36,7 +36,7 @@ from contracts.wallet import (
     Verify,
     VoidHold,
 )
-from deploy.local.startup import wait_for
+from tests.patience import eventually
 from tests.wallet.conftest import USD, credit, debit, transfer
 
 
@@ -199,7 +199,7 @@ def test_a_paid_topup_that_is_published_twice_is_credited_once(stack, rpc):
         except NotFound:
             return None
 
-    assert wait_for(lambda: balance() == 25 * USD, 10)
+    eventually(lambda: balance() == 25 * USD)
     assert len(rpc.call(Statement(user_id=user_id)).transactions) == 1
 
 
@@ -275,7 +275,7 @@ def test_a_hold_expires_by_itself(rpc):
         )
     )
 
-    assert wait_for(lambda: rpc.call(GetWallet(user_id=user_id)).held_micros == 0, 15)
+    eventually(lambda: rpc.call(GetWallet(user_id=user_id)).held_micros == 0)
 
 
 def test_the_chain_is_sealed_by_itself(rpc):
@@ -285,4 +285,4 @@ def test_the_chain_is_sealed_by_itself(rpc):
         verdict = rpc.call(Verify(), timeout_s=60)
         return verdict.sealed_count == verdict.transaction_count
 
-    assert wait_for(is_sealed, 20, 1)
+    eventually(is_sealed, interval_s=1)

@@ -1,0 +1,21 @@
+"""How a test waits for what happens by itself."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+Seen = TypeVar("Seen")
+
+PATIENCE_S = 60.0
+"""What takes milliseconds takes this long on no machine, however busy it is."""
+
+
+def eventually(
+    look: Callable[[], Seen], is_right: Callable[[Seen], object] = bool, interval_s: float = 0.05
+) -> Seen:
+    """Look until it is right, and give back what was seen; fails with the last sight."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_right(seen := look()):
+        assert time.monotonic() < deadline, f"still {seen!r} after {PATIENCE_S:.0f} s"
+        time.sleep(interval_s)
+    return seen
