@@ -7,7 +7,6 @@ definitions file that the node loads when it boots.
 """
 
 import base64
-import fcntl
 import hashlib
 import json
 import os
@@ -26,7 +25,7 @@ import kombu
 from deploy import definitions
 from deploy.definitions import ADMIN, SERVICES, VHOST
 from deploy.local.child import Child
-from deploy.local.startup import StartupError, free_port, wait_for, write_private
+from deploy.local.startup import StartupError, free_port, take_lock, wait_for, write_private
 
 NODE = "mycelium@localhost"
 START_TIMEOUT_S = 90
@@ -136,7 +135,7 @@ class Node:
     def begin(self) -> None:
         """Start the node; it takes some seconds to be ready."""
         self._directory.mkdir(parents=True, exist_ok=True)
-        self._take_lock()
+        self._lock = take_lock(self._directory, "The broker")
         self._end_orphans()
         self._write_configuration()
         self._run_server()
@@ -164,18 +163,6 @@ class Node:
         return (
             f"amqp://{user}:{self._passwords[user]}@127.0.0.1:{self.port}/{quote(vhost, safe='')}"
         )
-
-    def _take_lock(self) -> None:
-        lock = (self._directory / "lock").open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            raise StartupError(
-                f"The broker in {self._directory} is already running:"
-                " stop the other `make run` first."
-            ) from None
-        self._lock = lock
 
     def _write_configuration(self) -> None:
         access = definitions.definitions(self._passwords)

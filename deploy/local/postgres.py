@@ -5,7 +5,6 @@ that owns that database and cannot connect to another. The superuser's password 
 data directory, readable by its owner only.
 """
 
-import fcntl
 import importlib.util
 import os
 import pwd
@@ -22,7 +21,7 @@ import psycopg2
 from psycopg2 import sql
 
 from deploy.local.child import Child
-from deploy.local.startup import StartupError, free_port, wait_for, write_private
+from deploy.local.startup import StartupError, free_port, take_lock, wait_for, write_private
 
 SUPERUSER = "mycelium_admin"
 # PostgreSQL refuses to run as root; then it runs as this system user.
@@ -87,7 +86,7 @@ class Postgres:
     def start(self) -> None:
         """Make the cluster where there is none, then start the server and wait for it."""
         self._directory.mkdir(parents=True, exist_ok=True)
-        self._take_lock()
+        self._lock = take_lock(self._directory, "The database")
         if not (self._cluster / "PG_VERSION").exists():
             self._create_cluster()
         self._password = (self._directory / "superuser-password").read_text()
@@ -142,18 +141,6 @@ class Postgres:
 
     def _connection(self) -> "_Autocommit":
         return _Autocommit(self.port, self._password)
-
-    def _take_lock(self) -> None:
-        lock = (self._directory / "lock").open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            raise StartupError(
-                f"The database in {self._directory} is already running:"
-                " stop the other `make run` first."
-            ) from None
-        self._lock = lock
 
     def _create_cluster(self) -> None:
         # In a draft directory that is renamed at the end: a crash leaves nothing half-made.

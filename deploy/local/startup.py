@@ -1,10 +1,12 @@
 """What every part of the local runner needs when it starts something."""
 
+import fcntl
 import random
 import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 # Below the range that Linux hands to outgoing connections (32768 and up): a port from there
 # could be taken by some connection between our look and our listening, or during a restart.
@@ -46,6 +48,19 @@ def wait_for(is_true: Callable[[], bool], timeout_s: float, interval_s: float = 
             return False
         time.sleep(interval_s)
     return True
+
+
+def take_lock(directory: Path, owner: str) -> IO[str]:
+    """Keep another runner out of a directory until the file is closed, or this process ends."""
+    lock = (directory / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise StartupError(
+            f"{owner} in {directory} is already running: stop the other `make run` first."
+        ) from None
+    return lock
 
 
 def write_private(path: Path, content: str) -> None:
