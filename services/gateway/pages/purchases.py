@@ -34,7 +34,7 @@ from services.gateway.pages.forms import (
     custom_credits,
     suggested_credits,
 )
-from services.gateway.pages.topups import begin_topup, payments_arriving
+from services.gateway.pages.topups import begin_chosen_topup, begin_topup, payments_arriving
 
 blueprint = Blueprint("purchases", __name__)
 
@@ -102,15 +102,7 @@ def status(purchase_id: UUID) -> str | tuple[str, int]:
 def buy_credits(purchase_id: UUID) -> Response:
     """Pay by hand for a purchase that waits; it completes by itself when the money is there."""
     page = url_for("purchases.follow", purchase_id=purchase_id)
-    try:
-        amount_micros = chosen_credits()
-    except InvalidAmount as error:
-        flash(str(error), "danger")
-        return redirect(page, 303)
-    if amount_micros is None:
-        flash("Choose an amount of credits.", "danger")
-        return redirect(page, 303)
-    return begin_topup(amount_micros, page, "purchase-credits")
+    return begin_chosen_topup(page, "purchase-credits")
 
 
 @blueprint.post("/purchases/<uuid:purchase_id>/cancel")

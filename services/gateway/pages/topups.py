@@ -57,6 +57,19 @@ def begin_topup(amount_micros: int, back_to: str, purpose: str) -> Response:
     return redirect(topup.checkout_url or follow_it, 303)
 
 
+def begin_chosen_topup(back_to: str, purpose: str) -> Response:
+    """The same for the amount that was picked in the form, which must be one."""
+    try:
+        amount_micros = chosen_credits()
+    except InvalidAmount as error:
+        flash(str(error), "danger")
+        return redirect(back_to, 303)
+    if amount_micros is None:
+        flash("Choose an amount of credits.", "danger")
+        return redirect(back_to, 303)
+    return begin_topup(amount_micros, back_to, purpose)
+
+
 def payments_arriving(user_id: UUID) -> list[Topup]:
     """Top-ups by hand that the card has paid, or may have paid, and that are not credited yet.
 
@@ -78,16 +91,7 @@ def payments_arriving(user_id: UUID) -> list[Topup]:
 @login_required
 def start() -> Response:
     """Buy Credits, on the wallet's page."""
-    wallet_page = url_for("wallet.overview")
-    try:
-        amount_micros = chosen_credits()
-    except InvalidAmount as error:
-        flash(str(error), "danger")
-        return redirect(wallet_page, 303)
-    if amount_micros is None:
-        flash("Choose an amount of credits.", "danger")
-        return redirect(wallet_page, 303)
-    return begin_topup(amount_micros, wallet_page, "credits")
+    return begin_chosen_topup(url_for("wallet.overview"), "credits")
 
 
 @blueprint.get("/topups/<uuid:topup_id>")
