@@ -61,6 +61,12 @@ class Connected:
             _run_quietly(callback)
 
     @contextmanager
+    def rehearse(self) -> Iterator[Session]:
+        """A session whose changes are undone at the end of the block; no callback is run."""
+        with self._sessions() as session:
+            yield session
+
+    @contextmanager
     def read(self) -> Iterator[Session]:
         """A session that may not write."""
         with self._sessions() as session, session.begin():

@@ -206,7 +206,8 @@ class AutoTopupStatus(Reply):
     ``backup_payment_method`` is charged when the bank declines the first card.
     ``last_refusal`` is there as long as no top-up succeeded after it. ``consent_text`` of
     ``consent_version`` is what the person agrees to when they save. ``is_stopped_by_operator``:
-    no automatic charge is made for anybody at present.
+    no automatic charge is made for anybody at present. ``charge_now_micros`` is there in a dry
+    run alone: what saving would charge at once.
     """
 
     enabled: bool
@@ -230,6 +231,7 @@ class AutoTopupStatus(Reply):
     cool_down_s: int = 0
     topup_amount_min_micros: PriceMicros = 0
     topup_amount_max_micros: PriceMicros = 0
+    charge_now_micros: PriceMicros = 0
 
 
 class GetAutoTopup(Request[AutoTopupStatus], service=SERVICE, method="get_auto_topup"):
@@ -239,7 +241,8 @@ class GetAutoTopup(Request[AutoTopupStatus], service=SERVICE, method="get_auto_t
 class ConfigureAutoTopup(Command[AutoTopupStatus], service=SERVICE, method="configure_auto_topup"):
     """Save the settings. Enabling needs ``consent`` to the text of ``consent_version``.
 
-    Enabling while the balance is already below the threshold charges now.
+    Enabling while the balance is already below the threshold, or while a purchase waits, charges
+    now. With ``dry_run`` it is carried out and then undone, which tells what it would charge.
     Errors: ``BadRequest`` (bounds, whole cents, no consent), ``NotFound`` (the card).
     """
 
@@ -254,6 +257,7 @@ class ConfigureAutoTopup(Command[AutoTopupStatus], service=SERVICE, method="conf
     consent: bool = False
     consent_version: Annotated[str, StringConstraints(max_length=40)] = ""
     client_address: Annotated[str, StringConstraints(max_length=64)] = ""
+    dry_run: bool = False
 
 
 class AutoTopupOutcome(Reply):

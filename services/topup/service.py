@@ -167,6 +167,10 @@ class TopupService:
     @rpc
     def configure_auto_topup(self, request: ConfigureAutoTopup) -> AutoTopupStatus:
         till = self.till
+        if request.dry_run:
+            funds = till.wallet.funds(request.user_id, utc_now())
+            with self.database.rehearse() as session:
+                return terms.rehearse(session, utc_now(), request, funds, till.policy)
         with self.database.begin() as session:
             trigger_id = terms.configure(session, utc_now(), request, till.policy)
         if trigger_id is not None:

@@ -79,9 +79,22 @@ def configure(
     )
 
 
+def rehearse(
+    session: Session, now: datetime, command: ConfigureAutoTopup, funds: Funds, policy: Policy
+) -> AutoTopupStatus:
+    """What :func:`configure` would lead to; the caller undoes it."""
+    trigger_id = configure(session, now, command, policy)
+    outcome = trigger_id and auto_topup.reserve(session, now, trigger_id, funds, policy)
+    charge_micros = outcome.amount_micros if isinstance(outcome, Topup) else 0
+    saved = status(session, command.user_id, policy, now)
+    return saved.model_copy(update={"charge_now_micros": charge_micros})
+
+
 def _was_done(session: Session, command: ConfigureAutoTopup, now: datetime) -> bool:
     key = (command.user_id, command.method, command.idempotency_key)
-    hashed = topups.request_hash(command.model_dump(mode="json", exclude={"client_address"}))
+    hashed = topups.request_hash(
+        command.model_dump(mode="json", exclude={"client_address", "dry_run"})
+    )
     stored = session.get(Command, key)
     if stored is None:
         session.add(
@@ -173,7 +186,7 @@ def _usual_card(session: Session, user_id: UUID, settings: AutoTopupSettings) ->
 
 def _consent(session: Session, command: ConfigureAutoTopup, now: datetime) -> UUID:
     terms = command.model_dump(
-        mode="json", exclude={"user_id", "idempotency_key", "client_address"}
+        mode="json", exclude={"user_id", "idempotency_key", "client_address", "dry_run"}
     )
     return consent.record(session, command.user_id, command.client_address, terms, now)
 

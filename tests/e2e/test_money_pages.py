@@ -5,7 +5,7 @@ import re
 from playwright.sync_api import expect
 
 from tests.e2e.conftest import NewVisitor
-from tests.e2e.visitor import CARD_DECLINED_LATER, COMPLETES_WITHIN_MS, Visitor
+from tests.e2e.visitor import ASKS_EACH_TIME, CARD_DECLINED_LATER, COMPLETES_WITHIN_MS, Visitor
 from tests.system import System
 
 
@@ -69,12 +69,27 @@ def test_an_amount_that_nobody_can_mean_is_refused_with_a_sentence(visitor: Visi
 
 def test_auto_topup_below_the_threshold_warns_before_it_charges(visitor: Visitor) -> None:
     visitor.save_card()
-    visitor.open("/dashboard/wallet/auto-topup")
-    expect(visitor.page.get_by_text("Switching this on will charge you now")).to_be_visible()
+    visitor.switch_auto_topup_on(amount="30")
+    expect(visitor.page.get_by_text("Saving this will charge you $30.00 now")).to_be_in_viewport()
+    visitor.expect_balance("$0.00")
 
+    visitor.switch_auto_topup_on(amount="30")
+    visitor.page.get_by_role("button", name="Save and charge $30.00 now").click()
+
+    expect(visitor.page.get_by_text("your card is being charged now")).to_be_visible()
+
+
+def test_a_threshold_raised_above_the_balance_warns_before_it_charges(visitor: Visitor) -> None:
+    visitor.buy_credits(25)
+    visitor.save_card()
     visitor.switch_auto_topup_on()
+    expect(visitor.page.get_by_text("Auto top-up is on.")).to_be_visible()
 
-    expect(visitor.page.get_by_text("Auto top-up is on", exact=False).first).to_be_visible()
+    visitor.switch_auto_topup_on(threshold="60")
+
+    expect(visitor.page.get_by_text("Saving this will charge you $35.00 now")).to_be_visible()
+    visitor.open("/dashboard/wallet/auto-topup")
+    expect(visitor.page.get_by_label("When credits are below")).to_have_value("10")
 
 
 def test_auto_topup_without_consent_is_not_saved_and_keeps_what_was_typed(
@@ -102,6 +117,28 @@ def test_limits_show_how_far_they_are_used(visitor: Visitor) -> None:
 
     expect(visitor.page.locator("progress")).to_have_count(2)
     expect(visitor.page.locator("main")).to_contain_text("$0.00 of $50.00")
+
+
+def test_a_payment_that_the_bank_asks_about_is_confirmed_on_the_page(visitor: Visitor) -> None:
+    page = visitor.page
+    visitor.save_card(ASKS_EACH_TIME)
+    visitor.switch_auto_topup_on(threshold="0")
+    visitor.open_buy_now("gateway-eu")
+    page.get_by_role("dialog").get_by_role("button", name=re.compile("^Buy Now for")).click()
+    visitor.expect_purchase("awaiting_funds")
+    alert = page.locator("#purchase-status").get_by_role("alert")
+    expect(alert).to_contain_text("bank", timeout=COMPLETES_WITHIN_MS)
+    where = page.url
+
+    visitor.open("/dashboard/wallet/auto-topup")
+    expect(page.get_by_text("Auto top-up is paused")).to_be_visible()
+    page.get_by_role("link", name="Confirm with your bank").click()
+    visitor.pay_on_card_page(ASKS_EACH_TIME)
+
+    page.goto(where)
+    visitor.expect_purchase("completed")
+    visitor.open("/dashboard/wallet/auto-topup")
+    expect(page.locator(".page-head")).to_contain_text("Active")
 
 
 def test_a_double_click_buys_once(visitor: Visitor) -> None:

@@ -12,6 +12,9 @@ GOOD_CARD = "4242 4242 4242 4242"
 CARD_DECLINED_LATER = "4000 0000 0000 0341"
 """It can be saved; each charge of it is declined."""
 
+ASKS_EACH_TIME = "4000 0027 6000 3184"
+"""The bank asks its customer about each payment."""
+
 COMPLETES_WITHIN_MS = 20_000
 # The browser writes a line for every answer that is an error; those pages are looked at anyway.
 _ABOUT_STATUS = re.compile(r"Failed to load resource: the server responded with a status of 4\d\d")
@@ -62,6 +65,8 @@ class Visitor:
         self.page.get_by_label("Security code").fill("123")
         self.page.get_by_label("Name on card").fill("Example Shopper")
         self.page.locator("form#card button[type=submit]").click()
+        if card == ASKS_EACH_TIME:
+            self.page.get_by_role("button", name="Complete").click()
         expect(self.page).to_have_url(re.compile(re.escape(self.base_url)))
 
     def save_card(self, card: str = GOOD_CARD) -> None:

@@ -113,6 +113,15 @@ def test_an_automatic_charge_is_told_to_the_user(api: Api, dear: dict[str, Any])
     assert "$25.00" in charge["title"]
 
 
+def test_a_dry_run_of_the_settings_says_what_saving_would_charge(api: Api) -> None:
+    buy_credits(api, 10)
+
+    told = switch_on_auto_topup(api, threshold_amount=50, dry_run=True)
+
+    assert told["charge_now"] == Decimal("40.00")
+    assert granted(api.get("/api/wallet/auto-topup/status"))["enabled"] is False
+
+
 def test_affordability_shows_what_auto_topup_would_charge(api: Api) -> None:
     buy_credits(api, 10)
     switch_on_auto_topup(api)

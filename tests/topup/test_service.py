@@ -219,6 +219,24 @@ def test_a_purchase_short_of_funds_completes_by_itself(person: Person, product_i
     assert person.balance() == 10 * USD
 
 
+def test_a_dry_run_says_what_saving_would_charge_and_does_nothing(person: Person) -> None:
+    person.add_card()
+
+    low = person.configure(dry_run=True, threshold_micros=40 * USD)
+    enough = person.configure(dry_run=True, threshold_micros=0)
+
+    assert (low.charge_now_micros, enough.charge_now_micros) == (40 * USD, 0)
+    assert (person.status().enabled, person.topups(), person.balance()) == (False, [], 0)
+
+
+def test_a_dry_run_and_the_save_after_it_share_a_key(person: Person) -> None:
+    person.add_card()
+    once: dict[str, Any] = {"idempotency_key": "once", "threshold_micros": 0}
+    person.configure(**once, dry_run=True)
+
+    assert person.configure(**once).enabled
+
+
 def test_saving_the_settings_when_already_below_says_what_is_in_flight(person: Person) -> None:
     person.add_card()
 

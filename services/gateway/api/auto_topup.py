@@ -43,6 +43,7 @@ class AutoTopupBody(ApiBody):
     monthly_limit_micros: PositiveUsd | None = Field(default=None, alias="monthly_limit")
     consent: bool = Field(default=False, strict=True)
     consent_version: Annotated[PlainText, StringConstraints(max_length=40)] | None = None
+    dry_run: bool = Field(default=False, strict=True)
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -93,6 +94,7 @@ class AutoTopupReply(ApiReply):
     consent_version: str
     consent_text: str
     last_topup: TopupReply | None
+    charge_now: Usd
 
 
 class TriggerReply(ApiReply):
@@ -118,7 +120,9 @@ def auto_topup_status(user: CurrentUser) -> AutoTopupReply:
     command=True,
 )
 def configure_auto_topup(user: CurrentUser, body: AutoTopupBody, key: str) -> AutoTopupReply:
-    """Save the settings. Switching on while the balance is below the threshold charges now."""
+    """Save the settings. Switching on while the balance is below the threshold charges now.
+
+    With ``dry_run`` nothing is saved or charged, and ``charge_now`` says what would be."""
     threshold_micros, amount_micros = body.threshold_micros, body.topup_amount_micros
     consent_version = body.consent_version or ""
     if threshold_micros is None or amount_micros is None or not consent_version:
@@ -143,6 +147,7 @@ def configure_auto_topup(user: CurrentUser, body: AutoTopupBody, key: str) -> Au
             consent=body.consent,
             consent_version=consent_version,
             client_address=(request.remote_addr or "")[:64],
+            dry_run=body.dry_run,
         ),
         timeout_s=25,
     )
@@ -190,6 +195,7 @@ def _shown(status: AutoTopupStatus) -> AutoTopupReply:
         consent_version=status.consent_version,
         consent_text=status.consent_text,
         last_topup=shown_topup(status.last_topup) if status.last_topup else None,
+        charge_now=usd_number(status.charge_now_micros),
     )
 
 

@@ -1,6 +1,7 @@
 """/dashboard/wallet/auto-topup: the settings of automatic charges, and asking for one."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from flask import Blueprint, flash, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
@@ -15,7 +16,6 @@ from contracts.topup import (
     PaymentMethod,
     TriggerAutoTopup,
 )
-from contracts.wallet import GetWallet, Wallet
 from services.gateway.errors import STATUSES
 from services.gateway.frame import call
 from services.gateway.identity import CurrentUser, login_required, signed_in_user
@@ -25,7 +25,6 @@ from services.gateway.pages.formats import plain_dollars
 from services.gateway.pages.forms import (
     command_key,
     money_field,
-    optional_money,
     optional_money_field,
 )
 
@@ -60,6 +59,8 @@ class SettingsForm:
     monthly_limit: str
     error: str = ""
     error_field: str = ""
+    charge_now_micros: int = 0
+    """What the person is to know before it is saved: this much is charged then."""
 
 
 @blueprint.get("/dashboard/wallet/auto-topup")
@@ -75,15 +76,20 @@ def settings() -> str | Response:
 
 @blueprint.post("/dashboard/wallet/auto-topup")
 @login_required
-def configure() -> Response | tuple[str, int]:
+def configure() -> Response | str | tuple[str, int]:
+    """Save. What would charge the card at once is said first, and saved when sent again."""
     user = signed_in_user()
     try:
-        status = call(_command(user))
+        command = _command(user)
+        charge_micros = _charge_now(command)
+        if charge_micros > request.form.get("charge_said", 0, type=int):
+            return _again(user, charge_now_micros=charge_micros)
+        status = call(command)
     except InvalidAmount as error:
-        return _again(user, str(error), "", 422)
+        return _again(user, error=str(error)), 422
     except ServiceError as error:
         name = _FIELDS.get(error.details[0], "") if error.details else ""
-        return _again(user, str(error), name, STATUSES.get(error.code, 502))
+        return _again(user, error=str(error), error_field=name), STATUSES.get(error.code, 502)
     if not status.enabled:
         flash("Auto top-up is off. Nothing is charged by itself any more.", "info")
     elif status.in_flight_topup_id:
@@ -131,6 +137,13 @@ def _command(user: CurrentUser) -> ConfigureAutoTopup:
     )
 
 
+def _charge_now(command: ConfigureAutoTopup) -> int:
+    """What saving would charge at once. Switching off charges nothing, and must always work."""
+    if not command.enabled:
+        return 0
+    return call(command.model_copy(update={"dry_run": True})).charge_now_micros
+
+
 def _at_least_a_cent(name: str, label: str) -> int:
     amount_micros = money_field(name, label)
     if amount_micros == 0:
@@ -157,8 +170,8 @@ def _saved(status: AutoTopupStatus) -> SettingsForm:
     )
 
 
-def _again(user: CurrentUser, error: str, error_field: str, status_code: int) -> tuple[str, int]:
-    """The form again, as it was typed, with what is wrong."""
+def _again(user: CurrentUser, **said: Any) -> str:
+    """The form again, as it was typed, with what is wrong or what is to be known."""
     form = SettingsForm(
         enabled=bool(request.form.get("enabled")),
         threshold=request.form.get("threshold", ""),
@@ -167,32 +180,17 @@ def _again(user: CurrentUser, error: str, error_field: str, status_code: int) ->
         backup_payment_method_id=request.form.get("backup_payment_method_id", ""),
         daily_limit=request.form.get("daily_limit", ""),
         monthly_limit=request.form.get("monthly_limit", ""),
-        error=error,
-        error_field=error_field,
+        **said,
     )
-    return _page(user, call(GetAutoTopup(user_id=user.user_id)), form), status_code
+    return _page(user, call(GetAutoTopup(user_id=user.user_id)), form)
 
 
 def _page(user: CurrentUser, status: AutoTopupStatus, form: SettingsForm) -> str:
-    wallet = ask(GetWallet(user_id=user.user_id))
     cards = ask(ListPaymentMethods(user_id=user.user_id))
     return render_template(
         "auto_topup.html",
         status=status,
         form=form,
-        wallet=wallet,
-        will_charge_now=_will_charge_now(status, form, wallet),
         cards=cards.payment_methods if cards else [],
         card_is_coming=request.args.get("card_setup") == "done",
     )
-
-
-def _will_charge_now(status: AutoTopupStatus, form: SettingsForm, wallet: Wallet | None) -> bool:
-    """Whether switching it on with this threshold finds the balance below it already."""
-    if wallet is None or status.enabled:
-        return False
-    try:
-        threshold_micros = optional_money(form.threshold, "When credits are below")
-    except InvalidAmount:
-        return False
-    return threshold_micros is not None and wallet.available_micros < threshold_micros
