@@ -23,6 +23,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, TypeVar
 
+from amqp.exceptions import AMQPError
 from kombu import Connection, Consumer, Producer, Queue
 from kombu.message import Message
 
@@ -140,7 +141,7 @@ class RpcClient:
                 headers=context.headers(),
                 expiration=timeout_s,
             )
-        except OSError as error:
+        except (OSError, AMQPError) as error:
             raise errors.DeadlineExceeded(
                 f"The connection to the message broker was lost on the way to {request.service};"
                 " whether it did the work is not known."
@@ -204,11 +205,14 @@ class RpcClient:
         self._producer = Producer(requests, auto_declare=False)
         self._ready.set()
         next_heartbeat = time.monotonic()
+        # Kombu's own methods would open another connection, on which nobody consumes, where a
+        # caller's publish has met the loss of this one first.
+        wire = connection.connection
         while not self._closing.is_set():
             with contextlib.suppress(TimeoutError):
-                connection.drain_events(timeout=1)
+                wire.drain_events(timeout=1)
             if time.monotonic() >= next_heartbeat:
-                connection.heartbeat_check()
+                wire.heartbeat_tick()
                 next_heartbeat = time.monotonic() + HEARTBEAT_S / 4
 
     def _on_return(self, error: Exception, exchange: str, routing_key: str, message: Any) -> None:

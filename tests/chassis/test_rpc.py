@@ -1,8 +1,10 @@
 """Calls: the contract on both ends, and everything that can go wrong between them."""
 
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 from kombu import Connection, Producer
@@ -160,3 +162,21 @@ def test_a_message_that_makes_no_sense_is_a_dead_letter_and_kills_nothing(
 
         eventually(is_dead)
     assert probe.answers()
+
+
+def test_a_loss_that_a_publish_notices_first_is_recovered_from(probe: Probe) -> None:
+    client = RpcClient(probe.vhost.admin_uri, name="cut")
+    client.call(Echo(n=1))
+    producer = client._producer
+    assert producer is not None
+    transport = producer.channel.connection.transport
+    transport.connected = False
+    transport.sock.shutdown(socket.SHUT_RDWR)
+
+    def answers() -> bool:
+        with suppress(errors.ServiceError):
+            return client.call(Echo(n=1), timeout_s=1).n == 1
+        return False
+
+    eventually(answers)
+    client.close()
