@@ -19,7 +19,8 @@ from typing import Any
 
 import psycopg2
 from sqlalchemy import Engine, create_engine, event, text
-from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,10 @@ POOL_TIMEOUT_S = 10
 TESTED_AFTER_S = 1.0
 """A server that went away is not back sooner."""
 
+_SNAPSHOT = (
+    "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SET LOCAL statement_timeout = 0;"
+    " SET LOCAL idle_in_transaction_session_timeout = 0"
+)
 _AFTER_COMMIT = "chassis.after_commit"
 _USED_AT = "chassis.used_at"
 PUBLISHED = "chassis.published"
@@ -71,6 +76,13 @@ class Connected:
         """A session that may not write."""
         with self._sessions() as session, session.begin():
             session.execute(text("SET TRANSACTION READ ONLY"))
+            yield session
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Session]:
+        """A session that sees one moment and may take its time; it may not write."""
+        with self.read() as session:
+            session.execute(text(_SNAPSHOT))
             yield session
 
     @contextmanager
@@ -125,6 +137,15 @@ def connect(url: str, pool_size: int = 5) -> Connected:
     )
     _test_after_a_pause(engine)
     return Connected(engine)
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether the connection went, or there was none: a commit may have come through."""
+    if not isinstance(error, DBAPIError):
+        return isinstance(error, PoolTimeout)
+    cause = error.orig
+    is_cut = isinstance(cause, psycopg2.OperationalError) and cause.pgcode is None
+    return error.connection_invalidated or is_cut
 
 
 def _test_after_a_pause(engine: Engine) -> None:

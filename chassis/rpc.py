@@ -31,7 +31,8 @@ from pydantic_core import to_json
 from chassis.client import RpcClient
 from chassis.consumer import QueueConsumer
 from chassis.context import DEADLINE_KEY, CallContext
-from contracts.errors import BadRequest, DeadlineExceeded, ServiceError
+from chassis.database import is_lost
+from contracts.errors import BadRequest, DeadlineExceeded, ServiceError, Unavailable
 from contracts.messages import Request
 
 log = logging.getLogger(__name__)
@@ -111,9 +112,15 @@ class Rpc(NamekoRpc):
         error = exc_info[1] if exc_info else None
         if error is not None and not isinstance(error, ServiceError):
             log.error("a call failed", exc_info=exc_info, extra={"method": self.method_name})
-            error = ServiceError("Something went wrong on our side. Try again in a moment.")
+            error = _told(error)
         self.rpc_consumer.answer(message, result, error)
         return result, exc_info
+
+
+def _told(error: BaseException) -> ServiceError:
+    if is_lost(error):
+        return Unavailable("The database cannot be reached. Try again in a moment.")
+    return ServiceError("Something went wrong on our side. Try again in a moment.")
 
 
 MethodT = TypeVar("MethodT", bound=Callable[..., Any])

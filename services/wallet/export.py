@@ -119,8 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     write = write_csv if options.format == "csv" else write_jsonl
     database = connect(service_settings().database_url, pool_size=1)
-    with database.read() as session:
-        session.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+    with database.snapshot() as session:
         try:
             write(stream(session, options.user), sys.stdout)
         except NotFound as error:

@@ -9,6 +9,7 @@ import pytest
 
 from chassis.client import RpcClient
 from chassis.database import Connected, connect
+from chassis.identifiers import new_id
 from chassis.migrate import migrate
 from deploy.local.broker import Node, VirtualHost
 from deploy.local.child import Child
@@ -76,6 +77,16 @@ class Probe:
             child.kill()
         self.database.engine.dispose()
         self.vhost.stop()
+
+
+@pytest.fixture(scope="module")
+def database(postgres: Postgres) -> Iterator[Connected]:
+    """An empty database, one for each module of tests."""
+    name = f"empty_{new_id().hex[-12:]}"
+    database = connect(postgres.create_database(name))
+    yield database
+    database.engine.dispose()
+    postgres.drop_database(name)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Whatever a row holds arrives as it was, in PostgreSQL's own reading."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -10,8 +9,7 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from chassis.bulk import Batch, Bulk
-from chassis.database import Connected, connect
-from deploy.local.postgres import Postgres
+from chassis.database import Connected
 
 COLUMNS = {
     "amount": "bigint",
@@ -38,15 +36,11 @@ rows = st.tuples(
 )
 
 
-@pytest.fixture(scope="module")
-def database(postgres: Postgres) -> Iterator[Connected]:
-    database = connect(postgres.create_database("bulk_samples"))
+@pytest.fixture(scope="module", autouse=True)
+def _samples(database: Connected) -> None:
     columns = ", ".join(f"{name} {type_name}" for name, type_name in COLUMNS.items())
     with database.begin() as session:
         session.execute(text(f"CREATE TABLE samples ({columns})"))
-    yield database
-    database.engine.dispose()
-    postgres.drop_database("bulk_samples")
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
