@@ -16,6 +16,7 @@ An **event** says what happened. It is published by its ``source`` under its
 ``type``, both in nameko's own exchange and routing key.
 """
 
+from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
 from uuid import UUID
 
@@ -32,6 +33,17 @@ SignedMicros = Annotated[int, Field(strict=True)]
 
 PriceMicros = Annotated[int, Field(strict=True, ge=0, le=MAX_AMOUNT_MICROS)]
 """A price, a limit or a threshold in micro-dollars; it may be zero."""
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("it is too far away in time") from None
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+"""A moment that a caller names: in UTC, whatever zone it came in. PostgreSQL does not know all."""
 
 
 def _storable(text: str) -> str:

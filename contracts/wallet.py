@@ -1,11 +1,11 @@
 """The wallet: accounts, double entry, statements."""
 
-from datetime import date
+from datetime import UTC, date, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Generic
 from uuid import UUID
 
-from pydantic import AwareDatetime, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, StringConstraints
 
 from contracts.messages import (
     MAX_AMOUNT_MICROS,
@@ -15,6 +15,7 @@ from contracts.messages import (
     Event,
     IdempotencyKey,
     Metadata,
+    Moment,
     PageLimit,
     PriceMicros,
     Reply,
@@ -67,13 +68,29 @@ class LowBalanceLevel(StrEnum):
     ALERT = "alert"
 
 
+EARLIEST_DATE = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+def _in_our_time(moment: datetime) -> datetime:
+    if moment < EARLIEST_DATE:
+        raise ValueError(f"it is before {EARLIEST_DATE:%Y}")
+    return moment
+
+
+EffectiveDate = Annotated[Moment, AfterValidator(_in_our_time)]
+"""When something took effect: not before 2000, and not in the future."""
+
+TotalMicros = Annotated[int, Field(strict=True, ge=0)]
+"""What several amounts come to, in micro-dollars; no amount's bound holds for it."""
+
+
 class Wallet(Reply):
     """One user's wallet. ``available_micros`` = ``balance_micros`` − ``held_micros``."""
 
     user_id: UUID
     account_id: int
     balance_micros: SignedMicros
-    held_micros: PriceMicros
+    held_micros: TotalMicros
     available_micros: SignedMicros
     status: AccountStatus
     opened_at: AwareDatetime
@@ -130,7 +147,7 @@ class Debit(WalletCommand[Transaction], service=SERVICE, method="debit"):
     destination: HouseAccount = HouseAccount.MARKETPLACE_REVENUE
     description: ShortText
     metadata: Metadata = Field(default_factory=dict)
-    effective_at: AwareDatetime | None = None
+    effective_at: EffectiveDate | None = None
 
 
 class Credit(WalletCommand[Transaction], service=SERVICE, method="credit"):
@@ -142,7 +159,7 @@ class Credit(WalletCommand[Transaction], service=SERVICE, method="credit"):
     origin: HouseAccount = HouseAccount.CARD_RECEIPTS
     description: ShortText
     metadata: Metadata = Field(default_factory=dict)
-    effective_at: AwareDatetime | None = None
+    effective_at: EffectiveDate | None = None
 
 
 class Transfer(WalletCommand[Transaction], service=SERVICE, method="transfer"):
@@ -157,7 +174,7 @@ class Transfer(WalletCommand[Transaction], service=SERVICE, method="transfer"):
     amount_micros: AmountMicros
     description: ShortText
     metadata: Metadata = Field(default_factory=dict)
-    effective_at: AwareDatetime | None = None
+    effective_at: EffectiveDate | None = None
 
 
 class HoldStatus(StrEnum):
@@ -220,7 +237,7 @@ class Capture(WalletCommand[Transaction], service=SERVICE, method="capture"):
     destination: HouseAccount = HouseAccount.MARKETPLACE_REVENUE
     description: ShortText | None = None
     metadata: Metadata = Field(default_factory=dict)
-    effective_at: AwareDatetime | None = None
+    effective_at: EffectiveDate | None = None
 
 
 class VoidHold(WalletCommand[Hold], service=SERVICE, method="void"):
@@ -244,7 +261,7 @@ class Refund(WalletCommand[Transaction], service=SERVICE, method="refund"):
     amount_micros: AmountMicros | None = None
     description: ShortText
     metadata: Metadata = Field(default_factory=dict)
-    effective_at: AwareDatetime | None = None
+    effective_at: EffectiveDate | None = None
 
 
 class Reverse(WalletCommand[Transaction], service=SERVICE, method="reverse"):
@@ -259,7 +276,7 @@ class Reverse(WalletCommand[Transaction], service=SERVICE, method="reverse"):
     reason: ShortText
     actor: ShortText
     metadata: Metadata = Field(default_factory=dict)
-    effective_at: AwareDatetime | None = None
+    effective_at: EffectiveDate | None = None
 
 
 class Adjust(WalletCommand[Transaction], service=SERVICE, method="adjust"):
@@ -273,7 +290,7 @@ class Adjust(WalletCommand[Transaction], service=SERVICE, method="adjust"):
     reason: ShortText
     actor: ShortText
     metadata: Metadata = Field(default_factory=dict)
-    effective_at: AwareDatetime | None = None
+    effective_at: EffectiveDate | None = None
 
 
 class StatusChange(Reply):
@@ -323,7 +340,9 @@ class SetLevel(Request[Level], service=SERVICE, method="set_level"):
 
 
 class BatchCommand(Value):
-    """One command of a batch: its method and its arguments."""
+    """One command of a batch: its method and its arguments, and nothing beside them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: Annotated[str, StringConstraints(min_length=1, max_length=40)]
     arguments: dict[str, Any]
@@ -352,8 +371,8 @@ class BatchResult(Value):
 class BatchOutcome(Reply):
     """One result for each command, in their order.
 
-    ``applied`` is False when the batch was atomic and a command of it was refused: then
-    none was carried out, and the refused one's result says why.
+    ``applied`` is False when the batch was a dry run, and when it was atomic and a command of
+    it was refused: then none was carried out, and the refused one's result says why.
     """
 
     results: list[BatchResult]
@@ -363,7 +382,9 @@ class BatchOutcome(Reply):
 class PostBatch(Request[BatchOutcome], service=SERVICE, method="post_batch"):
     """Up to 1,000 commands in one call, each with its own idempotency key.
 
-    ``atomic``: all or none. Otherwise each stands by itself, in the order given.
+    ``atomic``: all or none. Otherwise each stands by itself, in the order given. ``Unavailable``
+    when it is not known whether an atomic batch was carried out; where each stands by itself,
+    the results say so.
     """
 
     commands: Annotated[list[BatchCommand], Field(min_length=1, max_length=1_000)]
@@ -377,6 +398,7 @@ class ClosedKey(Reply):
     idempotency_key: IdempotencyKey
     closed: bool
     transaction: Transaction | None = None
+    dry_run: bool = False
 
 
 class KeyState(StrEnum):
@@ -406,10 +428,12 @@ class GetByKey(Request[KeyOutcome], service=SERVICE, method="get_by_key"):
 class CloseKey(Request[ClosedKey], service=SERVICE, method="close_key"):
     """Close a key, so that a late command under it does nothing.
 
-    ``closed`` is False when a command has already been carried out under it.
+    ``closed`` is False when a command has already been carried out under it. ``get_by_key``
+    says what it made, where that was no transaction.
     """
 
     idempotency_key: IdempotencyKey
+    dry_run: bool = False
 
 
 class GetWallet(Request[Wallet], service=SERVICE, method="get_wallet"):
@@ -417,11 +441,15 @@ class GetWallet(Request[Wallet], service=SERVICE, method="get_wallet"):
 
 
 class Affordability(Reply):
-    """Whether the wallet covers an amount; ``shortfall_micros`` is what it lacks."""
+    """Whether the amount can be paid; ``shortfall_micros`` is what the wallet lacks for it.
+
+    A frozen wallet can pay nothing, whatever it holds.
+    """
 
     can_afford: bool
+    status: AccountStatus = AccountStatus.OPEN
     available_micros: SignedMicros
-    shortfall_micros: PriceMicros
+    shortfall_micros: TotalMicros
 
 
 class CheckAffordability(Request[Affordability], service=SERVICE, method="check_affordability"):
@@ -441,8 +469,8 @@ class Statement(Request[StatementPage], service=SERVICE, method="statement"):
 
     user_id: UUID
     kinds: Annotated[list[TransactionKind], Field(max_length=20)] = Field(default_factory=list)
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    since: Moment | None = None
+    until: Moment | None = None
     cursor: Cursor | None = None
     limit: PageLimit = 25
 
@@ -470,7 +498,7 @@ class BalanceAt(Request[PastBalance], service=SERVICE, method="balance_at"):
     """The balance right after everything up to and including the moment ``at``."""
 
     user_id: UUID
-    at: AwareDatetime
+    at: Moment
     axis: DateAxis = DateAxis.RECORDED
 
 
@@ -528,8 +556,8 @@ class TotalsReport(Reply):
 class Totals(Request[TotalsReport], service=SERVICE, method="totals"):
     """Totals by kind and day, from ``since`` up to ``until`` (exclusive), at most 400 days."""
 
-    since: AwareDatetime
-    until: AwareDatetime
+    since: Moment
+    until: Moment
 
 
 class Verdict(Reply):
@@ -544,7 +572,10 @@ class Verdict(Reply):
 
 
 class Verify(Request[Verdict], service=SERVICE, method="verify"):
-    """Derive everything again from the entries and compare. Minutes for a large ledger."""
+    """Derive everything again from the entries and compare. Minutes for a large ledger.
+
+    Raises ``Conflict`` while another verification is running.
+    """
 
 
 class WalletCredited(Event, source=SERVICE, type="wallet_credited"):

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from services.wallet.postings import Effect
 
 
+MAX_BALANCE_MICROS = 2**62
+"""Far below what a column holds, far above what a person does."""
+
+
 @dataclass(slots=True)
 class Account:
     """A user's account while its row is locked; rules change it, the book writes it down."""
@@ -166,6 +170,12 @@ def require_available(account: Account, amount_micros: int) -> None:
             str(account.available_micros),
             str(shortfall_micros),
         )
+
+
+def require_room(account: Account, amount_micros: int) -> None:
+    """Raises ``Conflict``."""
+    if account.balance_micros + amount_micros > MAX_BALANCE_MICROS:
+        raise Conflict("The wallet cannot hold so much; nothing was moved.")
 
 
 def open_account(book: "Book", command: OpenAccount) -> "Effect":

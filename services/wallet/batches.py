@@ -1,12 +1,12 @@
 """Batches of commands that come in one call."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pydantic import ValidationError
 
 from chassis.rpc import bad_request
-from contracts.errors import BadRequest, ServiceError
+from contracts.errors import BadRequest, ServiceError, Unavailable
 from contracts.messages import Command
 from contracts.wallet import (
     Adjust,
@@ -27,6 +27,7 @@ from contracts.wallet import (
     Unfreeze,
     VoidHold,
 )
+from services.wallet import keys
 from services.wallet.ledger import Outcome
 
 SubmitAll = Callable[..., list[Outcome]]
@@ -43,26 +44,27 @@ METHODS: dict[str, type[Command[Any]]] = {
 def post(submit_all: SubmitAll, request: PostBatch) -> BatchOutcome:
     """Carry out a batch; a result for each command. Raises ``Overloaded``.
 
-    A command that cannot even be read counts as refused.
+    A command that cannot even be read counts as refused. ``Unavailable``: it is not known
+    whether an atomic batch was carried out.
     """
     commands = [_parse(command) for command in request.commands]
     readable = [command for command in commands if not isinstance(command, ServiceError)]
-    if request.atomic and len(readable) < len(commands):
-        refusals = [command if isinstance(command, ServiceError) else None for command in commands]
-        return BatchOutcome(results=[_result(refusal) for refusal in refusals], applied=False)
-    outcomes = iter(
-        submit_all(readable, is_atomic=request.atomic, is_dry_run=request.dry_run)
-        if readable
-        else []
+    is_hopeless = request.atomic and len(readable) < len(commands)
+    done: Iterator[Outcome | None] = iter(
+        [None] * len(readable)
+        if is_hopeless or not readable
+        else submit_all(readable, is_atomic=request.atomic, is_dry_run=request.dry_run)
     )
-    merged = [
-        command if isinstance(command, ServiceError) else next(outcomes) for command in commands
+    outcomes = [
+        command if isinstance(command, ServiceError) else next(done) for command in commands
     ]
-    is_refused = any(isinstance(outcome, ServiceError) for outcome in merged)
-    if request.atomic and is_refused:
-        merged_refusals = [o if isinstance(o, ServiceError) else None for o in merged]
-        return BatchOutcome(results=[_result(o) for o in merged_refusals], applied=False)
-    return BatchOutcome(results=[_result(o) for o in merged], applied=not request.dry_run)
+    refusals = [outcome for outcome in outcomes if isinstance(outcome, ServiceError)]
+    if not (request.atomic and refusals):
+        return BatchOutcome(results=[_result(o) for o in outcomes], applied=not request.dry_run)
+    if isinstance(refusals[0], Unavailable):
+        raise refusals[0]
+    kept = [outcome if isinstance(outcome, ServiceError) else None for outcome in outcomes]
+    return BatchOutcome(results=[_result(outcome) for outcome in kept], applied=False)
 
 
 def _parse(command: BatchCommand) -> Command[Any] | BadRequest:
@@ -75,6 +77,10 @@ def _parse(command: BatchCommand) -> Command[Any] | BadRequest:
         return bad_request(error)
     if getattr(parsed, "dry_run", False):
         return BadRequest("dry_run: it belongs to the batch as a whole.", "dry_run")
+    try:
+        keys.require_callers_own(parsed.idempotency_key)
+    except BadRequest as refusal:
+        return refusal
     return parsed
 
 

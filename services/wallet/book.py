@@ -89,7 +89,12 @@ class Book:
     def move(
         self, source: Side, destination: Side, amount_micros: int, movement: Movement
     ) -> Posted:
-        """Move money. The caller has checked that the source may give it."""
+        """Move money. The caller has checked that the source may give it.
+
+        Raises ``Conflict`` when the destination cannot hold so much.
+        """
+        if isinstance(destination, Account):
+            accounts.require_room(destination, amount_micros)
         recorded_at = self._recorded_at(source, destination)
         effective_at = self._effective_at(movement, recorded_at)
         posted = Posted(new_id(), movement, effective_at, recorded_at, {})
@@ -99,7 +104,7 @@ class Book:
         if isinstance(source, Account) and movement.says_balance_low:
             levels.check(self, source)
         if isinstance(destination, Account):
-            levels.check(self, destination)
+            levels.rearm(self, destination)
             self._events.append(credited(self.now, destination, posted.seen_by(destination)))
         return posted
 
@@ -220,7 +225,6 @@ class Book:
 
 def credited(now: datetime, owner: Account | Wallet, transaction: Transaction) -> WalletCredited:
     """What tells that a transaction brought money, and what the wallet holds now."""
-    topup_id = transaction.metadata.get("topup_id")
     return WalletCredited(
         event_id=new_id(),
         occurred_at=now,
@@ -230,15 +234,15 @@ def credited(now: datetime, owner: Account | Wallet, transaction: Transaction) -
         amount_micros=transaction.amount_micros,
         balance_micros=owner.balance_micros,
         available_micros=owner.available_micros,
-        topup_id=topup_id if _is_uuid(topup_id) else None,
+        topup_id=_topup_id(transaction.metadata),
     )
 
 
-def _is_uuid(value: str | None) -> bool:
+def _topup_id(metadata: dict[str, str]) -> UUID | None:
     try:
-        return bool(value) and bool(UUID(value))
-    except ValueError:
-        return False
+        return UUID(metadata["topup_id"])
+    except (KeyError, ValueError):
+        return None
 
 
 _POST_TRANSACTIONS = Bulk(

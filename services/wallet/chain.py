@@ -179,9 +179,13 @@ def lines(session: Session) -> Iterator[str]:
         position = page[-1][0]["position"]
 
 
-def check_lines(exported: Iterable[str]) -> tuple[str | None, Link]:
-    """Check an export without a database: the first difference, and the last right link."""
+def check_lines(exported: Iterable[str], noted_head: bytes = GENESIS) -> tuple[str | None, Link]:
+    """Check an export without a database: the first difference, and the last right link.
+
+    ``noted_head`` is a link that was noted elsewhere; what was sealed after it may follow it.
+    """
     link = Link(0, GENESIS)
+    is_noted_found = noted_head == GENESIS
     for number, line in enumerate(exported, start=1):
         try:
             record = json.loads(line)
@@ -195,6 +199,11 @@ def check_lines(exported: Iterable[str]) -> tuple[str | None, Link]:
         if total_micros != 0:
             return f"the entries of line {number} do not sum to zero", link
         link = Link(position, digest)
+        is_noted_found = is_noted_found or digest == noted_head
+    if link.position == 0:
+        return "there is no line of an export", link
+    if not is_noted_found:
+        return "the chain holds, and yet the link that was noted is not in it", link
     return None, link
 
 
@@ -206,13 +215,14 @@ def main(arguments: list[str] | None = None) -> int:
     actions.add_parser("export", help="write the sealed transactions as lines of JSON")
     check = actions.add_parser("check", help="check an export, without a database")
     check.add_argument("file", type=Path)
-    check.add_argument("--head", help="the last link as it was noted elsewhere")
+    check.add_argument(
+        "--head", type=bytes.fromhex, default=GENESIS, help="a head as it was noted elsewhere"
+    )
     options = parser.parse_args(arguments)
     if options.action == "check":
         return _check(options.file, options.head)
     database = connect(service_settings().database_url, pool_size=1)
-    with database.read() as session:
-        session.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+    with database.snapshot() as session:
         if options.action == "head":
             last = head(session)
             print(last.position, last.digest.hex())
@@ -222,11 +232,9 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _check(file: Path, noted_head: str | None) -> int:
+def _check(file: Path, noted_head: bytes) -> int:
     with file.open() as exported:
-        difference, last = check_lines(exported)
-    if difference is None and noted_head and last.digest.hex() != noted_head.lower():
-        difference = "the chain holds, and yet its head is not the one that was noted"
+        difference, last = check_lines(exported, noted_head)
     print(difference or f"The chain holds up to position {last.position}: {last.digest.hex()}")
     return 1 if difference else 0
 

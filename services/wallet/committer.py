@@ -7,7 +7,7 @@ one database transaction, and tells every waiting worker what became of its own 
 Truth comes first. A refused command fails alone. A lost connection makes the committer try
 the batch again: the keys tell what had been committed already. If the database stays away,
 callers hear ``Unavailable`` and that the outcome is unknown. A batch that the database refuses
-is carried out job by job, so that only the wrong one fails.
+is carried out piece by piece, so that only the wrong command fails.
 """
 
 import logging
@@ -16,24 +16,23 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import Enum
 from typing import Any
 
 import eventlet
-import psycopg2
 from eventlet.event import Event as Signal
 from nameko.extensions import DependencyProvider
 from psycopg2 import errorcodes
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from chassis.clock import utc_now
 from chassis.crash_points import crash_point
-from chassis.database import Connected
+from chassis.database import Connected, is_lost
 from chassis.service_database import DatabaseConnection
 from contracts.errors import Overloaded, ServiceError, Unavailable
 from contracts.messages import ReplyT
-from services.wallet import ledger
+from services.wallet import keys, ledger
 from services.wallet.ledger import Outcome, Postable
 from services.wallet.settings import get_settings
 
@@ -44,7 +43,6 @@ RETRY_DELAYS_S = (0.05, 0.2, 0.5, 1.0, 2.0)
 _PASSING = {
     errorcodes.SERIALIZATION_FAILURE,
     errorcodes.DEADLOCK_DETECTED,
-    errorcodes.LOCK_NOT_AVAILABLE,
     errorcodes.UNIQUE_VIOLATION,
     errorcodes.QUERY_CANCELED,
     errorcodes.ADMIN_SHUTDOWN,
@@ -145,65 +143,93 @@ def _commit_alone(begin: Begin, now: datetime, job: Job) -> None:
             if job.is_dry_run or (job.is_atomic and is_refused):
                 raise _RolledBack
     except _RolledBack:
-        pass
+        if job.is_dry_run:
+            job.outcomes = [_rehearsed(outcome) for outcome in job.outcomes]
 
 
-def commit_with_retries(begin: Begin, jobs: Sequence[Job]) -> None:
+def _rehearsed(outcome: Outcome) -> Outcome:
+    if isinstance(outcome, ServiceError) or "dry_run" not in type(outcome).model_fields:
+        return outcome
+    return outcome.model_copy(update={"dry_run": True})
+
+
+def settle(begin: Begin, jobs: Sequence[Job], may_have_committed: bool = False) -> None:
     """Carry out jobs, whatever happens: every one has its outcomes afterwards."""
-    for delay_s in (*RETRY_DELAYS_S, None):
+    for delay_s in (0, *RETRY_DELAYS_S):
+        if delay_s:
+            eventlet.sleep(delay_s)
         try:
             commit(begin, utc_now(), jobs)
-        except Exception as error:
-            if delay_s is not None and _may_pass(error):
-                log.warning("a batch is tried again", extra={"error": str(error)[:500]})
-                eventlet.sleep(delay_s)
-                continue
-            _give_up(begin, jobs, error)
-        return
-
-
-def _give_up(begin: Begin, jobs: Sequence[Job], error: Exception) -> None:
-    if _is_lost(error):
-        log.error("the database cannot be reached", extra={"error": str(error)[:500]})
-        _fail(jobs, _outcome_unknown())
-    elif len(jobs) > 1:
-        # The database, or a rule, refuses something in the batch: find out whose it is.
+            return
+        except Exception as raised:
+            error, fate = raised, _fate(raised)
+        may_have_committed = may_have_committed or fate is _Fate.LOST
+        if fate in (_Fate.LOCKED, _Fate.REFUSED):
+            break
+        log.warning("a batch is tried again", extra={"error": str(error)[:500]})
+    parts = [] if fate is _Fate.LOST else _parts(jobs)
+    if parts:
+        # Something in the batch is refused, or somebody's wallet is locked: find out whose.
         log.warning("a batch is split", extra={"error": str(error)[:500]})
-        for job in jobs:
-            commit_with_retries(begin, [job])
-    else:
-        log.error("a job was refused by the database", exc_info=error)
-        _fail(jobs, ServiceError("Something went wrong on our side; nothing was done."))
-
-
-def _fail(jobs: Sequence[Job], error: ServiceError) -> None:
+        for part in parts:
+            settle(begin, [part], may_have_committed)
+        _put_together(jobs, parts)
+        return
+    log.error("a job failed", exc_info=error)
     for job in jobs:
-        job.outcomes = [error] * len(job.commands)
+        job.outcomes = [_failure(fate, may_have_committed)] * len(job.commands)
 
 
-def _outcome_unknown() -> Unavailable:
+def _parts(jobs: Sequence[Job]) -> list[Job]:
+    """Smaller jobs that do the same; none where it cannot be divided."""
+    if len(jobs) > 1:
+        return list(jobs)
+    (job,) = jobs
+    if job.stands_alone or len(job.commands) == 1:
+        return []
+    return [Job([command]) for command in job.commands]
+
+
+def _put_together(jobs: Sequence[Job], parts: list[Job]) -> None:
+    if len(jobs) == 1:
+        jobs[0].outcomes = [outcome for part in parts for outcome in part.outcomes]
+
+
+class _Fate(Enum):
+    """What an error says of a batch."""
+
+    LOST = "lost"
+    """The connection went, or there was none: the commit may have come through."""
+    PASSING = "passing"
+    """Rolled back; the same batch may succeed next."""
+    LOCKED = "locked"
+    """Rolled back: somebody else has held a wallet for too long."""
+    REFUSED = "refused"
+    """Rolled back: the database, or a rule, does not take it."""
+
+
+def _fate(error: Exception) -> _Fate:
+    if is_lost(error) or isinstance(error, OSError):
+        return _Fate.LOST
+    code = getattr(error.orig, "pgcode", None) if isinstance(error, DBAPIError) else None
+    if code == errorcodes.LOCK_NOT_AVAILABLE:
+        return _Fate.LOCKED
+    return _Fate.PASSING if code in _PASSING else _Fate.REFUSED
+
+
+def _failure(fate: _Fate, may_have_committed: bool) -> ServiceError:
+    if may_have_committed:
+        return _unknown()
+    if fate is _Fate.LOCKED:
+        return Overloaded("The wallet is being changed; nothing was done. Try again in a moment.")
+    return ServiceError("Something went wrong on our side; nothing was done.")
+
+
+def _unknown() -> Unavailable:
     return Unavailable(
         "The wallet's database cannot be reached; the outcome is unknown."
         " Repeat the command with the same key, or ask for the key's outcome."
     )
-
-
-def _may_pass(error: Exception) -> bool:
-    return _is_lost(error) or getattr(_cause(error), "pgcode", None) in _PASSING
-
-
-def _is_lost(error: Exception) -> bool:
-    """Whether the connection went, or there was none: a commit may have come through."""
-    if isinstance(error, DBAPIError):
-        cause = _cause(error)
-        return error.connection_invalidated or (
-            isinstance(cause, psycopg2.OperationalError) and cause.pgcode is None
-        )
-    return isinstance(error, PoolTimeout | OSError)
-
-
-def _cause(error: Exception) -> BaseException | None:
-    return error.orig if isinstance(error, DBAPIError) else None
 
 
 class Committer(DependencyProvider):
@@ -231,14 +257,13 @@ class Committer(DependencyProvider):
 
     def carry_out(self, command: Postable, reply_class: type[ReplyT]) -> ReplyT:
         """Carry out one command. Raises what refuses it, ``Overloaded`` or ``Unavailable``."""
+        keys.require_callers_own(command.idempotency_key)
         is_dry_run = getattr(command, "dry_run", False)
         (outcome,) = self.submit_all([command], is_dry_run=is_dry_run)
         if isinstance(outcome, ServiceError):
             raise outcome
         if not isinstance(outcome, reply_class):
             raise TypeError(f"{command.method} made a {type(outcome).__name__}")
-        if is_dry_run and "dry_run" in reply_class.model_fields:
-            return outcome.model_copy(update={"dry_run": True})
         return outcome
 
     def submit_all(
@@ -265,9 +290,8 @@ class Committer(DependencyProvider):
 
     def _commit(self, database: Connected, jobs: list[Job]) -> None:
         try:
-            commit_with_retries(database.begin, jobs)
+            settle(database.begin, jobs)
         finally:
             for job in jobs:
-                if not job.outcomes:
-                    _fail([job], _outcome_unknown())
+                job.outcomes = job.outcomes or [_unknown()] * len(job.commands)
                 job.done.send()

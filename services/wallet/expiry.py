@@ -1,9 +1,13 @@
 """Releases holds whose time is over."""
 
+import logging
 from datetime import datetime
 
 from chassis.database import Connected
+from contracts.errors import ServiceError
 from services.wallet import holds, ledger
+
+log = logging.getLogger(__name__)
 
 BATCH_SIZE = 500
 
@@ -17,8 +21,10 @@ def sweep(database: Connected, now: datetime) -> int:
     while True:
         with database.begin() as session:
             due = holds.due(session, now, BATCH_SIZE)
-            if due:
-                ledger.post(session, now, due)
-        released += len(due)
-        if len(due) < BATCH_SIZE:
+            outcomes = ledger.post(session, now, due) if due else []
+        refusals = [outcome for outcome in outcomes if isinstance(outcome, ServiceError)]
+        for refusal in refusals:
+            log.warning("a hold was not released", extra={"error": str(refusal)})
+        released += len(due) - len(refusals)
+        if len(due) < BATCH_SIZE or len(refusals) == len(due):
             return released

@@ -15,7 +15,7 @@ from contracts.errors import BadRequest, Conflict, NotFound
 from contracts.messages import Command
 from contracts.wallet import Capture, Hold, HoldStatus, PlaceHold, VoidHold
 from services.wallet.accounts import Account, require_available, require_open
-from services.wallet.postings import Effect, Movement
+from services.wallet.postings import Effect, Movement, require_ordinary
 
 if TYPE_CHECKING:
     from services.wallet.book import Book
@@ -118,6 +118,7 @@ def place(book: "Book", command: PlaceHold) -> Effect:
 def capture(book: "Book", command: Capture) -> Effect:
     """Raises ``NotFound``, ``Conflict``, ``AccountFrozen``, ``BadRequest``."""
     account = book.account(command.user_id)
+    require_ordinary(command.kind)
     require_open(account)
     hold = _held(book, account, command.hold_id)
     amount_micros = command.amount_micros or hold.amount_micros

@@ -17,7 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from chassis.bulk import Batch, Bulk, array
-from contracts.errors import IdempotencyConflict, KeyClosed
+from contracts.errors import BadRequest, IdempotencyConflict, KeyClosed
 from contracts.messages import Command, Reply
 from contracts.wallet import (
     ClosedKey,
@@ -32,6 +32,8 @@ from contracts.wallet import (
 from services.wallet import accounts
 
 CLOSE_KEY = "close_key"
+OWN_PREFIXES = ("topup:", "reversal:", "restored:", "opened:", "expire:")
+"""How the keys begin under which the wallet itself acts, on an event or a timer."""
 
 
 @dataclass(slots=True)
@@ -65,6 +67,16 @@ def request_hash(command: Command[Any]) -> bytes:
 
 
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+
+
+def require_callers_own(idempotency_key: str) -> None:
+    """Raises ``BadRequest`` for a key that is the wallet's: closing it would stop a credit."""
+    if idempotency_key.startswith(OWN_PREFIXES):
+        raise BadRequest(
+            f"idempotency_key: keys that begin with {', '.join(OWN_PREFIXES)} are the wallet's own."
+            " Choose another one.",
+            "idempotency_key",
+        )
 
 
 def first_answer(record: KeyRecord, digest: bytes) -> Reply:

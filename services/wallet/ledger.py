@@ -36,16 +36,11 @@ from services.wallet import accounts, corrections, holds, keys, levels, reclaims
 from services.wallet.accounts import Account, require_available, require_open
 from services.wallet.book import Book
 from services.wallet.holds import ExpireHold
-from services.wallet.postings import Effect, Movement, Posted
+from services.wallet.postings import Effect, Movement, Posted, require_ordinary
 from services.wallet.reclaims import TakeBack
 
 Postable = Command[Any] | CloseKey
 Outcome = Reply | ServiceError
-
-_SPECIAL_KINDS = {
-    TransactionKind.ADJUSTMENT: "Use adjust, which asks for a reason and an actor.",
-    TransactionKind.CHARGEBACK: "Chargebacks come from the card processor only.",
-}
 
 
 def post(session: Session, now: datetime, commands: Sequence[Postable]) -> list[Outcome]:
@@ -149,7 +144,7 @@ _OUTCOME_FIELDS = tuple(field.name for field in dataclasses.fields(Effect))
 def debit(book: Book, command: Debit) -> Effect:
     """Raises ``NotFound``, ``AccountFrozen``, ``InsufficientFunds``, ``BadRequest``."""
     account = book.account(command.user_id)
-    _require_ordinary(command.kind)
+    require_ordinary(command.kind)
     require_open(account)
     require_available(account, command.amount_micros)
     posted = book.move(
@@ -160,7 +155,7 @@ def debit(book: Book, command: Debit) -> Effect:
 
 def credit(book: Book, command: Credit) -> Effect:
     """Opens the account if there is none. Raises ``BadRequest``."""
-    _require_ordinary(command.kind)
+    require_ordinary(command.kind)
     book.require_past(command.effective_at)
     account = book.open(command.user_id)
     posted = book.move(
@@ -203,12 +198,6 @@ def adjust(book: Book, command: Adjust) -> Effect:
         require_available(account, -command.amount_micros)
         posted = book.move(account, HouseAccount.ADJUSTMENTS, -command.amount_micros, movement)
     return _effect(posted, account)
-
-
-def _require_ordinary(kind: TransactionKind) -> None:
-    advice = _SPECIAL_KINDS.get(kind)
-    if advice is not None:
-        raise BadRequest(f"kind: {kind.value} is not for this method. {advice}", "kind")
 
 
 def _movement(command: Debit | Credit | Transfer, kind: TransactionKind) -> Movement:

@@ -62,21 +62,26 @@ def load(session: Session, found: Iterable["Account"]) -> None:
 
 def check(book: "Book", account: "Account") -> None:
     """After what is available changed: announce each level it fell below, re-arm the others."""
-    available_micros = account.available_micros
+    rearm(book, account)
     for level in account.levels:
-        is_below = available_micros < level.threshold_micros
-        if is_below != level.is_armed:
-            continue
-        level.is_armed = not is_below
-        book.note_level(level)
-        if is_below:
+        if level.is_armed and account.available_micros < level.threshold_micros:
+            level.is_armed = False
+            book.note_level(level)
             book.announce(
                 BalanceLow,
                 user_id=account.user_id,
                 level=level.name,
                 threshold_micros=level.threshold_micros,
-                available_micros=available_micros,
+                available_micros=account.available_micros,
             )
+
+
+def rearm(book: "Book", account: "Account") -> None:
+    """After money came in: what is no longer below a level may fall below it again."""
+    for level in account.levels:
+        if not level.is_armed and account.available_micros >= level.threshold_micros:
+            level.is_armed = True
+            book.note_level(level)
 
 
 def write(writes: Batch, changed: Iterable[ArmedLevel]) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from contracts.errors import BadRequest
 from contracts.messages import Reply
 from contracts.wallet import Transaction, TransactionKind
 from services.wallet.accounts import Account
@@ -18,6 +19,19 @@ class Effect:
     transaction_id: UUID | None = None
     hold_id: UUID | None = None
     change_number: int | None = None
+
+
+_SPECIAL_KINDS = {
+    TransactionKind.ADJUSTMENT: "Use adjust, which asks for a reason and an actor.",
+    TransactionKind.CHARGEBACK: "Chargebacks come from the card processor only.",
+}
+
+
+def require_ordinary(kind: TransactionKind) -> None:
+    """Raises ``BadRequest`` for a kind that no caller chooses."""
+    advice = _SPECIAL_KINDS.get(kind)
+    if advice is not None:
+        raise BadRequest(f"kind: {kind.value} is not for this method. {advice}", "kind")
 
 
 @dataclass(frozen=True, slots=True)

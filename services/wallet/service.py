@@ -9,6 +9,7 @@ from chassis.outbox import OutboxRelay
 from chassis.rpc import rpc
 from chassis.service_database import Database
 from chassis.timer import timer
+from contracts.errors import Conflict
 from contracts.topup import AutoTopupSettingsChanged, TopupPaid, TopupRestored, TopupReversed
 from contracts.wallet import (
     Adjust,
@@ -175,7 +176,10 @@ class WalletService:
 
     @rpc
     def verify(self, _request: Verify) -> Verdict:
-        return verification.verify(self.database)
+        with self.database.exclusively("wallet.verification") as is_ours:
+            if not is_ours:
+                raise Conflict("A verification is running already. Ask again when it has ended.")
+            return verification.verify(self.database)
 
     @event_handler(TopupPaid)
     def credit_topup(self, session: Session, event: TopupPaid) -> None:

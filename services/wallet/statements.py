@@ -1,6 +1,6 @@
 """What happened on an account: statements, single transactions, balances of the past."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -33,11 +33,12 @@ def get_wallet(session: Session, user_id: UUID) -> Wallet:
 
 def check_affordability(session: Session, request: CheckAffordability) -> Affordability:
     """Raises ``NotFound``."""
-    available_micros = _account(session, request.user_id).available_micros
-    shortfall_micros = max(request.amount_micros - available_micros, 0)
+    account = _account(session, request.user_id)
+    shortfall_micros = max(request.amount_micros - account.available_micros, 0)
     return Affordability(
-        can_afford=shortfall_micros == 0,
-        available_micros=available_micros,
+        can_afford=shortfall_micros == 0 and not account.is_frozen,
+        status=account.status,
+        available_micros=account.available_micros,
         shortfall_micros=shortfall_micros,
     )
 
@@ -97,10 +98,10 @@ def _position(cursor: str) -> tuple[datetime, int]:
     recorded_at, entry_number = decode_cursor(cursor, str, int)
     refusal = BadRequest("This page address is not valid. Start from the first page.", "cursor")
     try:
-        moment = datetime.fromisoformat(str(recorded_at))
-    except ValueError:
+        moment = datetime.fromisoformat(str(recorded_at)).astimezone(UTC)
+    except (ValueError, OverflowError):
         raise refusal from None
-    if moment.tzinfo is None or not 0 < int(entry_number) < 2**63:
+    if not 0 < int(entry_number) < 2**63:
         raise refusal
     return moment, int(entry_number)
 

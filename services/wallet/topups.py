@@ -1,6 +1,7 @@
 """What the wallet does when the top-up service tells it something."""
 
 from datetime import datetime
+from uuid import UUID
 
 from sqlalchemy.orm import Session
 
@@ -48,6 +49,8 @@ def credit(session: Session, now: datetime, event: TopupPaid) -> None:
         # The top-up service tells again of what it never heard was credited: so do we.
         wallet = statements.get_wallet(session, event.user_id)
         publish(session, credited(now, wallet, answer))
+    # A refund may have come first, or left a debt that this pays.
+    _open_if_settled(session, now, event.user_id, str(event.topup_id), "Nothing is owed any more")
 
 
 def _metadata(event: TopupPaid) -> dict[str, str]:
@@ -98,14 +101,20 @@ def restore(session: Session, now: datetime, event: TopupRestored) -> None:
             metadata={"topup_id": str(event.topup_id), "reversal_id": event.reversal_id},
         ),
     )
-    if reclaims.may_open(session, event.user_id):
+    _open_if_settled(session, now, event.user_id, event.reversal_id, event.description)
+
+
+def _open_if_settled(
+    session: Session, now: datetime, user_id: UUID, settled_by: str, reason: str
+) -> None:
+    if reclaims.may_open(session, user_id):
         ledger.post_one(
             session,
             now,
             Unfreeze(
-                idempotency_key=f"unfreeze:restored:{event.reversal_id}",
-                user_id=event.user_id,
-                reason=event.description,
+                idempotency_key=f"opened:{settled_by}",
+                user_id=user_id,
+                reason=reason,
                 actor=reclaims.ACTOR,
             ),
         )

@@ -55,3 +55,24 @@ def test_the_chain_is_exported_and_checked_against_its_head(book: Ledger, tmp_pa
 
     assert done.returncode == 0
     assert head in done.stdout
+
+
+def test_what_was_sealed_after_the_noted_head_does_not_make_it_wrong(book: Ledger, tmp_path: Path):
+    head = command(book, "chain", "head").stdout.split()[1]
+    book.do(debit(book.user(USD), USD))
+    chain.seal(book.database)
+    file = tmp_path / "ledger.jsonl"
+    file.write_text(command(book, "chain", "export").stdout)
+
+    later = command(book, "chain", "check", str(file), "--head", head)
+    other = command(book, "chain", "check", str(file), "--head", "ab" * 32)
+
+    assert later.returncode == 0
+    assert (other.returncode, "is not in it" in other.stdout) == (1, True)
+
+
+def test_an_empty_export_is_not_a_chain_that_holds(book: Ledger, tmp_path: Path):
+    file = tmp_path / "empty.jsonl"
+    file.touch()
+
+    assert command(book, "chain", "check", str(file)).returncode == 1

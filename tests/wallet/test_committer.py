@@ -13,7 +13,7 @@ from chassis.identifiers import new_id
 from contracts.errors import InsufficientFunds, Overloaded, ServiceError, Unavailable
 from contracts.wallet import Transaction
 from services.wallet import committer
-from services.wallet.committer import Job, Queue, commit_with_retries
+from services.wallet.committer import Job, Queue, settle
 from tests.wallet.conftest import USD, Ledger, credit, debit
 
 
@@ -44,7 +44,7 @@ def test_jobs_of_several_callers_are_carried_out_together(book: Ledger):
     user_id = book.user(10 * USD)
     jobs = [Job([debit(user_id, 6 * USD)]), Job([debit(user_id, 6 * USD)])]
 
-    commit_with_retries(book.database.begin, jobs)
+    settle(book.database.begin, jobs)
 
     (first,), (second,) = (job.outcomes for job in jobs)
     assert isinstance(first, Transaction)
@@ -55,7 +55,7 @@ def test_a_connection_lost_before_the_commit_is_tried_again(book: Ledger):
     user_id = book.user(10 * USD)
     job = Job([debit(user_id, USD)])
 
-    commit_with_retries(failing(book.database.begin, lambda number: number < 2), [job])
+    settle(failing(book.database.begin, lambda number: number < 2), [job])
 
     (outcome,) = job.outcomes
     assert isinstance(outcome, Transaction)
@@ -67,7 +67,7 @@ def test_a_connection_lost_after_the_commit_charges_once(book: Ledger):
     job = Job([debit(user_id, USD)])
     begin = failing(book.database.begin, lambda number: number == 0, after_commit=True)
 
-    commit_with_retries(begin, [job])
+    settle(begin, [job])
 
     (outcome,) = job.outcomes
     assert isinstance(outcome, Transaction)
@@ -78,33 +78,94 @@ def test_a_connection_lost_after_the_commit_charges_once(book: Ledger):
 def test_a_database_that_stays_away_is_told_as_an_unknown_outcome(book: Ledger):
     job = Job([debit(book.user(10 * USD), USD)])
 
-    commit_with_retries(failing(book.database.begin, lambda _number: True), [job])
+    settle(failing(book.database.begin, lambda _number: True), [job])
 
     (outcome,) = job.outcomes
     assert isinstance(outcome, Unavailable)
     assert "unknown" in str(outcome)
 
 
-def test_what_the_database_refuses_does_not_take_its_neighbours_with_it(own_book: Ledger):
-    rich, full = own_book.user(10 * USD), own_book.user(USD)
+@pytest.fixture
+def poison(own_book: Ledger) -> str:
+    """A description that the database refuses."""
     with own_book.database.begin() as session:
-        # So near to what a bigint holds that one more credit is too much.
-        session.execute(text("ALTER TABLE balances DISABLE TRIGGER balance_moves_by_entries"))
         session.execute(
-            text("UPDATE balances SET balance_micros = 9223372036854775000 WHERE account_id = :id"),
-            {"id": own_book.wallet(full).account_id},
+            text("ALTER TABLE transactions ADD CHECK (description <> 'poison') NOT VALID")
         )
-        session.execute(text("ALTER TABLE balances ENABLE TRIGGER balance_moves_by_entries"))
-    jobs = [Job([debit(rich, USD)]), Job([credit(full, USD)]), Job([debit(rich, USD)])]
+    return "poison"
 
-    commit_with_retries(own_book.database.begin, jobs)
 
-    (first,), (poison,), (last,) = (job.outcomes for job in jobs)
+@pytest.mark.parametrize("are_together", [True, False])
+def test_what_the_database_refuses_does_not_take_its_neighbours_with_it(
+    own_book: Ledger, poison: str, are_together: bool
+):
+    rich = own_book.user(10 * USD)
+    commands = [debit(rich, USD), debit(rich, USD, description=poison), debit(rich, USD)]
+    jobs = [Job(commands)] if are_together else [Job([command]) for command in commands]
+
+    settle(own_book.database.begin, jobs)
+
+    first, refused, last = (outcome for job in jobs for outcome in job.outcomes)
     assert isinstance(first, Transaction)
     assert isinstance(last, Transaction)
-    assert isinstance(poison, ServiceError)
-    assert "nothing was done" in str(poison)
+    assert type(refused) is ServiceError
+    assert "nothing was done" in str(refused)
     assert own_book.balance(rich) == 8 * USD
+
+
+def test_an_atomic_job_is_never_divided(own_book: Ledger, poison: str):
+    rich = own_book.user(10 * USD)
+    job = Job([debit(rich, USD), debit(rich, USD, description=poison)], is_atomic=True)
+
+    settle(own_book.database.begin, [job])
+
+    assert [type(outcome) for outcome in job.outcomes] == [ServiceError] * 2
+    assert own_book.balance(rich) == 10 * USD
+
+
+def failing_once_committed(begin, error):
+    """``begin`` that loses its connection right after the first commit, then raises ``error``."""
+    lost = failing(begin, lambda number: number == 0, after_commit=True)
+    numbers = count()
+
+    @contextmanager
+    def broken():
+        if next(numbers) > 0:
+            raise error
+        with lost() as session:
+            yield session
+
+    return broken
+
+
+def test_what_may_have_been_committed_is_never_called_undone(book: Ledger):
+    user_id = book.user(10 * USD)
+    job = Job([debit(user_id, USD)])
+
+    settle(failing_once_committed(book.database.begin, ZeroDivisionError()), [job])
+
+    (outcome,) = job.outcomes
+    assert isinstance(outcome, Unavailable)
+    assert book.balance(user_id) == 9 * USD
+
+
+def test_a_wallet_that_somebody_else_locks_is_refused_and_the_others_go_on(book: Ledger):
+    locked, free = book.user(10 * USD), book.user(10 * USD)
+    jobs = [Job([debit(locked, USD)]), Job([debit(free, USD)])]
+    hold = "SELECT FROM balances WHERE account_id = :id FOR UPDATE"
+
+    @contextmanager
+    def impatient():
+        with book.database.begin() as session:
+            session.execute(text("SET LOCAL lock_timeout = '100ms'"))
+            yield session
+
+    with book.database.begin() as other:
+        other.execute(text(hold), {"id": book.wallet(locked).account_id})
+        settle(impatient, jobs)
+
+    assert isinstance(jobs[0].outcomes[0], Overloaded)
+    assert isinstance(jobs[1].outcomes[0], Transaction)
 
 
 def test_a_mistake_in_a_rule_fails_its_own_command_only(book: Ledger, monkeypatch):
@@ -120,7 +181,7 @@ def test_a_mistake_in_a_rule_fails_its_own_command_only(book: Ledger, monkeypatc
     monkeypatch.setitem(committer.ledger.RULES, type(bad), broken)
     jobs = [Job([good]), Job([bad])]
 
-    commit_with_retries(book.database.begin, jobs)
+    settle(book.database.begin, jobs)
 
     assert isinstance(jobs[0].outcomes[0], Transaction)
     assert type(jobs[1].outcomes[0]) is ServiceError
@@ -131,7 +192,7 @@ def test_an_atomic_job_with_a_refusal_leaves_nothing_behind(book: Ledger):
     user_id = book.user(10 * USD)
     job = Job([debit(user_id, 6 * USD), debit(user_id, 6 * USD)], is_atomic=True)
 
-    commit_with_retries(book.database.begin, [job])
+    settle(book.database.begin, [job])
 
     assert isinstance(job.outcomes[1], InsufficientFunds)
     assert book.balance(user_id) == 10 * USD
@@ -142,7 +203,7 @@ def test_a_new_wallet_that_many_replicas_credit_at_once_is_opened_once(book: Led
     jobs = [Job([credit(user_id, USD)]) for _ in range(4)]
 
     with ThreadPoolExecutor(4) as replicas:
-        list(replicas.map(lambda job: commit_with_retries(book.database.begin, [job]), jobs))
+        list(replicas.map(lambda job: settle(book.database.begin, [job]), jobs))
 
     assert all(isinstance(job.outcomes[0], Transaction) for job in jobs)
     assert book.balance(user_id) == 4 * USD

@@ -6,7 +6,15 @@ import pytest
 
 from chassis.identifiers import new_id
 from contracts.errors import BadRequest, Conflict, InsufficientFunds, NotFound
-from contracts.wallet import Capture, Hold, HoldStatus, PlaceHold, VoidHold
+from contracts.wallet import (
+    Capture,
+    CloseKey,
+    Hold,
+    HoldStatus,
+    PlaceHold,
+    TransactionKind,
+    VoidHold,
+)
 from services.wallet import expiry
 from tests.wallet.conftest import USD, Ledger, debit
 
@@ -55,6 +63,22 @@ def test_held_money_stays_in_the_balance_and_is_not_available(book: Ledger):
     place(book, user_id, 10 * USD)
 
     assert money(book, user_id) == (25, 10, 15)
+
+
+@pytest.mark.parametrize("kind", ["chargeback", "adjustment"])
+def test_a_capture_has_no_kind_that_belongs_to_somebody_else(book: Ledger, kind):
+    hold = place(book, book.user(25 * USD), 10 * USD)
+
+    with pytest.raises(BadRequest, match="not for this method"):
+        book.do(capturing(hold).model_copy(update={"kind": TransactionKind(kind)}))
+
+
+def test_a_hold_that_cannot_be_released_does_not_keep_the_sweep(own_book: Ledger, monkeypatch):
+    monkeypatch.setattr(expiry, "BATCH_SIZE", 1)
+    hold = place(own_book, own_book.user(25 * USD), 10 * USD, expires_in_s=60)
+    own_book.do(CloseKey(idempotency_key=f"expire:{hold.hold_id}"))
+
+    assert expiry.sweep(own_book.database, own_book.now + timedelta(days=1)) == 0
 
 
 def test_what_is_held_cannot_be_spent_or_held_again(book: Ledger):

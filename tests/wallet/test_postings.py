@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 import pytest
+from pydantic import ValidationError
 
 from chassis.identifiers import new_id
 from contracts.errors import (
@@ -224,6 +225,31 @@ def test_an_adjustment_cannot_hide_behind_a_debit(book: Ledger):
 
     with pytest.raises(BadRequest):
         book.do(debit(user_id, USD, kind=TransactionKind.ADJUSTMENT))
+
+
+@pytest.mark.parametrize("date", ["0001-01-01T00:00:00+14:00", "1999-12-31T23:59:59Z"])
+def test_an_effective_date_before_our_time_is_refused(book: Ledger, date):
+    with pytest.raises(ValidationError, match="effective_at"):
+        debit(book.user(USD), USD, effective_at=date)
+
+
+def test_the_same_moment_in_another_zone_is_the_same_command(book: Ledger):
+    user_id = book.user(5 * USD)
+    here = debit(user_id, USD, "zones", effective_at="2026-01-01T16:00:00+16:00")
+    there = debit(user_id, USD, "zones", effective_at="2026-01-01T00:00:00Z")
+
+    assert book.transaction(here).transaction_id == book.transaction(there).transaction_id
+
+
+@pytest.mark.parametrize("topup_id", ["0123456789abcdef0123456789abcde-f", "not an id", ""])
+def test_a_topup_id_is_told_where_it_is_one(book: Ledger, topup_id):
+    user_id = book.user()
+    command = credit(user_id, USD).model_copy(update={"metadata": {"topup_id": topup_id}})
+
+    book.do(command)
+
+    (event,) = book.events(user_id, "wallet_credited")
+    assert event["topup_id"] in (None, "01234567-89ab-cdef-0123-456789abcdef")
 
 
 def test_an_effective_date_in_the_future_is_refused(book: Ledger):

@@ -7,10 +7,12 @@ import pytest
 from kombu import Connection, Exchange
 from nameko.exceptions import RemoteError
 from nameko.standalone.rpc import ClusterRpcProxy
+from pydantic import ValidationError
 
 from chassis.clock import utc_now
+from chassis.database import connect
 from chassis.identifiers import new_id
-from contracts.errors import InsufficientFunds, NotFound
+from contracts.errors import BadRequest, Conflict, InsufficientFunds, NotFound
 from contracts.topup import TopupKind, TopupPaid
 from contracts.wallet import (
     Adjust,
@@ -18,6 +20,7 @@ from contracts.wallet import (
     BatchCommand,
     Capture,
     CheckAffordability,
+    CloseKey,
     Export,
     Freeze,
     GetByKey,
@@ -126,6 +129,42 @@ def test_an_atomic_batch_with_a_refusal_changes_nothing(rpc):
     assert outcome.applied is False
     assert outcome.results[1].error.code == "insufficient_funds"
     assert rpc.call(GetWallet(user_id=user_id)).balance_micros == 10 * USD
+
+
+def test_a_dry_run_of_a_batch_says_in_every_reply_that_it_is_one(rpc):
+    user_id = new_user(rpc, 10 * USD)
+    command = BatchCommand.of(debit(user_id, 4 * USD))
+
+    outcome = rpc.call(PostBatch(commands=[command], dry_run=True))
+
+    assert (outcome.applied, outcome.results[0].reply["dry_run"]) == (False, True)
+    assert rpc.call(GetWallet(user_id=user_id)).balance_micros == 10 * USD
+
+
+def test_a_dry_run_beside_the_arguments_is_refused_and_not_dropped():
+    command = {**BatchCommand.of(debit(new_id(), USD)).model_dump(), "dry_run": True}
+
+    with pytest.raises(ValidationError, match="dry_run"):
+        PostBatch.model_validate({"commands": [command]})
+
+
+def test_a_key_that_is_the_wallets_own_is_refused(rpc):
+    user_id = new_user(rpc, 10 * USD)
+    own = debit(user_id, USD, f"topup:{new_id()}")
+
+    with pytest.raises(BadRequest, match="wallet's own"):
+        rpc.call(own)
+    with pytest.raises(BadRequest, match="wallet's own"):
+        rpc.call(CloseKey(idempotency_key=f"topup:{new_id()}"))
+    outcome = rpc.call(PostBatch(commands=[BatchCommand.of(own)]))
+    assert outcome.results[0].error.code == "bad_request"
+
+
+def test_one_verification_runs_at_a_time(stack, rpc):
+    database = connect(stack.database_url("wallet"))
+    with database.exclusively("wallet.verification"), pytest.raises(Conflict, match="running"):
+        rpc.call(Verify())
+    database.engine.dispose()
 
 
 def test_a_dry_run_answers_and_changes_nothing(rpc):

@@ -4,11 +4,16 @@ from datetime import timedelta
 
 import pytest
 
+from chassis.identifiers import new_id
 from contracts.errors import BadRequest, NotFound
+from contracts.messages import MAX_AMOUNT_MICROS
 from contracts.wallet import (
+    AccountStatus,
     BalanceAt,
     CheckAffordability,
     DateAxis,
+    Freeze,
+    PlaceHold,
     Statement,
     TransactionKind,
 )
@@ -98,6 +103,39 @@ def test_affordability_says_what_is_lacking(book: Ledger):
         )
 
     assert (answer.can_afford, answer.shortfall_micros) == (False, 3 * USD)
+
+
+def test_a_frozen_wallet_affords_nothing(book: Ledger):
+    user_id = book.user(10 * USD)
+    book.do(
+        Freeze(
+            idempotency_key=f"freeze:{user_id}", user_id=user_id, reason="Checked", actor="support"
+        )
+    )
+
+    with book.database.read() as session:
+        answer = statements.check_affordability(
+            session, CheckAffordability(user_id=user_id, amount_micros=USD)
+        )
+
+    assert (answer.can_afford, answer.shortfall_micros) == (False, 0)
+    assert answer.status is AccountStatus.FROZEN
+
+
+def test_what_several_holds_come_to_has_no_bound_of_one_amount(book: Ledger):
+    user_id = book.user()
+    for _ in range(2):
+        book.do(credit(user_id, MAX_AMOUNT_MICROS))
+        book.do(
+            PlaceHold(
+                idempotency_key=f"hold:{new_id()}",
+                user_id=user_id,
+                amount_micros=MAX_AMOUNT_MICROS,
+                description="Reservation",
+            )
+        )
+
+    assert book.wallet(user_id).held_micros == 2 * MAX_AMOUNT_MICROS
 
 
 def balance_at(book: Ledger, user_id, at, axis=DateAxis.RECORDED):

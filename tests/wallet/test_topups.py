@@ -12,9 +12,9 @@ from contracts.topup import (
     TopupReversed,
     Trigger,
 )
-from contracts.wallet import Freeze, PlaceHold, Statement
+from contracts.wallet import AccountStatus, Freeze, PlaceHold, Statement
 from services.wallet import levels, statements, topups
-from tests.wallet.conftest import USD, Ledger, debit
+from tests.wallet.conftest import USD, Ledger, credit, debit
 
 
 def paid(user_id, amount_micros=25 * USD, **fields):
@@ -219,6 +219,18 @@ def test_a_reversal_that_comes_before_its_credit_ends_in_the_same_balance(book: 
     handle(book, topups.credit, paid(user_id, occurred_at=book.now))
 
     assert book.balance(user_id) == 0
+    assert book.wallet(user_id).status is AccountStatus.OPEN
+
+
+def test_a_debt_that_a_refund_left_is_paid_by_a_topup_and_the_wallet_opens(book: Ledger):
+    user_id = book.user(10 * USD)
+    handle(book, topups.take_back, reversed_topup(user_id, 25 * USD, book.now, is_dispute=False))
+    owing = book.wallet(user_id).status
+
+    handle(book, topups.credit, paid(user_id, occurred_at=book.now))
+
+    assert (owing, book.wallet(user_id).status) == (AccountStatus.FROZEN, AccountStatus.OPEN)
+    assert book.balance(user_id) == 10 * USD
 
 
 def settings(book, user_id, version, threshold_micros):
@@ -264,6 +276,16 @@ def test_older_settings_that_come_late_are_ignored(book: Ledger):
     settings(book, user_id, 2, None)
     settings(book, user_id, 1, 10 * USD)
     book.do(debit(user_id, 5 * USD))
+
+    assert low_events(book, user_id) == []
+
+
+def test_money_that_comes_in_never_says_that_the_balance_is_low(book: Ledger):
+    user_id = book.user(100 * USD)
+    settings(book, user_id, 1, 20 * USD)
+    handle(book, topups.take_back, reversed_topup(user_id, 90 * USD, book.now, is_dispute=False))
+
+    book.do(credit(user_id, USD))
 
     assert low_events(book, user_id) == []
 
