@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 import requests
 
-from contracts.wallet import Credit
+from contracts.wallet import Credit, Freeze
 from tests.gateway.conftest import PASSWORD, Api, error_of, read
 from tests.patience import eventually
 
@@ -265,6 +265,22 @@ def test_a_product_is_found_by_its_id_and_by_its_slug(
 
     assert by_id == product
     assert read(visitor.get(f"/api/products/{product['slug']}")) == product
+
+
+def test_a_frozen_wallet_affords_nothing_and_says_why(system: Any, rich: Api) -> None:
+    assert rich.user_id is not None
+    system.rpc.call(
+        Freeze(
+            idempotency_key=str(uuid4()), user_id=rich.user_id, reason="Looked at", actor="support"
+        )
+    )
+
+    found = read(rich.get("/api/wallet/check-affordability?amount=5"))
+
+    assert (found["can_afford"], found["shortfall_info"]["reason_code"]) == (
+        False,
+        "account_frozen",
+    )
 
 
 def test_a_completed_purchase_becomes_a_notification(rich: Api, product: dict[str, Any]) -> None:

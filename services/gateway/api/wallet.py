@@ -9,6 +9,7 @@ from pydantic import AwareDatetime, Field, model_validator
 
 from chassis.money import format_usd, usd_number
 from contracts.errors import DeadlineExceeded, ServiceError, Unavailable
+from contracts.messages import Moment
 from contracts.topup import (
     AutoTopupStatus,
     GetAutoTopup,
@@ -18,6 +19,7 @@ from contracts.topup import (
 )
 from contracts.wallet import (
     AccountStatus,
+    Affordability,
     CheckAffordability,
     GetWallet,
     Statement,
@@ -58,8 +60,8 @@ class WalletInfo(ApiReply):
 
 class TransactionQuery(ApiBody):
     kind: TransactionKind | None = None
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    since: Moment | None = None
+    until: Moment | None = None
     cursor: CursorText | None = None
     limit: Limit = 25
 
@@ -226,7 +228,7 @@ def check_affordability(user: CurrentUser, query: AffordabilityQuery) -> Afforda
     found = call(CheckAffordability(user_id=user.user_id, amount_micros=query.amount_micros))
     shortfall = None
     if not found.can_afford:
-        shortfall = _shortfall(user, found.shortfall_micros)
+        shortfall = _shortfall(user, found)
     return AffordabilityReply(
         can_afford=found.can_afford,
         amount=usd_number(query.amount_micros),
@@ -256,7 +258,8 @@ def auto_topup_if_reachable(user: CurrentUser) -> AutoTopupStatus | None:
         return None
 
 
-def _shortfall(user: CurrentUser, shortfall_micros: int) -> ShortfallInfo:
+def _shortfall(user: CurrentUser, found: Affordability) -> ShortfallInfo:
+    shortfall_micros = found.shortfall_micros
     nothing = ShortfallInfo(
         shortfall=usd_number(shortfall_micros),
         would_auto_topup=False,
@@ -267,6 +270,9 @@ def _shortfall(user: CurrentUser, shortfall_micros: int) -> ShortfallInfo:
         card_brand=None,
         card_last4=None,
     )
+    if found.status is AccountStatus.FROZEN:
+        reason = "The wallet is frozen: nothing can be paid from it. Please contact support."
+        return nothing.model_copy(update={"reason_code": "account_frozen", "reason": reason})
     try:
         preview = call(
             PreviewAutoTopup(user_id=user.user_id, shortfall_micros=shortfall_micros),

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from contracts.catalog import GetQuote, Product, QuoteLine
 from contracts.topup import AutoTopupPreview, PreviewAutoTopup, RefusalCode
-from contracts.wallet import Affordability, CheckAffordability
+from contracts.wallet import AccountStatus, Affordability, CheckAffordability
 from services.gateway.frame import call
 from services.gateway.pages.asking import ask
 from services.gateway.pages.forms import (
@@ -27,15 +27,12 @@ class Offer:
     shortfall_micros: int
     auto_topup: AutoTopupPreview | None
     auto_topup_refusal: str
-
-    @property
-    def can_afford(self) -> bool:
-        return self.shortfall_micros == 0
+    is_frozen: bool
 
     @property
     def needs_credits(self) -> bool:
         """Whether the person must buy credits by hand for this."""
-        return not self.can_afford and self.auto_topup is None
+        return self.shortfall_micros > 0 and self.auto_topup is None
 
     choices = CREDIT_CHOICES_MICROS
 
@@ -75,6 +72,7 @@ def make_offer(user_id: UUID, product: Product, quantity: int) -> Offer:
         shortfall_micros=cover.shortfall_micros,
         auto_topup=preview if will_topup else None,
         auto_topup_refusal=_refusal(preview),
+        is_frozen=cover.status is AccountStatus.FROZEN,
     )
 
 
@@ -89,5 +87,5 @@ def _cover(user_id: UUID, total_micros: int) -> Affordability:
     """The wallet's answer; what costs nothing is asked about as the smallest amount."""
     cover = call(CheckAffordability(user_id=user_id, amount_micros=max(total_micros, 1)))
     if total_micros == 0:
-        return cover.model_copy(update={"can_afford": True, "shortfall_micros": 0})
+        return cover.model_copy(update={"shortfall_micros": 0})
     return cover
