@@ -24,6 +24,9 @@ from chassis.wire import make_frugal
 
 log = logging.getLogger(__name__)
 
+WAITING_PER_WORKER = 4
+"""So many calls wait in a process for each of its workers; the next one is refused at once."""
+
 
 class ConfirmedPublisher(SharedExtension):
     """The one :class:`~chassis.broker.Publisher` that all extensions of a container share."""
@@ -52,6 +55,12 @@ class QueueConsumer(NamekoQueueConsumer):
     confirmed = ConfirmedPublisher()
     _replies: Any = None
     _is_consuming = False
+
+    @property
+    def prefetch_count(self) -> int:
+        """Enough to see the calls that are to be refused, beside those that run and wait."""
+        workers: int = self.container.max_workers
+        return workers * (WAITING_PER_WORKER + 2)
 
     @property
     def is_consuming(self) -> bool:

@@ -8,7 +8,8 @@
 The request's type says what arguments are right: the caller of any others gets a
 ``BadRequest`` before the method runs. What the method raises from :mod:`contracts.errors`
 reaches the caller as it is; anything else is logged here and reaches it as a plain
-``ServiceError``, without the details. A call whose deadline has passed is not begun.
+``ServiceError``, without the details. A call whose deadline has passed is not begun, and one
+that finds too many others waiting is refused at once.
 
 On the wire this is nameko's own protocol, so that a stock nameko client can call:
 ``rpc.wallet.get_wallet(user_id="…")``.
@@ -16,10 +17,12 @@ On the wire this is nameko's own protocol, so that a stock nameko client can cal
 
 import logging
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
+from eventlet.semaphore import Semaphore
 from kombu.message import Message
 from nameko.exceptions import ContainerBeingKilled, MethodNotFound, serialize
 from nameko.extensions import DependencyProvider
@@ -29,10 +32,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 
 from chassis.client import RpcClient
-from chassis.consumer import QueueConsumer
+from chassis.consumer import WAITING_PER_WORKER, QueueConsumer
 from chassis.context import DEADLINE_KEY, CallContext
 from chassis.database import is_lost
-from contracts.errors import BadRequest, DeadlineExceeded, ServiceError, Unavailable
+from contracts.errors import BadRequest, DeadlineExceeded, Overloaded, ServiceError, Unavailable
 from contracts.messages import Request
 
 log = logging.getLogger(__name__)
@@ -46,6 +49,34 @@ class RpcConsumer(NamekoRpcConsumer):
     """
 
     queue_consumer = QueueConsumer()
+
+    def setup(self) -> None:
+        super().setup()
+        self._slots = Semaphore(self.container.max_workers)
+        self._waiting = 0
+
+    @contextmanager
+    def slot(self) -> Iterator[None]:
+        """Wait for a free worker; what the block begins keeps it until :meth:`free_slot`.
+
+        Raises ``Overloaded`` at once where too many wait already.
+        """
+        if self._waiting >= WAITING_PER_WORKER * self.container.max_workers:
+            raise Overloaded("Too many calls wait here; nothing was done. Try again in a moment.")
+        self._waiting += 1
+        try:
+            self._slots.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        except BaseException:
+            self.free_slot()
+            raise
+
+    def free_slot(self) -> None:
+        """A call has ended."""
+        self._slots.release()
 
     def handle_message(self, body: Any, message: Message) -> None:
         if not message.properties.get("reply_to"):
@@ -81,22 +112,24 @@ class Rpc(NamekoRpc):
     def handle_message(self, body: Any, message: Message) -> None:
         try:
             request = self._parse(body)
-            context = self.unpack_message_headers(message)
-            if CallContext(deadline_ms=context.get(DEADLINE_KEY)).remaining_s() == 0:
-                raise DeadlineExceeded("The call came too late; nothing was done.")
+            with self.rpc_consumer.slot():
+                self._begin(request, message)
         except ServiceError as error:
             self.rpc_consumer.answer(message, None, error)
-            return
-        try:
-            self.container.spawn_worker(
-                self,
-                (request,),
-                {},
-                context_data=context,
-                handle_result=partial(self.handle_result, message),
-            )
         except ContainerBeingKilled:
             self.rpc_consumer.requeue_message(message)
+
+    def _begin(self, request: BaseModel, message: Message) -> None:
+        context = self.unpack_message_headers(message)
+        if CallContext(deadline_ms=context.get(DEADLINE_KEY)).remaining_s() == 0:
+            raise DeadlineExceeded("The call came too late; nothing was done.")
+        self.container.spawn_worker(
+            self,
+            (request,),
+            {},
+            context_data=context,
+            handle_result=partial(self.handle_result, message),
+        )
 
     def _parse(self, body: Any) -> BaseModel:
         if not isinstance(body, dict) or body.get("args") or "kwargs" not in body:
@@ -109,6 +142,7 @@ class Rpc(NamekoRpc):
     def handle_result(
         self, message: Message, worker_ctx: Any, result: Any, exc_info: Any
     ) -> tuple[Any, Any]:
+        self.rpc_consumer.free_slot()
         error = exc_info[1] if exc_info else None
         if error is not None and not isinstance(error, ServiceError):
             log.error("a call failed", exc_info=exc_info, extra={"method": self.method_name})

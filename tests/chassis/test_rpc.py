@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -96,6 +97,23 @@ def test_a_late_answer_is_an_unknown_outcome_and_the_work_goes_on(probe: Probe) 
         probe.rpc.call(Nap(n=400), timeout_s=0.1)
 
     probe.comes_to_note(NAPPED, before + 1)
+
+
+def test_more_calls_than_may_wait_are_refused_at_once_and_the_others_answered(
+    probe: Probe,
+) -> None:
+    def call(_number: int) -> str:
+        try:
+            probe.rpc.call(Nap(n=300), timeout_s=PATIENCE_S)
+        except errors.ServiceError as error:
+            return error.code
+        return "done"
+
+    with ThreadPoolExecutor(120) as callers:
+        ends = Counter(callers.map(call, range(120)))
+
+    assert set(ends) == {"done", "overloaded"}
+    assert ends["done"] >= 50
 
 
 def test_a_call_that_waited_past_its_deadline_is_never_begun(probe: Probe) -> None:
