@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from chassis.database import Connected, connect
 from chassis.settings import service_settings
 from contracts.wallet import Verdict
-from services.wallet import chain
+from services.wallet import chain, reclaims
 
 # Each finds one row, if there is any: the sentence that names what is wrong with it.
 CHECKS = (
@@ -107,6 +107,25 @@ CHECKS = (
     LIMIT 1
     """,
     """
+    SELECT format('hold %s: transaction %s, which captured it, is not its own', h.hold_id,
+        h.transaction_id)
+    FROM holds AS h LEFT JOIN transactions AS t ON t.transaction_id = h.transaction_id
+    WHERE h.status = 'captured' AND t.metadata ->> 'hold_id' IS DISTINCT FROM h.hold_id::text
+    LIMIT 1
+    """,
+    # A correction goes back the way its original came, and not further.
+    """
+    SELECT format('transaction %s: it does not go back the way of %s', t.transaction_id,
+        t.corrects_transaction_id)
+    FROM transactions AS t
+    JOIN entries AS e ON e.transaction_id = t.transaction_id
+    LEFT JOIN entries AS original ON original.account_id = e.account_id
+        AND original.transaction_id = t.corrects_transaction_id
+    WHERE t.corrects_transaction_id IS NOT NULL
+        AND coalesce(sign(original.amount_micros) = sign(e.amount_micros), true)
+    LIMIT 1
+    """,
+    """
     SELECT format('transaction %s: corrected by %s, its amount is %s', original.transaction_id,
         sum(correcting.amount_micros), original.amount_micros)
     FROM transactions AS correcting
@@ -160,6 +179,26 @@ CHECKS = (
     ) AS c ON true
     WHERE b.status <> coalesce(c.status, 'open')
         OR b.status_change_count <> coalesce(c.change_number, 0)
+    LIMIT 1
+    """,
+    """
+    SELECT format('account %s: change of status %s is missing', account_id, change_number - 1)
+    FROM (
+        SELECT account_id, change_number, lag(change_number, 1, 0) OVER in_order AS number_before
+        FROM status_changes
+        WINDOW in_order AS (PARTITION BY account_id ORDER BY change_number)
+    ) AS c
+    WHERE change_number <> number_before + 1
+    LIMIT 1
+    """,
+    # Taking a payment back freezes too, under the key of what it takes.
+    f"""
+    SELECT format('account %s: change of status %s, to %s: its keys say otherwise', c.account_id,
+        c.change_number, c.status)
+    FROM status_changes AS c
+    LEFT JOIN keys AS k ON k.account_id = c.account_id AND k.change_number = c.change_number
+    WHERE k.method IS DISTINCT FROM CASE c.status WHEN 'open' THEN 'unfreeze' ELSE 'freeze' END
+        AND NOT (k.method IS NULL AND c.status = 'frozen' AND c.actor = '{reclaims.ACTOR}')
     LIMIT 1
     """,
 )

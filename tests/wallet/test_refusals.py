@@ -22,24 +22,34 @@ def write(book: Ledger, statement, **values):
         session.execute(text(statement), values)
 
 
-def post(session, entries, *, amount_micros=5 * USD, kind="purchase"):
+def post(session, entries, *, kind="purchase", **columns):
     """Write a transaction as a wrong program might; ``entries`` are (account, number, amount,
     balance after)."""
-    transaction_id = begin_transaction(session, amount_micros=amount_micros, kind=kind)
+    transaction_id = begin_transaction(session, kind=kind, **columns)
     enter(session, transaction_id, entries, kind)
     return transaction_id
 
 
-def begin_transaction(session, *, amount_micros=5 * USD, kind="purchase"):
+def begin_transaction(
+    session, *, amount_micros=5 * USD, kind="purchase", effective_at=NOON, refunds=None
+):
     """Write a transaction without its entries."""
     transaction_id = new_id()
     session.execute(
         text(
             "INSERT INTO transactions (transaction_id, kind, amount_micros, description,"
-            " metadata, effective_at, recorded_at)"
-            " VALUES (:id, :kind, :amount, 'x', '{}', :now, :now)"
+            " metadata, effective_at, recorded_at, corrects_transaction_id, correction)"
+            " VALUES (:id, :kind, :amount, 'x', '{}', :effective_at, :now, :refunds,"
+            " CASE WHEN CAST(:refunds AS uuid) IS NOT NULL THEN 'refund' END)"
         ),
-        {"id": transaction_id, "kind": kind, "amount": amount_micros, "now": NOON},
+        {
+            "id": transaction_id,
+            "kind": kind,
+            "amount": amount_micros,
+            "effective_at": effective_at,
+            "now": NOON,
+            "refunds": refunds,
+        },
     )
     return transaction_id
 
@@ -99,6 +109,33 @@ def test_entries_without_a_transaction_are_refused(book: Ledger, account):
     with refused("do not match it"), book.database.begin() as session:
         house = (2, house_number(), 5 * USD, "NULL")
         enter(session, new_id(), [(account, 2, -5 * USD, 20 * USD), house])
+
+
+def test_a_refund_to_somebody_else_is_refused(book: Ledger, account):
+    bought = book.transaction(debit(book.user(5 * USD), 5 * USD)).transaction_id
+    with refused("does not go back the way"), book.database.begin() as session:
+        revenue = (2, house_number(), -5 * USD, "NULL")
+        post(session, [(account, 2, 5 * USD, 30 * USD), revenue], kind="refund", refunds=bought)
+
+
+def test_a_capture_by_another_transaction_is_refused(book: Ledger):
+    user_id = book.user(25 * USD)
+    bought = book.transaction(debit(user_id, 5 * USD)).transaction_id
+    held = book.do(hold(user_id, 5 * USD))
+    assert isinstance(held, Hold)
+    with refused("was not captured by the transaction"):
+        write(
+            book,
+            "UPDATE holds SET status = 'captured', captured_micros = 5000000, closed_at = now(),"
+            " transaction_id = :bought WHERE hold_id = :hold_id",
+            bought=bought,
+            hold_id=held.hold_id,
+        )
+
+
+def test_a_date_that_no_client_can_read_is_refused(book: Ledger):
+    with refused("effective_in_our_time"), book.database.begin() as session:
+        begin_transaction(session, effective_at="0044-03-15 12:00:00+00 BC")
 
 
 def test_a_transaction_without_entries_is_refused(book: Ledger):
@@ -235,16 +272,9 @@ def test_refunds_beyond_what_they_refund_are_refused(book: Ledger):
     user_id = book.user(25 * USD)
     bought = book.transaction(debit(user_id, 5 * USD))
 
-    with refused("exceed it"):
-        write(
-            book,
-            "INSERT INTO transactions (transaction_id, kind, amount_micros, description,"
-            " metadata, effective_at, recorded_at, corrects_transaction_id, correction)"
-            " VALUES (:id, 'refund', :amount, 'x', '{}', :now, :now, :original, 'refund')",
-            id=new_id(),
-            amount=5 * USD + 1,
-            now=NOON,
-            original=bought.transaction_id,
+    with refused("exceed it"), book.database.begin() as session:
+        begin_transaction(
+            session, kind="refund", amount_micros=5 * USD + 1, refunds=bought.transaction_id
         )
 
 

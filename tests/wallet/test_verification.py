@@ -79,7 +79,9 @@ def fill(book: Ledger) -> None:
 
 def verdict_on_damage(book: Ledger, statement) -> Verdict:
     """What only the owner of the tables can do: with the triggers out of the way."""
-    tables = ("transactions", "entries", "keys", "holds", "balances", "chain")
+    tables = (
+        "transactions", "entries", "keys", "holds", "balances", "status_changes", "chain",
+    )  # fmt: skip
     with book.session() as session:
         for table in tables:
             session.execute(text(f"ALTER TABLE {table} DISABLE TRIGGER USER"))
@@ -148,6 +150,29 @@ DAMAGES = {
     "a status": (
         "UPDATE balances SET status = 'open' WHERE account_id = 1001",
         "account 1001: open after 1 changes",
+    ),
+    "the transaction of a capture": (
+        "UPDATE transactions SET metadata = '{}' WHERE metadata ->> 'hold_id' IS NOT NULL",
+        "which captured it, is not its own",
+    ),
+    "the way of a refund": (
+        "WITH moved AS (UPDATE entries SET account_id = 4 WHERE kind = 'refund'"
+        " AND account_id < 1000 RETURNING 1) SELECT count(*) FROM moved",
+        "it does not go back the way of",
+    ),
+    "the key of a freeze": (
+        "DELETE FROM keys WHERE method = 'freeze'",
+        "change of status 1, to frozen: its keys say otherwise",
+    ),
+    "the key of another change of status": (
+        "UPDATE keys SET method = 'unfreeze' WHERE method = 'freeze'",
+        "change of status 1, to frozen: its keys say otherwise",
+    ),
+    "a change of status that was removed": (
+        "WITH k AS (DELETE FROM keys WHERE method = 'freeze'), b AS (UPDATE balances"
+        " SET status_change_count = 2 WHERE account_id = 1001)"
+        " UPDATE status_changes SET change_number = 2 WHERE account_id = 1001",
+        "change of status 1 is missing",
     ),
     "a description": (
         "UPDATE transactions SET description = 'Something else' WHERE kind = 'transfer'",
