@@ -59,13 +59,15 @@ _FORGET = text("DELETE FROM outbox WHERE published_at < now() - make_interval(da
 def publish(session: Session, event: Event) -> None:
     """Store ``event``, to be sent once the transaction of ``session`` is committed."""
     with Batch(session) as writes:
-        store(writes, [event])
+        store(writes, [(event, current_call.get())])
 
 
-def store(writes: Batch, events: Iterable[Event]) -> None:
-    """Store several events, in their order; see :func:`publish`."""
-    # The chain goes with the event, the deadline does not: an event is of use at any time.
-    headers = CallContext(chain=current_call.get().chain).headers()
+def store(writes: Batch, events: Iterable[tuple[Event, CallContext]]) -> None:
+    """Store several events, each with the call that led to it, in their order.
+
+    See :func:`publish`. The chain of calls goes with the event, the deadline does not: an event
+    is of use at any time.
+    """
     rows = [
         (
             event.event_id,
@@ -73,9 +75,9 @@ def store(writes: Batch, events: Iterable[Event]) -> None:
             event.type,
             event.needs_listener,
             event.model_dump(mode="json"),
-            headers,
+            CallContext(chain=call.chain).headers(),
         )
-        for event in events
+        for event, call in events
     ]
     if rows:
         writes.add(_INSERT, rows)

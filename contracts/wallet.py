@@ -528,7 +528,9 @@ class ExportPage(Reply):
 class Export(Request[ExportPage], service=SERVICE, method="export"):
     """The entries of one user's account, or of all accounts, oldest first within an account.
 
-    Ask again with ``next_cursor`` until it is None.
+    Ask again with ``next_cursor`` until it is None. Pages are asked for one after the other:
+    those of the house's accounts may lack entries that were being written meanwhile. The
+    operator's command takes one snapshot of everything.
     """
 
     user_id: UUID | None = None

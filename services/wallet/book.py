@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from chassis import outbox
 from chassis.bulk import Batch, Bulk
+from chassis.context import CallContext
 from chassis.identifiers import new_id
 from contracts.errors import BadRequest, NotFound
 from contracts.messages import Event, Reply
@@ -39,6 +40,8 @@ class Book:
 
     def __init__(self, now: datetime) -> None:
         self.now = now
+        self.call = CallContext()
+        """Whose command is carried out; the events that it makes go on with its chain of calls."""
         self.accounts: dict[UUID, Account] = {}
         self.accounts_by_id: dict[int, Account] = {}
         self.reserved_account_ids: list[int] = []
@@ -54,7 +57,7 @@ class Book:
         self._status_changes: list[tuple[Any, ...]] = []
         self._statuses: dict[int, Account] = {}
         self._levels: dict[tuple[int, str], levels.ArmedLevel] = {}
-        self._events: list[Event] = []
+        self._events: list[tuple[Event, CallContext]] = []
 
     # What rules ask.
 
@@ -105,7 +108,7 @@ class Book:
             levels.check(self, source)
         if isinstance(destination, Account):
             levels.rearm(self, destination)
-            self._events.append(credited(self.now, destination, posted.seen_by(destination)))
+            self._say(credited(self.now, destination, posted.seen_by(destination)))
         return posted
 
     def _recorded_at(self, source: Side, destination: Side) -> datetime:
@@ -148,7 +151,10 @@ class Book:
 
     def announce(self, event_class: type[Event], **fields: Any) -> None:
         """An event to be published with the batch."""
-        self._events.append(event_class(event_id=new_id(), occurred_at=self.now, **fields))
+        self._say(event_class(event_id=new_id(), occurred_at=self.now, **fields))
+
+    def _say(self, event: Event) -> None:
+        self._events.append((event, self.call))
 
     def place(self, account: Account, hold: OpenHold) -> None:
         """Set money aside."""

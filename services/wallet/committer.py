@@ -27,6 +27,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from chassis.clock import utc_now
+from chassis.context import CallContext, current_call
 from chassis.crash_points import crash_point
 from chassis.database import Connected, is_lost
 from chassis.service_database import DatabaseConnection
@@ -59,6 +60,7 @@ class Job:
     commands: Sequence[Postable]
     is_atomic: bool = False
     is_dry_run: bool = False
+    call: CallContext = field(default_factory=current_call.get)
     outcomes: list[Outcome] = field(default_factory=list)
     done: Signal = field(default_factory=Signal)
 
@@ -126,8 +128,9 @@ def commit(begin: Begin, now: datetime, jobs: Sequence[Job]) -> None:
         _commit_alone(begin, now, job)
         return
     commands = [command for job in jobs for command in job.commands]
+    calls = [job.call for job in jobs for _ in job.commands]
     with begin() as session:
-        outcomes = ledger.post(session, now, commands)
+        outcomes = ledger.post(session, now, commands, calls)
         crash_point("wallet.committing")
     crash_point("wallet.committed")
     for job in jobs:
@@ -138,7 +141,7 @@ def _commit_alone(begin: Begin, now: datetime, job: Job) -> None:
     """An atomic batch with a refusal, and every dry run, is rolled back."""
     try:
         with begin() as session:
-            job.outcomes = ledger.post(session, now, job.commands)
+            job.outcomes = ledger.post(session, now, job.commands, [job.call] * len(job.commands))
             is_refused = any(isinstance(outcome, ServiceError) for outcome in job.outcomes)
             if job.is_dry_run or (job.is_atomic and is_refused):
                 raise _RolledBack
@@ -187,7 +190,7 @@ def _parts(jobs: Sequence[Job]) -> list[Job]:
     (job,) = jobs
     if job.stands_alone or len(job.commands) == 1:
         return []
-    return [Job([command]) for command in job.commands]
+    return [Job([command], call=job.call) for command in job.commands]
 
 
 def _put_together(jobs: Sequence[Job], parts: list[Job]) -> None:

@@ -8,11 +8,13 @@ disturbs nobody. The committer calls it for RPCs, event handlers call it on thei
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from itertools import repeat
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy.orm import Session
 
+from chassis.context import CallContext, current_call
 from contracts.errors import BadRequest, ServiceError
 from contracts.messages import Command, Reply
 from contracts.wallet import (
@@ -43,14 +45,23 @@ Postable = Command[Any] | CloseKey
 Outcome = Reply | ServiceError
 
 
-def post(session: Session, now: datetime, commands: Sequence[Postable]) -> list[Outcome]:
+def post(
+    session: Session,
+    now: datetime,
+    commands: Sequence[Postable],
+    calls: Sequence[CallContext] | None = None,
+) -> list[Outcome]:
     """Carry out a batch of commands, in their order; one outcome for each.
 
+    ``calls`` are those that brought the commands, where they are not this worker's own.
     Refusals are returned, not raised. What is raised is a failure of the whole batch: the
     session must be rolled back, and nothing of the batch has happened.
     """
     book = _open_book(session, now, commands)
-    outcomes = [_carry_out(book, command) for command in commands]
+    outcomes = []
+    for command, call in zip(commands, calls or repeat(current_call.get()), strict=False):
+        book.call = call
+        outcomes.append(_carry_out(book, command))
     book.write(session)
     return outcomes
 

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
+from chassis.context import CallContext
 from chassis.identifiers import new_id
 from contracts.errors import InsufficientFunds, Overloaded, ServiceError, Unavailable
 from contracts.wallet import Transaction
@@ -49,6 +50,18 @@ def test_jobs_of_several_callers_are_carried_out_together(book: Ledger):
     (first,), (second,) = (job.outcomes for job in jobs)
     assert isinstance(first, Transaction)
     assert isinstance(second, InsufficientFunds)
+
+
+def test_an_event_goes_on_with_the_calls_that_led_to_it(book: Ledger):
+    users = [book.user(), book.user()]
+    jobs = [Job([credit(user, USD)], call=CallContext(chain=(f"of {user}",))) for user in users]
+
+    settle(book.database.begin, jobs)
+
+    query = text("SELECT headers FROM outbox WHERE payload ->> 'user_id' = :user")
+    with book.database.read() as session:
+        told = [session.scalar(query, {"user": str(user)}) for user in users]
+    assert told == [{"nameko.call_id_stack": [f"of {user}"]} for user in users]
 
 
 def test_a_connection_lost_before_the_commit_is_tried_again(book: Ledger):

@@ -156,8 +156,7 @@ DAMAGES = {
         "which captured it, is not its own",
     ),
     "the way of a refund": (
-        "WITH moved AS (UPDATE entries SET account_id = 4 WHERE kind = 'refund'"
-        " AND account_id < 1000 RETURNING 1) SELECT count(*) FROM moved",
+        "UPDATE entries SET account_id = 4 WHERE kind = 'refund' AND account_id < 1000",
         "it does not go back the way of",
     ),
     "the key of a freeze": (
@@ -169,8 +168,8 @@ DAMAGES = {
         "change of status 1, to frozen: its keys say otherwise",
     ),
     "a change of status that was removed": (
-        "WITH k AS (DELETE FROM keys WHERE method = 'freeze'), b AS (UPDATE balances"
-        " SET status_change_count = 2 WHERE account_id = 1001)"
+        "WITH k AS (DELETE FROM keys WHERE method = 'freeze'),"  # noqa: ISC004
+        " b AS (UPDATE balances SET status_change_count = 2 WHERE account_id = 1001)"
         " UPDATE status_changes SET change_number = 2 WHERE account_id = 1001",
         "change of status 1 is missing",
     ),
