@@ -24,7 +24,7 @@ from contracts.wallet import (
     Wallet,
     WalletCredited,
 )
-from services.wallet import accounts, keys, levels
+from services.wallet import accounts, holds, keys, levels
 from services.wallet.accounts import Account
 from services.wallet.corrections import Original
 from services.wallet.holds import OpenHold
@@ -169,10 +169,6 @@ class Book:
         if hold.hold_id not in self._placed_holds:
             self._ended_holds.append(hold)
 
-    def check_levels(self, account: Account) -> None:
-        """What is available changed without a movement of money."""
-        levels.check(self, account)
-
     def note_level(self, level: levels.ArmedLevel) -> None:
         """A level was crossed, in either direction."""
         self._levels[level.account_id, level.name] = level
@@ -211,10 +207,10 @@ class Book:
         with Batch(session) as writes:
             accounts.write(writes, self._opened)
             writes.add(_SET_STATUS, self._changed_to(AccountStatus.FROZEN))
-            writes.add(_END_HOLDS, map(_end_row, self._ended_holds))
+            holds.write_ends(writes, self._ended_holds)
             writes.add(_POST_TRANSACTIONS, self._transactions)
             writes.add(_POST_ENTRIES, self._entries)
-            writes.add(_PLACE_HOLDS, map(_placed_row, self._placed_holds.values()))
+            holds.write_placed(writes, self._placed_holds.values())
             writes.add(_SET_STATUS, self._changed_to(AccountStatus.OPEN))
             writes.add(_NOTE_CHANGES, self._status_changes)
             levels.write(writes, self._levels.values())
@@ -293,62 +289,6 @@ _POST_ENTRIES = Bulk(
     effective_at="timestamptz",
     recorded_at="timestamptz",
 )
-
-_PLACE_HOLDS = Bulk(
-    "INSERT INTO holds ({columns}) SELECT * FROM {rows}",
-    account_id="bigint",
-    hold_id="uuid",
-    amount_micros="bigint",
-    captured_micros="bigint",
-    status="text",
-    description="text",
-    metadata="jsonb",
-    placed_at="timestamptz",
-    expires_at="timestamptz",
-    closed_at="timestamptz",
-    transaction_id="uuid",
-)
-
-
-def _placed_row(hold: OpenHold) -> tuple[Any, ...]:
-    return (
-        hold.account_id,
-        hold.hold_id,
-        hold.amount_micros,
-        hold.captured_micros,
-        hold.status,
-        hold.description,
-        hold.metadata,
-        hold.placed_at,
-        hold.expires_at,
-        hold.closed_at,
-        hold.transaction_id,
-    )
-
-
-_END_HOLDS = Bulk(
-    "UPDATE holds AS h SET captured_micros = new.captured_micros, status = new.status,"
-    " closed_at = new.closed_at, transaction_id = new.transaction_id FROM {rows}"
-    " WHERE h.account_id = new.account_id AND h.hold_id = new.hold_id",
-    account_id="bigint",
-    hold_id="uuid",
-    captured_micros="bigint",
-    status="text",
-    closed_at="timestamptz",
-    transaction_id="uuid",
-)
-
-
-def _end_row(hold: OpenHold) -> tuple[Any, ...]:
-    return (
-        hold.account_id,
-        hold.hold_id,
-        hold.captured_micros,
-        hold.status,
-        hold.closed_at,
-        hold.transaction_id,
-    )
-
 
 _NOTE_CHANGES = Bulk(
     "INSERT INTO status_changes ({columns}) SELECT * FROM {rows}",

@@ -9,11 +9,12 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from chassis.bulk import Bulk
+from chassis.bulk import Batch, Bulk
 from chassis.identifiers import new_id
 from contracts.errors import BadRequest, Conflict, NotFound
 from contracts.messages import Command
 from contracts.wallet import Capture, Hold, HoldStatus, PlaceHold, VoidHold
+from services.wallet import levels
 from services.wallet.accounts import Account, require_available, require_open
 from services.wallet.postings import Effect, Movement, require_ordinary
 
@@ -37,11 +38,11 @@ class OpenHold:
     closed_at: datetime | None = None
     transaction_id: UUID | None = None
 
-    def seen_by(self, account: Account) -> Hold:
+    def seen_by(self, user_id: UUID) -> Hold:
         """The hold as its owner sees it."""
         return Hold(
             hold_id=self.hold_id,
-            user_id=account.user_id,
+            user_id=user_id,
             amount_micros=self.amount_micros,
             captured_micros=self.captured_micros,
             status=self.status,
@@ -61,12 +62,36 @@ class ExpireHold(Command[Hold], service="wallet", method="expire"):
     hold_id: UUID
 
 
+# The columns of the table and the fields of an OpenHold.
+_COLUMNS = {
+    "account_id": "bigint",
+    "hold_id": "uuid",
+    "amount_micros": "bigint",
+    "captured_micros": "bigint",
+    "status": "text",
+    "description": "text",
+    "metadata": "jsonb",
+    "placed_at": "timestamptz",
+    "expires_at": "timestamptz",
+    "closed_at": "timestamptz",
+    "transaction_id": "uuid",
+}
+_KEY = {name: _COLUMNS[name] for name in ("account_id", "hold_id")}
+_END = {
+    name: _COLUMNS[name] for name in ("captured_micros", "status", "closed_at", "transaction_id")
+}
+
 _LOAD = Bulk(
-    "SELECT account_id, hold_id, amount_micros, captured_micros, status, description, metadata,"
-    " placed_at, expires_at, closed_at, transaction_id"
-    " FROM {rows} JOIN holds USING (account_id, hold_id)",
-    account_id="bigint",
-    hold_id="uuid",
+    "SELECT h.*, a.user_id FROM {rows} JOIN holds AS h USING (account_id, hold_id)"
+    " JOIN accounts AS a USING (account_id)",
+    **_KEY,
+)
+_PLACE = Bulk("INSERT INTO holds ({columns}) SELECT * FROM {rows}", **_COLUMNS)
+_SET_END = Bulk(
+    f"UPDATE holds AS h SET {', '.join(f'{name} = new.{name}' for name in _END)}"  # noqa: S608
+    " FROM {rows} WHERE h.account_id = new.account_id AND h.hold_id = new.hold_id",
+    **_KEY,
+    **_END,
 )
 _DUE = text(
     "SELECT a.user_id, h.hold_id FROM holds AS h JOIN accounts AS a USING (account_id)"
@@ -79,10 +104,26 @@ def load(session: Session, wanted: Iterable[tuple[int, UUID]]) -> list[OpenHold]
     return [_open_hold(row) for row in _LOAD.execute(session, wanted)]
 
 
+def read(session: Session, wanted: Iterable[tuple[int, UUID]]) -> list[Hold]:
+    """The same, as their owners see them, not locked."""
+    return [_open_hold(row).seen_by(row.user_id) for row in _LOAD.execute(session, wanted)]
+
+
 def _open_hold(row: Any) -> OpenHold:
-    hold = OpenHold(*row)
+    hold = OpenHold(*(getattr(row, name) for name in _COLUMNS))
     hold.status = HoldStatus(hold.status)
     return hold
+
+
+def write_placed(writes: Batch, placed: Iterable[OpenHold]) -> None:
+    """Write down new holds, with the end of those that have it already."""
+    writes.add(_PLACE, (tuple(getattr(hold, name) for name in _COLUMNS) for hold in placed))
+
+
+def write_ends(writes: Batch, ended: Iterable[OpenHold]) -> None:
+    """Write down how earlier holds ended."""
+    names = (*_KEY, *_END)
+    writes.add(_SET_END, (tuple(getattr(hold, name) for name in names) for hold in ended))
 
 
 def due(session: Session, now: datetime, limit: int) -> list[ExpireHold]:
@@ -112,7 +153,7 @@ def place(book: "Book", command: PlaceHold) -> Effect:
         expires_at=book.now + timedelta(seconds=command.expires_in_s),
     )
     book.place(account, hold)
-    return Effect(hold.seen_by(account), account.account_id, hold_id=hold.hold_id)
+    return Effect(hold.seen_by(account.user_id), account.account_id, hold_id=hold.hold_id)
 
 
 def capture(book: "Book", command: Capture) -> Effect:
@@ -167,8 +208,8 @@ def _held(book: "Book", account: Account, hold_id: UUID) -> OpenHold:
 
 def _release(book: "Book", account: Account, hold: OpenHold, end: HoldStatus) -> Effect:
     _end(book, account, hold, end)
-    book.check_levels(account)
-    return Effect(hold.seen_by(account), account.account_id, hold_id=hold.hold_id)
+    levels.check(book, account)
+    return Effect(hold.seen_by(account.user_id), account.account_id, hold_id=hold.hold_id)
 
 
 def _end(book: "Book", account: Account, hold: OpenHold, end: HoldStatus) -> None:

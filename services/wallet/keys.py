@@ -29,7 +29,7 @@ from contracts.wallet import (
     Transaction,
     Wallet,
 )
-from services.wallet import accounts
+from services.wallet import accounts, holds
 
 CLOSE_KEY = "close_key"
 OWN_PREFIXES = ("topup:", "reversal:", "restored:", "opened:", "expire:")
@@ -216,40 +216,15 @@ def transaction_from(row: Any) -> Transaction:
     )
 
 
-_HOLDS = Bulk(
-    "SELECT h.*, a.user_id FROM {rows} JOIN holds AS h USING (hold_id, account_id)"
-    " JOIN accounts AS a USING (account_id)",
-    hold_id="uuid",
-    account_id="bigint",
-)
-
-
 def _derive_holds(session: Session, records: list[KeyRecord]) -> None:
     wanted = [record for record in records if record.hold_id]
     if not wanted:
         return
-    rows = _HOLDS.execute(session, [(record.hold_id, record.account_id) for record in wanted])
-    found = {row.hold_id: hold_from(row) for row in rows}
+    places = {(record.account_id or 0, record.hold_id) for record in wanted if record.hold_id}
+    found = {hold.hold_id: hold for hold in holds.read(session, places)}
     for record in wanted:
         if record.hold_id in found:
             record.reply = _hold_as_answered(found[record.hold_id], record.method)
-
-
-def hold_from(row: Any) -> Hold:
-    """A hold as it is now."""
-    return Hold(
-        hold_id=row.hold_id,
-        user_id=row.user_id,
-        amount_micros=row.amount_micros,
-        captured_micros=row.captured_micros,
-        status=row.status,
-        description=row.description,
-        metadata=row.metadata,
-        placed_at=row.placed_at,
-        expires_at=row.expires_at,
-        closed_at=row.closed_at,
-        transaction_id=row.transaction_id,
-    )
 
 
 def _hold_as_answered(hold: Hold, method: str) -> Hold:
