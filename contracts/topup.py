@@ -275,7 +275,10 @@ class TriggerAutoTopup(Command[AutoTopupOutcome], service=SERVICE, method="trigg
 
 
 class AutoTopupPreview(Reply):
-    """What auto top-up would do about a shortfall: the amount it would charge, or why not."""
+    """What auto top-up would do about a shortfall: the amount it would charge, or why not.
+
+    ``confirm_url``: where the person confirms the payment that keeps it paused.
+    """
 
     would_topup: bool
     amount_micros: PriceMicros
@@ -283,6 +286,7 @@ class AutoTopupPreview(Reply):
     reason: str = ""
     card_brand: str = ""
     card_last4: str = ""
+    confirm_url: str | None = None
 
 
 class PreviewAutoTopup(Request[AutoTopupPreview], service=SERVICE, method="preview_auto_topup"):

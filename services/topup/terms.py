@@ -240,7 +240,11 @@ def preview(
     )
     if isinstance(decision, auto_topup.Refusal):
         return AutoTopupPreview(
-            would_topup=False, amount_micros=0, refusal_code=decision.code, reason=decision.reason
+            would_topup=False,
+            amount_micros=0,
+            refusal_code=decision.code,
+            reason=decision.reason,
+            confirm_url=settings.confirm_url if settings else None,
         )
     card = session.get(Card, decision.payment_method_id)
     return AutoTopupPreview(

@@ -74,7 +74,7 @@ def test_auto_topup_below_the_threshold_warns_before_it_charges(visitor: Visitor
     visitor.expect_balance("$0.00")
 
     visitor.switch_auto_topup_on(amount="30")
-    visitor.page.get_by_role("button", name="Save and charge $30.00 now").click()
+    visitor.page.get_by_role("button", name="Save and charge $30.00 now").first.click()
 
     expect(visitor.page.get_by_text("your card is being charged now")).to_be_visible()
 
@@ -129,10 +129,11 @@ def test_a_payment_that_the_bank_asks_about_is_confirmed_on_the_page(visitor: Vi
     alert = page.locator("#purchase-status").get_by_role("alert")
     expect(alert).to_contain_text("bank", timeout=COMPLETES_WITHIN_MS)
     where = page.url
-
     visitor.open("/dashboard/wallet/auto-topup")
-    expect(page.get_by_text("Auto top-up is paused")).to_be_visible()
-    page.get_by_role("link", name="Confirm with your bank").click()
+    expect(page.get_by_role("alert")).to_contain_text("Auto top-up is paused")
+
+    page.goto(where)
+    alert.get_by_role("link", name="Confirm with your bank").click()
     visitor.pay_on_card_page(ASKS_EACH_TIME)
 
     page.goto(where)

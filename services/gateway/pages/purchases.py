@@ -173,6 +173,11 @@ class PurchaseView:
         )
 
     @property
+    def confirm_url(self) -> str | None:
+        """Where the person's bank waits for a word about the charge for this purchase."""
+        return self.auto_topup.confirm_url if self.auto_topup else None
+
+    @property
     def version(self) -> str:
         """Changes when the page would say something else."""
         says = (
@@ -183,6 +188,7 @@ class PurchaseView:
             self.is_charging,
             self.is_paying,
             "" if self.is_charging else self.refusal,
+            self.confirm_url,
             [str(deployment) for deployment in self.purchase.deployment_ids],
             self.poll_every_s,
         )
