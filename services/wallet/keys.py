@@ -7,7 +7,7 @@ refusal binds nothing: the same key may be tried again when the money has come.
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -27,9 +27,9 @@ from contracts.wallet import (
     KeyState,
     StatusChange,
     Transaction,
-    Wallet,
 )
 from services.wallet import accounts, holds
+from services.wallet.postings import transaction_from
 
 CLOSE_KEY = "close_key"
 OWN_PREFIXES = ("topup:", "reversal:", "restored:", "opened:", "expire:")
@@ -115,11 +115,12 @@ _WRITE = Bulk(
 def find(session: Session, wanted: Iterable[str]) -> dict[str, KeyRecord]:
     """The keys of these that were used or closed before, with their first answers."""
     records = [_record(row) for row in session.execute(_FIND, {"wanted": array("text", wanted)})]
-    if records:
-        _derive_transactions(session, records)
-        _derive_holds(session, records)
-        _derive_status_changes(session, records)
-        _derive_wallets(session, records)
+    for made_by, read in _ANSWERS:
+        places = [(record, (record.account_id, made_by(record))) for record in records]
+        places = [(record, place) for record, place in places if place[1] is not None]
+        found = dict(read(session, [place for _, place in places])) if places else {}
+        for record, place in places:
+            record.reply = _as_first_given(found.get(place), record.method)
     return {record.idempotency_key: record for record in records}
 
 
@@ -179,59 +180,11 @@ def closed(idempotency_key: str, earlier: KeyRecord | None) -> ClosedKey:
     return ClosedKey(idempotency_key=idempotency_key, closed=False, transaction=made)
 
 
-_TRANSACTIONS = Bulk(
-    "SELECT t.transaction_id, t.kind, e.amount_micros, e.balance_after_micros, t.description,"
-    " t.metadata, t.effective_at, t.recorded_at, t.corrects_transaction_id, e.account_id"
-    " FROM {rows} JOIN entries AS e USING (transaction_id, account_id)"
-    " JOIN transactions AS t USING (transaction_id)",
-    transaction_id="uuid",
-    account_id="bigint",
-)
-
-
-def _derive_transactions(session: Session, records: list[KeyRecord]) -> None:
-    wanted = [record for record in records if record.transaction_id]
-    if not wanted:
-        return
-    rows = _TRANSACTIONS.execute(
-        session, [(record.transaction_id, record.account_id) for record in wanted]
-    )
-    found = {(row.transaction_id, row.account_id): transaction_from(row) for row in rows}
-    for record in wanted:
-        record.reply = found.get((record.transaction_id, record.account_id))
-
-
-def transaction_from(row: Any) -> Transaction:
-    """A transaction as the owner of the row's account sees it."""
-    return Transaction(
-        transaction_id=row.transaction_id,
-        kind=row.kind,
-        amount_micros=row.amount_micros,
-        balance_after_micros=row.balance_after_micros,
-        description=row.description,
-        metadata=row.metadata,
-        effective_at=row.effective_at,
-        recorded_at=row.recorded_at,
-        corrects_transaction_id=row.corrects_transaction_id,
-    )
-
-
-def _derive_holds(session: Session, records: list[KeyRecord]) -> None:
-    wanted = [record for record in records if record.hold_id]
-    if not wanted:
-        return
-    places = {(record.account_id or 0, record.hold_id) for record in wanted if record.hold_id}
-    found = {hold.hold_id: hold for hold in holds.read(session, places)}
-    for record in wanted:
-        if record.hold_id in found:
-            record.reply = _hold_as_answered(found[record.hold_id], record.method)
-
-
-def _hold_as_answered(hold: Hold, method: str) -> Hold:
+def _as_first_given(answer: Reply | None, method: str) -> Reply | None:
     """What placed a hold was told that it is held, whatever became of it; its end is one."""
-    if method != "hold":
-        return hold
-    return hold.model_copy(
+    if not isinstance(answer, Hold) or method != "hold":
+        return answer
+    return answer.model_copy(
         update={
             "status": HoldStatus.HELD,
             "captured_micros": 0,
@@ -239,6 +192,30 @@ def _hold_as_answered(hold: Hold, method: str) -> Hold:
             "transaction_id": None,
         }
     )
+
+
+Place = tuple[Any, Any]
+"""An account, and what a command made on it."""
+Answers = Iterable[tuple[Place, Reply]]
+
+_TRANSACTIONS = Bulk(
+    "SELECT t.transaction_id, t.kind, e.amount_micros, e.balance_after_micros, t.description,"
+    " t.metadata, t.effective_at, t.recorded_at, t.corrects_transaction_id, e.account_id"
+    " FROM {rows} JOIN entries AS e USING (account_id, transaction_id)"
+    " JOIN transactions AS t USING (transaction_id)",
+    account_id="bigint",
+    transaction_id="uuid",
+)
+
+
+def _transactions(session: Session, places: list[Place]) -> Answers:
+    for row in _TRANSACTIONS.execute(session, places):
+        yield (row.account_id, row.transaction_id), transaction_from(row)
+
+
+def _holds(session: Session, places: list[Place]) -> Answers:
+    found = {hold.hold_id: hold for hold in holds.read(session, set(places))}
+    return [(place, found[place[1]]) for place in places if place[1] in found]
 
 
 _STATUS_CHANGES = Bulk(
@@ -250,35 +227,29 @@ _STATUS_CHANGES = Bulk(
 )
 
 
-def _derive_status_changes(session: Session, records: list[KeyRecord]) -> None:
-    wanted = [record for record in records if record.change_number is not None]
-    if not wanted:
-        return
-    rows = _STATUS_CHANGES.execute(
-        session, [(record.account_id, record.change_number) for record in wanted]
-    )
-    found = {
-        (row.account_id, row.change_number): StatusChange(
+def _status_changes(session: Session, places: list[Place]) -> Answers:
+    for row in _STATUS_CHANGES.execute(session, places):
+        change = StatusChange(
             user_id=row.user_id,
             status=row.status,
             reason=row.reason,
             actor=row.actor,
             changed_at=row.changed_at,
         )
-        for row in rows
-    }
-    for record in wanted:
-        record.reply = found.get((record.account_id or 0, record.change_number or 0))
+        yield (row.account_id, row.change_number), change
 
 
-def _derive_wallets(session: Session, records: list[KeyRecord]) -> None:
+def _wallets(session: Session, places: list[Place]) -> Answers:
     """Opening a wallet again answers with the wallet as it is now."""
-    wanted = [record for record in records if record.method == "open_account"]
-    if not wanted:
-        return
-    ids = [record.account_id for record in wanted if record.account_id is not None]
-    found: dict[int, Wallet] = {
-        account.account_id: account.wallet() for account in accounts.read_all(session, ids)
-    }
-    for record in wanted:
-        record.reply = found.get(record.account_id or 0)
+    for account in accounts.read_all(session, [account_id for account_id, _ in places]):
+        yield (account.account_id, "open_account"), account.wallet()
+
+
+_ANSWERS: tuple[
+    tuple[Callable[[KeyRecord], object], Callable[[Session, list[Place]], Answers]], ...
+] = (
+    (lambda record: record.transaction_id, _transactions),
+    (lambda record: record.hold_id, _holds),
+    (lambda record: record.change_number, _status_changes),
+    (lambda record: record.method if record.method == "open_account" else None, _wallets),
+)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from contracts.errors import BadRequest
@@ -73,3 +74,18 @@ class Posted:
             recorded_at=self.recorded_at,
             corrects_transaction_id=self.movement.corrects,
         )
+
+
+def transaction_from(row: Any) -> Transaction:
+    """A stored transaction as the owner of the row's account sees it."""
+    return Transaction(
+        transaction_id=row.transaction_id,
+        kind=row.kind,
+        amount_micros=row.amount_micros,
+        balance_after_micros=row.balance_after_micros,
+        description=row.description,
+        metadata=row.metadata,
+        effective_at=row.effective_at,
+        recorded_at=row.recorded_at,
+        corrects_transaction_id=row.corrects_transaction_id,
+    )

@@ -22,8 +22,8 @@ from contracts.wallet import (
 )
 from services.wallet import accounts
 from services.wallet.accounts import Account
-from services.wallet.keys import transaction_from
 from services.wallet.models import EntryRow, TransactionRow
+from services.wallet.postings import transaction_from
 
 
 def get_wallet(session: Session, user_id: UUID) -> Wallet:
