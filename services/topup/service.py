@@ -180,18 +180,11 @@ class TopupService:
 
     @rpc
     def trigger_auto_topup(self, request: TriggerAutoTopup) -> AutoTopupOutcome:
-        now = utc_now()
         with self.database.begin() as session:
-            trigger_id = triggers.raise_trigger(
-                session,
-                request.user_id,
-                Trigger.BY_HAND,
-                request.idempotency_key,
-                now,
-                raised_at=now,
+            trigger_id = triggers.ask_by_hand(
+                session, request.user_id, request.idempotency_key, utc_now()
             )
-        if trigger_id is not None:
-            charges.pursue(self.till, trigger_id)
+        charges.pursue(self.till, trigger_id)
         with self.database.read() as session:
             return auto_topup.outcome(session, request.user_id, request.idempotency_key)
 

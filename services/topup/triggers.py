@@ -41,7 +41,11 @@ def raise_trigger(
     shortfall_micros: int = 0,
     available_micros: int | None = None,
 ) -> UUID | None:
-    """Store a trigger as due; its id, or None when it ended before this news of it arrived."""
+    """Store a trigger as due; its id, or None when nothing newer is told of it.
+
+    Newer news of a purchase or a renewal replaces what was known, unless it has ended. What a
+    person asks for by hand is asked once: its key again is a repetition, not news.
+    """
     row = {
         "needed_micros": needed_micros,
         "shortfall_micros": shortfall_micros,
@@ -60,10 +64,24 @@ def raise_trigger(
         .on_conflict_do_update(
             index_elements=["user_id", "trigger", "reference"],
             set_=row,
-            where=TriggerRecord.ended_at.is_(None) & (TriggerRecord.raised_at < raised_at),
+            where=TriggerRecord.ended_at.is_(None)
+            & (TriggerRecord.trigger != Trigger.BY_HAND)
+            & (TriggerRecord.raised_at < raised_at),
         )
         .returning(TriggerRecord.trigger_id)
     )  # fmt: skip
+
+
+def ask_by_hand(session: Session, user_id: UUID, key: str, now: datetime) -> UUID:
+    """Store that a person asks for a top-up; the trigger's id, also when the key is repeated."""
+    raise_trigger(session, user_id, Trigger.BY_HAND, key, now, raised_at=now)
+    return session.scalars(
+        select(TriggerRecord.trigger_id).where(
+            TriggerRecord.user_id == user_id,
+            TriggerRecord.trigger == Trigger.BY_HAND,
+            TriggerRecord.reference == key,
+        )
+    ).one()
 
 
 def end(session: Session, user_id: UUID, trigger: Trigger, reference: str, now: datetime) -> None:

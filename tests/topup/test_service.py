@@ -260,6 +260,22 @@ def test_asking_by_hand_answers_with_the_topup_or_the_reason(person: Person) -> 
     assert again.topup.topup_id == outcome.topup.topup_id
 
 
+def test_asking_by_hand_again_under_the_same_key_never_charges_again(person: Person) -> None:
+    person.add_card()
+    person.configure(threshold_micros=0)
+    command = TriggerAutoTopup(user_id=person.user_id, idempotency_key="once")
+    outcome = person.rpc.call(command)
+    eventually(lambda: [topup.status for topup in person.topups()] == ["credited"])
+    eventually(lambda: person.status().cool_down_until is None)
+
+    again = person.rpc.call(command)
+
+    assert outcome.topup is not None
+    assert again.topup is not None
+    assert again.topup.topup_id == outcome.topup.topup_id
+    assert len(person.topups()) == 1
+
+
 def test_without_settings_the_reason_is_that_it_is_off(person: Person) -> None:
     outcome = person.rpc.call(TriggerAutoTopup(user_id=person.user_id, idempotency_key="once"))
 
