@@ -301,6 +301,7 @@ def _reserve(
     topup.trigger = record.trigger
     topup.trigger_reference = record.reference
     topup.threshold_micros = settings.threshold_micros
+    topup.settings_version = settings.settings_version
     topup.next_look_at = now + min(policy.look_after(0), RESUMED_AFTER)
     session.add(topup)
     settings.cool_down_until = now + policy.cool_down

@@ -20,7 +20,7 @@ from chassis.database import after_commit
 from chassis.money import to_cents
 from contracts.errors import ServiceError
 from contracts.topup import RefusalCode, TopupStatus, Trigger
-from services.topup import auto_topup, checkout, limits, outcomes, topups
+from services.topup import auto_topup, checkout, limits, outcomes, topups, triggers
 from services.topup.auto_topup import RETRY_STOPPED, Refusal
 from services.topup.models import AutoTopupSettings, Customer, Topup, TriggerRecord
 from services.topup.policy import Policy
@@ -85,7 +85,7 @@ def charge(till: Till, topup_id: UUID) -> None:
 
 
 def _mark_sent(session: Session, topup_id: UUID, policy: Policy, now: datetime) -> Topup | None:
-    """created → processing; or cancelled, if it was stopped or took too long meanwhile."""
+    """created → processing; or cancelled, if it was stopped or overtaken meanwhile."""
     settings, topup = outcomes.lock_both(session, topup_id)
     if topup.status != TopupStatus.CREATED:
         return None
@@ -96,8 +96,9 @@ def _mark_sent(session: Session, topup_id: UUID, policy: Policy, now: datetime) 
         if record is not None and refusal is not None:
             auto_topup.refuse(session, record, refusal, now)
         return None
-    if now - topup.created_at > policy.stale_after:
-        topups.cancel(topup, "It was interrupted, and is decided anew.", now)
+    news = overtaken_by(session, settings, topup, policy, now)
+    if news:
+        topups.cancel(topup, news, now)
         outcomes.try_later(session, settings, topup)
         return None
     topup.customer_id = session.get_one(Customer, topup.user_id).customer_id
@@ -118,6 +119,23 @@ def may_send(
     if settings.paused_code:
         return Refusal(RefusalCode.PAUSED, settings.paused_reason)
     return None
+
+
+def overtaken_by(
+    session: Session, settings: AutoTopupSettings, topup: Topup, policy: Policy, now: datetime
+) -> str:
+    """What has come since it was reserved, so that it is to be decided anew; empty: nothing."""
+    if now - topup.created_at > policy.stale_after:
+        return "It was interrupted, and is decided anew."
+    if triggers.has_ended(session, topup):
+        return "What it was for needs no money any more."
+    if settings.settings_version != topup.settings_version:
+        return "The settings were changed before it went out."
+    if auto_topup.card_to_charge(settings) != topup.payment_method_id:
+        return "The card was removed or replaced before it went out."
+    if limits.was_paid_since(session, topup.user_id, topup.created_at):
+        return "Other credits were paid before it went out."
+    return ""
 
 
 def send(till: Till, topup: Topup) -> None:

@@ -1,8 +1,9 @@
 """The janitor: finds out what became of top-ups whose outcome is unknown, and settles them.
 
 It asks the processor after 1, 5, 30 minutes and so on. A payment that is found settles the
-top-up. None found while the trigger is fresh: the same call under the same key, which cannot
-charge twice. None found later: nothing was charged, and the reservation is given back.
+top-up. None found while the charge is fresh and as wanted as before: the same call under the
+same key, which cannot charge twice. None found later: nothing was charged, and the reservation
+is given back.
 """
 
 import logging
@@ -143,9 +144,9 @@ def _find_payment(till: Till, topup: Topup) -> Object | None:
 
 
 def _may_send_again(till: Till, topup: Topup, now: datetime) -> bool:
-    """Whether what asked for the charge is fresh, and nobody has stopped it meanwhile."""
-    if now - topup.created_at > till.policy.stale_after:
-        return False
+    """Whether the charge would go out now if it had only been reserved."""
     with till.database.read() as session:
         settings = session.get(AutoTopupSettings, topup.user_id)
-        return charges.may_send(session, settings, till.policy, now) is None
+        if settings is None or charges.may_send(session, settings, till.policy, now) is not None:
+            return False
+        return not charges.overtaken_by(session, settings, topup, till.policy, now)

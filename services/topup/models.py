@@ -72,6 +72,8 @@ class Topup(Base):
     trigger: Mapped[str | None]
     trigger_reference: Mapped[str | None]
     threshold_micros: Mapped[int | None]
+    settings_version: Mapped[int | None] = mapped_column(Integer)
+    """Of the settings under which an automatic one was reserved."""
     failure_code: Mapped[str] = mapped_column(default="")
     failure_message: Mapped[str] = mapped_column(default="")
     receipt_url: Mapped[str | None]

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from chassis.identifiers import new_id
 from contracts.topup import RefusalCode, Trigger
-from services.topup.models import TriggerRecord
+from services.topup.models import Topup, TriggerRecord
 
 PURCHASES_FIRST = timedelta(seconds=5)
 """After a credit, waiting purchases take their money before we look what is still lacking."""
@@ -100,6 +100,19 @@ def end(session: Session, user_id: UUID, trigger: Trigger, reference: str, now: 
     )  # fmt: skip
 
 
+def has_ended(session: Session, topup: Topup) -> bool:
+    """Whether what asked for this top-up needs no money any more."""
+    found = session.scalar(
+        select(TriggerRecord.trigger_id).where(
+            TriggerRecord.user_id == topup.user_id,
+            TriggerRecord.trigger == topup.trigger,
+            TriggerRecord.reference == topup.trigger_reference,
+            TriggerRecord.ended_at.is_not(None),
+        )
+    )
+    return found is not None
+
+
 def waiting_micros(session: Session, user_id: UUID, now: datetime) -> int:
     """What all purchases and renewals that wait for money cost together."""
     return int(
@@ -171,7 +184,8 @@ def due(session: Session, now: datetime, limit: int = 100) -> list[UUID]:
 
 
 def postpone(record: TriggerRecord, until: datetime | None) -> None:
-    """Decide again at ``until``, if it may still wait by then; never when None."""
+    """Decide again at ``until``, if it may still wait by then; never when None or ended."""
     may_wait = WAITS_AT_MOST[Trigger(record.trigger)]
+    is_wanted = until is not None and until < record.raised_at + may_wait
     record.tries += 1
-    record.due_at = until if until is not None and until < record.raised_at + may_wait else None
+    record.due_at = until if is_wanted and record.ended_at is None else None

@@ -87,7 +87,10 @@ class Life(RuleBasedStateMachine):
         return customer
 
     def watch_the_door(self) -> None:
-        """No charge goes out without consent, while it is off, or while all is stopped."""
+        """No charge goes out without consent, while it is off, or while all is stopped.
+
+        Nor on a card that was removed, nor for a purchase that has ended.
+        """
         send = type(self.desk.till.processor).charge_off_session.__get__(self.desk.till.processor)
 
         def watched(**call: Any) -> Any:
@@ -99,7 +102,24 @@ class Life(RuleBasedStateMachine):
                     text("SELECT count(*) FROM consents WHERE user_id = :user"),
                     {"user": user_id},
                 )
+                is_saved = session.scalar(
+                    text(
+                        "SELECT count(*) FROM cards"
+                        " WHERE payment_method_id = :card AND removed_at IS NULL"
+                    ),
+                    {"card": call["payment_method_id"]},
+                )
+                has_ended = session.scalar(
+                    text(
+                        "SELECT count(*) FROM topups JOIN triggers USING (user_id, trigger)"
+                        " WHERE topups.topup_id = :topup AND reference = trigger_reference"
+                        " AND ended_at IS NOT NULL"
+                    ),
+                    {"topup": call["topup_id"]},
+                )
             assert agreed, "charged without consent"
+            assert is_saved, "charged a card that was removed"
+            assert not has_ended, "charged for a purchase that has ended"
             return send(**call)
 
         self.desk.till.processor.charge_off_session = watched  # type: ignore[method-assign]

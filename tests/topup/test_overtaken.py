@@ -1,0 +1,141 @@
+"""What comes between the reservation of a charge and the call to the processor stops the call."""
+
+from collections.abc import Callable
+
+import pytest
+
+from services.topup import cards, charges, checkout
+from tests.topup.conftest import USD, Card, Customer, Desk
+from tests.topup.test_unknown_outcomes import break_charges, look
+
+PURCHASE = "purchase"
+
+
+def the_purchase_ends(_desk: Desk, customer: Customer) -> None:
+    customer.end_purchase(PURCHASE)
+
+
+def its_card_is_removed(desk: Desk, customer: Customer) -> None:
+    with desk.till.database.begin() as session:
+        cards.remove(session, customer.user_id, customer.cards()[0], desk.clock())
+
+
+def the_limit_is_lowered(_desk: Desk, customer: Customer) -> None:
+    first, backup = customer.cards()
+    customer.configure(
+        topup_amount_micros=5 * USD,
+        daily_limit_micros=5 * USD,
+        payment_method_id=first,
+        backup_payment_method_id=backup,
+    )
+
+
+def credits_are_bought_by_hand(desk: Desk, customer: Customer) -> None:
+    topup = customer.start_topup()
+    page = next(t.session_id for t in customer.topups() if t.topup_id == topup.topup_id)
+    desk.sandbox.pay(str(page))
+    checkout.settle_session(desk.till, str(page))
+
+
+MEANWHILE = (
+    the_purchase_ends,
+    its_card_is_removed,
+    the_limit_is_lowered,
+    credits_are_bought_by_hand,
+)
+
+
+@pytest.fixture
+def customer(desk: Desk) -> Customer:
+    """Somebody with two cards and a daily limit of 100 USD."""
+    customer = desk.customer(enabled=False)
+    first, backup = customer.cards()[0], customer.add_card(Card.MASTERCARD)
+    desk.wallet.balances[customer.user_id] = 10**12
+    customer.configure(
+        payment_method_id=first, backup_payment_method_id=backup, daily_limit_micros=100 * USD
+    )
+    desk.wallet.balances[customer.user_id] = 0
+    return customer
+
+
+def reserve(desk: Desk, customer: Customer) -> None:
+    trigger_id = customer.raise_trigger(needed_micros=90 * USD, reference=PURCHASE)
+    assert trigger_id is not None
+    charges.pursue(desk.till, trigger_id)
+
+
+def payments_of_first(desk: Desk, customer: Customer) -> list[str]:
+    """What the processor has of the first top-up."""
+    topup_id = str(customer.topups()[0].topup_id)
+    found = desk.till.processor.find_payments(customer.customer_id, topup_id, 0)
+    return [payment["status"] for payment in found]
+
+
+@pytest.mark.parametrize("happens", MEANWHILE)
+def test_a_reserved_charge_does_not_go_out_after(
+    desk: Desk, customer: Customer, happens: Callable[[Desk, Customer], None]
+) -> None:
+    reserve(desk, customer)
+    waiting = desk.queue.copy()
+
+    happens(desk, customer)
+    desk.queue[:] = waiting
+    desk.drain()
+
+    assert (customer.statuses()[0], payments_of_first(desk, customer)) == ("cancelled", [])
+
+
+@pytest.mark.parametrize("happens", MEANWHILE)
+def test_a_charge_that_never_arrived_is_not_sent_again_after(
+    desk: Desk, customer: Customer, happens: Callable[[Desk, Customer], None]
+) -> None:
+    reserve(desk, customer)
+    break_charges(desk, customer, "reset_before")
+    desk.drain()
+    assert customer.statuses() == ["unknown"]
+
+    happens(desk, customer)
+    for minutes in (1.01, 4, 30):
+        look(desk, minutes)
+
+    first = customer.topups()[0]
+    assert (first.status, first.failure_code) == ("failed", "not_charged")
+    assert payments_of_first(desk, customer) == []
+
+
+def test_a_purchase_that_ended_is_not_decided_about_again(desk: Desk, customer: Customer) -> None:
+    reserve(desk, customer)
+    the_purchase_ends(desk, customer)
+    desk.drain()
+
+    look(desk, minutes=2)
+
+    assert (customer.statuses(), customer.events("auto_topup_refused")) == (["cancelled"], [])
+
+
+def test_the_backup_card_is_charged_instead_of_the_removed_one(
+    desk: Desk, customer: Customer
+) -> None:
+    backup = customer.cards()[1]
+    reserve(desk, customer)
+    its_card_is_removed(desk, customer)
+    desk.drain()
+
+    look(desk, minutes=2)
+
+    last = customer.topups()[-1]
+    assert (last.status, last.payment_method_id) == ("paid", backup)
+    assert customer.charge_count() == 1
+
+
+def test_a_limit_that_was_lowered_is_the_one_that_counts(desk: Desk, customer: Customer) -> None:
+    reserve(desk, customer)
+    waiting = desk.queue.copy()
+    the_limit_is_lowered(desk, customer)
+    desk.queue[:] = waiting
+    desk.drain()
+
+    look(desk, minutes=2)
+
+    assert (customer.statuses(), customer.charge_count()) == (["cancelled"], 0)
+    assert "daily_limit" in [e["refusal_code"] for e in customer.events("auto_topup_refused")]
