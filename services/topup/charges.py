@@ -125,7 +125,7 @@ def overtaken_by(
     session: Session, settings: AutoTopupSettings, topup: Topup, policy: Policy, now: datetime
 ) -> str:
     """What has come since it was reserved, so that it is to be decided anew; empty: nothing."""
-    if now - topup.created_at > policy.stale_after:
+    if is_stale(topup, policy, now):
         return "It was interrupted, and is decided anew."
     if triggers.has_ended(session, topup):
         return "What it was for needs no money any more."
@@ -138,8 +138,20 @@ def overtaken_by(
     return ""
 
 
+def is_stale(topup: Topup, policy: Policy, now: datetime) -> bool:
+    """Until then a charge may be sent and is not given up; from then on the other way round."""
+    return now - topup.created_at > policy.stale_after
+
+
 def send(till: Till, topup: Topup) -> None:
-    """Call the processor and record what it says. Safe to repeat: the id is the key."""
+    """Call the processor and record what it says. Safe to repeat: the id is the key.
+
+    A process that was frozen since it marked the charge as sent leaves it to the janitor, which
+    may have given it up by now.
+    """
+    if is_stale(topup, till.policy, till.clock()):
+        log.warning("a charge was held up and is not sent", extra={"topup": str(topup.topup_id)})
+        return
     try:
         outcome: Object | ProcessorError = till.processor.charge_off_session(
             customer_id=topup.customer_id or "",

@@ -124,7 +124,7 @@ def _look_at_charge(till: Till, topup: Topup) -> None:
             checkout.ask_person(till, topup.topup_id)
     elif _may_send_again(till, topup, now):
         charges.send(till, topup)
-    elif topup.looks >= LOOKS_IN_VAIN:
+    elif topup.looks >= LOOKS_IN_VAIN and charges.is_stale(topup, till.policy, now):
         with till.database.begin() as session:
             settings, row = outcomes.lock_both(session, topup.topup_id)
             if row.status in outcomes.OPEN:

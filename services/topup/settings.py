@@ -51,7 +51,8 @@ class TopupSettings(ServiceSettings):
     system_charges_per_hour_max: Annotated[int, Field(ge=1)] = 2_000
     system_hourly_cap_micros: Micros = 200_000_000_000
     stale_after_s: Annotated[int, Field(ge=1, le=86_400)] = 300
-    """A trigger older than this reads the wallet before it charges."""
+    """A trigger older than this reads the wallet before it charges. A charge older than this is
+    sent no more, and only then can be given up."""
     janitor_looks_s: Annotated[tuple[int, ...], NoDecode, BeforeValidator(_seconds)] = (
         60, 300, 1_800, 7_200, 21_600, 86_400,
     )  # fmt: skip

@@ -1,9 +1,12 @@
 """Outcomes that are not known: never a second charge, never a lost one."""
 
+from datetime import timedelta
+
 import pytest
 
 from contracts.topup import RefusalCode, SetOperatorSwitch
-from services.topup import switch
+from services.topup import charges, switch
+from services.topup.policy import Policy
 from tests.topup.conftest import USD, Customer, Desk
 
 
@@ -95,6 +98,46 @@ def test_after_it_was_given_up_what_still_waits_is_charged_anew(desk: Desk) -> N
         look(desk, minutes)
 
     assert (customer.statuses(), customer.charge_count()) == (["failed", "paid"], 1)
+
+
+def test_a_process_that_was_frozen_before_the_call_does_not_send_what_was_given_up(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    customer = desk.customer()
+
+    def freeze(point: str) -> None:
+        """Others go on meanwhile: their call under this key does not arrive, they give it up."""
+        if point != "topup.before_charge":
+            return
+        monkeypatch.undo()
+        break_charges(desk, customer, "reset_before")
+        for minutes in (1.01, 4, 30, 2):
+            look(desk, minutes)
+        assert customer.statuses() == ["failed", "paid"]
+
+    monkeypatch.setattr(charges, "crash_point", freeze)
+    customer.ask(needed_micros=5 * USD)
+
+    assert (customer.statuses(), customer.charge_count()) == (["failed", "paid"], 1)
+
+
+@pytest.mark.parametrize(
+    "policy", [Policy(looks_after=tuple(timedelta(minutes=n) for n in range(1, 9)))]
+)
+def test_nothing_is_given_up_while_another_process_may_still_send_it(
+    desk: Desk, policy: Policy
+) -> None:
+    customer = desk.customer()
+    break_charges(desk, customer, "reset_before")
+    customer.ask(reference="purchase")
+    customer.end_purchase("purchase")
+
+    seen = []
+    while desk.clock() < customer.topups()[0].created_at + policy.stale_after:
+        seen += customer.statuses()
+        look(desk)
+
+    assert (set(seen), customer.statuses()) == ({"unknown"}, ["failed"])
 
 
 def test_an_hour_without_the_processor_charges_once_when_it_is_back(desk: Desk) -> None:
