@@ -51,6 +51,18 @@ def test_a_charge_whose_answer_was_lost_is_found(desk: Desk, kind: str) -> None:
     assert len(customer.events("topup_paid")) == 1
 
 
+def test_a_payment_is_found_though_our_clock_is_hours_ahead(desk: Desk) -> None:
+    customer = desk.customer()
+    break_charges(desk, customer, "reset_after")
+    desk.sandbox.move_clock(desk.clock() - timedelta(hours=20))
+    customer.ask()
+
+    for minutes in (6, 25, 5, 2):
+        look(desk, minutes)
+
+    assert (customer.statuses(), customer.charge_count()) == (["paid"], 1)
+
+
 def test_a_paid_topup_is_told_again_until_the_wallet_has_credited_it(desk: Desk) -> None:
     customer = desk.customer()
     customer.ask()
