@@ -21,6 +21,12 @@ log = logging.getLogger(__name__)
 EXPIRES_SOON_MONTHS = 2
 
 
+def to_keep(payment: Object) -> Object | None:
+    """The card of a payment if its owner wanted to keep it: then it belongs to the customer."""
+    method = payment.get("payment_method")
+    return method if isinstance(method, dict) and method.get("customer") else None
+
+
 def keep(session: Session, payment_method: Object, now: datetime) -> None:
     """Store a card as the processor describes it. A new one ends pauses that an old one caused.
 

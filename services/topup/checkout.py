@@ -15,10 +15,10 @@ from chassis.crash_points import crash_point
 from chassis.money import to_cents
 from contracts.errors import IdempotencyConflict, NotFound, PaymentFailed, Unavailable
 from contracts.topup import CardSetup as CardSetupReply
-from contracts.topup import StartCardSetup, StartTopup, TopupKind, TopupStatus
+from contracts.topup import StartCardSetup, StartTopup, TopupStatus
 from contracts.topup import Topup as TopupReply
 from services.topup import cards, customers, outcomes, pauses, topups
-from services.topup.models import AutoTopupSettings, CardSetup, Command, Topup
+from services.topup.models import CardSetup, Command, Topup
 from services.topup.processor import Object, OutcomeUnknown, ProcessorError
 from services.topup.till import Till
 
@@ -159,8 +159,6 @@ def _settle_payment(session: Session, till: Till, page: Object, now: datetime) -
     if page["payment_status"] == "paid" and payment is not None:
         outcomes.settle(session, till.policy, settings, topup, payment, now)
         keep_card(session, payment, now)
-        if topup.kind == TopupKind.AUTO and settings is not None:
-            _charge_confirmed_card(settings, payment)
     elif page["status"] == "expired" and topup.session_id == page["id"]:
         if topup.status in (TopupStatus.PROCESSING, TopupStatus.ACTION_REQUIRED):
             topups.cancel(topup, "The payment page was not used in time.", now)
@@ -169,17 +167,10 @@ def _settle_payment(session: Session, till: Till, page: Object, now: datetime) -
 
 
 def keep_card(session: Session, payment: Object, now: datetime) -> None:
-    """Keep the card of a payment if its owner wanted that: then it belongs to the customer."""
-    method = payment.get("payment_method")
-    if isinstance(method, dict) and method.get("customer"):
+    """Keep the card of a payment if its owner wanted that."""
+    method = cards.to_keep(payment)
+    if method is not None:
         cards.keep(session, method, now)
-
-
-def _charge_confirmed_card(settings: AutoTopupSettings, payment: Object) -> None:
-    """The card that its owner confirmed is the one that the bank lets through from now on."""
-    method = payment.get("payment_method")
-    if isinstance(method, dict) and method.get("customer"):
-        settings.payment_method_id = method["id"]
 
 
 def ask_person(till: Till, topup_id: UUID) -> None:

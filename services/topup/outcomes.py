@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from chassis.money import to_cents
 from contracts.topup import TopupKind, TopupStatus
-from services.topup import auto_topup, declines, pauses, topups, triggers
+from services.topup import auto_topup, cards, declines, pauses, topups, triggers
 from services.topup.models import AutoTopupSettings, Topup, TriggerRecord
 from services.topup.policy import Policy
 from services.topup.processor import (
@@ -114,6 +114,23 @@ def _settle_paid(
     settings.declined_payment_method_id = None
     if was_waiting_for_person and settings.paused_code == pauses.AUTHENTICATION:
         pauses.resume(session, settings, "You confirmed the payment with your bank.", now)
+        _use_confirmed_card_from_now_on(session, settings, payment, now)
+
+
+def _use_confirmed_card_from_now_on(
+    session: Session, settings: AutoTopupSettings, payment: Object, now: datetime
+) -> None:
+    """The card that its owner confirmed is the one that the bank lets through."""
+    method = cards.to_keep(payment)
+    if method is None:
+        return
+    cards.keep(session, method, now)
+    saved = {card.payment_method_id for card in cards.saved(session, settings.user_id)}
+    if method["id"] not in saved:
+        return
+    settings.payment_method_id = method["id"]
+    if settings.backup_payment_method_id == method["id"]:
+        settings.backup_payment_method_id = None
 
 
 def mismatch(topup: Topup, payment: Object) -> str:

@@ -3,9 +3,10 @@
 import pytest
 
 from contracts.topup import RefusalCode, Trigger
-from services.topup import checkout, declines
+from services.topup import cards, checkout, declines
 from services.topup.declines import Verdict
 from tests.topup.conftest import USD, Card, Customer, Desk
+from tests.topup.test_webhooks import events_of, receive
 
 DELAY_S = 300
 
@@ -152,6 +153,54 @@ def test_the_person_confirms_on_the_page_and_it_goes_on(desk: Desk) -> None:
     assert (customer.statuses(), settings.paused_code) == (["paid"], "")
     assert settings.confirm_url is None
     assert customer.charge_count() == 1
+
+
+@pytest.mark.parametrize("first", ["payment_intent.succeeded", "checkout.session.completed"])
+def test_the_card_that_was_confirmed_is_charged_from_now_on(desk: Desk, first: str) -> None:
+    customer = desk.customer()
+    desk.sandbox.behave(customer.cards()[0], "pm_card_authenticationRequired")
+    customer.ask(needed_micros=5 * USD)
+    desk.sandbox.pay(str(customer.topups()[0].session_id), Card.MASTERCARD)
+
+    (event,) = events_of(desk, first)
+    receive(desk, event)
+
+    settings = customer.settings()
+    assert (customer.statuses(), settings.paused_code) == (["paid"], "")
+    assert settings.payment_method_id == customer.cards()[-1] != customer.cards()[0]
+
+
+def test_a_late_webhook_does_not_bring_back_the_card_that_was_confirmed(desk: Desk) -> None:
+    customer = desk.customer()
+    desk.sandbox.behave(customer.cards()[0], "pm_card_authenticationRequired")
+    customer.ask(needed_micros=5 * USD)
+    (topup,) = customer.topups()
+    desk.sandbox.pay(str(topup.session_id), Card.ASKS_ALWAYS, authenticate=True)
+    checkout.refresh(desk.till, customer.user_id, topup.topup_id)
+    confirmed = customer.settings().payment_method_id
+    chosen = customer.add_card(Card.MASTERCARD)
+    customer.configure(payment_method_id=chosen)
+    with desk.till.database.begin() as session:
+        cards.remove(session, customer.user_id, str(confirmed), desk.clock())
+
+    (event,) = events_of(desk, "checkout.session.completed")
+    receive(desk, event)
+
+    assert customer.settings().payment_method_id == chosen
+
+
+def test_a_card_that_was_chosen_before_the_news_of_the_confirmation_stays(desk: Desk) -> None:
+    customer = desk.customer()
+    chosen = customer.add_card(Card.MASTERCARD)
+    desk.sandbox.behave(customer.cards()[0], "pm_card_authenticationRequired")
+    customer.ask(needed_micros=5 * USD)
+    desk.sandbox.pay(str(customer.topups()[0].session_id), Card.ASKS_ALWAYS, authenticate=True)
+    customer.configure(payment_method_id=chosen)
+
+    (event,) = events_of(desk, "checkout.session.completed")
+    receive(desk, event)
+
+    assert (customer.statuses(), customer.settings().payment_method_id) == (["paid"], chosen)
 
 
 def test_a_new_card_instead_of_confirming_closes_the_page(desk: Desk) -> None:
