@@ -103,6 +103,7 @@ def _settle_paid(
     problem = mismatch(topup, payment)
     if problem:
         _flag(topup, problem)
+        topup.next_look_at = None
         return
     remember_payment(topup, payment)
     was_waiting_for_person = topup.status == TopupStatus.ACTION_REQUIRED
@@ -146,7 +147,6 @@ def mismatch(topup: Topup, payment: Object) -> str:
 
 def _flag(topup: Topup, problem: str) -> None:
     topup.problem = problem
-    topup.next_look_at = None
     log.error("a payment needs a person", extra={"topup": str(topup.topup_id), "problem": problem})
 
 

@@ -144,6 +144,30 @@ def test_a_payment_of_another_amount_currency_or_topup_is_not_credited(
     assert row.problem
 
 
+def test_a_second_payment_of_a_topup_is_flagged_and_the_first_still_credited(desk: Desk) -> None:
+    customer = desk.customer()
+    customer.ask()
+    (topup,) = customer.topups()
+    desk.sandbox.post("idempotency/prune")
+    second = desk.till.processor.charge_off_session(
+        customer_id=customer.customer_id,
+        payment_method_id=str(topup.payment_method_id),
+        amount_cents=2_500,
+        topup_id=str(topup.topup_id),
+        user_id=str(customer.user_id),
+    )
+
+    for event in events_of(desk, "payment_intent.succeeded"):
+        receive(desk, event)
+    desk.clock.advance(minutes=10, seconds=1)
+    desk.sweep()
+
+    (topup,) = customer.topups()
+    assert topup.problem == f"paid twice: {topup.payment_id} and {second['id']}"
+    told = customer.events("topup_paid")
+    assert [event["payment_id"] for event in told] == [topup.payment_id] * 2
+
+
 def test_a_failed_processing_is_tried_again_from_the_store(desk: Desk) -> None:
     customer = pay_by_hand(desk)
     (event,) = events_of(desk, "checkout.session.completed")
