@@ -94,20 +94,22 @@ def count_decline(
     policy: Policy,
     now: datetime,
 ) -> None:
-    """Wait twice as long as the last time, take the backup card, or pause."""
+    """Wait twice as long as the last time, take the backup card, or pause.
+
+    A card that will not work again is dropped in any case: patience would not help it.
+    """
     settings.declines += 1
     if verdict == Verdict.NEEDS_PERSON:
         pause(session, settings, AUTHENTICATION, message, now)
-    elif settings.declines >= policy.declines_max:
-        reason = f"{settings.declines} charges in a row were declined. The last time: {message}"
-        pause(session, settings, TOO_MANY_DECLINES, reason, now)
     elif verdict == Verdict.TERMINAL:
         _drop_card(session, settings, topup.payment_method_id, message, now)
-    elif _has_other_card(settings, topup.payment_method_id):
+    if settings.declines >= policy.declines_max:
+        reason = f"{settings.declines} charges in a row were declined. The last time: {message}"
+        pause(session, settings, TOO_MANY_DECLINES, reason, now)
+    elif verdict == Verdict.RETRY_LATER:
         settings.declined_payment_method_id = topup.payment_method_id
-    else:
-        settings.declined_payment_method_id = topup.payment_method_id
-        settings.cool_down_until = now + policy.decline_delay * 2 ** (settings.declines - 1)
+        if not _has_other_card(settings, topup.payment_method_id):
+            settings.cool_down_until = now + policy.decline_delay * 2 ** (settings.declines - 1)
 
 
 def _has_other_card(settings: AutoTopupSettings, declined: str | None) -> bool:

@@ -80,6 +80,42 @@ def test_a_stolen_card_is_never_tried_again(desk: Desk) -> None:
     assert customer.settings().paused_code == "card_refused"
 
 
+def test_a_stolen_card_is_never_tried_again_though_it_was_the_fourth_decline(desk: Desk) -> None:
+    customer = desk.customer()
+    desk.sandbox.behave(customer.cards()[0], "pm_card_chargeCustomerFail")
+    customer.ask()
+    for _ in range(2):
+        decline_again(desk, customer)
+    desk.sandbox.behave(customer.cards()[0], "pm_card_chargeDeclinedStolenCard")
+    decline_again(desk, customer)
+
+    desk.clock.advance(days=1)
+    customer.configure()
+    desk.drain()
+
+    assert customer.statuses() == ["failed"] * 4
+    assert customer.settings().paused_code == "card_refused"
+
+
+def test_a_stolen_backup_card_is_dropped_though_it_was_the_fourth_decline(desk: Desk) -> None:
+    customer = desk.customer()
+    first, backup = customer.cards()[0], customer.add_card(Card.DECLINED_WHEN_CHARGED)
+    desk.wallet.balances[customer.user_id] = 10**12
+    customer.configure(payment_method_id=first, backup_payment_method_id=backup)
+    desk.wallet.balances[customer.user_id] = 0
+    desk.sandbox.behave(first, "pm_card_chargeCustomerFail")
+    customer.ask()
+    for _ in range(2):
+        decline_again(desk, customer)
+    desk.sandbox.behave(backup, "pm_card_chargeDeclinedStolenCard")
+    decline_again(desk, customer)
+
+    settings = customer.settings()
+    assert [topup.payment_method_id for topup in customer.topups()] == [first, backup] * 2
+    assert (settings.payment_method_id, settings.backup_payment_method_id) == (first, None)
+    assert settings.paused_code == "too_many_declines"
+
+
 def test_a_new_card_resumes_and_pays_for_what_waits(desk: Desk) -> None:
     customer = desk.customer()
     desk.sandbox.behave(customer.cards()[0], "pm_card_chargeDeclinedLostCard")
