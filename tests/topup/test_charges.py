@@ -2,9 +2,12 @@
 
 import pytest
 
-from contracts.topup import RefusalCode, Trigger
+from chassis.identifiers import new_id
+from contracts.topup import RefusalCode, TopupKind, TopupStatus, Trigger
+from services.topup import outcomes, topups
 from services.topup.auto_topup import Refusal
-from tests.topup.conftest import USD, Card, Desk
+from services.topup.processor import Declined, Object, OutcomeUnknown, ProcessorError, Rejected
+from tests.topup.conftest import NOON, USD, Card, Desk
 
 
 def test_a_purchase_short_of_funds_charges_the_configured_amount_once(desk: Desk) -> None:
@@ -165,3 +168,48 @@ def test_a_frozen_account_is_not_charged(desk: Desk) -> None:
     outcome = customer.ask(Trigger.BY_HAND, available_micros=None)
 
     assert (outcome.code, customer.topups()) == (RefusalCode.ACCOUNT_FROZEN, [])
+
+
+@pytest.mark.parametrize("is_credited", [False, True])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Declined("No.", "card_declined"),
+        Declined("Who is it?", "authentication_required"),
+        Rejected("No.", "resource_missing"),
+        OutcomeUnknown("Silence.", "no_answer"),
+        {"id": "pi_old", "status": "requires_payment_method"},
+        {"id": "pi_old", "status": "requires_action"},
+        {"id": "pi_old", "status": "canceled"},
+    ],
+    ids=str,
+)
+def test_no_late_answer_takes_back_that_it_was_paid(
+    desk: Desk, answer: Object | ProcessorError, is_credited: bool
+) -> None:
+    customer = desk.customer()
+    customer.ask()
+    if is_credited:
+        customer.credited()
+    (topup,) = customer.topups()
+
+    with desk.till.database.begin() as session:
+        outcomes.record(session, desk.till.policy, topup.topup_id, answer, desk.clock())
+
+    assert customer.statuses() == ["credited" if is_credited else "paid"]
+    assert (customer.events("topup_failed"), customer.settings().declines) == ([], 0)
+
+
+@pytest.mark.parametrize(
+    ("status", "onward"),
+    [
+        (TopupStatus.PAID, {TopupStatus.PAID, TopupStatus.CREDITED}),
+        (TopupStatus.CREDITED, {TopupStatus.CREDITED}),
+    ],
+)
+def test_nothing_leads_back_from_paid(status: TopupStatus, onward: set[TopupStatus]) -> None:
+    for other in set(TopupStatus) - onward:
+        topup = topups.new(new_id(), TopupKind.AUTO, 25 * USD, "key", NOON)
+        topup.status = status
+        with pytest.raises(topups.IllegalMove):
+            topups.move(topup, other, NOON)

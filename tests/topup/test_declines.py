@@ -161,6 +161,21 @@ def test_a_question_of_the_banks_pauses_at_once_and_sends_a_link(desk: Desk) -> 
     assert paused["confirm_url"].startswith(desk.sandbox.url)
 
 
+def test_the_stopped_intent_is_cancelled_before_the_page_is_opened(desk: Desk) -> None:
+    customer = desk.customer()
+    desk.sandbox.behave(customer.cards()[0], "pm_card_authenticationRequired")
+    desk.sandbox.switch("reset_before", match={"path": "/v1/payment_intents/*/cancel"})
+    customer.ask()
+    (before,) = customer.topups()
+
+    desk.clock.advance(minutes=2)
+    desk.sweep()
+
+    (after,) = customer.topups()
+    assert (before.session_id is None, after.session_id is None) == (True, False)
+    assert desk.till.processor.get_payment(str(after.payment_id))["status"] == "canceled"
+
+
 def test_one_incomplete_charge_and_not_one_every_hour(desk: Desk) -> None:
     customer = desk.customer()
     desk.sandbox.behave(customer.cards()[0], "pm_card_authenticationRequired")

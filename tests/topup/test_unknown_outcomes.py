@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from contracts.topup import RefusalCode, SetOperatorSwitch
-from services.topup import charges, switch
+from services.topup import charges, switch, terms
 from services.topup.policy import Policy
 from tests.topup.conftest import USD, Customer, Desk
 
@@ -78,7 +78,24 @@ def test_a_paid_topup_is_told_again_until_the_wallet_has_credited_it(desk: Desk)
 
 
 def test_unknown_stays_reserved_against_the_limits(desk: Desk) -> None:
-    customer = desk.customer(daily_limit_micros=25 * USD)
+    customer = desk.customer(daily_limit_micros=100 * USD, monthly_limit_micros=100 * USD)
+    break_charges(desk, customer, "reset_before")
+
+    customer.ask()
+
+    with desk.till.database.read() as session:
+        status = terms.status(session, customer.user_id, desk.till.policy, desk.clock())
+    assert status.daily_limit is not None
+    assert status.monthly_limit is not None
+    assert customer.statuses() == ["unknown"]
+    assert (status.daily_limit.used_micros, status.monthly_limit.used_micros) == (
+        25 * USD,
+        25 * USD,
+    )
+
+
+def test_while_one_is_unknown_there_is_no_other(desk: Desk) -> None:
+    customer = desk.customer()
     break_charges(desk, customer, "reset_before", times=None)
     customer.ask()
     desk.sandbox.post("reset")
