@@ -185,6 +185,7 @@ def ask_person(till: Till, topup_id: UUID) -> None:
     try:
         if topup.payment_id is not None and _was_paid_after_all(till, topup):
             return
+        crash_point("topup.before_confirm_page")
         page = till.processor.create_payment_session(
             customer_id=topup.customer_id or "",
             amount_cents=to_cents(topup.amount_micros),
@@ -199,6 +200,7 @@ def ask_person(till: Till, topup_id: UUID) -> None:
         log.warning("no page to confirm a charge on", extra={"reason": error.message})
         _say_paused_without_link(till, topup)
         return
+    crash_point("topup.after_confirm_page")
     with till.database.begin() as session:
         _send_link(session, topup_id, page, till)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+import requests
 
 from contracts.billing import GetPurchase, PurchaseLine, StartPurchase
 from contracts.catalog import ListProducts
@@ -69,6 +70,21 @@ def charges_of(person: Person) -> int:
     return len(found)
 
 
+def pages_of(person: Person) -> int:
+    reply = requests.get(
+        f"{person.stack.sandbox_url}/v1/checkout/sessions",
+        params={"limit": 100},
+        headers={"Authorization": "Bearer sk_test_x"},
+        timeout=10,
+    )
+    found = [
+        page
+        for page in reply.json()["data"]
+        if page["mode"] == "payment" and page["metadata"]["user_id"] == str(person.user_id)
+    ]
+    return len(found)
+
+
 @pytest.mark.parametrize("point", STEPS_OF_A_CHARGE)
 def test_a_crash_at_any_step_of_a_charge_ends_in_one_charge_and_one_credit(
     stack: System, order: Path, product_id: UUID, point: str
@@ -91,6 +107,35 @@ def test_a_crash_at_any_step_of_a_charge_ends_in_one_charge_and_one_credit(
     eventually(lambda: [topup.status for topup in person.topups()] == ["credited"])
 
     assert (charges_of(person), person.balance()) == (1, 10 * USD)
+
+
+@pytest.mark.parametrize(
+    "point", ["topup.after_record", "topup.before_confirm_page", "topup.after_confirm_page"]
+)
+def test_a_crash_while_the_person_is_asked_to_confirm_leaves_one_page_and_one_charge(
+    stack: System, order: Path, product_id: UUID, point: str
+) -> None:
+    person = Person(stack)
+    person.sandbox.behave(person.add_card(), "pm_card_authenticationRequired")
+    person.configure(threshold_micros=0)
+    order.write_text(point)
+    purchase = stack.rpc.call(
+        StartPurchase(
+            user_id=person.user_id,
+            lines=[PurchaseLine(product_id=product_id)],
+            idempotency_key=str(uuid.uuid4()),
+        )
+    )
+    restart_after_crash(stack)
+
+    eventually(lambda: person.status().confirm_url is not None)
+    (topup,) = person.topups()
+    person.pay(topup)
+
+    asked = GetPurchase(user_id=person.user_id, purchase_id=purchase.purchase_id)
+    eventually(lambda: stack.rpc.call(asked).status == "completed")
+    eventually(lambda: person.topup(topup.topup_id).status == "credited")
+    assert (pages_of(person), charges_of(person), person.balance()) == (1, 1, 10 * USD)
 
 
 @pytest.mark.parametrize("point", ["topup.before_session", "topup.after_session"])
