@@ -192,7 +192,8 @@ def wait_for_funds(
     """The wallet has too little: wait, and say so. True when money came in the meantime.
 
     Every try that falls short says so anew, because what brought it about (a top-up that
-    something else spent first) calls for another top-up.
+    something else spent first) calls for another top-up. Why none came before is kept: it is
+    said once, and what is said next replaces it.
     """
     # One at a time for each buyer, so that each event knows of all purchases before it.
     _lock_buyer(session, claimed.row.user_id)
@@ -207,7 +208,6 @@ def wait_for_funds(
     row.updated_at = now
     row.attempts = 0
     row.shortfall_micros = row.total_micros - available_micros
-    row.status_code = row.status_reason = ""
     row.stock_held_until = now + rules.stock_hold
     if not rules.stock_hold_s:
         let_stock_go(session, now, row)

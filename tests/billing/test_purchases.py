@@ -301,7 +301,7 @@ def test_a_purchase_that_is_named_is_told_whatever_the_clocks_say(database: Conn
     assert row_of(database, purchase_id).status_code == "named"
 
 
-def test_a_try_that_falls_short_again_forgets_the_old_refusal(database: Connected) -> None:
+def test_a_try_that_falls_short_again_keeps_the_last_reason(database: Connected) -> None:
     user_id = uuid4()
     claimed = recorded(database, user_id=user_id)
     with database.begin() as session:
@@ -311,7 +311,7 @@ def test_a_try_that_falls_short_again_forgets_the_old_refusal(database: Connecte
     with database.begin() as session:
         purchases.wait_for_funds(session, NOW, claimed, 0, RULES)
 
-    assert row_of(database, claimed.purchase_id).status_code == ""
+    assert row_of(database, claimed.purchase_id).status_code == "card_declined"
 
 
 def test_the_description_names_what_was_bought() -> None:

@@ -165,7 +165,6 @@ class PurchaseView:
         """Whether auto top-up is about to pay, or paying, for this purchase."""
         return (
             self.purchase.status is PurchaseStatus.AWAITING_FUNDS
-            and not self.purchase.status_code
             and self.auto_topup is not None
             and (
                 self.auto_topup.would_topup or self.auto_topup.refusal_code is RefusalCode.IN_FLIGHT
