@@ -43,7 +43,9 @@ def ensure(till: Till, user_id: UUID, email: str) -> str:
 
 
 def user_of(session: Session, customer_id: str | None) -> UUID | None:
-    """Whose customer this is."""
+    """Whose customer this is; nobody's when a card has no customer."""
+    if customer_id is None:
+        return None
     return session.scalar(select(Customer.user_id).where(Customer.customer_id == customer_id))
 
 

@@ -5,9 +5,11 @@ from datetime import UTC, datetime
 
 import pytest
 
+from chassis.identifiers import new_id
 from contracts.errors import NotFound
-from services.topup import cards
+from services.topup import cards, customers
 from services.topup.models import Card as CardRow
+from services.topup.processor import ProcessorError
 from tests.topup.conftest import Card, Customer, Desk
 
 
@@ -124,6 +126,43 @@ def test_a_card_that_vanished_at_the_processor_pauses_automatic_topup(desk: Desk
     customer.ask()
 
     assert (customer.statuses(), customer.settings().paused_code) == (["failed"], "card_refused")
+
+
+def detach_at_the_processor(desk: Desk, payment_method_id: str) -> None:
+    """As from its dashboard, and the notice of it."""
+    method = desk.till.processor.detach_payment_method(payment_method_id)
+    with desk.till.database.begin() as session:
+        cards.keep(session, method, desk.clock())
+
+
+def begin_a_customer(desk: Desk) -> Customer:
+    """Somebody for whom the processor has not answered yet."""
+    customer = Customer(desk, new_id())
+    desk.sandbox.switch("reset_before", match={"path": "/v1/customers"})
+    with pytest.raises(ProcessorError):
+        customers.ensure(desk.till, customer.user_id, "b@example.com")
+    return customer
+
+
+def test_a_card_detached_at_the_processor_is_removed_for_its_owner(desk: Desk) -> None:
+    customer = desk.customer()
+    begin_a_customer(desk)
+
+    detach_at_the_processor(desk, customer.cards()[0])
+
+    assert (customer.cards(), customer.settings().paused_code) == ([], "card_removed")
+
+
+def test_a_card_of_nobodys_goes_to_nobody(desk: Desk) -> None:
+    other = desk.customer(enabled=False)
+    (card,) = other.cards()
+    with desk.till.database.begin() as session:
+        session.delete(session.get_one(CardRow, card))
+    stranger = begin_a_customer(desk)
+
+    detach_at_the_processor(desk, card)
+
+    assert (other.cards(), stranger.cards()) == ([], [])
 
 
 def test_an_expiring_card_is_told_of_once(desk: Desk) -> None:
