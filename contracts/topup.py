@@ -243,6 +243,7 @@ class ConfigureAutoTopup(Command[AutoTopupStatus], service=SERVICE, method="conf
 
     Enabling while the balance is already below the threshold, or while a purchase waits, charges
     now. With ``dry_run`` it is carried out and then undone, which tells what it would charge.
+    Switching off always works and leaves the other settings as they were.
     Errors: ``BadRequest`` (bounds, whole cents, no consent), ``NotFound`` (the card).
     """
 

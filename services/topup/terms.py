@@ -45,29 +45,30 @@ def configure(
 ) -> UUID | None:
     """Save the settings; the trigger that looks at once whether the balance is below them.
 
-    A replay of the key changes nothing. Errors: ``BadRequest`` (bounds, consent, no card),
+    Switching off keeps the other settings as they were, so that none can stand in its way. A
+    replay of the key changes nothing. Errors: ``BadRequest`` (bounds, consent, no card),
     ``NotFound`` (the card), ``IdempotencyConflict``.
     """
     if _was_done(session, command, now):
         return None
+    if not command.enabled:
+        _switch_off(session, command.user_id, now)
+        return None
     settings = _locked_or_new(session, command.user_id, now)
     card_id = _check(session, command, settings, policy)
     was_enabled, old_card = settings.is_enabled, settings.payment_method_id
-    settings.is_enabled = command.enabled
+    settings.is_enabled = True
     settings.threshold_micros = command.threshold_micros
     settings.amount_micros = command.topup_amount_micros
     settings.payment_method_id = card_id
     settings.backup_payment_method_id = command.backup_payment_method_id
     settings.daily_limit_micros = command.daily_limit_micros
     settings.monthly_limit_micros = command.monthly_limit_micros
-    settings.settings_version += 1
-    settings.updated_at = now
-    if command.enabled:
-        settings.consent_id = _consent(session, command, now)
-        _maybe_resume(session, settings, old_card, was_enabled, now)
+    settings.consent_id = _consent(session, command, now)
+    _maybe_resume(session, settings, old_card, was_enabled, now)
     session.flush()
-    _tell(session, settings, now)
-    if not command.enabled or settings.paused_code:
+    _tell_new_version(session, settings, now)
+    if settings.paused_code:
         return None
     return triggers.raise_trigger(
         session,
@@ -117,6 +118,13 @@ def _was_done(session: Session, command: ConfigureAutoTopup, now: datetime) -> b
     return True
 
 
+def _switch_off(session: Session, user_id: UUID, now: datetime) -> None:
+    settings = auto_topup.lock_settings(session, user_id)
+    if settings is not None:
+        settings.is_enabled = False
+        _tell_new_version(session, settings, now)
+
+
 def _locked_or_new(session: Session, user_id: UUID, now: datetime) -> AutoTopupSettings:
     settings = auto_topup.lock_settings(session, user_id)
     if settings is None:
@@ -137,7 +145,7 @@ def _locked_or_new(session: Session, user_id: UUID, now: datetime) -> AutoTopupS
 
 def _check(
     session: Session, command: ConfigureAutoTopup, settings: AutoTopupSettings, policy: Policy
-) -> str | None:
+) -> str:
     """The card to charge. Raises for whatever does not make sense."""
     topups.check_amount(command.topup_amount_micros, policy)
     if command.threshold_micros > policy.threshold_max_micros:
@@ -154,8 +162,6 @@ def _check(
         raise BadRequest(
             "The backup card is another card than the first.", "backup_payment_method_id"
         )
-    if not command.enabled:
-        return card_id
     consent.require(command.consent, command.consent_version)
     if card_id is None:
         raise BadRequest("Save a card first: automatic top-up charges it.", "payment_method_id")
@@ -211,7 +217,9 @@ def _maybe_resume(
         triggers.make_due(session, settings.user_id, now)
 
 
-def _tell(session: Session, settings: AutoTopupSettings, now: datetime) -> None:
+def _tell_new_version(session: Session, settings: AutoTopupSettings, now: datetime) -> None:
+    settings.settings_version += 1
+    settings.updated_at = now
     publish(
         session,
         AutoTopupSettingsChanged(

@@ -113,6 +113,29 @@ def test_switching_off_charges_nothing_any_more(desk: Desk) -> None:
     assert (outcome.code, customer.topups()) == ("disabled", [])
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"topup_amount_micros": 4 * USD},
+        {"daily_limit_micros": 5 * USD},
+        {"threshold_micros": 10**12},
+        {"payment_method_id": "pm_gone"},
+    ],
+)
+def test_switching_off_works_whatever_else_is_sent_and_keeps_the_settings(
+    desk: Desk, changes: dict[str, Any]
+) -> None:
+    customer = desk.customer(daily_limit_micros=60 * USD)
+    before = customer.settings()
+
+    customer.configure(enabled=False, consent=False, **changes)
+
+    after = customer.settings()
+    assert (before.is_enabled, after.is_enabled) == (True, False)
+    kept = ("threshold_micros", "amount_micros", "payment_method_id", "daily_limit_micros")
+    assert [getattr(after, name) for name in kept] == [getattr(before, name) for name in kept]
+
+
 def test_limits_show_what_is_used_and_when_they_start_anew(desk: Desk) -> None:
     customer = desk.customer(daily_limit_micros=60 * USD, monthly_limit_micros=200 * USD)
     customer.ask()
