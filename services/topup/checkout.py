@@ -15,10 +15,10 @@ from chassis.crash_points import crash_point
 from chassis.money import to_cents
 from contracts.errors import IdempotencyConflict, NotFound, PaymentFailed, Unavailable
 from contracts.topup import CardSetup as CardSetupReply
-from contracts.topup import StartCardSetup, StartTopup, TopupStatus
+from contracts.topup import StartCardSetup, StartTopup, TopupKind, TopupStatus
 from contracts.topup import Topup as TopupReply
 from services.topup import cards, customers, outcomes, pauses, topups
-from services.topup.models import CardSetup, Command, Topup
+from services.topup.models import AutoTopupSettings, CardSetup, Command, Topup
 from services.topup.processor import Object, OutcomeUnknown, ProcessorError
 from services.topup.till import Till
 
@@ -160,10 +160,18 @@ def _settle_payment(session: Session, till: Till, page: Object, now: datetime) -
         outcomes.settle(session, till.policy, settings, topup, payment, now)
         keep_card(session, payment, now)
     elif page["status"] == "expired" and topup.session_id == page["id"]:
-        if topup.status in (TopupStatus.PROCESSING, TopupStatus.ACTION_REQUIRED):
-            topups.cancel(topup, "The payment page was not used in time.", now)
-        if settings is not None and settings.paused_code == pauses.AUTHENTICATION:
-            settings.confirm_url = None
+        _give_up(session, settings, topup, "The payment page was not used in time.", now)
+
+
+def _give_up(
+    session: Session, settings: AutoTopupSettings | None, topup: Topup, reason: str, now: datetime
+) -> None:
+    """There is no page any more on which this top-up could be paid."""
+    if topup.status not in (TopupStatus.PROCESSING, TopupStatus.ACTION_REQUIRED):
+        return
+    topups.cancel(topup, reason, now)
+    if topup.kind == TopupKind.AUTO and settings is not None:
+        pauses.stop_waiting_for_person(session, settings, now)
 
 
 def keep_card(session: Session, payment: Object, now: datetime) -> None:

@@ -14,16 +14,23 @@ from services.topup.models import AutoTopupSettings, Topup
 from services.topup.policy import Policy
 
 AUTHENTICATION = declines.AUTHENTICATION
+NOT_CONFIRMED = "not_confirmed"
 CARD_REFUSED = "card_refused"
 TOO_MANY_DECLINES = "too_many_declines"
 CARD_REMOVED = "card_removed"
 DISPUTE = "dispute"
 ACCOUNT_FROZEN = "account_frozen"
-A_NEW_CARD_HELPS = (AUTHENTICATION, CARD_REFUSED, TOO_MANY_DECLINES, CARD_REMOVED)
+A_NEW_CARD_HELPS = (
+    AUTHENTICATION,
+    NOT_CONFIRMED,
+    CARD_REFUSED,
+    TOO_MANY_DECLINES,
+    CARD_REMOVED,
+)
 DISPUTED = (DISPUTE, ACCOUNT_FROZEN)
 """Pauses that end with the dispute; saving again ends them once none is open."""
-SAVING_AGAIN_HELPS = (TOO_MANY_DECLINES,)
-"""Pauses that the same card may end: it may have funds again."""
+SAVING_AGAIN_HELPS = (TOO_MANY_DECLINES, NOT_CONFIRMED)
+"""Pauses that the same card may end: it may have funds again, or its owner is there now."""
 
 
 def pause(
@@ -53,6 +60,19 @@ def say_paused(session: Session, settings: AutoTopupSettings, now: datetime) -> 
             confirm_url=settings.confirm_url,
         ),
     )
+
+
+def stop_waiting_for_person(session: Session, settings: AutoTopupSettings, now: datetime) -> None:
+    """No page is left to confirm the charge on: say what helps instead."""
+    if settings.paused_code != AUTHENTICATION:
+        return
+    settings.paused_code = NOT_CONFIRMED
+    settings.paused_reason = (
+        "Your bank asked you to confirm a payment, and the link for it has expired. Add another"
+        " card, or save the auto top-up settings again to try the same one."
+    )
+    settings.confirm_url = None
+    say_paused(session, settings, now)
 
 
 def resume(session: Session, settings: AutoTopupSettings, reason: str, now: datetime) -> None:

@@ -254,6 +254,51 @@ def test_a_card_that_was_chosen_before_the_news_of_the_confirmation_stays(desk: 
     assert (customer.statuses(), customer.settings().payment_method_id) == (["paid"], chosen)
 
 
+def let_the_link_expire(desk: Desk) -> Customer:
+    """Somebody whose bank asks, and who does not answer within a day."""
+    customer = desk.customer()
+    desk.sandbox.behave(customer.cards()[0], "pm_card_authenticationRequired")
+    customer.ask(needed_micros=5 * USD)
+    for _ in range(6):
+        desk.clock.advance(hours=5)
+        desk.sweep()
+    return customer
+
+
+def test_a_link_that_expired_says_what_helps_instead(desk: Desk) -> None:
+    customer = let_the_link_expire(desk)
+
+    settings = customer.settings()
+    assert (settings.paused_code, settings.confirm_url) == ("not_confirmed", None)
+    assert "settings again" in settings.paused_reason
+    paused = customer.events("auto_topup_paused")
+    assert [event["code"] for event in paused] == ["authentication_required", "not_confirmed"]
+
+
+def test_saving_again_after_the_link_expired_sends_a_new_one(desk: Desk) -> None:
+    customer = let_the_link_expire(desk)
+
+    customer.configure()
+    desk.drain()
+
+    assert customer.statuses() == ["cancelled", "action_required"]
+    assert customer.settings().confirm_url is not None
+
+
+def test_another_page_that_expires_leaves_the_link(desk: Desk) -> None:
+    customer = desk.customer()
+    customer.start_topup()
+    desk.clock.advance(hours=20)
+    desk.sandbox.behave(customer.cards()[0], "pm_card_authenticationRequired")
+    customer.ask(needed_micros=5 * USD)
+
+    desk.clock.advance(hours=5)
+    desk.sweep()
+
+    assert customer.statuses() == ["cancelled", "action_required"]
+    assert customer.settings().confirm_url is not None
+
+
 def test_a_new_card_instead_of_confirming_closes_the_page(desk: Desk) -> None:
     customer = desk.customer()
     desk.sandbox.behave(customer.cards()[0], "pm_card_authenticationRequired")
