@@ -138,6 +138,18 @@ def _mark_removed(session: Session, card: Card, now: datetime) -> None:
         _leave_auto_topup(session, settings, card.payment_method_id, now)
 
 
+def forget_customer(session: Session, customer_id: str, now: datetime) -> None:
+    """The processor has deleted this customer, and the cards with it."""
+    user_id = customers.user_of(session, customer_id)
+    if user_id is None:
+        return
+    _lock_owner(session, user_id)
+    customers.forget(session, customer_id, now)
+    for card in saved(session, user_id):
+        _mark_removed(session, card, now)
+        card.detached_at = now
+
+
 def _leave_auto_topup(
     session: Session, settings: AutoTopupSettings, payment_method_id: str, now: datetime
 ) -> None:

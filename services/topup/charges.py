@@ -20,11 +20,11 @@ from chassis.database import after_commit
 from chassis.money import to_cents
 from contracts.errors import ServiceError
 from contracts.topup import RefusalCode, TopupStatus, Trigger
-from services.topup import auto_topup, checkout, limits, outcomes, topups, triggers
+from services.topup import auto_topup, cards, checkout, limits, outcomes, topups, triggers
 from services.topup.auto_topup import RETRY_STOPPED, Refusal
 from services.topup.models import AutoTopupSettings, Customer, Topup, TriggerRecord
 from services.topup.policy import Policy
-from services.topup.processor import Object, ProcessorError
+from services.topup.processor import CustomerGone, Object, ProcessorError
 from services.topup.till import Funds, Till
 
 log = logging.getLogger(__name__)
@@ -164,6 +164,8 @@ def send(till: Till, topup: Topup) -> None:
         outcome = error
     crash_point("topup.after_charge")
     with till.database.begin() as session:
+        if isinstance(outcome, CustomerGone):
+            cards.forget_customer(session, topup.customer_id or "", till.clock())
         topup = outcomes.record(session, till.policy, topup.topup_id, outcome, till.clock())
     crash_point("topup.after_record")
     if topup.status == TopupStatus.ACTION_REQUIRED:

@@ -5,6 +5,7 @@ processor what became of the page and believes nothing else.
 """
 
 import logging
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -19,7 +20,14 @@ from contracts.topup import StartCardSetup, StartTopup, TopupKind, TopupStatus
 from contracts.topup import Topup as TopupReply
 from services.topup import cards, customers, outcomes, pauses, topups
 from services.topup.models import AutoTopupSettings, CardSetup, Command, Topup
-from services.topup.processor import Object, OutcomeUnknown, ProcessorError
+from services.topup.processor import (
+    KEY_REFUSED,
+    CustomerGone,
+    Object,
+    OutcomeUnknown,
+    ProcessorError,
+    Rejected,
+)
 from services.topup.till import Till
 
 log = logging.getLogger(__name__)
@@ -39,9 +47,9 @@ def start(till: Till, command: StartTopup) -> TopupReply:
     if topup.status != TopupStatus.CREATED:
         return topups.reply(topup, replayed=True)
     crash_point("topup.before_session")
-    try:
-        customer_id = customers.ensure(till, command.user_id, command.email)
-        page = till.processor.create_payment_session(
+
+    def open_page(customer_id: str) -> Object:
+        return till.processor.create_payment_session(
             customer_id=customer_id,
             amount_cents=to_cents(topup.amount_micros),
             topup_id=str(topup.topup_id),
@@ -49,14 +57,30 @@ def start(till: Till, command: StartTopup) -> TopupReply:
             save_card=topup.is_card_saved,
             success_url=till.address(topup.return_path, topup=str(topup.topup_id)),
             cancel_url=till.address(topup.return_path, topup=str(topup.topup_id), cancelled="1"),
-            idempotency_key=str(topup.topup_id),
+            idempotency_key=f"{topup.topup_id}-{customer_id}",
         )
-    except ProcessorError as error:
-        raise _could_not_open(error) from error
+
+    page = _opened(till, command, open_page)
     crash_point("topup.after_session")
     with till.database.begin() as session:
         topup = _page_opened(session, till, topup.topup_id, page)
     return topups.reply(topup, replayed=not is_new)
+
+
+def _opened(
+    till: Till, command: StartTopup | StartCardSetup, open_page: Callable[[str], Object]
+) -> Object:
+    """A page for this user's customer; for another one if the processor has deleted that."""
+    try:
+        customer_id = customers.ensure(till, command.user_id, command.email)
+        try:
+            return open_page(customer_id)
+        except CustomerGone:
+            with till.database.begin() as session:
+                cards.forget_customer(session, customer_id, till.clock())
+            return open_page(customers.ensure(till, command.user_id, command.email))
+    except ProcessorError as error:
+        raise _could_not_open(error) from error
 
 
 def _page_opened(session: Session, till: Till, topup_id: UUID, page: Object) -> Topup:
@@ -93,17 +117,17 @@ def start_card_setup(till: Till, command: StartCardSetup) -> CardSetupReply:
         if stored.request_hash != hashed:
             raise IdempotencyConflict("This idempotency key was used with another request.")
         return CardSetupReply(checkout_url=stored.outcome["checkout_url"])
-    try:
-        customer_id = customers.ensure(till, command.user_id, command.email)
-        page = till.processor.create_setup_session(
+
+    def open_page(customer_id: str) -> Object:
+        return till.processor.create_setup_session(
             customer_id=customer_id,
             user_id=str(command.user_id),
             success_url=till.address(command.return_path, card_setup="done"),
             cancel_url=till.address(command.return_path, card_setup="cancelled"),
-            idempotency_key=f"setup-{command.user_id}-{command.idempotency_key}",
+            idempotency_key=f"setup-{customer_id}-{command.idempotency_key}",
         )
-    except ProcessorError as error:
-        raise _could_not_open(error) from error
+
+    page = _opened(till, command, open_page)
     with till.database.begin() as session:
         _remember_setup(session, command, hashed, page, till.clock())
     return CardSetupReply(checkout_url=page["url"])
@@ -206,21 +230,27 @@ def ask_person(till: Till, topup_id: UUID) -> None:
         )
     except ProcessorError as error:
         log.warning("no page to confirm a charge on", extra={"reason": error.message})
-        _say_paused_without_link(till, topup)
+        _go_on_without_link(till, topup, error)
         return
     crash_point("topup.after_confirm_page")
     with till.database.begin() as session:
         _send_link(session, topup_id, page, till)
 
 
-def _say_paused_without_link(till: Till, topup: Topup) -> None:
-    """The link follows when the processor answers; that it is paused is said at once."""
-    if topup.looks > 0:
-        return
+def _go_on_without_link(till: Till, topup: Topup, error: ProcessorError) -> None:
+    """The link follows when the processor answers; that it is paused is said at once.
+
+    A page that the processor will not open, as for a deleted customer, is waited for no longer.
+    """
+    now = till.clock()
     with till.database.begin() as session:
-        settings, _ = outcomes.lock_both(session, topup.topup_id)
-        if settings is not None and settings.paused_code == pauses.AUTHENTICATION:
-            pauses.say_paused(session, settings, till.clock())
+        settings, topup = outcomes.lock_both(session, topup.topup_id)
+        if isinstance(error, Rejected) and error.code != KEY_REFUSED:
+            _give_up(session, settings, topup, "It could not be confirmed with the bank.", now)
+        elif topup.looks > 0 or settings is None:
+            return
+        elif settings.paused_code == pauses.AUTHENTICATION:
+            pauses.say_paused(session, settings, now)
 
 
 def _was_paid_after_all(till: Till, topup: Topup) -> bool:

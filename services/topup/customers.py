@@ -1,4 +1,7 @@
-"""Customers: each user is one customer at the card processor, made once."""
+"""Customers: each user is one customer at the card processor, made once.
+
+One that is deleted there is forgotten here, and another one is made when it is needed.
+"""
 
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -19,7 +22,8 @@ def ensure(till: Till, user_id: UUID, email: str) -> str:
     """The processor's id of this user, made when there is none. Raises ``ProcessorError``.
 
     The row is stored first, and its first address is what is sent, so that a retry sends the
-    same body under the same key.
+    same body under the same key. Another customer, after one that was deleted, is begun at
+    another time and so has another key.
     """
     now = till.clock()
     with till.database.begin() as session:
@@ -30,7 +34,7 @@ def ensure(till: Till, user_id: UUID, email: str) -> str:
     if now - customer.created_at > KEYS_LIVE:
         customer_id = _find(till.processor, customer)
     if customer_id is None:
-        key = f"customer-{user_id}"
+        key = f"customer-{user_id}-{customer.created_at:%Y%m%dT%H%M%S%f}"
         created = till.processor.create_customer(str(user_id), customer.email, idempotency_key=key)
         customer_id = created["id"]
     with till.database.begin() as session:
@@ -40,6 +44,15 @@ def ensure(till: Till, user_id: UUID, email: str) -> str:
             .values(customer_id=customer_id)
         )
     return str(customer_id)
+
+
+def forget(session: Session, customer_id: str, now: datetime) -> None:
+    """The processor has deleted this customer: another one is begun now."""
+    session.execute(
+        update(Customer)
+        .where(Customer.customer_id == customer_id)
+        .values(customer_id=None, created_at=now)
+    )
 
 
 def user_of(session: Session, customer_id: str | None) -> UUID | None:

@@ -6,7 +6,7 @@ Codes: Stripe's ``code``, ``decline_code`` and ``advice_code``
 
 from enum import StrEnum
 
-from services.topup.processor import Declined
+from services.topup.processor import KEY_REFUSED, Declined
 
 
 class Verdict(StrEnum):
@@ -54,7 +54,7 @@ _SENTENCES = {
     "card_not_supported": "The card does not support this kind of payment. Use another card.",
     "currency_not_supported": "The card does not support US dollars. Use another card.",
     "resource_missing": "The card is no longer known to the card processor. Add it again.",
-    "processor_refuses_our_key": "Card payments are not available at present. We were told.",
+    KEY_REFUSED: "Card payments are not available at present. We were told.",
 }
 NO_CHARGE_WAS_MADE = "The payment did not reach the card processor. No money moved."
 

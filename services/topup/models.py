@@ -18,7 +18,8 @@ class Base(DeclarativeBase):
 
 
 class Customer(Base):
-    """A user at the card processor. ``customer_id`` is None until the processor answered."""
+    """A user at the card processor. ``customer_id`` is None until the processor answered;
+    ``created_at`` is when we began to ask for it."""
 
     __tablename__ = "customers"
 

@@ -138,6 +138,12 @@ def _card_changed(till: Till, subject: Object) -> None:
         cards.keep(session, method, till.clock())
 
 
+def _customer_deleted(till: Till, subject: Object) -> None:
+    if till.processor.get_customer(subject["id"]).get("deleted"):
+        with till.database.begin() as session:
+            cards.forget_customer(session, subject["id"], till.clock())
+
+
 def _refunded(till: Till, subject: Object) -> None:
     payment_id = subject.get("payment_intent")
     if payment_id:
@@ -153,6 +159,7 @@ _HANDLERS: tuple[tuple[str, Callable[[Till, Object], None]], ...] = (
     ("checkout.session.", _session_changed),
     ("payment_intent.", _payment_changed),
     ("payment_method.", _card_changed),
+    ("customer.deleted", _customer_deleted),
     ("charge.dispute.", _disputed),
     ("charge.refund", _refunded),
     ("refund.", _refunded),

@@ -18,6 +18,7 @@ from services.topup.models import AutoTopupSettings, Topup, TriggerRecord
 from services.topup.policy import Policy
 from services.topup.processor import (
     CURRENCY,
+    KEY_REFUSED,
     Declined,
     Object,
     OutcomeUnknown,
@@ -209,7 +210,7 @@ def _record_rejection(
     _flag(topup, f"rejected by the card processor: {error.message}"[:500])
     if settings is None:
         return
-    if error.code == "processor_refuses_our_key":
+    if error.code == KEY_REFUSED:
         settings.cool_down_until = now + policy.decline_delay
     else:
         verdict = declines.Verdict.TERMINAL

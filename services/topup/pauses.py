@@ -68,7 +68,7 @@ def stop_waiting_for_person(session: Session, settings: AutoTopupSettings, now: 
         return
     settings.paused_code = NOT_CONFIRMED
     settings.paused_reason = (
-        "Your bank asked you to confirm a payment, and the link for it has expired. Add another"
+        "Your bank asked you to confirm a payment, and that is no longer possible. Add another"
         " card, or save the auto top-up settings again to try the same one."
     )
     settings.confirm_url = None

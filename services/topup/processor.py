@@ -1,6 +1,6 @@
 """The card processor: the one place that calls Stripe.
 
-Replies leave as plain dicts, errors as the four classes below, so that nothing else knows the
+Replies leave as plain dicts, errors as the classes below, so that nothing else knows the
 library. Parameters are those of the pinned library's API version (2026-10-28.endive), which
 takes ``allowed_payment_method_types``.
 
@@ -12,6 +12,7 @@ Which error means what for money:
     ├── Declined         the card was declined: no money moved
     ├── Rejected         the request was refused before anything was done: no money moved
     │   └── Missing      no such object
+    │       └── CustomerGone   the customer was deleted
     └── OutcomeUnknown   time-out, reset, 5xx, 409, 429: money may have moved; ask later
 """
 
@@ -33,6 +34,8 @@ T = TypeVar("T")
 CARD_ONLY = ["card"]
 CURRENCY = "usd"
 PAGE_LIMIT = 100
+KEY_REFUSED = "processor_refuses_our_key"
+"""The code of a refusal that is about us and not about the request."""
 
 
 class ProcessorError(Exception):
@@ -66,6 +69,10 @@ class Rejected(ProcessorError):
 
 
 class Missing(Rejected):
+    pass
+
+
+class CustomerGone(Missing):
     pass
 
 
@@ -124,6 +131,10 @@ class Processor:
 
     def customers_by_email(self, email: str) -> list[Object]:
         return self._list(self._client.v1.customers.list, {"email": email})
+
+    def get_customer(self, customer_id: str) -> Object:
+        """A deleted one has ``deleted``."""
+        return self._call(self._client.v1.customers.retrieve, customer_id)
 
     def get_payment_method(self, payment_method_id: str) -> Object:
         return self._call(self._client.v1.payment_methods.retrieve, payment_method_id)
@@ -359,11 +370,10 @@ def _translated(method: Callable[[], T]) -> T:
     except (stripe.APIConnectionError, stripe.RateLimitError) as error:
         raise OutcomeUnknown(_sentence(error), error.code or "no_answer") from error
     except stripe.InvalidRequestError as error:
-        kind = Missing if error.code == "resource_missing" else Rejected
-        raise kind(_sentence(error), error.code or "invalid_request") from error
+        raise _rejected(error) from error
     except (stripe.AuthenticationError, stripe.PermissionError) as error:
         log.error("the card processor refuses our key", extra={"reason": _sentence(error)})
-        raise Rejected(_sentence(error), "processor_refuses_our_key") from error
+        raise Rejected(_sentence(error), KEY_REFUSED) from error
     except stripe.StripeError as error:
         # IdempotencyError is among these: the key was used, so something was done under it.
         raise OutcomeUnknown(_sentence(error), error.code or "processor_failed") from error
@@ -371,6 +381,13 @@ def _translated(method: Callable[[], T]) -> T:
 
 def _sentence(error: stripe.StripeError) -> str:
     return str(error.user_message or error)
+
+
+def _rejected(error: stripe.InvalidRequestError) -> Rejected:
+    kind = Rejected
+    if error.code == "resource_missing":
+        kind = CustomerGone if error.param == "customer" else Missing
+    return kind(_sentence(error), error.code or "invalid_request")
 
 
 def _declined(error: stripe.CardError) -> Declined:

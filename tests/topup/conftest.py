@@ -68,6 +68,15 @@ class Sandbox:
     def behave(self, payment_method_id: str, name: str) -> None:
         self.post(f"payment_methods/{payment_method_id}/behave", **{"as": name})
 
+    def delete_customer(self, customer_id: str) -> None:
+        """As from the processor's dashboard."""
+        reply = requests.delete(
+            f"{self.url}/v1/customers/{customer_id}",
+            headers={"Authorization": "Bearer sk_test_x"},
+            timeout=20,
+        )
+        assert reply.ok, reply.text
+
     def move_clock(self, now: datetime) -> None:
         self.post("clock", offset_s=int(now.timestamp() - time.time()))
 

@@ -7,10 +7,10 @@ import pytest
 
 from chassis.identifiers import new_id
 from contracts.errors import NotFound
-from services.topup import cards, customers
+from services.topup import cards, customers, notices
 from services.topup.models import Card as CardRow
 from services.topup.processor import ProcessorError
-from tests.topup.conftest import Card, Customer, Desk
+from tests.topup.conftest import USD, Card, Customer, Desk
 
 
 def remove(desk: Desk, customer: Customer, payment_method_id: str) -> None:
@@ -163,6 +163,60 @@ def test_a_card_of_nobodys_goes_to_nobody(desk: Desk) -> None:
     detach_at_the_processor(desk, card)
 
     assert (other.cards(), stranger.cards()) == ([], [])
+
+
+def tell_of_deletion(desk: Desk, customer_id: str) -> None:
+    handler = notices.handler_of("customer.deleted")
+    assert handler is not None
+    handler(desk.till, {"id": customer_id})
+
+
+def test_after_a_customer_was_deleted_buying_and_saving_a_card_make_another(desk: Desk) -> None:
+    customer = desk.customer(enabled=False)
+    old, gone = customer.customer_id, customer.cards()
+    desk.sandbox.delete_customer(old)
+
+    topup = customer.start_topup()
+    new_card = customer.add_card()
+
+    assert topup.checkout_url
+    assert customer.customer_id != old
+    assert (customer.cards(), new_card in gone) == ([new_card], False)
+
+
+def test_the_notice_of_a_deleted_customer_removes_the_cards_and_pauses(desk: Desk) -> None:
+    customer = desk.customer()
+    first, backup = customer.cards()[0], customer.add_card(Card.MASTERCARD)
+    customer.configure(payment_method_id=first, backup_payment_method_id=backup)
+    customer_id = customer.customer_id
+    desk.sandbox.delete_customer(customer_id)
+
+    for _ in range(2):
+        tell_of_deletion(desk, customer_id)
+
+    settings = customer.settings()
+    assert (customer.cards(), settings.paused_code) == ([], "card_removed")
+    assert (settings.payment_method_id, settings.backup_payment_method_id) == (None, None)
+
+
+def test_that_a_customer_was_deleted_is_not_believed_but_asked(desk: Desk) -> None:
+    customer = desk.customer()
+
+    tell_of_deletion(desk, customer.customer_id)
+
+    assert (len(customer.cards()), customer.settings().paused_code) == (1, "")
+
+
+def test_a_charge_to_a_deleted_customer_pauses_until_a_card_is_added(desk: Desk) -> None:
+    customer = desk.customer()
+    desk.sandbox.delete_customer(customer.customer_id)
+    customer.ask(needed_micros=5 * USD)
+    paused = customer.settings().paused_code
+
+    customer.add_card(Card.MASTERCARD)
+    desk.sweep()
+
+    assert (paused, customer.statuses()) == ("card_removed", ["failed", "paid"])
 
 
 def test_an_expiring_card_is_told_of_once(desk: Desk) -> None:

@@ -5,6 +5,7 @@ import pytest
 from contracts.topup import RefusalCode, Trigger
 from services.topup import cards, checkout, declines
 from services.topup.declines import Verdict
+from services.topup.processor import KEY_REFUSED, Rejected
 from tests.topup.conftest import USD, Card, Customer, Desk
 from tests.topup.test_webhooks import events_of, receive
 
@@ -282,6 +283,42 @@ def test_saving_again_after_the_link_expired_sends_a_new_one(desk: Desk) -> None
     desk.drain()
 
     assert customer.statuses() == ["cancelled", "action_required"]
+    assert customer.settings().confirm_url is not None
+
+
+def test_a_charge_that_nobody_can_confirm_makes_way(desk: Desk) -> None:
+    customer = desk.customer()
+    desk.sandbox.behave(customer.cards()[0], "pm_card_authenticationRequired")
+    desk.sandbox.switch("reset_before", match={"path": "/v1/checkout/sessions"}, times=1)
+    customer.ask(needed_micros=5 * USD)
+    desk.sandbox.delete_customer(customer.customer_id)
+
+    desk.clock.advance(minutes=2)
+    desk.sweep()
+
+    assert (customer.statuses(), customer.settings().paused_code) == (
+        ["cancelled"],
+        "not_confirmed",
+    )
+
+
+def test_our_own_key_refused_is_no_reason_to_give_a_charge_up(desk: Desk) -> None:
+    customer = desk.customer()
+    desk.sandbox.behave(customer.cards()[0], "pm_card_authenticationRequired")
+    desk.sandbox.switch("reset_before", match={"path": "/v1/checkout/sessions"}, times=1)
+    customer.ask(needed_micros=5 * USD)
+
+    def refuse(**_call: object) -> None:
+        raise Rejected("Invalid API key.", KEY_REFUSED)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(desk.till.processor, "create_payment_session", refuse)
+        desk.clock.advance(minutes=2)
+        desk.sweep()
+    desk.clock.advance(minutes=10)
+    desk.sweep()
+
+    assert customer.statuses() == ["action_required"]
     assert customer.settings().confirm_url is not None
 
 

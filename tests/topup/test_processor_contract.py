@@ -16,6 +16,7 @@ import stripe
 from deploy.stripe_sandbox.server import SandboxServer
 from services.topup.processor import (
     BadSignature,
+    CustomerGone,
     Declined,
     Missing,
     Object,
@@ -215,6 +216,25 @@ def test_a_page_for_saving_a_card_opens(processor: Processor, customer_id: str) 
     )
 
     assert (page["mode"], page["status"]) == ("setup", "open")
+
+
+def test_a_deleted_customer_is_told_from_other_things_that_are_missing(
+    processor: Processor, address: dict[str, str]
+) -> None:
+    key = str(uuid.uuid4())
+    customer_id = processor.create_customer(key, "gone@example.com", idempotency_key=key)["id"]
+    base = {"api": address["api_base"]} if address["api_base"] else {}
+    stripe.StripeClient(address["api_key"], base_addresses=base).v1.customers.delete(customer_id)
+
+    with pytest.raises(CustomerGone):
+        processor.create_setup_session(
+            customer_id=customer_id,
+            user_id="user-of-the-contract",
+            success_url="https://example.com/done",
+            cancel_url="https://example.com/cancelled",
+            idempotency_key=str(uuid.uuid4()),
+        )
+    assert processor.get_customer(customer_id)["deleted"]
 
 
 def test_refunds_are_listed_one_by_one(processor: Processor, charge: Callable[..., Object]) -> None:
