@@ -27,6 +27,7 @@ from services.topup.till import Funds
 STOPPED = "Automatic charges are stopped for everybody at present. You can buy credits by hand."
 RETRY_STOPPED = timedelta(minutes=5)
 RETRY_CAPPED = timedelta(minutes=10)
+RETRY_DAILY = timedelta(days=1)
 RETRY_WALLET = timedelta(seconds=20)
 TOO_MUCH = (
     RefusalCode.AMOUNT_TOO_LARGE,
@@ -72,7 +73,7 @@ def decide(
     """
     refusal = (
         _switched_off(policy, settings, usage, now)
-        or _not_needed(settings, funds, trigger, waiting_micros)
+        or _not_needed(settings, funds, trigger, waiting_micros, now)
         or _too_soon(settings, usage, now)
     )
     if refusal is not None or settings is None:
@@ -126,11 +127,17 @@ def _switched_off(
 
 
 def _not_needed(
-    settings: AutoTopupSettings | None, funds: Funds, trigger: Trigger, waiting_micros: int
+    settings: AutoTopupSettings | None,
+    funds: Funds,
+    trigger: Trigger,
+    waiting_micros: int,
+    now: datetime,
 ) -> Refusal | None:
     if funds.is_frozen:
         return Refusal(
-            RefusalCode.ACCOUNT_FROZEN, "The account is frozen. Write to support to settle it."
+            RefusalCode.ACCOUNT_FROZEN,
+            "The account is frozen. Write to support to settle it.",
+            now + RETRY_DAILY,
         )
     is_waiting = waiting_micros > funds.available_micros
     is_low = settings is not None and funds.available_micros < settings.threshold_micros
@@ -140,7 +147,9 @@ def _not_needed(
         return Refusal(RefusalCode.NOT_NEEDED, "The balance is not below the threshold.")
     if trigger == Trigger.LOW_BALANCE and funds.is_idle and not is_waiting:
         return Refusal(
-            RefusalCode.IDLE, "Nothing is running and no purchase waits, so the card is left alone."
+            RefusalCode.IDLE,
+            "Nothing is running and no purchase waits, so the card is left alone.",
+            now + RETRY_DAILY,
         )
     return None
 

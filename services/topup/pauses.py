@@ -78,6 +78,8 @@ def stop_waiting_for_person(session: Session, settings: AutoTopupSettings, now: 
 def resume(session: Session, settings: AutoTopupSettings, reason: str, now: datetime) -> None:
     """Forget declines, delays and the pause; what waits for money is due again.
 
+    So is a look at the balance: the wallet speaks once when it falls below the threshold, and
+    may have spoken during the pause.
     A charge that waits for the person to confirm it is looked at soon, and given up if the
     person chose another way.
     """
@@ -97,6 +99,8 @@ def resume(session: Session, settings: AutoTopupSettings, reason: str, now: date
         ),
     )
     triggers.make_due(session, settings.user_id, now)
+    if settings.is_enabled:
+        triggers.look_at_balance(session, settings.user_id, now)
     session.execute(
         update(Topup)
         .where(Topup.user_id == settings.user_id, Topup.status == TopupStatus.ACTION_REQUIRED)

@@ -84,6 +84,12 @@ def ask_by_hand(session: Session, user_id: UUID, key: str, now: datetime) -> UUI
     ).one()
 
 
+def look_at_balance(session: Session, user_id: UUID, now: datetime) -> None:
+    """As if the wallet had just said that it is low, once purchases had their turn."""
+    soon = now + PURCHASES_FIRST
+    raise_trigger(session, user_id, Trigger.LOW_BALANCE, str(new_id()), soon, raised_at=now)
+
+
 def end(session: Session, user_id: UUID, trigger: Trigger, reference: str, now: datetime) -> None:
     """It needs no money any more: paid, cancelled, expired. Also when its news comes later."""
     session.execute(

@@ -82,6 +82,22 @@ def test_an_idle_account_is_left_alone(desk: Desk) -> None:
     assert (outcome.code, customer.topups()) == (RefusalCode.IDLE, [])
 
 
+@pytest.mark.parametrize("held_up", ["idle", "frozen"])
+def test_a_low_balance_of_an_idle_or_frozen_account_is_charged_once_that_has_passed(
+    desk: Desk, held_up: str
+) -> None:
+    customer = desk.customer()
+    holders = getattr(desk.wallet, held_up)
+    holders.add(customer.user_id)
+    customer.ask(Trigger.LOW_BALANCE, available_micros=None)
+
+    holders.clear()
+    desk.clock.advance(hours=24)
+    desk.sweep()
+
+    assert customer.statuses() == ["paid"]
+
+
 def test_saving_the_settings_when_already_below_charges_at_once(desk: Desk) -> None:
     customer = desk.customer(enabled=False)
 

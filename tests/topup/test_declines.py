@@ -130,6 +130,32 @@ def test_a_new_card_resumes_and_pays_for_what_waits(desk: Desk) -> None:
     assert len(customer.events("auto_topup_resumed")) == 1
 
 
+def test_a_balance_that_fell_before_or_during_a_pause_is_topped_up_after_it(desk: Desk) -> None:
+    customer = desk.customer()
+    desk.wallet.balances[customer.user_id] = 3 * USD
+    desk.sandbox.behave(customer.cards()[0], "pm_card_chargeDeclinedLostCard")
+    customer.ask(Trigger.LOW_BALANCE, available_micros=None)
+
+    customer.add_card(Card.MASTERCARD)
+    desk.clock.advance(seconds=5)
+    desk.sweep()
+
+    assert customer.statuses() == ["failed", "paid"]
+
+
+def test_a_pause_that_ends_with_enough_in_the_wallet_charges_nothing(desk: Desk) -> None:
+    customer = desk.customer()
+    desk.sandbox.behave(customer.cards()[0], "pm_card_chargeDeclinedLostCard")
+    customer.ask(Trigger.LOW_BALANCE, available_micros=None)
+    desk.wallet.balances[customer.user_id] = 10 * USD
+
+    customer.add_card(Card.MASTERCARD)
+    desk.clock.advance(seconds=5)
+    desk.sweep()
+
+    assert (customer.statuses(), customer.events("auto_topup_refused")) == (["failed"], [])
+
+
 def test_the_backup_card_is_charged_after_the_first_was_declined(desk: Desk) -> None:
     customer = desk.customer()
     first = customer.cards()[0]
