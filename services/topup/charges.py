@@ -99,7 +99,7 @@ def _mark_sent(session: Session, topup_id: UUID, policy: Policy, now: datetime) 
     news = overtaken_by(session, settings, topup, policy, now)
     if news:
         topups.cancel(topup, news, now)
-        outcomes.try_later(session, settings, topup)
+        outcomes.try_later(session, settings, topup, now)
         return None
     topup.customer_id = session.get_one(Customer, topup.user_id).customer_id
     topups.move(topup, TopupStatus.PROCESSING, now)

@@ -193,7 +193,7 @@ def _record_decline(
     topups.mark_failed(session, topup, declines.code_of(decline), message, now, status)
     if settings is not None:
         pauses.count_decline(session, settings, topup, verdict, message, policy, now)
-        try_later(session, settings, topup)
+        try_later(session, settings, topup, now)
 
 
 def _record_rejection(
@@ -215,15 +215,19 @@ def _record_rejection(
     else:
         verdict = declines.Verdict.TERMINAL
         pauses.count_decline(session, settings, topup, verdict, message, policy, now)
-    try_later(session, settings, topup)
+    try_later(session, settings, topup, now)
 
 
-def try_later(session: Session, settings: AutoTopupSettings, topup: Topup) -> None:
-    """What asked for an attempt that came to nothing may ask again after the cool-down."""
+def try_later(session: Session, settings: AutoTopupSettings, topup: Topup, now: datetime) -> None:
+    """What asked for an attempt that came to nothing may ask again after the cool-down.
+
+    During a pause it waits for the end of that; a pause that has ended left no cool-down.
+    """
     record = trigger_of(session, topup)
     if record is not None:
         record.topup_id = None
-        triggers.postpone(record, None if settings.paused_code else settings.cool_down_until)
+        again_at = settings.cool_down_until or now
+        triggers.postpone(record, None if settings.paused_code else again_at)
 
 
 def give_up_unreached(
@@ -232,7 +236,7 @@ def give_up_unreached(
     """The processor was asked and knows of no payment: nothing was charged, nothing will be."""
     topups.mark_failed(session, topup, "not_charged", declines.NO_CHARGE_WAS_MADE, now)
     if settings is not None:
-        try_later(session, settings, topup)
+        try_later(session, settings, topup, now)
 
 
 def trigger_of(session: Session, topup: Topup) -> TriggerRecord | None:

@@ -5,9 +5,9 @@ from datetime import timedelta
 import pytest
 
 from contracts.topup import RefusalCode, SetOperatorSwitch
-from services.topup import charges, switch, terms
+from services.topup import cards, charges, switch, terms
 from services.topup.policy import Policy
-from tests.topup.conftest import USD, Customer, Desk
+from tests.topup.conftest import USD, Card, Customer, Desk
 
 
 def break_charges(desk: Desk, customer: Customer, kind: str, **more: object) -> None:
@@ -167,6 +167,24 @@ def test_nothing_is_given_up_while_another_process_may_still_send_it(
         look(desk)
 
     assert (set(seen), customer.statuses()) == ({"unknown"}, ["failed"])
+
+
+def test_a_pause_that_began_and_ended_meanwhile_leaves_what_waits_to_be_charged(
+    desk: Desk,
+) -> None:
+    customer = desk.customer(threshold_micros=0)
+    break_charges(desk, customer, "error_before", keep=True)
+    customer.ask(needed_micros=5 * USD)
+    with desk.till.database.begin() as session:
+        cards.remove(session, customer.user_id, customer.cards()[0], desk.clock())
+    look(desk, minutes=6)
+    customer.add_card(Card.MASTERCARD)
+
+    for minutes in (0.2, 31, 1, 1):
+        look(desk, minutes)
+
+    (_, second) = customer.topups()
+    assert (second.status, second.trigger) == ("paid", "purchase")
 
 
 def test_an_hour_without_the_processor_charges_once_when_it_is_back(desk: Desk) -> None:
