@@ -41,10 +41,14 @@ RETRY_IN_FLIGHT = timedelta(seconds=30)
 
 @dataclass(frozen=True)
 class Charge:
-    """Charge this card this much, a whole number of cents."""
+    """Charge this card this much, a whole number of cents.
+
+    ``is_part``: more is lacking, and is looked at again after the cool-down.
+    """
 
     amount_micros: int
     payment_method_id: str
+    is_part: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,11 @@ def decide(
     """Charge or refuse. ``waiting_micros``: what all purchases that wait for money cost.
 
     One charge closes the whole gap: max(configured amount, what is lacking), rounded up to a
-    whole cent. Reasons are checked from the lasting to the passing, so that a person hears
-    the one that they can do something about.
+    whole cent. Where that is too much for a limit, a low balance is brought towards the threshold
+    by the configured amount; a purchase is not, as part of its price buys nothing.
+
+    Reasons are checked from the lasting to the passing, so that a person hears the one that they
+    can do something about.
     """
     refusal = (
         _switched_off(policy, settings, usage, now)
@@ -80,12 +87,24 @@ def decide(
         return refusal or _disabled()
     amount_micros = charge_micros(settings, funds, trigger, waiting_micros)
     refusal = _over_a_limit(policy, settings, usage, amount_micros, now)
+    is_part = refusal is not None and refusal.code in TOO_MUCH and _is_low(settings, funds, trigger)
+    if is_part:
+        amount_micros = settings.amount_micros
+        refusal = _over_a_limit(policy, settings, usage, amount_micros, now)
     if refusal is not None:
         return refusal
     card = card_to_charge(settings)
     if card is None:
         return Refusal(RefusalCode.NO_CARD, "No card is saved for automatic top-up. Add one.")
-    return Charge(amount_micros, card)
+    return Charge(amount_micros, card, is_part)
+
+
+def _is_low(settings: AutoTopupSettings, funds: Funds, trigger: Trigger) -> bool:
+    """Whether the balance itself is what is topped up, and not a purchase."""
+    return trigger == Trigger.BY_HAND or (
+        trigger not in (Trigger.PURCHASE, Trigger.RENEWAL)
+        and funds.available_micros < settings.threshold_micros
+    )
 
 
 def charge_micros(
@@ -316,7 +335,7 @@ def _reserve(
     settings.cool_down_until = now + policy.cool_down
     record.topup_id = topup.topup_id
     record.refusal_code = ""
-    record.due_at = None
+    triggers.postpone(record, settings.cool_down_until if charge.is_part else None)
     session.flush()
     return topup
 

@@ -82,6 +82,22 @@ def test_an_idle_account_is_left_alone(desk: Desk) -> None:
     assert (outcome.code, customer.topups()) == (RefusalCode.IDLE, [])
 
 
+def test_a_gap_above_the_daily_limit_is_closed_by_the_amount_day_after_day(desk: Desk) -> None:
+    customer = desk.customer(threshold_micros=120 * USD, daily_limit_micros=60 * USD)
+    customer.ask(Trigger.LOW_BALANCE, available_micros=None)
+    days = [len(customer.topups())]
+    for _ in range(3):
+        for _ in range(6):
+            customer.credited()
+            desk.clock.advance(minutes=2)
+            desk.sweep()
+        days.append(len(customer.topups()))
+        desk.clock.advance(days=1)
+
+    assert days == [1, 2, 4, 5]
+    assert {topup.amount_micros for topup in customer.topups()} == {25 * USD}
+
+
 @pytest.mark.parametrize("held_up", ["idle", "frozen"])
 def test_a_low_balance_of_an_idle_or_frozen_account_is_charged_once_that_has_passed(
     desk: Desk, held_up: str

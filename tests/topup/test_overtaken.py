@@ -136,6 +136,8 @@ def test_a_limit_that_was_lowered_is_the_one_that_counts(desk: Desk, customer: C
     desk.drain()
 
     look(desk, minutes=2)
+    customer.credited()
+    look(desk, minutes=2)
 
-    assert (customer.statuses(), customer.charge_count()) == (["cancelled"], 0)
+    assert (customer.statuses(), customer.charged_cents()) == (["cancelled", "credited"], 500)
     assert "daily_limit" in [e["refusal_code"] for e in customer.events("auto_topup_refused")]

@@ -86,6 +86,40 @@ def test_a_low_balance_is_brought_to_the_threshold_at_least() -> None:
     )
 
 
+@pytest.mark.parametrize("trigger", [Trigger.LOW_BALANCE, Trigger.SETTINGS_SAVED, Trigger.BY_HAND])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"threshold_micros": 500 * USD, "daily_limit_micros": 100 * USD},
+        {"threshold_micros": 500 * USD, "monthly_limit_micros": 100 * USD},
+        {"threshold_micros": 5_000 * USD},
+    ],
+)
+def test_a_gap_to_the_threshold_above_a_limit_is_closed_in_parts(
+    trigger: Trigger, changes: dict[str, int]
+) -> None:
+    assert decision(settings(**changes), trigger=trigger, waiting_micros=0) == Charge(
+        25 * USD, "pm_first", is_part=True
+    )
+
+
+def test_a_part_keeps_the_limits_too() -> None:
+    chosen = settings(threshold_micros=500 * USD, daily_limit_micros=100 * USD)
+    used = Usage(day_micros=80 * USD)
+
+    assert refusal(chosen, used, trigger=Trigger.LOW_BALANCE) == RefusalCode.DAILY_LIMIT
+
+
+@pytest.mark.parametrize("trigger", [Trigger.PURCHASE, Trigger.LOW_BALANCE])
+def test_a_purchase_above_a_limit_is_not_charged_in_parts(trigger: Trigger) -> None:
+    chosen = settings(daily_limit_micros=100 * USD)
+    funds = Funds(available_micros=20 * USD)
+
+    code = refusal(chosen, funds=funds, trigger=trigger, waiting_micros=500 * USD)
+
+    assert code == RefusalCode.DAILY_LIMIT
+
+
 def test_without_settings_it_is_off() -> None:
     decided = decide(Policy(), None, Usage(), Funds(0), Trigger.PURCHASE, 5 * USD, NOW)
 
@@ -193,6 +227,7 @@ def test_a_charge_closes_the_gap_keeps_the_limits_and_is_whole_cents(
         return
 
     assert decided.amount_micros % 10_000 == 0
-    assert decided.amount_micros >= max(amount, waiting - available)
+    assert decided.amount_micros >= amount
+    assert decided.is_part or decided.amount_micros >= waiting - available
     assert decided.amount_micros < max(amount, waiting - available, threshold - available) + 10_000
     assert limit is None or used + decided.amount_micros <= limit
