@@ -136,6 +136,7 @@ def start_card_setup(till: Till, command: StartCardSetup) -> CardSetupReply:
 def _remember_setup(
     session: Session, command: StartCardSetup, hashed: str, page: Object, now: datetime
 ) -> None:
+    topups.lock_user(session, command.user_id)
     session.merge(CardSetup(session_id=page["id"], user_id=command.user_id, created_at=now))
     session.merge(
         Command(

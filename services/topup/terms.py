@@ -49,6 +49,7 @@ def configure(
     replay of the key changes nothing. Errors: ``BadRequest`` (bounds, consent, no card),
     ``NotFound`` (the card), ``IdempotencyConflict``.
     """
+    topups.lock_user(session, command.user_id)
     if _was_done(session, command, now):
         return None
     if not command.enabled:

@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import select, text, tuple_
 from sqlalchemy.orm import Session
 
 from chassis.cursors import decode_cursor, encode_cursor
@@ -75,6 +75,14 @@ def request_hash(body: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
+def lock_user(session: Session, user_id: UUID) -> None:
+    """Let one command of this user's through at a time: the next one sees what it stored."""
+    session.execute(
+        text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"),
+        {"name": f"topup.user:{user_id}"},
+    )
+
+
 def check_amount(amount_micros: int, policy: Policy) -> None:
     """Raises ``BadRequest`` outside the bounds, or for part of a cent."""
     if amount_micros % MICROS_PER_CENT:
@@ -119,6 +127,7 @@ def start(
 
     Raises ``BadRequest`` (bounds), ``IdempotencyConflict`` (the key had another body).
     """
+    lock_user(session, command.user_id)
     hashed = request_hash(command.model_dump(mode="json", exclude={"email"}))
     stored = session.scalar(
         select(Topup).where(

@@ -1,15 +1,17 @@
 """Many at once: one charge, exact limits."""
 
+import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from contracts.topup import RefusalCode, TopupStatus, Trigger
-from services.topup import charges
+from contracts.topup import RefusalCode, StartCardSetup, StartTopup, TopupStatus, Trigger
+from services.topup import charges, checkout, topups
 from services.topup.auto_topup import Refusal
-from services.topup.models import Topup
+from services.topup.models import CardSetup, Topup
 from services.topup.policy import Policy
 from tests.topup.conftest import USD, Customer, Desk
 
@@ -97,3 +99,63 @@ def test_fifty_purchases_stay_within_the_limits_and_each_says_why_not(desk: Desk
     assert (customer.charged_cents(), len(paid)) == (10_000, 20)
     assert set(references) - paid <= said
     assert {topup.status for topup in customer.topups()} == {TopupStatus.CREDITED}
+
+
+def at_once(work: Callable[[int], Any]) -> list[Any]:
+    """What each of several that begin at the same moment returns."""
+    count = 8
+    together = threading.Barrier(count)
+
+    def begin(number: int) -> Any:
+        together.wait(10)
+        return work(number)
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(begin, range(count)))
+
+
+def test_one_purchase_of_credits_begun_several_times_at_once_is_one_topup(desk: Desk) -> None:
+    customer = desk.customer(enabled=False)
+    command = StartTopup(
+        idempotency_key="once",
+        user_id=customer.user_id,
+        email="a@example.com",
+        amount_micros=25 * USD,
+    )
+
+    def start(_number: int) -> tuple[UUID, bool]:
+        with desk.till.database.begin() as session:
+            topup, is_new = topups.start(session, desk.clock(), command, desk.till.policy)
+            return topup.topup_id, is_new
+
+    started = at_once(start)
+
+    assert {topup_id for topup_id, _ in started} == {customer.topups()[0].topup_id}
+    assert sum(is_new for _, is_new in started) == 1
+
+
+@pytest.mark.parametrize("key", ["once", "every time {}"])
+def test_the_first_settings_saved_several_times_at_once_are_saved(desk: Desk, key: str) -> None:
+    customer = desk.customer(enabled=False)
+    desk.wallet.balances[customer.user_id] = 10**12
+
+    at_once(lambda number: customer.configure(idempotency_key=key.format(number)))
+
+    assert customer.settings().settings_version == len({key.format(n) for n in range(8)})
+
+
+def test_a_card_page_asked_for_several_times_at_once_is_one(desk: Desk) -> None:
+    customer = desk.customer(enabled=False)
+    command = StartCardSetup(
+        idempotency_key="once", user_id=customer.user_id, email="a@example.com"
+    )
+    page = {"id": "cs_once", "url": "https://example.com/once"}
+
+    def remember(_number: int) -> None:
+        with desk.till.database.begin() as session:
+            checkout._remember_setup(session, command, "hash", page, desk.clock())
+
+    at_once(remember)
+
+    with desk.till.database.read() as session:
+        assert session.get(CardSetup, "cs_once") is not None
