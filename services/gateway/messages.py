@@ -39,6 +39,7 @@ DEPLOYMENTS = "/dashboard/deployments"
 _SILENT_REFUSALS = {
     RefusalCode.DISABLED,
     RefusalCode.IN_FLIGHT,
+    RefusalCode.COOL_DOWN,
     RefusalCode.NOT_NEEDED,
     RefusalCode.IDLE,
 }

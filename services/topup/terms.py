@@ -36,8 +36,13 @@ from services.topup.models import (
 from services.topup.policy import Policy
 from services.topup.till import Funds
 
-QUIET = (RefusalCode.DISABLED, RefusalCode.NOT_NEEDED)
-"""Refusals that need no banner."""
+QUIET = (
+    RefusalCode.DISABLED,
+    RefusalCode.NOT_NEEDED,
+    RefusalCode.COOL_DOWN,
+    RefusalCode.IN_FLIGHT,
+)
+"""Refusals that need no banner: nothing is wrong, or it passes within minutes by itself."""
 
 
 def configure(

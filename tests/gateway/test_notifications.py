@@ -122,9 +122,14 @@ def test_only_the_level_that_the_user_set_is_told(level: str, is_told: bool) -> 
 
 
 @pytest.mark.parametrize(
-    ("code", "is_told"), [(RefusalCode.DAILY_LIMIT, True), (RefusalCode.DISABLED, False)]
+    ("code", "is_told"),
+    [
+        (RefusalCode.DAILY_LIMIT, True),
+        (RefusalCode.DISABLED, False),
+        (RefusalCode.COOL_DOWN, False),
+    ],
 )
-def test_a_refusal_is_told_unless_the_user_chose_it(code: RefusalCode, is_told: bool) -> None:
+def test_a_refusal_is_told_unless_it_leaves_nothing_to_do(code: RefusalCode, is_told: bool) -> None:
     event = AutoTopupRefused(
         event_id=uuid4(),
         occurred_at=utc_now(),

@@ -163,6 +163,18 @@ def test_every_refusal_is_kept_with_its_reason_and_said_once_per_purchase(desk: 
     assert status(customer).last_refusal.refusal_code == "daily_limit"
 
 
+def test_what_passes_within_minutes_leaves_no_banner(desk: Desk) -> None:
+    customer = desk.customer()
+    customer.ask(reference="first")
+    in_flight = customer.ask(reference="second")
+    customer.credited()
+    desk.clock.advance(seconds=1)
+    cooling = customer.ask(reference="third", needed_micros=60 * USD)
+
+    assert (in_flight.code, cooling.code) == ("in_flight", "cool_down")
+    assert status(customer).last_refusal is None
+
+
 def test_a_limit_that_starts_anew_lets_what_waits_go_on(desk: Desk) -> None:
     from datetime import timedelta
 
