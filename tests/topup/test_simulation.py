@@ -25,6 +25,7 @@ from chassis.money import from_cents
 from contracts.errors import ServiceError
 from contracts.topup import ReceiveWebhook, SetOperatorSwitch, TopupStatus, Trigger
 from services.topup import cards, charges, checkout, limits, notices, switch
+from services.topup.models import Topup
 from tests.topup.conftest import USD, Card, Customer, Desk, empty, signed
 
 EXAMPLES, STEPS = map(int, os.environ.get("TOPUP_SIMULATION", "25x80").split("x"))
@@ -49,6 +50,9 @@ MOVES = (
     timedelta(days=9),
 )
 
+Payments = dict[UUID, list[dict[str, Any]]]
+"""Captured payments as the processor has them, by top-up."""
+
 pick = st.integers(min_value=0, max_value=10_000)
 
 
@@ -70,7 +74,6 @@ class Life(RuleBasedStateMachine):
         self.is_stopped = False
         self.enabled: dict[UUID, bool] = {}
         self.wanted: dict[UUID, dict[str, int]] = defaultdict(dict)
-        self.seen_events = 0
         self.crash_after: int | None = None
         self.watch_the_door()
         self.customers = [self.new_customer() for _ in range(2)]
@@ -203,10 +206,13 @@ class Life(RuleBasedStateMachine):
         if trigger_id is not None:
             self.desk.queue.append((charges.pursue, (self.desk.till, trigger_id)))
 
-    @rule(who=pick)
-    def ask_by_hand(self, who: int) -> None:
+    @rule(who=pick, key=st.sampled_from(["once", "again"]))
+    def ask_by_hand(self, who: int, key: str) -> None:
+        """Two keys for a whole life, so that most of the time one is used again."""
         customer = self.customer(who)
-        trigger_id = customer.raise_trigger(Trigger.BY_HAND, 0, available_micros=None)
+        trigger_id = customer.raise_trigger(
+            Trigger.BY_HAND, 0, reference=key, available_micros=None
+        )
         if trigger_id is not None:
             self.quietly(charges.pursue, self.desk.till, trigger_id)
 
@@ -306,6 +312,16 @@ class Life(RuleBasedStateMachine):
                 timeout=10,
             )
 
+    @rule(outcome=st.sampled_from(["won", "lost"]))
+    def a_dispute_is_decided(self, outcome: str) -> None:
+        for dispute in self.of_the_processor("dispute", "needs_response"):
+            self.desk.sandbox.post(f"disputes/{dispute['id']}/close", outcome=outcome)
+
+    @rule()
+    def a_refund_fails(self) -> None:
+        for refund in self.of_the_processor("refund", "succeeded")[:1]:
+            self.desk.sandbox.post(f"refunds/{refund['id']}/fail")
+
     # What time and the timers do
 
     @rule(which=pick)
@@ -326,7 +342,7 @@ class Life(RuleBasedStateMachine):
     def a_webhook_comes(self, which: int, times: int) -> None:
         events = self.sandbox_events()
         if events:
-            body = json.dumps(events[which % len(events)])
+            body = json.dumps(events[which % min(len(events), 100)])
             for _ in range(times):
                 request = ReceiveWebhook(payload=body, signature=signed(body))
                 self.quietly(notices.receive, self.desk.till, request)
@@ -339,52 +355,77 @@ class Life(RuleBasedStateMachine):
     # Promises
 
     @invariant()
-    def at_most_one_in_flight(self) -> None:
+    def every_promise_is_kept(self) -> None:
         for customer in getattr(self, "customers", []):
-            open_ones = [
-                topup
-                for topup in customer.topups()
-                if topup.kind == "auto" and topup.status in limits.IN_FLIGHT
-            ]
-            assert len(open_ones) <= 1
+            topups, taken = customer.topups(), self.captured(customer)
+            self.at_most_one_is_in_flight(topups)
+            self.limits_hold_in_every_window(topups, taken)
+            self.a_key_used_by_hand_is_one_topup(topups)
+            self.nothing_is_charged_twice_or_told_differently(customer, taken)
+            self.no_credit_is_without_its_money(customer, taken)
 
-    @invariant()
-    def limits_hold_in_every_window(self) -> None:
-        for customer in getattr(self, "customers", []):
-            taken = self.captured(customer)
-            days: dict[Any, int] = defaultdict(int)
-            months: dict[Any, int] = defaultdict(int)
-            for topup in customer.topups():
-                counts = topup.status not in limits.RELEASED or topup.topup_id in taken
-                if topup.kind == "auto" and counts:
-                    days[topup.created_at.date()] += topup.amount_micros
-                    months[topup.created_at.date().replace(day=1)] += topup.amount_micros
-            assert all(used <= DAILY for used in days.values())
-            assert all(used <= MONTHLY for used in months.values())
+    @staticmethod
+    def at_most_one_is_in_flight(topups: list[Topup]) -> None:
+        open_ones = [t for t in topups if t.kind == "auto" and t.status in limits.IN_FLIGHT]
+        assert len(open_ones) <= 1
 
-    @invariant()
-    def nothing_is_charged_twice_or_told_differently(self) -> None:
-        for customer in getattr(self, "customers", []):
-            news = {(e["topup_id"], e["amount_micros"]) for e in customer.events("topup_paid")}
-            told = {topup_id for topup_id, _ in news}
-            assert len(news) == len(told), "told again, a payment is the same"
-            taken = self.captured(customer)
-            assert all(len(payments) == 1 for payments in taken.values())
-            assert {UUID(topup_id) for topup_id in told} <= set(taken)
+    @staticmethod
+    def limits_hold_in_every_window(topups: list[Topup], taken: Payments) -> None:
+        days: dict[Any, int] = defaultdict(int)
+        months: dict[Any, int] = defaultdict(int)
+        for topup in topups:
+            counts = topup.status not in limits.RELEASED or topup.topup_id in taken
+            if topup.kind == "auto" and counts:
+                days[topup.created_at.date()] += topup.amount_micros
+                months[topup.created_at.date().replace(day=1)] += topup.amount_micros
+        assert all(used <= DAILY for used in days.values())
+        assert all(used <= MONTHLY for used in months.values())
+
+    @staticmethod
+    def a_key_used_by_hand_is_one_topup(topups: list[Topup]) -> None:
+        keys = [t.trigger_reference for t in topups if t.trigger == Trigger.BY_HAND]
+        assert len(keys) == len(set(keys))
+
+    def nothing_is_charged_twice_or_told_differently(
+        self, customer: Customer, taken: Payments
+    ) -> None:
+        news = {(e["topup_id"], e["amount_micros"]) for e in customer.events("topup_paid")}
+        told = {topup_id for topup_id, _ in news}
+        assert len(news) == len(told), "told again, a payment is the same"
+        assert all(len(payments) == 1 for payments in taken.values())
+        assert {UUID(topup_id) for topup_id in told} <= set(taken)
+
+    def no_credit_is_without_its_money(self, customer: Customer, taken: Payments) -> None:
+        """Credits in the wallet's books ≤ money taken − refunds and disputes that we know of."""
+        books = self.desk.wallet.entries
+        credited = sum(
+            entry.amount_micros
+            for topup_id in taken
+            if (entry := books.get(f"topup:{topup_id}")) is not None
+        )
+        known = customer.events("topup_reversed")
+        taken_back = sum(event["amount_micros"] for event in known)
+        given_again = sum(event["amount_micros"] for event in customer.events("topup_restored"))
+        captured = sum(payment["amount"] for of in taken.values() for payment in of)
+        went_back = self.went_back_cents([event["reversal_id"] for event in known])
+        assert credited - taken_back + given_again <= from_cents(captured - went_back)
 
     def teardown(self) -> None:
         """When all has come to rest, every cent taken and not given back is credited."""
         if not hasattr(self, "customers"):
             return
         self.mend_the_processor()
+        told: set[str] = set()
         for _ in range(14):
             self.desk.clock.set(self.desk.clock() + timedelta(hours=5))
             self.quietly(self.desk.sweep)
-            for event in self.sandbox_events():
+            news = [event for event in self.sandbox_events() if event["id"] not in told]
+            for event in news:
                 body = json.dumps(event)
                 notices.receive(
                     self.desk.till, ReceiveWebhook(payload=body, signature=signed(body))
                 )
+            told.update(event["id"] for event in news)
             self.desk.drain()
             for customer in self.customers:
                 self.settle_wallet(customer)
@@ -414,20 +455,33 @@ class Life(RuleBasedStateMachine):
                 del waiting[reference]
 
     def sandbox_events(self) -> list[dict[str, Any]]:
-        """What the processor could tell of, the newest hundred first."""
+        """What the processor could tell of, the newest first."""
         with self.server.sandbox.store.lock:
-            return json.loads(json.dumps(self.server.sandbox.store.newest("event")[:100]))
+            return json.loads(json.dumps(self.server.sandbox.store.newest("event")))
 
-    def captured(self, customer: Customer) -> dict[UUID, list[str]]:
+    def captured(self, customer: Customer) -> Payments:
         """The payments that the processor really took, by top-up."""
-        found: dict[UUID, list[str]] = defaultdict(list)
+        found: Payments = defaultdict(list)
         with self.server.sandbox.store.lock:
             for payment in self.server.sandbox.store.newest("payment_intent"):
                 about = payment["metadata"]
                 is_theirs = about.get("user_id") == str(customer.user_id)
                 if payment["status"] == "succeeded" and is_theirs:
-                    found[UUID(about["topup_id"])].append(payment["id"])
+                    found[UUID(about["topup_id"])].append(payment)
         return found
+
+    def of_the_processor(self, kind: str, status: str) -> list[dict[str, Any]]:
+        """The refunds or disputes that stand like this, newest first."""
+        with self.server.sandbox.store.lock:
+            found = self.server.sandbox.store.newest(kind)
+            return [item for item in found if item["status"] == status]
+
+    def went_back_cents(self, ids: list[str]) -> int:
+        """What of these refunds and disputes is with the cards' owners now."""
+        store = self.server.sandbox.store
+        with store.lock:
+            found = [store.find("refund", key) or store.find("dispute", key) for key in ids]
+        return sum(item["amount"] for item in found if item["status"] not in ("failed", "won"))
 
 
 @pytest.mark.timeout(3_600)
