@@ -24,6 +24,7 @@ from services.topup.till import Till
 
 log = logging.getLogger(__name__)
 
+PAID = (TopupStatus.PAID, TopupStatus.CREDITED)
 REFUND_TAKES = ("pending", "requires_action", "succeeded")
 REFUND_RETURNS = ("failed", "canceled")
 DISPUTE_TAKES = ("needs_response", "under_review", "lost")
@@ -32,13 +33,9 @@ DISPUTE_RETURNS = ("won", "prevented")
 """An inquiry (``warning_…``) moves no money: it is neither."""
 
 
-class NotYetPaid(Exception):
-    """The payment does not agree with its top-up: an operator has to look first."""
-
-
 def take_refunds(till: Till, payment_id: str) -> None:
-    """Record every refund of a payment. Raises ``ProcessorError``, :class:`NotYetPaid`."""
-    topup_id = _settle_payment(till, payment_id)
+    """Record every refund of a payment. Raises ``ProcessorError``."""
+    topup_id = _credited_by(till, payment_id)
     if topup_id is None:
         return
     for refund in reversed(till.processor.refunds_of(payment_id)):
@@ -55,9 +52,9 @@ def take_refunds(till: Till, payment_id: str) -> None:
 
 
 def take_dispute(till: Till, dispute_id: str) -> None:
-    """Record a dispute as it is now. Raises ``ProcessorError``, :class:`NotYetPaid`."""
+    """Record a dispute as it is now. Raises ``ProcessorError``."""
     dispute = till.processor.get_dispute(dispute_id)
-    topup_id = _settle_payment(till, dispute["payment_intent"])
+    topup_id = _credited_by(till, dispute["payment_intent"])
     if topup_id is None:
         return
     with till.database.begin() as session:
@@ -72,20 +69,25 @@ def take_dispute(till: Till, dispute_id: str) -> None:
         )
 
 
-def _settle_payment(till: Till, payment_id: str) -> UUID | None:
-    """Record the payment itself first: news of what goes back may come before its own.
+def _credited_by(till: Till, payment_id: str | None) -> UUID | None:
+    """The top-up whose credit this payment is; recorded first, for its own news may come later.
 
-    None for a payment that no top-up of ours is about.
+    None where nothing was credited, so that nothing is to be taken back: the payment is of
+    another kind or nobody's, the second one of its top-up, or does not agree with it.
     """
-    payment = till.processor.get_payment(payment_id)
-    try:
-        topup_id = UUID(payment["metadata"].get("topup_id", ""))
-        with till.database.begin() as session:
-            outcomes.record(session, till.policy, topup_id, payment, till.clock())
-    except (ValueError, NotFound):
-        log.warning("a reversal of nobody's payment", extra={"payment": payment_id})
-        return None
-    return topup_id
+    topup = None
+    if payment_id is not None:
+        payment = till.processor.get_payment(payment_id)
+        try:
+            topup_id = UUID(payment["metadata"].get("topup_id", ""))
+            with till.database.begin() as session:
+                topup = outcomes.record(session, till.policy, topup_id, payment, till.clock())
+        except (ValueError, NotFound):
+            pass
+    if topup is not None and topup.status in PAID and topup.payment_id == payment_id:
+        return topup.topup_id
+    log.warning("money went back that was never credited", extra={"payment": payment_id})
+    return None
 
 
 def record(
@@ -100,8 +102,6 @@ def record(
 ) -> None:
     """Take the credit back, or give it back again; each once."""
     settings, topup = outcomes.lock_both(session, topup_id)
-    if topup.status not in (TopupStatus.PAID, TopupStatus.CREDITED):
-        raise NotYetPaid(f"top-up {topup.topup_id} is {topup.status}")
     reversal = session.get(Reversal, source["id"], with_for_update=True)
     if reversal is None and takes:
         reversal = _take(session, topup, source, is_dispute, now)

@@ -3,7 +3,7 @@
 import pytest
 
 from contracts.topup import RefusalCode
-from services.topup import receipts, reversals
+from services.topup import outcomes, receipts, reversals
 from tests.topup.conftest import USD, Customer, Desk
 
 
@@ -109,6 +109,54 @@ def test_a_lost_dispute_takes_nothing_more(desk: Desk, customer: Customer) -> No
 
 def test_an_inquiry_moves_no_money(desk: Desk, customer: Customer) -> None:
     dispute = desk.sandbox.post(f"charges/{payment_of(customer)}/dispute", reason="inquiry")
+
+    reversals.take_dispute(desk.till, dispute["id"])
+
+    assert taken(customer) == []
+
+
+def pay_again(desk: Desk, customer: Customer) -> str:
+    """A second payment of the same top-up, which is flagged and never credited."""
+    (topup,) = customer.topups()
+    desk.sandbox.post("idempotency/prune")
+    second = desk.till.processor.charge_off_session(
+        customer_id=customer.customer_id,
+        payment_method_id=customer.cards()[0],
+        amount_cents=2_500,
+        topup_id=str(topup.topup_id),
+        user_id=str(customer.user_id),
+    )
+    with desk.till.database.begin() as session:
+        outcomes.record(session, desk.till.policy, topup.topup_id, second, desk.clock())
+    return str(second["id"])
+
+
+def test_a_refund_of_a_second_payment_leaves_the_credit(desk: Desk, customer: Customer) -> None:
+    second = pay_again(desk, customer)
+    desk.till.processor.refund(second, None, idempotency_key="second")
+
+    reversals.take_refunds(desk.till, second)
+
+    assert taken(customer) == []
+
+
+def test_a_dispute_of_a_second_payment_leaves_the_credit(desk: Desk, customer: Customer) -> None:
+    second = pay_again(desk, customer)
+    dispute = desk.sandbox.post(f"charges/{second}/dispute")
+
+    reversals.take_dispute(desk.till, dispute["id"])
+
+    assert taken(customer) == []
+
+
+def test_a_dispute_that_names_no_payment_is_not_about_credits(
+    desk: Desk, customer: Customer
+) -> None:
+    dispute = desk.sandbox.post(f"charges/{payment_of(customer)}/dispute")
+    desk.till.processor.get_dispute = lambda _id: {  # type: ignore[method-assign]
+        **dispute,
+        "payment_intent": None,
+    }
 
     reversals.take_dispute(desk.till, dispute["id"])
 
