@@ -18,7 +18,7 @@ from chassis.money import MICROS_PER_CENT, format_usd
 from chassis.outbox import publish
 from contracts.errors import NotFound
 from contracts.topup import AutoTopupOutcome, AutoTopupRefused, RefusalCode, TopupKind, Trigger
-from services.topup import limits, topups, triggers
+from services.topup import disputes, limits, topups, triggers
 from services.topup.limits import Usage
 from services.topup.models import AutoTopupSettings, RefusalRecord, Topup, TriggerRecord
 from services.topup.policy import Policy
@@ -26,6 +26,7 @@ from services.topup.till import Funds
 
 STOPPED = "Automatic charges are stopped for everybody at present. You can buy credits by hand."
 RETRY_STOPPED = timedelta(minutes=5)
+RETRY_DISPUTED = timedelta(hours=1)
 RETRY_CAPPED = timedelta(minutes=10)
 RETRY_DAILY = timedelta(days=1)
 RETRY_WALLET = timedelta(seconds=20)
@@ -140,6 +141,8 @@ def _switched_off(
         return _disabled()
     if settings.paused_code:
         return Refusal(RefusalCode.PAUSED, settings.paused_reason)
+    if usage.has_open_dispute:
+        return Refusal(RefusalCode.PAUSED, disputes.REASON, now + RETRY_DISPUTED)
     if policy.is_stopped or usage.is_stopped:
         return Refusal(RefusalCode.STOPPED_BY_OPERATOR, STOPPED, now + RETRY_STOPPED)
     return None

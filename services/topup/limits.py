@@ -12,6 +12,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from contracts.topup import TopupKind, TopupStatus
+from services.topup import disputes
 from services.topup.models import Switch, Topup
 
 IN_FLIGHT = (
@@ -38,6 +39,7 @@ class Usage:
     user_hour_micros: int = 0
     system_hour_count: int = 0
     system_hour_micros: int = 0
+    has_open_dispute: bool = False
     is_stopped: bool = False
 
 
@@ -118,6 +120,7 @@ def usage(session: Session, user_id: UUID, now: datetime) -> Usage:
         user_hour_micros=user_hour[1],
         system_hour_count=system_hour[0],
         system_hour_micros=system_hour[1],
+        has_open_dispute=disputes.has_open(session, user_id),
         is_stopped=is_stopped(session),
     )
 

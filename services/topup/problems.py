@@ -13,12 +13,12 @@ from sqlalchemy.orm import Session
 from chassis.clock import utc_now
 from chassis.database import connect
 from contracts.topup import Problem, ProblemList, TopupStatus
+from services.topup import disputes
 from services.topup.models import Difference, Notice, Reversal, Topup
 from services.topup.settings import get_settings
 
 STUCK_AFTER = timedelta(minutes=10)
 UNDONE_AFTER = timedelta(minutes=10)
-OPEN_DISPUTES = ("needs_response", "under_review", "warning_needs_response")
 RECENT = timedelta(days=7)
 PRINTED_MAX = 1_000
 
@@ -90,7 +90,9 @@ def _failed(session: Session, now: datetime, limit: int) -> list[Problem]:
 
 def _disputes(session: Session, limit: int) -> list[Problem]:
     rows = session.scalars(
-        select(Reversal).where(Reversal.is_dispute, Reversal.status.in_(OPEN_DISPUTES)).limit(limit)
+        select(Reversal)
+        .where(Reversal.is_dispute, Reversal.status.in_(disputes.UNDECIDED))
+        .limit(limit)
     )
     return [
         Problem(

@@ -17,8 +17,8 @@ from chassis.money import format_usd, from_cents
 from chassis.outbox import publish
 from contracts.errors import NotFound
 from contracts.topup import TopupRestored, TopupReversed, TopupStatus
-from services.topup import outcomes, pauses
-from services.topup.models import Reversal, Topup
+from services.topup import disputes, outcomes, pauses
+from services.topup.models import AutoTopupSettings, Reversal, Topup
 from services.topup.processor import Object
 from services.topup.till import Till
 
@@ -27,10 +27,6 @@ log = logging.getLogger(__name__)
 PAID = (TopupStatus.PAID, TopupStatus.CREDITED)
 REFUND_TAKES = ("pending", "requires_action", "succeeded")
 REFUND_RETURNS = ("failed", "canceled")
-DISPUTE_TAKES = ("needs_response", "under_review", "lost")
-UNDECIDED = ("needs_response", "under_review")
-DISPUTE_RETURNS = ("won", "prevented")
-"""An inquiry (``warning_…``) moves no money: it is neither."""
 
 
 def take_refunds(till: Till, payment_id: str) -> None:
@@ -63,8 +59,8 @@ def take_dispute(till: Till, dispute_id: str) -> None:
             topup_id,
             dispute,
             is_dispute=True,
-            takes=dispute["status"] in DISPUTE_TAKES,
-            returns=dispute["status"] in DISPUTE_RETURNS,
+            takes=dispute["status"] in disputes.TAKES,
+            returns=dispute["status"] in disputes.RETURNS,
             now=till.clock(),
         )
 
@@ -106,15 +102,20 @@ def record(
     if reversal is None and takes:
         reversal = _take(session, topup, source, is_dispute, now)
         if is_dispute and settings is not None:
-            reason = "A payment was disputed with your bank. Write to support to settle it."
-            pauses.pause(session, settings, pauses.DISPUTE, reason, now)
+            pauses.pause(session, settings, pauses.DISPUTE, disputes.REASON, now)
     if reversal is None:
         return
     reversal.status = source["status"]
     if returns and reversal.restored_at is None:
         _restore(session, reversal, now)
-        if is_dispute and settings is not None and settings.paused_code in pauses.DISPUTED:
-            pauses.resume(session, settings, "The dispute was settled in your favour.", now)
+        if is_dispute and settings is not None:
+            _end_pause(session, settings, now)
+
+
+def _end_pause(session: Session, settings: AutoTopupSettings, now: datetime) -> None:
+    """Automatic top-up goes on with the last dispute that was open."""
+    if settings.paused_code in pauses.DISPUTED and not disputes.has_open(session, settings.user_id):
+        pauses.resume(session, settings, "The dispute was settled in your favour.", now)
 
 
 def _take(
@@ -163,22 +164,6 @@ def _restore(session: Session, reversal: Reversal, now: datetime) -> None:
             is_dispute=reversal.is_dispute,
             description=f"{what}: {format_usd(reversal.amount_micros)} returned",
         ),
-    )
-
-
-def has_open_dispute(session: Session, user_id: UUID) -> bool:
-    """Whether the bank has yet to decide about a payment of this user's."""
-    return (
-        session.scalar(
-            select(Reversal.reversal_id)
-            .where(
-                Reversal.user_id == user_id,
-                Reversal.is_dispute,
-                Reversal.status.in_(UNDECIDED),
-            )
-            .limit(1)
-        )
-        is not None
     )
 
 

@@ -24,7 +24,7 @@ from contracts.topup import (
     Trigger,
 )
 from contracts.topup import Topup as TopupReply
-from services.topup import auto_topup, cards, consent, limits, pauses, reversals, topups, triggers
+from services.topup import auto_topup, cards, consent, disputes, limits, pauses, topups, triggers
 from services.topup.models import (
     AutoTopupSettings,
     Card,
@@ -214,7 +214,7 @@ def _maybe_resume(
     code = settings.paused_code
     is_other_card = settings.payment_method_id != old_card
     if code in pauses.DISPUTED:
-        is_settled = not reversals.has_open_dispute(session, settings.user_id)
+        is_settled = not disputes.has_open(session, settings.user_id)
     else:
         is_settled = is_other_card or code in pauses.SAVING_AGAIN_HELPS
     if code and is_settled:

@@ -97,6 +97,52 @@ def test_a_won_dispute_restores_the_credit_and_ends_the_pause(
     assert customer.settings().paused_code == ""
 
 
+def test_one_won_dispute_of_two_leaves_it_paused(desk: Desk, customer: Customer) -> None:
+    customer.ask()
+    customer.credited()
+    first, second = (
+        desk.sandbox.post(f"charges/{topup.payment_id}/dispute") for topup in customer.topups()
+    )
+    for dispute in (first, second):
+        reversals.take_dispute(desk.till, dispute["id"])
+    desk.sandbox.post(f"disputes/{first['id']}/close", outcome="won")
+
+    reversals.take_dispute(desk.till, first["id"])
+
+    assert customer.settings().paused_code == "dispute"
+
+
+def test_a_dispute_while_it_was_off_stops_charges_once_it_is_on(
+    desk: Desk, customer: Customer
+) -> None:
+    customer.configure(enabled=False, consent=False)
+    dispute = desk.sandbox.post(f"charges/{payment_of(customer)}/dispute")
+    reversals.take_dispute(desk.till, dispute["id"])
+    customer.configure()
+
+    outcome = customer.ask()
+
+    assert (outcome.code, customer.charge_count()) == (RefusalCode.PAUSED, 1)
+
+
+def test_what_a_dispute_kept_waiting_is_charged_once_it_is_won(
+    desk: Desk, customer: Customer
+) -> None:
+    customer.configure(enabled=False, consent=False)
+    dispute = desk.sandbox.post(f"charges/{payment_of(customer)}/dispute")
+    reversals.take_dispute(desk.till, dispute["id"])
+    customer.configure()
+    customer.ask(needed_micros=90 * USD)
+    before = customer.statuses()
+    desk.sandbox.post(f"disputes/{dispute['id']}/close", outcome="won")
+    reversals.take_dispute(desk.till, dispute["id"])
+
+    desk.clock.advance(hours=1)
+    desk.sweep()
+
+    assert (before, customer.statuses()) == (["credited"], ["credited", "paid"])
+
+
 def test_a_lost_dispute_takes_nothing_more(desk: Desk, customer: Customer) -> None:
     dispute = desk.sandbox.post(f"charges/{payment_of(customer)}/dispute")
     reversals.take_dispute(desk.till, dispute["id"])

@@ -146,6 +146,7 @@ def test_settings_refuse(code: RefusalCode, changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("code", "usage"),
     [
+        (RefusalCode.PAUSED, Usage(has_open_dispute=True)),
         (RefusalCode.STOPPED_BY_OPERATOR, Usage(is_stopped=True)),
         (RefusalCode.IN_FLIGHT, Usage(in_flight_topup_id=new_id())),
         (RefusalCode.IN_FLIGHT, Usage(is_credit_on_its_way=True)),
