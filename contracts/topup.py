@@ -444,7 +444,8 @@ class AutoTopupPaused(Event, source=SERVICE, type="auto_topup_paused"):
 class TopupReversed(Event, source=SERVICE, type="topup_reversed"):
     """Money went back to the card (a refund or a dispute): the wallet takes the credit back.
 
-    ``reversal_id`` is the refund's or the dispute's id: the effect happens once for each.
+    ``reversal_id`` is the refund's or the dispute's id, with a number after it where a dispute
+    that was won is lost after all: the effect happens once for each.
     """
 
     user_id: UUID

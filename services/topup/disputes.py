@@ -7,7 +7,12 @@ from sqlalchemy.orm import Session
 
 from services.topup.models import Reversal
 
-UNDECIDED = ("needs_response", "under_review")
+UNDECIDED = (
+    "needs_response",
+    "under_review",
+    "appeal_needs_response",
+    "appeal_under_review",
+)
 TAKES = (*UNDECIDED, "lost")
 RETURNS = ("won", "prevented")
 """An inquiry (``warning_…``) moves no money: it is neither."""

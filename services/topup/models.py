@@ -219,12 +219,16 @@ class Reversal(Base):
     __tablename__ = "reversals"
 
     reversal_id: Mapped[str] = mapped_column(primary_key=True)
+    """The processor's id; with a number after it where the same one takes the money again."""
+    source_id: Mapped[str]
+    """The processor's id of the refund or the dispute."""
     topup_id: Mapped[UUID]
     user_id: Mapped[UUID]
     amount_micros: Mapped[int]
     is_dispute: Mapped[bool]
     status: Mapped[str]
     """The processor's own word, as of the last time it was asked."""
+    asked_at: Mapped[datetime]
     taken_at: Mapped[datetime]
     restored_at: Mapped[datetime | None]
 

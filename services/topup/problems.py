@@ -99,7 +99,7 @@ def _disputes(session: Session, limit: int) -> list[Problem]:
             code="dispute_open",
             topup_id=reversal.topup_id,
             user_id=reversal.user_id,
-            payment_id=reversal.reversal_id,
+            payment_id=reversal.source_id,
             amount_micros=-reversal.amount_micros,
             message=f"A dispute is open: {reversal.status}.",
             since=reversal.taken_at,

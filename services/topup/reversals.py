@@ -1,6 +1,7 @@
 """Reversals: money that goes back to a card, by a refund or a dispute, and sometimes returns.
 
-Each refund and each dispute has its effect once, under its own id. Amounts are taken from the
+Each refund and each dispute has its effect once, under its own id; one that gave the money back
+and takes it again, as an appeal may, has it under a second one. Amounts are taken from the
 refund itself, never from a charge's running total. A dispute's ``created`` and
 ``funds_withdrawn`` are the same dispute.
 """
@@ -29,11 +30,16 @@ REFUND_TAKES = ("pending", "requires_action", "succeeded")
 REFUND_RETURNS = ("failed", "canceled")
 
 
+class Overtaken(Exception):
+    """The answer may be older than the one that was recorded last: the processor is asked anew."""
+
+
 def take_refunds(till: Till, payment_id: str) -> None:
-    """Record every refund of a payment. Raises ``ProcessorError``."""
+    """Record every refund of a payment. Raises ``ProcessorError``, :class:`Overtaken`."""
     topup_id = _credited_by(till, payment_id)
     if topup_id is None:
         return
+    asked_at = till.clock()
     for refund in reversed(till.processor.refunds_of(payment_id)):
         with till.database.begin() as session:
             record(
@@ -43,12 +49,13 @@ def take_refunds(till: Till, payment_id: str) -> None:
                 is_dispute=False,
                 takes=refund["status"] in REFUND_TAKES,
                 returns=refund["status"] in REFUND_RETURNS,
-                now=till.clock(),
+                now=asked_at,
             )
 
 
 def take_dispute(till: Till, dispute_id: str) -> None:
-    """Record a dispute as it is now. Raises ``ProcessorError``."""
+    """Record a dispute as it is now. Raises ``ProcessorError``, :class:`Overtaken`."""
+    asked_at = till.clock()
     dispute = till.processor.get_dispute(dispute_id)
     topup_id = _credited_by(till, dispute["payment_intent"])
     if topup_id is None:
@@ -61,7 +68,7 @@ def take_dispute(till: Till, dispute_id: str) -> None:
             is_dispute=True,
             takes=dispute["status"] in disputes.TAKES,
             returns=dispute["status"] in disputes.RETURNS,
-            now=till.clock(),
+            now=asked_at,
         )
 
 
@@ -96,16 +103,27 @@ def record(
     returns: bool,
     now: datetime,
 ) -> None:
-    """Take the credit back, or give it back again; each once."""
+    """Take the credit back, or give it back again; each once.
+
+    ``now`` is when the processor was asked for ``source``. Raises :class:`Overtaken`.
+    """
     settings, topup = outcomes.lock_both(session, topup_id)
-    reversal = session.get(Reversal, source["id"], with_for_update=True)
-    if reversal is None and takes:
-        reversal = _take(session, topup, source, is_dispute, now)
+    earlier = _takes_of(session, source["id"])
+    reversal = earlier[-1] if earlier else None
+    if reversal is not None and reversal.status == source["status"]:
+        reversal.asked_at = max(reversal.asked_at, now)
+        return
+    if reversal is not None and now < reversal.asked_at:
+        raise Overtaken(f"{source['id']} was asked about again since it was {source['status']}")
+    if takes and (reversal is None or reversal.restored_at is not None):
+        again = f":{len(earlier) + 1}" if earlier else ""
+        reversal = _take(session, topup, source, again, is_dispute, now)
         if is_dispute and settings is not None:
             pauses.pause(session, settings, pauses.DISPUTE, disputes.REASON, now)
     if reversal is None:
         return
     reversal.status = source["status"]
+    reversal.asked_at = now
     if returns and reversal.restored_at is None:
         _restore(session, reversal, now)
         if is_dispute and settings is not None:
@@ -118,17 +136,30 @@ def _end_pause(session: Session, settings: AutoTopupSettings, now: datetime) -> 
         pauses.resume(session, settings, "The dispute was settled in your favour.", now)
 
 
+def _takes_of(session: Session, source_id: str) -> list[Reversal]:
+    """Each time that this refund or dispute took the money, oldest first."""
+    return list(
+        session.scalars(
+            select(Reversal)
+            .where(Reversal.source_id == source_id)
+            .order_by(Reversal.taken_at, Reversal.reversal_id)
+        )
+    )
+
+
 def _take(
-    session: Session, topup: Topup, source: Object, is_dispute: bool, now: datetime
+    session: Session, topup: Topup, source: Object, again: str, is_dispute: bool, now: datetime
 ) -> Reversal:
     amount_micros = from_cents(source["amount"])
     reversal = Reversal(
-        reversal_id=source["id"],
+        reversal_id=f"{source['id']}{again}",
+        source_id=source["id"],
         topup_id=topup.topup_id,
         user_id=topup.user_id,
         amount_micros=amount_micros,
         is_dispute=is_dispute,
         status=source["status"],
+        asked_at=now,
         taken_at=now,
     )
     session.add(reversal)
@@ -140,7 +171,7 @@ def _take(
             occurred_at=now,
             user_id=topup.user_id,
             topup_id=topup.topup_id,
-            reversal_id=source["id"],
+            reversal_id=reversal.reversal_id,
             amount_micros=amount_micros,
             is_dispute=is_dispute,
             description=f"{format_usd(amount_micros)} {what}",

@@ -1,5 +1,7 @@
 """Refunds and disputes: each takes the credit back once, and gives it back when it is undone."""
 
+from typing import Any
+
 import pytest
 
 from contracts.topup import RefusalCode
@@ -141,6 +143,64 @@ def test_what_a_dispute_kept_waiting_is_charged_once_it_is_won(
     desk.sweep()
 
     assert (before, customer.statuses()) == (["credited"], ["credited", "paid"])
+
+
+def say(desk: Desk, dispute: Any, status: str) -> None:
+    """The dispute is told of again, in another state."""
+    desk.clock.advance(days=1)
+    desk.till.processor.get_dispute = lambda _id: {  # type: ignore[method-assign]
+        **dispute,
+        "status": status,
+    }
+    reversals.take_dispute(desk.till, dispute["id"])
+
+
+@pytest.mark.parametrize("status", ["appeal_needs_response", "appeal_under_review"])
+def test_a_dispute_first_heard_of_in_appeal_takes_the_credit_back(
+    desk: Desk, customer: Customer, status: str
+) -> None:
+    dispute = desk.sandbox.post(f"charges/{payment_of(customer)}/dispute")
+
+    say(desk, dispute, status)
+
+    assert (taken(customer), customer.settings().paused_code) == ([25 * USD], "dispute")
+
+
+def test_a_won_dispute_that_is_lost_in_appeal_takes_the_credit_back_again(
+    desk: Desk, customer: Customer
+) -> None:
+    dispute = desk.sandbox.post(f"charges/{payment_of(customer)}/dispute")
+
+    for status in ("needs_response", "won", "appeal_under_review", "lost"):
+        say(desk, dispute, status)
+
+    ids = [event["reversal_id"] for event in customer.events("topup_reversed")]
+    assert ids == [dispute["id"], f"{dispute['id']}:2"]
+    assert len(customer.events("topup_restored")) == 1
+
+
+def test_an_appeal_that_is_won_restores_its_own_take(desk: Desk, customer: Customer) -> None:
+    dispute = desk.sandbox.post(f"charges/{payment_of(customer)}/dispute")
+
+    for status in ("needs_response", "won", "appeal_under_review", "won", "won"):
+        say(desk, dispute, status)
+
+    ids = [event["reversal_id"] for event in customer.events("topup_restored")]
+    assert ids == [dispute["id"], f"{dispute['id']}:2"]
+
+
+def test_an_answer_that_came_late_does_not_take_the_credit_back_again(
+    desk: Desk, customer: Customer
+) -> None:
+    dispute = desk.sandbox.post(f"charges/{payment_of(customer)}/dispute")
+    for status in ("needs_response", "won"):
+        say(desk, dispute, status)
+
+    desk.clock.advance(hours=-30)
+    with pytest.raises(reversals.Overtaken):
+        say(desk, dispute, "needs_response")
+
+    assert (len(taken(customer)), customer.settings().paused_code) == (1, "")
 
 
 def test_a_lost_dispute_takes_nothing_more(desk: Desk, customer: Customer) -> None:
