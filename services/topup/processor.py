@@ -279,7 +279,7 @@ class Processor:
         return self._call(
             self._client.v1.payment_intents.retrieve,
             payment_id,
-            {"expand": ["latest_charge", "payment_method"]},
+            {"expand": ["latest_charge.balance_transaction", "payment_method"]},
         )
 
     def cancel_payment(self, payment_id: str) -> Object:
@@ -317,10 +317,13 @@ class Processor:
         return self._call(self._client.v1.disputes.retrieve, dispute_id)
 
     def payments_between(self, since_s: int, until_s: int) -> list[Object]:
-        """Every payment created in [since, until), Unix seconds."""
+        """Every payment created in [since, until), Unix seconds, with what its charge moved."""
         return self._list(
             self._client.v1.payment_intents.list,
-            {"created": {"gte": since_s, "lt": until_s}},
+            {
+                "created": {"gte": since_s, "lt": until_s},
+                "expand": ["data.latest_charge.balance_transaction"],
+            },
         )
 
     def movements_between(self, since_s: int, until_s: int) -> list[Object]:
@@ -329,6 +332,10 @@ class Processor:
             self._client.v1.balance_transactions.list,
             {"created": {"gte": since_s, "lt": until_s}, "expand": ["data.source"]},
         )
+
+    def movements_of(self, source_id: str) -> list[Object]:
+        """Every balance transaction of one refund or dispute, whenever it was."""
+        return self._list(self._client.v1.balance_transactions.list, {"source": source_id})
 
     # Notices
 

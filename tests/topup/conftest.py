@@ -104,7 +104,7 @@ class Wallet:
         return sum(
             entry.amount_micros
             for key, entry in self.entries.items()
-            if since <= entry.recorded_at < until and not key.startswith("reversal:")
+            if since <= entry.recorded_at < until and key.startswith("topup:")
         )
 
     def funds(self, user_id: UUID, _now: datetime) -> Funds:

@@ -248,21 +248,45 @@ def test_refunds_are_listed_one_by_one(processor: Processor, charge: Callable[..
     assert {refund["status"] for refund in refunds} <= {"succeeded", "pending"}
 
 
-def test_a_charge_is_in_the_balance_with_its_payment(
+def test_a_payment_is_listed_with_what_its_charge_moved(
     processor: Processor, charge: Callable[..., Object]
 ) -> None:
     payment = charge()
     made = int(payment["created"])
 
-    movements = processor.movements_between(made - 600, made + 600)
+    listed = processor.payments_between(made - 600, made + 600)
+
+    (mine,) = [found for found in listed if found["id"] == payment["id"]]
+    assert mine["latest_charge"]["balance_transaction"]["amount"] == 2_500
+
+
+def test_a_refund_is_in_the_balance_with_its_payment(
+    processor: Processor, charge: Callable[..., Object]
+) -> None:
+    payment = charge()
+    refund = processor.refund(payment["id"], 500, idempotency_key=str(uuid.uuid4()))
+    made = int(refund["created"])
+
+    listed = processor.movements_between(made - 600, made + 600)
 
     mine = [
-        movement
-        for movement in movements
-        if isinstance(movement["source"], dict)
-        and movement["source"].get("payment_intent") == payment["id"]
+        (item["source"]["id"], item["source"]["payment_intent"], item["amount"])
+        for item in listed
+        if item["reporting_category"] == "refund"
     ]
-    assert [(item["amount"], item["reporting_category"]) for item in mine] == [(2_500, "charge")]
+    assert (refund["id"], payment["id"], -500) in mine
+
+
+def test_what_a_refund_moved_is_found_by_its_id(
+    processor: Processor, charge: Callable[..., Object]
+) -> None:
+    refund = processor.refund(charge()["id"], 500, idempotency_key=str(uuid.uuid4()))
+
+    movements = processor.movements_of(refund["id"])
+
+    assert [(item["amount"], item["reporting_category"]) for item in movements] == [
+        (-500, "refund")
+    ]
 
 
 def test_a_removed_card_belongs_to_nobody(processor: Processor, card: Callable[[str], str]) -> None:

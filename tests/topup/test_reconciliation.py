@@ -7,7 +7,7 @@ import pytest
 
 from chassis.metrics import exposition
 from services.topup import reconcile, reconciliation, reversals
-from services.topup.models import Difference, Topup
+from services.topup.models import Difference, Reversal, Topup
 from services.topup.till import Entry
 from tests.topup.conftest import NOON, USD, Customer, Desk
 
@@ -29,8 +29,36 @@ def customer(desk: Desk) -> Customer:
     return customer
 
 
-def codes(desk: Desk) -> list[str]:
-    return [found.code for found in reconciliation.run(desk.till, SINCE, UNTIL)]
+def codes(desk: Desk, since: datetime = SINCE, until: datetime = UNTIL) -> list[str]:
+    """What differs, once everything has had the time to settle."""
+    desk.clock.advance(hours=1)
+    return [found.code for found in reconciliation.run(desk.till, since, until)]
+
+
+def refund(desk: Desk, customer: Customer) -> str:
+    """Three dollars more go back, which we hear of and the wallet takes."""
+    payment_id = str(customer.topups()[0].payment_id)
+    made = desk.till.processor.refund(payment_id, 300, idempotency_key="another")
+    take_refunds(desk, payment_id, made["id"])
+    return str(made["id"])
+
+
+def take_refunds(desk: Desk, payment_id: str, refund_id: str) -> None:
+    reversals.take_refunds(desk.till, payment_id)
+    desk.wallet.entries[f"reversal:{refund_id}"] = Entry(-3 * USD, desk.clock())
+
+
+def charge_again(desk: Desk, customer: Customer, amount_cents: int = 2_500) -> str:
+    """A second payment of the same top-up."""
+    desk.sandbox.post("idempotency/prune")
+    payment = desk.till.processor.charge_off_session(
+        customer_id=customer.customer_id,
+        payment_method_id=customer.cards()[0],
+        amount_cents=amount_cents,
+        topup_id=str(customer.topups()[0].topup_id),
+        user_id=str(customer.user_id),
+    )
+    return str(payment["id"])
 
 
 def change(desk: Desk, customer: Customer, **values: Any) -> Topup:
@@ -90,6 +118,46 @@ def test_a_topup_that_the_processor_does_not_know_is_found(desk: Desk, customer:
     assert "paid_without_charge" in codes(desk)
 
 
+def test_one_topup_charged_twice_is_found(desk: Desk, customer: Customer) -> None:
+    desk.clock.advance(hours=2)
+    charge_again(desk, customer)
+
+    assert codes(desk) == ["charged_twice"]
+
+
+def test_a_second_charge_that_was_given_back_is_no_difference(
+    desk: Desk, customer: Customer
+) -> None:
+    second = charge_again(desk, customer)
+    desk.till.processor.refund(second, None, idempotency_key="second")
+
+    assert codes(desk) == []
+
+
+def test_a_charge_of_another_amount_is_found(desk: Desk, customer: Customer) -> None:
+    topup = change(desk, customer, amount_micros=26 * USD)
+    desk.wallet.entries[f"topup:{topup.topup_id}"] = Entry(26 * USD, desk.clock())
+
+    assert codes(desk) == ["amount_differs"]
+
+
+@pytest.mark.parametrize("movement", [None, {"amount": 2_400}])
+def test_a_charge_that_did_not_reach_the_balance_is_found(
+    desk: Desk, customer: Customer, movement: Any
+) -> None:
+    listed = desk.till.processor.payments_between
+
+    def with_movement(since_s: int, until_s: int) -> Any:
+        payments = listed(since_s, until_s)
+        for payment in payments:
+            payment["latest_charge"]["balance_transaction"] = movement
+        return payments
+
+    desk.till.processor.payments_between = with_movement  # type: ignore[method-assign]
+
+    assert codes(desk) == ["balance_differs"]
+
+
 def test_a_refund_that_we_never_heard_of_is_found(desk: Desk, customer: Customer) -> None:
     payment_id = str(customer.topups()[0].payment_id)
     desk.till.processor.refund(payment_id, 300, idempotency_key="another")
@@ -105,6 +173,102 @@ def test_a_refund_that_the_wallet_did_not_take_back_is_found(
     }
 
     assert codes(desk) == ["reversal_not_in_ledger"]
+
+
+def test_a_refund_that_the_processor_does_not_know_is_found(desk: Desk, customer: Customer) -> None:
+    with desk.till.database.begin() as session:
+        (known,) = reversals.of_topup(session, customer.topups()[0].topup_id)
+        session.delete(known)
+        session.flush()
+        session.add(
+            Reversal(
+                reversal_id="re_never", source_id="re_never", topup_id=known.topup_id,
+                user_id=known.user_id, amount_micros=5 * USD, is_dispute=False,
+                status="succeeded", asked_at=known.taken_at, taken_at=known.taken_at,
+            )
+        )  # fmt: skip
+    desk.wallet.entries["reversal:re_never"] = Entry(-5 * USD, desk.clock())
+
+    assert codes(desk) == ["reversal_differs", "reversal_differs"]
+
+
+def test_a_refund_that_failed_and_that_the_wallet_did_not_return_is_found(
+    desk: Desk, customer: Customer
+) -> None:
+    made = refund(desk, customer)
+    desk.sandbox.post(f"refunds/{made}/fail")
+    reversals.take_refunds(desk.till, str(customer.topups()[0].payment_id))
+
+    assert codes(desk) == ["restoration_not_in_ledger"]
+
+
+def test_a_dispute_that_is_won_in_a_later_period_differs_in_neither(
+    desk: Desk, customer: Customer
+) -> None:
+    payment_id = customer.topups()[0].payment_id
+    dispute = desk.sandbox.post(f"charges/{payment_id}/dispute", amount=2_000)
+    reversals.take_dispute(desk.till, dispute["id"])
+    desk.wallet.entries[f"reversal:{dispute['id']}"] = Entry(-20 * USD, desk.clock())
+    desk.clock.advance(days=30)
+    desk.sandbox.post(f"disputes/{dispute['id']}/close", outcome="won")
+    reversals.take_dispute(desk.till, dispute["id"])
+    desk.wallet.entries[f"restored:{dispute['id']}"] = Entry(20 * USD, desk.clock())
+
+    later = timedelta(days=30)
+    assert (codes(desk), codes(desk, SINCE + later, UNTIL + later)) == ([], [])
+
+
+def test_a_charge_over_the_end_of_a_period_differs_in_neither(
+    desk: Desk, customer: Customer
+) -> None:
+    charge = desk.till.processor.charge_off_session
+
+    def slow(**call: Any) -> Any:
+        answer = charge(**call)
+        desk.clock.advance(seconds=2)
+        return answer
+
+    desk.till.processor.charge_off_session = slow  # type: ignore[method-assign]
+    desk.clock.set(UNTIL - timedelta(seconds=1))
+    customer.ask(needed_micros=90 * USD)
+    customer.credited()
+
+    assert (codes(desk), codes(desk, UNTIL, UNTIL + timedelta(days=1))) == ([], [])
+
+
+def test_a_refund_over_the_end_of_a_period_differs_in_neither(
+    desk: Desk, customer: Customer
+) -> None:
+    desk.clock.set(UNTIL - timedelta(seconds=30))
+    payment_id = str(customer.topups()[0].payment_id)
+    made = desk.till.processor.refund(payment_id, 300, idempotency_key="late")
+    desk.clock.advance(minutes=2)
+    take_refunds(desk, payment_id, made["id"])
+
+    assert (codes(desk), codes(desk, UNTIL, UNTIL + timedelta(days=1))) == ([], [])
+
+
+def test_a_credit_that_came_two_days_late_differs_on_neither_day(
+    desk: Desk, customer: Customer
+) -> None:
+    customer.ask(needed_micros=90 * USD)
+    desk.clock.advance(days=2)
+    customer.credited()
+
+    later = UNTIL + timedelta(days=2)
+    assert (codes(desk), codes(desk, later - timedelta(days=1), later)) == ([], [])
+
+
+def test_what_went_back_a_moment_ago_is_left_for_the_next_comparison(
+    desk: Desk, customer: Customer
+) -> None:
+    desk.clock.advance(hours=1)
+    payment_id = str(customer.topups()[0].payment_id)
+    desk.till.processor.refund(payment_id, 300, idempotency_key="just now")
+
+    found = reconciliation.run(desk.till, SINCE, UNTIL)
+
+    assert (found, codes(desk)) == ([], ["reversal_differs"])
 
 
 def test_a_credit_in_the_ledger_that_is_nobodys_is_found(desk: Desk, customer: Customer) -> None:
