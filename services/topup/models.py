@@ -245,6 +245,16 @@ class Switch(Base):
     changed_at: Mapped[datetime]
 
 
+class Comparison(Base):
+    """A daily comparison of the books that was made, of [since, until)."""
+
+    __tablename__ = "comparisons"
+
+    compared_at: Mapped[datetime] = mapped_column(primary_key=True)
+    since: Mapped[datetime]
+    until: Mapped[datetime]
+
+
 class Difference(Base):
     """A difference between the books that reconciliation found, until it is gone."""
 

@@ -19,7 +19,7 @@ from chassis.database import connect
 from chassis.metrics import Gauge
 from contracts.errors import ServiceError
 from services.topup import limits, problems, reconciliation
-from services.topup.models import Difference
+from services.topup.models import Comparison, Difference
 from services.topup.policy import Policy
 from services.topup.processor import Processor, ProcessorError
 from services.topup.reconciliation import Found
@@ -29,31 +29,42 @@ from services.topup.till import Till, WalletQuestions
 log = logging.getLogger(__name__)
 
 USUAL_DAYS = 3
-EVERY = timedelta(hours=24)
 AGREE, DIFFER, UNREADABLE = 0, 1, 2
 
 
 def daily(till: Till) -> None:
-    """Compare the last days, once a day; called more often, it does nothing."""
+    """Compare all days since the last comparison, once a day, and the last three in any case.
+
+    So are the days of differences that still stand, until they are gone. Called more often, or
+    before the last day has settled, it does nothing.
+    """
     now = till.clock()
+    today = limits.day_start(now)
     with till.database.exclusively("topup.reconciliation") as is_mine:
         with till.database.read() as session:
-            last = session.scalar(
-                select(func.max(Difference.seen_at)).where(Difference.key == MARK)
-            )
-        if not is_mine or (last is not None and now - last < EVERY):
+            last = session.scalar(select(func.max(Comparison.until)))
+            standing = session.scalars(
+                select(Difference.occurred_at).where(Difference.gone_at.is_(None))
+            ).all()
+        is_settled = now >= today + reconciliation.SETTLES_WITHIN
+        if not is_mine or not is_settled or (last is not None and last >= today):
             return
-        since, until = period(None, f"{limits.day_start(now):%Y-%m-%d}", now)
-        found = reconciliation.run(till, since, until)
-        _mark(till, now)
+        since = min(last or today, today - timedelta(days=USUAL_DAYS))
+        older = {limits.day_start(moment) for moment in standing if moment < since}
+        periods = [*((day, limits.day_end(day)) for day in sorted(older)), (since, today)]
+        found = {
+            difference.key
+            for start, end in periods
+            for difference in reconciliation.run(till, start, end)
+        }
+        with till.database.begin() as session:
+            session.add(Comparison(compared_at=now, since=since, until=today))
     log.log(
         logging.ERROR if found else logging.INFO,
         "books compared",
-        extra={"differences": len(found), "since": f"{since}", "until": f"{until}"},
+        extra={"differences": len(found), "since": f"{since}", "until": f"{today}"},
     )
 
-
-MARK = "compared:daily"
 
 GAUGES = {
     "reconciliation_differences": Gauge(
@@ -67,22 +78,9 @@ GAUGES = {
     ),
     "reconciliation_age_seconds": Gauge(
         "How long ago the books were compared by the daily timer.",
-        "SELECT coalesce(extract(epoch FROM now() - max(seen_at)), 0) FROM differences"  # noqa: S608
-        f" WHERE key = '{MARK}'",
+        "SELECT coalesce(extract(epoch FROM now() - max(compared_at)), 0) FROM comparisons",
     ),
 }
-
-
-def _mark(till: Till, now: datetime) -> None:
-    """Note that a comparison was made: a difference that is gone as soon as it is found."""
-    with till.database.begin() as session:
-        session.merge(
-            Difference(
-                key=MARK, code="compared", payment_id="", amount_micros=0,
-                message="the daily comparison", occurred_at=now, found_at=now, seen_at=now,
-                gone_at=now,
-            )
-        )  # fmt: skip
 
 
 def period(since: str | None, until: str | None, now: datetime) -> tuple[datetime, datetime]:

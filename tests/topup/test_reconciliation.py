@@ -4,10 +4,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from chassis.metrics import exposition
 from services.topup import reconcile, reconciliation, reversals
-from services.topup.models import Difference, Reversal, Topup
+from services.topup.models import Comparison, Difference, Reversal, Topup
 from services.topup.till import Entry
 from tests.topup.conftest import NOON, USD, Customer, Desk
 
@@ -305,15 +306,83 @@ def test_the_metric_counts_the_differences_that_stand(desk: Desk, customer: Cust
     assert "topup_reconciliation_differences 1.0" in shown
 
 
+def compared(desk: Desk) -> list[Comparison]:
+    with desk.till.database.read() as session:
+        return list(session.scalars(select(Comparison).order_by(Comparison.compared_at)))
+
+
+def standing(desk: Desk) -> list[str]:
+    with desk.till.database.read() as session:
+        return list(session.scalars(select(Difference.code).where(Difference.gone_at.is_(None))))
+
+
 def test_the_daily_comparison_runs_once_a_day(desk: Desk, customer: Customer) -> None:
-    runs = []
     for _ in range(30):
         reconcile.daily(desk.till)
-        with desk.till.database.read() as session:
-            runs.append(session.get_one(Difference, reconcile.MARK).seen_at)
         desk.clock.advance(hours=1)
 
-    assert len(set(runs)) == 2
+    assert len(compared(desk)) == 2
+
+
+def test_the_daily_comparison_waits_until_the_day_has_settled(
+    desk: Desk, customer: Customer
+) -> None:
+    desk.clock.set(UNTIL + timedelta(minutes=14))
+    reconcile.daily(desk.till)
+    early = compared(desk)
+    desk.clock.set(UNTIL + timedelta(minutes=15))
+    reconcile.daily(desk.till)
+
+    assert (early, [done.until for done in compared(desk)]) == ([], [UNTIL])
+
+
+def test_the_daily_comparison_compares_the_ledgers_totals(desk: Desk, customer: Customer) -> None:
+    desk.wallet.entries["topup:from-nowhere"] = Entry(9 * USD, desk.clock())
+    desk.clock.set(UNTIL + timedelta(minutes=15))
+
+    reconcile.daily(desk.till)
+
+    assert standing(desk) == ["ledger_total_differs"]
+
+
+def test_a_credit_that_is_nobodys_stands_however_often_the_books_are_compared(
+    desk: Desk, customer: Customer
+) -> None:
+    desk.wallet.entries["topup:from-nowhere"] = Entry(9 * USD, desk.clock())
+    desk.clock.set(UNTIL + timedelta(hours=1))
+    for _ in range(6):
+        reconcile.daily(desk.till)
+        desk.clock.advance(days=1)
+
+    assert standing(desk) == ["ledger_total_differs"]
+
+
+def test_after_a_week_away_every_day_of_it_is_compared(desk: Desk, customer: Customer) -> None:
+    reconcile.daily(desk.till)
+    payment_id = str(customer.topups()[0].payment_id)
+    desk.till.processor.refund(payment_id, 300, idempotency_key="unheard")
+    desk.clock.advance(days=7)
+
+    reconcile.daily(desk.till)
+
+    assert standing(desk) == ["reversal_differs"]
+
+
+def test_a_difference_that_is_mended_after_four_days_is_gone(
+    desk: Desk, customer: Customer
+) -> None:
+    (topup,) = customer.topups()
+    entry = desk.wallet.entries.pop(f"topup:{topup.topup_id}")
+    for _ in range(5):
+        desk.clock.advance(days=1)
+        reconcile.daily(desk.till)
+    before = standing(desk)
+    desk.wallet.entries[f"topup:{topup.topup_id}"] = entry
+
+    desk.clock.advance(days=1)
+    reconcile.daily(desk.till)
+
+    assert (before, standing(desk)) == (["paid_not_credited"], [])
 
 
 @pytest.mark.parametrize(
