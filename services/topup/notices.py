@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 LEASE = timedelta(seconds=60)
 """How long a notice belongs to whoever works on it, before the timer takes it up."""
 DELAYS_S = (5, 30, 120, 600, 3_600)
+KEPT_BY_PROCESSOR = timedelta(days=30)
 KEPT = timedelta(days=90)
 
 
@@ -184,12 +185,12 @@ def due(session: Session, now: datetime, limit: int = 100) -> list[str]:
 
 
 def forget_old(session: Session, now: datetime) -> None:
-    """The processor repeats a notice for three days: older ones serve nobody."""
+    """The processor keeps an event for thirty days: older ones serve nobody."""
     session.execute(delete(Notice).where(Notice.processed_at < now - KEPT))
 
 
-def sweep_undelivered(till: Till, reaches_back: timedelta) -> int:
+def sweep_undelivered(till: Till) -> int:
     """Fetch what the processor could not deliver, after an outage of ours; how many were new."""
-    since = till.clock() - reaches_back
+    since = till.clock() - KEPT_BY_PROCESSOR
     events = till.processor.undelivered_events(int(since.timestamp()))
     return sum(store(till, event) for event in reversed(events))

@@ -2,7 +2,6 @@
 
 import base64
 import functools
-from datetime import timedelta
 
 from sqlalchemy.orm import Session
 
@@ -320,7 +319,7 @@ class TopupService:
 
     @timer(interval_s=300)
     def sweep_undelivered_notices(self) -> None:
-        notices.sweep_undelivered(self.till, timedelta(days=3))
+        notices.sweep_undelivered(self.till)
 
     @timer(interval_s=3_600)
     def reconcile(self) -> None:
