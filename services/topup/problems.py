@@ -2,12 +2,15 @@
 
     python -m services.topup.problems
 
-prints them, the oldest first, and exits with 1 when there are any.
+prints them, the oldest first, and exits with 1 when there are any, with 2 when the database
+could not be read.
 """
 
+import sys
 from datetime import datetime, timedelta
 
 from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from chassis.clock import utc_now
@@ -21,6 +24,7 @@ STUCK_AFTER = timedelta(minutes=10)
 UNDONE_AFTER = timedelta(minutes=10)
 RECENT = timedelta(days=7)
 PRINTED_MAX = 1_000
+UNREADABLE = 2
 
 
 def listed(session: Session, now: datetime, limit: int) -> ProblemList:
@@ -162,8 +166,13 @@ def line(age: timedelta, code: str, reference: str, message: str) -> str:
 def main() -> int:
     """See the head of this file."""
     now = utc_now()
-    with connect(get_settings().database_url, pool_size=1).read() as session:
-        found = listed(session, now, PRINTED_MAX).problems
+    database = connect(get_settings().database_url, pool_size=1)
+    try:
+        with database.read() as session:
+            found = listed(session, now, PRINTED_MAX).problems
+    except SQLAlchemyError as error:
+        print(f"The database could not be read: {error}", file=sys.stderr)
+        return UNREADABLE
     print(report(found, now))
     return 1 if found else 0
 

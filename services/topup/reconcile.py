@@ -12,6 +12,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from chassis.client import RpcClient
 from chassis.clock import utc_now
@@ -29,7 +30,7 @@ from services.topup.till import Till, WalletQuestions
 log = logging.getLogger(__name__)
 
 USUAL_DAYS = 3
-AGREE, DIFFER, UNREADABLE = 0, 1, 2
+AGREE, DIFFER = 0, 1
 
 
 def daily(till: Till) -> None:
@@ -133,9 +134,9 @@ def main(arguments: list[str] | None = None) -> int:
             later=lambda work, *arguments: None,  # noqa: ARG005
         )
         found = reconciliation.run(till, since, until)
-    except (ProcessorError, ServiceError) as error:
+    except (ProcessorError, ServiceError, SQLAlchemyError) as error:
         print(f"The books could not be read: {error}", file=sys.stderr)
-        return UNREADABLE
+        return problems.UNREADABLE
     finally:
         client.close()
     print(report(found, now))

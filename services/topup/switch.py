@@ -5,13 +5,16 @@
     python -m services.topup.switch
 
 It writes to the database directly, so that it works while the broker is away. The last form
-says how the switch stands.
+says how the switch stands. It exits with 2 when the database does not answer: then nothing was
+changed.
 """
 
 import argparse
+import sys
 from datetime import datetime
 
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from chassis.clock import utc_now
@@ -76,13 +79,18 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     settings = get_settings()
     database = connect(settings.database_url, pool_size=1)
-    if given.action:
-        is_stopped = given.action == "stop"
-        command = SetOperatorSwitch(is_stopped=is_stopped, reason=given.reason, changed_by=given.by)
+    try:
         with database.begin() as session:
-            turn(session, command, utc_now())
-    with database.read() as session:
-        print(sentence(state(session, Policy.from_settings(settings))))
+            if given.action:
+                command = SetOperatorSwitch(
+                    is_stopped=given.action == "stop", reason=given.reason, changed_by=given.by
+                )
+                turn(session, command, utc_now())
+            stands = state(session, Policy.from_settings(settings))
+    except SQLAlchemyError as error:
+        print(f"The switch was not turned, the database does not answer: {error}", file=sys.stderr)
+        return 2
+    print(sentence(stands))
     return 0
 
 

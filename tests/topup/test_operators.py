@@ -1,21 +1,27 @@
 """The operators' commands, as somebody with a terminal beside the service runs them."""
 
+from datetime import timedelta
 from subprocess import CompletedProcess
 from uuid import UUID
 
+import pytest
+
+from chassis.clock import utc_now
 from services.topup import problems
 from services.topup.models import Topup
 from tests.system import run_command
 from tests.topup.conftest import NOON, Desk
 
 
-def command(desk: Desk, module: str, *arguments: str) -> CompletedProcess[str]:
+def command(desk: Desk, module: str, *arguments: str, **settings: str) -> CompletedProcess[str]:
     return run_command(
         desk.till.database,
         f"services.topup.{module}",
         *arguments,
         STRIPE_API_KEY="sk_test_of_the_tests",
+        STRIPE_API_BASE=desk.sandbox.url,
         STRIPE_WEBHOOK_SECRET="whsec_of_the_tests",
+        **settings,
     )
 
 
@@ -38,6 +44,33 @@ def test_turning_the_switch_needs_a_name_and_a_reason(desk: Desk) -> None:
 
     assert ended.returncode == 2
     assert "--by" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("reconcile",),
+        ("problems",),
+        ("switch",),
+        ("switch", "stop", "--by", "tests", "--reason", "Drill"),
+    ],
+)
+def test_a_database_that_is_away_is_told_from_what_is_wrong(
+    desk: Desk, arguments: tuple[str, ...]
+) -> None:
+    ended = command(desk, *arguments, DATABASE_URL="postgresql+psycopg2://a:b@127.0.0.1:9/away")
+
+    assert (ended.returncode, "Traceback" in ended.stderr) == (2, False)
+    assert "Connection refused" in ended.stderr
+
+
+def test_a_wallet_that_is_away_makes_the_books_unreadable(desk: Desk) -> None:
+    desk.clock.set(utc_now() - timedelta(hours=1))
+    desk.customer().ask()
+
+    ended = command(desk, "reconcile")
+
+    assert (ended.returncode, "Traceback" in ended.stderr) == (2, False)
 
 
 def test_a_problem_is_printed_and_sets_the_exit_status(desk: Desk) -> None:
