@@ -1,10 +1,10 @@
 """Saved cards: a mirror of what the processor keeps, one of them the default."""
 
 import logging
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import select, update
+from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from chassis.identifiers import new_id
@@ -19,6 +19,7 @@ from services.topup.till import Till
 log = logging.getLogger(__name__)
 
 EXPIRES_SOON_MONTHS = 2
+LEASE = timedelta(minutes=5)
 
 
 def to_keep(payment: Object) -> Object | None:
@@ -183,15 +184,21 @@ def detach(till: Till, payment_method_id: str) -> None:
         )
 
 
-def to_detach(session: Session, limit: int = 50) -> list[str]:
-    """Removed cards that the processor still keeps."""
-    return list(
-        session.scalars(
-            select(Card.payment_method_id)
-            .where(Card.removed_at.is_not(None), Card.detached_at.is_(None))
-            .limit(limit)
+def to_detach(session: Session, now: datetime, limit: int = 50) -> list[str]:
+    """Removed cards that the processor still keeps, each leased to the caller for a while."""
+    rows = session.scalars(
+        select(Card)
+        .where(
+            Card.removed_at.is_not(None),
+            Card.detached_at.is_(None),
+            or_(Card.detach_at.is_(None), Card.detach_at <= now),
         )
-    )
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    ).all()
+    for card in rows:
+        card.detach_at = now + LEASE
+    return [card.payment_method_id for card in rows]
 
 
 def warn_of_expiry(session: Session, now: datetime, limit: int = 200) -> int:

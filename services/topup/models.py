@@ -31,7 +31,7 @@ class Customer(Base):
 
 class Card(Base):
     """A saved card, as the processor last described it. ``detached_at``: it knows that we
-    forgot the card."""
+    forgot the card; ``detach_at``: when it is told so again."""
 
     __tablename__ = "cards"
 
@@ -45,6 +45,7 @@ class Card(Base):
     is_default: Mapped[bool] = mapped_column(default=False)
     added_at: Mapped[datetime]
     removed_at: Mapped[datetime | None]
+    detach_at: Mapped[datetime | None]
     detached_at: Mapped[datetime | None]
     expiry_warned_at: Mapped[datetime | None]
 

@@ -173,15 +173,17 @@ def _subject(body: Object) -> Object:
 
 
 def due(session: Session, now: datetime, limit: int = 100) -> list[str]:
-    """Notices that a crash or a failure left undone."""
-    return list(
-        session.scalars(
-            select(Notice.event_id)
-            .where(Notice.next_try_at <= now)
-            .order_by(Notice.next_try_at)
-            .limit(limit)
-        )
-    )
+    """Notices that a crash or a failure left undone, each leased to the caller for a while."""
+    rows = session.scalars(
+        select(Notice)
+        .where(Notice.next_try_at <= now)
+        .order_by(Notice.next_try_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    ).all()
+    for notice in rows:
+        notice.next_try_at = now + LEASE
+    return [notice.event_id for notice in rows]
 
 
 def forget_old(session: Session, now: datetime) -> None:

@@ -291,7 +291,7 @@ class TopupService:
 
     @timer(interval_s=1)
     def sweep_triggers(self) -> None:
-        with self.database.read() as session:
+        with self.database.begin() as session:
             due = triggers.due(session, utc_now())
         for trigger_id in due:
             self.later(charges.pursue, self.till, trigger_id)
@@ -305,15 +305,15 @@ class TopupService:
 
     @timer(interval_s=2)
     def work_off_notices(self) -> None:
-        with self.database.read() as session:
+        with self.database.begin() as session:
             due = notices.due(session, utc_now())
         for event_id in due:
             self.later(notices.work_off, self.till, event_id)
 
     @timer(interval_s=30)
     def detach_removed_cards(self) -> None:
-        with self.database.read() as session:
-            removed = cards.to_detach(session)
+        with self.database.begin() as session:
+            removed = cards.to_detach(session, utc_now())
         for payment_method_id in removed:
             self.later(cards.detach, self.till, payment_method_id)
 

@@ -16,6 +16,7 @@ from chassis.identifiers import new_id
 from contracts.topup import RefusalCode, Trigger
 from services.topup.models import Topup, TriggerRecord
 
+LEASE = timedelta(seconds=10)
 PURCHASES_FIRST = timedelta(seconds=5)
 """After a credit, waiting purchases take their money before we look what is still lacking."""
 WAITS_AT_MOST = {
@@ -178,15 +179,17 @@ def credit_arrived(session: Session, user_id: UUID, now: datetime) -> None:
 
 
 def due(session: Session, now: datetime, limit: int = 100) -> list[UUID]:
-    """The triggers that nobody has decided about, oldest first."""
-    return list(
-        session.scalars(
-            select(TriggerRecord.trigger_id)
-            .where(TriggerRecord.due_at <= now)
-            .order_by(TriggerRecord.due_at)
-            .limit(limit)
-        )
-    )
+    """Triggers that nobody has decided about, oldest first, each leased to the caller."""
+    rows = session.scalars(
+        select(TriggerRecord)
+        .where(TriggerRecord.due_at <= now)
+        .order_by(TriggerRecord.due_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    ).all()
+    for record in rows:
+        record.due_at = now + LEASE
+    return [record.trigger_id for record in rows]
 
 
 def postpone(record: TriggerRecord, until: datetime | None) -> None:

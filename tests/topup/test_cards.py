@@ -75,18 +75,22 @@ def test_a_removed_card_is_detached_at_the_processor(desk: Desk) -> None:
     assert desk.till.processor.get_payment_method(card)["customer"] is None
 
 
+def to_detach(desk: Desk) -> list[str]:
+    with desk.till.database.begin() as session:
+        return cards.to_detach(session, desk.clock())
+
+
 def test_a_detachment_that_fails_is_repeated(desk: Desk) -> None:
     customer = desk.customer(enabled=False)
     (card,) = customer.cards()
     desk.sandbox.switch("reset_before", match={"path": "/v1/payment_methods/*/detach"})
     remove(desk, customer, card)
-    with desk.till.database.read() as session:
-        left = cards.to_detach(session)
+    left = to_detach(desk)
 
     cards.detach(desk.till, card)
 
-    with desk.till.database.read() as session:
-        assert (left, cards.to_detach(session)) == ([card], [])
+    desk.clock.advance(minutes=6)
+    assert (left, to_detach(desk)) == ([card], [])
 
 
 def test_removing_the_card_of_automatic_topup_pauses_it_and_says_so(desk: Desk) -> None:
@@ -239,3 +243,17 @@ def test_a_card_that_is_good_for_years_is_not_told_of(desk: Desk) -> None:
         told = cards.warn_of_expiry(session, datetime(2027, 3, 10, tzinfo=UTC))
 
     assert (told, customer.events("card_expiring")) == (0, [])
+
+
+def test_a_removed_card_is_queued_once_while_the_workers_are_busy(desk: Desk) -> None:
+    customer = desk.customer(enabled=False)
+    (card,) = customer.cards()
+    with desk.till.database.begin() as session:
+        cards.remove(session, customer.user_id, card, desk.clock())
+
+    queued = []
+    for _ in range(4):
+        queued += to_detach(desk)
+        desk.clock.advance(seconds=30)
+
+    assert queued == [card]

@@ -4,7 +4,7 @@ import pytest
 
 from chassis.identifiers import new_id
 from contracts.topup import RefusalCode, TopupKind, TopupStatus, Trigger
-from services.topup import outcomes, topups
+from services.topup import outcomes, topups, triggers
 from services.topup.auto_topup import Refusal
 from services.topup.processor import Declined, Object, OutcomeUnknown, ProcessorError, Rejected
 from tests.topup.conftest import NOON, USD, Card, Desk
@@ -245,3 +245,15 @@ def test_nothing_leads_back_from_paid(status: TopupStatus, onward: set[TopupStat
         topup.status = status
         with pytest.raises(topups.IllegalMove):
             topups.move(topup, other, NOON)
+
+
+def test_a_due_trigger_is_queued_once_while_the_workers_are_busy(desk: Desk) -> None:
+    trigger_id = desk.customer().raise_trigger()
+
+    queued = []
+    for _ in range(8):
+        with desk.till.database.begin() as session:
+            queued += triggers.due(session, desk.clock())
+        desk.clock.advance(seconds=1)
+
+    assert queued == [trigger_id]

@@ -196,6 +196,22 @@ def test_a_notice_that_a_crash_left_is_worked_off_by_the_timer(desk: Desk) -> No
     assert customer.statuses() == ["paid"]
 
 
+def test_a_notice_is_queued_once_while_the_workers_are_busy(desk: Desk) -> None:
+    pay_by_hand(desk)
+    (event,) = events_of(desk, "checkout.session.completed")
+    body = json.dumps(event)
+    notices.receive(desk.till, ReceiveWebhook(payload=body, signature=signed(body)))
+    desk.clock.advance(seconds=61)
+
+    queued = []
+    for _ in range(8):
+        with desk.till.database.begin() as session:
+            queued += notices.due(session, desk.clock())
+        desk.clock.advance(seconds=2)
+
+    assert queued == [event["id"]]
+
+
 def test_the_return_page_learns_of_the_payment_without_any_webhook(desk: Desk) -> None:
     from services.topup import checkout
 
