@@ -13,6 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import delete, select
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import DataError
 from sqlalchemy.orm import Session
 
 from chassis.crash_points import crash_point
@@ -52,27 +53,35 @@ def store(till: Till, body: Any) -> bool:
     """Keep an event of the processor's, to be worked off now; False if it is known."""
     if not isinstance(body, dict) or body.get("object") != "event" or not body.get("id"):
         raise BadRequest("This notice is not an event with its object inside.", "payload")
-    now = till.clock()
-    with till.database.begin() as session:
-        event_id = session.scalar(
-            insert(Notice)
-            .values(
-                event_id=body["id"],
-                type=body.get("type", ""),
-                object_id=_subject(body).get("id") or "",
-                body=body,
-                received_at=now,
-                next_try_at=now + LEASE,
-                tries=0,
-                last_error="",
-            )
-            .on_conflict_do_nothing()
-            .returning(Notice.event_id)
-        )
-        if event_id is not None:
-            after_commit(session, lambda: till.later(work_off, till, event_id))
+    try:
+        with till.database.begin() as session:
+            event_id = _insert(session, body, till.clock())
+            if event_id is not None:
+                after_commit(session, lambda: till.later(work_off, till, event_id))
+    except (DataError, ValueError):
+        # PostgreSQL's text holds no NUL, which JSON does; the driver says the one or the other.
+        raise BadRequest("This notice holds what cannot be stored.", "payload") from None
     crash_point("topup.after_notice")
     return event_id is not None
+
+
+def _insert(session: Session, body: Object, now: datetime) -> str | None:
+    """Its id, or None if it is known."""
+    return session.scalar(
+        insert(Notice)
+        .values(
+            event_id=body["id"],
+            type=body.get("type", ""),
+            object_id=_subject(body).get("id") or "",
+            body=body,
+            received_at=now,
+            next_try_at=now + LEASE,
+            tries=0,
+            last_error="",
+        )
+        .on_conflict_do_nothing()
+        .returning(Notice.event_id)
+    )
 
 
 def work_off(till: Till, event_id: str) -> None:
@@ -195,4 +204,12 @@ def sweep_undelivered(till: Till) -> int:
     """Fetch what the processor could not deliver, after an outage of ours; how many were new."""
     since = till.clock() - KEPT_BY_PROCESSOR
     events = till.processor.undelivered_events(int(since.timestamp()))
-    return sum(store(till, event) for event in reversed(events))
+    return sum(_store_if_possible(till, event) for event in reversed(events))
+
+
+def _store_if_possible(till: Till, event: Object) -> bool:
+    try:
+        return store(till, event)
+    except BadRequest as error:
+        log.error("an event cannot be stored", extra={"event": event.get("id"), "why": str(error)})
+        return False

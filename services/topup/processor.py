@@ -341,6 +341,8 @@ class Processor:
 
     def verify_notice(self, payload: str, signature: str) -> None:
         """Raises :class:`BadSignature` unless Stripe signed this body within the tolerance."""
+        if not signature.isascii():
+            raise BadSignature("it holds characters that no signature has")
         try:
             stripe.WebhookSignature.verify_header(
                 payload, signature, self._webhook_secret, self._webhook_tolerance_s

@@ -81,7 +81,7 @@ def test_a_webhook_after_the_credit_changes_nothing(desk: Desk) -> None:
 
 @pytest.mark.parametrize(
     "signature",
-    ["", "t=1,v1=00", "v1=00", "nonsense", "t=99999999999,v1="],
+    ["", "t=1,v1=00", "v1=00", "nonsense", "t=99999999999,v1=", "t=99999999999,v1=é"],
 )
 def test_a_wrong_signature_is_refused(desk: Desk, signature: str) -> None:
     with pytest.raises(BadRequest):
@@ -101,7 +101,17 @@ def test_an_old_signature_is_refused(desk: Desk) -> None:
         notices.receive(desk.till, ReceiveWebhook(payload="{}", signature=old))
 
 
-@pytest.mark.parametrize("body", ["not json", "[]", "{}", '{"object": "v2.core.event", "id": "e"}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "not json",
+        "[]",
+        "{}",
+        '{"object": "v2.core.event", "id": "e"}',
+        '{"object": "event", "id": "e", "data": {"object": {"id": "x", "name": "a\\u0000b"}}}',
+        '{"object": "event", "id": "e\\u0000"}',
+    ],
+)
 def test_a_signed_body_that_is_no_event_is_refused(desk: Desk, body: str) -> None:
     with pytest.raises(BadRequest):
         notices.receive(desk.till, ReceiveWebhook(payload=body, signature=signed(body)))
@@ -304,6 +314,17 @@ def test_events_that_were_never_delivered_are_fetched_after_an_outage(
     desk.drain()
 
     assert (fresh, again, customer.statuses()) == (1, 0, ["paid"])
+
+
+def test_an_event_that_cannot_be_stored_does_not_keep_the_others_away(desk: Desk) -> None:
+    unreadable = {"object": "event", "id": "evt_nul", "type": "\0"}
+    other = {"object": "event", "id": "evt_other", "type": "charge.updated"}
+    desk.till.processor.undelivered_events = lambda _since_s: [  # type: ignore[method-assign]
+        other,
+        unreadable,
+    ]
+
+    assert notices.sweep_undelivered(desk.till) == 1
 
 
 def test_the_amount_of_a_topup_by_hand_is_what_was_asked(desk: Desk) -> None:
