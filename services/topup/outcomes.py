@@ -28,6 +28,7 @@ from services.topup.processor import (
 log = logging.getLogger(__name__)
 
 STILL_ASKING = "The card processor has not answered yet. It is asked again."
+PAID = (TopupStatus.PAID, TopupStatus.CREDITED)
 OPEN = (TopupStatus.PROCESSING, TopupStatus.UNKNOWN)
 
 
@@ -73,6 +74,8 @@ def settle(
     status = payment["status"]
     if status == "succeeded":
         _settle_paid(session, settings, topup, payment, now)
+        if not is_paid_with(topup, payment) and is_given_back(payment):
+            topup.problem = ""
     elif topup.kind == TopupKind.MANUAL or topup.status not in OPEN:
         # On the hosted page a declined card is not the end: the person tries another.
         return
@@ -97,7 +100,7 @@ def _settle_paid(
     payment: Object,
     now: datetime,
 ) -> None:
-    if topup.status in (TopupStatus.PAID, TopupStatus.CREDITED):
+    if topup.status in PAID:
         if topup.payment_id != payment["id"]:
             _flag(topup, f"paid twice: {topup.payment_id} and {payment['id']}")
         return
@@ -133,6 +136,18 @@ def _use_confirmed_card_from_now_on(
     settings.payment_method_id = method["id"]
     if settings.backup_payment_method_id == method["id"]:
         settings.backup_payment_method_id = None
+
+
+def is_paid_with(topup: Topup, payment: Object) -> bool:
+    """Whether this payment is the one that was credited."""
+    return topup.status in PAID and topup.payment_id == payment["id"]
+
+
+def is_given_back(payment: Object) -> bool:
+    """Whether all of it was refunded: then nobody misses the credit."""
+    charge = payment.get("latest_charge")
+    refunded = charge["amount_refunded"] if isinstance(charge, dict) else 0
+    return bool(refunded >= payment["amount_received"])
 
 
 def mismatch(topup: Topup, payment: Object) -> str:
@@ -207,7 +222,8 @@ def _record_rejection(
     """The processor refused the request itself: the card is gone, or we asked wrongly."""
     message = declines.sentence(error.code)
     topups.mark_failed(session, topup, error.code, message, now)
-    _flag(topup, f"rejected by the card processor: {error.message}"[:500])
+    about = {"topup": str(topup.topup_id), "reason": error.message}
+    log.error("a charge was rejected by the card processor", extra=about)
     if settings is None:
         return
     if error.code == KEY_REFUSED:

@@ -21,13 +21,12 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from chassis.money import format_usd, from_cents
-from contracts.topup import TopupStatus
 from services.topup import limits
 from services.topup.models import Difference, Reversal, Topup
+from services.topup.outcomes import PAID, is_given_back, is_paid_with
 from services.topup.processor import CURRENCY, Missing, Object
 from services.topup.till import Till
 
-PAID = (TopupStatus.PAID, TopupStatus.CREDITED)
 SETTLES_WITHIN = timedelta(minutes=15)
 """What is younger may still be on its way between two books."""
 CREDITED_WITHIN = timedelta(days=30)
@@ -109,8 +108,8 @@ def _payments_against_topups(books: Books) -> Iterable[Found]:
     topups = {str(topup.topup_id): topup for topup in books.topups}
     for payment in _taken(books):
         topup = topups.get(payment["metadata"].get("topup_id", ""))
-        is_credited = topup is not None and _is_paid_with(topup, payment)
-        if is_credited or not _is_given_back(payment):
+        is_credited = topup is not None and is_paid_with(topup, payment)
+        if is_credited or not is_given_back(payment):
             yield from _payment_against_topup(payment, topup)
 
 
@@ -123,7 +122,7 @@ def _payment_against_topup(payment: Object, topup: Topup | None) -> Iterable[Fou
     if topup.status not in PAID:
         message = f"{format_usd(amount)} was taken, and the top-up is {topup.status}"
         yield _of_payment(payment, "charged_not_paid", message, topup)
-    elif not _is_paid_with(topup, payment):
+    elif not is_paid_with(topup, payment):
         message = f"one top-up, two payments: {topup.payment_id} and {payment['id']}"
         yield _of_payment(payment, "charged_twice", message, topup)
     if amount != topup.amount_micros or payment["currency"] != CURRENCY:
@@ -134,18 +133,8 @@ def _payment_against_topup(payment: Object, topup: Topup | None) -> Iterable[Fou
         yield _of_payment(payment, "amount_differs", message, topup)
 
 
-def _is_paid_with(topup: Topup, payment: Object) -> bool:
-    return topup.status in PAID and topup.payment_id == payment["id"]
-
-
 def _taken(books: Books) -> list[Object]:
     return [payment for payment in books.payments if payment["status"] == "succeeded"]
-
-
-def _is_given_back(payment: Object) -> bool:
-    """Whether all of it was refunded: then nobody misses the credit."""
-    refunded = (payment["latest_charge"] or {}).get("amount_refunded", 0)
-    return bool(refunded >= payment["amount_received"])
 
 
 def _topups_against_payments(books: Books, since: datetime, until: datetime) -> Iterable[Found]:

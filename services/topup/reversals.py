@@ -17,7 +17,7 @@ from chassis.identifiers import new_id
 from chassis.money import format_usd, from_cents
 from chassis.outbox import publish
 from contracts.errors import NotFound
-from contracts.topup import TopupRestored, TopupReversed, TopupStatus
+from contracts.topup import TopupRestored, TopupReversed
 from services.topup import disputes, outcomes, pauses
 from services.topup.models import AutoTopupSettings, Reversal, Topup
 from services.topup.processor import Object
@@ -25,7 +25,6 @@ from services.topup.till import Till
 
 log = logging.getLogger(__name__)
 
-PAID = (TopupStatus.PAID, TopupStatus.CREDITED)
 REFUND_TAKES = ("pending", "requires_action", "succeeded")
 REFUND_RETURNS = ("failed", "canceled")
 
@@ -78,17 +77,16 @@ def _credited_by(till: Till, payment_id: str | None) -> UUID | None:
     None where nothing was credited, so that nothing is to be taken back: the payment is of
     another kind or nobody's, the second one of its top-up, or does not agree with it.
     """
-    topup = None
     if payment_id is not None:
         payment = till.processor.get_payment(payment_id)
         try:
             topup_id = UUID(payment["metadata"].get("topup_id", ""))
             with till.database.begin() as session:
                 topup = outcomes.record(session, till.policy, topup_id, payment, till.clock())
+            if outcomes.is_paid_with(topup, payment):
+                return topup_id
         except (ValueError, NotFound):
             pass
-    if topup is not None and topup.status in PAID and topup.payment_id == payment_id:
-        return topup.topup_id
     log.warning("money went back that was never credited", extra={"payment": payment_id})
     return None
 

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from chassis.database import Connected, connect
 from chassis.identifiers import new_id
+from chassis.money import to_cents
 from contracts.topup import (
     ConfigureAutoTopup,
     StartCardSetup,
@@ -275,6 +276,18 @@ class Customer:
         outcome = charges.pursue(self.desk.till, trigger_id)
         self.desk.drain()
         return outcome
+
+    def charge_again(self) -> dict[str, Any]:
+        """A second payment of the first top-up, as if the processor had forgotten its key."""
+        (topup,) = self.topups()
+        self.desk.sandbox.post("idempotency/prune")
+        return self.desk.till.processor.charge_off_session(
+            customer_id=self.customer_id,
+            payment_method_id=self.cards()[0],
+            amount_cents=to_cents(topup.amount_micros),
+            topup_id=str(topup.topup_id),
+            user_id=str(self.user_id),
+        )
 
     def start_topup(self, amount_micros: int = 25 * USD, **changes: Any) -> Any:
         values: dict[str, Any] = {

@@ -7,10 +7,11 @@ from uuid import UUID
 import pytest
 
 from chassis.clock import utc_now
-from services.topup import problems
+from services.topup import problems, reversals
 from services.topup.models import Topup
 from tests.system import run_command
 from tests.topup.conftest import NOON, Desk
+from tests.topup.test_reversals import pay_again
 
 
 def command(desk: Desk, module: str, *arguments: str, **settings: str) -> CompletedProcess[str]:
@@ -84,6 +85,34 @@ def test_a_problem_is_printed_and_sets_the_exit_status(desk: Desk) -> None:
     assert ended.returncode == 1
     assert str(topup.topup_id) in ended.stdout
     assert "paid twice" in ended.stdout
+
+
+def listed(desk: Desk) -> list[str]:
+    with desk.till.database.read() as session:
+        return [problem.code for problem in problems.listed(session, desk.clock(), 9).problems]
+
+
+def test_a_card_that_vanished_is_no_problem_for_ever(desk: Desk) -> None:
+    customer = desk.customer()
+    desk.till.processor.detach_payment_method(customer.cards()[0])
+    customer.ask()
+    soon = listed(desk)
+    desk.clock.advance(days=8)
+
+    assert (soon, listed(desk)) == (["topup_failed"], [])
+
+
+def test_a_second_payment_is_a_problem_until_it_is_given_back(desk: Desk) -> None:
+    customer = desk.customer()
+    customer.ask()
+    customer.credited()
+    second = pay_again(desk, customer)
+    before = listed(desk)
+    desk.till.processor.refund(second, None, idempotency_key="second")
+
+    reversals.take_refunds(desk.till, second)
+
+    assert (before, listed(desk)) == (["payment_flagged"], [])
 
 
 def test_no_problem_is_said_so() -> None:

@@ -49,19 +49,6 @@ def take_refunds(desk: Desk, payment_id: str, refund_id: str) -> None:
     desk.wallet.entries[f"reversal:{refund_id}"] = Entry(-3 * USD, desk.clock())
 
 
-def charge_again(desk: Desk, customer: Customer, amount_cents: int = 2_500) -> str:
-    """A second payment of the same top-up."""
-    desk.sandbox.post("idempotency/prune")
-    payment = desk.till.processor.charge_off_session(
-        customer_id=customer.customer_id,
-        payment_method_id=customer.cards()[0],
-        amount_cents=amount_cents,
-        topup_id=str(customer.topups()[0].topup_id),
-        user_id=str(customer.user_id),
-    )
-    return str(payment["id"])
-
-
 def change(desk: Desk, customer: Customer, **values: Any) -> Topup:
     with desk.till.database.begin() as session:
         topup = session.get_one(Topup, customer.topups()[0].topup_id)
@@ -121,7 +108,7 @@ def test_a_topup_that_the_processor_does_not_know_is_found(desk: Desk, customer:
 
 def test_one_topup_charged_twice_is_found(desk: Desk, customer: Customer) -> None:
     desk.clock.advance(hours=2)
-    charge_again(desk, customer)
+    customer.charge_again()
 
     assert codes(desk) == ["charged_twice"]
 
@@ -129,7 +116,7 @@ def test_one_topup_charged_twice_is_found(desk: Desk, customer: Customer) -> Non
 def test_a_second_charge_that_was_given_back_is_no_difference(
     desk: Desk, customer: Customer
 ) -> None:
-    second = charge_again(desk, customer)
+    second = customer.charge_again()["id"]
     desk.till.processor.refund(second, None, idempotency_key="second")
 
     assert codes(desk) == []

@@ -224,14 +224,7 @@ def test_an_inquiry_moves_no_money(desk: Desk, customer: Customer) -> None:
 def pay_again(desk: Desk, customer: Customer) -> str:
     """A second payment of the same top-up, which is flagged and never credited."""
     (topup,) = customer.topups()
-    desk.sandbox.post("idempotency/prune")
-    second = desk.till.processor.charge_off_session(
-        customer_id=customer.customer_id,
-        payment_method_id=customer.cards()[0],
-        amount_cents=2_500,
-        topup_id=str(topup.topup_id),
-        user_id=str(customer.user_id),
-    )
+    second = customer.charge_again()
     with desk.till.database.begin() as session:
         outcomes.record(session, desk.till.policy, topup.topup_id, second, desk.clock())
     return str(second["id"])
