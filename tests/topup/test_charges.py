@@ -1,5 +1,8 @@
 """The charge: one, of the right amount, whatever happens around it."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from chassis.identifiers import new_id
@@ -7,7 +10,7 @@ from contracts.topup import RefusalCode, TopupKind, TopupStatus, Trigger
 from services.topup import outcomes, topups, triggers
 from services.topup.auto_topup import Refusal
 from services.topup.processor import Declined, Object, OutcomeUnknown, ProcessorError, Rejected
-from tests.topup.conftest import NOON, USD, Card, Desk
+from tests.topup.conftest import NOON, USD, Card, Customer, Desk
 
 
 def test_a_purchase_short_of_funds_charges_the_configured_amount_once(desk: Desk) -> None:
@@ -257,3 +260,39 @@ def test_a_due_trigger_is_queued_once_while_the_workers_are_busy(desk: Desk) -> 
         desk.clock.advance(seconds=1)
 
     assert queued == [trigger_id]
+
+
+def charge_and_spend(desk: Desk, customer: Customer) -> Any:
+    """One purchase that is short of funds, charged if it may be, and over."""
+    outcome = customer.ask(reference="a purchase", raised_at=desk.clock())
+    customer.credited()
+    desk.wallet.balances[customer.user_id] = 0
+    desk.clock.advance(minutes=2)
+    return outcome
+
+
+@pytest.mark.parametrize(
+    "cap", [{"user_charges_per_hour_max": 2}, {"user_hourly_cap_micros": 50 * USD}]
+)
+def test_the_cap_of_an_hour_is_each_persons_own(desk: Desk, cap: dict[str, int]) -> None:
+    desk.till = replace(desk.till, policy=replace(desk.till.policy, **cap))
+    somebody, another = desk.customer(), desk.customer()
+    for _ in range(2):
+        charge_and_spend(desk, somebody)
+
+    outcome = charge_and_spend(desk, somebody)
+    charge_and_spend(desk, another)
+
+    assert outcome.code == RefusalCode.SYSTEM_CAP
+    assert (somebody.charge_count(), another.charge_count()) == (2, 1)
+
+
+def test_the_monthly_limit_counts_the_days_before(desk: Desk) -> None:
+    customer = desk.customer(monthly_limit_micros=50 * USD)
+    for _ in range(2):
+        charge_and_spend(desk, customer)
+        desk.clock.advance(days=3)
+
+    outcome = charge_and_spend(desk, customer)
+
+    assert (outcome.code, customer.charge_count()) == (RefusalCode.MONTHLY_LIMIT, 2)
