@@ -1,4 +1,4 @@
-"""The command that compares the books: ``python -m services.topup.reconcile``.
+"""When the books are compared: once a day, and by ``python -m services.topup.reconcile``.
 
     --since 2026-11-01 --until 2026-12-01    whole UTC days, the last one not included
     (nothing)                                the last three days
@@ -19,11 +19,11 @@ from chassis.clock import utc_now
 from chassis.database import connect
 from chassis.metrics import Gauge
 from contracts.errors import ServiceError
-from services.topup import limits, problems, reconciliation
+from services.topup import books, limits, problems
+from services.topup.books import Found
 from services.topup.models import Comparison, Difference
 from services.topup.policy import Policy
 from services.topup.processor import Processor, ProcessorError
-from services.topup.reconciliation import Found
 from services.topup.settings import get_settings
 from services.topup.till import Till, WalletQuestions
 
@@ -47,7 +47,7 @@ def daily(till: Till) -> None:
             standing = session.scalars(
                 select(Difference.occurred_at).where(Difference.gone_at.is_(None))
             ).all()
-        is_settled = now >= today + reconciliation.SETTLES_WITHIN
+        is_settled = now >= today + books.SETTLES_WITHIN
         if not is_mine or not is_settled or (last is not None and last >= today):
             return
         since = min(last or today, today - timedelta(days=USUAL_DAYS))
@@ -56,7 +56,7 @@ def daily(till: Till) -> None:
         found = {
             difference.key
             for start, end in periods
-            for difference in reconciliation.run(till, start, end)
+            for difference in books.reconcile(till, start, end)
         }
         with till.database.begin() as session:
             session.add(Comparison(compared_at=now, since=since, until=today))
@@ -89,7 +89,7 @@ def period(since: str | None, until: str | None, now: datetime) -> tuple[datetim
 
     Raises ``ValueError`` for dates that make no sense.
     """
-    latest = now - reconciliation.SETTLES_WITHIN
+    latest = now - books.SETTLES_WITHIN
     last = _day(until) if until else latest
     first = _day(since) if since else limits.day_start(now) - timedelta(days=USUAL_DAYS)
     last = min(last, latest)
@@ -133,7 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
             clock=utc_now,
             later=lambda work, *arguments: None,  # noqa: ARG005
         )
-        found = reconciliation.run(till, since, until)
+        found = books.reconcile(till, since, until)
     except (ProcessorError, ServiceError, SQLAlchemyError) as error:
         print(f"The books could not be read: {error}", file=sys.stderr)
         return problems.UNREADABLE

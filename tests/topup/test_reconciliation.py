@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import select
 
 from chassis.metrics import exposition
-from services.topup import reconcile, reconciliation, reversals
+from services.topup import books, reconcile, reversals
 from services.topup.models import Comparison, Difference, Reversal, Topup
 from services.topup.till import Entry
 from tests.topup.conftest import NOON, USD, Customer, Desk
@@ -33,7 +33,7 @@ def customer(desk: Desk) -> Customer:
 def codes(desk: Desk, since: datetime = SINCE, until: datetime = UNTIL) -> list[str]:
     """What differs, once everything has had the time to settle."""
     desk.clock.advance(hours=1)
-    return [found.code for found in reconciliation.run(desk.till, since, until)]
+    return [found.code for found in books.reconcile(desk.till, since, until)]
 
 
 def refund(desk: Desk, customer: Customer) -> str:
@@ -254,7 +254,7 @@ def test_what_went_back_a_moment_ago_is_left_for_the_next_comparison(
     payment_id = str(customer.topups()[0].payment_id)
     desk.till.processor.refund(payment_id, 300, idempotency_key="just now")
 
-    found = reconciliation.run(desk.till, SINCE, UNTIL)
+    found = books.reconcile(desk.till, SINCE, UNTIL)
 
     assert (found, codes(desk)) == ([], ["reversal_differs"])
 
@@ -389,9 +389,7 @@ def test_a_period_is_whole_days_up_to_a_quarter_of_an_hour_ago(
 
 
 def test_the_report_tells_each_difference_with_its_age() -> None:
-    found = reconciliation.Found(
-        "paid_not_credited", "x", "$5.00", datetime(2027, 3, 8, tzinfo=UTC)
-    )
+    found = books.Found("paid_not_credited", "x", "$5.00", datetime(2027, 3, 8, tzinfo=UTC))
 
     assert reconcile.report([found], NOON).split() == [
         "2d", "12h", "paid_not_credited", "x", "$5.00", "1", "differences",

@@ -1,4 +1,4 @@
-"""Reconciliation: three books that must agree, compared over a period.
+"""The books: three that must agree, and how they are compared.
 
 ::
 
@@ -6,8 +6,9 @@
     ours              top-ups and reversals
     the ledger        what the wallet credited and took back, by idempotency key and in sum
 
-:func:`compare` is the whole rule; it gets the books as they are. Every difference is kept with
-the time at which it was first found, until a later comparison finds it gone.
+:func:`compare` is the whole rule; it gets the books as they are. :func:`reconcile` applies it to
+a period, and keeps every difference with the time at which it was first found, until a later
+comparison finds it gone. When that is done is in ``reconcile.py``.
 """
 
 from collections import defaultdict
@@ -276,7 +277,7 @@ def _moment(unix_s: int) -> datetime:
     return datetime.fromtimestamp(unix_s, UTC)
 
 
-def run(till: Till, since: datetime, until: datetime) -> list[Found]:
+def reconcile(till: Till, since: datetime, until: datetime) -> list[Found]:
     """Compare the books of [since, until), each UTC day by itself, and keep what differs.
 
     Raises ``ProcessorError`` and the errors of a wallet that does not answer: no comparison
