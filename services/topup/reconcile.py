@@ -21,7 +21,7 @@ from chassis.metrics import Gauge
 from contracts.errors import ServiceError
 from services.topup import books, limits, problems
 from services.topup.books import Found
-from services.topup.models import Comparison, Difference
+from services.topup.models import Comparison, Difference, Topup
 from services.topup.policy import Policy
 from services.topup.processor import Processor, ProcessorError
 from services.topup.settings import get_settings
@@ -36,21 +36,23 @@ AGREE, DIFFER = 0, 1
 def daily(till: Till) -> None:
     """Compare all days since the last comparison, once a day, and the last three in any case.
 
-    So are the days of differences that still stand, until they are gone. Called more often, or
-    before the last day has settled, it does nothing.
+    The very first begins with the first top-up. The days of differences that still stand are
+    compared again until these are gone. Called more often, or before the last day has settled,
+    it does nothing.
     """
     now = till.clock()
     today = limits.day_start(now)
     with till.database.exclusively("topup.reconciliation") as is_mine:
         with till.database.read() as session:
             last = session.scalar(select(func.max(Comparison.until)))
+            begun = last or session.scalar(select(func.min(Topup.created_at))) or now
             standing = session.scalars(
                 select(Difference.occurred_at).where(Difference.gone_at.is_(None))
             ).all()
         is_settled = now >= today + books.SETTLES_WITHIN
         if not is_mine or not is_settled or (last is not None and last >= today):
             return
-        since = min(last or today, today - timedelta(days=USUAL_DAYS))
+        since = min(limits.day_start(begun), today - timedelta(days=USUAL_DAYS))
         older = {limits.day_start(moment) for moment in standing if moment < since}
         periods = [*((day, limits.day_end(day)) for day in sorted(older)), (since, today)]
         found = {

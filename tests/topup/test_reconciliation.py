@@ -355,6 +355,14 @@ def test_after_a_week_away_every_day_of_it_is_compared(desk: Desk, customer: Cus
     assert standing(desk) == ["reversal_differs"]
 
 
+def test_the_first_comparison_begins_with_the_first_topup(desk: Desk, customer: Customer) -> None:
+    desk.clock.advance(days=7)
+
+    reconcile.daily(desk.till)
+
+    assert [f"{done.since:%Y-%m-%d}" for done in compared(desk)] == ["2027-03-10"]
+
+
 def test_a_difference_that_is_mended_after_four_days_is_gone(
     desk: Desk, customer: Customer
 ) -> None:
