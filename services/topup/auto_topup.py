@@ -80,7 +80,12 @@ def decide(
     can do something about.
     """
     refusal = (
-        _switched_off(policy, settings, usage, now)
+        switched_off(
+            settings,
+            now,
+            has_open_dispute=usage.has_open_dispute,
+            is_stopped=policy.is_stopped or usage.is_stopped,
+        )
         or _not_needed(settings, funds, trigger, waiting_micros, now)
         or _too_soon(settings, usage, now)
     )
@@ -134,16 +139,21 @@ def _disabled() -> Refusal:
     return Refusal(RefusalCode.DISABLED, "Automatic top-up is off. Buy credits, or switch it on.")
 
 
-def _switched_off(
-    policy: Policy, settings: AutoTopupSettings | None, usage: Usage, now: datetime
+def switched_off(
+    settings: AutoTopupSettings | None,
+    now: datetime,
+    *,
+    has_open_dispute: bool,
+    is_stopped: bool,
 ) -> Refusal | None:
+    """What stops every charge of this user's: asked before one is reserved, and at the door."""
     if settings is None or not settings.is_enabled or settings.consent_id is None:
         return _disabled()
     if settings.paused_code:
         return Refusal(RefusalCode.PAUSED, settings.paused_reason)
-    if usage.has_open_dispute:
+    if has_open_dispute:
         return Refusal(RefusalCode.PAUSED, disputes.REASON, now + RETRY_DISPUTED)
-    if policy.is_stopped or usage.is_stopped:
+    if is_stopped:
         return Refusal(RefusalCode.STOPPED_BY_OPERATOR, STOPPED, now + RETRY_STOPPED)
     return None
 

@@ -19,9 +19,9 @@ from chassis.crash_points import crash_point
 from chassis.database import after_commit
 from chassis.money import to_cents
 from contracts.errors import ServiceError
-from contracts.topup import RefusalCode, TopupStatus, Trigger
-from services.topup import auto_topup, cards, checkout, limits, outcomes, topups, triggers
-from services.topup.auto_topup import RETRY_STOPPED, Refusal
+from contracts.topup import TopupStatus, Trigger
+from services.topup import auto_topup, cards, checkout, disputes, limits, outcomes, topups, triggers
+from services.topup.auto_topup import Refusal
 from services.topup.models import AutoTopupSettings, Customer, Topup, TriggerRecord
 from services.topup.policy import Policy
 from services.topup.processor import CustomerGone, Object, ProcessorError
@@ -111,14 +111,13 @@ def _mark_sent(session: Session, topup_id: UUID, policy: Policy, now: datetime) 
 def may_send(
     session: Session, settings: AutoTopupSettings | None, policy: Policy, now: datetime
 ) -> Refusal | None:
-    """Whether a reserved charge may still go out: the switches are asked again at the door."""
-    if policy.is_stopped or limits.is_stopped(session):
-        return Refusal(RefusalCode.STOPPED_BY_OPERATOR, auto_topup.STOPPED, now + RETRY_STOPPED)
-    if settings is None or not settings.is_enabled:
-        return Refusal(RefusalCode.DISABLED, "Automatic top-up was switched off.")
-    if settings.paused_code:
-        return Refusal(RefusalCode.PAUSED, settings.paused_reason)
-    return None
+    """Whether a reserved charge may still go out."""
+    return auto_topup.switched_off(
+        settings,
+        now,
+        has_open_dispute=settings is not None and disputes.has_open(session, settings.user_id),
+        is_stopped=policy.is_stopped or limits.is_stopped(session),
+    )
 
 
 def overtaken_by(
