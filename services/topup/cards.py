@@ -22,10 +22,13 @@ EXPIRES_SOON_MONTHS = 2
 LEASE = timedelta(minutes=5)
 
 
-def to_keep(payment: Object) -> Object | None:
-    """The card of a payment if its owner wanted to keep it: then it belongs to the customer."""
+def keep_of(session: Session, payment: Object, now: datetime) -> str | None:
+    """Keep the card of a payment if its owner wanted that: then it belongs to the customer."""
     method = payment.get("payment_method")
-    return method if isinstance(method, dict) and method.get("customer") else None
+    if not isinstance(method, dict) or not method.get("customer"):
+        return None
+    keep(session, method, now)
+    return str(method["id"])
 
 
 def keep(session: Session, payment_method: Object, now: datetime) -> None:

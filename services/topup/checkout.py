@@ -183,7 +183,7 @@ def _settle_payment(session: Session, till: Till, page: Object, now: datetime) -
     payment = page.get("payment_intent")
     if page["payment_status"] == "paid" and payment is not None:
         outcomes.settle(session, till.policy, settings, topup, payment, now)
-        keep_card(session, payment, now)
+        cards.keep_of(session, payment, now)
     elif page["status"] == "expired" and topup.session_id == page["id"]:
         _give_up(session, settings, topup, "The payment page was not used in time.", now)
 
@@ -197,13 +197,6 @@ def _give_up(
     topups.cancel(topup, reason, now)
     if topup.kind == TopupKind.AUTO and settings is not None:
         pauses.stop_waiting_for_person(session, settings, now)
-
-
-def keep_card(session: Session, payment: Object, now: datetime) -> None:
-    """Keep the card of a payment if its owner wanted that."""
-    method = cards.to_keep(payment)
-    if method is not None:
-        cards.keep(session, method, now)
 
 
 def ask_person(till: Till, topup_id: UUID) -> None:

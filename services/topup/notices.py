@@ -137,7 +137,7 @@ def _payment_changed(till: Till, subject: Object) -> None:
         with till.database.begin() as session:
             outcomes.record(session, till.policy, topup_id, payment, till.clock())
             if payment["status"] == "succeeded":
-                checkout.keep_card(session, payment, till.clock())
+                cards.keep_of(session, payment, till.clock())
     except (ValueError, NotFound):
         log.warning("a payment of nobody's", extra={"payment": payment["id"]})
 

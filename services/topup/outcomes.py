@@ -126,15 +126,12 @@ def _use_confirmed_card_from_now_on(
     session: Session, settings: AutoTopupSettings, payment: Object, now: datetime
 ) -> None:
     """The card that its owner confirmed is the one that the bank lets through."""
-    method = cards.to_keep(payment)
-    if method is None:
-        return
-    cards.keep(session, method, now)
+    confirmed = cards.keep_of(session, payment, now)
     saved = {card.payment_method_id for card in cards.saved(session, settings.user_id)}
-    if method["id"] not in saved:
+    if confirmed not in saved:
         return
-    settings.payment_method_id = method["id"]
-    if settings.backup_payment_method_id == method["id"]:
+    settings.payment_method_id = confirmed
+    if settings.backup_payment_method_id == confirmed:
         settings.backup_payment_method_id = None
 
 
