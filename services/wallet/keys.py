@@ -116,8 +116,11 @@ def find(session: Session, wanted: Iterable[str]) -> dict[str, KeyRecord]:
     """The keys of these that were used or closed before, with their first answers."""
     records = [_record(row) for row in session.execute(_FIND, {"wanted": array("text", wanted)})]
     for made_by, read in _ANSWERS:
-        places = [(record, (record.account_id, made_by(record))) for record in records]
-        places = [(record, place) for record, place in places if place[1] is not None]
+        places = [
+            (record, (record.account_id, made))
+            for record in records
+            if (made := made_by(record)) is not None
+        ]
         found = dict(read(session, [place for _, place in places])) if places else {}
         for record, place in places:
             record.reply = _as_first_given(found.get(place), record.method)
