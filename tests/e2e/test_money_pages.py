@@ -2,22 +2,29 @@
 
 import re
 
-from playwright.sync_api import expect
+from playwright.sync_api import Locator, expect
 
 from tests.e2e.conftest import NewVisitor
 from tests.e2e.visitor import ASKS_EACH_TIME, CARD_DECLINED_LATER, COMPLETES_WITHIN_MS, Visitor
 from tests.system import System
 
 
-def test_a_declined_automatic_charge_is_told_and_can_be_paid_by_hand(visitor: Visitor) -> None:
+def buy_with_a_card_that_does_not_pay(visitor: Visitor, card: str, says: str) -> Locator:
+    """The page of a purchase that auto top-up could not pay for: its alert, with the reason."""
     page = visitor.page
-    visitor.save_card(CARD_DECLINED_LATER)
+    visitor.save_card(card)
     visitor.switch_auto_topup_on(threshold="0")
     visitor.open_buy_now("gateway-eu")
     page.get_by_role("dialog").get_by_role("button", name=re.compile("^Buy Now for")).click()
     visitor.expect_purchase("awaiting_funds")
     alert = page.locator("#purchase-status").get_by_role("alert")
-    expect(alert).to_contain_text("declined", timeout=COMPLETES_WITHIN_MS)
+    expect(alert).to_contain_text(says, timeout=COMPLETES_WITHIN_MS)
+    return alert
+
+
+def test_a_declined_automatic_charge_is_told_and_can_be_paid_by_hand(visitor: Visitor) -> None:
+    page = visitor.page
+    buy_with_a_card_that_does_not_pay(visitor, CARD_DECLINED_LATER, "declined")
 
     visitor.choose_credits(10)
     page.locator("#purchase-status").get_by_role("button", name="Buy Credits").click()
@@ -121,13 +128,7 @@ def test_limits_show_how_far_they_are_used(visitor: Visitor) -> None:
 
 def test_a_payment_that_the_bank_asks_about_is_confirmed_on_the_page(visitor: Visitor) -> None:
     page = visitor.page
-    visitor.save_card(ASKS_EACH_TIME)
-    visitor.switch_auto_topup_on(threshold="0")
-    visitor.open_buy_now("gateway-eu")
-    page.get_by_role("dialog").get_by_role("button", name=re.compile("^Buy Now for")).click()
-    visitor.expect_purchase("awaiting_funds")
-    alert = page.locator("#purchase-status").get_by_role("alert")
-    expect(alert).to_contain_text("bank", timeout=COMPLETES_WITHIN_MS)
+    alert = buy_with_a_card_that_does_not_pay(visitor, ASKS_EACH_TIME, "bank")
     where = page.url
     visitor.open("/dashboard/wallet/auto-topup")
     expect(page.get_by_role("alert")).to_contain_text("Auto top-up is paused")

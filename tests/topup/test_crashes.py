@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 import requests
 
-from contracts.billing import GetPurchase, PurchaseLine, StartPurchase
+from contracts.billing import GetPurchase
 from contracts.catalog import ListProducts
 from contracts.errors import ServiceError
 from contracts.topup import GetTopup
@@ -93,13 +93,7 @@ def test_a_crash_at_any_step_of_a_charge_ends_in_one_charge_and_one_credit(
     person.add_card()
     person.configure(threshold_micros=0)
     order.write_text(point)
-    purchase = stack.rpc.call(
-        StartPurchase(
-            user_id=person.user_id,
-            lines=[PurchaseLine(product_id=product_id)],
-            idempotency_key=str(uuid.uuid4()),
-        )
-    )
+    purchase = person.buy(product_id)
     restart_after_crash(stack)
 
     asked = GetPurchase(user_id=person.user_id, purchase_id=purchase.purchase_id)
@@ -119,13 +113,7 @@ def test_a_crash_while_the_person_is_asked_to_confirm_leaves_one_page_and_one_ch
     person.sandbox.behave(person.add_card(), "pm_card_authenticationRequired")
     person.configure(threshold_micros=0)
     order.write_text(point)
-    purchase = stack.rpc.call(
-        StartPurchase(
-            user_id=person.user_id,
-            lines=[PurchaseLine(product_id=product_id)],
-            idempotency_key=str(uuid.uuid4()),
-        )
-    )
+    purchase = person.buy(product_id)
     restart_after_crash(stack)
 
     eventually(lambda: person.status().confirm_url is not None)

@@ -100,6 +100,15 @@ class Person:
         }
         return self.rpc.call(ConfigureAutoTopup(**values))
 
+    def buy(self, product_id: UUID) -> Purchase:
+        return self.rpc.call(
+            StartPurchase(
+                user_id=self.user_id,
+                lines=[PurchaseLine(product_id=product_id)],
+                idempotency_key=str(uuid.uuid4()),
+            )
+        )
+
     def status(self) -> AutoTopupStatus:
         return self.rpc.call(GetAutoTopup(user_id=self.user_id))
 
@@ -206,13 +215,7 @@ def test_a_purchase_short_of_funds_completes_by_itself(person: Person, product_i
     person.add_card()
     person.configure(threshold_micros=0)
 
-    purchase = person.rpc.call(
-        StartPurchase(
-            user_id=person.user_id,
-            lines=[PurchaseLine(product_id=product_id)],
-            idempotency_key=str(uuid.uuid4()),
-        )
-    )
+    purchase = person.buy(product_id)
 
     asked = GetPurchase(user_id=person.user_id, purchase_id=purchase.purchase_id)
     eventually(lambda: person.rpc.call(asked).status == "completed")
