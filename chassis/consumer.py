@@ -24,8 +24,11 @@ from chassis.wire import make_frugal
 
 log = logging.getLogger(__name__)
 
-WAITING_PER_WORKER = 4
-"""So many calls wait in a process for each of its workers; the next one is refused at once."""
+CALLS_PER_WORKER = 5
+"""So many calls a process has in hand for each of its workers: one runs, the others wait.
+
+The next one is refused at once.
+"""
 
 
 class ConfirmedPublisher(SharedExtension):
@@ -55,12 +58,14 @@ class QueueConsumer(NamekoQueueConsumer):
     confirmed = ConfirmedPublisher()
     _replies: Any = None
     _is_consuming = False
+    _unanswered = 0
+    """Messages that were taken and neither acknowledged nor given back."""
 
     @property
     def prefetch_count(self) -> int:
-        """Enough to see the calls that are to be refused, beside those that run and wait."""
+        """Enough to see the calls that are to be refused, beside those in hand."""
         workers: int = self.container.max_workers
-        return workers * (WAITING_PER_WORKER + 2)
+        return workers * (CALLS_PER_WORKER + 1)
 
     @property
     def is_consuming(self) -> bool:
@@ -102,19 +107,40 @@ class QueueConsumer(NamekoQueueConsumer):
         return consumers
 
     def _on_undecodable(self, provider: Any, message: Message, error: Exception) -> None:
+        self._unanswered += 1
         self.container.spawn_managed_thread(
             partial(self.dead_letter, provider, message, f"undecodable: {error}")
         )
 
     def handle_message(self, provider: Any, body: Any, message: Message) -> None:
-        def handle() -> None:
-            try:
-                provider.handle_message(body, message)
-            except Exception as error:
-                log.exception("a message could not be taken")
-                self.dead_letter(provider, message, f"{type(error).__name__}: {error}")
+        self._unanswered += 1
+        if getattr(provider, "never_waits", False):
+            self._handle(provider, body, message)
+        else:
+            self.container.spawn_managed_thread(partial(self._handle, provider, body, message))
 
-        self.container.spawn_managed_thread(handle)
+    def _handle(self, provider: Any, body: Any, message: Message) -> None:
+        try:
+            provider.handle_message(body, message)
+        except Exception as error:
+            log.exception("a message could not be taken")
+            self.container.spawn_managed_thread(
+                partial(self.dead_letter, provider, message, f"{type(error).__name__}: {error}")
+            )
+
+    def ack_message(self, message: Message) -> None:
+        self._unanswered -= 1
+        super().ack_message(message)
+
+    def requeue_message(self, message: Message) -> None:
+        self._unanswered -= 1
+        super().requeue_message(message)
+
+    def on_iteration(self) -> None:
+        """Keep the connection, when the service is told to stop, until all is answered."""
+        self._cancel_consumers_if_requested()
+        if not self._consumers and not self._unanswered:
+            self.should_stop = True
 
     def dead_letter(self, provider: Any, message: Message, error: str) -> None:
         """Move a message to the service's dead letters; back to its queue when that fails."""

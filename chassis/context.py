@@ -9,6 +9,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+from contracts.errors import DeadlineExceeded
+
 CALL_CHAIN_KEY = "call_id_stack"
 DEADLINE_KEY = "deadline_ms"
 HEADER_PREFIX = "nameko."
@@ -27,6 +29,11 @@ class CallContext:
         if self.deadline_ms is None:
             return None
         return max(self.deadline_ms / 1000 - time.time(), 0.0)
+
+    def require_time(self) -> None:
+        """Raises ``DeadlineExceeded`` when it has passed: nobody waits for an answer any more."""
+        if self.remaining_s() == 0:
+            raise DeadlineExceeded("The call came too late; nothing was done.")
 
     def headers(self) -> dict[str, Any]:
         """The AMQP headers that carry this context to the next service."""

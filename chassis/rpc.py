@@ -9,7 +9,8 @@ The request's type says what arguments are right: the caller of any others gets 
 ``BadRequest`` before the method runs. What the method raises from :mod:`contracts.errors`
 reaches the caller as it is; anything else is logged here and reaches it as a plain
 ``ServiceError``, without the details. A call whose deadline has passed is not begun, and one
-that finds too many others waiting is refused at once.
+that finds too many others in hand is refused at once. A method runs in a worker of its own,
+unless it returns a :class:`~chassis.deferred.Deferred`.
 
 On the wire this is nameko's own protocol, so that a stock nameko client can call:
 ``rpc.wallet.get_wallet(user_id="…")``.
@@ -17,12 +18,10 @@ On the wire this is nameko's own protocol, so that a stock nameko client can cal
 
 import logging
 import typing
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
-from eventlet.semaphore import Semaphore
 from kombu.message import Message
 from nameko.exceptions import ContainerBeingKilled, MethodNotFound, serialize
 from nameko.extensions import DependencyProvider
@@ -32,10 +31,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 
 from chassis.client import RpcClient
-from chassis.consumer import WAITING_PER_WORKER, QueueConsumer
-from chassis.context import DEADLINE_KEY, CallContext
+from chassis.consumer import CALLS_PER_WORKER, QueueConsumer
 from chassis.database import is_lost
-from contracts.errors import BadRequest, DeadlineExceeded, Overloaded, ServiceError, Unavailable
+from chassis.deferred import Deferred
+from contracts.errors import BadRequest, Overloaded, ServiceError, Unavailable
 from contracts.messages import Request
 
 log = logging.getLogger(__name__)
@@ -49,54 +48,54 @@ class RpcConsumer(NamekoRpcConsumer):
     """
 
     queue_consumer = QueueConsumer()
+    never_waits = True
 
-    def setup(self) -> None:
-        super().setup()
-        self._slots = Semaphore(self.container.max_workers)
-        self._waiting = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self._in_hand = 0
+        self._entrypoints: dict[str, Rpc] = {}
 
-    @contextmanager
-    def slot(self) -> Iterator[None]:
-        """Wait for a free worker; what the block begins keeps it until :meth:`free_slot`.
-
-        Raises ``Overloaded`` at once where too many wait already.
-        """
-        if self._waiting >= WAITING_PER_WORKER * self.container.max_workers:
-            raise Overloaded("Too many calls wait here; nothing was done. Try again in a moment.")
-        self._waiting += 1
-        try:
-            self._slots.acquire()
-        finally:
-            self._waiting -= 1
-        try:
-            yield
-        except BaseException:
-            self.free_slot()
-            raise
-
-    def free_slot(self) -> None:
-        """A call has ended."""
-        self._slots.release()
+    def register_provider(self, provider: "Rpc") -> None:
+        super().register_provider(provider)
+        self._entrypoints[f"{self.container.service_name}.{provider.method_name}"] = provider
 
     def handle_message(self, body: Any, message: Message) -> None:
         if not message.properties.get("reply_to"):
             raise ValueError("a call without reply_to")
         routing_key = message.delivery_info["routing_key"]
-        try:
-            provider = self.get_provider_for_method(routing_key)
-        except MethodNotFound as error:
-            self.answer(message, None, error)
-            return
-        provider.handle_message(body, message)
+        entrypoint = self._entrypoints.get(routing_key)
+        if entrypoint is None:
+            self.answer(message, MethodNotFound(routing_key.rpartition(".")[2]))
+        elif self._in_hand >= CALLS_PER_WORKER * self.container.max_workers:
+            self.answer(message, Overloaded(_TOO_MANY_CALLS))
+        else:
+            self._in_hand += 1
+            entrypoint.handle_message(body, message)
 
-    def answer(self, message: Message, result: BaseModel | None, error: Exception | None) -> None:
+    def finish(self, message: Message, outcome: BaseModel | Exception) -> None:
+        """A call has ended: send its reply, or the error that takes its place."""
+        self._in_hand -= 1
+        self.answer(message, outcome)
+
+    def give_back(self, message: Message) -> None:
+        """Leave a call to another process."""
+        self._in_hand -= 1
+        self.requeue_message(message)
+
+    def answer(self, message: Message, outcome: BaseModel | Exception) -> None:
         """Send a reply and acknowledge the call."""
         try:
-            reply = {"result": result, "error": serialize(error) if error else None}
+            if isinstance(outcome, Exception):
+                reply = {"result": None, "error": serialize(outcome)}
+            else:
+                reply = {"result": outcome, "error": None}
             self.queue_consumer.reply(to_json(reply), message)
         except Exception:
             log.exception("a reply could not be sent; its caller will time out")
         self.queue_consumer.ack_message(message)
+
+
+_TOO_MANY_CALLS = "Too many calls wait here; nothing was done. Try again in a moment."
 
 
 class Rpc(NamekoRpc):
@@ -106,30 +105,21 @@ class Rpc(NamekoRpc):
 
     def setup(self) -> None:
         method = getattr(self.container.service_cls, self.method_name)
-        self.request_class = request_class_of(method)
+        self.request_class, self.is_deferred = signature_of(method)
         super().setup()
 
     def handle_message(self, body: Any, message: Message) -> None:
+        """Begin a call. This never waits: where all workers are busy, a greenlet does."""
         try:
             request = self._parse(body)
-            with self.rpc_consumer.slot():
-                self._begin(request, message)
-        except ServiceError as error:
-            self.rpc_consumer.answer(message, None, error)
-        except ContainerBeingKilled:
-            self.rpc_consumer.requeue_message(message)
-
-    def _begin(self, request: BaseModel, message: Message) -> None:
-        context = self.unpack_message_headers(message)
-        if CallContext(deadline_ms=context.get(DEADLINE_KEY)).remaining_s() == 0:
-            raise DeadlineExceeded("The call came too late; nothing was done.")
-        self.container.spawn_worker(
-            self,
-            (request,),
-            {},
-            context_data=context,
-            handle_result=partial(self.handle_result, message),
-        )
+        except BadRequest as error:
+            self.rpc_consumer.finish(message, error)
+            return
+        begin = partial(self._begin, request, self.unpack_message_headers(message), message)
+        if self.is_deferred:
+            begin()
+        else:
+            self.container.spawn_managed_thread(begin)
 
     def _parse(self, body: Any) -> BaseModel:
         if not isinstance(body, dict) or body.get("args") or "kwargs" not in body:
@@ -139,16 +129,35 @@ class Rpc(NamekoRpc):
         except ValidationError as error:
             raise bad_request(error) from None
 
+    def _begin(self, request: BaseModel, context_data: dict[str, Any], message: Message) -> None:
+        try:
+            if self.is_deferred:
+                deferred = self.container.run_at_once(self, (request,), context_data)
+                deferred.then(partial(self._finish, message))
+            else:
+                self.container.spawn_worker(
+                    self,
+                    (request,),
+                    {},
+                    context_data=context_data,
+                    handle_result=partial(self.handle_result, message),
+                )
+        except ContainerBeingKilled:
+            self.rpc_consumer.give_back(message)
+        except Exception as error:
+            self._finish(message, error)
+
     def handle_result(
         self, message: Message, worker_ctx: Any, result: Any, exc_info: Any
     ) -> tuple[Any, Any]:
-        self.rpc_consumer.free_slot()
-        error = exc_info[1] if exc_info else None
-        if error is not None and not isinstance(error, ServiceError):
-            log.error("a call failed", exc_info=exc_info, extra={"method": self.method_name})
-            error = _told(error)
-        self.rpc_consumer.answer(message, result, error)
+        self._finish(message, exc_info[1] if exc_info else result)
         return result, exc_info
+
+    def _finish(self, message: Message, outcome: Any) -> None:
+        if isinstance(outcome, Exception) and not isinstance(outcome, ServiceError):
+            log.error("a call failed", exc_info=outcome, extra={"method": self.method_name})
+            outcome = _told(outcome)
+        self.rpc_consumer.finish(message, outcome)
 
 
 def _told(error: BaseException) -> ServiceError:
@@ -166,16 +175,19 @@ def rpc(method: MethodT) -> MethodT:
     return decorated
 
 
-def request_class_of(method: Any) -> type[Request[Any]]:
-    """The request type in a method's annotation. Raises TypeError if the two do not fit."""
+def signature_of(method: Any) -> tuple[type[Request[Any]], bool]:
+    """The request type in a method's annotation, and whether it returns a ``Deferred``.
+
+    Raises TypeError if the request and the method do not fit.
+    """
     hints = typing.get_type_hints(method)
-    hints.pop("return", None)
+    reply = hints.pop("return", None)
     request_class = next(iter(hints.values()), None)
     if not (isinstance(request_class, type) and issubclass(request_class, Request)):
         raise TypeError(f"{method.__qualname__} needs a contracts request as its argument's type")
     if request_class.method != method.__name__:
         raise TypeError(f"{method.__qualname__} must be called {request_class.method}")
-    return request_class
+    return request_class, typing.get_origin(reply) is Deferred
 
 
 def bad_request(error: ValidationError) -> BadRequest:

@@ -15,8 +15,8 @@ from chassis.dead_letters import dead_letters, describe
 from contracts import errors
 from contracts.messages import Request
 from tests.chassis.conftest import Probe
-from tests.chassis.probe.messages import Absent, CallChain, Echo, Nap, Number
-from tests.chassis.probe.service import NAPPED
+from tests.chassis.probe.messages import Absent, CallChain, Echo, Meet, Nap, Number
+from tests.chassis.probe.service import MEETING, NAPPED, NAPPING
 from tests.patience import PATIENCE_S, eventually
 
 
@@ -114,6 +114,59 @@ def test_more_calls_than_may_wait_are_refused_at_once_and_the_others_answered(
 
     assert set(ends) == {"done", "overloaded"}
     assert ends["done"] >= 50
+
+
+def test_calls_with_deferred_replies_are_in_hand_without_a_worker_each(probe: Probe) -> None:
+    workers = 10
+
+    with ThreadPoolExecutor(3 * workers) as callers:
+        replies = list(callers.map(probe.rpc.call, [Meet(n=3 * workers)] * 3 * workers))
+
+    assert {reply.n for reply in replies} == {probe.rpc.call(CallChain(n=0)).n}
+
+
+def test_a_deferred_reply_may_be_an_error(probe: Probe) -> None:
+    with pytest.raises(errors.InsufficientFunds, match="Too little"):
+        probe.rpc.call(Meet(n=1, fails=True))
+
+
+def test_calls_that_wait_for_deferred_replies_are_bounded_too(probe: Probe) -> None:
+    in_hand_at_most, more = 50, 5
+    meet = Meet(n=in_hand_at_most, after_ms=3000)
+
+    def call(_number: int) -> str:
+        try:
+            probe.rpc.call(meet, timeout_s=PATIENCE_S)
+        except errors.Overloaded as error:
+            return error.code
+        return "done"
+
+    with ThreadPoolExecutor(in_hand_at_most + more) as callers:
+        early = callers.map(call, range(in_hand_at_most - 1))
+        probe.comes_to_note(MEETING, in_hand_at_most - 1)
+        late = callers.map(call, range(1 + more))
+        ends = Counter([*early, *late])
+
+    assert ends == {"done": in_hand_at_most, "overloaded": more}
+
+
+@pytest.mark.parametrize(
+    ("call", "begun"),
+    [(Nap(n=3000), NAPPING), (Meet(n=1, after_ms=3000), MEETING)],
+    ids=["in a worker", "deferred"],
+)
+def test_a_service_that_is_told_to_stop_answers_what_it_has_in_hand(
+    probe: Probe, call: Request[Number], begun: int
+) -> None:
+    before = probe.noted(begun)
+    with ThreadPoolExecutor(1) as caller:
+        reply = caller.submit(probe.rpc.call, call, PATIENCE_S)
+        probe.comes_to_note(begun, before + 1)
+
+        probe.children[-1].stop()
+
+        assert reply.result().n > 0
+    probe.start()
 
 
 def test_a_call_that_waited_past_its_deadline_is_never_begun(probe: Probe) -> None:

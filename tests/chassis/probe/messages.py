@@ -16,9 +16,20 @@ class Echo(Request[Number], service=SERVICE, method="echo"):
 
 
 class Nap(Request[Number], service=SERVICE, method="nap"):
-    """Sleeps ``n`` milliseconds, then counts itself in ``noted`` under -1."""
+    """Sleeps ``n`` milliseconds; counts itself in ``noted`` under -4 before that, then under -1."""
 
     n: int
+
+
+class Meet(Request[Number], service=SERVICE, method="meet"):
+    """Is answered ``after_ms`` later than the ``n``-th of them has come, as are all of them.
+
+    The answer is how long the chain of calls of the last one is; with ``fails``, an error.
+    """
+
+    n: int
+    after_ms: int = 0
+    fails: bool = False
 
 
 class Tell(Command[Number], service=SERVICE, method="tell"):
@@ -29,7 +40,7 @@ class Tell(Command[Number], service=SERVICE, method="tell"):
 
 
 class CountNoted(Request[Number], service=SERVICE, method="count_noted"):
-    """How often ``n`` was noted."""
+    """How often ``n`` was noted; under -5, how many wait for their meeting."""
 
     n: int
 

@@ -1,13 +1,16 @@
 """The probe's entrypoints."""
 
 import time
+from typing import ClassVar
 
+import eventlet
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from chassis.clock import utc_now
 from chassis.context import current_call
 from chassis.database import after_commit
+from chassis.deferred import Deferred
 from chassis.events import event_handler
 from chassis.health import Health
 from chassis.identifiers import new_id
@@ -16,9 +19,9 @@ from chassis.rpc import Caller, rpc
 from chassis.service_database import Database
 from chassis.timer import timer
 from contracts.errors import InsufficientFunds
-from tests.chassis.probe.messages import CallChain, CountNoted, Echo, Nap, Number, Tell, Told
+from tests.chassis.probe.messages import CallChain, CountNoted, Echo, Meet, Nap, Number, Tell, Told
 
-TICK, AFTER_COMMIT, NAPPED = -3, -2, -1
+MEETING, NAPPING, TICK, AFTER_COMMIT, NAPPED = -5, -4, -3, -2, -1
 
 
 class ProbeService:
@@ -28,6 +31,7 @@ class ProbeService:
     relay = OutboxRelay()
     caller = Caller()
     health = Health()
+    meeting: ClassVar[list[Deferred[Number]]] = []
 
     @rpc
     def echo(self, request: Echo) -> Number:
@@ -39,10 +43,22 @@ class ProbeService:
 
     @rpc
     def nap(self, request: Nap) -> Number:
+        with self.database.begin() as session:
+            note(session, NAPPING)
         time.sleep(request.n / 1000)
         with self.database.begin() as session:
             note(session, NAPPED)
         return Number(n=request.n)
+
+    @rpc
+    def meet(self, request: Meet) -> Deferred[Number]:
+        deferred: Deferred[Number] = Deferred()
+        self.meeting.append(deferred)
+        if len(self.meeting) == request.n:
+            length = Number(n=len(current_call.get().chain))
+            outcome = InsufficientFunds("Too little.") if request.fails else length
+            eventlet.spawn_after(request.after_ms / 1000, self._settle, outcome)
+        return deferred
 
     @rpc
     def tell(self, command: Tell) -> Number:
@@ -55,6 +71,8 @@ class ProbeService:
 
     @rpc
     def count_noted(self, request: CountNoted) -> Number:
+        if request.n == MEETING:
+            return Number(n=len(self.meeting))
         with self.database.read() as session:
             count = session.scalar(
                 text("SELECT count(*) FROM noted WHERE n = :n"), {"n": request.n}
@@ -87,6 +105,10 @@ class ProbeService:
             session.execute(text("UPDATE ticking SET running = running - 1"))
             if others != 1:
                 session.execute(text("UPDATE ticking SET overlapped = true"))
+
+    def _settle(self, outcome: Number | Exception) -> None:
+        while self.meeting:
+            self.meeting.pop().settle(outcome)
 
     def _note_after_commit(self) -> None:
         with self.database.begin() as session:
