@@ -425,15 +425,12 @@ class GetByKey(Request[KeyOutcome], service=SERVICE, method="get_by_key"):
     idempotency_key: IdempotencyKey
 
 
-class CloseKey(Request[ClosedKey], service=SERVICE, method="close_key"):
+class CloseKey(WalletCommand[ClosedKey], service=SERVICE, method="close_key"):
     """Close a key, so that a late command under it does nothing.
 
     ``closed`` is False when a command has already been carried out under it. ``get_by_key``
-    says what it made, where that was no transaction.
+    says what it made, where that was no transaction. Closing a closed key changes nothing.
     """
-
-    idempotency_key: IdempotencyKey
-    dry_run: bool = False
 
 
 class GetWallet(Request[Wallet], service=SERVICE, method="get_wallet"):

@@ -78,7 +78,7 @@ def processes(
         return _service(name, module, ports.health[name], {**everywhere, **connections, **own})
 
     return [
-        # Its workers only wait for the committer: the more of them, the larger its groups.
+        # Five times as many commands may be in hand, and the more there are, the larger its groups.
         service("wallet", "services.wallet.service", "wallet", MAX_WORKERS="50"),
         service("catalog", "services.catalog.service", "catalog"),
         service("billing", "services.billing.service", "billing"),

@@ -1,8 +1,8 @@
-"""Group commit: one greenlet for each container carries out what all of its workers ask for.
+"""Group commit: one greenlet for each container carries out what all callers ask for.
 
-A worker hands in a job and waits. The committer takes what has queued up, carries it out in
-one database transaction, and tells every waiting worker what became of its own commands. At
-40 callers that makes one fsync for dozens of debits.
+A call hands in a job and occupies no worker. The committer takes what has queued up, carries it
+out in one database transaction, and tells every caller what became of its own commands. At 40
+callers that makes one fsync for dozens of debits.
 
 Truth comes first. A refused command fails alone. A lost connection makes the committer try
 the batch again: the keys tell what had been committed already. If the database stays away,
@@ -14,7 +14,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
 from typing import Any
@@ -30,9 +30,11 @@ from chassis.clock import utc_now
 from chassis.context import CallContext, current_call
 from chassis.crash_points import crash_point
 from chassis.database import Connected, is_lost
+from chassis.deferred import Deferred
 from chassis.service_database import DatabaseConnection
-from contracts.errors import Overloaded, ServiceError, Unavailable
+from contracts.errors import DeadlineExceeded, Overloaded, ServiceError, Unavailable
 from contracts.messages import ReplyT
+from contracts.wallet import WalletCommand
 from services.wallet import keys, ledger
 from services.wallet.ledger import Outcome, Postable
 from services.wallet.settings import get_settings
@@ -55,14 +57,14 @@ _PASSING = {
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """Commands that one worker handed in. ``outcomes`` is there once ``done`` was sent."""
+    """Commands that one call handed in. ``tell`` is called with their outcomes."""
 
     commands: Sequence[Postable]
     is_atomic: bool = False
     is_dry_run: bool = False
     call: CallContext = field(default_factory=current_call.get)
     outcomes: list[Outcome] = field(default_factory=list)
-    done: Signal = field(default_factory=Signal)
+    tell: Callable[[list[Outcome]], None] = lambda _outcomes: None
 
     @property
     def stands_alone(self) -> bool:
@@ -116,6 +118,19 @@ class Queue:
             size += len(job.commands)
         self._size -= size
         return taken
+
+
+def in_time(jobs: Sequence[Job]) -> list[Job]:
+    """Those that somebody still waits for. The others hear that they came too late."""
+    kept = []
+    for job in jobs:
+        try:
+            job.call.require_time()
+        except DeadlineExceeded as late:
+            job.tell([late] * len(job.commands))
+        else:
+            kept.append(job)
+    return kept
 
 
 Begin = Callable[[], AbstractContextManager[Session]]
@@ -190,7 +205,7 @@ def _parts(jobs: Sequence[Job]) -> list[Job]:
     (job,) = jobs
     if job.stands_alone or len(job.commands) == 1:
         return []
-    return [Job([command], call=job.call) for command in job.commands]
+    return [replace(job, commands=[command], outcomes=[]) for command in job.commands]
 
 
 def _put_together(jobs: Sequence[Job], parts: list[Job]) -> None:
@@ -258,25 +273,28 @@ class Committer(DependencyProvider):
     def get_dependency(self, _worker_ctx: Any) -> "Committer":
         return self
 
-    def carry_out(self, command: Postable, reply_class: type[ReplyT]) -> ReplyT:
-        """Carry out one command. Raises what refuses it, ``Overloaded`` or ``Unavailable``."""
+    def submit(self, command: WalletCommand[ReplyT]) -> Deferred[ReplyT]:
+        """Carry out one command, soon. What settles the reply may be what refuses the command.
+
+        Raises ``BadRequest`` for a key that no caller chooses, and ``Overloaded``.
+        """
         keys.require_callers_own(command.idempotency_key)
-        is_dry_run = getattr(command, "dry_run", False)
-        (outcome,) = self.submit_all([command], is_dry_run=is_dry_run)
-        if isinstance(outcome, ServiceError):
-            raise outcome
-        if not isinstance(outcome, reply_class):
-            raise TypeError(f"{command.method} made a {type(outcome).__name__}")
-        return outcome
+        deferred: Deferred[Any] = Deferred()
+
+        def tell(outcomes: list[Outcome]) -> None:
+            deferred.settle(*outcomes)
+
+        self._queue.put(Job([command], is_dry_run=command.dry_run, tell=tell))
+        return deferred
 
     def submit_all(
         self, commands: Sequence[Postable], *, is_atomic: bool = False, is_dry_run: bool = False
     ) -> list[Outcome]:
-        """Carry out commands; one outcome for each. Raises ``Overloaded``."""
-        job = Job(commands, is_atomic=is_atomic, is_dry_run=is_dry_run)
-        self._queue.put(job)
-        job.done.wait()
-        return job.outcomes
+        """Carry out commands and wait; one outcome for each. Raises ``Overloaded``."""
+        done = Signal()
+        self._queue.put(Job(commands, is_atomic, is_dry_run, tell=done.send))
+        outcomes: list[Outcome] = done.wait()
+        return outcomes
 
     def _run(self) -> None:
         database: Connected = self.connection.connected
@@ -285,7 +303,7 @@ class Committer(DependencyProvider):
             eventlet.sleep(0)
             jobs = self._queue.take(self._batch_size)
             if jobs:
-                self._commit(database, jobs)
+                self._commit(database, in_time(jobs))
             elif self._stopping:
                 return
             else:
@@ -293,8 +311,8 @@ class Committer(DependencyProvider):
 
     def _commit(self, database: Connected, jobs: list[Job]) -> None:
         try:
-            settle(database.begin, jobs)
+            if jobs:
+                settle(database.begin, jobs)
         finally:
             for job in jobs:
-                job.outcomes = job.outcomes or [_unknown()] * len(job.commands)
-                job.done.send()
+                job.tell(job.outcomes or [_unknown()] * len(job.commands))

@@ -41,7 +41,7 @@ from services.wallet.holds import ExpireHold
 from services.wallet.postings import Effect, Movement, Posted, require_ordinary
 from services.wallet.reclaims import TakeBack
 
-Postable = Command[Any] | CloseKey
+Postable = Command[Any]
 Outcome = Reply | ServiceError
 
 

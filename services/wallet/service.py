@@ -3,6 +3,7 @@
 from sqlalchemy.orm import Session
 
 from chassis.clock import utc_now
+from chassis.deferred import Deferred
 from chassis.events import event_handler
 from chassis.health import Health
 from chassis.outbox import OutboxRelay
@@ -74,56 +75,56 @@ class WalletService:
     health = Health()
 
     @rpc
-    def open_account(self, request: OpenAccount) -> Wallet:
-        return self.committer.carry_out(request, Wallet)
+    def open_account(self, request: OpenAccount) -> Deferred[Wallet]:
+        return self.committer.submit(request)
 
     @rpc
-    def debit(self, request: Debit) -> Transaction:
-        return self.committer.carry_out(request, Transaction)
+    def debit(self, request: Debit) -> Deferred[Transaction]:
+        return self.committer.submit(request)
 
     @rpc
-    def credit(self, request: Credit) -> Transaction:
-        return self.committer.carry_out(request, Transaction)
+    def credit(self, request: Credit) -> Deferred[Transaction]:
+        return self.committer.submit(request)
 
     @rpc
-    def transfer(self, request: Transfer) -> Transaction:
-        return self.committer.carry_out(request, Transaction)
+    def transfer(self, request: Transfer) -> Deferred[Transaction]:
+        return self.committer.submit(request)
 
     @rpc
-    def hold(self, request: PlaceHold) -> Hold:
-        return self.committer.carry_out(request, Hold)
+    def hold(self, request: PlaceHold) -> Deferred[Hold]:
+        return self.committer.submit(request)
 
     @rpc
-    def capture(self, request: Capture) -> Transaction:
-        return self.committer.carry_out(request, Transaction)
+    def capture(self, request: Capture) -> Deferred[Transaction]:
+        return self.committer.submit(request)
 
     @rpc
-    def void(self, request: VoidHold) -> Hold:
-        return self.committer.carry_out(request, Hold)
+    def void(self, request: VoidHold) -> Deferred[Hold]:
+        return self.committer.submit(request)
 
     @rpc
-    def refund(self, request: Refund) -> Transaction:
-        return self.committer.carry_out(request, Transaction)
+    def refund(self, request: Refund) -> Deferred[Transaction]:
+        return self.committer.submit(request)
 
     @rpc
-    def reverse(self, request: Reverse) -> Transaction:
-        return self.committer.carry_out(request, Transaction)
+    def reverse(self, request: Reverse) -> Deferred[Transaction]:
+        return self.committer.submit(request)
 
     @rpc
-    def adjust(self, request: Adjust) -> Transaction:
-        return self.committer.carry_out(request, Transaction)
+    def adjust(self, request: Adjust) -> Deferred[Transaction]:
+        return self.committer.submit(request)
 
     @rpc
-    def freeze(self, request: Freeze) -> StatusChange:
-        return self.committer.carry_out(request, StatusChange)
+    def freeze(self, request: Freeze) -> Deferred[StatusChange]:
+        return self.committer.submit(request)
 
     @rpc
-    def unfreeze(self, request: Unfreeze) -> StatusChange:
-        return self.committer.carry_out(request, StatusChange)
+    def unfreeze(self, request: Unfreeze) -> Deferred[StatusChange]:
+        return self.committer.submit(request)
 
     @rpc
-    def close_key(self, request: CloseKey) -> ClosedKey:
-        return self.committer.carry_out(request, ClosedKey)
+    def close_key(self, request: CloseKey) -> Deferred[ClosedKey]:
+        return self.committer.submit(request)
 
     @rpc
     def post_batch(self, request: PostBatch) -> BatchOutcome:

@@ -1,5 +1,6 @@
 """Group commit: many callers, one transaction, and the truth for each of them."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import count
@@ -11,10 +12,17 @@ from sqlalchemy.exc import OperationalError
 
 from chassis.context import CallContext
 from chassis.identifiers import new_id
-from contracts.errors import InsufficientFunds, Overloaded, ServiceError, Unavailable
+from contracts.errors import (
+    DeadlineExceeded,
+    InsufficientFunds,
+    Overloaded,
+    ServiceError,
+    Unavailable,
+)
 from contracts.wallet import Transaction
 from services.wallet import committer
-from services.wallet.committer import Job, Queue, settle
+from services.wallet.committer import Job, Queue, in_time, settle
+from services.wallet.ledger import Outcome
 from tests.wallet.conftest import USD, Ledger, credit, debit
 
 
@@ -257,3 +265,15 @@ def test_an_atomic_job_shares_its_transaction_with_nobody():
         queue.put(job)
 
     assert [queue.take(batch_size=5) for _ in range(3)] == [[job] for job in jobs]
+
+
+def test_what_waited_past_its_deadline_is_not_begun_and_its_caller_hears_so():
+    told: list[list[Outcome]] = []
+    now_ms = int(time.time() * 1000)
+    late, timely = (
+        Job([debit(new_id(), USD)], call=CallContext(deadline_ms=at_ms), tell=told.append)
+        for at_ms in (now_ms - 1, now_ms + 60_000)
+    )
+
+    assert in_time([late, timely]) == [timely]
+    assert [type(outcome) for (outcome,) in told] == [DeadlineExceeded]
