@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from sqlalchemy import text
@@ -72,16 +72,7 @@ _SELECT = (
     " b.status, b.status_change_count, nullif(b.last_entry_at, '-infinity') AS last_entry_at"
     " FROM accounts AS a JOIN balances AS b USING (account_id) "
 )
-# In the order of account ids, everywhere: two batches never wait for each other in a circle.
-_LOCK = text(
-    _SELECT + "WHERE a.user_id = ANY(CAST(:user_ids AS uuid[]))"
-    " OR a.account_id = ANY(CAST(:account_ids AS bigint[]))"
-    " ORDER BY a.account_id FOR NO KEY UPDATE OF b"
-)
-_LOCK_USERS = text(
-    _SELECT + "WHERE a.user_id = ANY(CAST(:user_ids AS uuid[]))"
-    " ORDER BY a.account_id FOR NO KEY UPDATE OF b"
-)
+_LOCK = text(_SELECT + "WHERE a.user_id = :user_id FOR NO KEY UPDATE OF b")
 _READ = text(_SELECT + "WHERE a.user_id = :user_id")
 _READ_ALL = text(_SELECT + "WHERE a.account_id = ANY(CAST(:account_ids AS bigint[]))")
 _RESERVE = text(
@@ -94,29 +85,20 @@ _OPEN_RESERVED = Bulk(
     user_id="uuid",
     opened_at="timestamptz",
 )
-_OPEN = Bulk(
-    "INSERT INTO accounts ({columns}) SELECT * FROM {rows}"
-    " ORDER BY user_id ON CONFLICT (user_id) DO NOTHING",
-    user_id="uuid",
-    opened_at="timestamptz",
+_OPEN = text(
+    "INSERT INTO accounts (user_id, opened_at) VALUES (:user_id, :opened_at)"
+    " ON CONFLICT (user_id) DO NOTHING"
 )
 
 
-def lock(
-    session: Session, user_ids: Iterable[UUID], account_ids: Iterable[int] = ()
-) -> list[Account]:
-    """The users' accounts, locked until the transaction ends. Unknown ones are left out."""
-    users, others = array("uuid", user_ids), list(account_ids)
-    if others:
-        rows = session.execute(_LOCK, {"user_ids": users, "account_ids": array("bigint", others)})
-    else:
-        rows = session.execute(_LOCK_USERS, {"user_ids": users})
-    return [_account(row) for row in rows]
+def open_missing(session: Session, now: datetime, user_id: UUID) -> None:
+    """Open the user's account if there is none."""
+    session.execute(_OPEN, {"user_id": user_id, "opened_at": now})
 
 
-def open_missing(session: Session, now: datetime, user_ids: Iterable[UUID]) -> None:
-    """Open accounts for users who have none."""
-    _OPEN.execute(session, [(user_id, now) for user_id in user_ids])
+def lock(session: Session, user_id: UUID) -> Account:
+    """A user's account, without its levels, locked until the transaction ends."""
+    return from_row(session.execute(_LOCK, {"user_id": user_id}).one())
 
 
 def new(account_id: int, user_id: UUID, now: datetime) -> Account:
@@ -138,17 +120,18 @@ def write(writes: Batch, opened: Iterable[Account]) -> None:
 def find(session: Session, user_id: UUID) -> Account | None:
     """A user's account, not locked, without its levels."""
     row = session.execute(_READ, {"user_id": user_id}).one_or_none()
-    return _account(row) if row else None
+    return from_row(row) if row else None
 
 
 def read_all(session: Session, account_ids: Iterable[int]) -> list[Account]:
     """Several users' accounts, not locked, without their levels."""
     rows = session.execute(_READ_ALL, {"account_ids": array("bigint", account_ids)})
-    return [_account(row) for row in rows]
+    return [from_row(row) for row in rows]
 
 
-def _account(row: object) -> Account:
-    account = Account(*row)  # type: ignore[misc]
+def from_row(row: Iterable[Any]) -> Account:
+    """An account from the columns in the order of its fields."""
+    account = Account(*row)
     account.status = AccountStatus(account.status)
     return account
 

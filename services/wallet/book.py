@@ -5,6 +5,7 @@ here and decide before they change anything, so that a refused command leaves no
 neighbours go on. Writing is one statement for each table.
 """
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -12,7 +13,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from chassis import outbox
-from chassis.bulk import Batch, Bulk
+from chassis.bulk import Batch, Bulk, array
 from chassis.context import CallContext
 from chassis.identifiers import new_id
 from contracts.errors import BadRequest, NotFound
@@ -28,6 +29,7 @@ from services.wallet import accounts, holds, keys, levels
 from services.wallet.accounts import Account
 from services.wallet.corrections import Original
 from services.wallet.holds import OpenHold
+from services.wallet.levels import ArmedLevel
 from services.wallet.models import HOUSE_ACCOUNT_IDS
 from services.wallet.postings import Effect, Movement, Posted
 
@@ -59,6 +61,27 @@ class Book:
         self._levels: dict[tuple[int, str], levels.ArmedLevel] = {}
         self._events: list[tuple[Event, CallContext]] = []
 
+    # Reading.
+
+    def read(
+        self, session: Session, user_ids: Iterable[UUID], idempotency_keys: Iterable[str]
+    ) -> None:
+        """Lock the users' accounts until the transaction ends; read their levels, and the keys.
+
+        Unknown users and unused keys are left out.
+        """
+        wanted = {"user_ids": array("uuid", user_ids), "keys": array("text", idempotency_keys)}
+        used: list[keys.KeyRecord] = []
+        for row in session.connection().exec_driver_sql(_READ, wanted):
+            account, level, key = row[:9], row[9:12], row[12:]
+            if row.opened_at is not None:
+                self.add_account(accounts.from_row(account))
+            elif row.level is not None:
+                self.accounts[row.user_id].levels.append(ArmedLevel(row.account_id, *level))
+            else:
+                used.append(keys.from_row(key))
+        self.keys = keys.answered(session, used)
+
     # What rules ask.
 
     def account(self, user_id: UUID) -> Account:
@@ -77,15 +100,14 @@ class Book:
         """The user's account, opened now if there was none."""
         if user_id not in self.accounts:
             account = accounts.new(self.reserved_account_ids.pop(), user_id, self.now)
-            self.add_accounts([account])
+            self.add_account(account)
             self._opened.append(account)
         return self.accounts[user_id]
 
-    def add_accounts(self, found: list[Account]) -> None:
-        """Accounts that are locked now."""
-        for account in found:
-            self.accounts[account.user_id] = account
-            self.accounts_by_id[account.account_id] = account
+    def add_account(self, account: Account) -> None:
+        """An account that is locked now."""
+        self.accounts[account.user_id] = account
+        self.accounts_by_id[account.account_id] = account
 
     # What rules do.
 
@@ -246,6 +268,9 @@ def _topup_id(metadata: dict[str, str]) -> UUID | None:
     except (KeyError, ValueError):
         return None
 
+
+_READ = "SELECT * FROM open_book(CAST(%(user_ids)s AS uuid[]), CAST(%(keys)s AS text[]))"
+"""A row for each account, each level and each used key, in the columns of that; see 0004."""
 
 _POST_TRANSACTIONS = Bulk(
     "INSERT INTO transactions ({columns}) SELECT * FROM {rows}",

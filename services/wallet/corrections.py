@@ -32,6 +32,8 @@ class Original:
     correction: str | None
     source_account_id: int
     destination_account_id: int
+    source_user_id: UUID | None
+    destination_user_id: UUID | None
     corrected_micros: int = 0
 
     @property
@@ -41,12 +43,14 @@ class Original:
 
 _LOAD = text(
     "SELECT t.transaction_id, t.kind, t.description, t.amount_micros, t.correction,"
-    " source.account_id, destination.account_id"
+    " source.account_id, destination.account_id, giver.user_id, receiver.user_id"
     " FROM transactions AS t"
     " JOIN entries AS source ON source.transaction_id = t.transaction_id"
     " AND source.amount_micros < 0"
     " JOIN entries AS destination ON destination.transaction_id = t.transaction_id"
     " AND destination.amount_micros > 0"
+    " JOIN accounts AS giver ON giver.account_id = source.account_id"
+    " JOIN accounts AS receiver ON receiver.account_id = destination.account_id"
     " WHERE t.transaction_id = ANY(CAST(:transaction_ids AS uuid[]))"
 )
 _CORRECTED = text(

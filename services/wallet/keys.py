@@ -16,7 +16,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from chassis.bulk import Batch, Bulk, array
+from chassis.bulk import Batch, Bulk
 from contracts.errors import BadRequest, IdempotencyConflict, KeyClosed
 from contracts.messages import Command, Reply
 from contracts.wallet import (
@@ -97,7 +97,7 @@ def first_answer(record: KeyRecord, digest: bytes) -> Reply:
 
 _FIND = text(
     "SELECT idempotency_key, method, request_hash, account_id, transaction_id, hold_id,"
-    " change_number, recorded_at FROM keys WHERE idempotency_key = ANY(CAST(:wanted AS text[]))"
+    " change_number, recorded_at FROM keys WHERE idempotency_key = :idempotency_key"
 )
 _WRITE = Bulk(
     "INSERT INTO keys ({columns}) SELECT * FROM {rows}",
@@ -112,9 +112,14 @@ _WRITE = Bulk(
 )
 
 
-def find(session: Session, wanted: Iterable[str]) -> dict[str, KeyRecord]:
-    """The keys of these that were used or closed before, with their first answers."""
-    records = [_record(row) for row in session.execute(_FIND, {"wanted": array("text", wanted)})]
+def find(session: Session, idempotency_key: str) -> KeyRecord | None:
+    """A key that was used or closed before, with its first answer."""
+    row = session.execute(_FIND, {"idempotency_key": idempotency_key}).one_or_none()
+    return answered(session, [from_row(row)])[idempotency_key] if row else None
+
+
+def answered(session: Session, records: list[KeyRecord]) -> dict[str, KeyRecord]:
+    """The records with their first answers, by key."""
     for made_by, read in _ANSWERS:
         places = [
             (record, (record.account_id, made))
@@ -127,7 +132,8 @@ def find(session: Session, wanted: Iterable[str]) -> dict[str, KeyRecord]:
     return {record.idempotency_key: record for record in records}
 
 
-def _record(row: Any) -> KeyRecord:
+def from_row(row: Iterable[Any]) -> KeyRecord:
+    """A record from the columns in the order of its fields."""
     record = KeyRecord(*row)
     if record.request_hash is not None:
         record.request_hash = bytes(record.request_hash)
@@ -157,7 +163,7 @@ def write(writes: Batch, now: datetime, records: Iterable[KeyRecord]) -> None:
 
 def get_by_key(session: Session, idempotency_key: str) -> KeyOutcome:
     """What became of the command under a key; ``unused`` when nothing did, so far."""
-    record = find(session, [idempotency_key]).get(idempotency_key)
+    record = find(session, idempotency_key)
     if record is None:
         return KeyOutcome(idempotency_key=idempotency_key, state=KeyState.UNUSED)
     if record.is_closed:

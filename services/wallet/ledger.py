@@ -34,7 +34,7 @@ from contracts.wallet import (
     Unfreeze,
     VoidHold,
 )
-from services.wallet import accounts, corrections, holds, keys, levels, reclaims
+from services.wallet import accounts, corrections, holds, keys, reclaims
 from services.wallet.accounts import Account, require_available, require_open
 from services.wallet.book import Book
 from services.wallet.holds import ExpireHold
@@ -76,20 +76,14 @@ def post_one(session: Session, now: datetime, command: Postable) -> Reply:
 
 def _open_book(session: Session, now: datetime, commands: Sequence[Postable]) -> Book:
     book = Book(now)
-    users = {user_id for command in commands for user_id in _owners(command)}
     corrected = {c.transaction_id for c in commands if isinstance(c, Refund | Reverse)}
     if corrected:
         book.originals = corrections.load(session, corrected)
-    others = {
-        account_id
-        for original in book.originals.values()
-        for account_id in (original.source_account_id, original.destination_account_id)
-    }
-    if users:
-        book.add_accounts(accounts.lock(session, users, others))
-        levels.load(session, book.accounts.values())
-        _reserve_accounts(session, book, commands)
-    book.keys = keys.find(session, {command.idempotency_key for command in commands})
+    users = {user_id for command in commands for user_id in _owners(command)}
+    for original in book.originals.values():
+        users.update(filter(None, (original.source_user_id, original.destination_user_id)))
+    book.read(session, users, {command.idempotency_key for command in commands})
+    _reserve_accounts(session, book, commands)
     if corrected:
         corrections.load_corrected(session, book.originals)
     _load_holds(session, book, commands)

@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from chassis.bulk import Batch, Bulk, array
+from chassis.bulk import Batch, Bulk
 from contracts.errors import NotFound
 from contracts.wallet import BalanceLow, Level, LowBalanceLevel
 from services.wallet import accounts
@@ -29,10 +29,6 @@ class ArmedLevel:
     is_armed: bool
 
 
-_READ = text(
-    "SELECT account_id, name, threshold_micros, is_armed FROM levels"
-    " WHERE account_id = ANY(CAST(:account_ids AS bigint[])) AND threshold_micros IS NOT NULL"
-)
 _WRITE = Bulk(
     "UPDATE levels AS l SET is_armed = new.is_armed FROM {rows}"
     " WHERE l.account_id = new.account_id AND l.name = new.name",
@@ -51,13 +47,6 @@ _NEXT_VERSION = text(
     "SELECT coalesce(max(settings_version), 0) + 1 FROM levels"
     " WHERE account_id = :account_id AND name = :name"
 )
-
-
-def load(session: Session, found: Iterable["Account"]) -> None:
-    """Give each locked account its levels."""
-    by_id = {account.account_id: account for account in found}
-    for row in session.execute(_READ, {"account_ids": array("bigint", by_id)}):
-        by_id[row.account_id].levels.append(ArmedLevel(*row))
 
 
 def check(book: "Book", account: "Account") -> None:
@@ -103,8 +92,8 @@ def arm(
     A wallet that is below the level already is not armed: whoever saves the settings looks
     at the balance, and the level speaks at the next dip.
     """
-    accounts.open_missing(session, now, [user_id])
-    (account,) = accounts.lock(session, [user_id])
+    accounts.open_missing(session, now, user_id)
+    account = accounts.lock(session, user_id)
     place = {"account_id": account.account_id, "name": name.value}
     if settings_version is None:
         settings_version = session.scalar(_NEXT_VERSION, place)

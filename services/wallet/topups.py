@@ -78,7 +78,7 @@ def take_back(session: Session, now: datetime, event: TopupReversed) -> None:
         metadata={"topup_id": str(event.topup_id), "reversal_id": event.reversal_id},
     )
     # The reversal may come before the credit that it takes back: then it opens the wallet.
-    accounts.open_missing(session, now, [event.user_id])
+    accounts.open_missing(session, now, event.user_id)
     ledger.post_one(session, now, taking)
 
 
@@ -87,7 +87,7 @@ def restore(session: Session, now: datetime, event: TopupRestored) -> None:
 
     Raises ``Conflict`` while the reversal itself has not arrived: the event is tried again.
     """
-    taken = keys.find(session, [_reversal_key(event)]).get(_reversal_key(event))
+    taken = keys.find(session, _reversal_key(event))
     if taken is None or taken.transaction_id is None:
         raise Conflict("What is to be restored has not been taken back yet.")
     ledger.post_one(

@@ -8,7 +8,7 @@ from sqlalchemy.exc import IntegrityError
 
 from chassis.identifiers import new_id
 from contracts.wallet import Hold, PlaceHold
-from tests.wallet.conftest import NOON, USD, Ledger, debit
+from tests.wallet.conftest import NOON, USD, Ledger, credit, debit
 
 
 @contextmanager
@@ -291,7 +291,7 @@ def test_an_adjustment_without_a_reason_is_refused(book: Ledger):
 
 
 def test_a_key_that_points_to_no_entry_is_refused(book: Ledger, account):
-    with refused("outcome_is_an_entry"):
+    with refused("points to an entry that does not exist"):
         write(
             book,
             "INSERT INTO keys (idempotency_key, method, request_hash, account_id,"
@@ -301,6 +301,25 @@ def test_a_key_that_points_to_no_entry_is_refused(book: Ledger, account):
             account=account,
             id=new_id(),
         )
+
+
+def test_a_key_that_points_to_the_entry_of_another_account_is_refused(book: Ledger, account):
+    other = book.transaction(credit(book.user(), USD))
+    with refused("points to an entry that does not exist"):
+        write(
+            book,
+            "INSERT INTO keys (idempotency_key, method, request_hash, account_id,"
+            " transaction_id, recorded_at)"
+            " VALUES (:key, 'debit', sha256('x'), :account, :id, now())",
+            key=str(new_id()),
+            account=account,
+            id=other.transaction_id,
+        )
+
+
+def test_a_link_of_no_transaction_is_refused(book: Ledger):
+    with refused("there is no transaction at position"):
+        write(book, "INSERT INTO chain VALUES (9000000000, sha256('x'))")
 
 
 def test_a_key_that_opened_no_account_is_refused(book: Ledger):
