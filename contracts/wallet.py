@@ -3,7 +3,7 @@
 from datetime import UTC, date, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Generic
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, StringConstraints
 
@@ -121,10 +121,14 @@ class Transaction(Reply):
 class WalletCommand(Command[ReplyT], Generic[ReplyT]):
     """A command of the wallet. With ``dry_run`` it is carried out and then undone.
 
-    A refusal (short of funds, frozen, unknown) leaves no trace: the same key may be tried
-    again. Only an effect, or a closure of the key, is final.
+    ``metadata`` and the date on which it takes effect (None: now) are kept with the transaction
+    that it makes, or with its key where it makes none. A refusal (short of funds, frozen,
+    unknown) leaves no trace: the same key may be tried again. Only an effect, or a closure of the
+    key, is final.
     """
 
+    metadata: Metadata = Field(default_factory=dict)
+    effective_at: EffectiveDate | None = None
     dry_run: bool = False
 
 
@@ -146,8 +150,6 @@ class Debit(WalletCommand[Transaction], service=SERVICE, method="debit"):
     kind: TransactionKind = TransactionKind.PURCHASE
     destination: HouseAccount = HouseAccount.MARKETPLACE_REVENUE
     description: ShortText
-    metadata: Metadata = Field(default_factory=dict)
-    effective_at: EffectiveDate | None = None
 
 
 class Credit(WalletCommand[Transaction], service=SERVICE, method="credit"):
@@ -158,8 +160,6 @@ class Credit(WalletCommand[Transaction], service=SERVICE, method="credit"):
     kind: TransactionKind = TransactionKind.TOPUP
     origin: HouseAccount = HouseAccount.CARD_RECEIPTS
     description: ShortText
-    metadata: Metadata = Field(default_factory=dict)
-    effective_at: EffectiveDate | None = None
 
 
 class Transfer(WalletCommand[Transaction], service=SERVICE, method="transfer"):
@@ -173,8 +173,6 @@ class Transfer(WalletCommand[Transaction], service=SERVICE, method="transfer"):
     to_user_id: UUID
     amount_micros: AmountMicros
     description: ShortText
-    metadata: Metadata = Field(default_factory=dict)
-    effective_at: EffectiveDate | None = None
 
 
 class HoldStatus(StrEnum):
@@ -220,7 +218,6 @@ class PlaceHold(WalletCommand[Hold], service=SERVICE, method="hold"):
     amount_micros: AmountMicros
     expires_in_s: HoldSeconds = 7 * 86_400
     description: ShortText
-    metadata: Metadata = Field(default_factory=dict)
 
 
 class Capture(WalletCommand[Transaction], service=SERVICE, method="capture"):
@@ -236,8 +233,6 @@ class Capture(WalletCommand[Transaction], service=SERVICE, method="capture"):
     kind: TransactionKind = TransactionKind.PURCHASE
     destination: HouseAccount = HouseAccount.MARKETPLACE_REVENUE
     description: ShortText | None = None
-    metadata: Metadata = Field(default_factory=dict)
-    effective_at: EffectiveDate | None = None
 
 
 class VoidHold(WalletCommand[Hold], service=SERVICE, method="void"):
@@ -260,8 +255,6 @@ class Refund(WalletCommand[Transaction], service=SERVICE, method="refund"):
     transaction_id: UUID
     amount_micros: AmountMicros | None = None
     description: ShortText
-    metadata: Metadata = Field(default_factory=dict)
-    effective_at: EffectiveDate | None = None
 
 
 class Reverse(WalletCommand[Transaction], service=SERVICE, method="reverse"):
@@ -275,8 +268,6 @@ class Reverse(WalletCommand[Transaction], service=SERVICE, method="reverse"):
     transaction_id: UUID
     reason: ShortText
     actor: ShortText
-    metadata: Metadata = Field(default_factory=dict)
-    effective_at: EffectiveDate | None = None
 
 
 class Adjust(WalletCommand[Transaction], service=SERVICE, method="adjust"):
@@ -289,8 +280,6 @@ class Adjust(WalletCommand[Transaction], service=SERVICE, method="adjust"):
     amount_micros: Annotated[int, Field(strict=True, ge=-MAX_AMOUNT_MICROS, le=MAX_AMOUNT_MICROS)]
     reason: ShortText
     actor: ShortText
-    metadata: Metadata = Field(default_factory=dict)
-    effective_at: EffectiveDate | None = None
 
 
 class StatusChange(Reply):
@@ -327,14 +316,22 @@ class Level(Reply):
     user_id: UUID
     level: LowBalanceLevel
     threshold_micros: PriceMicros | None
+    dry_run: bool = False
 
 
-class SetLevel(Request[Level], service=SERVICE, method="set_level"):
-    """Set the wallet's ``alert`` level, or drop it with None. It may be repeated freely.
+def _key_of_one_call() -> str:
+    return f"level:{uuid4()}"
 
-    The ``auto_topup`` level belongs to the auto top-up settings. Errors: ``NotFound``.
+
+class SetLevel(WalletCommand[Level], service=SERVICE, method="set_level"):
+    """Set the wallet's ``alert`` level, or drop it with None.
+
+    Repeated under its key it changes nothing, and answers with the level as it is by then. A
+    call without a key is one of its own. The ``auto_topup`` level belongs to the auto top-up
+    settings. Errors: ``NotFound``.
     """
 
+    idempotency_key: IdempotencyKey = Field(default_factory=_key_of_one_call)
     user_id: UUID
     threshold_micros: PriceMicros | None
 
@@ -410,12 +407,18 @@ class KeyState(StrEnum):
 
 
 class KeyOutcome(Reply):
-    """What became of the command under a key, with the reply that its caller got or missed."""
+    """What became of the command under a key, with the reply that its caller got or missed.
+
+    ``metadata`` and ``effective_at`` are those of the command that was carried out, or that
+    closed the key.
+    """
 
     idempotency_key: IdempotencyKey
     state: KeyState
     method: str | None = None
     recorded_at: AwareDatetime | None = None
+    effective_at: AwareDatetime | None = None
+    metadata: dict[str, str] = Field(default_factory=dict)
     reply: dict[str, Any] | None = None
 
 

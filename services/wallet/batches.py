@@ -15,6 +15,7 @@ from contracts.wallet import (
     BatchOutcome,
     BatchResult,
     Capture,
+    CloseKey,
     Credit,
     Debit,
     Freeze,
@@ -23,6 +24,7 @@ from contracts.wallet import (
     PostBatch,
     Refund,
     Reverse,
+    SetLevel,
     Transfer,
     Unfreeze,
     VoidHold,
@@ -36,7 +38,7 @@ METHODS: dict[str, type[Command[Any]]] = {
     command.method: command
     for command in (
         OpenAccount, Debit, Credit, Transfer, PlaceHold, Capture, VoidHold, Refund, Reverse,
-        Adjust, Freeze, Unfreeze,
+        Adjust, Freeze, Unfreeze, SetLevel, CloseKey,
     )
 }  # fmt: skip
 

@@ -58,7 +58,8 @@ class Book:
         self._ended_holds: list[OpenHold] = []
         self._status_changes: list[tuple[Any, ...]] = []
         self._statuses: dict[int, Account] = {}
-        self._levels: dict[tuple[int, str], levels.ArmedLevel] = {}
+        self._set_levels: dict[tuple[int, str], tuple[int | None, bool]] = {}
+        self._levels: dict[tuple[int, str], ArmedLevel] = {}
         self._events: list[tuple[Event, CallContext]] = []
 
     # Reading.
@@ -121,7 +122,7 @@ class Book:
         if isinstance(destination, Account):
             accounts.require_room(destination, amount_micros)
         recorded_at = self._recorded_at(source, destination)
-        effective_at = self._effective_at(movement, recorded_at)
+        effective_at = movement.effective_at or recorded_at
         posted = Posted(new_id(), movement, effective_at, recorded_at, {})
         self._transactions.append(_transaction_row(posted, amount_micros))
         self._enter(posted, source, -amount_micros)
@@ -140,10 +141,6 @@ class Book:
             if isinstance(side, Account):
                 recorded_at = max(recorded_at, side.last_entry_at or recorded_at)
         return recorded_at
-
-    def _effective_at(self, movement: Movement, recorded_at: datetime) -> datetime:
-        self.require_past(movement.effective_at)
-        return movement.effective_at or recorded_at
 
     def _enter(self, posted: Posted, side: Side, amount_micros: int) -> None:
         account_id: int
@@ -191,9 +188,18 @@ class Book:
         if hold.hold_id not in self._placed_holds:
             self._ended_holds.append(hold)
 
-    def note_level(self, level: levels.ArmedLevel) -> None:
+    def note_level(self, level: ArmedLevel) -> None:
         """A level was crossed, in either direction."""
         self._levels[level.account_id, level.name] = level
+
+    def set_level(self, account: Account, name: str, threshold_micros: int | None) -> None:
+        """Set a level of an account, or drop it. One that the wallet is below is not armed."""
+        is_armed = threshold_micros is not None and account.available_micros >= threshold_micros
+        account.levels = [level for level in account.levels if level.name != name]
+        if threshold_micros is not None:
+            account.levels.append(ArmedLevel(account.account_id, name, threshold_micros, is_armed))
+        self._set_levels[account.account_id, name] = (threshold_micros, is_armed)
+        self._levels.pop((account.account_id, name), None)
 
     def note_status_change(self, account: Account, reason: str, actor: str) -> None:
         """An account was frozen or opened again."""
@@ -235,6 +241,7 @@ class Book:
             holds.write_placed(writes, self._placed_holds.values())
             writes.add(_SET_STATUS, self._changed_to(AccountStatus.OPEN))
             writes.add(_NOTE_CHANGES, self._status_changes)
+            levels.write_set(writes, self._set_levels)
             levels.write(writes, self._levels.values())
             keys.write(writes, self.now, self._keys)
             outbox.store(writes, self._events)

@@ -167,7 +167,6 @@ def capture(book: "Book", command: Capture) -> Effect:
         raise BadRequest("amount_micros: more than was held.", "amount_micros")
     if hold.expires_at <= book.now:
         raise Conflict("The hold has expired.")
-    book.require_past(command.effective_at)
     movement = Movement(
         kind=command.kind,
         description=command.description or hold.description,

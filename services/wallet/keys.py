@@ -28,7 +28,7 @@ from contracts.wallet import (
     StatusChange,
     Transaction,
 )
-from services.wallet import accounts, holds
+from services.wallet import accounts, holds, levels
 from services.wallet.postings import transaction_from
 
 CLOSE_KEY = "close_key"
@@ -38,7 +38,11 @@ OWN_PREFIXES = ("topup:", "reversal:", "restored:", "opened:", "expire:")
 
 @dataclass(slots=True)
 class KeyRecord:
-    """A used or closed key. ``reply`` is the first answer, where it has been derived."""
+    """A used or closed key. ``reply`` is the first answer, where it has been derived.
+
+    ``metadata`` and ``effective_at`` are the command's own, where it made no transaction that
+    carries them.
+    """
 
     idempotency_key: str
     method: str
@@ -48,6 +52,8 @@ class KeyRecord:
     hold_id: UUID | None = None
     change_number: int | None = None
     recorded_at: datetime | None = None
+    metadata: dict[str, str] | None = None
+    effective_at: datetime | None = None
     reply: Reply | None = None
 
     @property
@@ -97,7 +103,8 @@ def first_answer(record: KeyRecord, digest: bytes) -> Reply:
 
 _FIND = text(
     "SELECT idempotency_key, method, request_hash, account_id, transaction_id, hold_id,"
-    " change_number, recorded_at FROM keys WHERE idempotency_key = :idempotency_key"
+    " change_number, recorded_at, metadata, effective_at FROM keys"
+    " WHERE idempotency_key = :idempotency_key"
 )
 _WRITE = Bulk(
     "INSERT INTO keys ({columns}) SELECT * FROM {rows}",
@@ -109,6 +116,8 @@ _WRITE = Bulk(
     hold_id="uuid",
     change_number="integer",
     recorded_at="timestamptz",
+    metadata="jsonb",
+    effective_at="timestamptz",
 )
 
 
@@ -155,6 +164,8 @@ def write(writes: Batch, now: datetime, records: Iterable[KeyRecord]) -> None:
             record.hold_id,
             record.change_number,
             now,
+            record.metadata,
+            record.effective_at,
         )
         for record in sorted(records, key=lambda record: record.idempotency_key)
     ]
@@ -166,17 +177,15 @@ def get_by_key(session: Session, idempotency_key: str) -> KeyOutcome:
     record = find(session, idempotency_key)
     if record is None:
         return KeyOutcome(idempotency_key=idempotency_key, state=KeyState.UNUSED)
-    if record.is_closed:
-        return KeyOutcome(
-            idempotency_key=idempotency_key,
-            state=KeyState.CLOSED,
-            recorded_at=record.recorded_at,
-        )
+    # A transaction carries its own; what makes none has them beside its key.
+    carrier = record.reply if isinstance(record.reply, Transaction) else record
     return KeyOutcome(
         idempotency_key=idempotency_key,
-        state=KeyState.DONE,
-        method=record.method,
+        state=KeyState.CLOSED if record.is_closed else KeyState.DONE,
+        method=None if record.is_closed else record.method,
         recorded_at=record.recorded_at,
+        effective_at=carrier.effective_at or record.recorded_at,
+        metadata=carrier.metadata or {},
         reply=record.reply.model_dump(mode="json") if record.reply else None,
     )
 
@@ -254,6 +263,12 @@ def _wallets(session: Session, places: list[Place]) -> Answers:
         yield (account.account_id, "open_account"), account.wallet()
 
 
+def _levels(session: Session, places: list[Place]) -> Answers:
+    """Setting a level again answers with the level as it is now."""
+    for account_id, level in levels.alerts(session, [place[0] for place in places]).items():
+        yield (account_id, "set_level"), level
+
+
 _ANSWERS: tuple[
     tuple[Callable[[KeyRecord], object], Callable[[Session, list[Place]], Answers]], ...
 ] = (
@@ -261,4 +276,5 @@ _ANSWERS: tuple[
     (lambda record: record.hold_id, _holds),
     (lambda record: record.change_number, _status_changes),
     (lambda record: record.method if record.method == "open_account" else None, _wallets),
+    (lambda record: record.method if record.method == "set_level" else None, _levels),
 )

@@ -29,12 +29,14 @@ from contracts.wallet import (
     PlaceHold,
     Refund,
     Reverse,
+    SetLevel,
     TransactionKind,
     Transfer,
     Unfreeze,
     VoidHold,
+    WalletCommand,
 )
-from services.wallet import accounts, corrections, holds, keys, reclaims
+from services.wallet import accounts, corrections, holds, keys, levels, reclaims
 from services.wallet.accounts import Account, require_available, require_open
 from services.wallet.book import Book
 from services.wallet.holds import ExpireHold
@@ -121,14 +123,14 @@ def _owners(command: Postable) -> tuple[UUID, ...]:
 
 def _carry_out(book: Book, command: Postable) -> Outcome:
     earlier = book.keys.get(command.idempotency_key)
-    if isinstance(command, CloseKey):
-        if earlier is None:
-            book.remember(keys.KeyRecord(command.idempotency_key, keys.CLOSE_KEY, None))
-        return keys.closed(command.idempotency_key, earlier)
-    digest = keys.request_hash(command)
     try:
+        if isinstance(command, CloseKey):
+            return _close(book, command, earlier)
+        digest = keys.request_hash(command)
         if earlier is not None:
             return keys.first_answer(earlier, digest)
+        if isinstance(command, WalletCommand):
+            book.require_past(command.effective_at)
         effect = RULES[type(command)](book, command)
     except ServiceError as refusal:
         return refusal
@@ -138,9 +140,26 @@ def _carry_out(book: Book, command: Postable) -> Outcome:
             method=command.method,
             request_hash=digest,
             **{name: getattr(effect, name) for name in _OUTCOME_FIELDS},
+            **({} if effect.transaction_id else _noted(command)),
         )
     )
     return effect.reply
+
+
+def _close(book: Book, command: CloseKey, earlier: keys.KeyRecord | None) -> Reply:
+    if earlier is None:
+        book.require_past(command.effective_at)
+        book.remember(
+            keys.KeyRecord(command.idempotency_key, keys.CLOSE_KEY, None, **_noted(command))
+        )
+    return keys.closed(command.idempotency_key, earlier)
+
+
+def _noted(command: Postable) -> dict[str, Any]:
+    """What a command says beside its effect, where no transaction carries it."""
+    if not isinstance(command, WalletCommand):
+        return {}
+    return {"metadata": command.metadata or None, "effective_at": command.effective_at}
 
 
 _OUTCOME_FIELDS = tuple(field.name for field in dataclasses.fields(Effect))
@@ -161,7 +180,6 @@ def debit(book: Book, command: Debit) -> Effect:
 def credit(book: Book, command: Credit) -> Effect:
     """Opens the account if there is none. Raises ``BadRequest``."""
     require_ordinary(command.kind)
-    book.require_past(command.effective_at)
     account = book.open(command.user_id)
     posted = book.move(
         command.origin, account, command.amount_micros, _movement(command, command.kind)
@@ -227,5 +245,6 @@ RULES: dict[type[Command[Any]], Callable[[Book, Any], Effect]] = {
     Adjust: adjust,
     Freeze: accounts.freeze,
     Unfreeze: accounts.unfreeze,
+    SetLevel: levels.set_alert,
     TakeBack: reclaims.take_back,
 }

@@ -1,6 +1,6 @@
 """Named levels below which a wallet says ``balance_low``: once per dip, re-armed above."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -9,14 +9,14 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from chassis.bulk import Batch, Bulk
-from contracts.errors import NotFound
-from contracts.wallet import BalanceLow, Level, LowBalanceLevel
+from chassis.bulk import Batch, Bulk, array
+from contracts.wallet import BalanceLow, Level, LowBalanceLevel, SetLevel
 from services.wallet import accounts
 
 if TYPE_CHECKING:
     from services.wallet.accounts import Account
     from services.wallet.book import Book
+    from services.wallet.postings import Effect
 
 
 @dataclass(slots=True)
@@ -36,16 +36,27 @@ _WRITE = Bulk(
     name="text",
     is_armed="boolean",
 )
-_SET = text(
+_SET = Bulk(
+    "INSERT INTO levels AS l (account_id, name, threshold_micros, is_armed, settings_version)"
+    " SELECT account_id, name, threshold_micros, is_armed, 1 FROM {rows}"
+    " ON CONFLICT (account_id, name) DO UPDATE SET threshold_micros = excluded.threshold_micros,"
+    " is_armed = excluded.is_armed, settings_version = l.settings_version + 1",
+    account_id="bigint",
+    name="text",
+    threshold_micros="bigint",
+    is_armed="boolean",
+)
+_ARM = text(
     "INSERT INTO levels AS l (account_id, name, threshold_micros, is_armed, settings_version)"
     " VALUES (:account_id, :name, :threshold_micros, :is_armed, :version)"
     " ON CONFLICT (account_id, name) DO UPDATE SET threshold_micros = excluded.threshold_micros,"
     " is_armed = excluded.is_armed, settings_version = excluded.settings_version"
     " WHERE l.settings_version < excluded.settings_version"
 )
-_NEXT_VERSION = text(
-    "SELECT coalesce(max(settings_version), 0) + 1 FROM levels"
-    " WHERE account_id = :account_id AND name = :name"
+_ALERTS = text(
+    "SELECT a.account_id, a.user_id, l.threshold_micros FROM accounts AS a"
+    " LEFT JOIN levels AS l ON l.account_id = a.account_id AND l.name = 'alert'"
+    " WHERE a.account_id = ANY(CAST(:account_ids AS bigint[]))"
 )
 
 
@@ -78,15 +89,36 @@ def write(writes: Batch, changed: Iterable[ArmedLevel]) -> None:
     writes.add(_WRITE, [(level.account_id, level.name, level.is_armed) for level in changed])
 
 
-def arm(
+def write_set(writes: Batch, levels: Mapping[tuple[int, str], tuple[int | None, bool]]) -> None:
+    """Write down levels that were set: account id and name → threshold, and whether armed."""
+    writes.add(_SET, [(*place, *setting) for place, setting in levels.items()])
+
+
+def set_alert(book: "Book", command: SetLevel) -> "Effect":
+    """Set or drop the user's ``alert`` level. Raises ``NotFound``."""
+    account = book.account(command.user_id)
+    book.set_level(account, LowBalanceLevel.ALERT, command.threshold_micros)
+    return book.effect(_alert(command.user_id, command.threshold_micros), account)
+
+
+def alerts(session: Session, account_ids: Iterable[int]) -> dict[int, Level]:
+    """The ``alert`` levels as they are now, by account id."""
+    rows = session.execute(_ALERTS, {"account_ids": array("bigint", account_ids)})
+    return {row.account_id: _alert(row.user_id, row.threshold_micros) for row in rows}
+
+
+def _alert(user_id: UUID, threshold_micros: int | None) -> Level:
+    return Level(user_id=user_id, level=LowBalanceLevel.ALERT, threshold_micros=threshold_micros)
+
+
+def arm_auto_topup(
     session: Session,
     now: datetime,
     user_id: UUID,
-    name: LowBalanceLevel,
     threshold_micros: int | None,
-    settings_version: int | None = None,
+    settings_version: int,
 ) -> None:
-    """Set a level, or drop it with None; opens the wallet if it has none yet.
+    """Set the ``auto_topup`` level, or drop it; opens the wallet if there is none yet.
 
     Settings with an older ``settings_version`` than the last are ignored: they come late.
     A wallet that is below the level already is not armed: whoever saves the settings looks
@@ -94,26 +126,14 @@ def arm(
     """
     accounts.open_missing(session, now, user_id)
     account = accounts.lock(session, user_id)
-    place = {"account_id": account.account_id, "name": name.value}
-    if settings_version is None:
-        settings_version = session.scalar(_NEXT_VERSION, place)
-    is_armed = threshold_micros is not None and account.available_micros >= threshold_micros
     session.execute(
-        _SET,
+        _ARM,
         {
-            **place,
+            "account_id": account.account_id,
+            "name": LowBalanceLevel.AUTO_TOPUP.value,
             "threshold_micros": threshold_micros,
-            "is_armed": is_armed,
+            "is_armed": threshold_micros is not None
+            and account.available_micros >= threshold_micros,
             "version": settings_version,
         },
     )
-
-
-def set_alert(
-    session: Session, now: datetime, user_id: UUID, threshold_micros: int | None
-) -> Level:
-    """Set or drop the user's ``alert`` level. Raises ``NotFound``."""
-    if accounts.find(session, user_id) is None:
-        raise NotFound("This user has no wallet.")
-    arm(session, now, user_id, LowBalanceLevel.ALERT, threshold_micros)
-    return Level(user_id=user_id, level=LowBalanceLevel.ALERT, threshold_micros=threshold_micros)

@@ -58,7 +58,6 @@ from services.wallet import (
     expiry,
     export,
     keys,
-    levels,
     statements,
     topups,
     totals,
@@ -131,9 +130,8 @@ class WalletService:
         return batches.post(self.committer.submit_all, request)
 
     @rpc
-    def set_level(self, request: SetLevel) -> Level:
-        with self.database.begin() as session:
-            return levels.set_alert(session, utc_now(), request.user_id, request.threshold_micros)
+    def set_level(self, request: SetLevel) -> Deferred[Level]:
+        return self.committer.submit(request)
 
     @rpc
     def get_wallet(self, request: GetWallet) -> Wallet:

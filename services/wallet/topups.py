@@ -17,7 +17,6 @@ from contracts.topup import (
 from contracts.wallet import (
     Credit,
     HouseAccount,
-    LowBalanceLevel,
     Reverse,
     Transaction,
     TransactionKind,
@@ -127,11 +126,10 @@ def _reversal_key(event: TopupReversed | TopupRestored) -> str:
 
 def arm_level(session: Session, now: datetime, event: AutoTopupSettingsChanged) -> None:
     """Arm the ``auto_topup`` level at the new threshold, or drop it."""
-    levels.arm(
+    levels.arm_auto_topup(
         session,
         now,
         event.user_id,
-        LowBalanceLevel.AUTO_TOPUP,
         event.threshold_micros,
         event.settings_version,
     )

@@ -16,6 +16,7 @@ from contracts.wallet import (
     PlaceHold,
     Refund,
     Reverse,
+    SetLevel,
     Transfer,
     Unfreeze,
     VoidHold,
@@ -31,10 +32,24 @@ class ModelAccount:
     balance_micros: int = 0
     held_micros: int = 0
     is_frozen: bool = False
+    alert_micros: int | None = None
+    is_armed: bool = False
+    dips: int = 0
+    """How often it was told that the balance is below the alert level."""
 
     @property
     def available_micros(self) -> int:
         return self.balance_micros - self.held_micros
+
+    def rearm(self) -> None:
+        if self.alert_micros is not None and self.available_micros >= self.alert_micros:
+            self.is_armed = True
+
+    def check(self) -> None:
+        self.rearm()
+        if self.alert_micros is not None and self.available_micros < self.alert_micros:
+            self.dips += self.is_armed
+            self.is_armed = False
 
 
 @dataclass
@@ -64,7 +79,7 @@ class Model:
     transactions: dict[UUID, ModelTransaction] = field(default_factory=dict)
     keys: dict[str, tuple[object, Answer]] = field(default_factory=dict)
 
-    def answer(self, command: Command[Any] | CloseKey, made_id: UUID | None) -> Answer:
+    def answer(self, command: Command[Any], made_id: UUID | None) -> Answer:
         """Carry out a command. ``made_id`` is the id that the real ledger gave to what it made."""
         key = command.idempotency_key
         if isinstance(command, CloseKey):
@@ -74,6 +89,8 @@ class Model:
             body, earlier = self.keys[key]
             if earlier == ("closed",):
                 return ("key_closed",)
+            if body == command and isinstance(command, SetLevel):
+                return ("level", self.accounts[command.user_id].alert_micros)
             return earlier if body == command else ("idempotency_conflict",)
         try:
             answer = getattr(self, f"_{command.method}")(command, made_id)
@@ -93,11 +110,16 @@ class Model:
         if account.available_micros < amount_micros:
             raise Refused("insufficient_funds")
 
-    def _move(self, source, destination, amount_micros, made_id, seen_by, correction=False):
+    def _move(
+        self, source, destination, amount_micros, made_id, seen_by, correction=False, silent=False
+    ):
         if source is not None:
             self.accounts[source].balance_micros -= amount_micros
+            if not silent:
+                self.accounts[source].check()
         if destination is not None:
             self.accounts[destination].balance_micros += amount_micros
+            self.accounts[destination].rearm()
         self.transactions[made_id] = ModelTransaction(
             source, destination, amount_micros, amount_micros, correction
         )
@@ -122,7 +144,15 @@ class Model:
         account = self._account(command.user_id)
         if command.is_dispute or account.available_micros < command.amount_micros:
             account.is_frozen = True
-        return self._move(command.user_id, None, command.amount_micros, made_id, command.user_id)
+        user_id = command.user_id
+        return self._move(user_id, None, command.amount_micros, made_id, user_id, silent=True)
+
+    def _set_level(self, command: SetLevel, _made_id: UUID) -> Answer:
+        account = self._account(command.user_id)
+        account.alert_micros = command.threshold_micros
+        account.is_armed = False
+        account.rearm()
+        return ("level", command.threshold_micros)
 
     def _transfer(self, command: Transfer, made_id: UUID) -> Answer:
         sender, receiver = command.from_user_id, command.to_user_id
@@ -146,6 +176,7 @@ class Model:
         account = self._account(command.user_id)
         self._require(account, command.amount_micros)
         account.held_micros += command.amount_micros
+        account.check()
         self.holds[made_id] = ModelHold(command.user_id, command.amount_micros)
         return ("held", command.amount_micros)
 
@@ -172,6 +203,7 @@ class Model:
         account = self._account(command.user_id)
         hold = self._open_hold(command.user_id, command.hold_id)
         self._release(account, hold)
+        account.check()
         return ("voided", hold.amount_micros)
 
     def _release(self, account: ModelAccount, hold: ModelHold) -> None:

@@ -27,10 +27,12 @@ from contracts.wallet import (
     Debit,
     Freeze,
     Hold,
+    Level,
     OpenAccount,
     PlaceHold,
     Refund,
     Reverse,
+    SetLevel,
     StatusChange,
     Transaction,
     Transfer,
@@ -63,6 +65,7 @@ drafts = st.one_of(
     st.tuples(st.just(Reverse), picks),
     st.tuples(st.just(Adjust), users, st.integers(-60, 60)),
     st.tuples(st.just(TakeBack), users, amounts, st.booleans()),
+    st.tuples(st.just(SetLevel), users, st.none() | amounts),
     st.tuples(st.just(Freeze), users),
     st.tuples(st.just(Unfreeze), users),
     st.tuples(st.just(Unfreeze), users),
@@ -118,6 +121,7 @@ class Clients(RuleBasedStateMachine):
             assert wallet.available_micros == wallet.balance_micros - wallet.held_micros
             assert (wallet.status == "frozen") == expected.is_frozen
             assert wallet.available_micros >= 0 or expected.is_frozen
+            assert len(self.book.events(user_id, "balance_low")) == expected.dips
 
     @invariant()
     def the_total_is_zero(self) -> None:
@@ -169,6 +173,8 @@ class Clients(RuleBasedStateMachine):
             return {"user_id": user_id, **OPERATOR}
         if kind is OpenAccount:
             return {"user_id": user_id}
+        if kind is SetLevel:
+            return {"user_id": user_id, "threshold_micros": rest[0]}
         words = OPERATOR if kind is Adjust else WORDS
         return {"user_id": user_id, "amount_micros": rest[0], **words}
 
@@ -195,6 +201,8 @@ def _in_words(outcome: object) -> Answer:
         return (outcome.status.value,)
     if isinstance(outcome, ClosedKey):
         return ("closed", outcome.closed)
+    if isinstance(outcome, Level):
+        return ("level", outcome.threshold_micros)
     assert isinstance(outcome, Wallet)
     return ("opened",)
 

@@ -317,6 +317,29 @@ def test_a_key_that_points_to_the_entry_of_another_account_is_refused(book: Ledg
         )
 
 
+def test_a_key_that_repeats_what_its_transaction_says_is_refused(book: Ledger, account):
+    with refused("transaction_carries_its_own"):
+        write(
+            book,
+            "INSERT INTO keys (idempotency_key, method, request_hash, account_id,"
+            " transaction_id, recorded_at, metadata)"
+            " VALUES (:key, 'debit', sha256('x'), :account, :id, now(), '{}')",
+            key=str(new_id()),
+            account=account,
+            id=new_id(),
+        )
+
+
+def test_a_key_that_set_a_level_of_no_account_is_refused(book: Ledger):
+    with refused("keys_opened_account_id_fkey"):
+        write(
+            book,
+            "INSERT INTO keys (idempotency_key, method, request_hash, account_id, recorded_at)"
+            " VALUES (:key, 'set_level', sha256('x'), 999999999, now())",
+            key=str(new_id()),
+        )
+
+
 def test_a_link_of_no_transaction_is_refused(book: Ledger):
     with refused("there is no transaction at position"):
         write(book, "INSERT INTO chain VALUES (9000000000, sha256('x'))")

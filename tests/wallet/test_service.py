@@ -189,6 +189,24 @@ def test_the_outcome_of_a_lost_answer_is_known_by_its_key(rpc):
     assert outcome.reply == answer.model_dump(mode="json")
 
 
+def test_a_batch_closes_a_key_and_what_comes_late_under_it_does_nothing(rpc):
+    user_id = new_user(rpc, 10 * USD)
+    late = debit(user_id, USD)
+    commands = [
+        CloseKey(idempotency_key=late.idempotency_key, metadata={"why": "given up"}),
+        late,
+        SetLevel(user_id=user_id, threshold_micros=5 * USD),
+    ]
+
+    outcome = rpc.call(PostBatch(commands=[BatchCommand.of(command) for command in commands]))
+
+    closed, refused, level = outcome.results
+    assert (closed.reply["closed"], refused.error.code) == (True, "key_closed")
+    assert level.reply["threshold_micros"] == 5 * USD
+    known = rpc.call(GetByKey(idempotency_key=late.idempotency_key))
+    assert (known.state, known.metadata) == (KeyState.CLOSED, {"why": "given up"})
+
+
 def test_a_stock_nameko_client_can_call(stack):
     user_id = str(new_id())
     with ClusterRpcProxy({"AMQP_URI": stack.vhost.admin_uri}) as services:

@@ -12,8 +12,8 @@ from contracts.topup import (
     TopupReversed,
     Trigger,
 )
-from contracts.wallet import AccountStatus, Freeze, PlaceHold, Statement
-from services.wallet import levels, statements, topups
+from contracts.wallet import AccountStatus, Freeze, PlaceHold, SetLevel, Statement
+from services.wallet import statements, topups
 from tests.wallet.conftest import USD, Ledger, credit, debit
 
 
@@ -324,8 +324,7 @@ def test_the_first_debit_after_a_refund_to_the_card_says_that_the_balance_is_low
 def test_each_level_speaks_for_itself(book: Ledger):
     user_id = book.user(25 * USD)
     settings(book, user_id, 1, 10 * USD)
-    with book.database.begin() as session:
-        levels.set_alert(session, book.now, user_id, 20 * USD)
+    book.do(SetLevel(user_id=user_id, threshold_micros=20 * USD))
     book.do(debit(user_id, 6 * USD))
     book.do(debit(user_id, 10 * USD))
 
