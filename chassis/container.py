@@ -31,6 +31,7 @@ class ServiceContainer(NamekoContainer):
     def start(self) -> None:
         super().start()
         # What is loaded by now stays: it need not be looked at any more.
+        gc.collect()
         gc.freeze()
         gc.set_threshold(GARBAGE_THRESHOLD)
 
