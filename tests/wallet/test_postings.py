@@ -1,9 +1,11 @@
 """Debits, credits, transfers and adjustments."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
 from pydantic import ValidationError
+from sqlalchemy import text
 
 from chassis.identifiers import new_id
 from contracts.errors import (
@@ -19,10 +21,13 @@ from contracts.wallet import (
     ClosedKey,
     CloseKey,
     OpenAccount,
+    SetLevel,
     Transaction,
     TransactionKind,
     Wallet,
 )
+from services.wallet import ledger
+from tests.patience import eventually
 from tests.wallet.conftest import USD, Ledger, credit, debit, transfer
 
 
@@ -309,3 +314,26 @@ def test_a_transfer_with_all_the_metadata_there_can_be_is_accepted(book: Ledger)
     made = book.transaction(transfer(sender, receiver, USD).model_copy(update={"metadata": many}))
 
     assert len(made.metadata) == 52
+
+
+def test_a_batch_that_waited_for_a_wallet_sees_what_was_committed_meanwhile(book: Ledger):
+    user_id = book.user(25 * USD)
+    book.do(SetLevel(user_id=user_id, threshold_micros=20 * USD))
+    first, second = debit(user_id, 6 * USD), debit(user_id, USD)
+
+    def is_waiting() -> bool:
+        query = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        with book.database.read() as session:
+            return bool(session.scalar(query))
+
+    with ThreadPoolExecutor(1) as other:
+        with book.database.begin() as session:
+            ledger.post(session, book.now, [first])
+            waiting = other.submit(book.post, first, second)
+            eventually(is_waiting)
+        repeated, taken = waiting.result()
+
+    assert isinstance(repeated, Transaction)
+    assert isinstance(taken, Transaction)
+    assert (repeated.replayed, taken.balance_after_micros) == (True, 18 * USD)
+    assert len(book.events(user_id, "balance_low")) == 1

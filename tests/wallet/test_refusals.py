@@ -290,69 +290,46 @@ def test_an_adjustment_without_a_reason_is_refused(book: Ledger):
         )
 
 
+def bind_key(book: Ledger, method: str, account_id: int, transaction_id=None, metadata=None):
+    write(
+        book,
+        "INSERT INTO keys (idempotency_key, method, request_hash, account_id, transaction_id,"
+        " recorded_at, metadata)"
+        " VALUES (:key, :method, sha256('x'), :account, :id, now(), CAST(:metadata AS jsonb))",
+        key=str(new_id()),
+        method=method,
+        account=account_id,
+        id=transaction_id,
+        metadata=metadata,
+    )
+
+
 def test_a_key_that_points_to_no_entry_is_refused(book: Ledger, account):
     with refused("points to an entry that does not exist"):
-        write(
-            book,
-            "INSERT INTO keys (idempotency_key, method, request_hash, account_id,"
-            " transaction_id, recorded_at)"
-            " VALUES (:key, 'debit', sha256('x'), :account, :id, now())",
-            key=str(new_id()),
-            account=account,
-            id=new_id(),
-        )
+        bind_key(book, "debit", account, new_id())
 
 
 def test_a_key_that_points_to_the_entry_of_another_account_is_refused(book: Ledger, account):
     other = book.transaction(credit(book.user(), USD))
+
     with refused("points to an entry that does not exist"):
-        write(
-            book,
-            "INSERT INTO keys (idempotency_key, method, request_hash, account_id,"
-            " transaction_id, recorded_at)"
-            " VALUES (:key, 'debit', sha256('x'), :account, :id, now())",
-            key=str(new_id()),
-            account=account,
-            id=other.transaction_id,
-        )
+        bind_key(book, "debit", account, other.transaction_id)
 
 
 def test_a_key_that_repeats_what_its_transaction_says_is_refused(book: Ledger, account):
     with refused("transaction_carries_its_own"):
-        write(
-            book,
-            "INSERT INTO keys (idempotency_key, method, request_hash, account_id,"
-            " transaction_id, recorded_at, metadata)"
-            " VALUES (:key, 'debit', sha256('x'), :account, :id, now(), '{}')",
-            key=str(new_id()),
-            account=account,
-            id=new_id(),
-        )
+        bind_key(book, "debit", account, new_id(), metadata="{}")
 
 
-def test_a_key_that_set_a_level_of_no_account_is_refused(book: Ledger):
+@pytest.mark.parametrize("method", ["open_account", "set_level"])
+def test_a_key_of_an_account_that_does_not_exist_is_refused(book: Ledger, method: str):
     with refused("keys_opened_account_id_fkey"):
-        write(
-            book,
-            "INSERT INTO keys (idempotency_key, method, request_hash, account_id, recorded_at)"
-            " VALUES (:key, 'set_level', sha256('x'), 999999999, now())",
-            key=str(new_id()),
-        )
+        bind_key(book, method, 1_000_000_000)
 
 
 def test_a_link_of_no_transaction_is_refused(book: Ledger):
     with refused("there is no transaction at position"):
         write(book, "INSERT INTO chain VALUES (9000000000, sha256('x'))")
-
-
-def test_a_key_that_opened_no_account_is_refused(book: Ledger):
-    with refused("keys_opened_account_id_fkey"):
-        write(
-            book,
-            "INSERT INTO keys (idempotency_key, method, request_hash, account_id, recorded_at)"
-            " VALUES (:key, 'open_account', sha256('x'), 1000000000, now())",
-            key=str(new_id()),
-        )
 
 
 def test_a_key_is_bound_once(book: Ledger):
