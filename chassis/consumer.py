@@ -58,8 +58,11 @@ class QueueConsumer(NamekoQueueConsumer):
     confirmed = ConfirmedPublisher()
     _replies: Any = None
     _is_consuming = False
-    _unanswered = 0
-    """Messages that were taken and neither acknowledged nor given back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._in_hand: set[Message] = set()
+        """Messages that were taken and neither acknowledged nor given back."""
 
     @property
     def prefetch_count(self) -> int:
@@ -107,13 +110,13 @@ class QueueConsumer(NamekoQueueConsumer):
         return consumers
 
     def _on_undecodable(self, provider: Any, message: Message, error: Exception) -> None:
-        self._unanswered += 1
+        self._in_hand.add(message)
         self.container.spawn_managed_thread(
             partial(self.dead_letter, provider, message, f"undecodable: {error}")
         )
 
     def handle_message(self, provider: Any, body: Any, message: Message) -> None:
-        self._unanswered += 1
+        self._in_hand.add(message)
         if getattr(provider, "never_waits", False):
             self._handle(provider, body, message)
         else:
@@ -129,17 +132,17 @@ class QueueConsumer(NamekoQueueConsumer):
             )
 
     def ack_message(self, message: Message) -> None:
-        self._unanswered -= 1
+        self._in_hand.discard(message)
         super().ack_message(message)
 
     def requeue_message(self, message: Message) -> None:
-        self._unanswered -= 1
+        self._in_hand.discard(message)
         super().requeue_message(message)
 
     def on_iteration(self) -> None:
         """Keep the connection, when the service is told to stop, until all is answered."""
         self._cancel_consumers_if_requested()
-        if not self._consumers and not self._unanswered:
+        if not self._consumers and not self._in_hand:
             self.should_stop = True
 
     def dead_letter(self, provider: Any, message: Message, error: str) -> None:

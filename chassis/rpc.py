@@ -52,7 +52,7 @@ class RpcConsumer(NamekoRpcConsumer):
 
     def __init__(self) -> None:
         super().__init__()
-        self._in_hand = 0
+        self._in_hand: set[Message] = set()
         self._entrypoints: dict[str, Rpc] = {}
 
     def register_provider(self, provider: "Rpc") -> None:
@@ -66,20 +66,24 @@ class RpcConsumer(NamekoRpcConsumer):
         entrypoint = self._entrypoints.get(routing_key)
         if entrypoint is None:
             self.answer(message, MethodNotFound(routing_key.rpartition(".")[2]))
-        elif self._in_hand >= CALLS_PER_WORKER * self.container.max_workers:
+        elif len(self._in_hand) >= CALLS_PER_WORKER * self.container.max_workers:
             self.answer(message, Overloaded(_TOO_MANY_CALLS))
         else:
-            self._in_hand += 1
-            entrypoint.handle_message(body, message)
+            self._in_hand.add(message)
+            try:
+                entrypoint.handle_message(body, message)
+            except Exception:
+                self._in_hand.discard(message)
+                raise
 
     def finish(self, message: Message, outcome: BaseModel | Exception) -> None:
         """A call has ended: send its reply, or the error that takes its place."""
-        self._in_hand -= 1
+        self._in_hand.discard(message)
         self.answer(message, outcome)
 
     def give_back(self, message: Message) -> None:
         """Leave a call to another process."""
-        self._in_hand -= 1
+        self._in_hand.discard(message)
         self.requeue_message(message)
 
     def answer(self, message: Message, outcome: BaseModel | Exception) -> None:
