@@ -35,12 +35,14 @@ host all      {SUPERUSER} 127.0.0.1/32 scram-sha-256
 host sameuser all            127.0.0.1/32 scram-sha-256
 """
 
+# The buffers hold the indexes of some ten million entries, and take memory only as they fill. The
+# size of the log keeps checkpoints rare: after each, a changed page goes into the log as a whole.
 CONFIGURATION = f"""\
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
 max_connections = {MAX_CONNECTIONS}
-shared_buffers = 256MB
-max_wal_size = 2GB
+shared_buffers = 1GB
+max_wal_size = 4GB
 timezone = 'UTC'
 log_timezone = 'UTC'
 log_min_messages = warning
