@@ -45,7 +45,6 @@ class Book:
         self.call = CallContext()
         """Whose command is carried out; the events that it makes go on with its chain of calls."""
         self.accounts: dict[UUID, Account] = {}
-        self.accounts_by_id: dict[int, Account] = {}
         self.reserved_account_ids: list[int] = []
         self.keys: dict[str, keys.KeyRecord] = {}
         self.originals: dict[UUID, Original] = {}
@@ -108,7 +107,6 @@ class Book:
     def add_account(self, account: Account) -> None:
         """An account that is locked now."""
         self.accounts[account.user_id] = account
-        self.accounts_by_id[account.account_id] = account
 
     # What rules do.
 
@@ -194,7 +192,7 @@ class Book:
 
     def set_level(self, account: Account, name: str, threshold_micros: int | None) -> None:
         """Set a level of an account, or drop it. One that the wallet is below is not armed."""
-        is_armed = threshold_micros is not None and account.available_micros >= threshold_micros
+        is_armed = levels.begins_armed(account, threshold_micros)
         account.levels = [level for level in account.levels if level.name != name]
         if threshold_micros is not None:
             account.levels.append(ArmedLevel(account.account_id, name, threshold_micros, is_armed))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from sqlalchemy import text
@@ -127,8 +127,8 @@ def _original(book: "Book", account: Account, transaction_id: UUID) -> Original:
 def _send_back(
     book: "Book", account: Account, original: Original, amount_micros: int, movement: Movement
 ) -> Effect:
-    giver = _side(book, original.destination_account_id)
-    receiver = _side(book, original.source_account_id)
+    giver = _side(book, original.destination_account_id, original.destination_user_id)
+    receiver = _side(book, original.source_account_id, original.source_user_id)
     if isinstance(giver, Account):
         if movement.correction == "refund":
             require_open(giver)
@@ -138,6 +138,5 @@ def _send_back(
     return Effect(posted.seen_by(account), account.account_id, transaction_id=posted.transaction_id)
 
 
-def _side(book: "Book", account_id: int) -> Any:
-    house: HouseAccount | None = _HOUSE_ACCOUNTS.get(account_id)
-    return house or book.accounts_by_id[account_id]
+def _side(book: "Book", account_id: int, user_id: UUID | None) -> Account | HouseAccount:
+    return _HOUSE_ACCOUNTS[account_id] if user_id is None else book.accounts[user_id]

@@ -84,6 +84,11 @@ def rearm(book: "Book", account: "Account") -> None:
             book.note_level(level)
 
 
+def begins_armed(account: "Account", threshold_micros: int | None) -> bool:
+    """Whether a level that is set now is armed: not where the wallet is below it already."""
+    return threshold_micros is not None and account.available_micros >= threshold_micros
+
+
 def write(writes: Batch, changed: Iterable[ArmedLevel]) -> None:
     """Write down which levels are armed now."""
     writes.add(_WRITE, [(level.account_id, level.name, level.is_armed) for level in changed])
@@ -132,8 +137,7 @@ def arm_auto_topup(
             "account_id": account.account_id,
             "name": LowBalanceLevel.AUTO_TOPUP.value,
             "threshold_micros": threshold_micros,
-            "is_armed": threshold_micros is not None
-            and account.available_micros >= threshold_micros,
+            "is_armed": begins_armed(account, threshold_micros),
             "version": settings_version,
         },
     )
