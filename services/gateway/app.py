@@ -16,7 +16,7 @@ from chassis.context import CallContext, current_call
 from chassis.database import connect
 from chassis.identifiers import new_id
 from chassis.money import format_usd
-from services.gateway import api, health, pages
+from services.gateway import api, assets, health, pages
 from services.gateway.errors import Problem, register_error_handlers
 from services.gateway.frame import Frame, install
 from services.gateway.identity import current_identity, current_user
@@ -33,7 +33,8 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 def create_app(settings: GatewaySettings | None = None) -> Flask:
     """The application, from the environment's settings or from given ones."""
     settings = settings or get_settings()
-    app = Flask(__name__)
+    app = Flask(__name__, static_url_path=assets.address())
+    assets.serve(app)
     app.json = ExactJSONProvider(app)
     app.config.update(
         MAX_CONTENT_LENGTH=BODY_BYTES_MAX,

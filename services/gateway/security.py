@@ -11,6 +11,7 @@ from flask_limiter import Limiter
 from flask_wtf.csrf import CSRFProtect
 from limits import RateLimitItem, parse_many
 
+from services.gateway.assets import ENDPOINTS
 from services.gateway.errors import Problem, wants_json
 from services.gateway.frame import settings
 from services.gateway.identity import current_identity
@@ -30,7 +31,7 @@ limiter = Limiter(
     _asker,
     strategy="moving-window",
     default_limits=[lambda: settings().rate_limit_default],
-    default_limits_exempt_when=lambda: request.endpoint == "static",
+    default_limits_exempt_when=lambda: request.endpoint in ENDPOINTS,
     swallow_errors=True,
 )
 
@@ -101,7 +102,7 @@ def _add_headers(response: Response) -> Response:
     )
     if configured.is_secure:
         headers.setdefault("Strict-Transport-Security", "max-age=31536000; includeSubDomains")
-    if request.endpoint != "static":
+    if request.endpoint not in ENDPOINTS:
         headers.setdefault("Cache-Control", "no-store")
     return response
 

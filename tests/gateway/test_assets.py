@@ -1,0 +1,54 @@
+"""Static files are kept by browsers until they change, and texts are sent compressed."""
+
+import re
+
+import pytest
+import requests
+
+from tests.gateway.conftest import Site
+
+
+@pytest.fixture
+def addresses(site: Site) -> list[str]:
+    """Everything that the login page loads."""
+    page = requests.get(f"{site.base_url}/login", timeout=10).text
+    return [site.base_url + path for path in re.findall(r'"(/static/[^"#]+)[#"]', page)]
+
+
+def test_what_a_page_loads_is_kept_for_a_year(addresses: list[str]) -> None:
+    kept = {
+        requests.get(address, timeout=10).headers["Cache-Control"] for address in set(addresses)
+    }
+
+    assert len(addresses) >= 6
+    assert kept == {"public, max-age=31536000, immutable"}
+
+
+def test_a_page_of_another_version_still_gets_its_files_but_asks_again(
+    site: Site, addresses: list[str]
+) -> None:
+    now = next(address for address in addresses if address.endswith("site.css"))
+    then = re.sub(r"/static/\w+/", "/static/0123456789ab/", now)
+    answer = requests.get(then, timeout=10)
+
+    assert answer.content == requests.get(now, timeout=10).content
+    assert answer.headers["Cache-Control"] == "no-cache"
+
+
+def test_a_file_that_is_not_there_is_not_kept(addresses: list[str]) -> None:
+    answer = requests.get(f"{addresses[0].rpartition('/')[0]}/none.css", timeout=10)
+
+    assert answer.status_code == 404
+    assert "max-age=31536000" not in answer.headers.get("Cache-Control", "")
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "deflate", "zstd"])
+def test_pages_and_files_are_sent_compressed(site: Site, addresses: list[str], coding: str) -> None:
+    style = next(address for address in addresses if address.endswith("bootstrap.min.css"))
+    for address in (f"{site.base_url}/login", style):
+        plain = requests.get(address, headers={"Accept-Encoding": "identity"}, timeout=10)
+        small = requests.get(address, headers={"Accept-Encoding": coding}, timeout=10, stream=True)
+
+        assert small.headers["Content-Encoding"] == coding
+        assert len(small.raw.read()) < len(plain.content) / 2
+        assert "Accept-Encoding" in small.headers["Vary"]
