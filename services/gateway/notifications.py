@@ -1,5 +1,6 @@
 """Notifications: what a user is told, by facts that the services publish."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -57,6 +58,7 @@ def newest(
     user_id: UUID,
     *,
     unread_only: bool = False,
+    kinds: Collection[str] | None = None,
     before: UUID | None = None,
     limit: int = 25,
 ) -> list[Notice]:
@@ -72,6 +74,8 @@ def newest(
     )
     if unread_only:
         query = query.where(Notification.read_at.is_(None))
+    if kinds is not None:
+        query = query.where(Notification.kind.in_(kinds))
     if before is not None:
         query = query.where(Notification.notification_id < before)
     return list(session.scalars(query))

@@ -3,18 +3,17 @@
 from flask import Blueprint, render_template
 
 from chassis.clock import utc_now
-from contracts.billing import BurnRate, GetBurnRate, ListDeployments, ListPurchases, PurchaseStatus
+from contracts.billing import GetBurnRate, ListDeployments, ListPurchases, PurchaseStatus
 from contracts.topup import GetAutoTopup
 from contracts.wallet import GetWallet
 from services.gateway.frame import call
 from services.gateway.identity import login_required, signed_in_user
+from services.gateway.pages import attention
 from services.gateway.pages.asking import ask
-from services.gateway.pages.notices import pressing
+from services.gateway.pages.notices import unread
 from services.gateway.pages.projection import project
 
 blueprint = Blueprint("dashboard", __name__)
-
-RUNWAY_WARNING_DAYS = 7
 
 
 @blueprint.get("/dashboard")
@@ -22,6 +21,7 @@ RUNWAY_WARNING_DAYS = 7
 def overview() -> str:
     """The balance, the burn rate and its projection, what runs, what needs attention."""
     user_id = signed_in_user().user_id
+    wallet = ask(GetWallet(user_id=user_id))
     burn = ask(GetBurnRate(user_id=user_id))
     auto_topup = ask(GetAutoTopup(user_id=user_id))
     waiting = ask(
@@ -33,13 +33,17 @@ def overview() -> str:
     )
     return render_template(
         "overview.html",
-        wallet=ask(GetWallet(user_id=user_id)),
+        wallet=wallet,
         burn=burn,
         auto_topup=auto_topup,
         projection=project(utc_now(), burn, auto_topup) if burn else None,
-        waiting=waiting.purchases if waiting else [],
-        notices=pressing(user_id),
-        runs_out_soon=_runs_out_soon(burn),
+        boxes=attention.boxes(
+            wallet,
+            auto_topup,
+            waiting.purchases if waiting else [],
+            burn,
+            unread(user_id, attention.EVENTS_WITHOUT_A_STATE),
+        ),
     )
 
 
@@ -51,12 +55,4 @@ def deployments() -> str:
         "deployments.html",
         deployments=call(ListDeployments(user_id=user_id)).deployments,
         burn=ask(GetBurnRate(user_id=user_id)),
-    )
-
-
-def _runs_out_soon(burn: BurnRate | None) -> bool:
-    return (
-        burn is not None
-        and burn.days_until_empty is not None
-        and burn.days_until_empty <= RUNWAY_WARNING_DAYS
     )

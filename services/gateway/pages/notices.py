@@ -1,5 +1,6 @@
 """/dashboard/notifications: what happened to the account, newest first."""
 
+from collections.abc import Collection
 from uuid import UUID
 
 from flask import Blueprint, redirect, render_template, request, url_for
@@ -15,7 +16,6 @@ from services.gateway.pages.forms import return_path
 blueprint = Blueprint("notices", __name__)
 
 PAGE_SIZE = 25
-PRESSING_MAX = 3
 
 
 def unread_count(user_id: UUID) -> int:
@@ -23,11 +23,10 @@ def unread_count(user_id: UUID) -> int:
         return notifications.unread_count(session, user_id)
 
 
-def pressing(user_id: UUID) -> list[notifications.Notice]:
-    """What stands above the dashboard until it is dismissed: unread warnings and failures."""
+def unread(user_id: UUID, kinds: Collection[str]) -> list[notifications.Notice]:
+    """The newest notifications of these kinds that were not read."""
     with database().read() as session:
-        unread = notifications.newest(session, user_id, unread_only=True)
-    return [notice for notice in unread if notice.severity in ("warning", "danger")][:PRESSING_MAX]
+        return notifications.newest(session, user_id, unread_only=True, kinds=kinds)
 
 
 @blueprint.get("/dashboard/notifications")

@@ -1,0 +1,160 @@
+"""What stands above the dashboard: one box for each subject, made of how things are now.
+
+A message about what happened stays among the notifications. A box goes as soon as what it
+tells of is over, whoever ended it, and says it once however many messages came of it.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from flask import url_for
+
+from chassis.money import format_usd
+from contracts.billing import BurnRate, Purchase, PurchaseStatus
+from contracts.topup import AutoTopupStatus
+from contracts.wallet import AccountStatus, Wallet
+from services.gateway.notifications import Notice, Severity
+
+RUNWAY_WARNING_DAYS = 7
+
+EVENTS_WITHOUT_A_STATE = (
+    "purchase_ended",
+    "deployment_failed",
+    "topup_failed",
+    "topup_reversed",
+    "card_expiring",
+)
+"""Kinds of notifications that no state of today shows: they stay until they are dismissed."""
+
+
+@dataclass(frozen=True)
+class Action:
+    label: str
+    address: str
+
+
+@dataclass(frozen=True)
+class Box:
+    """The first action is the one to take. ``notification`` is what a dismissal marks as read."""
+
+    tone: Severity
+    title: str
+    body: str
+    actions: Sequence[Action] = ()
+    notification: Notice | None = None
+
+
+def boxes(
+    wallet: Wallet | None,
+    auto_topup: AutoTopupStatus | None,
+    waiting: Sequence[Purchase],
+    burn: BurnRate | None,
+    unread: Iterable[Notice],
+) -> list[Box]:
+    """The boxes, the most pressing first; None stands for what could not be asked.
+
+    ``unread`` are the notifications of ``EVENTS_WITHOUT_A_STATE``, newest first.
+    """
+    subjects = (
+        _wallet(wallet),
+        _auto_topup(auto_topup, wallet, waiting),
+        _purchases(auto_topup, waiting),
+        _runway(auto_topup, burn),
+    )
+    return [box for box in subjects if box is not None] + list(_events(unread))
+
+
+def _buy_credits() -> Action:
+    return Action("Buy credits now", url_for("wallet.overview") + "#buy-credits")
+
+
+def _wallet(wallet: Wallet | None) -> Box | None:
+    if wallet is None or wallet.status is not AccountStatus.FROZEN:
+        return None
+    return Box(
+        "danger",
+        "Your wallet is frozen",
+        "A payment was disputed or taken back. Nothing can be bought until this is settled;"
+        " active deployments keep running.",
+        [Action("Open your wallet", url_for("wallet.overview"))],
+    )
+
+
+def _auto_topup(
+    auto_topup: AutoTopupStatus | None, wallet: Wallet | None, waiting: Sequence[Purchase]
+) -> Box | None:
+    if auto_topup is None or not auto_topup.enabled:
+        return None
+    settings = Action("Open auto top-up", url_for("auto_topup.settings"))
+    if auto_topup.state == "paused":
+        first = settings
+        if auto_topup.confirm_url:
+            first = Action("Confirm with your bank", auto_topup.confirm_url)
+        return Box(
+            "danger", "Auto top-up is paused", auto_topup.state_reason, [first, _buy_credits()]
+        )
+    refusal = auto_topup.last_refusal
+    is_paying = auto_topup.in_flight_topup_id is not None
+    if refusal is None or is_paying or not (waiting or _is_low(auto_topup, wallet)):
+        return None
+    return Box(
+        "warning", "Auto top-up can't charge yet", refusal.reason, [settings, _buy_credits()]
+    )
+
+
+def _is_low(auto_topup: AutoTopupStatus, wallet: Wallet | None) -> bool:
+    threshold_micros = auto_topup.threshold_micros
+    return (
+        wallet is not None
+        and threshold_micros is not None
+        and wallet.available_micros < threshold_micros
+    )
+
+
+def _purchases(auto_topup: AutoTopupStatus | None, waiting: Sequence[Purchase]) -> Box | None:
+    if not waiting:
+        return None
+    lacking = [p for p in waiting if p.status is PurchaseStatus.AWAITING_FUNDS]
+    named = lacking[0] if lacking else waiting[0]
+    what = f"{named.lines[0].product_name}, {format_usd(named.total_micros)}"
+    if len(waiting) > 1:
+        what = f"{what}, and {len(waiting) - 1} more"
+    if not lacking:
+        title, body = "A purchase is in progress", f"{what}. It completes by itself."
+    elif auto_topup is not None and auto_topup.in_flight_topup_id is not None:
+        title, body = "Auto top-up is paying", f"{what}. It completes by itself."
+    else:
+        title = "A purchase is waiting for credits"
+        body = f"{what}. You need {format_usd(named.shortfall_micros)} more."
+    page = url_for("purchases.listing")
+    if len(waiting) == 1:
+        page = url_for("purchases.follow", purchase_id=named.purchase_id)
+    label = "Open the purchase" if len(waiting) == 1 else "Open purchases"
+    return Box("warning" if lacking else "info", title, body, [Action(label, page)])
+
+
+def _runway(auto_topup: AutoTopupStatus | None, burn: BurnRate | None) -> Box | None:
+    days = burn.days_until_empty if burn is not None else None
+    is_off = auto_topup is not None and auto_topup.state == "off"
+    if days is None or days > RUNWAY_WARNING_DAYS or not is_off:
+        return None
+    when = "today" if days == 0 else f"in {days} {'day' if days == 1 else 'days'}"
+    return Box(
+        "warning",
+        f"Your credits run out {when}",
+        "Auto top-up can buy more in time, within limits you set.",
+        [Action("Set up auto top-up", url_for("auto_topup.settings")), _buy_credits()],
+    )
+
+
+def _events(unread: Iterable[Notice]) -> Iterable[Box]:
+    """The newest of each kind; the notifications page has the others."""
+    newest: dict[str, list[Notice]] = {}
+    for notice in unread:
+        newest.setdefault(notice.kind, []).append(notice)
+    for notice, *older in newest.values():
+        actions = [Action("Open", notice.link)] if notice.link else []
+        if older:
+            actions.append(Action(f"{len(older)} more like this", url_for("notices.listing")))
+        severity: Severity = "danger" if notice.severity == "danger" else "warning"
+        yield Box(severity, notice.title, notice.body, actions, notice)

@@ -1,0 +1,157 @@
+"""What stands above the dashboard."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from contracts.billing import Purchase, PurchasedLine, PurchaseStatus
+from contracts.catalog import BillingPeriod, Category
+from contracts.topup import AutoTopupStatus, Refusal, RefusalCode, Trigger
+from contracts.wallet import AccountStatus, Wallet
+from services.gateway.app import create_app
+from services.gateway.models import Notification
+from services.gateway.pages.attention import Box, boxes
+from services.gateway.settings import GatewaySettings
+from tests.pages.test_projection import burning
+
+NOW = datetime(2026, 11, 22, tzinfo=UTC)
+DOLLAR = 1_000_000
+USER = UUID(int=1)
+DECLINED = "Your bank declined the card."
+
+
+@pytest.fixture(autouse=True)
+def _addresses() -> Iterator[None]:
+    settings = GatewaySettings(
+        amqp_uri="amqp://127.0.0.1:1/",
+        database_url="postgresql+psycopg2://127.0.0.1:1/none",
+        secret_key="x" * 32,
+    )
+    with create_app(settings).test_request_context("/dashboard"):
+        yield
+
+
+def wallet(available: int = 100 * DOLLAR, status: AccountStatus = AccountStatus.OPEN) -> Wallet:
+    return Wallet(
+        user_id=USER,
+        account_id=1,
+        balance_micros=available,
+        held_micros=0,
+        available_micros=available,
+        status=status,
+        opened_at=NOW,
+    )
+
+
+def auto_topup(state: str = "active", **fields: Any) -> AutoTopupStatus:
+    return AutoTopupStatus(
+        enabled=state != "off", state=state, threshold_micros=10 * DOLLAR, **fields
+    )
+
+
+def refused() -> AutoTopupStatus:
+    refusal = Refusal(
+        refusal_code=RefusalCode.DAILY_LIMIT,
+        reason="The daily limit is reached.",
+        trigger=Trigger.LOW_BALANCE,
+        refused_at=NOW,
+    )
+    return auto_topup(last_refusal=refusal)
+
+
+def waiting(status: PurchaseStatus = PurchaseStatus.AWAITING_FUNDS) -> Purchase:
+    line = PurchasedLine(
+        product_id=uuid4(),
+        product_name="VM-Production",
+        category=Category.COMPUTE,
+        quantity=1,
+        unit_price_micros=15 * DOLLAR,
+        amount_micros=15 * DOLLAR,
+        billing_period=BillingPeriod.MONTH,
+    )
+    return Purchase(
+        purchase_id=uuid4(),
+        user_id=USER,
+        status=status,
+        total_micros=15 * DOLLAR,
+        shortfall_micros=5 * DOLLAR,
+        lines=[line],
+        deployment_ids=[],
+        created_at=NOW,
+        updated_at=NOW,
+    )
+
+
+def message(kind: str) -> Notification:
+    return Notification(
+        notification_id=uuid4(),
+        kind=kind,
+        severity="warning",
+        title=f"About {kind}",
+        body="",
+        link="",
+    )
+
+
+def titles(found: list[Box]) -> list[str]:
+    return [box.title for box in found]
+
+
+def test_all_is_well_and_nothing_stands_there() -> None:
+    assert boxes(wallet(), auto_topup(), [], None, []) == []
+
+
+def test_a_refusal_that_no_longer_matters_has_no_box() -> None:
+    low, enough = wallet(5 * DOLLAR), wallet(50 * DOLLAR)
+
+    assert titles(boxes(low, refused(), [], None, [])) == ["Auto top-up can't charge yet"]
+    assert boxes(enough, refused(), [], None, []) == []
+
+
+def test_a_pause_is_one_box_with_the_way_out_first() -> None:
+    paused = auto_topup("paused", state_reason=DECLINED, confirm_url="https://bank.example/confirm")
+
+    [box] = boxes(wallet(0), paused, [], None, [])
+
+    assert (box.body, box.actions[0].address) == (DECLINED, "https://bank.example/confirm")
+
+
+def test_a_charge_under_way_is_not_said_to_be_refused() -> None:
+    paying = refused().model_copy(update={"in_flight_topup_id": uuid4()})
+
+    assert titles(boxes(wallet(0), paying, [waiting()], None, [])) == ["Auto top-up is paying"]
+
+
+def test_five_purchases_that_wait_are_one_box() -> None:
+    [box] = boxes(wallet(0), auto_topup("off"), [waiting() for _ in range(5)], None, [])
+
+    assert box.body == "VM-Production, $15.00, and 4 more. You need $5.00 more."
+
+
+def test_a_frozen_wallet_comes_first() -> None:
+    frozen = wallet(0, AccountStatus.FROZEN)
+
+    found = boxes(frozen, auto_topup("paused", state_reason=DECLINED), [], None, [])
+
+    assert titles(found) == ["Your wallet is frozen", "Auto top-up is paused"]
+
+
+def test_credits_that_run_out_soon_are_told_where_nothing_refills_them() -> None:
+    burn = burning(5 * DOLLAR, 30 * DOLLAR).model_copy(update={"days_until_empty": 5})
+
+    assert titles(boxes(wallet(), auto_topup("off"), [], burn, [])) == [
+        "Your credits run out in 5 days"
+    ]
+    assert boxes(wallet(), auto_topup(), [], burn, []) == []
+
+
+def test_messages_of_one_kind_are_one_box_that_can_be_dismissed() -> None:
+    unread = [message("deployment_failed") for _ in range(4)]
+
+    [box] = boxes(wallet(), auto_topup(), [], None, unread)
+
+    assert box.notification is unread[0]
+    assert box.actions[-1].label == "3 more like this"
