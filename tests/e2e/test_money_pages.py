@@ -32,6 +32,8 @@ def test_a_declined_automatic_charge_is_told_and_can_be_paid_by_hand(visitor: Vi
     visitor.expect_purchase("completed")
 
     visitor.expect_balance("$5.00")
+    expect(page.locator("main .notice")).to_have_count(0)
+    visitor.open("/dashboard/notifications")
     expect(page.locator("main")).to_contain_text("declined")
 
 
@@ -59,6 +61,22 @@ def test_a_custom_amount_is_bought_to_the_cent(visitor: Visitor) -> None:
     )
     visitor.page.get_by_role("link", name="Receipt").click()
     expect(visitor.page.locator("main")).to_contain_text("$12.50")
+
+
+def test_the_header_shows_the_balance_that_the_page_tells_of(new_visitor: NewVisitor) -> None:
+    someone = new_visitor()
+    someone.register()
+    other_tab = someone.context.new_page()
+    other_tab.goto(f"{someone.base_url}/dashboard")
+    header = other_tab.locator("details.account summary")
+    expect(header).to_contain_text("$0.00")
+
+    someone.buy_credits(25)
+
+    expect(someone.page.locator("details.account summary")).to_contain_text("$25.00")
+    other_tab.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    expect(header).to_contain_text("$25.00")
+    expect(other_tab.locator(".balance")).to_have_text("$25.00")
 
 
 def test_an_amount_that_nobody_can_mean_is_refused_with_a_sentence(visitor: Visitor) -> None:

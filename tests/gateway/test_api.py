@@ -237,6 +237,7 @@ def test_triggering_without_settings_says_why_not(api: Api) -> None:
 def test_the_navigation_bar_shows_the_balance(rich: Api) -> None:
     assert read(rich.get("/api/navbar/dropdown-data")) == {
         "wallet_balance_formatted": "$25.00",
+        "available_balance_formatted": "$25.00",
         "display_currency": "USD",
         "auto_topup_enabled": False,
         "auto_topup_status": "Off",

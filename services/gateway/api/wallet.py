@@ -138,9 +138,13 @@ class AffordabilityReply(ApiReply):
 
 
 class NavbarData(ApiReply):
-    """``auto_topup_status`` is one of Active, Paused, Off, Unavailable."""
+    """``auto_topup_status`` is one of Active, Paused, Off, Unavailable.
+
+    ``available_balance_formatted`` is the balance without what is held.
+    """
 
     wallet_balance_formatted: str
+    available_balance_formatted: str
     display_currency: str = "USD"
     auto_topup_enabled: bool | None
     auto_topup_status: str
@@ -244,6 +248,7 @@ def navbar_data(user: CurrentUser) -> NavbarData:
     automatic = auto_topup_if_reachable(user)
     return NavbarData(
         wallet_balance_formatted=format_usd(wallet.balance_micros),
+        available_balance_formatted=format_usd(wallet.available_micros),
         auto_topup_enabled=automatic.enabled if automatic else None,
         auto_topup_status=automatic.state.capitalize() if automatic else "Unavailable",
     )

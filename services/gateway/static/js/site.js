@@ -80,6 +80,25 @@ document.addEventListener("htmx:beforeSwap", (event) => {
   }
 });
 
+// The balance in the header, and wherever else the page shows it, stays true while the page is
+// open: asked again when the page comes to the front, when a part of it changed, and now and then.
+const REFRESH_EVERY_MS = 20_000;
+const live = () => document.querySelectorAll("[data-live]");
+async function refresh() {
+  if (document.hidden || !live().length) return;
+  const answer = await fetch("/api/navbar/dropdown-data").catch(() => null);
+  if (!answer?.ok) return;
+  const now = await answer.json();
+  for (const place of live()) {
+    if (place.textContent !== now[place.dataset.live]) place.textContent = now[place.dataset.live];
+  }
+}
+if (menu) {
+  document.addEventListener("visibilitychange", refresh);
+  document.addEventListener("htmx:afterSwap", refresh);
+  setInterval(refresh, REFRESH_EVERY_MS);
+}
+
 // A select or checkbox that changes the list sends its form by itself.
 document.addEventListener("change", (event) => {
   if (event.target.matches("[data-autosubmit]")) event.target.form.requestSubmit();
