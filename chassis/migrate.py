@@ -15,8 +15,8 @@ from sqlalchemy import create_engine, text
 from chassis.settings import service_settings
 
 
-def migrate(package: str, database_url: str) -> None:
-    """Upgrade the database of ``package`` (such as ``services.wallet``) to its head."""
+def migrate(package: str, database_url: str, revision: str = "head") -> None:
+    """Upgrade the database of ``package`` (such as ``services.wallet``) to a revision."""
     module = importlib.import_module(package)
     if module.__file__ is None:
         raise ValueError(f"{package} is not a package of a service")
@@ -30,7 +30,7 @@ def migrate(package: str, database_url: str) -> None:
             )
             connection.commit()
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(config, revision)
     finally:
         engine.dispose()
 

@@ -1,11 +1,16 @@
 """Accounts: registering, logging in, and the wallet that comes with an account.
 
+An address and a password each have one normal form, in which they are stored, compared and
+limited, so that what registered logs in from any keyboard: a letter may come composed or
+decomposed, a domain in its own script or as ``xn--``.
+
 Hashing a password takes tens of milliseconds on purpose, so that it happens outside any
 database transaction: a connection is not held while the processor works.
 """
 
 import logging
 import re
+import unicodedata
 from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar
@@ -17,6 +22,7 @@ from email_validator import EmailNotValidError, validate_email
 from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
+from zxcvbn.matching import RANKED_DICTIONARIES
 
 from chassis.database import Connected
 from chassis.identifiers import new_id
@@ -26,6 +32,11 @@ log = logging.getLogger(__name__)
 
 PASSWORD_LENGTH_MIN = 8
 PASSWORD_LENGTH_MAX = 256
+TYPED_LENGTH_MAX = 4 * PASSWORD_LENGTH_MAX
+"""Of an address or a password as it was typed: a letter takes four characters at most.
+Normalising takes time that grows with the square of the length."""
+
+_MOST_USED = RANKED_DICTIONARIES["passwords"]
 
 # OWASP's first choice for Argon2id: 19 MiB, two passes, one lane.
 _hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
@@ -73,15 +84,34 @@ class NewAccount:
 
 def normalise_email(email: str) -> str:
     """The address in its canonical form. Raises :class:`InvalidEmail`; asks no name server."""
+    if len(email) > TYPED_LENGTH_MAX:
+        raise InvalidEmail("This is not an email address: it is too long.")
+    # First of all: the mapping of domains (UTS 46) takes some letters apart before it composes.
+    composed = unicodedata.normalize("NFC", email.strip())
     try:
-        return validate_email(email.strip(), check_deliverability=False).normalized
+        return validate_email(composed, check_deliverability=False).normalized
     except EmailNotValidError as error:
         raise InvalidEmail(f"This is not an email address: {error}") from None
 
 
 def email_key(email: str) -> str:
-    """What makes an address unique: two spellings that differ in case are the same person."""
-    return email.strip().casefold()
+    """What makes an address unique: spellings that differ in case are the same person.
+
+    What is no address has a key too, which no account has. The domain is left as it is: it is
+    in lower case already, and ``straße.de`` is another one than ``strasse.de``.
+    """
+    try:
+        local, at, domain = normalise_email(email).rpartition("@")
+    except InvalidEmail:
+        local, at, domain = email.strip()[:TYPED_LENGTH_MAX], "", ""
+    # Unicode's caseless match (D145): folding composed letters may leave decomposed ones.
+    folded = unicodedata.normalize("NFD", local).casefold()
+    return unicodedata.normalize("NFC", folded) + at + domain
+
+
+def normalise_password(password: str) -> str:
+    """The password as it is hashed: NFKC, as NIST SP 800-63B advises, and nothing cut off."""
+    return unicodedata.normalize("NFKC", password)
 
 
 def prepare(email: str, password: str) -> NewAccount:
@@ -90,6 +120,9 @@ def prepare(email: str, password: str) -> NewAccount:
     Raises :class:`InvalidEmail` and :class:`WeakPassword`, which say what is wrong.
     """
     normalised = normalise_email(email)
+    if len(password) > TYPED_LENGTH_MAX:
+        raise WeakPassword(_TOO_LONG)
+    password = normalise_password(password)
     _check_password(normalised, password)
     return NewAccount(normalised, email_key(normalised), _hasher.hash(password))
 
@@ -116,17 +149,21 @@ def register(session: Session, now: datetime, account: NewAccount) -> User:
 def log_in(database: Connected, email: str, password: str) -> User:
     """The user whom these credentials belong to. Raises :class:`WrongCredentials`.
 
-    An unknown address costs one hash as well, so that the time taken tells nothing.
+    An unknown address costs as many hashes, so that the time taken tells nothing.
     """
+    if len(password) > TYPED_LENGTH_MAX:
+        raise WrongCredentials
     with database.read() as session:
         user = session.scalar(select(User).where(User.email_key == email_key(email)))
-    if user is None:
-        _matches(_hash_of_nothing(), password)
+    stored = user.password_hash if user else _hash_of_nothing()
+    normalised = normalise_password(password)
+    # Until passwords had a normal form, one was hashed as it was typed.
+    forms = dict.fromkeys((normalised, password))
+    matching = next((form for form in forms if _matches(stored, form)), None)
+    if user is None or matching is None:
         raise WrongCredentials
-    if not _matches(user.password_hash, password):
-        raise WrongCredentials
-    if _hasher.check_needs_rehash(user.password_hash):
-        renewed = _hasher.hash(password)
+    if matching != normalised or _hasher.check_needs_rehash(user.password_hash):
+        renewed = _hasher.hash(normalised)
         with database.begin() as session:
             session.execute(
                 update(User)
@@ -145,16 +182,21 @@ def note_wallet_opened(session: Session, now: datetime, user_id: UUID) -> None:
     )
 
 
+_TOO_LONG = f"The password is too long: take at most {PASSWORD_LENGTH_MAX} characters."
+
+
 def _check_password(email: str, password: str) -> None:
     if len(password) < PASSWORD_LENGTH_MIN:
         raise WeakPassword(
             f"The password has {len(password)} characters: take at least {PASSWORD_LENGTH_MIN}."
         )
     if len(password) > PASSWORD_LENGTH_MAX:
-        raise WeakPassword(f"The password is too long: take at most {PASSWORD_LENGTH_MAX}.")
+        raise WeakPassword(_TOO_LONG)
     if re.fullmatch(r"(.)\1*", password):
         raise WeakPassword("The password is one character over and over: take another one.")
-    if password.casefold() == email.casefold():
+    if password.casefold() in _MOST_USED:
+        raise WeakPassword("Many people use this password, so it is tried first: take another one.")
+    if email_key(password) == email_key(email):
         raise WeakPassword("The password is the email address: take another one.")
 
 

@@ -25,7 +25,8 @@ class Base(DeclarativeBase):
 
 
 class User(Base):
-    """``email`` is as the person wrote it, ``email_key`` what makes it unique (lower case)."""
+    """``email`` is as the person wrote it, ``email_key`` what makes it unique
+    (:func:`services.gateway.accounts.email_key`)."""
 
     __tablename__ = "users"
 

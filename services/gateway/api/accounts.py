@@ -22,8 +22,8 @@ from services.gateway.security import throttle
 
 blueprint = Blueprint("api_accounts", __name__)
 
-Email = Annotated[str, StringConstraints(min_length=1, max_length=320)]
-Password = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+Email = Annotated[str, StringConstraints(min_length=1, max_length=accounts.TYPED_LENGTH_MAX)]
+Password = Annotated[str, StringConstraints(min_length=1, max_length=accounts.TYPED_LENGTH_MAX)]
 
 
 class Credentials(ApiBody):
