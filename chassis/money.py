@@ -5,7 +5,8 @@ decimals exist only where a person or a JSON document shows them, cents only whe
 the card processor wants them. This module is the only one that converts.
 """
 
-from decimal import Decimal, InvalidOperation
+import re
+from decimal import Decimal
 
 MICROS_PER_USD = 1_000_000
 MICROS_PER_CENT = 10_000
@@ -14,6 +15,8 @@ MAX_AMOUNT_MICROS = 1_000_000_000 * MICROS_PER_USD
 
 _CENT = Decimal("0.01")
 _MICRO = Decimal("0.000001")
+_DOLLARS = re.compile(r"-?[0-9]{1,12}(\.[0-9]+)?")
+"""Decimal itself takes ``1_0``, ``1e2`` and the digits of any script."""
 
 
 class InvalidAmount(ValueError):
@@ -23,15 +26,15 @@ class InvalidAmount(ValueError):
 def parse_usd(value: str | int | Decimal, *, allow_negative: bool = False) -> int:
     """Dollars as a person or a JSON document writes them, in micro-dollars.
 
-    Raises :class:`InvalidAmount` for what is not a number, is not finite, has more than 6
-    decimals, exceeds a billion dollars, or is negative where that makes no sense.
+    A text is ASCII digits, with a point before its decimals. Raises :class:`InvalidAmount` for
+    any other text, and for what is not finite, has more than 6 decimals, exceeds a billion
+    dollars, or is negative where that makes no sense.
     """
     if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
         raise InvalidAmount("An amount is a number of dollars, such as 25.00.")
-    try:
-        dollars = Decimal(value.strip() if isinstance(value, str) else value)
-    except InvalidOperation:
-        raise InvalidAmount("An amount is a number of dollars, such as 25.00.") from None
+    if isinstance(value, str) and not _DOLLARS.fullmatch(value):
+        raise InvalidAmount("An amount is a number of dollars, such as 25.00.")
+    dollars = Decimal(value)
     if not dollars.is_finite():
         raise InvalidAmount("An amount is a finite number of dollars, such as 25.00.")
     if abs(dollars) > MAX_AMOUNT_MICROS // MICROS_PER_USD:

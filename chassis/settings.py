@@ -5,16 +5,21 @@ A missing or absurd one stops the process at its start, with a line that names i
 
 import functools
 import sys
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from chassis.digits import whole_number
 
-def _delays(value: str | tuple[int, ...]) -> tuple[int, ...]:
-    # Settings check their defaults too, which are no text.
-    delays = tuple(int(part) for part in (value.split(",") if isinstance(value, str) else value))
-    if not delays or any(delay < 1 for delay in delays):
+
+def seconds(value: str | tuple[int, ...]) -> tuple[int, ...]:
+    """Delays in a setting. Defaults are checked too, which are no text."""
+    try:
+        delays = tuple(map(whole_number, value.split(","))) if isinstance(value, str) else value
+    except ValueError:
+        delays = ()
+    if not delays or min(delays) < 1:
         raise ValueError("whole seconds separated by commas, such as 1,5,30")
     return delays
 
@@ -32,8 +37,14 @@ class ServiceSettings(BaseSettings):
     database_pool_size: Annotated[int, Field(ge=2, le=100)] = 12
     health_port: Annotated[int, Field(ge=0, le=65535)] = 0
     health_host: str = "127.0.0.1"
-    retry_delays_s: Annotated[tuple[int, ...], NoDecode, BeforeValidator(_delays)] = _RETRY_DELAYS_S
+    retry_delays_s: Annotated[tuple[int, ...], NoDecode, BeforeValidator(seconds)] = _RETRY_DELAYS_S
     """How long a failed event waits before each new try; then it is a dead letter."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _digits(cls, value: Any, info: ValidationInfo) -> Any:
+        is_number = cls.model_fields[info.field_name or ""].annotation is int
+        return whole_number(value) if is_number and isinstance(value, str) else value
 
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)

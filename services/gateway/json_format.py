@@ -16,11 +16,27 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no place in a JSON document")
 
 
+class GivenTwice(ValueError):
+    """A name stands twice in one object: which of its values is meant nobody can tell."""
+
+
+def _each_name_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise GivenTwice(f"{twice[:64]!r} is given twice in one object. Give each name once.")
+    return found
+
+
 class ExactJSONProvider(JSONProvider):
-    """Decimals in and out; NaN, Infinity and floats are no JSON numbers here."""
+    """Decimals in and out; NaN, Infinity and floats are no JSON numbers here, and an object
+    that names something twice is none."""
 
     def dumps(self, obj: Any, **kwargs: Any) -> str:
         return simplejson.dumps(obj, use_decimal=True, default=_plain, **kwargs)
 
     def loads(self, s: str | bytes, **kwargs: Any) -> Any:
-        return simplejson.loads(s, use_decimal=True, allow_nan=False, **kwargs)
+        return simplejson.loads(
+            s, use_decimal=True, allow_nan=False, object_pairs_hook=_each_name_once, **kwargs
+        )

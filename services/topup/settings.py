@@ -3,20 +3,16 @@
 import functools
 from typing import Annotated, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import NoDecode
 
-from chassis.settings import ServiceSettings, load_settings
+from chassis.settings import ServiceSettings, load_settings, seconds
 
 
-def _seconds(value: object) -> tuple[int, ...]:
-    parts = value.split(",") if isinstance(value, str) else value
-    if not isinstance(parts, list | tuple):
+def _growing(delays: tuple[int, ...]) -> tuple[int, ...]:
+    if sorted(set(delays)) != list(delays):
         raise ValueError("growing whole seconds separated by commas, such as 60,300,1800")
-    seconds = tuple(int(part) for part in parts)
-    if not seconds or sorted(set(seconds)) != list(seconds) or seconds[0] < 1:
-        raise ValueError("growing whole seconds separated by commas, such as 60,300,1800")
-    return seconds
+    return delays
 
 
 Micros = Annotated[int, Field(gt=0)]
@@ -53,9 +49,9 @@ class TopupSettings(ServiceSettings):
     stale_after_s: Annotated[int, Field(ge=1, le=86_400)] = 300
     """A trigger older than this reads the wallet before it charges. A charge older than this is
     sent no more, and only then can be given up."""
-    janitor_looks_s: Annotated[tuple[int, ...], NoDecode, BeforeValidator(_seconds)] = (
-        60, 300, 1_800, 7_200, 21_600, 86_400,
-    )  # fmt: skip
+    janitor_looks_s: Annotated[
+        tuple[int, ...], NoDecode, BeforeValidator(seconds), AfterValidator(_growing)
+    ] = (60, 300, 1_800, 7_200, 21_600, 86_400)
     """When a charge whose outcome is unknown is asked about, counted from its start."""
     charge_workers: Annotated[int, Field(ge=1, le=50)] = 8
     """How many calls may wait for Stripe at once in one process."""

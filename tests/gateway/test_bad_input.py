@@ -79,6 +79,8 @@ def test_a_command_needs_a_sound_key(
         ("", "application/json", (400, "malformed_json")),
         ("{", "application/json", (400, "malformed_json")),
         ('{"amount": NaN}', "application/json", (400, "malformed_json")),
+        ('{"amount": 5, "amount": 50}', "application/json", (400, "malformed_json")),
+        ('{"a": [{"b": 1, "b": 1}]}', "application/json", (400, "malformed_json")),
         ('{"amount": 1' + "0" * 6000 + "}", "application/json", (400, "malformed_json")),
         ("[" * 30_000, "application/json", (400, "malformed_json")),
         (b"\xff\xfe", "application/json", (400, "malformed_json")),
@@ -233,6 +235,8 @@ SETTINGS: dict[str, Any] = {
         {"payment_method_id": "pm\u0000"},
         {"daily_limit": -1},
         {"daily_limit": "100"},
+        {"daily_limit_micros": 50_000_000},
+        {"threshold_micros": 10_000_000},
         {"monthly_limit": 0},
         {"consent": False},
         {"consent": "true"},
@@ -263,6 +267,13 @@ def test_somebody_elses_or_an_unknown_card_is_not_found(api: Api) -> None:
         "/api/products?limit=201",
         f"/api/products?limit={HUGE}",
         "/api/products?limit=ten",
+        "/api/products?limit=1_0",
+        "/api/products?limit=%EF%BC%91%EF%BC%92",
+        "/api/products?limit=%201",
+        "/api/products?limit=1.0",
+        "/api/products?limit=%2B1",
+        "/api/products?max_price_usd=1_0",
+        "/api/products?max_price_micros=50000000",
         "/api/products?cursor=nonsense",
         "/api/products?cursor=%F0%9F%92%A5",
         f"/api/products?q={'x' * 101}",
@@ -283,6 +294,11 @@ def test_somebody_elses_or_an_unknown_card_is_not_found(api: Api) -> None:
         "/api/wallet/check-affordability?amount=0",
         "/api/wallet/check-affordability?amount=-5",
         "/api/wallet/check-affordability?amount=NaN",
+        "/api/wallet/check-affordability?amount=1_0",
+        "/api/wallet/check-affordability?amount=1e2",
+        "/api/wallet/check-affordability?amount=12,50",
+        "/api/wallet/check-affordability?amount=%EF%BC%91%EF%BC%92",
+        "/api/wallet/check-affordability?amount_micros=5",
         "/api/wallet/check-affordability?amount=Infinity",
         "/api/wallet/check-affordability?amount=1e999999",
         f"/api/wallet/check-affordability?amount={HUGE}",
@@ -293,11 +309,21 @@ def test_somebody_elses_or_an_unknown_card_is_not_found(api: Api) -> None:
         "/api/notifications?limit=0",
         "/api/notifications?cursor=nonsense",
         "/api/notifications?unread=perhaps",
+        "/api/notifications?unread=yes",
+        "/api/notifications?unread=1",
+        "/api/notifications?before=0fffffff-0000-4000-8000-000000000000",
     ],
     ids=lambda query: query[:60],
 )
 def test_a_bad_query_is_refused(api: Api, query: str) -> None:
     assert error_of(api.get(query)) == (422, "bad_request")
+
+
+def test_a_name_that_is_given_twice_is_named(api: Api) -> None:
+    headers = {"Content-Type": "application/json", "Idempotency-Key": str(uuid4())}
+    answer = api.post("/api/wallet/topups", data='{"amount": 5, "amount": 50}', headers=headers)
+
+    assert "'amount' is given twice" in read(answer)["error"]["message"]
 
 
 def test_a_zero_byte_in_a_query_is_refused(api: Api) -> None:

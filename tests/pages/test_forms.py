@@ -17,10 +17,58 @@ def posted(**fields: str):  # type: ignore[no-untyped-def]  # Flask's own contex
 
 @pytest.mark.parametrize(
     ("typed", "micros"),
-    [("25", 25_000_000), ("$25.00", 25_000_000), (" 1,250.5 ", 1_250_500_000), ("", None)],
+    [
+        ("25", 25_000_000),
+        ("$25.00", 25_000_000),
+        (" $ 0.05 ", 50_000),
+        (" 1,250.5 ", 1_250_500_000),
+        ("1,000,000.00", 10**12),
+        ("", None),
+    ],
 )
 def test_an_amount_is_read_as_people_write_it(typed: str, micros: int | None) -> None:
     assert forms.optional_money(typed, "Amount") == micros
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "12,50",
+        "0,5",
+        "1,250",
+        "1.250",
+        "12,50.00",
+        "1,2345.00",
+        ",5",
+        "1_0",
+        "1e2",
+        "１２",
+        "+5",
+        "5.",
+        ".5",
+        "1 250",
+        "$$5",
+        "5$",
+        "€5",
+    ],
+)
+def test_what_could_be_another_amount_is_refused_with_how_to_write_it(typed: str) -> None:
+    with pytest.raises(InvalidAmount, match=r"^Daily limit: write dollars with a point"):
+        forms.optional_money(typed, "Daily limit")
+
+
+@pytest.mark.parametrize("typed", ["", "1_0", "１", " 1", "+1", "-1", "1.0", "1e1", "9" * 19])
+def test_a_whole_number_is_written_in_digits(typed: str) -> None:
+    with posted(quantity=typed), pytest.raises(ValueError, match="whole number"):
+        forms.whole_number_field("quantity", otherwise=1)
+
+
+@pytest.mark.parametrize(
+    "typed", ["", "7", f"{{{USER}}}", USER.hex, f"urn:uuid:{USER}", str(USER).replace("0", "_")]
+)
+def test_an_id_has_one_spelling(typed: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        forms.read_id(typed)
 
 
 @pytest.mark.parametrize("typed", ["-1", "NaN", "inf", "abc", "1.2345678", "9999999999"])

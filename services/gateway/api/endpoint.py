@@ -22,6 +22,7 @@ from services.gateway.api.shapes import ApiBody, ApiReply
 from services.gateway.errors import Problem
 from services.gateway.idempotency import HEADER, scoped_key
 from services.gateway.identity import ensure_wallet, signed_in_user
+from services.gateway.json_format import GivenTwice
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -129,6 +130,8 @@ def _read_body(model: type[ModelT]) -> ModelT:
         raise Problem(415, "unsupported_media_type", "Send JSON: 'Content-Type: application/json'.")
     try:
         document = current_app.json.loads(request.get_data())
+    except GivenTwice as error:
+        raise Problem(400, "malformed_json", str(error)) from None
     except (ValueError, ArithmeticError, RecursionError):
         raise Problem(400, "malformed_json", "The body is not a JSON document.") from None
     if not isinstance(document, dict):

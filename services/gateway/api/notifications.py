@@ -8,7 +8,7 @@ from pydantic import AwareDatetime, Field
 from chassis.clock import utc_now
 from services.gateway import notifications
 from services.gateway.api.endpoint import endpoint
-from services.gateway.api.shapes import ApiBody, ApiReply, Limit, NoReply
+from services.gateway.api.shapes import ApiBody, ApiReply, Limit, NoReply, QueryFlag
 from services.gateway.frame import database
 from services.gateway.identity import CurrentUser
 
@@ -16,7 +16,7 @@ blueprint = Blueprint("api_notifications", __name__)
 
 
 class NotificationQuery(ApiBody):
-    unread: bool = False
+    unread: QueryFlag = False
     before: UUID | None = Field(default=None, alias="cursor")
     limit: Limit = 25
 

@@ -18,14 +18,16 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from chassis.digits import whole_number
 from chassis.money import InvalidAmount, parse_usd
 from contracts.messages import MAX_AMOUNT_MICROS
 
 
 class ApiBody(BaseModel):
-    """What a program sends. Unknown fields are refused: a misspelt one is not dropped."""
+    """What a program sends, by the names of the document and by no others: a misspelt one is
+    not dropped, and the name of a field in here, which counts micro-dollars, is not dollars."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ApiReply(BaseModel):
@@ -92,8 +94,20 @@ Usd = Annotated[
 ]
 """An amount in a reply. It may be negative where money went out."""
 
+
+def _whole_number(value: Any) -> Any:
+    return whole_number(value) if isinstance(value, str) else value
+
+
+def _true_or_false(value: Any) -> Any:
+    return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
+
+
+QueryFlag = Annotated[bool, Field(strict=True), BeforeValidator(_true_or_false)]
+"""``true`` or ``false`` in a query string, as the document says, and no other word."""
+
 CursorText = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.=-]{1,400}$")]
-Limit = Annotated[int, Field(ge=1, le=200)]
+Limit = Annotated[int, BeforeValidator(_whole_number), Field(ge=1, le=200)]
 PlainText = Annotated[str, AfterValidator(_plain_text)]
 
 

@@ -26,6 +26,7 @@ from services.gateway.pages.forms import (
     command_key,
     money_field,
     optional_money_field,
+    whole_number_field,
 )
 
 blueprint = Blueprint("auto_topup", __name__)
@@ -82,7 +83,7 @@ def configure() -> Response | str | tuple[str, int]:
     try:
         command = _command(user)
         charge_micros = _charge_now(command)
-        if charge_micros > request.form.get("charge_said", 0, type=int):
+        if charge_micros > _charge_said():
             return _again(user, charge_now_micros=charge_micros)
         status = call(command)
     except InvalidAmount as error:
@@ -142,6 +143,14 @@ def _charge_now(command: ConfigureAutoTopup) -> int:
     if not command.enabled:
         return 0
     return call(command.model_copy(update={"dry_run": True})).charge_now_micros
+
+
+def _charge_said() -> int:
+    """What the person was told that saving charges; a form that says nonsense told nothing."""
+    try:
+        return whole_number_field("charge_said", otherwise=0)
+    except ValueError:
+        return 0
 
 
 def _at_least_a_cent(name: str, label: str) -> int:

@@ -5,6 +5,7 @@ from uuid import UUID
 
 from flask import request
 
+from chassis.digits import whole_number
 from chassis.identifiers import new_id
 from chassis.money import InvalidAmount, parse_usd
 from services.gateway.idempotency import scoped_key
@@ -13,6 +14,8 @@ CREDIT_CHOICES_MICROS = (10_000_000, 25_000_000, 50_000_000)
 """The amounts of credits that stand ready to choose: $10, $25 and $50."""
 
 CUSTOM = "custom"
+_TYPED_DOLLARS = re.compile(r"\$? ?([0-9]+|[0-9]{1,3}(?:,[0-9]{3})+(?=\.))(\.[0-9]{1,2})?")
+"""A comma groups thousands where a point follows it; alone it is a decimal comma to many."""
 _LOCAL_PATH = re.compile(r"/(?:[^/\\\s][^\\\s]*)?")
 
 
@@ -29,6 +32,15 @@ def is_key(text: str) -> bool:
         return False
 
 
+def read_id(text: str) -> UUID:
+    """An id as our pages write it. Raises ValueError for anything else, and for the other
+    spellings that Python's UUID takes."""
+    identifier = UUID(text)
+    if str(identifier) != text.lower():
+        raise ValueError("an id is written with hyphens and without braces")
+    return identifier
+
+
 def command_key(user_id: UUID, purpose: str) -> str:
     """The idempotency key of the form that was sent, apart from other users' and other forms'.
 
@@ -41,15 +53,31 @@ def command_key(user_id: UUID, purpose: str) -> str:
 def optional_money(text: str, label: str) -> int | None:
     """An amount as a person types it, in micro-dollars; None for an empty field.
 
+    What could mean two amounts is refused, never guessed: ``12,50`` and ``1,250`` and ``1.250``.
     Raises :class:`InvalidAmount`, whose sentence begins with the field's label.
     """
-    text = text.strip().removeprefix("$").replace(",", "").strip()
+    text = text.strip()
     if not text:
         return None
+    typed = _TYPED_DOLLARS.fullmatch(text)
+    if typed is None:
+        raise InvalidAmount(
+            f"{label}: write dollars with a point before the cents, such as 25 or 1250.50."
+        )
+    dollars, cents = typed.groups(default="")
     try:
-        return parse_usd(text)
+        return parse_usd(dollars.replace(",", "") + cents)
     except InvalidAmount as error:
         raise InvalidAmount(f"{label}: {error}") from None
+
+
+def whole_number_field(name: str, otherwise: int | None = None) -> int:
+    """The whole number in a field of the form. Raises ValueError where it holds none, unless
+    the field is missing and there is an ``otherwise``."""
+    text = request.form.get(name)
+    if text is None and otherwise is not None:
+        return otherwise
+    return whole_number(text or "")
 
 
 def optional_money_field(name: str, label: str) -> int | None:

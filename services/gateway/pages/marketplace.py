@@ -4,6 +4,7 @@ from flask import Blueprint, redirect, render_template, request, url_for
 from pydantic import ValidationError
 from werkzeug.wrappers import Response
 
+from chassis.digits import whole_number
 from chassis.money import InvalidAmount
 from contracts.catalog import GetProduct, ListProducts, SortOrder
 from services.gateway.errors import Problem
@@ -81,6 +82,10 @@ def _question(chosen: dict[str, str], cursor: str | None) -> ListProducts:
 
 
 def _quantity(text: str) -> int:
-    if text.isdecimal() and 1 <= int(text[:9]) <= QUANTITY_MAX:
-        return int(text)
+    try:
+        quantity = whole_number(text)
+    except ValueError:
+        quantity = 0
+    if 1 <= quantity <= QUANTITY_MAX:
+        return quantity
     raise Problem(422, "bad_request", f"The quantity is a number from 1 to {QUANTITY_MAX}.")

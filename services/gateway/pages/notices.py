@@ -11,7 +11,7 @@ from services.gateway import notifications
 from services.gateway.errors import Problem
 from services.gateway.frame import database
 from services.gateway.identity import login_required, signed_in_user
-from services.gateway.pages.forms import return_path
+from services.gateway.pages.forms import read_id, return_path
 
 blueprint = Blueprint("notices", __name__)
 
@@ -60,6 +60,6 @@ def _before() -> UUID | None:
 
 def _id(text: str) -> UUID:
     try:
-        return UUID(text)
+        return read_id(text)
     except ValueError:
         raise Problem(404, "not_found", "There is no such notification.") from None

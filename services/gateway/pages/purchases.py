@@ -32,7 +32,9 @@ from services.gateway.pages.forms import (
     chosen_credits,
     command_key,
     custom_credits,
+    read_id,
     suggested_credits,
+    whole_number_field,
 )
 from services.gateway.pages.topups import begin_chosen_topup, begin_topup, payments_arriving
 
@@ -224,12 +226,11 @@ def _same_form(slug: str) -> str:
 
 def _line() -> PurchaseLine:
     """The line of the form; the price that the person saw goes with it and is held to."""
-    price = request.form.get("unit_price_micros", "")
     try:
         return PurchaseLine(
-            product_id=UUID(request.form.get("product_id", "")),
-            quantity=int(request.form.get("quantity", "1")),
-            expected_unit_price_micros=int(price) if price.isdecimal() else None,
+            product_id=read_id(request.form.get("product_id", "")),
+            quantity=whole_number_field("quantity", otherwise=1),
+            expected_unit_price_micros=whole_number_field("unit_price_micros"),
         )
     except ValueError:
         raise Problem(422, "bad_request", "This is not a product that can be bought.") from None
