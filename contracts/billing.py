@@ -175,7 +175,9 @@ class BurnRate(Reply):
     Daily = monthly ÷ 30 and hourly = monthly ÷ 720, each rounded half-even once.
     ``projected_balance_30_days_micros`` = balance − monthly burn. ``days_until_empty`` =
     floor(balance ÷ daily burn) by the exact daily burn, None when nothing burns.
-    ``deployments`` holds those that burn: active ones with a monthly price.
+    ``deployments`` holds those that burn, active ones with a monthly price, dearest first and
+    at most ``limit``; ``deployments_total`` says how many they are in all, and the other figures
+    are of them all. :class:`ListDeployments` has every one.
     """
 
     balance_micros: SignedMicros
@@ -183,6 +185,7 @@ class BurnRate(Reply):
     daily_burn_micros: PriceMicros
     hourly_burn_micros: PriceMicros
     deployments: list[DeploymentBurnRate]
+    deployments_total: int = 0
     projected_balance_30_days_micros: SignedMicros
     days_until_empty: int | None
     empty_at: AwareDatetime | None
@@ -190,6 +193,7 @@ class BurnRate(Reply):
 
 class GetBurnRate(Request[BurnRate], service=SERVICE, method="get_burn_rate"):
     user_id: UUID
+    limit: PageLimit = 100
 
 
 class PurchaseShortOfFunds(Event, source=SERVICE, type="purchase_short_of_funds"):

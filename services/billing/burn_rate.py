@@ -4,12 +4,12 @@ The formulas stand in :class:`contracts.billing.BurnRate`. Each figure is rounde
 the exact monthly cost: the parts need not add up to the last micro-dollar of the whole.
 """
 
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from chassis.money import divide_half_even
 from contracts.billing import BurnRate, DeploymentBurnRate, DeploymentStatus
 from contracts.catalog import Category
+from services.billing.deployments import Burning
 from services.billing.models import DeploymentRow
 
 DAYS_PER_MONTH = 30
@@ -17,15 +17,16 @@ HOURS_PER_MONTH = DAYS_PER_MONTH * 24
 _DAY = timedelta(days=1)
 
 
-def analyse(balance_micros: int, burning: Sequence[DeploymentRow], now: datetime) -> BurnRate:
+def analyse(balance_micros: int, burning: Burning, now: datetime) -> BurnRate:
     """The analysis of a balance and of the deployments that cost something every month."""
-    monthly_micros = sum(row.monthly_cost_micros for row in burning)
+    monthly_micros = burning.monthly_micros
     return BurnRate(
         balance_micros=balance_micros,
         monthly_burn_micros=monthly_micros,
         daily_burn_micros=divide_half_even(monthly_micros, DAYS_PER_MONTH),
         hourly_burn_micros=divide_half_even(monthly_micros, HOURS_PER_MONTH),
-        deployments=[_part(row, monthly_micros) for row in burning],
+        deployments=[_part(row, monthly_micros) for row in burning.dearest],
+        deployments_total=burning.total,
         projected_balance_30_days_micros=balance_micros - monthly_micros,
         days_until_empty=_days_until_empty(balance_micros, monthly_micros),
         empty_at=_empty_at(balance_micros, monthly_micros, now),

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from chassis.cursors import decode_cursor, encode_cursor
@@ -54,6 +54,14 @@ ENDS = (DeploymentStatus.FAILED, DeploymentStatus.CANCELLED)
 class _Unit(NamedTuple):
     line: PurchaseLineRow
     number: int
+
+
+class Burning(NamedTuple):
+    """What costs a user something every month: how many, their sum, and the dearest of them."""
+
+    total: int
+    monthly_micros: int
+    dearest: list[DeploymentRow]
 
 
 def create(
@@ -157,19 +165,24 @@ def list_deployments(session: Session, command: ListDeployments) -> DeploymentLi
     )
 
 
-def burning(session: Session, user_id: UUID) -> list[DeploymentRow]:
-    """The user's deployments that cost something every month, dearest first."""
-    return list(
-        session.scalars(
-            select(DeploymentRow)
-            .where(
-                DeploymentRow.user_id == user_id,
-                DeploymentRow.status == DeploymentStatus.ACTIVE,
-                DeploymentRow.monthly_cost_micros > 0,
-            )
-            .order_by(DeploymentRow.monthly_cost_micros.desc(), DeploymentRow.deployment_id)
-        )
+def burning(session: Session, user_id: UUID, limit: int) -> Burning:
+    """The user's active deployments with a monthly price, the ``limit`` dearest by name."""
+    monthly_cost = DeploymentRow.monthly_cost_micros
+    burns = (
+        DeploymentRow.user_id == user_id,
+        DeploymentRow.status == DeploymentStatus.ACTIVE,
+        monthly_cost > 0,
     )
+    total, monthly_micros = session.execute(
+        select(func.count(), func.coalesce(func.sum(monthly_cost), 0)).where(*burns)
+    ).one()
+    dearest = session.scalars(
+        select(DeploymentRow)
+        .where(*burns)
+        .order_by(monthly_cost.desc(), DeploymentRow.deployment_id)
+        .limit(limit)
+    )
+    return Burning(total, int(monthly_micros), list(dearest))
 
 
 def as_deployment(row: DeploymentRow) -> Deployment:

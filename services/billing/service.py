@@ -81,7 +81,7 @@ class BillingService:
     def get_burn_rate(self, request: GetBurnRate) -> BurnRate:
         balance = balance_micros(self.caller, request.user_id, get_settings().call_timeout_s)
         with self.database.read() as session:
-            burning = deployments.burning(session, request.user_id)
+            burning = deployments.burning(session, request.user_id, request.limit)
         return burn_rate.analyse(balance, burning, utc_now())
 
     @event_handler(WalletCredited)

@@ -5,12 +5,13 @@ import pytest
 
 from chassis.money import parse_usd
 from services.billing.burn_rate import analyse
+from services.billing.deployments import Burning
 from services.billing.models import DeploymentRow
 from tests.billing.conftest import NOW
 
 
-def burning(*monthly_usd: str) -> list[DeploymentRow]:
-    return [
+def burning(*monthly_usd: str) -> Burning:
+    rows = [
         DeploymentRow(
             deployment_id=uuid4(),
             name=f"deployment {number}",
@@ -20,6 +21,7 @@ def burning(*monthly_usd: str) -> list[DeploymentRow]:
         )
         for number, price in enumerate(monthly_usd)
     ]
+    return Burning(len(rows), sum(row.monthly_cost_micros for row in rows), rows)
 
 
 def test_the_plans_example_burns_23_dollars_a_month() -> None:
@@ -65,7 +67,7 @@ def test_a_whole_number_of_days_loses_none_to_rounding() -> None:
 
 
 def test_nothing_burning_never_empties() -> None:
-    analysis = analyse(parse_usd("20"), [], NOW)
+    analysis = analyse(parse_usd("20"), burning(), NOW)
 
     assert (analysis.days_until_empty, analysis.empty_at) == (None, None)
 

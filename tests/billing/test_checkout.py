@@ -390,6 +390,17 @@ def test_the_burn_rate_of_the_plans_example(stack: System) -> None:
     assert figures == (parse_usd("47.50"), parse_usd("24.50"))
 
 
+def test_the_burn_rate_is_of_all_and_names_the_dearest(stack: System) -> None:
+    user_id = buyer_with(stack, "70.50")
+    for slug in ("gateway-eu", "vm-production", "storage-backup"):
+        buy(stack, user_id, slug)
+
+    analysis = stack.rpc.call(GetBurnRate(user_id=user_id, limit=1))
+
+    assert [part.monthly_cost_micros for part in analysis.deployments] == [parse_usd("15")]
+    assert (analysis.deployments_total, analysis.monthly_burn_micros) == (3, parse_usd("23"))
+
+
 def test_the_burn_rate_of_nobody_is_zero(stack: System) -> None:
     analysis = stack.rpc.call(GetBurnRate(user_id=uuid4()))
 

@@ -95,9 +95,22 @@ def test_only_active_deployments_with_a_monthly_price_burn(database: Connected) 
         deployments.move(session, NOW, row, Status.STOPPED)
 
     with database.read() as session:
-        found = deployments.burning(session, user_id)
+        found = deployments.burning(session, user_id, limit=10)
 
-    assert [row.deployment_id for row in found] == [burning.deployment_id]
+    assert (found.total, found.monthly_micros) == (1, 15_000_000)
+    assert [row.deployment_id for row in found.dearest] == [burning.deployment_id]
+
+
+def test_the_dearest_are_named_and_all_are_counted(database: Connected) -> None:
+    user_id = uuid4()
+    bought(database, *(quoted(price) for price in (5, 15, 3, 9)), user_id=user_id)
+    bought(database, quoted(1_000), user_id=uuid4())
+
+    with database.read() as session:
+        found = deployments.burning(session, user_id, limit=2)
+
+    assert [row.monthly_cost_micros for row in found.dearest] == [15, 9]
+    assert (found.total, found.monthly_micros) == (4, 32)
 
 
 def test_an_outside_provisioner_is_asked(database: Connected) -> None:

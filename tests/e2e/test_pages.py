@@ -101,6 +101,26 @@ def test_search_filter_and_load_more_find_products(visitor: Visitor) -> None:
     expect(page.locator("#product-vm-production")).to_have_count(0)
 
 
+def test_many_deployments_are_paged_through_and_the_dashboard_names_ten(visitor: Visitor) -> None:
+    page = visitor.page
+    visitor.buy_credits(50)
+    visitor.buy_credits(50)
+    visitor.open("/marketplace/storage-backup/buy?quantity=30")
+    page.get_by_role("button", name=re.compile("^Buy Now for")).click()
+    visitor.expect_purchase("completed")
+
+    visitor.open("/dashboard")
+    expect(page.locator(".share li")).to_have_count(10)
+    page.get_by_text("The 10 most expensive of 30.").get_by_role(
+        "link", name="See them all"
+    ).click()
+    expect(page.locator("tbody tr")).to_have_count(25)
+    page.get_by_role("link", name="Older").click()
+    expect(page.locator("tbody tr")).to_have_count(5)
+    page.get_by_role("link", name="Newest").click()
+    expect(page.locator("tbody tr")).to_have_count(25)
+
+
 def test_a_visitor_who_presses_buy_now_logs_in_and_is_back_at_it(new_visitor: NewVisitor) -> None:
     someone = new_visitor()
     someone.open("/marketplace/vm-starter")

@@ -180,6 +180,16 @@ def test_what_lacks_is_told_with_what_auto_topup_would_do(rich: Api) -> None:
     assert short["shortfall_info"]["reason_code"] == "disabled"
 
 
+def test_the_burn_rate_names_as_many_as_are_asked_for(rich: Api, product: dict[str, Any]) -> None:
+    body = {"product_id": product["product_id"], "quantity": 3}
+    assert rich.command("/api/wallet/instant-purchase", body).status_code == 200
+
+    burn = read(rich.get("/api/wallet/burn-rate-analysis?limit=2"))
+
+    assert (len(burn["deployments"]), burn["deployments_total"]) == (2, 3)
+    assert burn["monthly_burn"] == Decimal("15.00")
+
+
 def test_buying_credits_leads_to_the_hosted_page(api: Api) -> None:
     answer = api.command("/api/wallet/topups", {"amount": 25.00, "save_card": True})
     topup = read(answer)

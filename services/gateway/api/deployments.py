@@ -42,6 +42,10 @@ class DeploymentReplies(ApiReply):
     next_cursor: str | None
 
 
+class BurnRateQuery(ApiBody):
+    limit: Limit = 100
+
+
 class DeploymentBurn(ApiReply):
     deployment_id: UUID
     deployment_name: str
@@ -54,13 +58,15 @@ class DeploymentBurn(ApiReply):
 
 class BurnRateReply(ApiReply):
     """Daily = monthly ÷ 30, hourly = monthly ÷ 720. ``days_until_empty`` and ``empty_at`` are null
-    when nothing burns."""
+    when nothing burns. ``deployments`` are the dearest of those that burn, at most ``limit``, and
+    ``deployments_total`` how many they are in all; /api/deployments has every one."""
 
     balance: Usd
     monthly_burn: Usd
     daily_burn: Usd
     hourly_burn: Usd
     deployments: list[DeploymentBurn]
+    deployments_total: int
     projected_balance_30_days: Usd
     days_until_empty: int | None
     empty_at: AwareDatetime | None
@@ -91,10 +97,16 @@ def list_deployments(user: CurrentUser, query: DeploymentQuery) -> DeploymentRep
     )
 
 
-@endpoint(blueprint, "GET", "/api/wallet/burn-rate-analysis", reply=BurnRateReply)
-def burn_rate_analysis(user: CurrentUser) -> BurnRateReply:
+@endpoint(
+    blueprint,
+    "GET",
+    "/api/wallet/burn-rate-analysis",
+    query=BurnRateQuery,
+    reply=BurnRateReply,
+)
+def burn_rate_analysis(user: CurrentUser, query: BurnRateQuery) -> BurnRateReply:
     """What the deployments cost, and how long the balance lasts."""
-    rate = call(GetBurnRate(user_id=user.user_id))
+    rate = call(GetBurnRate(user_id=user.user_id, limit=query.limit))
     return BurnRateReply(
         balance=usd_number(rate.balance_micros),
         monthly_burn=usd_number(rate.monthly_burn_micros),
@@ -112,6 +124,7 @@ def burn_rate_analysis(user: CurrentUser) -> BurnRateReply:
             )
             for part in rate.deployments
         ],
+        deployments_total=rate.deployments_total,
         projected_balance_30_days=usd_number(rate.projected_balance_30_days_micros),
         days_until_empty=rate.days_until_empty,
         empty_at=rate.empty_at,

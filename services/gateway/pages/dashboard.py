@@ -1,11 +1,13 @@
 """/dashboard: the balance and how long it lasts; /dashboard/deployments: what runs."""
 
-from flask import Blueprint, render_template
+from flask import Blueprint, render_template, request
+from pydantic import ValidationError
 
 from chassis.clock import utc_now
 from contracts.billing import GetBurnRate, ListDeployments, ListPurchases, PurchaseStatus
 from contracts.topup import GetAutoTopup
 from contracts.wallet import GetWallet
+from services.gateway.errors import Problem
 from services.gateway.frame import call
 from services.gateway.identity import login_required, signed_in_user
 from services.gateway.pages import attention
@@ -15,6 +17,9 @@ from services.gateway.pages.projection import project
 
 blueprint = Blueprint("dashboard", __name__)
 
+DEAREST_MAX = 10
+PAGE_SIZE = 25
+
 
 @blueprint.get("/dashboard")
 @login_required
@@ -22,7 +27,7 @@ def overview() -> str:
     """The balance, the burn rate and its projection, what runs, what needs attention."""
     user_id = signed_in_user().user_id
     wallet = ask(GetWallet(user_id=user_id))
-    burn = ask(GetBurnRate(user_id=user_id))
+    burn = ask(GetBurnRate(user_id=user_id, limit=DEAREST_MAX))
     auto_topup = ask(GetAutoTopup(user_id=user_id))
     waiting = ask(
         ListPurchases(
@@ -50,9 +55,17 @@ def overview() -> str:
 @blueprint.get("/dashboard/deployments")
 @login_required
 def deployments() -> str:
+    """Everything that was deployed, newest first, in pages."""
     user_id = signed_in_user().user_id
+    try:
+        question = ListDeployments(
+            user_id=user_id, cursor=request.args.get("cursor") or None, limit=PAGE_SIZE
+        )
+    except ValidationError:
+        raise Problem(422, "bad_request", "This page of deployments does not exist.") from None
     return render_template(
         "deployments.html",
-        deployments=call(ListDeployments(user_id=user_id)).deployments,
-        burn=ask(GetBurnRate(user_id=user_id)),
+        page=call(question),
+        burn=ask(GetBurnRate(user_id=user_id, limit=1)),
+        is_later=bool(question.cursor),
     )
