@@ -56,10 +56,10 @@ _POSTPONE = text(
 _FORGET = text("DELETE FROM outbox WHERE published_at < now() - make_interval(days => :days)")
 
 
-def publish(session: Session, event: Event) -> None:
-    """Store ``event``, to be sent once the transaction of ``session`` is committed."""
+def publish(session: Session, *events: Event) -> None:
+    """Store events, to be sent once the transaction of ``session`` is committed."""
     with Batch(session) as writes:
-        store(writes, [(event, current_call.get())])
+        store(writes, [(event, current_call.get()) for event in events])
 
 
 def store(writes: Batch, events: Iterable[tuple[Event, CallContext]]) -> None:

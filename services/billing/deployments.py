@@ -23,6 +23,7 @@ from contracts.billing import (
 )
 from contracts.catalog import BillingPeriod, Category
 from contracts.errors import BadRequest, Conflict, NotFound
+from contracts.messages import Event
 from services.billing.models import DeploymentRow, PurchaseLineRow, PurchaseRow
 
 TRANSITIONS: dict[DeploymentStatus, frozenset[DeploymentStatus]] = {
@@ -76,21 +77,11 @@ def create(
     ]
     rows = [_row(purchase, unit, now) for unit in units]
     session.add_all(rows)
-    for row in rows:
-        if provisioning == "external":
-            publish(
-                session,
-                DeploymentRequested(
-                    event_id=new_id(),
-                    occurred_at=now,
-                    user_id=row.user_id,
-                    deployment_id=row.deployment_id,
-                    product_id=row.product_id,
-                    name=row.name,
-                ),
-            )
-        else:
-            move(session, now, row, DeploymentStatus.ACTIVE)
+    if provisioning == "external":
+        events: list[Event] = [_requested(row, now) for row in rows]
+    else:
+        events = [event for row in rows for event in _move(now, row, DeploymentStatus.ACTIVE)]
+    publish(session, *events)
     return rows
 
 
@@ -114,6 +105,11 @@ def move(
     session: Session, now: datetime, row: DeploymentRow, to: DeploymentStatus, reason: str = ""
 ) -> None:
     """Change a deployment's status. Raises ``Conflict`` for a move that the table lacks."""
+    publish(session, *_move(now, row, to, reason))
+
+
+def _move(now: datetime, row: DeploymentRow, to: DeploymentStatus, reason: str = "") -> list[Event]:
+    """Change a row's status; what is to be published of it."""
     status = DeploymentStatus(row.status)
     if to not in TRANSITIONS[status]:
         raise Conflict(f"This deployment is {status}: it cannot become {to}.")
@@ -124,8 +120,7 @@ def move(
         row.ended_at = now
     if to is DeploymentStatus.ACTIVE:
         _start_period(row, now)
-        publish(
-            session,
+        return [
             DeploymentActivated(
                 event_id=new_id(),
                 occurred_at=now,
@@ -133,11 +128,10 @@ def move(
                 deployment_id=row.deployment_id,
                 name=row.name,
                 monthly_cost_micros=row.monthly_cost_micros,
-            ),
-        )
-    elif to is DeploymentStatus.FAILED:
-        publish(
-            session,
+            )
+        ]
+    if to is DeploymentStatus.FAILED:
+        return [
             DeploymentFailed(
                 event_id=new_id(),
                 occurred_at=now,
@@ -146,8 +140,20 @@ def move(
                 purchase_id=row.purchase_id,
                 name=row.name,
                 reason=reason,
-            ),
-        )
+            )
+        ]
+    return []
+
+
+def _requested(row: DeploymentRow, now: datetime) -> DeploymentRequested:
+    return DeploymentRequested(
+        event_id=new_id(),
+        occurred_at=now,
+        user_id=row.user_id,
+        deployment_id=row.deployment_id,
+        product_id=row.product_id,
+        name=row.name,
+    )
 
 
 def list_deployments(session: Session, command: ListDeployments) -> DeploymentList:

@@ -1,9 +1,11 @@
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from chassis.database import Connected
 from contracts.billing import DeploymentStatus, ListDeployments, ReportDeployment
@@ -41,6 +43,19 @@ def count_events(database: Connected, event_type: str) -> int:
         )
 
 
+@contextmanager
+def statements(database: Connected) -> Iterator[list[str]]:
+    """What is sent to the database within the block."""
+    sent: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        sent.append(statement)
+
+    event.listen(database.engine, "after_cursor_execute", note)
+    yield sent
+    event.remove(database.engine, "after_cursor_execute", note)
+
+
 def test_every_status_has_its_moves() -> None:
     assert set(TRANSITIONS) == set(Status)
 
@@ -64,6 +79,20 @@ def test_each_unit_is_a_deployment_with_a_name_of_its_own(database: Connected) -
     rows = bought(database, quoted(5_000_000, quantity=2), quoted(3_000_000, name="Backup"))
 
     assert [row.name for row in rows] == ["VM-Production 1", "VM-Production 2", "Backup"]
+
+
+@pytest.mark.parametrize("provisioning", ["at_once", "external"])
+def test_a_hundred_units_cost_no_more_statements_than_one(
+    database: Connected, provisioning: str
+) -> None:
+    counts = []
+    for quantity in (1, 100):
+        with statements(database) as sent:
+            rows = bought(database, quoted(1, quantity), provisioning=provisioning)
+        counts.append(len(sent))
+
+    event_type = "deployment_activated" if provisioning == "at_once" else "deployment_requested"
+    assert (counts[0], count_events(database, event_type)) == (counts[1], 1 + len(rows))
 
 
 def test_a_deployment_is_active_at_once_by_default(database: Connected) -> None:
