@@ -8,36 +8,60 @@ ask for another place in rows that the caller may read anyway.
 import base64
 import binascii
 import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
 
 from contracts.errors import BadRequest
+from contracts.messages import CURSOR_LENGTH_MAX, storable
 
-CursorValue = str | int
+CursorValue = str | int | UUID | datetime
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_INTEGER_MAX = 2**63 - 1
 
 
 def encode_cursor(*values: CursorValue) -> str:
-    """Text that :func:`decode_cursor` reads back."""
-    raw = json.dumps(values, separators=(",", ":")).encode()
-    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+    """Text that :func:`decode_cursor` reads back. Moments are kept to the microsecond.
+
+    Raises ValueError for what would be longer than a cursor may be: a sort key has a bound.
+    """
+    raw = json.dumps([_plain(value) for value in values], separators=(",", ":"), ensure_ascii=False)
+    cursor = base64.urlsafe_b64encode(raw.encode()).decode().rstrip("=")
+    if len(cursor) > CURSOR_LENGTH_MAX:
+        raise ValueError(f"a cursor of {len(cursor)} characters: its sort key has no bound")
+    return cursor
 
 
-def decode_cursor(cursor: str, *kinds: type[CursorValue]) -> list[CursorValue]:
+def decode_cursor(cursor: str, *kinds: type[CursorValue]) -> list[Any]:
     """The values of a cursor, of these kinds. Raises ``BadRequest`` for anything else."""
     try:
         padded = cursor + "=" * (-len(cursor) % 4)
         values = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-    except (binascii.Error, ValueError):
-        raise _refused() from None
-    if not isinstance(values, list) or len(values) != len(kinds):
-        raise _refused()
-    for value, kind in zip(values, kinds, strict=True):
-        # bool is an int to isinstance, and is never what a cursor holds.
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise _refused()
-        # PostgreSQL's text holds every character but this one.
-        if isinstance(value, str) and "\0" in value:
-            raise _refused()
-    return values
+        if isinstance(values, list) and len(values) == len(kinds):
+            return [_read(value, kind) for value, kind in zip(values, kinds, strict=True)]
+    except (binascii.Error, ValueError, OverflowError, RecursionError):
+        pass
+    raise BadRequest("This page address is not valid. Start again from the first page.", "cursor")
 
 
-def _refused() -> BadRequest:
-    return BadRequest("This page address is not valid. Start again from the first page.", "cursor")
+def _plain(value: CursorValue) -> str | int:
+    if isinstance(value, datetime):
+        return (value - _EPOCH) // _MICROSECOND
+    return str(value) if isinstance(value, UUID) else value
+
+
+def _read(value: object, kind: type[CursorValue]) -> CursorValue:
+    """One value of a cursor. Raises ValueError for what is not of this kind."""
+    if isinstance(value, str) and kind is UUID:
+        return UUID(value)
+    if isinstance(value, str) and kind is str:
+        return storable(value)
+    # bool is an int to isinstance, and is never what a cursor holds.
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _INTEGER_MAX:
+        if kind is datetime:
+            return _EPOCH + value * _MICROSECOND
+        if kind is int:
+            return value
+    raise ValueError(f"no {kind.__name__}")

@@ -16,6 +16,7 @@ An **event** says what happened. It is published by its ``source`` under its
 ``type``, both in nameko's own exchange and routing key.
 """
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
 from uuid import UUID
@@ -46,14 +47,21 @@ Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 """A moment that a caller names: in UTC, whatever zone it came in. PostgreSQL does not know all."""
 
 
-def _storable(text: str) -> str:
-    # The one character that PostgreSQL's text cannot hold.
+def storable(text: str) -> str:
+    """The text, unless PostgreSQL cannot hold it. Raises ValueError."""
     if "\0" in text:
         raise ValueError("it holds a NUL character, which cannot be stored")
+    if not text.isascii() and _SURROGATE.search(text):
+        raise ValueError("it holds half a character (a lone surrogate), which cannot be stored")
     return text
 
 
-Storable = AfterValidator(_storable)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+Storable = AfterValidator(storable)
+
+Text = Annotated[str, Storable]
+"""What a caller writes: every character but the two that PostgreSQL's text cannot hold."""
 
 IdempotencyKey = Annotated[str, StringConstraints(min_length=1, max_length=200), Storable]
 ShortText = Annotated[
@@ -66,7 +74,9 @@ Metadata = Annotated[
     ],
     Field(max_length=50),
 ]
-Cursor = Annotated[str, StringConstraints(min_length=1, max_length=400)]
+CURSOR_LENGTH_MAX = 2000
+"""Enough for a sort key of 200 characters in any script."""
+Cursor = Annotated[str, StringConstraints(min_length=1, max_length=CURSOR_LENGTH_MAX), Storable]
 PageLimit = Annotated[int, Field(strict=True, ge=1, le=200)]
 
 

@@ -160,14 +160,15 @@ def list_deployments(session: Session, command: ListDeployments) -> DeploymentLi
     """A page of a user's deployments, newest first."""
     query = select(DeploymentRow).where(DeploymentRow.user_id == command.user_id)
     if command.cursor is not None:
-        query = query.where(DeploymentRow.deployment_id < _cursor_id(command.cursor))
+        (last_id,) = decode_cursor(command.cursor, UUID)
+        query = query.where(DeploymentRow.deployment_id < last_id)
     query = query.order_by(DeploymentRow.deployment_id.desc()).limit(command.limit + 1)
     rows = session.scalars(query).all()
     page = rows[: command.limit]
     more = len(rows) > command.limit
     return DeploymentList(
         deployments=[as_deployment(row) for row in page],
-        next_cursor=encode_cursor(str(page[-1].deployment_id)) if more else None,
+        next_cursor=encode_cursor(page[-1].deployment_id) if more else None,
     )
 
 
@@ -246,11 +247,3 @@ def _start_period(row: DeploymentRow, now: datetime) -> None:
     if row.billing_period == BillingPeriod.MONTH and row.period_anchor_at is None:
         row.period_anchor_at = now
         row.paid_until = one_month_after(now)
-
-
-def _cursor_id(cursor: str) -> UUID:
-    (value,) = decode_cursor(cursor, str)
-    try:
-        return UUID(str(value))
-    except ValueError:
-        raise BadRequest("This page address is not valid.", "cursor") from None

@@ -15,7 +15,7 @@ from contracts.billing import (
     PurchaseStatus,
 )
 from contracts.catalog import BillingPeriod, Category
-from contracts.errors import BadRequest, NotFound
+from contracts.errors import NotFound
 from services.billing.claims import WAITING
 from services.billing.models import PurchaseRow
 
@@ -31,18 +31,15 @@ def list_purchases(session: Session, command: ListPurchases) -> PurchasePage:
     if command.statuses:
         query = query.where(PurchaseRow.status.in_([status.value for status in command.statuses]))
     if command.cursor is not None:
-        (value,) = decode_cursor(command.cursor, str)
-        try:
-            query = query.where(PurchaseRow.purchase_id < UUID(str(value)))
-        except ValueError:
-            raise BadRequest("This page address is not valid.", "cursor") from None
+        (last_id,) = decode_cursor(command.cursor, UUID)
+        query = query.where(PurchaseRow.purchase_id < last_id)
     query = query.order_by(PurchaseRow.purchase_id.desc()).limit(command.limit + 1)
     rows = session.scalars(query).all()
     page = rows[: command.limit]
     more = len(rows) > command.limit
     return PurchasePage(
         purchases=[as_purchase(row) for row in page],
-        next_cursor=encode_cursor(str(page[-1].purchase_id)) if more else None,
+        next_cursor=encode_cursor(page[-1].purchase_id) if more else None,
     )
 
 

@@ -34,7 +34,8 @@ class ProductRow(Base):
     featured_rank: Mapped[int] = mapped_column(Integer)
     created_at: Mapped[datetime]
     searchable: Mapped[str] = mapped_column(
-        Text, Computed("lower(name || ' ' || summary || ' ' || provider_name)", persisted=True)
+        Text,
+        Computed("search_form(name || ' ' || summary || ' ' || provider_name)", persisted=True),
     )
 
 

@@ -1,6 +1,6 @@
 """Finding products: one by id or slug, or a page of those that match."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -20,31 +20,30 @@ from contracts.catalog import (
 from contracts.errors import BadRequest, NotFound
 from services.catalog.models import ProductRow
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
 
 class _Order(NamedTuple):
     """A sort order: its column, its direction, and how the column stands in a cursor."""
 
     column: ColumnElement[Any] | InstrumentedAttribute[Any]
-    kind: type[str] | type[int]
+    kind: type[str] | type[int] | type[datetime]
     descends: bool = False
 
 
 _ORDERS = {
     SortOrder.FEATURED: _Order(ProductRow.featured_rank, int),
-    SortOrder.NAME: _Order(func.lower(ProductRow.name), str),
+    SortOrder.NAME: _Order(func.left(func.search_form(ProductRow.name), 200), str),
     SortOrder.PRICE: _Order(ProductRow.price_micros, int),
     SortOrder.PRICE_DESCENDING: _Order(ProductRow.price_micros, int, descends=True),
-    SortOrder.NEWEST: _Order(ProductRow.created_at, int, descends=True),
+    SortOrder.NEWEST: _Order(ProductRow.created_at, datetime, descends=True),
 }
 
 
 def list_products(session: Session, command: ListProducts) -> ProductPage:
     """A page of the products that match every filter and every word of ``q``.
 
-    A word matches anywhere in the name, the summary or the provider's name, whatever its
-    case. Raises ``BadRequest`` for a cursor that is not of this sort order.
+    A word matches anywhere in the name, the summary or the provider's name, whatever its case and
+    accents: ``search_form`` of the database makes both alike. Raises ``BadRequest`` for a cursor
+    that is not of this sort order.
     """
     matches = _matching(command)
     total = session.scalar(select(func.count()).select_from(matches.subquery()))
@@ -61,7 +60,7 @@ def list_products(session: Session, command: ListProducts) -> ProductPage:
     next_cursor = None
     if len(rows) > command.limit:
         last, value = page[-1]
-        next_cursor = encode_cursor(command.sort, _as_cursor_value(value), str(last.product_id))
+        next_cursor = encode_cursor(command.sort, value, last.product_id)
     products = [as_product(row) for row, _ in page]
     return ProductPage(products=products, next_cursor=next_cursor, total=total or 0)
 
@@ -104,29 +103,18 @@ def _matching(command: ListProducts) -> Select[ProductRow]:
         matches = matches.where(ProductRow.category == command.category)
     if command.max_price_micros is not None:
         matches = matches.where(ProductRow.price_micros <= command.max_price_micros)
-    for word in command.q.replace("\0", " ").lower().split():
-        matches = matches.where(ProductRow.searchable.contains(word, autoescape=True))
+    for word in command.q.replace("\0", " ").split():
+        matches = matches.where(func.strpos(ProductRow.searchable, func.search_form(word)) > 0)
     return matches
 
 
 def _after(cursor: str, sort: SortOrder) -> ColumnElement[bool]:
     """The rows that follow the one a cursor stands on."""
     order = _ORDERS[sort]
-    name, value, tie = decode_cursor(cursor, str, order.kind, str)
+    name, last, last_id = decode_cursor(cursor, str, order.kind, UUID)
     if name != sort:
         raise BadRequest("This page address belongs to another sort order.", "cursor")
-    try:
-        last_id = UUID(str(tie))
-        last = EPOCH + timedelta(microseconds=int(value)) if sort is SortOrder.NEWEST else value
-    except (ValueError, OverflowError):
-        raise BadRequest("This page address is not valid.", "cursor") from None
     column, tie_column = order.column, ProductRow.product_id
     if order.descends:
         return or_(column < last, and_(column == last, tie_column < last_id))
     return or_(column > last, and_(column == last, tie_column > last_id))
-
-
-def _as_cursor_value(value: str | int | datetime) -> str | int:
-    if isinstance(value, datetime):
-        return (value - EPOCH) // timedelta(microseconds=1)
-    return value

@@ -44,8 +44,8 @@ def page(session: Session, request: Export) -> ExportPage:
         account_id = _account_id(session, request.user_id)
         place, last_account_id = (account_id, 0), account_id
     if request.cursor:
-        cursor = decode_cursor(request.cursor, int, int)
-        place = max(place, (int(cursor[0]), int(cursor[1])))
+        account_id, entry_number = decode_cursor(request.cursor, int, int)
+        place = max(place, (account_id, entry_number))
     rows = _rows(session, place, last_account_id, request.limit + 1)
     entries = [ExportedEntry.model_validate(row) for row in rows[: request.limit]]
     next_cursor = None

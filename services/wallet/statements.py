@@ -1,6 +1,6 @@
 """What happened on an account: statements, single transactions, balances of the past."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -8,7 +8,7 @@ from sqlalchemy import Select, select, text, tuple_
 from sqlalchemy.orm import Session
 
 from chassis.cursors import decode_cursor, encode_cursor
-from contracts.errors import BadRequest, NotFound
+from contracts.errors import NotFound
 from contracts.wallet import (
     Affordability,
     BalanceAt,
@@ -63,12 +63,12 @@ def statement(session: Session, request: Statement) -> StatementPage:
         query = query.where(EntryRow.recorded_at < request.until)
     if request.cursor:
         place = tuple_(EntryRow.recorded_at, EntryRow.entry_number)
-        query = query.where(place < _position(request.cursor))
+        query = query.where(place < tuple(decode_cursor(request.cursor, datetime, int)))
     rows = session.execute(query).all()
     next_cursor = None
     if len(rows) > request.limit:
         rows = rows[: request.limit]
-        next_cursor = encode_cursor(rows[-1].recorded_at.isoformat(), rows[-1].entry_number)
+        next_cursor = encode_cursor(rows[-1].recorded_at, rows[-1].entry_number)
     return StatementPage(
         transactions=[transaction_from(row) for row in rows], next_cursor=next_cursor
     )
@@ -92,18 +92,6 @@ def _entries(account_id: int) -> Select[Any]:
         .join(TransactionRow, TransactionRow.transaction_id == EntryRow.transaction_id)
         .where(EntryRow.account_id == account_id, EntryRow.balance_after_micros.is_not(None))
     )
-
-
-def _position(cursor: str) -> tuple[datetime, int]:
-    recorded_at, entry_number = decode_cursor(cursor, str, int)
-    refusal = BadRequest("This page address is not valid. Start from the first page.", "cursor")
-    try:
-        moment = datetime.fromisoformat(str(recorded_at)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise refusal from None
-    if not 0 < int(entry_number) < 2**63:
-        raise refusal
-    return moment, int(entry_number)
 
 
 def get_transaction(session: Session, user_id: UUID, transaction_id: UUID) -> Transaction:

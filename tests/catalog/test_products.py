@@ -3,11 +3,16 @@ from datetime import timedelta
 from uuid import UUID
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import delete
+from sqlalchemy.exc import IntegrityError
 
 from chassis.database import Connected
 from contracts.catalog import Category, ListProducts, SortOrder
 from contracts.errors import BadRequest, NotFound
 from services.catalog import products
+from services.catalog.models import ProductRow
 from tests.catalog.conftest import NOW
 
 AddProduct = Callable[..., UUID]
@@ -40,6 +45,52 @@ def test_search_finds_every_word_anywhere_in_name_summary_or_provider(
     add_product(name="VM-Starter", summary="One core.", provider_name="Sample Metal")
 
     assert names(database, q="north  PRODUCT") == ["VM-Production"]
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("Straße 7", "STRASSE"),
+        ("STRASSE 7", "straße"),
+        ("İstanbul", "İstanbul"),
+        ("İstanbul", "istanbul"),
+        ("ISTANBUL", "İstanbul"),
+        ("cafe\u0301 au lait", "caf\u00e9"),
+        ("caf\u00e9 au lait", "CAFE\u0301"),
+        ("caf\u00e9 au lait", "cafe"),
+        ("ΟΔΟΣ", "οδός"),
+        ("οδοσήμανση", "ΟΔΟΣ"),
+        ("ＶＭ－Ｓｔａｒｔｅｒ", "vm-starter"),
+        ("ﬁber link", "FIBER"),
+        ("हिन्दी", "हिन्दी"),
+        ("\uac01\uac02", "\u1100\u1161\u11a8"),
+    ],
+    ids=ascii,
+)
+def test_search_finds_a_word_in_each_of_its_spellings(
+    database: Connected, add_product: AddProduct, name: str, wanted: str
+) -> None:
+    add_product(name=name)
+    add_product(name="Something else")
+
+    assert names(database, q=wanted) == [name]
+
+
+def test_names_are_sorted_by_their_letters_whatever_their_case_and_accents(
+    database: Connected, add_product: AddProduct
+) -> None:
+    for name in ("Zebra", "\u00c9mile", "adam", "e\u0301tage"):
+        add_product(name=name)
+
+    expected = ["adam", "\u00c9mile", "e\u0301tage", "Zebra"]
+    assert names(database, sort=SortOrder.NAME) == expected
+
+
+@pytest.mark.parametrize("field", ["slug", "name", "provider_name", "location"])
+@pytest.mark.parametrize("value", ["x" * 201, "  "])
+def test_a_name_is_bounded_and_not_blank(add_product: AddProduct, field: str, value: str) -> None:
+    with pytest.raises(IntegrityError, match=f"{field}_is_bounded"):
+        add_product(**{field: value})
 
 
 @pytest.mark.parametrize("word", ["%", "_", "\\", "'", '"; DROP TABLE products; --'])
@@ -103,6 +154,29 @@ def test_pages_hold_every_product_once_even_where_sort_keys_are_equal(
     pages = every_page(database, sort, limit=2)
 
     assert (len(pages), set(pages)) == (7, everything)
+
+
+ANY_NAME = st.text(
+    st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=200
+).filter(str.strip)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    written=st.lists(
+        ANY_NAME | st.sampled_from(["漢" * 200, "\ufdfa" * 200, "😀" * 200]), min_size=3, max_size=5
+    )
+)
+def test_products_of_every_name_are_paged_through(
+    database: Connected, add_product: AddProduct, written: list[str]
+) -> None:
+    with database.begin() as session:
+        session.execute(delete(ProductRow))
+    everything = {add_product(name=name) for name in written}
+
+    pages = every_page(database, SortOrder.NAME, limit=1)
+
+    assert (len(pages), set(pages)) == (len(written), everything)
 
 
 def test_a_product_added_while_paging_moves_nothing_already_shown(

@@ -20,7 +20,7 @@ from pydantic import (
 
 from chassis.digits import whole_number
 from chassis.money import InvalidAmount, parse_usd
-from contracts.messages import MAX_AMOUNT_MICROS
+from contracts.messages import CURSOR_LENGTH_MAX, MAX_AMOUNT_MICROS
 
 
 class ApiBody(BaseModel):
@@ -106,7 +106,7 @@ def _true_or_false(value: Any) -> Any:
 QueryFlag = Annotated[bool, Field(strict=True), BeforeValidator(_true_or_false)]
 """``true`` or ``false`` in a query string, as the document says, and no other word."""
 
-CursorText = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.=-]{1,400}$")]
+CursorText = Annotated[str, StringConstraints(pattern=rf"^[A-Za-z0-9_-]{{1,{CURSOR_LENGTH_MAX}}}$")]
 Limit = Annotated[int, BeforeValidator(_whole_number), Field(ge=1, le=200)]
 PlainText = Annotated[str, AfterValidator(_plain_text)]
 
