@@ -95,6 +95,7 @@ if [ "$mode" = test ]; then
     install_lock requirements-dev.txt --only-binary :all:
     need_package chromium chromium "The tests drive the website in Chromium"
     need_package docker-compose docker-compose "The tests check docker-compose.yml"
+    need_package /usr/sbin/haproxy haproxy "The tests run the proxy of docker-compose.yml"
     unset AMQP_URI
 fi
 if [ -z "${AMQP_URI:-}" ] && ! [ -e /usr/lib/rabbitmq/bin/rabbitmq-server ] &&

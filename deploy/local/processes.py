@@ -109,11 +109,7 @@ def _service(name: str, module: str, health_port: int, environment: Mapping[str,
 def _gateway(ports: Ports, environment: Mapping[str, str]) -> Process:
     return Process(
         "gateway",
-        [
-            *(sys.executable, "-m", "gunicorn"),
-            *("--config", "services/gateway/gunicorn_conf.py"),
-            "services.gateway.app:create_app()",
-        ],
+        [sys.executable, "-m", "services.gateway.server"],
         environment,
         f"http://127.0.0.1:{ports.gateway}/readyz",
     )

@@ -1,6 +1,6 @@
 """The web application: ``create_app()`` puts the parts together.
 
-gunicorn calls it once in each worker process. Nothing here waits for another process: the
+The server calls it once in each worker process. Nothing here waits for another process: the
 site starts when the broker or the database is still away, and says so by ``/readyz``.
 """
 

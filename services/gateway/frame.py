@@ -90,10 +90,14 @@ def install(app: Flask, frame: Frame) -> None:
     app.extensions[_EXTENSION] = frame
 
 
+def frame_of(app: Flask) -> Frame:
+    frame: Frame = app.extensions[_EXTENSION]
+    return frame
+
+
 def current_frame() -> Frame:
     """The frame of the application that handles this request."""
-    frame: Frame = current_app.extensions[_EXTENSION]
-    return frame
+    return frame_of(current_app)
 
 
 def database() -> Connected:

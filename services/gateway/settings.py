@@ -38,6 +38,12 @@ class GatewaySettings(ServiceSettings):
     gateway_port: Annotated[int, Field(ge=1, le=65535)] = 8000
     gateway_workers: Annotated[int, Field(ge=1, le=64)] = 2
     gateway_threads: Annotated[int, Field(ge=2, le=256)] = 16
+    gateway_request_timeout_s: Annotated[float, Field(gt=0, le=300)] = 20.0
+    """A request that has not arrived as a whole by then is answered 408."""
+
+    gateway_connections: Annotated[int, Field(ge=10, le=50_000)] = 1_000
+    """Open ones of one worker process; past them the one that has waited longest makes room."""
+
     database_pool_size: Annotated[int, Field(ge=2, le=100)] = 8
     """Connections of one worker process; a request holds one for a few milliseconds only."""
 

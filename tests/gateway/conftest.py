@@ -1,17 +1,23 @@
 """The website for tests: on a real database, and (``system``) with all the real services.
 
 ``site`` serves the application over real HTTP with no service behind it, for what the gateway
-decides alone. ``api`` talks to the whole product and holds every answer to the
-OpenAPI document.
+decides alone; ``start_front`` runs it under its own server. ``api`` talks to the whole product
+and holds every answer to the OpenAPI document.
 """
 
+import os
+import socket
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import psutil
 import pytest
 import requests
 import simplejson
@@ -24,11 +30,15 @@ from werkzeug.serving import make_server
 from chassis.clock import utc_now
 from chassis.database import Connected, connect
 from deploy.local.broker import Node
+from deploy.local.child import Child
+from deploy.local.processes import ROOT
+from deploy.local.startup import free_port
 from services.gateway import accounts, tokens
 from services.gateway.app import create_app
 from services.gateway.models import User
 from services.gateway.openapi import as_text
 from services.gateway.settings import GatewaySettings
+from tests.patience import eventually
 
 PASSWORD = "correct horse battery"
 NO_BROKER = "amqp://nobody:nothing@127.0.0.1:1/"
@@ -246,3 +256,76 @@ def product(visitor: Api) -> dict[str, Any]:
     """A $5.00 virtual machine from the catalog."""
     products = read(visitor.get("/api/products?category=compute&sort=price&limit=200"))["products"]
     return next(item for item in products if item["price_usd"] == Decimal("5.00"))
+
+
+@dataclass
+class Front:
+    """The website's own server with two workers, each with two threads."""
+
+    host: str
+    port: int
+    child: Child
+    sockets: list[socket.socket] = field(default_factory=list)
+
+    @property
+    def base_url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    def connect(self, receive_bytes: int | None = None) -> socket.socket:
+        opened = socket.socket()
+        if receive_bytes:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        opened.settimeout(30)
+        opened.connect((self.host, self.port))
+        self.sockets.append(opened)
+        return opened
+
+    def workers(self) -> list[psutil.Process]:
+        children = psutil.Process(self.child.pid).children()
+        return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+    def took_s(self, path: str) -> float:
+        began = time.monotonic()
+        assert requests.get(self.base_url + path, timeout=30).status_code == 200
+        return time.monotonic() - began
+
+    def answers(self) -> bool:
+        try:
+            return requests.get(f"{self.base_url}/healthz", timeout=2).ok
+        except requests.RequestException:
+            return False
+
+
+@pytest.fixture
+def start_front(
+    databases: dict[str, str], database: Connected, broker: Node, tmp_path: Path
+) -> Iterator[Callable[..., Front]]:
+    fronts: list[Front] = []
+
+    def run(host: str = "127.0.0.1", port: int | None = None, **settings: str) -> Front:
+        port = port or free_port()
+        environment = {
+            "PATH": os.environ["PATH"],
+            "DATABASE_URL": databases["gateway"],
+            "AMQP_URI": broker.uri("gateway"),
+            "SECRET_KEY": "a secret for tests only, of enough length",
+            "GATEWAY_HOST": host,
+            "GATEWAY_PORT": str(port),
+            "GATEWAY_WORKERS": "2",
+            "GATEWAY_THREADS": "2",
+            "RATE_LIMIT_DEFAULT": "100000 per minute",
+            **settings,
+        }
+        argv = [sys.executable, "-m", "services.gateway.server"]
+        child = Child("front", argv, environment, tmp_path / f"{host}-{port}.log", directory=ROOT)
+        child.start()
+        front = Front(host, port, child)
+        fronts.append(front)
+        eventually(front.answers)
+        return front
+
+    yield run
+    for front in fronts:
+        for opened in front.sockets:
+            opened.close()
+        front.child.kill()

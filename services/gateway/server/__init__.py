@@ -1,0 +1,6 @@
+"""Serves the website over HTTP: ``python -m services.gateway.server``.
+
+A connection costs no thread until its request is here as a whole, and none while its answer is
+read: clients that are slow wait for themselves alone. Why this server, and no proxy in front of
+another one: docs/decisions/0009-slow-clients-occupy-no-thread.md.
+"""

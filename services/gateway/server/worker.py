@@ -1,0 +1,43 @@
+"""What one worker process serves."""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import warnings
+
+# Said once for each process by nameko, whose classes the chassis names; none runs here.
+warnings.filterwarnings("ignore", message="\nEventlet is deprecated")
+
+from chassis.logs import log_to_stderr  # noqa: E402 - after the filter
+from services.gateway.app import BODY_BYTES_MAX, create_app  # noqa: E402
+from services.gateway.frame import frame_of  # noqa: E402
+from services.gateway.server.wsgi import BufferedWsgi  # noqa: E402
+from services.gateway.settings import get_settings  # noqa: E402
+
+_PR_SET_PDEATHSIG = 1
+
+
+def application() -> BufferedWsgi:
+    """The site. uvicorn calls this once in each worker process, before it serves."""
+    _end_with_master()
+    settings = get_settings()
+    log_to_stderr(settings.log_level)
+    app = create_app(settings)
+    return BufferedWsgi(
+        app,
+        threads=settings.gateway_threads,
+        body_bytes_max=BODY_BYTES_MAX,
+        close=frame_of(app).close,
+    )
+
+
+def _end_with_master() -> None:
+    """Let the kernel end this process when its master ends, even by SIGKILL.
+
+    An orphan would go on taking requests from the port that the next master wants.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    master = multiprocessing.parent_process()
+    if master is not None and os.getppid() != master.pid:
+        os.kill(os.getpid(), signal.SIGKILL)

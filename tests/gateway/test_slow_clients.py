@@ -1,0 +1,278 @@
+"""The server before the application: slow clients, bounds, stopping, and what a crash leaves."""
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+
+import pytest
+import requests
+import uvicorn
+
+from chassis.database import Connected
+from deploy.local.startup import is_port_free
+from services.gateway.server import connections
+from services.gateway.server.connections import HEAD_BYTES_MAX
+from services.gateway.server.wsgi import BufferedWsgi
+from tests.gateway.conftest import PASSWORD, Front, add_user, error_of, gateway_settings
+from tests.patience import eventually
+
+AT_ONCE_S = 2.0
+"""Milliseconds on an idle machine; far below the seconds that the slow ones take."""
+
+SLOW_HEAD = b"GET /login HTTP/1.1\r\nHost: site\r\nX-Slow: "
+SLOW_BODY = (
+    b"POST /api/auth/login HTTP/1.1\r\nHost: site\r\nContent-Type: application/json\r\n"
+    b"Content-Length: 5000\r\n\r\n"
+)
+LARGE_FILE = "/static/vendor/bootstrap.min.css"
+REQUESTS_UNREAD = 30
+"""Together more than the system's own buffers hold for one connection."""
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """What comes until the server closes."""
+    received = b""
+    while chunk := connection.recv(65536):
+        received += chunk
+    return received
+
+
+def send_slowly(slow: list[socket.socket], done: threading.Event) -> threading.Thread:
+    """A byte for each connection, again and again, every second."""
+
+    def drip() -> None:
+        while not done.wait(1.0):
+            for connection in slow:
+                connection.send(b"x")
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    return thread
+
+
+def test_two_hundred_slow_senders_delay_nobody(start_front: Callable[..., Front]) -> None:
+    front = start_front()
+    slow = [front.connect() for _ in range(200)]
+    for number, connection in enumerate(slow):
+        connection.sendall(SLOW_HEAD if number % 2 else SLOW_BODY)
+    done = threading.Event()
+    dripping = send_slowly(slow, done)
+    try:
+        took_s = [front.took_s(path) for _ in range(15) for path in ("/healthz", "/login")]
+    finally:
+        done.set()
+        dripping.join()
+
+    assert max(took_s) < AT_ONCE_S
+
+
+def test_readers_that_do_not_read_delay_nobody(start_front: Callable[..., Front]) -> None:
+    front = start_front()
+    for _ in range(50):
+        connection = front.connect(receive_bytes=4096)
+        for _ in range(REQUESTS_UNREAD):
+            connection.sendall(f"GET {LARGE_FILE} HTTP/1.1\r\nHost: site\r\n\r\n".encode())
+
+    assert max(front.took_s(path) for _ in range(15) for path in ("/healthz", "/login")) < (
+        AT_ONCE_S
+    )
+
+
+def test_a_reader_that_stands_still_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "READ_GRACE_S", 0.2)
+    monkeypatch.setattr(connections, "READ_BYTES_PER_S_MIN", 100_000_000)
+    monkeypatch.setattr(connections, "get_settings", lambda: gateway_settings("postgresql://"))
+
+    def large(_environ: object, start_response: Callable[..., object]) -> list[bytes]:
+        start_response("200 OK", [("Content-Length", str(40_000_000))])
+        return [bytes(40_000_000)]
+
+    app = BufferedWsgi(large, threads=1, body_bytes_max=10, close=lambda: None)
+    config = uvicorn.Config(app, http=connections.Connection, lifespan="on", log_config=None)
+    server = uvicorn.Server(config)
+    listener = socket.create_server(("127.0.0.1", 0))
+    serving = threading.Thread(target=server.run, args=([listener],))
+    serving.start()
+    try:
+        with socket.create_connection(listener.getsockname(), timeout=30) as standing:
+            standing.sendall(b"GET / HTTP/1.1\r\nHost: site\r\n\r\n")
+            standing.recv(1)
+            eventually(lambda: not server.server_state.connections)
+    finally:
+        server.should_exit = True
+        serving.join(30)
+
+
+@pytest.mark.parametrize("beginning", [b"", SLOW_HEAD, SLOW_BODY], ids=["nothing", "head", "body"])
+def test_a_request_that_does_not_arrive_is_answered_408(
+    start_front: Callable[..., Front], beginning: bytes
+) -> None:
+    front = start_front(GATEWAY_REQUEST_TIMEOUT_S="0.5")
+    connection = front.connect()
+    connection.sendall(beginning)
+
+    answer = read_all(connection)
+
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"code": "request_timeout"' in answer
+
+
+def test_headers_without_an_end_are_refused(start_front: Callable[..., Front]) -> None:
+    connection = start_front().connect()
+    connection.sendall(b"GET / HTTP/1.1\r\nHost: site\r\n" + b"X-More: more\r\n" * 10)
+    connection.sendall(b"X-Long: " + b"x" * HEAD_BYTES_MAX)
+
+    assert read_all(connection).startswith(b"HTTP/1.1 431 ")
+
+
+def test_a_body_that_is_too_large_is_refused_in_words_of_the_api(
+    start_front: Callable[..., Front],
+) -> None:
+    front = start_front()
+    address = f"{front.base_url}/api/auth/login"
+    body = b'"' + b"x" * 100_000 + b'"'
+    headers = {"Content-Type": "application/json"}
+
+    whole = requests.post(address, data=body, headers=headers, timeout=30)
+    chunked = requests.post(
+        address, data=iter([body[:50_000], body[50_000:]]), headers=headers, timeout=30
+    )
+
+    assert (error_of(whole), error_of(chunked)) == ((413, "body_too_large"),) * 2
+
+
+def test_a_chunked_body_is_read(start_front: Callable[..., Front]) -> None:
+    front = start_front()
+    pieces = iter([b'{"email": "nobody@example.com", ', b'"password": "wrong password"}'])
+    headers = {"Content-Type": "application/json"}
+
+    answer = requests.post(
+        f"{front.base_url}/api/auth/login", data=pieces, headers=headers, timeout=30
+    )
+
+    assert error_of(answer) == (401, "wrong_credentials")
+
+
+def test_whoever_holds_all_places_keeps_nobody_out(start_front: Callable[..., Front]) -> None:
+    front = start_front(GATEWAY_CONNECTIONS="10", GATEWAY_WORKERS="1")
+    held = [front.connect() for _ in range(40)]
+    for connection in held:
+        connection.sendall(SLOW_HEAD)
+
+    assert front.took_s("/healthz") < AT_ONCE_S
+
+
+def test_a_header_with_an_underscore_does_not_pass_for_the_proxy_s(
+    start_front: Callable[..., Front],
+) -> None:
+    front = start_front(TRUSTED_PROXIES="1")
+    connection = front.connect()
+    connection.sendall(
+        b"GET /healthz HTTP/1.1\r\nHost: site\r\nX_Forwarded_For: 9.9.9.9\r\n"
+        b"X-Forwarded-For: 8.8.8.8\r\nConnection: close\r\n\r\n"
+    )
+    read_all(connection)
+
+    log = eventually(front.child.tail, lambda text: '"address": "8.8.8.8"' in text)
+    assert "9.9.9.9" not in log
+
+
+def test_stopping_answers_what_is_in_hand_and_resets_nothing(
+    start_front: Callable[..., Front], database: Connected
+) -> None:
+    front = start_front()
+    user = add_user(database, has_wallet=True)
+    on_its_way = front.connect()
+    on_its_way.sendall(b"GET /healthz HTTP/1.1\r\nHost: site\r\n")
+    statuses: list[int] = []
+    login = {"email": user.email, "password": PASSWORD}
+
+    def log_in() -> None:
+        answer = requests.post(f"{front.base_url}/api/auth/login", json=login, timeout=30)
+        statuses.append(answer.status_code)
+
+    began = time.monotonic()
+    threads = [threading.Thread(target=log_in) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: len(front_connections(front)) >= 9)
+    front.child.signal_stop()
+    on_its_way.sendall(b"\r\n")
+    for thread in threads:
+        thread.join()
+    eventually(lambda: not front.child.is_running)
+
+    assert statuses == [200] * 8
+    assert read_all(on_its_way).startswith(b"HTTP/1.1 200 ")
+    assert time.monotonic() - began < 15
+
+
+def front_connections(front: Front) -> list[object]:
+    """The connections that the workers have."""
+    return [
+        connection
+        for worker in front.workers()
+        for connection in worker.net_connections("tcp")
+        if connection.status == "ESTABLISHED" and connection.laddr.port == front.port
+    ]
+
+
+def test_nobody_is_let_in_only_to_be_reset(start_front: Callable[..., Front]) -> None:
+    front = start_front()
+    ends: list[str] = []
+    asked = threading.Event()
+
+    def ask_until_refused() -> None:
+        while not ends:
+            with closing(socket.socket()) as connection:
+                connection.settimeout(30)
+                try:
+                    connection.connect(("127.0.0.1", front.port))
+                except ConnectionRefusedError:
+                    ends.append("refused")
+                    return
+                try:
+                    connection.sendall(
+                        b"GET /healthz HTTP/1.1\r\nHost: site\r\nConnection: close\r\n\r\n"
+                    )
+                    if not read_all(connection).startswith(b"HTTP/1.1 200 "):
+                        ends.append("no answer")
+                except OSError as error:
+                    ends.append(repr(error))
+            asked.set()
+
+    asking = threading.Thread(target=ask_until_refused)
+    asking.start()
+    asked.wait(30)
+    front.child.signal_stop()
+    asking.join()
+
+    assert ends == ["refused"]
+
+
+def test_a_worker_that_was_killed_is_replaced(start_front: Callable[..., Front]) -> None:
+    front = start_front()
+    killed = eventually(front.workers, lambda workers: len(workers) == 2)
+    for worker in killed:
+        worker.kill()
+
+    eventually(lambda: front.answers() and len(front.workers()) == 2)
+
+    assert not {worker.pid for worker in killed} & {worker.pid for worker in front.workers()}
+
+
+def test_no_worker_keeps_the_port_of_a_master_that_was_killed(
+    start_front: Callable[..., Front],
+) -> None:
+    front = start_front()
+    assert front.child.pid is not None
+    began = time.monotonic()
+    os.kill(front.child.pid, signal.SIGKILL)
+
+    eventually(lambda: is_port_free(front.port))
+
+    assert time.monotonic() - began < AT_ONCE_S
