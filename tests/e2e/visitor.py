@@ -106,6 +106,11 @@ class Visitor:
         self.page.get_by_role("button", name="Buy Now").click()
         expect(self.page.get_by_role("dialog")).to_be_visible()
 
+    def buy_now(self, slug: str) -> None:
+        """Buy what the credits cover, or what auto top-up will pay."""
+        self.open_buy_now(slug)
+        self.page.get_by_role("button", name=re.compile("^Buy Now for")).click()
+
     def expect_purchase(self, status: str) -> None:
         """The page of the purchase gets there by itself: nothing is pressed, nothing reloaded."""
         expect(self.page.locator("#purchase-status")).to_have_attribute(

@@ -1,0 +1,107 @@
+"""Everybody can use the pages: contrast, names and roles by axe, and a focus that is seen."""
+
+import re
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+
+from tests.e2e.conftest import NewVisitor
+from tests.e2e.test_pages import PAGES
+from tests.e2e.visitor import Visitor
+
+AXE = Axe()
+WCAG = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
+
+# The ring of the focused element, or of what stands for it: a card for its link, a tile for its
+# radio button. WCAG 2.2, SC 1.4.11: three to one against what is around it.
+FOCUSED = """() => {
+  const focused = document.activeElement;
+  if (!focused || focused === document.body) return null;
+  const shown = [focused, focused.nextElementSibling, focused.closest(".product")]
+    .find((place) => place && getComputedStyle(place).outlineStyle !== "none");
+  // The browser draws the ring of a part that it put into a field, a date's calendar, itself.
+  if (!focused.matches(":focus")) return { isForeign: true };
+  const named = focused.outerHTML.slice(0, 120);
+  if (!shown) return { named, ring: null };
+  const solid = (colour) => colour && !/, 0\\)$|transparent/.test(colour);
+  let around = shown.parentElement;
+  while (around && !solid(getComputedStyle(around).backgroundColor)) around = around.parentElement;
+  return {
+    named,
+    ring: getComputedStyle(shown).outlineColor,
+    around: around ? getComputedStyle(around).backgroundColor : "rgb(255, 255, 255)",
+    isOnPicture: Boolean(focused.closest(".night")),
+  };
+}"""
+STOPS_MAX = 60
+
+
+@pytest.fixture(scope="module", params=["light", "dark"])
+def scheme(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def shopper(new_visitor: NewVisitor, scheme: str) -> Visitor:
+    """Somebody with credits, a deployment, a purchase that waits, and a saved card."""
+    someone = new_visitor()
+    someone.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    someone.register()
+    someone.buy_credits(10)
+    someone.buy_now("vm-starter")
+    someone.expect_purchase("completed")
+    someone.open_buy_now("vm-production")
+    someone.page.get_by_role("button", name="Buy Credits and continue").click()
+    someone.page.get_by_role("link", name="Cancel and go back").click()
+    someone.expect_purchase("awaiting_funds")
+    someone.save_card()
+    return someone
+
+
+def test_no_page_breaks_a_rule_that_axe_knows(shopper: Visitor) -> None:
+    waiting = shopper.page.url
+    found = {}
+    for path in [*PAGES, waiting]:
+        shopper.open(path.removeprefix(shopper.base_url))
+        shopper.page.wait_for_load_state("networkidle")
+        results = AXE.run(shopper.page, options=WCAG)
+        if results.violations_count:
+            found[path] = results.generate_snapshot()
+
+    assert found == {}
+
+
+def test_the_focus_is_seen_wherever_it_is(shopper: Visitor) -> None:
+    unseen = []
+    for path in PAGES:
+        shopper.open(path)
+        for _ in range(STOPS_MAX):
+            shopper.page.keyboard.press("Tab")
+            focus: dict[str, Any] | None = shopper.page.evaluate(FOCUSED)
+            if focus is None:
+                break
+            if focus.get("isForeign"):
+                continue
+            if focus["ring"] is None:
+                unseen.append((path, focus["named"], "no ring"))
+            elif not focus["isOnPicture"] and contrast(focus["ring"], focus["around"]) < 3:
+                unseen.append((path, focus["named"], f"{focus['ring']} on {focus['around']}"))
+
+    assert unseen == []
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast of two CSS colours: https://www.w3.org/TR/WCAG22/#dfn-contrast-ratio."""
+    darker, lighter = sorted((luminance(one), luminance(other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def luminance(colour: str) -> float:
+    """Of ``rgb(13, 90, 67)``, or ``color(srgb 0.05 0.35 0.26 / 0.9)`` as the browser mixes it."""
+    full = 1 if "srgb" in colour else 255
+    red, green, blue = (
+        value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
+        for value in (float(part) / full for part in re.findall(r"[\d.]+", colour)[:3])
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
