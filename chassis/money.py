@@ -9,6 +9,7 @@ import re
 from decimal import Decimal
 
 MICROS_PER_USD = 1_000_000
+MINUS = "\N{MINUS SIGN}"
 MICROS_PER_CENT = 10_000
 MAX_AMOUNT_MICROS = 1_000_000_000 * MICROS_PER_USD
 """A billion dollars: more than any amount that this product moves at once."""
@@ -60,8 +61,8 @@ def usd_number(amount_micros: int) -> Decimal:
 
 
 def format_usd(amount_micros: int) -> str:
-    """Dollars for a page: ``$1,250.00``, ``-$5.00``, ``$0.000125``."""
-    sign = "-" if amount_micros < 0 else ""
+    """Dollars as people read them: ``$1,250.00``, ``−$5.00``, ``$0.000125``."""
+    sign = MINUS if amount_micros < 0 else ""
     return f"{sign}${usd_number(abs(amount_micros)):,f}"
 
 

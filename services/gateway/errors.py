@@ -71,7 +71,7 @@ _TITLES = {
     405: "That is not how this page is used",
     409: "Something changed meanwhile",
     413: "That is too large",
-    422: "Something needs another look",
+    422: "Please check what you entered",
     429: "Too many tries",
     503: "A part of the site is away",
     504: "No answer in time",
@@ -190,8 +190,16 @@ def _respond(problem: Problem) -> Response:
     return response
 
 
+def title_of(problem: Problem) -> str:
+    """The heading of an error's page: what to look at, where the error knows it."""
+    field = str(problem.extra.get("field", "")).rpartition(".")[2]
+    if problem.status == 422 and field:
+        return f"Check the {field.replace('_', ' ')}"
+    return _TITLES.get(problem.status, "Something went wrong")
+
+
 def _page(problem: Problem) -> str | Response:
-    title = _TITLES.get(problem.status, "Something went wrong")
+    title = title_of(problem)
     try:
         return render_template(
             "error.html",

@@ -73,7 +73,7 @@ def purchase_short_of_funds(event: PurchaseShortOfFunds) -> Message:
     return Message(
         "purchase_short_of_funds",
         "info",
-        "A purchase waits for credits",
+        "A purchase is waiting for credits",
         f"It costs {format_usd(event.total_micros)} and you lack"
         f" {format_usd(event.shortfall_micros)}. It completes by itself as soon as your wallet"
         " covers it.",
@@ -155,7 +155,7 @@ def topup_failed(event: TopupFailed) -> Message:
             WALLET,
         )
     waiting = (
-        " The purchase waits: buy credits by hand and it completes by itself."
+        " The purchase waits: buy credits now and it completes by itself."
         if event.trigger is Trigger.PURCHASE
         else ""
     )
@@ -214,7 +214,9 @@ def auto_topup_paused(event: AutoTopupPaused) -> Message:
 
 
 def auto_topup_resumed(event: AutoTopupResumed) -> Message:
-    return Message("auto_topup_resumed", "success", "Auto top-up goes on", event.reason, AUTO_TOPUP)
+    return Message(
+        "auto_topup_resumed", "success", "Auto top-up is on again", event.reason, AUTO_TOPUP
+    )
 
 
 def card_expiring(event: CardExpiring) -> Message:

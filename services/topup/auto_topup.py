@@ -24,7 +24,7 @@ from services.topup.models import AutoTopupSettings, RefusalRecord, Topup, Trigg
 from services.topup.policy import Policy
 from services.topup.till import Funds
 
-STOPPED = "Automatic charges are stopped for everybody at present. You can buy credits by hand."
+STOPPED = "Automatic charges are stopped for everybody at present. You can still buy credits."
 RETRY_STOPPED = timedelta(minutes=5)
 RETRY_DISPUTED = timedelta(hours=1)
 RETRY_CAPPED = timedelta(minutes=10)
@@ -215,7 +215,7 @@ def _over_a_limit(
         return Refusal(
             RefusalCode.AMOUNT_TOO_LARGE,
             f"{asked} is lacking, and an automatic top-up is at most"
-            f" {format_usd(policy.topup_max_micros)}. Buy credits by hand.",
+            f" {format_usd(policy.topup_max_micros)}. Buy credits now.",
         )
     daily, monthly = settings.daily_limit_micros, settings.monthly_limit_micros
     if daily is not None and usage.day_micros + amount_micros > daily:
@@ -244,7 +244,7 @@ def _limit_sentence(
 ) -> str:
     return (
         f"A charge of {asked} would exceed the {name} limit of {format_usd(limit_micros)}:"
-        f" {format_usd(used_micros)} is used. It starts anew on {resets_at:%Y-%m-%d} at 00:00 UTC."
+        f" {format_usd(used_micros)} is used. It resets on {resets_at:%Y-%m-%d} at 00:00 UTC."
     )
 
 

@@ -9,7 +9,7 @@ from reportlab.lib.pagesizes import A4
 from reportlab.pdfgen.canvas import Canvas
 from sqlalchemy.orm import Session
 
-from chassis.money import format_usd
+from chassis.money import MINUS, format_usd
 from contracts.errors import Conflict
 from contracts.topup import Receipt, ReceiptLine, TopupKind, TopupStatus
 from services.topup import reversals, topups
@@ -50,7 +50,7 @@ def number(topup_id: UUID, paid_at: datetime) -> str:
 
 
 def _what(topup: Topup) -> str:
-    return "Automatic top-up" if topup.kind == TopupKind.AUTO else "Credits bought by hand"
+    return "Automatic top-up" if topup.kind == TopupKind.AUTO else "Credit purchase"
 
 
 def _lines_of(reversal: Reversal) -> list[ReceiptLine]:
@@ -108,12 +108,17 @@ def _amounts(canvas: Canvas, paper: Receipt, height: float) -> None:
     height -= LINE * 1.5
     for line in paper.lines:
         canvas.drawString(LEFT, height, line.label)
-        canvas.drawRightString(RIGHT, height, format_usd(line.amount_micros))
+        canvas.drawRightString(RIGHT, height, _written(line.amount_micros))
         height -= LINE
     canvas.line(LEFT, height + 10, RIGHT, height + 10)
     canvas.setFont("Helvetica-Bold", 12)
     canvas.drawString(LEFT, height - 8, "Total")
-    canvas.drawRightString(RIGHT, height - 8, format_usd(paper.net_micros))
+    canvas.drawRightString(RIGHT, height - 8, _written(paper.net_micros))
     canvas.setFillColor(GREY)
     canvas.setFont("Helvetica", 9)
     canvas.drawString(LEFT, height - 40, "All amounts in US dollars. Credits do not expire.")
+
+
+def _written(amount_micros: int) -> str:
+    """An amount in the characters that a PDF's own fonts have, which lack the minus sign."""
+    return format_usd(amount_micros).replace(MINUS, "-")

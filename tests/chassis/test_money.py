@@ -82,7 +82,7 @@ def test_what_nobody_can_mean_is_refused_with_a_sentence(value: object) -> None:
     ("amount_micros", "text"),
     [
         (25_000_000, "$25.00"),
-        (-5_000_000, "-$5.00"),
+        (-5_000_000, "−$5.00"),
         (125, "$0.000125"),
         (1_250_000_000, "$1,250.00"),
         (0, "$0.00"),

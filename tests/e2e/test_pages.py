@@ -2,7 +2,7 @@
 
 import re
 
-from playwright.sync_api import expect
+from playwright.sync_api import Browser, expect
 
 from tests.e2e.conftest import PHONE, NewVisitor
 from tests.e2e.visitor import Visitor
@@ -153,3 +153,19 @@ def test_logging_out_closes_the_dashboard(visitor: Visitor) -> None:
     visitor.open("/dashboard")
 
     assert visitor.path == "/login"
+
+
+def test_a_time_stands_in_utc_and_in_the_reader_s_own_zone(
+    browser: Browser, visitor: Visitor
+) -> None:
+    visitor.buy_credits(10)
+    cookies = visitor.context.cookies()
+    context = browser.new_context(timezone_id="Asia/Tokyo", storage_state={"cookies": cookies})
+    page = context.new_page()
+    page.goto(f"{visitor.base_url}/dashboard/wallet/transactions")
+
+    shown = page.locator("time").first
+    expect(shown).to_have_text(
+        re.compile(r"^\d+ \w+ 20\d\d, \d\d:\d\d UTC \(.*\d\d:\d\d your time\)$")
+    )
+    context.close()

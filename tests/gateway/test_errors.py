@@ -8,7 +8,7 @@ from simplejson import JSONDecodeError
 
 from contracts import errors
 from services.gateway import accounts
-from services.gateway.errors import STATUSES, from_service
+from services.gateway.errors import STATUSES, from_service, title_of
 from services.gateway.json_format import ExactJSONProvider
 
 
@@ -30,6 +30,12 @@ def test_a_changed_price_says_what_it_is_now() -> None:
     problem = from_service(errors.PriceChanged("The price changed.", "7500000"))
 
     assert (problem.status, problem.extra) == (409, {"unit_price_usd": Decimal("7.50")})
+
+
+def test_the_page_of_a_wrong_field_names_it() -> None:
+    problem = from_service(errors.BadRequest("lines.0.quantity: too many.", "lines.0.quantity"))
+
+    assert title_of(problem) == "Check the quantity"
 
 
 def test_a_services_own_mistake_keeps_its_details_to_itself() -> None:

@@ -43,7 +43,9 @@ def test_a_field_shows_whole_dollars_without_cents() -> None:
 
 
 def test_a_time_says_that_it_is_utc() -> None:
-    assert formats.minute(NOON) == "22 Nov 2026, 12:05 UTC"
+    assert formats.minute(NOON) == (
+        '<time datetime="2026-11-22T12:05:00Z">22 Nov 2026, 12:05 UTC</time>'
+    )
 
 
 def test_an_automatic_charge_says_what_triggered_it_and_the_threshold() -> None:

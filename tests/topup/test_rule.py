@@ -174,7 +174,7 @@ def test_a_limit_says_when_it_starts_anew() -> None:
         datetime(2027, 3, 11, tzinfo=UTC),
         (
             "A charge of $25.00 would exceed the daily limit of $30.00: $25.00 is used."
-            " It starts anew on 2027-03-11 at 00:00 UTC."
+            " It resets on 2027-03-11 at 00:00 UTC."
         ),
     )
 

@@ -4,8 +4,9 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from jinja2 import Environment
+from markupsafe import Markup
 
-from chassis.money import MICROS_PER_CENT, divide_half_even, format_usd, from_cents
+from chassis.money import MICROS_PER_CENT, MINUS, divide_half_even, format_usd, from_cents
 from contracts.billing import DeploymentStatus, PurchaseStatus
 from contracts.catalog import BillingPeriod, Category, Product, SortOrder
 from contracts.topup import TopupStatus, Trigger
@@ -59,7 +60,7 @@ STATES: dict[str, tuple[str, str]] = {
     DeploymentStatus.FAILED: ("Failed", "bad"),
     TopupStatus.CREATED: ("Waiting for the card", "wait"),
     TopupStatus.PROCESSING: ("Charging", "wait"),
-    TopupStatus.ACTION_REQUIRED: ("Your bank asks you", "wait"),
+    TopupStatus.ACTION_REQUIRED: ("Needs confirmation", "wait"),
     TopupStatus.UNKNOWN: ("Being checked", "wait"),
     TopupStatus.PAID: ("Paid", "wait"),
     TopupStatus.CREDITED: ("Credited", "good"),
@@ -82,7 +83,7 @@ def money(amount_micros: int) -> str:
 
 def signed_money(amount_micros: int) -> str:
     """``+$25.00`` or ``−$5.00``, as a statement writes money in and out."""
-    sign = "+" if amount_micros > 0 else "\N{MINUS SIGN}" if amount_micros < 0 else ""
+    sign = "+" if amount_micros > 0 else MINUS if amount_micros < 0 else ""
     return sign + format_usd(abs(amount_micros))
 
 
@@ -112,11 +113,15 @@ def day(moment: date | None) -> str:
 
 
 def minute(moment: datetime | None) -> str:
-    """``22 Nov 2026, 14:05 UTC``: every time on the pages is UTC and says so."""
+    """``22 Nov 2026, 14:05 UTC``: every time on the pages is UTC and says so.
+
+    It is marked up as a time, and where scripts run the reader's own time stands beside it.
+    """
     if moment is None:
         return ""
     moment = moment.astimezone(UTC)
-    return f"{moment.day} {moment:%b %Y, %H:%M} UTC"
+    written = f"{moment.day} {moment:%b %Y, %H:%M} UTC"
+    return Markup('<time datetime="{}">{}</time>').format(f"{moment:%Y-%m-%dT%H:%M:%SZ}", written)
 
 
 def state_name(state: str) -> str:

@@ -99,6 +99,21 @@ if (menu) {
   setInterval(refresh, REFRESH_EVERY_MS);
 }
 
+// Times are written in UTC; the reader's own time stands beside them, with the day where it differs.
+function addLocalTimes() {
+  for (const time of document.querySelectorAll("time[datetime]:not([data-local])")) {
+    time.dataset.local = "yes";
+    const at = new Date(time.dateTime);
+    if (!at.getTimezoneOffset()) continue;
+    const isSameDay = at.getDate() === at.getUTCDate();
+    const day = isSameDay ? {} : { day: "numeric", month: "short" };
+    const local = at.toLocaleString("en-GB", { ...day, hour: "2-digit", minute: "2-digit" });
+    time.append(` (${local} your time)`);
+  }
+}
+addLocalTimes();
+document.addEventListener("htmx:afterSwap", addLocalTimes);
+
 // A select or checkbox that changes the list sends its form by itself.
 document.addEventListener("change", (event) => {
   if (event.target.matches("[data-autosubmit]")) event.target.form.requestSubmit();
