@@ -187,8 +187,8 @@ def detach(till: Till, payment_method_id: str) -> None:
         )
 
 
-def to_detach(session: Session, now: datetime, limit: int = 50) -> list[str]:
-    """Removed cards that the processor still keeps, each leased to the caller for a while."""
+def to_detach(session: Session, now: datetime, limit: int = 50) -> dict[str, UUID]:
+    """Removed cards that the processor still keeps, each leased for a while; whose each was."""
     rows = session.scalars(
         select(Card)
         .where(
@@ -201,7 +201,7 @@ def to_detach(session: Session, now: datetime, limit: int = 50) -> list[str]:
     ).all()
     for card in rows:
         card.detach_at = now + LEASE
-    return [card.payment_method_id for card in rows]
+    return {card.payment_method_id: card.user_id for card in rows}
 
 
 def warn_of_expiry(session: Session, now: datetime, limit: int = 200) -> int:

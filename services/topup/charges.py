@@ -33,10 +33,10 @@ SAYS_ALL = (Trigger.PURCHASE, Trigger.RENEWAL)
 """Triggers whose event says what is available and what is lacking."""
 
 
-def pursue_soon(session: Session, till: Till, trigger_id: UUID | None) -> None:
-    """Once the trigger is committed, go after it."""
+def pursue_soon(session: Session, till: Till, user_id: UUID, trigger_id: UUID | None) -> None:
+    """Once the user's trigger is committed, go after it."""
     if trigger_id is not None:
-        after_commit(session, lambda: till.later(pursue, till, trigger_id))
+        after_commit(session, lambda: till.later(pursue, till, trigger_id, owner=user_id))
 
 
 def pursue(till: Till, trigger_id: UUID) -> Topup | Refusal | None:
@@ -57,7 +57,7 @@ def pursue(till: Till, trigger_id: UUID) -> Topup | Refusal | None:
         outcome = auto_topup.reserve(session, now, trigger_id, funds, till.policy, waiting_micros)
     if isinstance(outcome, Topup):
         crash_point("topup.after_reserve")
-        till.later(charge, till, outcome.topup_id)
+        till.later(charge, till, outcome.topup_id, owner=outcome.user_id)
     return outcome
 
 

@@ -10,11 +10,10 @@ import logging
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from contracts.topup import TopupKind, TopupStatus
-from services.topup import charges, checkout, outcomes, pauses, topups
+from services.topup import charges, checkout, outcomes, pauses, topups, turns
 from services.topup.models import AutoTopupSettings, Topup
 from services.topup.processor import Object, ProcessorError, Rejected
 from services.topup.till import Till
@@ -29,18 +28,12 @@ CLOCKS_DIFFER = timedelta(days=1)
 so that looking far back costs a longer list and nothing else."""
 
 
-def due(session: Session, now: datetime, limit: int = 50) -> list[UUID]:
-    """Top-ups to look at, each leased to the caller for a while."""
-    rows = session.scalars(
-        select(Topup)
-        .where(Topup.next_look_at <= now)
-        .order_by(Topup.next_look_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    ).all()
+def due(session: Session, now: datetime, limit: int = 50) -> dict[UUID, UUID]:
+    """Top-ups to look at, each leased to the caller for a while; whose each is."""
+    rows = turns.take(session, Topup, Topup.next_look_at, Topup.user_id, now, limit)
     for topup in rows:
         topup.next_look_at = now + LEASE
-    return [topup.topup_id for topup in rows]
+    return {topup.topup_id: topup.user_id for topup in rows}
 
 
 def look(till: Till, topup_id: UUID) -> None:

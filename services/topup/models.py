@@ -206,11 +206,17 @@ class Notice(Base):
     event_id: Mapped[str] = mapped_column(primary_key=True)
     type: Mapped[str]
     object_id: Mapped[str]
+    subject: Mapped[str] = mapped_column(default="")
+    """What is looked at because of it, such as ``refunds:pi_1``; empty: it does not concern us."""
+    user_id: Mapped[UUID | None]
+    """Whose turn it takes; None when it names nobody of ours."""
     body: Mapped[dict[str, Any]]
     received_at: Mapped[datetime]
     tries: Mapped[int] = mapped_column(Integer, default=0)
     next_try_at: Mapped[datetime | None]
     processed_at: Mapped[datetime | None]
+    given_up_at: Mapped[datetime | None]
+    """Since when only an operator may try it again."""
     last_error: Mapped[str] = mapped_column(default="")
 
 

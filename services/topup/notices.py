@@ -1,28 +1,33 @@
 """The processor's notices (webhooks): stored once, then worked off from the store.
 
 A notice only says where to look: the object that it names is fetched again, so that neither
-order nor repetition nor age matters. One that cannot be worked off is tried again by a timer.
+order nor repetition nor age matters, and one look serves all that is told of an object. One
+that cannot be worked off is tried again by a timer, and in the end given up, visibly.
 """
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
+from pydantic import BaseModel, ConfigDict, StringConstraints
 from sqlalchemy import delete, select
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import DataError
+from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.orm import Session
 
 from chassis.crash_points import crash_point
 from chassis.database import after_commit
-from contracts.errors import BadRequest, NotFound
+from chassis.metrics import Gauge
+from contracts.errors import BadRequest
 from contracts.topup import ReceiveWebhook
-from services.topup import cards, checkout, outcomes, reversals
-from services.topup.models import Notice
-from services.topup.processor import BadSignature, Missing, Object
+from services.topup import cards, checkout, customers, outcomes, reversals, turns
+from services.topup.models import Notice, Topup
+from services.topup.processor import BadSignature, Missing, Object, ProcessorError
+from services.topup.reversals import Overtaken
 from services.topup.till import Till
 
 log = logging.getLogger(__name__)
@@ -30,8 +35,27 @@ log = logging.getLogger(__name__)
 LEASE = timedelta(seconds=60)
 """How long a notice belongs to whoever works on it, before the timer takes it up."""
 DELAYS_S = (5, 30, 120, 600, 3_600)
+TRIES_MAX = 10
+"""So many tries, over six hours, and then it is for an operator: ``dead_notices.py``."""
+PASSING = (ProcessorError, OperationalError, Overtaken)
+"""Failures that say nothing of the notice: it is tried again for as long as they last."""
 KEPT_BY_PROCESSOR = timedelta(days=30)
 KEPT = timedelta(days=90)
+
+
+class _Inside(BaseModel):
+    object: dict[str, Any]
+
+
+class _Event(BaseModel):
+    """What an event must have to be one. The rest is kept and not read."""
+
+    model_config = ConfigDict(strict=True)
+
+    object: Literal["event"]
+    id: Annotated[str, StringConstraints(min_length=1, max_length=255)]
+    type: Annotated[str, StringConstraints(min_length=1, max_length=255)]
+    data: _Inside
 
 
 def receive(till: Till, request: ReceiveWebhook) -> None:
@@ -44,155 +68,218 @@ def receive(till: Till, request: ReceiveWebhook) -> None:
         ) from None
     try:
         body = json.loads(request.payload)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise BadRequest("This notice is not JSON.", "payload") from None
     store(till, body)
 
 
 def store(till: Till, body: Any) -> bool:
-    """Keep an event of the processor's, to be worked off now; False if it is known."""
-    if not isinstance(body, dict) or body.get("object") != "event" or not body.get("id"):
-        raise BadRequest("This notice is not an event with its object inside.", "payload")
+    """Keep an event of the processor's, to be worked off now; False if it is known.
+
+    Raises ``BadRequest`` for what is no event, or one that does not say what it is about.
+    """
+    try:
+        event = _Event.model_validate(body)
+        about = _about(event.type, event.data.object)
+    except ValueError:
+        raise BadRequest("This notice is not an event with its object inside.", "payload") from None
     try:
         with till.database.begin() as session:
-            event_id = _insert(session, body, till.clock())
-            if event_id is not None:
-                after_commit(session, lambda: till.later(work_off, till, event_id))
+            notice = _insert(session, event, body, about, till.clock())
+            if notice is not None and about is not None:
+                user_id = notice.user_id
+                after_commit(session, lambda: till.later(work_off, till, event.id, owner=user_id))
     except (DataError, ValueError):
         # PostgreSQL's text holds no NUL, which JSON does; the driver says the one or the other.
         raise BadRequest("This notice holds what cannot be stored.", "payload") from None
     crash_point("topup.after_notice")
-    return event_id is not None
+    return notice is not None
 
 
-def _insert(session: Session, body: Object, now: datetime) -> str | None:
-    """Its id, or None if it is known."""
+def _insert(
+    session: Session, event: _Event, body: Object, about: "About | None", now: datetime
+) -> Notice | None:
+    """The stored notice, or None if it is known. One that does not concern us is done already."""
     return session.scalar(
         insert(Notice)
         .values(
-            event_id=body["id"],
-            type=body.get("type", ""),
-            object_id=_subject(body).get("id") or "",
+            event_id=event.id,
+            type=event.type,
+            object_id=str(event.data.object.get("id") or ""),
+            subject=about.subject if about else "",
+            user_id=_user_of(session, event.data.object) if about else None,
             body=body,
             received_at=now,
-            next_try_at=now + LEASE,
+            next_try_at=now + LEASE if about else None,
+            processed_at=None if about else now,
             tries=0,
             last_error="",
         )
         .on_conflict_do_nothing()
-        .returning(Notice.event_id)
+        .returning(Notice)
     )
 
 
+def _user_of(session: Session, subject: Object) -> UUID | None:
+    """Whose turn a notice takes. It decides about nothing else, for it is not believed."""
+    customer_id = subject["id"] if subject.get("object") == "customer" else subject.get("customer")
+    if isinstance(customer_id, str):
+        return customers.user_of(session, customer_id)
+    payment_id = subject.get("payment_intent")
+    if isinstance(payment_id, str):
+        return session.scalar(select(Topup.user_id).where(Topup.payment_id == payment_id).limit(1))
+    return None
+
+
 def work_off(till: Till, event_id: str) -> None:
-    """Do what a stored notice asks for, and note that it is done or why not."""
+    """Do what a stored notice asks for, and note that it is done or why not.
+
+    One look serves all notices of its subject that are stored by now: whatever they tell of
+    happened before it.
+    """
     with till.database.read() as session:
         notice = session.get_one(Notice, event_id)
+        together = _undone_of(session, notice.subject) or [event_id]
     if notice.processed_at is not None:
         return
-    error = ""
+    error, is_passing = "", False
     try:
-        handler = handler_of(notice.type)
-        if handler is not None:
-            handler(till, _subject(notice.body))
+        about = _about(notice.type, notice.body["data"]["object"])
+        if about is not None:
+            about.look(till, about.object_id)
     except Missing as gone:
         log.warning("a notice of something that is gone", extra={"reason": gone.message})
     except Exception as failure:
         log.exception("a notice could not be worked off", extra={"event": event_id})
         error = f"{type(failure).__name__}: {failure}"[:500]
+        is_passing = isinstance(failure, PASSING)
     with till.database.begin() as session:
-        _note(session, event_id, error, till.clock())
+        for one in _lock(session, together):
+            _note(one, error, is_passing, till.clock())
 
 
-def _note(session: Session, event_id: str, error: str, now: datetime) -> None:
-    notice = session.get_one(Notice, event_id, with_for_update=True)
+def _undone_of(session: Session, subject: str) -> list[str]:
+    if not subject:
+        return []
+    return list(
+        session.scalars(
+            select(Notice.event_id).where(
+                Notice.subject == subject,
+                Notice.processed_at.is_(None),
+                Notice.given_up_at.is_(None),
+            )
+        )
+    )
+
+
+def _lock(session: Session, event_ids: list[str]) -> Sequence[Notice]:
+    return session.scalars(
+        select(Notice)
+        .where(Notice.event_id.in_(event_ids), Notice.processed_at.is_(None))
+        .order_by(Notice.event_id)
+        .with_for_update()
+    ).all()
+
+
+def _note(notice: Notice, error: str, is_passing: bool, now: datetime) -> None:
     notice.last_error = error
-    if error:
+    if not error:
+        notice.processed_at = now
+        notice.next_try_at = notice.given_up_at = None
+    elif notice.tries >= TRIES_MAX and not is_passing:
+        notice.given_up_at = now
+        notice.next_try_at = None
+        log.error("a notice is given up", extra={"event": notice.event_id, "error": error})
+    else:
         delay_s = DELAYS_S[min(notice.tries, len(DELAYS_S) - 1)]
         notice.tries += 1
         notice.next_try_at = now + timedelta(seconds=delay_s)
-    else:
-        notice.processed_at = now
-        notice.next_try_at = None
 
 
-def handler_of(kind: str) -> Callable[[Till, Object], None] | None:
-    """Who works off this type of notice; None when it does not concern us."""
-    if kind in _SAY_NOTHING:
-        return None
-    for prefix, handler in _HANDLERS:
-        if kind.startswith(prefix):
-            return handler
-    return None
+def _session_changed(till: Till, session_id: str) -> None:
+    checkout.settle_session(till, session_id)
 
 
-def _session_changed(till: Till, subject: Object) -> None:
-    checkout.settle_session(till, subject["id"])
-
-
-def _payment_changed(till: Till, subject: Object) -> None:
-    payment = till.processor.get_payment(subject["id"])
-    try:
-        topup_id = UUID(payment["metadata"].get("topup_id", ""))
+def _payment_changed(till: Till, payment_id: str) -> None:
+    payment = till.processor.get_payment(payment_id)
+    if outcomes.record_payment(till, payment) is None:
+        log.warning("a payment of nobody's", extra={"payment": payment_id})
+    elif payment["status"] == "succeeded":
         with till.database.begin() as session:
-            outcomes.record(session, till.policy, topup_id, payment, till.clock())
-            if payment["status"] == "succeeded":
-                cards.keep_of(session, payment, till.clock())
-    except (ValueError, NotFound):
-        log.warning("a payment of nobody's", extra={"payment": payment["id"]})
+            cards.keep_of(session, payment, till.clock())
 
 
-def _card_changed(till: Till, subject: Object) -> None:
-    method = till.processor.get_payment_method(subject["id"])
+def _card_changed(till: Till, payment_method_id: str) -> None:
+    method = till.processor.get_payment_method(payment_method_id)
     with till.database.begin() as session:
         cards.keep(session, method, till.clock())
 
 
-def _customer_deleted(till: Till, subject: Object) -> None:
-    if till.processor.get_customer(subject["id"]).get("deleted"):
+def _customer_deleted(till: Till, customer_id: str) -> None:
+    if till.processor.get_customer(customer_id).get("deleted"):
         with till.database.begin() as session:
-            cards.forget_customer(session, subject["id"], till.clock())
+            cards.forget_customer(session, customer_id, till.clock())
 
 
-def _refunded(till: Till, subject: Object) -> None:
-    payment_id = subject.get("payment_intent")
-    if payment_id:
-        reversals.take_refunds(till, payment_id)
+@dataclass(frozen=True)
+class About:
+    """What a notice makes us look at. Notices of one ``subject`` are worked off together."""
+
+    what: str
+    object_id: str
+    look: Callable[[Till, str], None]
+
+    @property
+    def subject(self) -> str:
+        return f"{self.what}:{self.object_id}"
 
 
-def _disputed(till: Till, subject: Object) -> None:
-    reversals.take_dispute(till, subject["id"])
+def _about(kind: str, subject: Object) -> About | None:
+    """What a notice of this type is about; None when it does not concern us.
+
+    Raises ``ValueError`` when it concerns us and does not say what it is about.
+    """
+    if kind in _SAY_NOTHING:
+        return None
+    for prefix, what, field, look in _LOOKS:
+        if kind.startswith(prefix):
+            object_id = subject.get(field)
+            if object_id is None and field != "id":
+                return None
+            if not isinstance(object_id, str) or not 0 < len(object_id) <= 255:
+                raise ValueError(f"{kind} without {field}")
+            return About(what, object_id, look)
+    return None
 
 
 _SAY_NOTHING = ("payment_intent.created", "payment_intent.requires_action")
-_HANDLERS: tuple[tuple[str, Callable[[Till, Object], None]], ...] = (
-    ("checkout.session.", _session_changed),
-    ("payment_intent.", _payment_changed),
-    ("payment_method.", _card_changed),
-    ("customer.deleted", _customer_deleted),
-    ("charge.dispute.", _disputed),
-    ("charge.refund", _refunded),
-    ("refund.", _refunded),
+_LOOKS: tuple[tuple[str, str, str, Callable[[Till, str], None]], ...] = (
+    ("checkout.session.", "session", "id", _session_changed),
+    ("payment_intent.", "payment", "id", _payment_changed),
+    ("payment_method.", "card", "id", _card_changed),
+    ("customer.deleted", "customer", "id", _customer_deleted),
+    ("charge.dispute.", "dispute", "id", reversals.take_dispute),
+    ("charge.refund", "refunds", "payment_intent", reversals.take_refunds),
+    ("refund.", "refunds", "payment_intent", reversals.take_refunds),
 )
+"""By the head of an event's type: what is looked at, and which field of its object names it."""
 
 
-def _subject(body: Object) -> Object:
-    subject = (body.get("data") or {}).get("object")
-    return subject if isinstance(subject, dict) else {}
-
-
-def due(session: Session, now: datetime, limit: int = 100) -> list[str]:
-    """Notices that a crash or a failure left undone, each leased to the caller for a while."""
-    rows = session.scalars(
-        select(Notice)
-        .where(Notice.next_try_at <= now)
-        .order_by(Notice.next_try_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    ).all()
+def due(session: Session, now: datetime, limit: int = 100) -> dict[str, UUID | None]:
+    """Notices that a crash or a failure left undone, each leased to the caller for a while;
+    whose turn each takes."""
+    rows = turns.take(session, Notice, Notice.next_try_at, Notice.user_id, now, limit)
     for notice in rows:
         notice.next_try_at = now + LEASE
-    return [notice.event_id for notice in rows]
+    return {notice.event_id: notice.user_id for notice in rows}
+
+
+GAUGES = {
+    "notices_given_up": Gauge(
+        "The card processor's notices that could not be worked off and wait for an operator.",
+        "SELECT count(*) FROM notices WHERE given_up_at IS NOT NULL",
+    ),
+}
 
 
 def forget_old(session: Session, now: datetime) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from chassis.money import to_cents
+from contracts.errors import NotFound
 from contracts.topup import TopupKind, TopupStatus
 from services.topup import auto_topup, cards, declines, pauses, topups, triggers
 from services.topup.models import AutoTopupSettings, Topup, TriggerRecord
@@ -19,11 +20,13 @@ from services.topup.policy import Policy
 from services.topup.processor import (
     CURRENCY,
     KEY_REFUSED,
+    TOPUP_ID,
     Declined,
     Object,
     OutcomeUnknown,
     ProcessorError,
 )
+from services.topup.till import Till
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +56,18 @@ def record(
         else:
             _record_rejection(session, policy, settings, topup, outcome, now)
     return topup
+
+
+def record_payment(till: Till, payment: Object) -> Topup | None:
+    """Write down a payment that was fetched; its top-up, None when it is of no top-up of ours."""
+    topup_id = topup_id_of(payment)
+    try:
+        with till.database.begin() as session:
+            if topup_id is not None:
+                return record(session, till.policy, topup_id, payment, till.clock())
+    except NotFound:
+        pass
+    return None
 
 
 def lock_both(session: Session, topup_id: UUID) -> tuple[AutoTopupSettings | None, Topup]:
@@ -135,6 +150,14 @@ def _use_confirmed_card_from_now_on(
         settings.backup_payment_method_id = None
 
 
+def topup_id_of(payment: Object) -> UUID | None:
+    """The top-up that a payment names; None for one that is not of our making."""
+    try:
+        return UUID(payment["metadata"].get(TOPUP_ID, ""))
+    except ValueError:
+        return None
+
+
 def is_paid_with(topup: Topup, payment: Object) -> bool:
     """Whether this payment is the one that was credited."""
     return topup.status in PAID and topup.payment_id == payment["id"]
@@ -149,7 +172,7 @@ def is_given_back(payment: Object) -> bool:
 
 def mismatch(topup: Topup, payment: Object) -> str:
     """Why this payment cannot be the one of this top-up; empty when all agree."""
-    if payment.get("metadata", {}).get("topup_id") != str(topup.topup_id):
+    if topup_id_of(payment) != topup.topup_id:
         return f"payment {payment['id']} does not name this top-up"
     if payment["currency"] != CURRENCY:
         return f"payment {payment['id']} is in {payment['currency']}"

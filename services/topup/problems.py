@@ -116,11 +116,13 @@ def _notices(session: Session, now: datetime, limit: int) -> list[Problem]:
     rows = session.scalars(
         select(Notice)
         .where(Notice.processed_at.is_(None), Notice.received_at < now - UNDONE_AFTER)
+        .order_by(Notice.received_at)
         .limit(limit)
     )
     return [
         Problem(
-            code="notice_undone",
+            code="notice_given_up" if notice.given_up_at else "notice_undone",
+            user_id=notice.user_id,
             payment_id=notice.object_id,
             message=f"{notice.type} {notice.event_id}: {notice.last_error or 'not worked off'}",
             since=notice.received_at,

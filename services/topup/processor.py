@@ -33,6 +33,8 @@ T = TypeVar("T")
 
 CARD_ONLY = ["card"]
 CURRENCY = "usd"
+TOPUP_ID = "topup_id"
+"""The metadata that lead from a payment of ours to its top-up; others in the account have none."""
 PAGE_LIMIT = 100
 KEY_REFUSED = "processor_refuses_our_key"
 """The code of a refusal that is about us and not about the request."""
@@ -160,7 +162,7 @@ class Processor:
 
         3-D Secure is asked for only where the card is saved: then later charges need none.
         """
-        metadata = {"topup_id": topup_id, "user_id": user_id}
+        metadata = {TOPUP_ID: topup_id, "user_id": user_id}
         payment: dict[str, Any] = {
             "metadata": metadata,
             "description": "Mycelium credits",
@@ -268,7 +270,7 @@ class Processor:
                 "off_session": True,
                 "error_on_requires_action": True,
                 "description": "Mycelium automatic top-up",
-                "metadata": {"topup_id": topup_id, "user_id": user_id},
+                "metadata": {TOPUP_ID: topup_id, "user_id": user_id},
                 "payment_method_options": {"card": {"stored_credential_usage": "unscheduled"}},
                 "expand": ["latest_charge", "payment_method"],
             },
@@ -298,7 +300,7 @@ class Processor:
                 "expand": ["data.latest_charge", "data.payment_method"],
             },
         )
-        return [item for item in found if item["metadata"].get("topup_id") == topup_id]
+        return [item for item in found if item["metadata"].get(TOPUP_ID) == topup_id]
 
     # Refunds, disputes, books
 

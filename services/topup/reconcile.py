@@ -133,7 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
             policy=Policy.from_settings(settings),
             public_url=settings.public_url,
             clock=utc_now,
-            later=lambda work, *arguments: None,  # noqa: ARG005
+            later=lambda work, *arguments, owner: None,  # noqa: ARG005
         )
         found = books.reconcile(till, since, until)
     except (ProcessorError, ServiceError, SQLAlchemyError) as error:

@@ -7,16 +7,16 @@ refund itself, never from a charge's running total. A dispute's ``created`` and
 """
 
 import logging
+from collections import defaultdict
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from chassis.identifiers import new_id
 from chassis.money import format_usd, from_cents
 from chassis.outbox import publish
-from contracts.errors import NotFound
 from contracts.topup import TopupRestored, TopupReversed
 from services.topup import disputes, outcomes, pauses
 from services.topup.models import AutoTopupSettings, Reversal, Topup
@@ -39,17 +39,9 @@ def take_refunds(till: Till, payment_id: str) -> None:
     if topup_id is None:
         return
     asked_at = till.clock()
-    for refund in reversed(till.processor.refunds_of(payment_id)):
-        with till.database.begin() as session:
-            record(
-                session,
-                topup_id,
-                refund,
-                is_dispute=False,
-                takes=refund["status"] in REFUND_TAKES,
-                returns=refund["status"] in REFUND_RETURNS,
-                now=asked_at,
-            )
+    refunds = till.processor.refunds_of(payment_id)
+    with till.database.begin() as session:
+        record(session, topup_id, refunds[::-1], is_dispute=False, now=asked_at)
 
 
 def take_dispute(till: Till, dispute_id: str) -> None:
@@ -60,15 +52,7 @@ def take_dispute(till: Till, dispute_id: str) -> None:
     if topup_id is None:
         return
     with till.database.begin() as session:
-        record(
-            session,
-            topup_id,
-            dispute,
-            is_dispute=True,
-            takes=dispute["status"] in disputes.TAKES,
-            returns=dispute["status"] in disputes.RETURNS,
-            now=asked_at,
-        )
+        record(session, topup_id, [dispute], is_dispute=True, now=asked_at)
 
 
 def _credited_by(till: Till, payment_id: str | None) -> UUID | None:
@@ -79,41 +63,54 @@ def _credited_by(till: Till, payment_id: str | None) -> UUID | None:
     """
     if payment_id is not None:
         payment = till.processor.get_payment(payment_id)
-        try:
-            topup_id = UUID(payment["metadata"].get("topup_id", ""))
-            with till.database.begin() as session:
-                topup = outcomes.record(session, till.policy, topup_id, payment, till.clock())
-            if outcomes.is_paid_with(topup, payment):
-                return topup_id
-        except (ValueError, NotFound):
-            pass
+        topup = outcomes.record_payment(till, payment)
+        if topup is not None and outcomes.is_paid_with(topup, payment):
+            return topup.topup_id
     log.warning("money went back that was never credited", extra={"payment": payment_id})
     return None
 
 
 def record(
-    session: Session,
-    topup_id: UUID,
-    source: Object,
-    *,
-    is_dispute: bool,
-    takes: bool,
-    returns: bool,
-    now: datetime,
+    session: Session, topup_id: UUID, sources: list[Object], *, is_dispute: bool, now: datetime
 ) -> None:
-    """Take the credit back, or give it back again; each once.
+    """Take the credit of each source back, or give it back again; each once.
 
-    ``now`` is when the processor was asked for ``source``. Raises :class:`Overtaken`.
+    ``now`` is when the processor was asked for the sources. Raises :class:`Overtaken`.
     """
     settings, topup = outcomes.lock_both(session, topup_id)
-    earlier = _takes_of(session, source["id"])
+    earlier = _takes_of(session, [source["id"] for source in sources])
+    unchanged = []
+    for source in sources:
+        takes = earlier[source["id"]]
+        if takes and takes[-1].status == source["status"]:
+            unchanged.append(takes[-1].reversal_id)
+        else:
+            _change(session, settings, topup, source, takes, is_dispute, now)
+    session.execute(
+        update(Reversal)
+        .where(Reversal.reversal_id.in_(unchanged), Reversal.asked_at < now)
+        .values(asked_at=now)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def _change(
+    session: Session,
+    settings: AutoTopupSettings | None,
+    topup: Topup,
+    source: Object,
+    earlier: list[Reversal],
+    is_dispute: bool,
+    now: datetime,
+) -> None:
+    """A refund or dispute is new, or has another status than the last time."""
+    takes, returns = (
+        (disputes.TAKES, disputes.RETURNS) if is_dispute else (REFUND_TAKES, REFUND_RETURNS)
+    )
     reversal = earlier[-1] if earlier else None
-    if reversal is not None and reversal.status == source["status"]:
-        reversal.asked_at = max(reversal.asked_at, now)
-        return
     if reversal is not None and now < reversal.asked_at:
         raise Overtaken(f"{source['id']} was asked about again since it was {source['status']}")
-    if takes and (reversal is None or reversal.restored_at is not None):
+    if source["status"] in takes and (reversal is None or reversal.restored_at is not None):
         again = f":{len(earlier) + 1}" if earlier else ""
         reversal = _take(session, topup, source, again, is_dispute, now)
         if is_dispute and settings is not None:
@@ -122,7 +119,7 @@ def record(
         return
     reversal.status = source["status"]
     reversal.asked_at = now
-    if returns and reversal.restored_at is None:
+    if source["status"] in returns and reversal.restored_at is None:
         _restore(session, reversal, now)
         if is_dispute and settings is not None:
             _end_pause(session, settings, now)
@@ -134,15 +131,16 @@ def _end_pause(session: Session, settings: AutoTopupSettings, now: datetime) -> 
         pauses.resume(session, settings, "The dispute was settled in your favour.", now)
 
 
-def _takes_of(session: Session, source_id: str) -> list[Reversal]:
-    """Each time that this refund or dispute took the money, oldest first."""
-    return list(
-        session.scalars(
-            select(Reversal)
-            .where(Reversal.source_id == source_id)
-            .order_by(Reversal.taken_at, Reversal.reversal_id)
-        )
-    )
+def _takes_of(session: Session, source_ids: list[str]) -> dict[str, list[Reversal]]:
+    """Each time that each of these refunds or disputes took the money, oldest first."""
+    found: dict[str, list[Reversal]] = defaultdict(list)
+    for reversal in session.scalars(
+        select(Reversal)
+        .where(Reversal.source_id.in_(source_ids))
+        .order_by(Reversal.taken_at, Reversal.reversal_id)
+    ):
+        found[reversal.source_id].append(reversal)
+    return found
 
 
 def _take(

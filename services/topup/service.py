@@ -86,7 +86,7 @@ class TopupService:
     name = "topup"
     database = Database()
     relay = OutboxRelay()
-    health = Health(gauges=reconcile.GAUGES)
+    health = Health(gauges=reconcile.GAUGES | notices.GAUGES)
     caller = Caller()
     later = Background()
 
@@ -146,7 +146,7 @@ class TopupService:
     def remove_payment_method(self, request: RemovePaymentMethod) -> PaymentMethodList:
         with self.database.begin() as session:
             cards.remove(session, request.user_id, request.payment_method_id, utc_now())
-        self.later(cards.detach, self.till, request.payment_method_id)
+        self.later(cards.detach, self.till, request.payment_method_id, owner=request.user_id)
         with self.database.read() as session:
             return cards.reply_list(session, request.user_id, utc_now())
 
@@ -207,7 +207,7 @@ class TopupService:
             shortfall_micros=event.total_shortfall_micros,
             available_micros=event.available_micros,
         )
-        charges.pursue_soon(session, self.till, trigger_id)
+        charges.pursue_soon(session, self.till, event.user_id, trigger_id)
 
     @event_handler(RenewalShortOfFunds)
     def top_up_for_renewal(self, session: Session, event: RenewalShortOfFunds) -> None:
@@ -222,7 +222,7 @@ class TopupService:
             shortfall_micros=event.shortfall_micros,
             available_micros=event.available_micros,
         )
-        charges.pursue_soon(session, self.till, trigger_id)
+        charges.pursue_soon(session, self.till, event.user_id, trigger_id)
 
     @event_handler(BalanceLow)
     def top_up_low_balance(self, session: Session, event: BalanceLow) -> None:
@@ -236,7 +236,7 @@ class TopupService:
             utc_now(),
             raised_at=event.occurred_at,
         )
-        charges.pursue_soon(session, self.till, trigger_id)
+        charges.pursue_soon(session, self.till, event.user_id, trigger_id)
 
     # What ends it
 
@@ -293,29 +293,29 @@ class TopupService:
     def sweep_triggers(self) -> None:
         with self.database.begin() as session:
             due = triggers.due(session, utc_now())
-        for trigger_id in due:
-            self.later(charges.pursue, self.till, trigger_id)
+        for trigger_id, owner in due.items():
+            self.later(charges.pursue, self.till, trigger_id, owner=owner)
 
     @timer(interval_s=1)
     def settle_unknown(self) -> None:
         with self.database.begin() as session:
             due = janitor.due(session, utc_now())
-        for topup_id in due:
-            self.later(janitor.look, self.till, topup_id)
+        for topup_id, owner in due.items():
+            self.later(janitor.look, self.till, topup_id, owner=owner)
 
     @timer(interval_s=2)
     def work_off_notices(self) -> None:
         with self.database.begin() as session:
             due = notices.due(session, utc_now())
-        for event_id in due:
-            self.later(notices.work_off, self.till, event_id)
+        for event_id, owner in due.items():
+            self.later(notices.work_off, self.till, event_id, owner=owner)
 
     @timer(interval_s=30)
     def detach_removed_cards(self) -> None:
         with self.database.begin() as session:
             removed = cards.to_detach(session, utc_now())
-        for payment_method_id in removed:
-            self.later(cards.detach, self.till, payment_method_id)
+        for payment_method_id, owner in removed.items():
+            self.later(cards.detach, self.till, payment_method_id, owner=owner)
 
     @timer(interval_s=300)
     def sweep_undelivered_notices(self) -> None:

@@ -54,7 +54,7 @@ class TopupSettings(ServiceSettings):
     ] = (60, 300, 1_800, 7_200, 21_600, 86_400)
     """When a charge whose outcome is unknown is asked about, counted from its start."""
     charge_workers: Annotated[int, Field(ge=1, le=50)] = 8
-    """How many calls may wait for Stripe at once in one process."""
+    """How many calls of one kind (charges, notices, …) may wait for Stripe at once."""
 
     @model_validator(mode="after")
     def _bounds_fit(self) -> Self:

@@ -102,7 +102,8 @@ class AsksWallet(Protocol):
 
 @dataclass(frozen=True)
 class Till:
-    """``later`` runs something soon, outside the present call; a sweeper finds what it loses."""
+    """``later(work, *arguments, owner=user_id)`` runs something soon, outside the present call, in
+    its owner's turn; a sweeper finds what it loses."""
 
     database: Connected
     processor: Processor

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from chassis.identifiers import new_id
 from contracts.topup import RefusalCode, Trigger
+from services.topup import turns
 from services.topup.models import Topup, TriggerRecord
 
 LEASE = timedelta(seconds=10)
@@ -178,18 +179,14 @@ def credit_arrived(session: Session, user_id: UUID, now: datetime) -> None:
     )
 
 
-def due(session: Session, now: datetime, limit: int = 100) -> list[UUID]:
-    """Triggers that nobody has decided about, oldest first, each leased to the caller."""
-    rows = session.scalars(
-        select(TriggerRecord)
-        .where(TriggerRecord.due_at <= now)
-        .order_by(TriggerRecord.due_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    ).all()
+def due(session: Session, now: datetime, limit: int = 100) -> dict[UUID, UUID]:
+    """Triggers that nobody has decided about, each leased to the caller; whose each is."""
+    rows = turns.take(
+        session, TriggerRecord, TriggerRecord.due_at, TriggerRecord.user_id, now, limit
+    )
     for record in rows:
         record.due_at = now + LEASE
-    return [record.trigger_id for record in rows]
+    return {record.trigger_id: record.user_id for record in rows}
 
 
 def postpone(record: TriggerRecord, until: datetime | None) -> None:

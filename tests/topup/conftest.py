@@ -426,6 +426,6 @@ def desk(database: Connected, sandbox: Sandbox, policy: Policy) -> Desk:
         policy=policy,
         public_url="http://127.0.0.1:8000",
         clock=clock,
-        later=lambda work, *arguments: queue.append((work, arguments)),
+        later=lambda work, *arguments, owner: queue.append((work, arguments)),  # noqa: ARG005
     )
     return Desk(till, sandbox, wallet, clock, queue)

@@ -77,7 +77,7 @@ def test_a_removed_card_is_detached_at_the_processor(desk: Desk) -> None:
 
 def to_detach(desk: Desk) -> list[str]:
     with desk.till.database.begin() as session:
-        return cards.to_detach(session, desk.clock())
+        return list(cards.to_detach(session, desk.clock()))
 
 
 def test_a_detachment_that_fails_is_repeated(desk: Desk) -> None:
@@ -170,9 +170,14 @@ def test_a_card_of_nobodys_goes_to_nobody(desk: Desk) -> None:
 
 
 def tell_of_deletion(desk: Desk, customer_id: str) -> None:
-    handler = notices.handler_of("customer.deleted")
-    assert handler is not None
-    handler(desk.till, {"id": customer_id})
+    event = {
+        "object": "event",
+        "id": f"evt_{new_id()}",
+        "type": "customer.deleted",
+        "data": {"object": {"id": customer_id}},
+    }
+    notices.store(desk.till, event)
+    desk.drain()
 
 
 def test_after_a_customer_was_deleted_buying_and_saving_a_card_make_another(desk: Desk) -> None:

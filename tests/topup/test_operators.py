@@ -7,11 +7,12 @@ from uuid import UUID
 import pytest
 
 from chassis.clock import utc_now
-from services.topup import problems, reversals
-from services.topup.models import Topup
+from services.topup import notices, problems, reversals
+from services.topup.models import Notice, Topup
 from tests.system import run_command
 from tests.topup.conftest import NOON, Desk
 from tests.topup.test_reversals import pay_again
+from tests.topup.test_webhooks import break_notice, events_of, pay_by_hand
 
 
 def command(desk: Desk, module: str, *arguments: str, **settings: str) -> CompletedProcess[str]:
@@ -52,6 +53,7 @@ def test_turning_the_switch_needs_a_name_and_a_reason(desk: Desk) -> None:
     [
         ("reconcile",),
         ("problems",),
+        ("dead_notices", "list"),
         ("switch",),
         ("switch", "stop", "--by", "tests", "--reason", "Drill"),
     ],
@@ -122,3 +124,25 @@ def test_no_problem_is_said_so() -> None:
 def flag(desk: Desk, topup_id: UUID) -> None:
     with desk.till.database.begin() as session:
         session.get_one(Topup, topup_id).problem = "paid twice: pi_1 and pi_2"
+
+
+def test_notices_that_were_given_up_are_listed_replayed_and_discarded(desk: Desk) -> None:
+    good, hopeless = pay_by_hand(desk), break_notice(desk)
+    (event,) = events_of(desk, "checkout.session.completed")
+    notices.store(desk.till, event)
+    desk.queue.clear()
+    with desk.till.database.begin() as session:
+        for event_id in (event["id"], hopeless):
+            notice = session.get_one(Notice, event_id)
+            notice.given_up_at, notice.next_try_at = desk.clock(), None
+
+    shown = command(desk, "dead_notices", "list")
+    replayed = command(desk, "dead_notices", "replay", event["id"])
+    discarded = command(desk, "dead_notices", "discard", hopeless)
+    left = command(desk, "dead_notices", "list")
+    desk.clock.set(max(desk.clock(), utc_now() + timedelta(minutes=1)))
+    desk.sweep()
+
+    assert (event["id"] in shown.stdout, hopeless in shown.stdout) == (True, True)
+    assert (replayed.stdout, discarded.stdout) == ("replay: 1 notices\n", "discard: 1 notices\n")
+    assert (left.stdout, good.statuses()) == ("", ["paid"])

@@ -355,6 +355,42 @@ def receive(stack: System, event: dict[str, Any]) -> None:
     stack.rpc.call(ReceiveWebhook(payload=payload, signature=signature))
 
 
+def test_sixty_refunds_of_one_payment_hold_up_nobody_elses_charge(
+    stack: System, person: Person
+) -> None:
+    topup = person.start_topup()
+    person.pay(topup)
+    eventually(lambda: person.topup(topup.topup_id).status == "credited")
+    other = Person(stack)
+    other.add_card()
+    other.configure(threshold_micros=0)
+    (payment,) = [
+        event["data"]["object"]
+        for event in sandbox_events(stack, "payment_intent.succeeded")
+        if event["data"]["object"]["metadata"].get("topup_id") == str(topup.topup_id)
+    ]
+    slow = f"/v1/payment_intents/{payment['id']}"
+    person.sandbox.switch("latency", match={"path": slow}, seconds=1, times=None)
+    for number in range(60):
+        refund = {"id": f"re_{number}", "object": "refund", "payment_intent": payment["id"]}
+        receive(
+            stack,
+            {
+                "object": "event",
+                "id": f"evt_{topup.topup_id}_{number}",
+                "type": "refund.created",
+                "data": {"object": refund},
+            },
+        )
+
+    other.rpc.call(TriggerAutoTopup(user_id=other.user_id, idempotency_key="once"))
+
+    eventually(lambda: [topup.status for topup in other.topups()] == ["credited"])
+    switches = requests.get(f"{stack.sandbox_url}/_sandbox/switches", timeout=10).json()["switches"]
+    (counted,) = [switch for switch in switches if switch["match"].get("path") == slow]
+    assert counted["used"] < 20
+
+
 def test_fifty_purchases_at_once_stay_within_the_limit_and_each_says_why_not(
     person: Person, product_id: UUID
 ) -> None:

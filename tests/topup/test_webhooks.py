@@ -10,7 +10,8 @@ import requests
 from contracts.errors import BadRequest
 from contracts.topup import ReceiveWebhook
 from deploy.stripe_sandbox.server import SandboxServer
-from services.topup import notices, outcomes, topups
+from services.topup import notices, outcomes, problems, topups
+from services.topup.models import Notice, Topup
 from tests.topup.conftest import SECRET, USD, Card, Customer, Desk, signed
 
 
@@ -107,9 +108,19 @@ def test_an_old_signature_is_refused(desk: Desk) -> None:
         "not json",
         "[]",
         "{}",
+        "[" * 100_000,
         '{"object": "v2.core.event", "id": "e"}',
-        '{"object": "event", "id": "e", "data": {"object": {"id": "x", "name": "a\\u0000b"}}}',
-        '{"object": "event", "id": "e\\u0000"}',
+        '{"object": "event", "id": "e"}',
+        '{"object": "event", "id": "e", "data": {"object": {"id": "x"}}}',
+        '{"object": "event", "id": 1, "type": "charge.updated", "data": {"object": {}}}',
+        '{"object": "event", "id": "e", "type": {}, "data": {"object": {}}}',
+        '{"object": "event", "id": "e", "type": "charge.updated", "data": {"object": []}}',
+        '{"object": "event", "id": "e", "type": "charge.x", "data": {"object": {"a": "\\u0000"}}}',
+        '{"object": "event", "id": "e\\u0000", "type": "charge.updated", "data": {"object": {}}}',
+        '{"object": "event", "id": "e", "type": "payment_intent.created", "data": {}}',
+        '{"object": "event", "id": "e", "type": "customer.deleted", "data": {"object": {}}}',
+        '{"object": "event", "id": "", "type": "refund.a", "data": {"object": {}}}',
+        '{"object": "event", "id":"e", "type": "refund.", "data":{"object":{"payment_intent":1}}}',
     ],
 )
 def test_a_signed_body_that_is_no_event_is_refused(desk: Desk, body: str) -> None:
@@ -317,8 +328,8 @@ def test_events_that_were_never_delivered_are_fetched_after_an_outage(
 
 
 def test_an_event_that_cannot_be_stored_does_not_keep_the_others_away(desk: Desk) -> None:
-    unreadable = {"object": "event", "id": "evt_nul", "type": "\0"}
-    other = {"object": "event", "id": "evt_other", "type": "charge.updated"}
+    unreadable = {"object": "event", "id": "evt_nul", "type": "\0", "data": {"object": {}}}
+    other = {"object": "event", "id": "evt_other", "type": "charge.updated", "data": {"object": {}}}
     desk.till.processor.undelivered_events = lambda _since_s: [  # type: ignore[method-assign]
         other,
         unreadable,
@@ -334,3 +345,124 @@ def test_the_amount_of_a_topup_by_hand_is_what_was_asked(desk: Desk) -> None:
 
     (paid,) = customer.events("topup_paid")
     assert paid["amount_micros"] == 12_340_000 == int(customer.charged_cents()) * USD // 100
+
+
+def refund_many(desk: Desk, customer: Customer, count: int) -> list[dict[str, Any]]:
+    """So many refunds of ten cents of the first payment, and a notice of each."""
+    payment_id = str(customer.topups()[0].payment_id)
+    refunds = [
+        desk.till.processor.refund(payment_id, 10, idempotency_key=f"{payment_id}-{number}")
+        for number in range(count)
+    ]
+    return [event_about("refund.created", refund) for refund in refunds]
+
+
+def event_about(kind: str, subject: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "object": "event",
+        "id": f"evt_of_{subject['id']}",
+        "type": kind,
+        "data": {"object": subject},
+    }
+
+
+def test_sixty_refunds_of_a_payment_are_taken_back_by_one_look(desk: Desk) -> None:
+    customer = desk.customer()
+    customer.ask()
+    customer.credited()
+    events = refund_many(desk, customer, 60)
+    desk.sandbox.switch("latency", match={"method": "GET"}, seconds=0, times=None)
+
+    for event in events:
+        notices.store(desk.till, event)
+    desk.drain()
+
+    (counted,) = requests.get(f"{desk.sandbox.url}/_sandbox/switches", timeout=10).json()[
+        "switches"
+    ]
+    assert len(customer.events("topup_reversed")) == 60
+    assert counted["used"] == 2  # the payment, and all its refunds
+
+
+def test_a_notice_that_comes_during_a_look_is_looked_at_again(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    customer = desk.customer()
+    customer.ask()
+    customer.credited()
+    first, second = refund_many(desk, customer, 2)
+    refunds_of = desk.till.processor.refunds_of
+    looks = []
+
+    def look(payment_id: str) -> list[dict[str, Any]]:
+        looks.append(payment_id)
+        found = refunds_of(payment_id)
+        if len(looks) == 1:
+            notices.store(desk.till, second)
+        return found
+
+    monkeypatch.setattr(desk.till.processor, "refunds_of", look)
+
+    receive(desk, first)
+
+    assert len(looks) == 2
+
+
+def test_the_notices_of_one_user_leave_turns_to_the_others(desk: Desk) -> None:
+    busy, other = desk.customer(), desk.customer()
+    for customer in (busy, other):
+        customer.ask()
+        customer.credited()
+    for event in [*refund_many(desk, busy, 5), *refund_many(desk, other, 1)]:
+        notices.store(desk.till, event)
+        desk.clock.advance(seconds=1)
+    desk.clock.advance(minutes=2)
+
+    with desk.till.database.begin() as session:
+        first = notices.due(session, desk.clock(), limit=2)
+
+    assert set(first.values()) == {busy.user_id, other.user_id}
+
+
+def break_notice(desk: Desk) -> str:
+    """A notice that no code of ours can work off: its top-up is in a state that there is not."""
+    customer = desk.customer()
+    customer.ask()
+    (topup,) = customer.topups()
+    with desk.till.database.begin() as session:
+        session.get_one(Topup, topup.topup_id).status = "no such state"
+    event = event_about("payment_intent.succeeded", {"id": str(topup.payment_id)})
+    receive(desk, event)
+    return str(event["id"])
+
+
+def test_a_notice_that_can_never_be_worked_off_is_given_up_visibly(desk: Desk) -> None:
+    event_id = break_notice(desk)
+
+    for _ in range(12):
+        desk.clock.advance(hours=1, seconds=1)
+        desk.sweep()
+
+    with desk.till.database.begin() as session:
+        notice = session.get_one(Notice, event_id)
+        found = problems.listed(session, desk.clock(), 9).problems
+    assert (notice.next_try_at, notice.tries) == (None, notices.TRIES_MAX)
+    assert [p.message for p in found if p.code == "notice_given_up"] == [
+        f"payment_intent.succeeded {event_id}: {notice.last_error}"
+    ]
+
+
+def test_a_notice_is_not_given_up_for_an_outage_of_the_processor(desk: Desk) -> None:
+    customer = pay_by_hand(desk)
+    (event,) = events_of(desk, "checkout.session.completed")
+    desk.sandbox.switch("error_before", match={"method": "GET"}, times=None)
+    receive(desk, event)
+    for _ in range(14):
+        desk.clock.advance(hours=1, seconds=1)
+        desk.sweep()
+    requests.delete(f"{desk.sandbox.url}/_sandbox/switches", timeout=10)
+
+    desk.clock.advance(hours=1, seconds=1)
+    desk.sweep()
+
+    assert customer.statuses() == ["paid"]

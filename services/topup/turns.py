@@ -1,0 +1,35 @@
+"""Turns: what is due is taken up for each user in turn, whatever the volume of one of them."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+from sqlalchemy import func, inspect, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+RowT = TypeVar("RowT")
+
+
+def take(
+    session: Session,
+    table: type[RowT],
+    due_at: InstrumentedAttribute[Any],
+    owner: InstrumentedAttribute[Any],
+    now: datetime,
+    limit: int,
+) -> Sequence[RowT]:
+    """Rows that are due, locked: the oldest of every owner, then the second of every owner, …
+
+    What somebody else holds is left out.
+    """
+    (key,) = inspect(table).primary_key
+    turn = func.row_number().over(partition_by=owner, order_by=due_at)
+    waiting = select(key.label("key"), due_at.label("due_at"), turn.label("turn"))
+    queue = waiting.where(due_at <= now).subquery()
+    chosen = select(queue.c.key).order_by(queue.c.turn, queue.c.due_at).limit(limit)
+    return session.scalars(
+        select(table)
+        .where(key.in_(chosen), due_at <= now)
+        .order_by(due_at)
+        .with_for_update(skip_locked=True)
+    ).all()
