@@ -145,6 +145,17 @@ def test_a_body_that_is_too_large_is_refused_in_words_of_the_api(
     assert (error_of(whole), error_of(chunked)) == ((413, "body_too_large"),) * 2
 
 
+def test_a_notice_of_the_card_processor_may_be_larger(start_front: Callable[..., Front]) -> None:
+    answer = requests.post(
+        f"{start_front().base_url}/webhooks/stripe",
+        data=b"x" * 500_000,
+        headers={"Stripe-Signature": "t=1,v1=none"},
+        timeout=30,
+    )
+
+    assert error_of(answer) == (503, "unavailable")
+
+
 def test_a_chunked_body_is_read(start_front: Callable[..., Front]) -> None:
     front = start_front()
     pieces = iter([b'{"email": "nobody@example.com", ', b'"password": "wrong password"}'])

@@ -14,11 +14,12 @@ from services.gateway.security import limiter
 
 blueprint = Blueprint("webhooks", __name__)
 
+WEBHOOK_PATH = "/webhooks/stripe"
 WEBHOOK_BYTES_MAX = 1_000_000
 SIGNATURE_LENGTH_MAX = 2_000
 
 
-@blueprint.post("/webhooks/stripe")
+@blueprint.post(WEBHOOK_PATH)
 @limiter.exempt
 def receive_stripe() -> Response:
     """Store a notice. 400: the signature is wrong. 503: try again later."""

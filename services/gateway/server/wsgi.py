@@ -7,9 +7,10 @@ sent, so that neither a slow sender nor a slow reader holds a thread.
 import asyncio
 import io
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -35,13 +36,24 @@ class Answer:
 
 
 class BufferedWsgi:
-    """An ASGI application that runs a WSGI one. ``close`` is called when the process stops."""
+    """An ASGI application that runs a WSGI one.
+
+    ``larger_bodies`` are the paths that take more than ``body_bytes_max``, and how much.
+    ``close`` is called when the process stops.
+    """
 
     def __init__(
-        self, app: WsgiApp, *, threads: int, body_bytes_max: int, close: Callable[[], None]
+        self,
+        app: WsgiApp,
+        *,
+        threads: int,
+        body_bytes_max: int,
+        close: Callable[[], None],
+        larger_bodies: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self._app = app
         self._body_bytes_max = body_bytes_max
+        self._larger_bodies = larger_bodies
         self._close = close
         self._pool = ThreadPoolExecutor(threads, "request")
         self._probe_pool = ThreadPoolExecutor(2, "probe")
@@ -78,11 +90,12 @@ class BufferedWsgi:
         Of one that is too large no more than shows it: the application refuses it in its own
         words, by its length.
         """
+        bytes_max = self._larger_bodies.get(scope["path"], self._body_bytes_max)
         length = _header(scope, b"content-length")
-        if length is not None and int(length) > self._body_bytes_max:
-            return bytes(self._body_bytes_max + 1)
+        if length is not None and int(length) > bytes_max:
+            return bytes(bytes_max + 1)
         body = bytearray()
-        while len(body) <= self._body_bytes_max:
+        while len(body) <= bytes_max:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return None
