@@ -198,7 +198,8 @@ def bad_request(error: ValidationError) -> BadRequest:
     """The first thing that is wrong with some arguments, as a sentence."""
     problem = error.errors(include_url=False, include_input=False)[0]
     field = ".".join(str(part) for part in problem["loc"])
-    return BadRequest(f"{field or 'The request'}: {problem['msg']}.", field)
+    reason = problem["msg"].removeprefix("Value error, ")
+    return BadRequest(f"{field or 'The request'}: {reason}.", field)
 
 
 class Caller(DependencyProvider):

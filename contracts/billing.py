@@ -4,7 +4,7 @@ from enum import StrEnum
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import AwareDatetime, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
 from contracts.catalog import BillingPeriod, Category
 from contracts.messages import (
@@ -12,12 +12,14 @@ from contracts.messages import (
     Command,
     Cursor,
     Event,
+    Moment,
     PageLimit,
     PriceMicros,
     Reply,
     Request,
     ShortText,
     SignedMicros,
+    Storable,
     Value,
 )
 
@@ -79,9 +81,9 @@ class Purchase(Reply):
     lines: list[PurchasedLine]
     deployment_ids: list[UUID]
     transaction_id: UUID | None = None
-    created_at: AwareDatetime
-    updated_at: AwareDatetime
-    expires_at: AwareDatetime | None = None
+    created_at: Moment
+    updated_at: Moment
+    expires_at: Moment | None = None
     replayed: bool = False
 
 
@@ -131,9 +133,9 @@ class Deployment(Reply):
     status: DeploymentStatus
     status_reason: str = ""
     monthly_cost_micros: PriceMicros
-    created_at: AwareDatetime
-    active_at: AwareDatetime | None = None
-    ended_at: AwareDatetime | None = None
+    created_at: Moment
+    active_at: Moment | None = None
+    ended_at: Moment | None = None
 
 
 class DeploymentList(Reply):
@@ -154,7 +156,7 @@ class ReportDeployment(Request[Deployment], service=SERVICE, method="report_depl
 
     deployment_id: UUID
     status: DeploymentStatus
-    reason: Annotated[str, StringConstraints(max_length=500)] = ""
+    reason: Annotated[str, StringConstraints(max_length=500), Storable] = ""
 
 
 class DeploymentBurnRate(Value):
@@ -188,7 +190,7 @@ class BurnRate(Reply):
     deployments_total: int = 0
     projected_balance_30_days_micros: SignedMicros
     days_until_empty: int | None
-    empty_at: AwareDatetime | None
+    empty_at: Moment | None
 
 
 class GetBurnRate(Request[BurnRate], service=SERVICE, method="get_burn_rate"):

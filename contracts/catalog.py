@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import Field, StringConstraints
 
-from contracts.messages import Cursor, PageLimit, PriceMicros, Reply, Request, Value
+from contracts.messages import Cursor, PageLimit, PriceMicros, Reply, Request, Storable, Value
 
 SERVICE = "catalog"
 
@@ -73,7 +73,7 @@ class ProductPage(Reply):
 
 class ListProducts(Request[ProductPage], service=SERVICE, method="list_products"):
     category: Category | None = None
-    q: Annotated[str, StringConstraints(strip_whitespace=True, max_length=100)] = ""
+    q: Annotated[str, StringConstraints(strip_whitespace=True, max_length=100), Storable] = ""
     max_price_micros: PriceMicros | None = None
     sort: SortOrder = SortOrder.FEATURED
     cursor: Cursor | None = None
@@ -83,7 +83,7 @@ class ListProducts(Request[ProductPage], service=SERVICE, method="list_products"
 class GetProduct(Request[Product], service=SERVICE, method="get_product"):
     """``product_id`` is the id, or the slug that stands in the page's address."""
 
-    product_id: Annotated[str, StringConstraints(min_length=1, max_length=100)]
+    product_id: Annotated[str, StringConstraints(min_length=1, max_length=100), Storable]
 
 
 class QuoteLine(Value):

@@ -21,7 +21,15 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+)
 
 MAX_AMOUNT_MICROS = 1_000_000_000 * 1_000_000
 """A billion dollars: more than any amount that this product moves at once."""
@@ -36,15 +44,32 @@ PriceMicros = Annotated[int, Field(strict=True, ge=0, le=MAX_AMOUNT_MICROS)]
 """A price, a limit or a threshold in micro-dollars; it may be zero."""
 
 
-def _in_utc(moment: datetime) -> datetime:
+_RFC_3339 = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})"
+)
+
+
+def moment_from(value: Any) -> datetime:
+    """A moment in UTC, from a date with a time and a zone as RFC 3339 writes it.
+
+    What is finer than a microsecond is cut off. Raises ValueError for everything else: pydantic by
+    itself takes any number, also one that was meant as a day, for seconds since 1970.
+    """
+    if isinstance(value, str) and _RFC_3339.fullmatch(value.upper()):
+        value = datetime.fromisoformat(value.upper())
+    if not isinstance(value, datetime) or value.tzinfo is None:
+        raise ValueError(
+            "a time is written with its zone, like 2026-11-28T09:30:00Z (RFC 3339); in a query,"
+            " + is %2B"
+        )
     try:
-        return moment.astimezone(UTC)
+        return value.astimezone(UTC)
     except OverflowError:
         raise ValueError("it is too far away in time") from None
 
 
-Moment = Annotated[AwareDatetime, AfterValidator(_in_utc)]
-"""A moment that a caller names: in UTC, whatever zone it came in. PostgreSQL does not know all."""
+Moment = Annotated[AwareDatetime, BeforeValidator(moment_from)]
+"""A moment, in UTC. PostgreSQL does not know all zones."""
 
 
 def storable(text: str) -> str:
@@ -59,9 +84,7 @@ def storable(text: str) -> str:
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 Storable = AfterValidator(storable)
-
-Text = Annotated[str, Storable]
-"""What a caller writes: every character but the two that PostgreSQL's text cannot hold."""
+"""For every text that a caller writes. It stands last: pydantic drops a pattern that follows it."""
 
 IdempotencyKey = Annotated[str, StringConstraints(min_length=1, max_length=200), Storable]
 ShortText = Annotated[
@@ -157,7 +180,7 @@ class Event(BaseModel):
     """Whether an event that no queue wants is kept and tried again (True), or may vanish."""
 
     event_id: UUID
-    occurred_at: AwareDatetime
+    occurred_at: Moment
     version: int = 1
 
     def __init_subclass__(

@@ -4,7 +4,7 @@ from enum import StrEnum
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import AwareDatetime, StringConstraints
+from pydantic import StringConstraints
 
 from contracts.messages import (
     AmountMicros,
@@ -12,19 +12,21 @@ from contracts.messages import (
     Cursor,
     Done,
     Event,
+    Moment,
     PageLimit,
     PriceMicros,
     Reply,
     Request,
     ShortText,
     SignedMicros,
+    Storable,
     Value,
 )
 
 SERVICE = "topup"
 
-Email = Annotated[str, StringConstraints(min_length=3, max_length=254)]
-PaymentMethodId = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+Email = Annotated[str, StringConstraints(min_length=3, max_length=254), Storable]
+PaymentMethodId = Annotated[str, StringConstraints(min_length=1, max_length=255), Storable]
 
 
 class TopupKind(StrEnum):
@@ -90,8 +92,8 @@ class Topup(Reply):
     card_brand: str = ""
     card_last4: str = ""
     receipt_url: str | None = None
-    created_at: AwareDatetime
-    updated_at: AwareDatetime
+    created_at: Moment
+    updated_at: Moment
     replayed: bool = False
 
 
@@ -107,9 +109,9 @@ class StartTopup(Command[Topup], service=SERVICE, method="start_topup"):
     email: Email
     amount_micros: AmountMicros
     save_card: bool = False
-    return_path: Annotated[str, StringConstraints(max_length=500, pattern=r"^/([^/\\].*)?$")] = (
-        "/dashboard/wallet"
-    )
+    return_path: Annotated[
+        str, StringConstraints(max_length=500, pattern=r"^/([^/\\].*)?$"), Storable
+    ] = "/dashboard/wallet"
 
 
 class GetTopup(Request[Topup], service=SERVICE, method="get_topup"):
@@ -159,9 +161,9 @@ class StartCardSetup(Command[CardSetup], service=SERVICE, method="start_card_set
 
     user_id: UUID
     email: Email
-    return_path: Annotated[str, StringConstraints(max_length=500, pattern=r"^/([^/\\].*)?$")] = (
-        "/dashboard/wallet"
-    )
+    return_path: Annotated[
+        str, StringConstraints(max_length=500, pattern=r"^/([^/\\].*)?$"), Storable
+    ] = "/dashboard/wallet"
 
 
 class RemovePaymentMethod(
@@ -185,7 +187,7 @@ class SpendingLimit(Value):
 
     limit_micros: PriceMicros
     used_micros: PriceMicros
-    resets_at: AwareDatetime
+    resets_at: Moment
 
 
 class Refusal(Value):
@@ -195,7 +197,7 @@ class Refusal(Value):
     reason: str
     trigger: Trigger
     trigger_reference: str | None = None
-    refused_at: AwareDatetime
+    refused_at: Moment
 
 
 class AutoTopupStatus(Reply):
@@ -219,7 +221,7 @@ class AutoTopupStatus(Reply):
     payment_method: PaymentMethod | None = None
     daily_limit: SpendingLimit | None = None
     monthly_limit: SpendingLimit | None = None
-    cool_down_until: AwareDatetime | None = None
+    cool_down_until: Moment | None = None
     in_flight_topup_id: UUID | None = None
     confirm_url: str | None = None
     consent_version: str = ""
@@ -256,8 +258,8 @@ class ConfigureAutoTopup(Command[AutoTopupStatus], service=SERVICE, method="conf
     daily_limit_micros: AmountMicros | None = None
     monthly_limit_micros: AmountMicros | None = None
     consent: bool = False
-    consent_version: Annotated[str, StringConstraints(max_length=40)] = ""
-    client_address: Annotated[str, StringConstraints(max_length=64)] = ""
+    consent_version: Annotated[str, StringConstraints(max_length=40), Storable] = ""
+    client_address: Annotated[str, StringConstraints(max_length=64), Storable] = ""
     dry_run: bool = False
 
 
@@ -301,8 +303,8 @@ class ReceiveWebhook(Request[Done], service=SERVICE, method="receive_webhook"):
     Returns once it is stored. Errors: ``BadRequest`` for a wrong signature.
     """
 
-    payload: Annotated[str, StringConstraints(max_length=1_000_000)]
-    signature: Annotated[str, StringConstraints(max_length=2_000)]
+    payload: Annotated[str, StringConstraints(max_length=1_000_000), Storable]
+    signature: Annotated[str, StringConstraints(max_length=2_000), Storable]
 
 
 class ReceiptLine(Value):
@@ -320,7 +322,7 @@ class Receipt(Reply):
     topup_id: UUID
     user_id: UUID
     kind: TopupKind
-    paid_at: AwareDatetime
+    paid_at: Moment
     card_brand: str
     card_last4: str
     payment_id: str
@@ -357,7 +359,7 @@ class OperatorSwitch(Reply):
     is_stopped: bool
     reason: str = ""
     changed_by: str = ""
-    changed_at: AwareDatetime | None = None
+    changed_at: Moment | None = None
 
 
 class GetOperatorSwitch(Request[OperatorSwitch], service=SERVICE, method="get_operator_switch"):
@@ -381,7 +383,7 @@ class Problem(Value):
     payment_id: str = ""
     amount_micros: SignedMicros = 0
     message: str
-    since: AwareDatetime
+    since: Moment
 
 
 class ProblemList(Reply):

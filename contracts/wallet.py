@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Generic
 from uuid import UUID, uuid4
 
-from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints
 
 from contracts.messages import (
     MAX_AMOUNT_MICROS,
@@ -23,6 +23,7 @@ from contracts.messages import (
     Request,
     ShortText,
     SignedMicros,
+    Storable,
     Value,
 )
 
@@ -93,7 +94,7 @@ class Wallet(Reply):
     held_micros: TotalMicros
     available_micros: SignedMicros
     status: AccountStatus
-    opened_at: AwareDatetime
+    opened_at: Moment
 
 
 class Transaction(Reply):
@@ -111,8 +112,8 @@ class Transaction(Reply):
     balance_after_micros: SignedMicros
     description: str
     metadata: dict[str, str]
-    effective_at: AwareDatetime
-    recorded_at: AwareDatetime
+    effective_at: Moment
+    recorded_at: Moment
     corrects_transaction_id: UUID | None = None
     replayed: bool = False
     dry_run: bool = False
@@ -197,9 +198,9 @@ class Hold(Reply):
     status: HoldStatus
     description: str
     metadata: dict[str, str]
-    placed_at: AwareDatetime
-    expires_at: AwareDatetime
-    closed_at: AwareDatetime | None = None
+    placed_at: Moment
+    expires_at: Moment
+    closed_at: Moment | None = None
     transaction_id: UUID | None = None
     replayed: bool = False
     dry_run: bool = False
@@ -289,7 +290,7 @@ class StatusChange(Reply):
     status: AccountStatus
     reason: str
     actor: str
-    changed_at: AwareDatetime
+    changed_at: Moment
     replayed: bool = False
     dry_run: bool = False
 
@@ -341,7 +342,7 @@ class BatchCommand(Value):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: Annotated[str, StringConstraints(min_length=1, max_length=40)]
+    method: Annotated[str, StringConstraints(min_length=1, max_length=40), Storable]
     arguments: dict[str, Any]
 
     @classmethod
@@ -416,8 +417,8 @@ class KeyOutcome(Reply):
     idempotency_key: IdempotencyKey
     state: KeyState
     method: str | None = None
-    recorded_at: AwareDatetime | None = None
-    effective_at: AwareDatetime | None = None
+    recorded_at: Moment | None = None
+    effective_at: Moment | None = None
     metadata: dict[str, str] = Field(default_factory=dict)
     reply: dict[str, Any] | None = None
 
@@ -489,7 +490,7 @@ class DateAxis(StrEnum):
 
 class PastBalance(Reply):
     user_id: UUID
-    at: AwareDatetime
+    at: Moment
     axis: DateAxis
     balance_micros: SignedMicros
 
@@ -515,8 +516,8 @@ class ExportedEntry(Value):
     balance_after_micros: SignedMicros | None
     description: str
     metadata: dict[str, str]
-    effective_at: AwareDatetime
-    recorded_at: AwareDatetime
+    effective_at: Moment
+    recorded_at: Moment
     corrects_transaction_id: UUID | None = None
 
 
@@ -596,7 +597,7 @@ class BalanceLow(Event, source=SERVICE, type="balance_low"):
     """A debit took a wallet below one of its levels; once per dip, re-armed above it."""
 
     user_id: UUID
-    level: Annotated[str, StringConstraints(min_length=1, max_length=40)]
+    level: Annotated[str, StringConstraints(min_length=1, max_length=40), Storable]
     threshold_micros: PriceMicros
     available_micros: SignedMicros
 

@@ -70,8 +70,7 @@ def get_product(session: Session, product_id: str) -> Product:
     try:
         wanted = ProductRow.product_id == UUID(product_id)
     except ValueError:
-        # A slug never holds the one character that PostgreSQL's text cannot.
-        wanted = ProductRow.slug == product_id.replace("\0", "")
+        wanted = ProductRow.slug == product_id
     row = session.scalar(select(ProductRow).where(wanted))
     if row is None:
         raise NotFound("There is no such product. It may have been taken off the marketplace.")
@@ -103,7 +102,7 @@ def _matching(command: ListProducts) -> Select[ProductRow]:
         matches = matches.where(ProductRow.category == command.category)
     if command.max_price_micros is not None:
         matches = matches.where(ProductRow.price_micros <= command.max_price_micros)
-    for word in command.q.replace("\0", " ").split():
+    for word in command.q.split():
         matches = matches.where(func.strpos(ProductRow.searchable, func.search_form(word)) > 0)
     return matches
 

@@ -9,13 +9,13 @@ It exits with 0 when all agree, 1 when something differs, 2 when the books could
 import argparse
 import logging
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from chassis.client import RpcClient
-from chassis.clock import utc_now
+from chassis.clock import start_of_day, utc_now
 from chassis.database import connect
 from chassis.metrics import Gauge
 from contracts.errors import ServiceError
@@ -92,16 +92,12 @@ def period(since: str | None, until: str | None, now: datetime) -> tuple[datetim
     Raises ``ValueError`` for dates that make no sense.
     """
     latest = now - books.SETTLES_WITHIN
-    last = _day(until) if until else latest
-    first = _day(since) if since else limits.day_start(now) - timedelta(days=USUAL_DAYS)
+    last = start_of_day(until) if until else latest
+    first = start_of_day(since) if since else limits.day_start(now) - timedelta(days=USUAL_DAYS)
     last = min(last, latest)
     if first >= last:
         raise ValueError("the period ends before it begins")
     return first, last
-
-
-def _day(value: str) -> datetime:
-    return datetime.strptime(value, "%Y-%m-%d").replace(tzinfo=UTC)
 
 
 def report(found: list[Found], now: datetime) -> str:

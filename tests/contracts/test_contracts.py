@@ -1,13 +1,15 @@
 """The contracts: old messages are still read, and the documents are those of the code."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from contracts import errors
-from contracts.messages import Command, Event, Request
+from contracts.messages import Command, Event, Moment, Request
 from contracts.schemas import SERVICES, service_schema
 from tests.contracts.golden import examples, messages
 
@@ -15,6 +17,11 @@ EVERY_MESSAGE = [
     pytest.param(service, message, id=f"{service}.{message.__name__}")
     for service in SERVICES
     for message in messages(service)
+]
+EVERY_REQUEST = [
+    parameter
+    for parameter in EVERY_MESSAGE
+    if issubclass(parameter.values[1], Request)  # type: ignore[arg-type]
 ]
 DOCUMENTS = Path(__file__).parents[2] / "docs" / "schemas"
 
@@ -65,3 +72,93 @@ def test_every_error_has_a_code_of_its_own_and_takes_only_strings() -> None:
 
     assert len(codes) == len(set(codes))
     assert all(str(error("A sentence.", "detail")) == "A sentence." for error in classes)
+
+
+def spoilt(example: Any, by: str) -> Iterator[Any]:
+    """The example with one text spoilt, for each text in it and each key of free names."""
+    if isinstance(example, str):
+        yield example + by
+    elif isinstance(example, list):
+        for index, item in enumerate(example):
+            for bad in spoilt(item, by):
+                yield [*example[:index], bad, *example[index + 1 :]]
+    elif isinstance(example, dict):
+        for name, value in example.items():
+            # The arguments of a batch's commands are checked as those of each command.
+            if name != "arguments":
+                for bad in spoilt(value, by):
+                    yield {**example, name: bad}
+        for name, value in example.get("metadata", {}).items():
+            yield {**example, "metadata": {name + by: value}}
+
+
+@pytest.mark.parametrize(("service", "request_class"), EVERY_REQUEST)
+@pytest.mark.parametrize("by", ["\0", "\ud83d"], ids=["NUL", "half a character"])
+def test_no_request_takes_a_text_that_cannot_be_stored(
+    service: str, request_class: type[BaseModel], by: str
+) -> None:
+    for bad in spoilt(examples(service)[request_class.__name__], by):
+        with pytest.raises(ValidationError):
+            request_class.model_validate(bad)
+
+
+MOMENTS = [
+    pytest.param(
+        message, {**examples(service)[message.__name__]}, name, id=f"{message.__name__}.{name}"
+    )
+    for service in SERVICES
+    for message in messages(service)
+    for name, field in message.model_json_schema().get("properties", {}).items()
+    if any(kind.get("format") == "date-time" for kind in (field, *field.get("anyOf", ())))
+]
+
+
+@pytest.mark.parametrize(("message", "example", "name"), MOMENTS)
+@pytest.mark.parametrize(
+    "written", [0, 1.5, "20261128", "0.5", "2026-11-28", "2026-11-28T09:30:00"]
+)
+def test_no_message_takes_a_time_that_is_not_rfc_3339(
+    message: type[BaseModel], example: dict[str, Any], name: str, written: object
+) -> None:
+    with pytest.raises(ValidationError, match="2026-11-28T09:30:00Z"):
+        message.model_validate({**example, name: written})
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("2026-11-28T09:30:00Z", "2026-11-28T09:30:00Z"),
+        ("2026-11-28t09:30:00z", "2026-11-28T09:30:00Z"),
+        ("2026-11-28T09:30:00.123456+01:00", "2026-11-28T08:30:00.123456Z"),
+        ("2026-11-28T09:30:00.123456789-00:30", "2026-11-28T10:00:00.123456Z"),
+        ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00Z"),
+        ("9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59.999999Z"),
+    ],
+)
+def test_a_moment_is_read_in_utc(written: str, read: str) -> None:
+    moments = TypeAdapter(Moment)
+
+    assert moments.dump_python(moments.validate_python(written), mode="json") == read
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "2026-11-28T09:30Z",
+        "2026-11-28 09:30:00Z",
+        "2026-11-28T09:30:00 01:00",
+        "2026-11-28T09:30:00+0100",
+        "2026-11-28T24:00:00Z",
+        "2026-13-28T09:30:00Z",
+        "２０２６-11-28T09:30:00Z",
+        "2026-W48-6T09:30:00Z",
+        "0001-01-01T00:00:00+01:00",
+        "9999-12-31T23:59:59-01:00",
+        "",
+        None,
+        True,
+    ],
+)
+def test_what_only_looks_like_a_moment_is_refused(written: object) -> None:
+    with pytest.raises(ValidationError):
+        TypeAdapter(Moment).validate_python(written)

@@ -1,12 +1,13 @@
 """/dashboard/wallet: the balance, buying credits, cards, auto top-up, transactions."""
 
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from urllib.parse import quote
 
 from flask import Blueprint, redirect, render_template, request, url_for
 from pydantic import ValidationError
 from werkzeug.wrappers import Response
 
+from chassis.clock import start_of_day
 from contracts.topup import GetAutoTopup, ListPaymentMethods
 from contracts.wallet import GetWallet, Statement, TransactionKind
 from services.gateway.errors import Problem
@@ -55,8 +56,8 @@ def transactions() -> str:
         question = Statement(
             user_id=signed_in_user().user_id,
             kinds=[TransactionKind(chosen["kind"])] if "kind" in chosen else [],
-            since=_start_of(chosen.get("since")),
-            until=_end_of(chosen.get("until")),
+            since=start_of_day(chosen["since"]) if "since" in chosen else None,
+            until=_end_of(chosen["until"]) if "until" in chosen else None,
             cursor=request.args.get("cursor") or None,
             limit=PAGE_SIZE,
         )
@@ -71,14 +72,10 @@ def transactions() -> str:
     )
 
 
-def _start_of(day: str | None) -> datetime | None:
-    """Midnight (UTC) at which a day begins."""
-    if not day:
-        return None
-    return datetime.combine(date.fromisoformat(day), time(), tzinfo=UTC)
+def _end_of(day: str) -> datetime | None:
+    """Midnight (UTC) at which a day ends, so that the whole of it is in the statement.
 
-
-def _end_of(day: str | None) -> datetime | None:
-    """Midnight (UTC) at which a day ends, so that the whole of it is in the statement."""
-    start = _start_of(day)
-    return start + timedelta(days=1) if start else None
+    None for the last day of all, which has no next one.
+    """
+    start = start_of_day(day)
+    return start + timedelta(days=1) if start.date() < date.max else None
