@@ -69,6 +69,8 @@ class Purchase(Reply):
 
     ``status_reason`` is a sentence for the buyer; ``status_code`` the same for a program
     (for example ``card_declined``, ``out_of_stock``), both empty when all is well.
+    ``is_stock_limited``: others may buy the last of it. While the purchase waits, stock is set
+    aside for it until ``stock_held_until``; None: it is not, and may be gone when the money comes.
     """
 
     purchase_id: UUID
@@ -84,6 +86,8 @@ class Purchase(Reply):
     created_at: Moment
     updated_at: Moment
     expires_at: Moment | None = None
+    is_stock_limited: bool = False
+    stock_held_until: Moment | None = None
     replayed: bool = False
 
 
@@ -91,7 +95,8 @@ class StartPurchase(Command[Purchase], service=SERVICE, method="start_purchase")
     """Buy, at the catalog's price. Short of funds it waits, and completes by itself.
 
     Errors: ``PriceChanged``, ``OutOfStock``, ``NotFound``, ``AccountFrozen``,
-    ``IdempotencyConflict``, ``LimitExceeded`` (too many purchases wait already).
+    ``IdempotencyConflict``, ``LimitExceeded`` (too many purchases wait already, or too many
+    deployments that cost nothing).
     """
 
     user_id: UUID

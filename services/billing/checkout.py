@@ -221,8 +221,14 @@ class Checkout:
         """One try. True when it fell short and money came meanwhile."""
         row = claimed.row
         try:
+            if not row.may_hold_stock:
+                # Who has no money takes no stock, not even for the length of a try. The debit
+                # is rehearsed under its own key: if it was made before a crash, it says so.
+                self._debit(row, dry_run=True)
             self._reserve_stock(row)
-        except (OutOfStock, NotFound):
+            crash_point("billing.stock_reserved")
+            transaction_id = self._debit(row)
+        except OutOfStock:
             self._close(
                 claimed,
                 PurchaseStatus.FAILED,
@@ -230,9 +236,6 @@ class Checkout:
                 f"{purchases.describe(row.lines)} is no longer available. {NOT_CHARGED}",
             )
             return False
-        crash_point("billing.stock_reserved")
-        try:
-            transaction_id = self._debit(row)
         except InsufficientFunds as refusal:
             return self._wait_for_funds(claimed, _available_micros(refusal, row))
         except NotFound:
@@ -254,12 +257,13 @@ class Checkout:
         if row.stock_held_until is not None and row.stock_held_until > self.clock():
             # An earlier try reserved it, and only who holds the claim may let it go.
             return
-        self.rpc.call(
-            ReserveStock(reservation_id=row.reservation_id, lines=_quote_lines(row.lines)),
-            timeout_s=self.rules.call_timeout_s,
-        )
+        request = ReserveStock(reservation_id=row.reservation_id, lines=_quote_lines(row.lines))
+        try:
+            self.rpc.call(request, timeout_s=self.rules.call_timeout_s)
+        except NotFound as gone:
+            raise OutOfStock(str(gone)) from None
 
-    def _debit(self, row: PurchaseRow) -> UUID | None:
+    def _debit(self, row: PurchaseRow, *, dry_run: bool = False) -> UUID | None:
         if row.total_micros == 0:
             return None
         transaction = self.rpc.call(
@@ -270,6 +274,7 @@ class Checkout:
                 kind=TransactionKind.PURCHASE,
                 description=purchases.describe(row.lines),
                 metadata={"purchase_id": str(row.purchase_id)},
+                dry_run=dry_run,
             ),
             timeout_s=self.rules.call_timeout_s,
         )
@@ -291,8 +296,7 @@ class Checkout:
                 session, self.clock(), claimed, available_micros, self.rules
             )
         crash_point("billing.awaiting_funds")
-        if not self.rules.stock_hold_s:
-            self.release_stock()
+        self.release_stock()
         return money_came
 
     def _close(self, claimed: Claim, to: PurchaseStatus, code: str, reason: str) -> None:

@@ -19,6 +19,7 @@ class PurchaseRow(Base):
     somebody does, ``try_owed_since`` that a payment is to be tried: see
     :mod:`services.billing.claims`. ``closing_status`` is the end it is
     being brought to without a payment; it is written before the wallet is told.
+    ``may_hold_stock`` says whether stock stays set aside for it while it is not paid.
     """
 
     __tablename__ = "purchases"
@@ -35,6 +36,7 @@ class PurchaseRow(Base):
     shortfall_micros: Mapped[int] = mapped_column(BigInteger)
     transaction_id: Mapped[UUID | None]
     reservation_id: Mapped[UUID]
+    may_hold_stock: Mapped[bool]
     stock_held_until: Mapped[datetime | None]
     closing_status: Mapped[str | None]
     closing_code: Mapped[str]
@@ -58,7 +60,10 @@ class PurchaseRow(Base):
 
 
 class PurchaseLineRow(Base):
-    """A line of a purchase, with the price at which it was made."""
+    """A line of a purchase, with the price at which it was made.
+
+    ``is_stocked``: there was an end to the product's stock.
+    """
 
     __tablename__ = "purchase_lines"
 
@@ -72,6 +77,7 @@ class PurchaseLineRow(Base):
     quantity: Mapped[int] = mapped_column(Integer)
     unit_price_micros: Mapped[int] = mapped_column(BigInteger)
     amount_micros: Mapped[int] = mapped_column(BigInteger)
+    is_stocked: Mapped[bool]
 
 
 class DeploymentRow(Base):

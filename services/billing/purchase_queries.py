@@ -80,5 +80,7 @@ def as_purchase(row: PurchaseRow, *, replayed: bool = False) -> Purchase:
         created_at=row.created_at,
         updated_at=row.updated_at,
         expires_at=row.expires_at if row.status in WAITING else None,
+        is_stock_limited=any(line.is_stocked for line in row.lines),
+        stock_held_until=row.stock_held_until if row.status in WAITING else None,
         replayed=replayed,
     )

@@ -24,9 +24,9 @@ from contracts.billing import (
     StartPurchase,
 )
 from contracts.catalog import Quote
-from contracts.errors import BadRequest, Conflict, IdempotencyConflict, LimitExceeded, PriceChanged
+from contracts.errors import BadRequest, Conflict, IdempotencyConflict, PriceChanged
 from contracts.messages import MAX_AMOUNT_MICROS
-from services.billing import deployments
+from services.billing import allowances, deployments
 from services.billing.claims import WAITING, Claim, give_back, take
 from services.billing.models import PurchaseLineRow, PurchaseRow, StockReleaseRow
 from services.billing.settings import BillingSettings
@@ -106,13 +106,14 @@ def record(
     """Write the purchase before its first effect, claimed by its writer.
 
     None when another request with the same key wrote it first. Raises ``LimitExceeded``
-    when too many purchases of this user wait already.
+    for more than a user may have unpaid; see :mod:`services.billing.allowances`.
     """
     # The lock keeps a second request with this key out until the first one is committed.
     _lock_buyer(session, command.user_id)
     if find_replay(session, command) is not None:
         return None
-    _refuse_too_many(session, command.user_id, rules.waiting_purchases_max)
+    allowances.refuse_too_many_waiting(session, command.user_id, rules)
+    allowances.refuse_too_many_free(session, command.user_id, quote, rules)
     row = PurchaseRow(
         purchase_id=new_id(),
         user_id=command.user_id,
@@ -124,6 +125,7 @@ def record(
         total_micros=quote.total_micros,
         shortfall_micros=0,
         reservation_id=new_id(),
+        may_hold_stock=allowances.may_hold_stock(session, now, command.user_id, quote, rules),
         closing_code="",
         closing_reason="",
         attempts=0,
@@ -144,6 +146,7 @@ def record(
             quantity=quoted.quantity,
             unit_price_micros=quoted.unit_price_micros,
             amount_micros=quoted.amount_micros,
+            is_stocked=quoted.product.stock is not None,
         )
         for position, quoted in enumerate(quote.lines)
     ]
@@ -208,8 +211,9 @@ def wait_for_funds(
     row.updated_at = now
     row.attempts = 0
     row.shortfall_micros = row.total_micros - available_micros
-    row.stock_held_until = now + rules.stock_hold
-    if not rules.stock_hold_s:
+    if row.may_hold_stock and rules.stock_hold_s:
+        row.stock_held_until = now + rules.stock_hold
+    else:
         let_stock_go(session, now, row)
     give_back(row, min(row.expires_at, row.stock_held_until or row.expires_at))
     session.flush()
@@ -362,16 +366,3 @@ def _lock_buyer(session: Session, user_id: UUID) -> None:
         text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"),
         {"name": f"buyer:{user_id}"},
     )
-
-
-def _refuse_too_many(session: Session, user_id: UUID, waiting_max: int) -> None:
-    waiting = session.scalar(
-        select(func.count())
-        .select_from(PurchaseRow)
-        .where(PurchaseRow.user_id == user_id, PurchaseRow.status.in_(WAITING))
-    )
-    if (waiting or 0) >= waiting_max:
-        raise LimitExceeded(
-            f"{waiting_max} of your purchases are waiting for payment already."
-            " Buy credits, or cancel one of them, and try again."
-        )

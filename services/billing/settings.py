@@ -25,6 +25,14 @@ class BillingSettings(ServiceSettings):
     waiting_purchases_max: Annotated[int, Field(ge=1)] = 20
     """How many unpaid purchases a user may have at once."""
 
+    unpaid_units_per_product_max: Annotated[int, Field(ge=0)] = 3
+    unpaid_units_max: Annotated[int, Field(ge=0)] = 10
+    """How much stock is set aside for a user who has not paid: units of one product, and of all,
+    within 24 hours. A purchase beyond that waits for its money without them."""
+
+    free_deployments_max: Annotated[int, Field(ge=0)] = 10
+    """How many deployments that cost nothing a user may have at once."""
+
     call_timeout_s: Annotated[int, Field(ge=1, le=30)] = 3
     """How long one call to the catalog or the wallet may take."""
 
@@ -35,7 +43,7 @@ class BillingSettings(ServiceSettings):
         Longer than the calls of one try together, each of which is not begun after its
         deadline: a worker that lost its lease can no longer have an effect.
         """
-        return timedelta(seconds=3 * self.call_timeout_s + 1)
+        return timedelta(seconds=4 * self.call_timeout_s + 1)
 
     @property
     def purchase_lifetime(self) -> timedelta:

@@ -323,6 +323,51 @@ def test_stock_is_held_for_who_is_about_to_pay(stack: System, last_one: str) -> 
     comes_to(stack, purchase, Status.COMPLETED)
 
 
+@pytest.fixture
+def shelf(stack: System) -> str:
+    """A product of which there are twenty: its slug."""
+    slug = "3node-rack"
+    in_catalog(
+        stack,
+        "UPDATE products SET stock = 20, price_micros = 1000000 WHERE slug = :slug",
+        slug=slug,
+    )
+    return slug
+
+
+def test_unpaid_purchases_do_not_empty_a_shelf(stack: System, shelf: str) -> None:
+    user_id = buyer_with(stack, "0")
+    waiting = [buy(stack, user_id, shelf, quantity) for quantity in (2, 18, 1, 1)]
+
+    held = [purchase.stock_held_until is not None for purchase in waiting]
+    assert (held, stock_of(stack, shelf)) == ([True, False, True, False], 17)
+
+
+def test_who_has_no_money_takes_no_more_stock_even_while_it_is_tried(
+    stack: System, shelf: str
+) -> None:
+    buy(stack, buyer_with(stack, "0"), shelf, 20)
+
+    taken = in_catalog(stack, "SELECT count(*) FROM reservation_lines WHERE quantity = 20")
+    assert taken == 0
+
+
+def test_who_has_the_money_buys_as_many_as_there_are(stack: System, shelf: str) -> None:
+    purchase = buy(stack, buyer_with(stack, "20"), shelf, 20)
+
+    assert (purchase.status, stock_of(stack, shelf)) == (Status.COMPLETED, 0)
+
+
+def test_what_was_not_set_aside_is_bought_when_the_money_comes(stack: System, shelf: str) -> None:
+    user_id = buyer_with(stack, "0")
+    purchase = buy(stack, user_id, shelf, 15)
+
+    credit(stack, user_id, "15")
+
+    comes_to(stack, purchase, Status.COMPLETED)
+    assert (payments(stack, user_id), stock_of(stack, shelf)) == ([-parse_usd("15")], 5)
+
+
 def test_a_cancelled_purchase_puts_its_stock_back(stack: System, last_one: str) -> None:
     user_id = buyer_with(stack, "0")
     purchase = buy(stack, user_id, last_one)

@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 from playwright.sync_api import Locator, expect
 
 from tests.e2e.conftest import NewVisitor
@@ -45,6 +46,22 @@ def test_leaving_the_card_page_keeps_the_purchase(visitor: Visitor) -> None:
 
     expect(page.get_by_text("Your purchase is kept.").first).to_be_visible()
     visitor.expect_purchase("awaiting_funds")
+    page.get_by_role("button", name="Cancel this purchase").click()
+    visitor.expect_purchase("cancelled")
+
+
+@pytest.mark.parametrize(
+    ("quantity", "says"), [(1, "Set aside for you until"), (20, "Not set aside for you")]
+)
+def test_a_purchase_that_waits_says_whether_its_stock_is_set_aside(
+    visitor: Visitor, quantity: int, says: str
+) -> None:
+    page = visitor.page
+    visitor.open(f"/marketplace/3node-memory-kit/buy?quantity={quantity}")
+    page.get_by_role("button", name="Buy Credits and continue").click()
+    page.get_by_role("link", name="Cancel and go back").click()
+
+    expect(page.locator("#purchase-status")).to_contain_text(says)
     page.get_by_role("button", name="Cancel this purchase").click()
     visitor.expect_purchase("cancelled")
 

@@ -56,14 +56,14 @@ BILLING_CLOSES = [
 class Buyer:
     """A user with a wallet, one purchase, and everything that must add up about it."""
 
-    def __init__(self, stack: System, usd: str = "0") -> None:
+    def __init__(self, stack: System, usd: str = "0", quantity: int = 1) -> None:
         self.stack = stack
         self.user_id = uuid4()
         self.credited_micros = 0
         self.command = StartPurchase(
             idempotency_key=f"order:{uuid4()}",
             user_id=self.user_id,
-            lines=[PurchaseLine(product_id=product_id_of(SLUG))],
+            lines=[PurchaseLine(product_id=product_id_of(SLUG), quantity=quantity)],
         )
         stack.rpc.call(OpenAccount(idempotency_key=f"open:{uuid4()}", user_id=self.user_id))
         if parse_usd(usd):
@@ -195,6 +195,18 @@ def test_the_key_that_a_crash_interrupted_returns_the_same_purchase(
     assert again.purchase_id == buyer.purchase().purchase_id
     buyer.comes_to(PurchaseStatus.COMPLETED)
     assert buyer.outcome() == (1, 1, 0)
+
+
+def test_a_crash_after_a_debit_that_took_almost_everything_delivers_a_large_order(
+    stack: System, dying_at: DyingAt
+) -> None:
+    buyer = Buyer(stack, "1900", quantity=20)
+    with dying_at("billing.wallet_debited"):
+        buyer.buy_into_a_crash()
+
+    buyer.comes_to(PurchaseStatus.COMPLETED)
+
+    assert (buyer.paid_times(), buyer.deployed(), buyer.balance()) == (1, 20, parse_usd("20"))
 
 
 @pytest.mark.parametrize("point", BILLING_RESUMES)

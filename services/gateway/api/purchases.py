@@ -48,7 +48,9 @@ class PurchasedLineReply(ApiReply):
 
 
 class PurchaseReply(ApiReply):
-    """``status_code`` and ``status_reason`` say what the purchase waits for, or why it ended."""
+    """``status_code`` and ``status_reason`` say what the purchase waits for, or why it ended. While
+    it waits for something of which there is an end (``is_stock_limited``), that is set aside for
+    it until ``stock_held_until``; null: it is not, and may be gone when the money comes."""
 
     purchase_id: UUID
     status: PurchaseStatus
@@ -62,6 +64,8 @@ class PurchaseReply(ApiReply):
     created_at: AwareDatetime
     updated_at: AwareDatetime
     expires_at: AwareDatetime | None
+    is_stock_limited: bool
+    stock_held_until: AwareDatetime | None
 
 
 class PurchaseQuery(ApiBody):
@@ -199,4 +203,6 @@ def _shown(purchase: Purchase) -> PurchaseReply:
         created_at=purchase.created_at,
         updated_at=purchase.updated_at,
         expires_at=purchase.expires_at,
+        is_stock_limited=purchase.is_stock_limited,
+        stock_held_until=purchase.stock_held_until,
     )

@@ -190,6 +190,7 @@ class PurchaseView:
             self.is_paying,
             "" if self.is_charging else self.refusal,
             self.confirm_url,
+            self.purchase.stock_held_until,
             [str(deployment) for deployment in self.purchase.deployment_ids],
             self.poll_every_s,
         )
