@@ -3,16 +3,26 @@
 Names follow nameko's, so that any nameko service can call and listen:
 ``rpc-<service>`` takes calls, ``<service>.events`` carries facts,
 ``evt-<source>-<type>--<service>.<handler>`` is where one handler gets them. Ours are
-``<service>.dead-letters`` and ``mycelium.retry.<seconds>s``.
+``<service>.dead-letters``, ``<service>.retry.<seconds>s``, and the exchange ``<service>.queues``,
+by which a service puts a message back into a queue of its own. It needs no right to the default
+exchange, which would put one into anybody's (``deploy.definitions``).
 """
 
+import re
 import threading
-from collections.abc import Sequence
 from typing import Any
 
+from amqp.exceptions import NotFound
 from kombu import Connection, Exchange, Producer, Queue
 
-RPC_EXCHANGE = Exchange("nameko-rpc", type="topic", durable=True)
+# Kombu declares an exchange with every queue that is bound to it, and the right to declare one is
+# the right to delete it: see `ensure_exchange`.
+RPC_EXCHANGE = Exchange("nameko-rpc", type="topic", durable=True, no_declare=True)
+CALL_EXCHANGES = (RPC_EXCHANGE.name, "amq.topic")
+"""Where the broker compares the routing key of a call with its caller's rights: ours, and stock
+nameko's (``deploy.definitions``)."""
+REPLY_KEY = re.compile(r"(rpc\.reply-[a-z0-9_]+-)?[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""The routing keys of replies: ours, and stock nameko's."""
 CONFIRM_TIMEOUT_S = 10
 CONNECT_TIMEOUT_S = 5
 TRANSIENT, PERSISTENT = 1, 2
@@ -28,38 +38,57 @@ class Unroutable(Exception):
 
 def event_exchange(source: str) -> Exchange:
     """Where a service publishes its events, by their type."""
-    return Exchange(f"{source}.events", type="topic", durable=True)
+    return Exchange(f"{source}.events", type="topic", durable=True, no_declare=True)
+
+
+def own_queues(service: str) -> Exchange:
+    """Puts a message into that queue of a service which its routing key names."""
+    return Exchange(f"{service}.queues", type="direct", durable=True)
 
 
 def dead_letter_queue(service: str) -> Queue:
     """Where the messages end that a service could not handle, for an operator to look at."""
-    return Queue(f"{service}.dead-letters", durable=True)
+    name = f"{service}.dead-letters"
+    return Queue(name, exchange=own_queues(service), routing_key=name, durable=True)
 
 
-def retry_exchange(delay_s: int) -> Exchange:
-    return Exchange(f"mycelium.retry.{delay_s}s", type="fanout", durable=True)
+def retry_exchange(service: str, delay_s: int) -> Exchange:
+    return Exchange(f"{service}.retry.{delay_s}s", type="fanout", durable=True)
 
 
-def retry_queue(delay_s: int) -> Queue:
+def retry_queue(service: str, delay_s: int) -> Queue:
     """Holds messages for ``delay_s`` and gives each back to the queue its routing key names.
 
     One queue for each delay: in a queue of mixed delays a long one at the head would hold up
     the short ones behind it.
     """
     return Queue(
-        f"mycelium.retry.{delay_s}s",
-        exchange=retry_exchange(delay_s),
+        f"{service}.retry.{delay_s}s",
+        exchange=retry_exchange(service, delay_s),
         durable=True,
-        queue_arguments={"x-message-ttl": delay_s * 1000, "x-dead-letter-exchange": ""},
+        queue_arguments={
+            "x-message-ttl": delay_s * 1000,
+            "x-dead-letter-exchange": own_queues(service).name,
+        },
     )
 
 
-def declare(amqp_uri: str, entities: Sequence[Exchange | Queue]) -> None:
-    """Declare exchanges and queues, which changes nothing where they exist."""
-    with Connection(amqp_uri, connect_timeout=CONNECT_TIMEOUT_S) as connection:
-        channel = connection.default_channel
-        for entity in entities:
-            entity(channel).declare()
+def ensure_exchange(wire: Any, exchange: Exchange) -> None:
+    """Make sure that an exchange is there; ``wire`` is an open connection of py-amqp's.
+
+    A login may declare its own exchanges only, and the broker's definitions have them all. On a
+    broker without such definitions whoever comes first declares it.
+    """
+    with wire.channel() as channel:
+        try:
+            channel.exchange_declare(exchange.name, exchange.type, passive=True)
+            return
+        except NotFound:
+            pass  # the broker has closed this channel
+    with wire.channel() as channel:
+        channel.exchange_declare(
+            exchange.name, exchange.type, durable=exchange.durable, auto_delete=False
+        )
 
 
 def skip_blocked_check(connection: Connection) -> None:

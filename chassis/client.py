@@ -23,7 +23,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, TypeVar
 
-from amqp.exceptions import AMQPError
+from amqp.exceptions import AccessRefused, AMQPError
 from kombu import Connection, Consumer, Producer, Queue
 from kombu.message import Message
 
@@ -31,6 +31,7 @@ from chassis.broker import (
     CONNECT_TIMEOUT_S,
     RPC_EXCHANGE,
     TRANSIENT,
+    ensure_exchange,
     event_exchange,
     skip_blocked_check,
 )
@@ -48,16 +49,25 @@ REPLY_QUEUE_EXPIRES_MS = 300_000
 EventT = TypeVar("EventT", bound=Event)
 
 
+class _Reply(Future[Any]):
+    """The reply to a call with this routing key, once it is there."""
+
+    def __init__(self, routing_key: str) -> None:
+        super().__init__()
+        self.routing_key = routing_key
+
+
 class RpcClient:
     """Calls services by request object. Make one for each process and share it."""
 
     def __init__(self, amqp_uri: str, name: str) -> None:
         self._amqp_uri = amqp_uri
         self._name = name
-        self._reply_key = str(uuid.uuid4())
+        self._login = Connection(amqp_uri).userid or "guest"
+        self._reply_key = f"rpc.reply-{name}-{uuid.uuid4()}"
         self._producer: Producer | None = None
         self._publish_lock = threading.Lock()
-        self._waiting: dict[str, Future[Any]] = {}
+        self._waiting: dict[str, _Reply] = {}
         self._listeners: list[tuple[Queue, Callable[[Any, Message], None]]] = []
         self._ready = threading.Event()
         self._closing = threading.Event()
@@ -68,7 +78,8 @@ class RpcClient:
         """Make a call and wait for its reply.
 
         Raises the error of :mod:`contracts.errors` that the service raised, ``Unavailable`` when
-        nothing was sent, or ``DeadlineExceeded`` when no answer came in time.
+        nothing was sent, ``ServiceError`` when the broker does not let this login make the call,
+        or ``DeadlineExceeded`` when no answer came in time.
         """
         parent = current_call.get()
         remaining_s = parent.remaining_s()
@@ -77,7 +88,7 @@ class RpcClient:
         deadline = time.monotonic() + timeout_s
         self._start()
         correlation_id = str(uuid.uuid4())
-        future: Future[Any] = Future()
+        future = _Reply(f"{request.service}.{request.method}")
         self._waiting[correlation_id] = future
         try:
             self._send(request, correlation_id, deadline, parent)
@@ -154,6 +165,7 @@ class RpcClient:
             self._producer.publish(
                 body,
                 mandatory=True,
+                user_id=self._login,
                 delivery_mode=TRANSIENT,
                 serializer="json",
                 retry=False,
@@ -176,6 +188,8 @@ class RpcClient:
                 ) as connection:
                     self._receive(connection)
             except Exception as error:
+                if isinstance(error, AccessRefused):
+                    self._refused(error)
                 if not self._closing.is_set():
                     log.warning(
                         "lost the message broker; reconnecting", extra={"error": str(error)}
@@ -187,12 +201,15 @@ class RpcClient:
     def _receive(self, connection: Connection) -> None:
         # Not exclusive, and it outlives a lost connection: replies wait in it meanwhile.
         replies = Queue(
-            f"rpc.reply-{self._name}-{self._reply_key}",
+            self._reply_key,
             exchange=RPC_EXCHANGE,
             routing_key=self._reply_key,
             queue_arguments={"x-expires": REPLY_QUEUE_EXPIRES_MS},
         )
         channel = connection.channel()
+        wire = connection.connection
+        for exchange in (RPC_EXCHANGE, *(queue.exchange for queue, _ in self._listeners)):
+            ensure_exchange(wire, exchange)
         consumers = [
             Consumer(channel, [queue], callbacks=[callback], no_ack=True, accept=["json"])
             for queue, callback in [(replies, self._on_reply), *self._listeners]
@@ -207,7 +224,6 @@ class RpcClient:
         next_heartbeat = time.monotonic()
         # Kombu's own methods would open another connection, on which nobody consumes, where a
         # caller's publish has met the loss of this one first.
-        wire = connection.connection
         while not self._closing.is_set():
             with contextlib.suppress(TimeoutError):
                 wire.drain_events(timeout=1)
@@ -222,6 +238,17 @@ class RpcClient:
             future.set_exception(
                 errors.Unavailable(f"The {service} service is not running; nothing was done.")
             )
+
+    def _refused(self, error: AccessRefused) -> None:
+        """Tell those whose call the broker refused, which closed the channel of all calls."""
+        for correlation_id, future in list(self._waiting.items()):
+            if f"'{future.routing_key}'" in str(error):
+                self._waiting.pop(correlation_id, None)
+                future.set_exception(
+                    errors.ServiceError(
+                        f"{self._login} may not call {future.routing_key}; nothing was done."
+                    )
+                )
 
     def _on_reply(self, body: Any, message: Message) -> None:
         future = self._waiting.pop(message.properties.get("correlation_id", ""), None)

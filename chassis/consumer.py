@@ -18,8 +18,12 @@ from chassis.broker import (
     TRANSIENT,
     Publisher,
     dead_letter_queue,
+    ensure_exchange,
+    own_queues,
+    retry_queue,
     skip_blocked_check,
 )
+from chassis.settings import service_settings
 from chassis.wire import make_frugal
 
 log = logging.getLogger(__name__)
@@ -104,10 +108,28 @@ class QueueConsumer(NamekoQueueConsumer):
         self._replies.basic_publish(reply, RPC_EXCHANGE.name, message.properties["reply_to"])
 
     def get_consumers(self, consumer_cls: Any, channel: Any) -> Any:
+        self._declare(channel)
         consumers = super().get_consumers(consumer_cls, channel)
+        own = own_queues(self.container.service_name)
+        for provider in self._consumers:
+            # The way back for what is tried again, and for dead letters that are replayed.
+            name = provider.queue.name
+            channel.queue_bind(name, exchange=own.name, routing_key=name)
         for provider, consumer in self._consumers.items():
             consumer.on_decode_error = partial(self._on_undecodable, provider)
         return consumers
+
+    def _declare(self, channel: Any) -> None:
+        """At each connection: a broker that lost its data has none of it any more."""
+        service = self.container.service_name
+        for provider in self._providers:
+            ensure_exchange(channel.connection, provider.queue.exchange)
+        delays_s = service_settings().retry_delays_s
+        for queue in (
+            dead_letter_queue(service),
+            *(retry_queue(service, delay_s) for delay_s in delays_s),
+        ):
+            queue(channel).declare()
 
     def _on_undecodable(self, provider: Any, message: Message, error: Exception) -> None:
         self._in_hand.add(message)
@@ -147,13 +169,18 @@ class QueueConsumer(NamekoQueueConsumer):
 
     def dead_letter(self, provider: Any, message: Message, error: str) -> None:
         """Move a message to the service's dead letters; back to its queue when that fails."""
-        queue = dead_letter_queue(self.container.service_name)
+        service = self.container.service_name
         headers = {
             **(message.headers or {}),
             ORIGIN_HEADER: provider.queue.name,
             ERROR_HEADER: error[:1000],
         }
-        self.move(message, headers, exchange="", routing_key=queue.name)
+        self.move(
+            message,
+            headers,
+            exchange=own_queues(service),
+            routing_key=dead_letter_queue(service).name,
+        )
         log.error("dead letter", extra={"queue": provider.queue.name, "error": error})
 
     def move(self, message: Message, headers: dict[str, Any], **destination: Any) -> None:

@@ -12,7 +12,7 @@ from nameko.containers import ServiceContainer as NamekoContainer
 from nameko.containers import WorkerContext
 from nameko.exceptions import ContainerBeingKilled
 
-from chassis.context import DEADLINE_KEY, CallContext, current_call
+from chassis.context import CALLER_KEY, DEADLINE_KEY, CallContext, current_call
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,9 @@ class ServiceContainer(NamekoContainer):
 
 def _call_context(worker_ctx: Any) -> CallContext:
     return CallContext(
-        chain=tuple(worker_ctx.call_id_stack), deadline_ms=worker_ctx.data.get(DEADLINE_KEY)
+        chain=tuple(worker_ctx.call_id_stack),
+        deadline_ms=worker_ctx.data.get(DEADLINE_KEY),
+        caller=worker_ctx.data.get(CALLER_KEY),
     )
 
 

@@ -13,16 +13,22 @@ from contracts.errors import DeadlineExceeded
 
 CALL_CHAIN_KEY = "call_id_stack"
 DEADLINE_KEY = "deadline_ms"
+CALLER_KEY = "caller"
 HEADER_PREFIX = "nameko."
 CALL_CHAIN_MAX = 10
 
 
 @dataclass(frozen=True)
 class CallContext:
-    """``chain`` names the calls that led here, oldest first; ``deadline_ms`` is Unix time."""
+    """``chain`` names the calls that led here, oldest first; ``deadline_ms`` is Unix time.
+
+    ``caller`` is the login at the broker that sent the call, or the service that published the
+    event; the broker vouches for it. None where the sender did not name itself.
+    """
 
     chain: tuple[str, ...] = ()
     deadline_ms: int | None = None
+    caller: str | None = None
 
     def remaining_s(self) -> float | None:
         """Seconds until the deadline, never negative; None without one."""

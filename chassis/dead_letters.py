@@ -28,6 +28,7 @@ from chassis.broker import (
     Publisher,
     Unroutable,
     dead_letter_queue,
+    own_queues,
 )
 
 
@@ -68,14 +69,14 @@ def describe(message: Message) -> dict[str, object]:
     }
 
 
-def replay(publisher: Publisher, message: Message) -> None:
+def replay(publisher: Publisher, service: str, message: Message) -> None:
     """Give a message back to its queue, and only then take it out of the dead letters."""
     ours = (ATTEMPTS_HEADER, ERROR_HEADER, ORIGIN_HEADER)
     headers = message.headers or {}
     publisher.publish(
         message.body,
         mandatory=True,
-        exchange="",
+        exchange=own_queues(service),
         routing_key=headers[ORIGIN_HEADER],
         headers={name: value for name, value in headers.items() if name not in ours},
         delivery_mode=PERSISTENT,
@@ -85,9 +86,9 @@ def replay(publisher: Publisher, message: Message) -> None:
     message.ack()
 
 
-def _replay_or_say_why(publisher: Publisher, message: Message) -> None:
+def _replay_or_say_why(publisher: Publisher, service: str, message: Message) -> None:
     try:
-        replay(publisher, message)
+        replay(publisher, service, message)
     except Unroutable as queue:
         print(f"{message_id(message)} stays: the queue it came from is gone ({queue})")
 
@@ -113,7 +114,7 @@ def main() -> None:
     publisher = Publisher(amqp_uri)
     actions: dict[str, Callable[[Message], None]] = {
         "list": lambda message: print(json.dumps(describe(message))),
-        "replay": partial(_replay_or_say_why, publisher),
+        "replay": partial(_replay_or_say_why, publisher, arguments.service),
         "discard": lambda message: message.ack(),
     }
     done = 0

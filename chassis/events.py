@@ -27,11 +27,12 @@ from chassis.broker import (
     ERROR_HEADER,
     ORIGIN_HEADER,
     dead_letter_queue,
-    declare,
+    event_exchange,
+    own_queues,
     retry_exchange,
-    retry_queue,
 )
 from chassis.consumer import QueueConsumer
+from chassis.context import CALLER_KEY
 from chassis.settings import service_settings
 from contracts.messages import Event
 
@@ -66,14 +67,12 @@ class EventHandler(NamekoEventHandler):
 
     def setup(self) -> None:
         super().setup()
+        self.queue.exchange = event_exchange(self.source_service)
         self._delays_s: tuple[int, ...] = service_settings().retry_delays_s
-        declare(
-            self.container.config["AMQP_URI"],
-            [
-                dead_letter_queue(self.container.service_name),
-                *(retry_queue(delay_s) for delay_s in self._delays_s),
-            ],
-        )
+
+    def unpack_message_headers(self, message: Message) -> dict[str, Any]:
+        """Only its source can publish an event, whatever the message says of itself."""
+        return {**super().unpack_message_headers(message), CALLER_KEY: self.source_service}
 
     def handle_message_processed(
         self, message: Message, result: object = None, exc_info: Any = None
@@ -94,13 +93,18 @@ class EventHandler(NamekoEventHandler):
             ORIGIN_HEADER: self.queue.name,
             ERROR_HEADER: f"{type(error).__name__}: {error}"[:1000],
         }
+        service = self.container.service_name
         if isinstance(error, ValidationError) or attempts > len(self._delays_s):
-            dead_letters = dead_letter_queue(self.container.service_name)
-            self.queue_consumer.move(message, headers, exchange="", routing_key=dead_letters.name)
+            self.queue_consumer.move(
+                message,
+                headers,
+                exchange=own_queues(service),
+                routing_key=dead_letter_queue(service).name,
+            )
         else:
             self.queue_consumer.move(
                 message,
                 headers,
-                exchange=retry_exchange(self._delays_s[attempts - 1]),
+                exchange=retry_exchange(service, self._delays_s[attempts - 1]),
                 routing_key=self.queue.name,
             )

@@ -30,8 +30,10 @@ from nameko.rpc import RpcConsumer as NamekoRpcConsumer
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 
+from chassis.broker import CALL_EXCHANGES, REPLY_KEY, RPC_EXCHANGE
 from chassis.client import RpcClient
 from chassis.consumer import CALLS_PER_WORKER, QueueConsumer
+from chassis.context import CALLER_KEY
 from chassis.database import is_lost
 from chassis.deferred import Deferred
 from contracts.errors import BadRequest, Overloaded, ServiceError, Unavailable
@@ -55,13 +57,16 @@ class RpcConsumer(NamekoRpcConsumer):
         self._in_hand: set[Message] = set()
         self._entrypoints: dict[str, Rpc] = {}
 
+    def setup(self) -> None:
+        super().setup()
+        self.queue.exchange = RPC_EXCHANGE
+
     def register_provider(self, provider: "Rpc") -> None:
         super().register_provider(provider)
         self._entrypoints[f"{self.container.service_name}.{provider.method_name}"] = provider
 
     def handle_message(self, body: Any, message: Message) -> None:
-        if not message.properties.get("reply_to"):
-            raise ValueError("a call without reply_to")
+        _require_a_straight_way(message)
         routing_key = message.delivery_info["routing_key"]
         entrypoint = self._entrypoints.get(routing_key)
         if entrypoint is None:
@@ -99,6 +104,19 @@ class RpcConsumer(NamekoRpcConsumer):
         self.queue_consumer.ack_message(message)
 
 
+def _require_a_straight_way(message: Message) -> None:
+    """Raises ValueError for a message that is no call by a caller who may make it.
+
+    The broker compares the routing key with the caller's rights where a message is published to
+    an exchange of calls. A call that came another way is none, and the reply is ours: it must go
+    where replies go.
+    """
+    if message.delivery_info["exchange"] not in CALL_EXCHANGES or "x-death" in message.headers:
+        raise ValueError("a call that did not come straight from its caller")
+    if not REPLY_KEY.fullmatch(message.properties.get("reply_to") or ""):
+        raise ValueError("a call without reply_to, or with one that no reply queue has")
+
+
 _TOO_MANY_CALLS = "Too many calls wait here; nothing was done. Try again in a moment."
 
 
@@ -124,6 +142,13 @@ class Rpc(NamekoRpc):
             begin()
         else:
             self.container.spawn_managed_thread(begin)
+
+    def unpack_message_headers(self, message: Message) -> dict[str, Any]:
+        """The broker vouches for ``user_id``, and for nothing that a header says."""
+        return {
+            **super().unpack_message_headers(message),
+            CALLER_KEY: message.properties.get("user_id"),
+        }
 
     def _parse(self, body: Any) -> BaseModel:
         if not isinstance(body, dict) or body.get("args") or "kwargs" not in body:

@@ -3,8 +3,21 @@
 The local runner writes them for its own node. For a container,
 ``python -m deploy.definitions FILE`` writes them with the passwords of the environment
 (``RABBITMQ_ADMIN_PASSWORD``, ``WALLET_AMQP_PASSWORD``, …).
+
+Another service gets a login of its own from
+
+    python -m deploy.definitions login reports --may-call wallet.get_wallet --listens-to billing
+
+which prints what ``rabbitmqctl import_definitions`` takes (docs/rpc.md).
+
+RabbitMQ has two walls. Permissions say which exchanges and queues a login may declare, write to
+and read from. Topic permissions say with which routing keys, on the exchanges that carry calls.
+What they cannot tell, ``chassis.rpc`` refuses where a call arrives: one that came round the
+exchange on whose routing keys the broker has looked
+(docs/decisions/0009-walls-inside-the-broker.md).
 """
 
+import argparse
 import base64
 import hashlib
 import json
@@ -12,62 +25,236 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 VHOST = "mycelium"
 ADMIN = "mycelium_admin"
-SERVICES = ("wallet", "catalog", "billing", "topup", "gateway", "notifier")
+CALLS = "nameko-rpc"
+STOCK_CALLS = "amq.topic"
+"""Where stock nameko calls: it is there in every virtual host, and no client declares it."""
+
+Entries = list[dict[str, Any]]
 
 
-def permissions(service: str) -> dict[str, str]:
-    """The least that RabbitMQ must allow a service, as patterns of names.
+@dataclass(frozen=True)
+class Login:
+    """What a service, or another caller, may do.
 
-    A service takes its own calls, replies, events and dead letters, and no other's. Wider than
-    one would like are:
-
-    - ``configure`` on every ``….events``: declaring a queue declares the exchange it is bound
-      to, and RabbitMQ asks for that right even where the exchange exists.
-    - ``write`` on ``amq.default``: dead letters and replays go to a queue by its name. Through
-      it a service can put a message into any queue, though never read one.
+    ``calls`` are the methods it may call, as ``service.method``; ``listens_to`` the services
+    whose events it may hear. Its own calls, replies, events and failed messages are its own in
+    any case. ``answers``: it has methods of its own, and so sends replies. ``is_ours``: it runs
+    on ``chassis``, and needs nothing of what stock nameko does.
     """
-    name = re.escape(service)
-    own = (
-        rf"rpc-{name}|rpc\.reply-{name}-.+|evt-[a-z_]+-[a-z_]+--{name}\..+|{name}\.dead-letters"
-        rf"|mycelium\.retry\..+"
-    )
+
+    name: str
+    calls: tuple[str, ...] = ()
+    listens_to: tuple[str, ...] = ()
+    answers: bool = True
+    is_ours: bool = False
+
+
+LOGINS = (
+    Login("wallet", listens_to=("topup",), is_ours=True),
+    Login("catalog", is_ours=True),
+    Login(
+        "billing",
+        calls=(
+            "catalog.get_quote",
+            "catalog.release_stock",
+            "catalog.reserve_stock",
+            "wallet.close_key",
+            "wallet.debit",
+            "wallet.get_wallet",
+        ),
+        listens_to=("topup", "wallet"),
+        is_ours=True,
+    ),
+    # Questions only: the money of a top-up travels as an event.
+    Login(
+        "topup",
+        calls=("wallet.get_by_key", "wallet.get_wallet", "wallet.statement", "wallet.totals"),
+        listens_to=("billing", "wallet"),
+        is_ours=True,
+    ),
+    Login(
+        "gateway",
+        calls=(
+            "billing.cancel_purchase",
+            "billing.get_burn_rate",
+            "billing.get_purchase",
+            "billing.list_deployments",
+            "billing.list_purchases",
+            "billing.start_purchase",
+            "catalog.get_product",
+            "catalog.get_quote",
+            "catalog.list_products",
+            "topup.configure_auto_topup",
+            "topup.get_auto_topup",
+            "topup.get_receipt",
+            "topup.get_topup",
+            "topup.list_payment_methods",
+            "topup.list_topups",
+            "topup.preview_auto_topup",
+            "topup.receive_webhook",
+            "topup.remove_payment_method",
+            "topup.render_receipt",
+            "topup.set_default_payment_method",
+            "topup.start_card_setup",
+            "topup.start_topup",
+            "topup.trigger_auto_topup",
+            "wallet.check_affordability",
+            "wallet.get_wallet",
+            "wallet.open_account",
+            "wallet.statement",
+        ),
+        listens_to=("billing", "topup"),
+        answers=False,
+        is_ours=True,
+    ),
+    Login("notifier", listens_to=("billing", "topup", "wallet"), answers=False, is_ours=True),
+)
+"""The services. Nobody of them may call what makes money or moves it by hand (``credit``,
+``adjust``, ``reverse``, ``transfer``, ``post_batch``…): that takes a login of a person's."""
+SERVICES = tuple(login.name for login in LOGINS)
+
+_UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_A_REPLY = rf"rpc\.reply-[a-z0-9_]+-{_UUID}"
+_NOTHING = ""
+"""RabbitMQ matches no name with an empty pattern."""
+
+
+def permissions(login: Login) -> dict[str, str]:
+    """The exchanges and queues that RabbitMQ must allow a login, as patterns of names.
+
+    It may declare and delete what bears its name, and nothing else: the exchanges of others are
+    there before it comes. Nobody may write to the default exchange, which would put a message
+    into any queue.
+    """
+    name = re.escape(login.name)
+    own = [
+        f"rpc-{name}",
+        rf"rpc\.reply-{name}-{_UUID}",
+        rf"evt-[a-z_]+-[a-z_]+--{name}\..+",
+        rf"{name}\.(events|queues|dead-letters|retry\.[0-9]+s)",
+    ]
+    exchanges = [CALLS]
+    if not login.is_ours:
+        # What stock nameko calls the reply queue of a script.
+        own.append(rf"rpc\.reply-standalone_rpc_proxy-{_UUID}")
+        exchanges.append(re.escape(STOCK_CALLS))
+    sources = [rf"{source}\.events" for source in login.listens_to]
     return {
-        "configure": rf"^(nameko-rpc|[a-z_]+\.events|{own})$",
-        "write": rf"^(amq\.default|nameko-rpc|{name}\.events|{own})$",
-        "read": rf"^(nameko-rpc|[a-z_]+\.events|{own})$",
+        "configure": _any_of(own),
+        "write": _any_of([*own, *exchanges]),
+        "read": _any_of([*own, *exchanges, *sources]),
     }
 
 
-def access(vhost: str) -> dict[str, list[dict[str, Any]]]:
-    """A virtual host with the permissions of all services in it."""
+def topic_permissions(login: Login) -> list[dict[str, str]]:
+    """With which routing keys a login may send and listen, on the exchanges that carry calls.
+
+    It sends the calls that it may make, and replies. A reply's key holds a random number that
+    its caller chose, so that nobody can answer what he was not asked. Patterns match keys as
+    they are given: none matches a wildcard but ``<its own name>.*``.
+    """
+    name = re.escape(login.name)
+    replies = [_A_REPLY, _UUID] if login.answers else []
+    write = _any_of([*map(re.escape, login.calls), *replies])
+    ours = {
+        "exchange": CALLS,
+        "write": write,
+        "read": _any_of([rf"{name}\.\*", rf"rpc\.reply-{name}-{_UUID}"]),
+    }
+    stock = {
+        "exchange": STOCK_CALLS,
+        "write": write,
+        "read": _any_of([rf"{name}\.\*", _UUID]),
+    }
+    return [ours] if login.is_ours else [ours, stock]
+
+
+def _any_of(patterns: Iterable[str]) -> str:
+    joined = "|".join(patterns)
+    return f"^({joined})$" if joined else _NOTHING
+
+
+def access(vhost: str, logins: Iterable[Login] = LOGINS) -> dict[str, Entries]:
+    """A virtual host with its exchanges and with what each login may do in it."""
+    logins = tuple(logins)
     everything = {"configure": ".*", "write": ".*", "read": ".*"}
     return {
         "vhosts": [{"name": vhost}],
         "permissions": [
             {"user": ADMIN, "vhost": vhost, **everything},
-            *({"user": name, "vhost": vhost, **permissions(name)} for name in SERVICES),
+            *({"user": login.name, "vhost": vhost, **permissions(login)} for login in logins),
+        ],
+        "topic_permissions": [
+            {"user": login.name, "vhost": vhost, **allowed}
+            for login in logins
+            for allowed in topic_permissions(login)
+        ],
+        "exchanges": [
+            _topic_exchange(vhost, name)
+            for name in (CALLS, *(f"{login.name}.events" for login in logins))
+        ],
+        "bindings": [
+            # Calls of stock nameko have two words, and the replies to them one.
+            _binding(vhost, STOCK_CALLS, CALLS, "*.*"),
+            _binding(vhost, CALLS, STOCK_CALLS, "*"),
+            *(
+                _binding(vhost, CALLS, STOCK_CALLS, f"{login.name}.*")
+                for login in logins
+                if not login.is_ours
+            ),
         ],
     }
 
 
-def definitions(passwords: Mapping[str, str]) -> dict[str, list[dict[str, Any]]]:
+def _topic_exchange(vhost: str, name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "vhost": vhost,
+        "type": "topic",
+        "durable": True,
+        "auto_delete": False,
+        "internal": False,
+        "arguments": {},
+    }
+
+
+def _binding(vhost: str, source: str, destination: str, routing_key: str) -> dict[str, Any]:
+    return {
+        "source": source,
+        "vhost": vhost,
+        "destination": destination,
+        "destination_type": "exchange",
+        "routing_key": routing_key,
+        "arguments": {},
+    }
+
+
+def definitions(passwords: Mapping[str, str]) -> dict[str, Entries]:
     """The product's virtual host and its users; ``passwords`` has one for each of them."""
-    users = [
-        {
-            "name": user,
-            "password_hash": hashed_password(passwords[user]),
-            "hashing_algorithm": "rabbit_password_hashing_sha256",
-            "tags": "administrator" if user == ADMIN else "",
-        }
-        for user in (ADMIN, *SERVICES)
-    ]
+    users = [_user(ADMIN, passwords[ADMIN], "administrator")]
+    users += [_user(name, passwords[name]) for name in SERVICES]
     return {"users": users, **access(VHOST)}
+
+
+def login_definitions(login: Login, password: str, vhost: str = VHOST) -> dict[str, Entries]:
+    """A further login in the product's virtual host, beside those of its services."""
+    return {"users": [_user(login.name, password)], **access(vhost, [login])}
+
+
+def _user(name: str, password: str, tags: str = "") -> dict[str, Any]:
+    return {
+        "name": name,
+        "password_hash": hashed_password(password),
+        "hashing_algorithm": "rabbit_password_hashing_sha256",
+        "tags": tags,
+    }
 
 
 def hashed_password(password: str) -> str:
@@ -79,9 +266,35 @@ def hashed_password(password: str) -> str:
     return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
 
 
-def main() -> None:
-    if len(sys.argv) != 2:
-        raise SystemExit("usage: python -m deploy.definitions FILE")
+def _name(value: str) -> str:
+    if not re.fullmatch("[a-z][a-z0-9_]{1,40}", value):
+        raise argparse.ArgumentTypeError("small letters, digits and underscores")
+    if value in (*SERVICES, ADMIN):
+        raise argparse.ArgumentTypeError(f"{value} is one of the product's own")
+    return value
+
+
+def _method(value: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*", value):
+        raise argparse.ArgumentTypeError("a service and a method, such as wallet.get_wallet")
+    return value
+
+
+def _print_login(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m deploy.definitions login")
+    parser.add_argument("name", type=_name)
+    parser.add_argument("--may-call", nargs="+", default=[], type=_method, metavar="METHOD")
+    parser.add_argument("--listens-to", nargs="+", default=[], choices=SERVICES, metavar="SERVICE")
+    parser.add_argument("--vhost", default=VHOST)
+    given = parser.parse_args(arguments)
+    password = os.environ.get("LOGIN_PASSWORD")
+    if not password:
+        raise SystemExit("Set LOGIN_PASSWORD to the password that the login is to have.")
+    login = Login(given.name, tuple(given.may_call), tuple(given.listens_to))
+    print(json.dumps(login_definitions(login, password, given.vhost), indent=1))
+
+
+def _write_file(file: Path) -> None:
     variables = {
         ADMIN: "RABBITMQ_ADMIN_PASSWORD",
         **{name: f"{name.upper()}_AMQP_PASSWORD" for name in SERVICES},
@@ -89,7 +302,18 @@ def main() -> None:
     if missing := sorted(name for name in variables.values() if not os.environ.get(name)):
         raise SystemExit(f"Set {', '.join(missing)}.")
     passwords = {user: os.environ[name] for user, name in variables.items()}
-    Path(sys.argv[1]).write_text(json.dumps(definitions(passwords), indent=1))
+    file.write_text(json.dumps(definitions(passwords), indent=1))
+
+
+def main() -> None:
+    """See the head of this file."""
+    match sys.argv[1:]:
+        case ["login", *arguments]:
+            _print_login(arguments)
+        case [file]:
+            _write_file(Path(file))
+        case _:
+            raise SystemExit("usage: python -m deploy.definitions FILE | login NAME …")
 
 
 if __name__ == "__main__":

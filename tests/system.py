@@ -33,8 +33,8 @@ ROOMY_LIMITS = {
 class System:
     """Some or all processes of the product. Made by the fixtures ``system`` and ``service_stack``.
 
-    ``system.rpc`` calls services as the gateway does; ``system.base_url`` is the website's
-    address, ``system.sandbox_url`` the payment sandbox's.
+    ``system.rpc`` calls services as an operator who may call everything; ``system.base_url`` is
+    the website's address, ``system.sandbox_url`` the payment sandbox's.
     """
 
     def __init__(
@@ -71,8 +71,8 @@ class System:
 
     @cached_property
     def rpc(self) -> RpcClient:
-        """A client with the gateway's rights."""
-        return RpcClient(self.vhost.uri("gateway"), name="gateway")
+        """A client with an operator's rights."""
+        return RpcClient(self.vhost.admin_uri, name="operator")
 
     def database_url(self, service: str) -> str:
         """The service's database, made and migrated when it is first asked for."""

@@ -17,7 +17,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 from urllib.parse import quote
 
 import kombu
@@ -120,8 +120,12 @@ class Node:
 
     def vhost(self, name: str) -> "VirtualHost":
         """Make another virtual host with the same permissions: a product of its own, for tests."""
-        self._call("rabbit_definitions", "import_raw", json.dumps(definitions.access(name)))
+        self.load(definitions.access(name))
         return VirtualHost(self, name)
+
+    def load(self, access: Mapping[str, Any]) -> None:
+        """Add to what the node has, as ``rabbitmqctl import_definitions`` does."""
+        self._call("rabbit_definitions", "import_raw", json.dumps(access))
 
     def delete_vhost(self, name: str) -> None:
         """Remove a virtual host with its queues and messages."""
@@ -166,6 +170,9 @@ class Node:
 
     def _write_configuration(self) -> None:
         access = definitions.definitions(self._passwords)
+        for file in sorted((self._directory / "logins").glob("*.json")):
+            for kind, entries in json.loads(file.read_text()).items():
+                access[kind] += entries
         write_private(self._directory / "definitions.json", json.dumps(access, indent=1))
         # Erlang's own format: RabbitMQ takes two seconds less over it than over `rabbitmq.conf`.
         write_private(self._directory / "advanced.config", self._configuration())

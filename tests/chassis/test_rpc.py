@@ -1,11 +1,15 @@
 """Calls: the contract on both ends, and everything that can go wrong between them."""
 
+import json
 import socket
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
+from typing import Any
 
 import pytest
 from kombu import Connection, Producer
@@ -233,6 +237,49 @@ def test_a_message_that_makes_no_sense_is_a_dead_letter_and_kills_nothing(
 
         eventually(is_dead)
     assert probe.answers()
+
+
+A_REPLY_KEY = "rpc.reply-test-0b2f8ba4-3d0f-4d87-9d6b-7f0a3f0f2b11"
+
+
+def straight_into_the_queue(_channel: Any, send: Callable[..., None]) -> None:
+    send(exchange="", routing_key="rpc-probe", reply_to=A_REPLY_KEY)
+
+
+def as_a_dead_letter(_channel: Any, send: Callable[..., None]) -> None:
+    send(exchange="nameko-rpc", reply_to=A_REPLY_KEY, headers={"x-death": []})
+
+
+def with_another_reply_key(_channel: Any, send: Callable[..., None]) -> None:
+    send(exchange="nameko-rpc", reply_to="probe.nap")
+
+
+@pytest.mark.parametrize(
+    "way",
+    [straight_into_the_queue, as_a_dead_letter, with_another_reply_key],
+    ids=lambda way: way.__name__,
+)
+def test_a_call_that_did_not_come_straight_from_its_caller_is_a_dead_letter(
+    probe: Probe, way: Callable[..., None]
+) -> None:
+    before = probe.noted(NAPPED)
+    call = json.dumps({"args": [], "kwargs": {"n": 1}, "way": way.__name__})
+    with Connection(probe.vhost.admin_uri) as connection:
+        send = partial(
+            Producer(connection.default_channel).publish,
+            call, routing_key="probe.nap",
+            content_type="application/json", content_encoding="utf-8",
+        )  # fmt: skip
+        way(connection.default_channel, send)
+
+        def is_dead() -> bool:
+            with Connection(probe.vhost.admin_uri) as other:
+                letters = [describe(letter) for letter in dead_letters(other, "probe")]
+            return call in [letter["body"] for letter in letters]
+
+        eventually(is_dead)
+    assert probe.answers()
+    assert probe.noted(NAPPED) == before
 
 
 def test_a_loss_that_a_publish_notices_first_is_recovered_from(probe: Probe) -> None:

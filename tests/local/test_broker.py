@@ -1,79 +1,13 @@
-"""The product's own broker, and who may do what there."""
+"""The product's own broker, or one that is given."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import kombu
 import pytest
 from amqp.exceptions import AccessRefused
 
-from deploy.local.broker import GivenBroker, Node, VirtualHost, start_node
+from deploy.local.broker import GivenBroker, Node, start_node
 from deploy.local.startup import StartupError
-
-CALLS = kombu.Exchange("nameko-rpc", type="topic", durable=True)
-
-
-@pytest.fixture(scope="module")
-def vhost(broker: Node) -> Iterator[VirtualHost]:
-    made = broker.vhost("permissions")
-    yield made
-    made.stop()
-
-
-def declare(uri: str, *entities: kombu.Queue | kombu.Exchange) -> None:
-    with kombu.Connection(uri, connect_timeout=5) as connection:
-        for entity in entities:
-            entity(connection.channel()).declare()
-
-
-def event_queue(listener: str) -> kombu.Queue:
-    exchange = kombu.Exchange("billing.events", type="topic", durable=True)
-    name = f"evt-billing-purchase_completed--{listener}.on_purchase"
-    return kombu.Queue(name, exchange=exchange, routing_key="purchase_completed", durable=True)
-
-
-def test_a_service_may_declare_all_that_it_listens_to(vhost: VirtualHost) -> None:
-    retries = kombu.Exchange("mycelium.retry.5s", type="fanout", durable=True)
-
-    declare(
-        vhost.uri("wallet"),
-        kombu.Queue("rpc-wallet", exchange=CALLS, routing_key="wallet.*", durable=True),
-        kombu.Queue("rpc.reply-wallet-1", exchange=CALLS, routing_key="1", auto_delete=True),
-        event_queue("wallet"),
-        kombu.Queue("wallet.dead-letters", durable=True),
-        kombu.Queue(
-            "mycelium.retry.5s",
-            exchange=retries,
-            durable=True,
-            queue_arguments={"x-message-ttl": 5000, "x-dead-letter-exchange": ""},
-        ),
-    )
-
-
-@pytest.mark.parametrize(
-    "queue",
-    [
-        kombu.Queue("rpc-wallet", exchange=CALLS, routing_key="wallet.*", durable=True),
-        event_queue("wallet"),
-        kombu.Queue("wallet.dead-letters", durable=True),
-        kombu.Queue("anything", durable=True),
-    ],
-    ids=lambda queue: queue.name,
-)
-def test_a_service_may_not_listen_for_another(vhost: VirtualHost, queue: kombu.Queue) -> None:
-    with pytest.raises(AccessRefused):
-        declare(vhost.uri("billing"), queue)
-
-
-def test_a_service_may_not_speak_for_another(vhost: VirtualHost) -> None:
-    declare(vhost.uri("billing"), kombu.Exchange("wallet.events", type="topic", durable=True))
-
-    with kombu.Connection(
-        vhost.uri("billing"), transport_options={"confirm_publish": True}
-    ) as connection:
-        producer = kombu.Producer(connection.channel(), auto_declare=False)
-        with pytest.raises(AccessRefused):
-            producer.publish({}, exchange="wallet.events", routing_key="wallet_credited")
 
 
 def test_nobody_gets_in_with_a_wrong_password(broker: Node) -> None:
