@@ -97,16 +97,30 @@ def test_the_header_shows_the_balance_that_the_page_tells_of(new_visitor: NewVis
 
 
 def test_an_amount_that_nobody_can_mean_is_refused_with_a_sentence(visitor: Visitor) -> None:
-    refused = []
-    for amount in ("", "-5", "abc", "0", "1.234", "1e9", "999999999999"):
+    field = visitor.page.get_by_label("Custom amount")
+    for amount in ("", "-5", "abc", "0", "1.234", "1e9", "999999999999", "3"):
         visitor.open("/dashboard/wallet")
         visitor.page.get_by_role("radio", name="Custom").check(force=True)
-        visitor.page.get_by_label("Custom amount").fill(amount)
+        field.fill(amount)
         visitor.page.get_by_role("button", name="Buy Credits").click()
-        expect(visitor.page.locator(".notice-danger")).to_have_count(1)
-        refused.append(visitor.path)
 
-    assert refused == ["/dashboard/wallet"] * 7
+        expect(visitor.page.locator(".custom-amount .field-error")).to_have_count(1)
+        expect(visitor.page.get_by_role("radio", name="Custom")).to_be_checked()
+        expect(field).to_have_value(amount)
+        expect(field).to_have_attribute("aria-invalid", "true")
+
+
+def test_a_wrong_amount_in_the_dialog_is_shown_again_beside_what_is_bought(
+    visitor: Visitor,
+) -> None:
+    visitor.open_buy_now("vm-starter")
+    visitor.page.get_by_role("radio", name="Custom").check(force=True)
+    visitor.page.get_by_label("Custom amount").fill("12,50")
+    visitor.page.get_by_role("button", name="Buy Credits and continue").click()
+
+    expect(visitor.page.get_by_label("Custom amount")).to_have_value("12,50")
+    expect(visitor.page.locator("main .field-error")).to_contain_text("point before the cents")
+    assert visitor.path == "/marketplace/vm-starter/buy"
 
 
 def test_auto_topup_below_the_threshold_warns_before_it_charges(visitor: Visitor) -> None:

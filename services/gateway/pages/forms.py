@@ -1,9 +1,10 @@
 """What the pages' forms have in common: keys, amounts of money, addresses to return to."""
 
 import re
+from dataclasses import dataclass
 from uuid import UUID
 
-from flask import request
+from flask import flash, get_flashed_messages, request
 
 from chassis.digits import whole_number
 from chassis.identifiers import new_id
@@ -14,6 +15,8 @@ CREDIT_CHOICES_MICROS = (10_000_000, 25_000_000, 50_000_000)
 """The amounts of credits that stand ready to choose: $10, $25 and $50."""
 
 CUSTOM = "custom"
+TYPED_CREDITS, REFUSED_CREDITS = "typed-credits", "refused-credits"
+TYPED_LENGTH_MAX = 40
 _TYPED_DOLLARS = re.compile(r"\$? ?([0-9]+|[0-9]{1,3}(?:,[0-9]{3})+(?=\.))(\.[0-9]{1,2})?")
 """A comma groups thousands where a point follows it; alone it is a decimal comma to many."""
 _LOCAL_PATH = re.compile(r"/(?:[^/\\\s][^\\\s]*)?")
@@ -99,10 +102,35 @@ def chosen_credits() -> int | None:
     if choice is None:
         return None
     name = "custom_amount" if choice == CUSTOM else "amount"
-    amount_micros = money_field(name, "Credits")
+    amount_micros = money_field(name, "Custom amount")
     if amount_micros == 0:
-        raise InvalidAmount("Credits: enter more than $0.")
+        raise InvalidAmount("Custom amount: enter more than $0.")
     return amount_micros
+
+
+@dataclass(frozen=True)
+class RefusedCredits:
+    """A custom amount as it was typed, and what is wrong with it."""
+
+    typed: str
+    error: str
+
+
+def refuse_credits(sentence: str) -> None:
+    """Have the next page show the form again, with what was typed and what is wrong with it."""
+    if request.form.get("amount") == CUSTOM:
+        flash(request.form.get("custom_amount", "")[:TYPED_LENGTH_MAX], TYPED_CREDITS)
+        flash(sentence, REFUSED_CREDITS)
+    else:
+        flash(sentence, "danger")
+
+
+def refused_credits() -> RefusedCredits | None:
+    """What :func:`refuse_credits` left for this page."""
+    typed, error = (
+        get_flashed_messages(category_filter=[kind]) for kind in (TYPED_CREDITS, REFUSED_CREDITS)
+    )
+    return RefusedCredits(str(typed[0]), str(error[0])) if typed and error else None
 
 
 def return_path(default: str) -> str:

@@ -10,11 +10,12 @@ from contracts.wallet import GetWallet, Wallet
 from services.gateway.identity import current_user
 from services.gateway.pages import formats
 from services.gateway.pages.asking import ask
-from services.gateway.pages.forms import new_key
+from services.gateway.pages.forms import new_key, refused_credits
 from services.gateway.pages.notices import unread_count
 
 blueprint = Blueprint("navigation", __name__)
 blueprint.add_app_template_global(new_key)
+blueprint.add_app_template_global(refused_credits)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from services.gateway.pages.forms import (
     command_key,
     custom_credits,
     read_id,
+    refuse_credits,
     suggested_credits,
     whole_number_field,
 )
@@ -66,7 +67,10 @@ def start() -> Response:
         # Perhaps it was bought: the same form, with the same key, is the way to find out.
         flash(f"{error} Pressing again is safe: it buys once.", "warning")
         return redirect(_same_form(slug), 303)
-    except (InvalidAmount, ServiceError) as error:
+    except InvalidAmount as error:
+        refuse_credits(str(error))
+        return redirect(_same_form(slug), 303)
+    except ServiceError as error:
         flash(str(error), "danger")
         return redirect(back, 303)
     page = url_for("purchases.follow", purchase_id=purchase.purchase_id)

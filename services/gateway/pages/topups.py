@@ -24,7 +24,7 @@ from contracts.wallet import GetWallet
 from services.gateway.frame import call
 from services.gateway.identity import login_required, signed_in_user
 from services.gateway.pages.asking import ask
-from services.gateway.pages.forms import chosen_credits, command_key, return_path
+from services.gateway.pages.forms import chosen_credits, command_key, refuse_credits, return_path
 
 blueprint = Blueprint("topups", __name__)
 
@@ -51,7 +51,7 @@ def begin_topup(amount_micros: int, back_to: str, purpose: str) -> Response:
             timeout_s=CARD_PROCESSOR_WITHIN_S,
         )
     except ServiceError as error:
-        flash(str(error), "danger")
+        refuse_credits(str(error))
         return redirect(back_to, 303)
     follow_it = url_for("topups.follow", topup_id=topup.topup_id)
     return redirect(topup.checkout_url or follow_it, 303)
@@ -62,7 +62,7 @@ def begin_chosen_topup(back_to: str, purpose: str) -> Response:
     try:
         amount_micros = chosen_credits()
     except InvalidAmount as error:
-        flash(str(error), "danger")
+        refuse_credits(str(error))
         return redirect(back_to, 303)
     if amount_micros is None:
         flash("Choose an amount of credits.", "danger")
