@@ -14,6 +14,8 @@ _SETPRIV = shutil.which("setpriv")
 # A runner that died before its child was tied to it has left the child to another parent.
 _UNLESS_ORPHANED = ("/bin/sh", "-c", '[ "$PPID" = "$0" ] && exec "$@"')
 
+LOG_BYTES_MAX = 20_000_000
+
 
 def tied_to_parent(argv: Sequence[str], death_signal: str) -> list[str]:
     """The same command, signalled by the kernel when this process, which starts it, dies."""
@@ -59,6 +61,7 @@ class Child:
         """Start it; its output is appended to ``log_path``."""
         self._is_asked_to_stop = False
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        self.bound_log()
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 tied_to_parent(self.argv, self._death_signal),
@@ -107,6 +110,17 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+    def bound_log(self) -> None:
+        """Past ``LOG_BYTES_MAX`` the output so far moves to ``….log.1``, over what was there.
+
+        The process goes on writing to the same file, at its end wherever that is by then. What
+        it writes at this very moment is lost.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            if self.log_path.stat().st_size > LOG_BYTES_MAX:
+                shutil.copyfile(self.log_path, self.log_path.with_name(self.log_path.name + ".1"))
+                os.truncate(self.log_path, 0)
 
     def tail(self, lines: int = 25) -> str:
         """The end of its output."""

@@ -49,8 +49,10 @@ class Supervisor:
             self.tend()
 
     def tend(self) -> None:
-        """Look at every child once: plan a new start for one that ended, and do those due."""
+        """Look at every child once: bound its log, plan a new start for one that ended, do it
+        when it is due."""
         for watched in self._watched:
+            watched.child.bound_log()
             if watched.child.is_running:
                 continue
             if watched.start_again_at is None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 from flask import Flask, Response, current_app, g, jsonify, make_response, render_template, request
 from flask_wtf.csrf import CSRFError
-from jinja2 import TemplateNotFound
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from werkzeug.exceptions import HTTPException
@@ -155,6 +154,8 @@ def _from_http(error: HTTPException) -> Problem:
 
 def _database_away(error: Exception) -> Response:
     log.error("the gateway's database did not answer", exc_info=error)
+    # The error page shows who asks, and would ask the same database for that.
+    g.setdefault("identity", None)
     return _respond(
         Problem(
             503,
@@ -209,5 +210,6 @@ def _page(problem: Problem) -> str | Response:
             message=problem.message,
             request_id=g.get("request_id", ""),
         )
-    except TemplateNotFound:
+    except Exception:
+        log.exception("the error page could not be shown")
         return Response(f"{problem.status} {title}\n\n{problem.message}\n", mimetype="text/plain")

@@ -50,9 +50,15 @@ class Identity:
 
 
 def current_identity() -> Identity | None:
-    """Who asks, looked up once for each request."""
+    """Who asks, looked up once for each request, also where that fails."""
+    if "identity_error" in g and "identity" not in g:
+        raise g.identity_error
     if "identity" not in g:
-        g.identity = _identify()
+        try:
+            g.identity = _identify()
+        except Exception as error:
+            g.identity_error = error
+            raise
     identity: Identity | None = g.identity
     return identity
 

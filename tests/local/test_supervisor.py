@@ -40,6 +40,30 @@ def test_a_process_that_ends_is_started_again_and_the_others_stay(tmp_path: Path
         supervisor.stop()
 
 
+def test_a_log_is_bounded_while_its_process_writes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploy.local.child.LOG_BYTES_MAX", 1000)
+    endless = "import time\nwhile True: print('a line', flush=True); time.sleep(0.001)"
+    talking = program(tmp_path, "talking", endless)
+    supervisor = Supervisor([talking])
+    supervisor.start()
+    full = tmp_path / "talking.log.1"
+
+    def times_full(seen: list[int]) -> int:
+        supervisor.tend()
+        if full.exists() and full.stat().st_mtime_ns not in seen:
+            seen.append(full.stat().st_mtime_ns)
+        return len(seen)
+
+    try:
+        seen: list[int] = []
+        eventually(lambda: times_full(seen), lambda times: times >= 2)
+        assert set(talking.tail(5).splitlines()) <= {"a line"}
+    finally:
+        supervisor.stop()
+
+
 def test_the_delay_grows_with_every_end(tmp_path: Path) -> None:
     said: list[str] = []
     supervisor = Supervisor([program(tmp_path, "broken", "raise SystemExit(1)")], said.append)

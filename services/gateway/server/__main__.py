@@ -73,7 +73,14 @@ def _logs(level: str) -> dict[str, Any]:
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"json": {"()": "chassis.logs.JsonFormatter"}},
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
+        "filters": {"repetitions": {"()": "chassis.logs.RepetitionFilter"}},
+        "handlers": {
+            "stderr": {
+                "class": "logging.StreamHandler",
+                "formatter": "json",
+                "filters": ["repetitions"],
+            }
+        },
         "root": {"level": level, "handlers": ["stderr"]},
     }
 
