@@ -15,6 +15,9 @@ from typing import Any
 from amqp.exceptions import NotFound
 from kombu import Connection, Exchange, Producer, Queue
 
+from chassis import bodies
+from chassis.connection import HEARTBEAT_S, BrokerConnection
+
 # Kombu declares an exchange with every queue that is bound to it, and the right to declare one is
 # the right to delete it: see `ensure_exchange`.
 RPC_EXCHANGE = Exchange("nameko-rpc", type="topic", durable=True, no_declare=True)
@@ -23,8 +26,6 @@ CALL_EXCHANGES = (RPC_EXCHANGE.name, "amq.topic")
 nameko's (``deploy.definitions``)."""
 REPLY_KEY = re.compile(r"(rpc\.reply-[a-z0-9_]+-)?[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 """The routing keys of replies: ours, and stock nameko's."""
-CONFIRM_TIMEOUT_S = 10
-CONNECT_TIMEOUT_S = 5
 TRANSIENT, PERSISTENT = 1, 2
 
 ATTEMPTS_HEADER = "x-mycelium-attempts"
@@ -105,28 +106,33 @@ class Publisher:
     """One connection that publishes with confirms, for all threads or greenlets of a process.
 
     A publish returns when the broker has the message; ``mandatory`` raises :class:`Unroutable`
-    when no queue wants it. A connection that broke is opened anew, once for each publish.
+    when no queue wants it. A connection that broke, or on which no confirm came within
+    ``heartbeat_s``, is left, and the message sent on a new one, once for each publish.
     """
 
-    def __init__(self, amqp_uri: str) -> None:
-        self._amqp_uri = amqp_uri
+    def __init__(self, amqp_uri: str, heartbeat_s: int = HEARTBEAT_S) -> None:
         self._lock = threading.Lock()
-        self._connection: Connection | None = None
+        self._connection = BrokerConnection(amqp_uri, heartbeat_s, is_read=False, confirms=True)
         self._producer: Producer | None = None
         self._returned: list[str] = []
 
     def publish(self, body: Any, *, mandatory: bool = False, **properties: Any) -> None:
-        """Publish ``body``; ``properties`` are kombu's own (exchange, routing_key, headers…)."""
-        properties.setdefault("serializer", "json")
+        """Publish ``body`` as JSON, or as it is where ``properties`` name its ``content_type``.
+
+        ``properties`` are kombu's own (exchange, routing_key, headers…).
+        """
+        if "content_type" not in properties:
+            body = bodies.encode(body)
+            properties |= bodies.PROPERTIES
         with self._lock:
             try:
                 self._publish_once(body, mandatory, properties)
             except Unroutable:
                 raise
             except Exception as error:
+                self._disconnect()
                 if not self._is_recoverable(error):
                     raise
-                self._disconnect()
                 self._publish_once(body, mandatory, properties)
 
     def _publish_once(self, body: Any, mandatory: bool, properties: dict[str, Any]) -> None:
@@ -138,16 +144,7 @@ class Publisher:
             raise Unroutable(self._returned[0])
 
     def _connect(self) -> Producer:
-        # No heartbeat: nothing reads from this connection between two publishes.
-        self._connection = Connection(
-            self._amqp_uri,
-            connect_timeout=CONNECT_TIMEOUT_S,
-            heartbeat=0,
-            transport_options={
-                "confirm_publish": True,
-                "confirm_timeout": CONFIRM_TIMEOUT_S,
-            },
-        )
+        self._connection.connect()
         channel = self._connection.channel()
         channel.events["basic_return"].add(self._on_return)
         self._producer = Producer(channel, auto_declare=False)
@@ -158,18 +155,16 @@ class Publisher:
 
     def _is_recoverable(self, error: Exception) -> bool:
         connection = self._connection
-        if connection is None:
-            return False
         recoverable: tuple[type[BaseException], ...] = (
             connection.recoverable_connection_errors + connection.recoverable_channel_errors
         )
         return isinstance(error, recoverable)
 
     def _disconnect(self) -> None:
-        connection, self._connection, self._producer = self._connection, None, None
-        if connection is not None:
-            connection.release()
+        self._producer = None
+        self._connection.leave()
 
     def close(self) -> None:
         with self._lock:
-            self._disconnect()
+            self._producer = None
+            self._connection.release()

@@ -11,6 +11,8 @@ returns one that no queue wants, and the same thread receives that too, so that 
 never ran is known at once, without a confirm for each request. They are transient and
 expire with the deadline. No answer in time raises ``DeadlineExceeded``, and then the outcome is
 unknown: ask again with the same idempotency key.
+
+What comes in and makes no sense is logged and dropped, and costs nobody else anything.
 """
 
 import contextlib
@@ -21,29 +23,35 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from functools import partial
 from typing import Any, TypeVar
 
-from amqp.exceptions import AccessRefused, AMQPError
-from kombu import Connection, Consumer, Producer, Queue
+from amqp import Channel
+from amqp import Message as OutgoingMessage
+from amqp.exceptions import AccessRefused, AMQPError, NotFound
+from kombu import Consumer, Queue
 from kombu.message import Message
+from pydantic import ValidationError
 
+from chassis import bodies
 from chassis.broker import (
-    CONNECT_TIMEOUT_S,
     RPC_EXCHANGE,
     TRANSIENT,
     ensure_exchange,
     event_exchange,
     skip_blocked_check,
 )
+from chassis.connection import HEARTBEAT_S, BrokerConnection
 from chassis.context import CallContext, current_call
 from contracts import errors
 from contracts.messages import Event, ReplyT, Request
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT_S = 20
 RECONNECT_DELAY_S = 0.5
+READ_TIMEOUT_S = 1.0
 CONNECT_WAIT_S = 3.0
+CLOSE_TIMEOUT_S = 5.0
 REPLY_QUEUE_EXPIRES_MS = 300_000
 
 EventT = TypeVar("EventT", bound=Event)
@@ -60,15 +68,15 @@ class _Reply(Future[Any]):
 class RpcClient:
     """Calls services by request object. Make one for each process and share it."""
 
-    def __init__(self, amqp_uri: str, name: str) -> None:
-        self._amqp_uri = amqp_uri
+    def __init__(self, amqp_uri: str, name: str, heartbeat_s: int = HEARTBEAT_S) -> None:
+        self._connection = BrokerConnection(amqp_uri, heartbeat_s)
         self._name = name
-        self._login = Connection(amqp_uri).userid or "guest"
-        self._reply_key = f"rpc.reply-{name}-{uuid.uuid4()}"
-        self._producer: Producer | None = None
+        self._login = self._connection.userid or "guest"
+        self._reply_key = self._new_reply_key()
+        self._requests: Channel | None = None
         self._publish_lock = threading.Lock()
         self._waiting: dict[str, _Reply] = {}
-        self._listeners: list[tuple[Queue, Callable[[Any, Message], None]]] = []
+        self._listeners: list[tuple[Queue, Callable[[Message], None]]] = []
         self._ready = threading.Event()
         self._closing = threading.Event()
         self._start_lock = threading.Lock()
@@ -100,10 +108,7 @@ class RpcClient:
             ) from None
         finally:
             self._waiting.pop(correlation_id, None)
-        if body.get("error"):
-            raise remote_error(body["error"])
-        reply: ReplyT = request.reply.model_validate(body["result"])  # type: ignore[assignment]
-        return reply
+        return _reply_in(body, request)
 
     def subscribe(self, event_class: type[EventT], callback: Callable[[EventT], None]) -> None:
         """Hear of events as they pass, in this process only; to be set up before the first call.
@@ -121,14 +126,14 @@ class RpcClient:
             auto_delete=True,
         )
         self._listeners.append(
-            (queue, lambda body, _message: callback(event_class.model_validate(body)))
+            (queue, lambda message: callback(event_class.model_validate(bodies.decode(message))))
         )
 
     def close(self) -> None:
         """Stop listening and close the connections."""
         self._closing.set()
         if self._thread is not None:
-            self._thread.join(timeout=5)
+            self._thread.join(CLOSE_TIMEOUT_S)
 
     def _send(
         self, request: Request[Any], correlation_id: str, deadline: float, parent: CallContext
@@ -142,35 +147,37 @@ class RpcClient:
             chain=parent.chain or (f"{self._name}.{correlation_id}",),
             deadline_ms=int((time.time() + timeout_s) * 1000),
         )
+        message = OutgoingMessage(
+            bodies.encode({"args": [], "kwargs": request.arguments()}),
+            **bodies.PROPERTIES,
+            delivery_mode=TRANSIENT,
+            user_id=self._login,
+            reply_to=self._reply_key,
+            correlation_id=correlation_id,
+            expiration=str(int(timeout_s * 1000)),
+            application_headers=context.headers(),
+        )
         try:
-            self._publish(
-                {"args": [], "kwargs": request.arguments()},
-                exchange=RPC_EXCHANGE,
-                routing_key=f"{request.service}.{request.method}",
-                reply_to=self._reply_key,
-                correlation_id=correlation_id,
-                headers=context.headers(),
-                expiration=timeout_s,
-            )
+            self._publish(message, f"{request.service}.{request.method}")
         except (OSError, AMQPError) as error:
             raise errors.DeadlineExceeded(
                 f"The connection to the message broker was lost on the way to {request.service};"
                 " whether it did the work is not known."
             ) from error
 
-    def _publish(self, body: Any, **properties: Any) -> None:
+    def _publish(self, message: OutgoingMessage, routing_key: str) -> None:
         with self._publish_lock:
-            if self._producer is None:
+            if self._requests is None:
                 raise ConnectionResetError("the connection to the broker was lost")
-            self._producer.publish(
-                body,
-                mandatory=True,
-                user_id=self._login,
-                delivery_mode=TRANSIENT,
-                serializer="json",
-                retry=False,
-                **properties,
-            )
+            try:
+                self._requests.basic_publish(
+                    message, RPC_EXCHANGE.name, routing_key, mandatory=True
+                )
+            except Exception:
+                # What went out of it may be half a frame, and nothing may follow that.
+                self._requests = None
+                self._connection.cut()
+                raise
 
     def _start(self) -> None:
         if self._thread is None:
@@ -180,25 +187,55 @@ class RpcClient:
                     thread.start()
                     self._thread = thread
 
+    def _new_reply_key(self) -> str:
+        return f"rpc.reply-{self._name}-{uuid.uuid4()}"
+
     def _listen(self) -> None:
         while not self._closing.is_set():
             try:
-                with Connection(
-                    self._amqp_uri, heartbeat=HEARTBEAT_S, connect_timeout=CONNECT_TIMEOUT_S
-                ) as connection:
-                    self._receive(connection)
+                self._receive()
             except Exception as error:
                 if isinstance(error, AccessRefused):
                     self._refused(error)
+                if isinstance(error, NotFound):
+                    # The node of a cluster that kept the queue is gone, and the queue with it.
+                    self._reply_key = self._new_reply_key()
                 if not self._closing.is_set():
                     log.warning(
                         "lost the message broker; reconnecting", extra={"error": str(error)}
                     )
-            self._ready.clear()
-            self._producer = None
-            self._closing.wait(RECONNECT_DELAY_S)
+                self._leave()
+                self._closing.wait(RECONNECT_DELAY_S)
+        self._connection.release()
 
-    def _receive(self, connection: Connection) -> None:
+    def _leave(self) -> None:
+        self._ready.clear()
+        # Whoever writes at this moment would hold the lock until its time is over.
+        self._connection.cut()
+        with self._publish_lock:
+            self._requests = None
+            self._connection.leave()
+
+    def _receive(self) -> None:
+        self._connection.connect()
+        # Kombu's own methods would open another connection, on which nobody consumes, where a
+        # caller's publish has met the loss of this one first.
+        wire = self._connection.connection
+        self._consume(self._connection.channel())
+        skip_blocked_check(self._connection)
+        requests = self._connection.channel()
+        requests.events["basic_return"].add(self._on_return)
+        self._requests = requests
+        self._ready.set()
+        next_tick = time.monotonic()
+        while not self._closing.is_set():
+            with contextlib.suppress(TimeoutError):
+                wire.drain_events(timeout=READ_TIMEOUT_S)
+            if time.monotonic() >= next_tick:
+                wire.heartbeat_tick()
+                next_tick = time.monotonic() + READ_TIMEOUT_S
+
+    def _consume(self, channel: Any) -> None:
         # Not exclusive, and it outlives a lost connection: replies wait in it meanwhile.
         replies = Queue(
             self._reply_key,
@@ -206,30 +243,16 @@ class RpcClient:
             routing_key=self._reply_key,
             queue_arguments={"x-expires": REPLY_QUEUE_EXPIRES_MS},
         )
-        channel = connection.channel()
-        wire = connection.connection
-        for exchange in (RPC_EXCHANGE, *(queue.exchange for queue, _ in self._listeners)):
-            ensure_exchange(wire, exchange)
-        consumers = [
-            Consumer(channel, [queue], callbacks=[callback], no_ack=True, accept=["json"])
-            for queue, callback in [(replies, self._on_reply), *self._listeners]
-        ]
-        for consumer in consumers:
-            consumer.consume()
-        skip_blocked_check(connection)
-        requests = connection.channel()
-        requests.events["basic_return"].add(self._on_return)
-        self._producer = Producer(requests, auto_declare=False)
-        self._ready.set()
-        next_heartbeat = time.monotonic()
-        # Kombu's own methods would open another connection, on which nobody consumes, where a
-        # caller's publish has met the loss of this one first.
-        while not self._closing.is_set():
-            with contextlib.suppress(TimeoutError):
-                wire.drain_events(timeout=1)
-            if time.monotonic() >= next_heartbeat:
-                wire.heartbeat_tick()
-                next_heartbeat = time.monotonic() + HEARTBEAT_S / 4
+        for queue, callback in [(replies, self._on_reply), *self._listeners]:
+            ensure_exchange(channel.connection, queue.exchange)
+            on_message = partial(_take, callback)
+            Consumer(
+                channel,
+                [queue],
+                on_message=on_message,
+                on_decode_error=lambda message, _error, take=on_message: take(message),
+                no_ack=True,
+            ).consume()
 
     def _on_return(self, error: Exception, exchange: str, routing_key: str, message: Any) -> None:
         future = self._waiting.pop(message.properties.get("correlation_id", ""), None)
@@ -250,10 +273,45 @@ class RpcClient:
                     )
                 )
 
-    def _on_reply(self, body: Any, message: Message) -> None:
+    def _on_reply(self, message: Message) -> None:
         future = self._waiting.pop(message.properties.get("correlation_id", ""), None)
-        if future is not None:
-            future.set_result(body)
+        if future is None:
+            return
+        try:
+            future.set_result(bodies.decode(message))
+        except ValueError as error:
+            log.error("a reply cannot be read", extra={"error": str(error)})
+            future.set_exception(_unreadable())
+
+
+def _take(callback: Callable[[Message], None], message: Message) -> None:
+    try:
+        callback(message)
+    except Exception:
+        log.exception(
+            "a message makes no sense; it is dropped",
+            extra={"routing_key": (message.delivery_info or {}).get("routing_key")},
+        )
+
+
+def _reply_in(body: Any, request: Request[ReplyT]) -> ReplyT:
+    if isinstance(body, dict) and isinstance(body.get("error"), dict):
+        raise remote_error(body["error"])
+    try:
+        reply: ReplyT = request.reply.model_validate(body["result"])  # type: ignore[assignment]
+    except (ValidationError, TypeError, KeyError) as error:
+        log.error(
+            "a reply has not its shape",
+            extra={"method": f"{request.service}.{request.method}", "error": str(error)},
+        )
+        raise _unreadable() from None
+    return reply
+
+
+def _unreadable() -> errors.DeadlineExceeded:
+    return errors.DeadlineExceeded(
+        "The answer makes no sense; whether the work was done is not known."
+    )
 
 
 def remote_error(data: dict[str, Any]) -> Exception:

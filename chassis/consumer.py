@@ -1,7 +1,9 @@
 """The broker's end of a container: its publisher and the consumer of all its queues."""
 
 import logging
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property, partial
 from typing import Any
 
 from amqp import Message as OutgoingMessage
@@ -10,6 +12,7 @@ from kombu.message import Message
 from nameko.extensions import SharedExtension
 from nameko.messaging import QueueConsumer as NamekoQueueConsumer
 
+from chassis import bodies
 from chassis.broker import (
     ERROR_HEADER,
     ORIGIN_HEADER,
@@ -23,11 +26,13 @@ from chassis.broker import (
     retry_queue,
     skip_blocked_check,
 )
+from chassis.connection import BrokerConnection
 from chassis.settings import service_settings
 from chassis.wire import make_frugal
 
 log = logging.getLogger(__name__)
 
+RECONNECT_WITHIN_S = 3
 CALLS_PER_WORKER = 5
 """So many calls a process has in hand for each of its workers: one runs, the others wait.
 
@@ -41,7 +46,8 @@ class ConfirmedPublisher(SharedExtension):
     publisher: Publisher
 
     def setup(self) -> None:
-        self.publisher = Publisher(self.container.config["AMQP_URI"])
+        settings = service_settings()
+        self.publisher = Publisher(self.container.config["AMQP_URI"], settings.broker_heartbeat_s)
 
     def publish(self, body: Any, **properties: Any) -> None:
         """See :meth:`chassis.broker.Publisher.publish`."""
@@ -55,8 +61,10 @@ class QueueConsumer(NamekoQueueConsumer):
     """Nameko's consumer, which no message can kill.
 
     In stock nameko an undecodable message is acknowledged and gone, and one that a provider
-    chokes on ends the container, is redelivered, and ends the next. Here both become dead
-    letters.
+    chokes on ends the container, is redelivered, and ends the next. Here a call whose caller
+    waits is answered, and everything else becomes a dead letter.
+
+    A broker that falls silent is left after ``BROKER_HEARTBEAT_S``, for its next node.
     """
 
     confirmed = ConfirmedPublisher()
@@ -79,16 +87,37 @@ class QueueConsumer(NamekoQueueConsumer):
         """Whether the broker is connected and sends messages."""
         return self._is_consuming
 
+    @cached_property
+    def connection(self) -> BrokerConnection:
+        """The one connection, which is opened again when it was lost."""
+        return BrokerConnection(self.amqp_uri, service_settings().broker_heartbeat_s)
+
+    @contextmanager
+    def establish_connection(self) -> Iterator[Connection]:
+        """Kombu's, which waits longer and longer for a broker that was away, up to 30 s."""
+        with self.connection as connection:
+            connection.ensure_connection(
+                self.on_connection_error,
+                interval_start=1,
+                interval_step=1,
+                interval_max=RECONNECT_WITHIN_S,
+            )
+            yield connection
+
+    @contextmanager
+    def consumer_context(self, **options: Any) -> Iterator[Any]:
+        try:
+            with super().consumer_context(**options) as context:
+                yield context
+        finally:
+            self._is_consuming = False
+
     def on_consume_ready(self, connection: Connection, channel: Any, consumers: Any) -> None:
         skip_blocked_check(connection)
         make_frugal(connection)
         self._replies = connection.channel()
         super().on_consume_ready(connection, channel, consumers)
         self._is_consuming = True
-
-    def on_connection_error(self, exc: Exception, interval: float) -> None:
-        super().on_connection_error(exc, interval)
-        self._is_consuming = False
 
     def reply(self, body: bytes, message: Message) -> None:
         """Answer ``message`` with JSON on the connection that it came in on, without a confirm.
@@ -100,42 +129,54 @@ class QueueConsumer(NamekoQueueConsumer):
             raise ConnectionError("not connected to the broker")
         reply = OutgoingMessage(
             body,
-            content_type="application/json",
-            content_encoding="utf-8",
+            **bodies.PROPERTIES,
             correlation_id=message.properties.get("correlation_id"),
             delivery_mode=TRANSIENT,
         )
         self._replies.basic_publish(reply, RPC_EXCHANGE.name, message.properties["reply_to"])
 
     def get_consumers(self, consumer_cls: Any, channel: Any) -> Any:
-        self._declare(channel)
+        self.declare(channel)
         consumers = super().get_consumers(consumer_cls, channel)
-        own = own_queues(self.container.service_name)
-        for provider in self._consumers:
-            # The way back for what is tried again, and for dead letters that are replayed.
-            name = provider.queue.name
-            channel.queue_bind(name, exchange=own.name, routing_key=name)
         for provider, consumer in self._consumers.items():
-            consumer.on_decode_error = partial(self._on_undecodable, provider)
+            consumer.on_message = partial(self._take, provider)
+            consumer.on_decode_error = lambda message, _error, take=consumer.on_message: take(
+                message
+            )
         return consumers
 
-    def _declare(self, channel: Any) -> None:
-        """At each connection: a broker that lost its data has none of it any more."""
+    def declare(self, channel: Any) -> None:
+        """Make sure of all queues and bindings: a broker that lost its data has none any more."""
         service = self.container.service_name
-        for provider in self._providers:
-            ensure_exchange(channel.connection, provider.queue.exchange)
         delays_s = service_settings().retry_delays_s
         for queue in (
             dead_letter_queue(service),
             *(retry_queue(service, delay_s) for delay_s in delays_s),
         ):
             queue(channel).declare()
+        for provider in self._providers:
+            ensure_exchange(channel.connection, provider.queue.exchange)
+            provider.queue(channel).declare()
+            # The way back for what is tried again, and for dead letters that are replayed.
+            name = provider.queue.name
+            channel.queue_bind(name, exchange=own_queues(service).name, routing_key=name)
 
-    def _on_undecodable(self, provider: Any, message: Message, error: Exception) -> None:
-        self._in_hand.add(message)
-        self.container.spawn_managed_thread(
-            partial(self.dead_letter, provider, message, f"undecodable: {error}")
-        )
+    def _take(self, provider: Any, message: Message) -> None:
+        try:
+            body = bodies.decode(message)
+        except ValueError as error:
+            self._in_hand.add(message)
+            self._refuse(provider, message, f"undecodable: {error}")
+        else:
+            self.handle_message(provider, body, message)
+
+    def _refuse(self, provider: Any, message: Message, error: str) -> None:
+        """Answer a message that cannot be read where somebody waits, or make it a dead letter."""
+        if not (hasattr(provider, "refuse") and provider.refuse(message, error)):
+            self._set_aside(provider, message, error)
+
+    def _set_aside(self, provider: Any, message: Message, error: str) -> None:
+        self.container.spawn_managed_thread(partial(self.dead_letter, provider, message, error))
 
     def handle_message(self, provider: Any, body: Any, message: Message) -> None:
         self._in_hand.add(message)
@@ -149,9 +190,7 @@ class QueueConsumer(NamekoQueueConsumer):
             provider.handle_message(body, message)
         except Exception as error:
             log.exception("a message could not be taken")
-            self.container.spawn_managed_thread(
-                partial(self.dead_letter, provider, message, f"{type(error).__name__}: {error}")
-            )
+            self._set_aside(provider, message, f"{type(error).__name__}: {error}")
 
     def ack_message(self, message: Message) -> None:
         self._in_hand.discard(message)
@@ -171,7 +210,7 @@ class QueueConsumer(NamekoQueueConsumer):
         """Move a message to the service's dead letters; back to its queue when that fails."""
         service = self.container.service_name
         headers = {
-            **(message.headers or {}),
+            **bodies.headers_of(message),
             ORIGIN_HEADER: provider.queue.name,
             ERROR_HEADER: error[:1000],
         }

@@ -20,6 +20,7 @@ from functools import partial
 from kombu import Connection
 from kombu.message import Message
 
+from chassis import bodies
 from chassis.broker import (
     ATTEMPTS_HEADER,
     ERROR_HEADER,
@@ -30,6 +31,7 @@ from chassis.broker import (
     dead_letter_queue,
     own_queues,
 )
+from chassis.connection import BrokerConnection
 
 
 def message_id(message: Message) -> str:
@@ -72,7 +74,7 @@ def describe(message: Message) -> dict[str, object]:
 def replay(publisher: Publisher, service: str, message: Message) -> None:
     """Give a message back to its queue, and only then take it out of the dead letters."""
     ours = (ATTEMPTS_HEADER, ERROR_HEADER, ORIGIN_HEADER)
-    headers = message.headers or {}
+    headers = bodies.headers_of(message)
     publisher.publish(
         message.body,
         mandatory=True,
@@ -118,7 +120,7 @@ def main() -> None:
         "discard": lambda message: message.ack(),
     }
     done = 0
-    with Connection(amqp_uri) as connection:
+    with BrokerConnection(amqp_uri, is_read=False) as connection:
         for message in dead_letters(connection, arguments.service):
             if (
                 arguments.action == "list"

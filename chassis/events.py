@@ -21,7 +21,7 @@ from nameko.events import EventHandler as NamekoEventHandler
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from chassis import inbox
+from chassis import bodies, inbox
 from chassis.broker import (
     ATTEMPTS_HEADER,
     ERROR_HEADER,
@@ -88,7 +88,7 @@ class EventHandler(NamekoEventHandler):
             extra={"queue": self.queue.name, "attempts": attempts},
         )
         headers = {
-            **(message.headers or {}),
+            **bodies.headers_of(message),
             ATTEMPTS_HEADER: attempts,
             ORIGIN_HEADER: self.queue.name,
             ERROR_HEADER: f"{type(error).__name__}: {error}"[:1000],

@@ -12,19 +12,18 @@ from typing import Any
 
 import eventlet
 from eventlet.event import Event as Signal
-from kombu import Connection
 from nameko.extensions import DependencyProvider
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from chassis.broker import (
-    CONNECT_TIMEOUT_S,
     PERSISTENT,
     Unroutable,
     ensure_exchange,
     event_exchange,
 )
 from chassis.bulk import Batch, Bulk
+from chassis.connection import BrokerConnection
 from chassis.consumer import ConfirmedPublisher
 from chassis.context import CallContext, current_call
 from chassis.database import PUBLISHED
@@ -119,9 +118,7 @@ class OutboxRelay(DependencyProvider):
     def _declare(self) -> None:
         """Make sure of our exchange: a broker that lost its data has it no more."""
         try:
-            with Connection(
-                self.container.config["AMQP_URI"], connect_timeout=CONNECT_TIMEOUT_S
-            ) as connection:
+            with BrokerConnection(self.container.config["AMQP_URI"], is_read=False) as connection:
                 ensure_exchange(connection.connect(), event_exchange(self.container.service_name))
         except Exception as error:
             log.warning("the message broker cannot be reached", extra={"error": str(error)})

@@ -36,6 +36,7 @@ from chassis.consumer import CALLS_PER_WORKER, QueueConsumer
 from chassis.context import CALLER_KEY
 from chassis.database import is_lost
 from chassis.deferred import Deferred
+from chassis.settings import service_settings
 from contracts.errors import BadRequest, Overloaded, ServiceError, Unavailable
 from contracts.messages import Request
 
@@ -85,6 +86,16 @@ class RpcConsumer(NamekoRpcConsumer):
         """A call has ended: send its reply, or the error that takes its place."""
         self._in_hand.discard(message)
         self.answer(message, outcome)
+
+    def refuse(self, message: Message, error: str) -> bool:
+        """Answer a call that cannot be read at once; False where nobody waits for an answer."""
+        try:
+            _require_a_straight_way(message)
+        except ValueError:
+            return False
+        log.warning("a call cannot be read", extra={"error": error[:1000]})
+        self.answer(message, BadRequest("The call cannot be read: its body must be JSON."))
+        return True
 
     def give_back(self, message: Message) -> None:
         """Leave a call to another process."""
@@ -231,7 +242,11 @@ class Caller(DependencyProvider):
     """Injects an :class:`~chassis.client.RpcClient`, to call other services with a deadline."""
 
     def setup(self) -> None:
-        self.client = RpcClient(self.container.config["AMQP_URI"], name=self.container.service_name)
+        self.client = RpcClient(
+            self.container.config["AMQP_URI"],
+            name=self.container.service_name,
+            heartbeat_s=service_settings().broker_heartbeat_s,
+        )
 
     def stop(self) -> None:
         self.client.close()

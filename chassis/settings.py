@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from chassis.connection import HEARTBEAT_S
 from chassis.digits import whole_number
 
 
@@ -33,6 +34,11 @@ class ServiceSettings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore")
 
     amqp_uri: str
+    """The broker's address; several nodes of a cluster are separated by semicolons."""
+
+    broker_heartbeat_s: Annotated[int, Field(ge=2, le=120)] = HEARTBEAT_S
+    """A broker that gives no sign of life for so long is left, for its next node."""
+
     database_url: str
     database_pool_size: Annotated[int, Field(ge=2, le=100)] = 12
     health_port: Annotated[int, Field(ge=0, le=65535)] = 0

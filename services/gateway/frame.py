@@ -11,6 +11,7 @@ from flask import Flask, current_app
 
 from chassis.client import RpcClient
 from chassis.database import Connected
+from chassis.readiness import Readiness
 from contracts.errors import DeadlineExceeded, ServiceError, Unavailable
 from contracts.messages import Command, Reply, Request
 from services.gateway.purchase_waiters import PurchaseWaiters
@@ -35,6 +36,7 @@ class Frame:
         self._rpc: RpcClient | None = None
         self._waiters: PurchaseWaiters | None = None
         self._silent: set[str] = set()
+        self.readiness: Readiness | None = None
 
     @property
     def rpc(self) -> RpcClient:
@@ -49,7 +51,9 @@ class Frame:
     def _open(self) -> tuple[RpcClient, PurchaseWaiters]:
         with self._lock:
             if self._rpc is None or self._waiters is None:
-                self._rpc = RpcClient(self.settings.amqp_uri, name="gateway")
+                self._rpc = RpcClient(
+                    self.settings.amqp_uri, "gateway", self.settings.broker_heartbeat_s
+                )
                 # Before the first call: the client listens to events from its start only.
                 self._waiters = PurchaseWaiters(self._rpc)
             return self._rpc, self._waiters
@@ -81,6 +85,8 @@ class Frame:
 
     def close(self) -> None:
         with self._lock:
+            if self.readiness is not None:
+                self.readiness.stop()
             if self._rpc is not None:
                 self._rpc.close()
         self.database.engine.dispose()

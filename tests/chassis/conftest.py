@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,13 @@ from tests.patience import PATIENCE_S, eventually
 class Probe:
     """The probe's process, and what a test needs to talk to it and to look inside."""
 
-    def __init__(self, vhost: VirtualHost, database_url: str, directory: Path) -> None:
+    def __init__(
+        self,
+        vhost: VirtualHost,
+        database_url: str,
+        directory: Path,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self.vhost = vhost
         self.database: Connected = connect(database_url)
         self.rpc = RpcClient(vhost.admin_uri, name="test")
@@ -35,6 +41,7 @@ class Probe:
             "AMQP_URI": vhost.admin_uri,
             "DATABASE_URL": database_url,
             "RETRY_DELAYS_S": "1,1",
+            **(settings or {}),
         }
         self.children: list[Child] = []
 
@@ -90,16 +97,29 @@ def database(postgres: Postgres) -> Iterator[Connected]:
 
 
 @pytest.fixture(scope="module")
-def probe(
+def make_probe(
     postgres: Postgres, broker: Node, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Probe]:
+) -> Iterator[Callable[..., Probe]]:
+    """Probes with a virtual host and a database of their own, ended with the module."""
+    probes: dict[str, Probe] = {}
+
+    def make(settings: Callable[[VirtualHost], Mapping[str, str]] = lambda _: {}) -> Probe:
+        directory = tmp_path_factory.mktemp("probe")
+        name = directory.name.replace("-", "_")
+        database_url = postgres.create_database(name)
+        migrate("tests.chassis.probe", database_url)
+        vhost = broker.vhost(f"test-{name}")
+        probes[name] = Probe(vhost, database_url, directory, settings(vhost))
+        probes[name].start()
+        return probes[name]
+
+    yield make
+    for name, probe in probes.items():
+        probe.close()
+        postgres.drop_database(name)
+
+
+@pytest.fixture(scope="module")
+def probe(make_probe: Callable[..., Probe]) -> Probe:
     """A running probe, one for each module of tests."""
-    directory = tmp_path_factory.mktemp("probe")
-    name = directory.name.replace("-", "_")
-    database_url = postgres.create_database(name)
-    migrate("tests.chassis.probe", database_url)
-    probe = Probe(broker.vhost(f"test-{name}"), database_url, directory)
-    probe.start()
-    yield probe
-    probe.close()
-    postgres.drop_database(name)
+    return make_probe()

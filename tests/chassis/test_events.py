@@ -87,6 +87,24 @@ def test_a_handler_that_failed_is_tried_again_later(probe: Probe) -> None:
     probe.comes_to_note(77)
 
 
+def test_an_event_with_what_looks_like_a_tagged_value_is_handled(probe: Probe) -> None:
+    tagged = {"__type__": "invoice", "__value__": "42"}
+    with probe.database.begin() as session:
+        publish(session, told(9).model_copy(update={"metadata": tagged}))
+
+    probe.comes_to_note(9)
+
+
+def test_a_compressed_event_that_failed_is_read_again(probe: Probe) -> None:
+    with Connection(probe.vhost.admin_uri) as connection:
+        Producer(connection.default_channel).publish(
+            told(88).model_dump(mode="json"),
+            exchange="probe.events", routing_key="told", compression="zlib",
+        )  # fmt: skip
+
+    probe.comes_to_note(88)
+
+
 def test_an_event_stored_before_a_crash_is_sent_by_the_next_start(probe: Probe) -> None:
     probe.children[-1].kill()
     with probe.database.begin() as session:

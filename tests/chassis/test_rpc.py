@@ -4,22 +4,34 @@ import json
 import socket
 import subprocess
 import sys
+import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import pytest
-from kombu import Connection, Producer
+from kombu import Connection, Exchange, Producer, Queue
+from kombu.message import Message
 
 from chassis.client import RpcClient
+from chassis.clock import utc_now
 from chassis.dead_letters import dead_letters, describe
 from contracts import errors
 from contracts.messages import Request
 from tests.chassis.conftest import Probe
-from tests.chassis.probe.messages import Absent, CallChain, Echo, Meet, Nap, Number
+from tests.chassis.probe.messages import (
+    Absent,
+    CallChain,
+    Echo,
+    Meet,
+    Mirror,
+    Nap,
+    Number,
+    Told,
+)
 from tests.chassis.probe.service import MEETING, NAPPED, NAPPING
 from tests.patience import PATIENCE_S, eventually
 
@@ -35,6 +47,61 @@ class Misspelt(Request[Number], service="probe", method="echo"):
 
 class Mistyped(Request[Number], service="probe", method="echo"):
     n: str
+
+
+class Foreign(Request[Number], service="foreign", method="ask"):
+    """Taken by a service that is none of ours."""
+
+
+class Stranger:
+    """Speaks to the broker without our chassis: as a caller, and as the service ``foreign``."""
+
+    def __init__(self, amqp_uri: str) -> None:
+        self._connection = Connection(amqp_uri)
+        self._channel = self._connection.channel()
+        exchange = Exchange("nameko-rpc", type="topic")
+        self._key = f"rpc.reply-stranger-{uuid.uuid4()}"
+        self._replies = Queue(self._key, exchange, self._key, exclusive=True)
+        self._calls = Queue("rpc-foreign", exchange, "foreign.*", auto_delete=True)
+        for queue in (self._replies, self._calls):
+            queue(self._channel).declare()
+
+    def send(self, body: bytes, key: str, exchange: str = "nameko-rpc", **properties: Any) -> None:
+        properties.setdefault("content_encoding", "utf-8")
+        if exchange == "nameko-rpc":
+            properties |= {"reply_to": self._key, "correlation_id": "1"}
+        Producer(self._channel).publish(body, exchange=exchange, routing_key=key, **properties)
+
+    def hears(self) -> Any:
+        message = eventually(lambda: self._replies(self._channel).get(no_ack=True))
+        return json.loads(message.body)
+
+    def takes_a_call(self) -> Message:
+        return eventually(lambda: self._calls(self._channel).get(no_ack=True))
+
+    def answers(self, call: Message, body: bytes) -> None:
+        Producer(self._channel).publish(
+            body, exchange="nameko-rpc", routing_key=call.properties["reply_to"],
+            correlation_id=call.properties["correlation_id"],
+            content_type="application/json", content_encoding="utf-8",
+        )  # fmt: skip
+
+    def close(self) -> None:
+        self._connection.release()
+
+
+@pytest.fixture
+def stranger(probe: Probe) -> Iterator[Stranger]:
+    stranger = Stranger(probe.vhost.admin_uri)
+    yield stranger
+    stranger.close()
+
+
+@pytest.fixture
+def client(probe: Probe) -> Iterator[RpcClient]:
+    client = RpcClient(probe.vhost.admin_uri, name="other")
+    yield client
+    client.close()
 
 
 def test_a_call_returns_the_reply_as_its_type(probe: Probe) -> None:
@@ -282,12 +349,72 @@ def test_a_call_that_did_not_come_straight_from_its_caller_is_a_dead_letter(
     assert probe.noted(NAPPED) == before
 
 
+@pytest.mark.parametrize(
+    ("body", "properties"),
+    [
+        (b"{nonsense", {"content_type": "application/json"}),
+        (b"\x00\xff", {"content_type": "application/x-python-serialize"}),
+        (b"{}", {"content_type": "application/json", "headers": {"compression": "none such"}}),
+    ],
+    ids=["not JSON", "not a type we accept", "not compressed as it says"],
+)
+def test_a_call_that_cannot_be_read_is_refused_at_once(
+    probe: Probe, stranger: Stranger, body: bytes, properties: dict[str, Any]
+) -> None:
+    stranger.send(body, "probe.echo", **properties)
+
+    assert stranger.hears()["error"]["exc_type"] == "BadRequest"
+
+
+def test_what_looks_like_a_tagged_value_comes_through_unharmed(probe: Probe) -> None:
+    metadata = {"__type__": "invoice", "__value__": "42"}
+
+    assert probe.rpc.call(Mirror(metadata=metadata), timeout_s=5).metadata == metadata
+
+
+@pytest.mark.parametrize(
+    "body", [b"{nonsense", b"[]", b'{"result": "of another shape", "error": null}', b'"text"']
+)
+def test_a_reply_that_makes_no_sense_costs_one_call_and_no_other(
+    stranger: Stranger, client: RpcClient, body: bytes
+) -> None:
+    with ThreadPoolExecutor(2) as callers:
+        other = callers.submit(client.call, Foreign(), PATIENCE_S)
+        other_call = stranger.takes_a_call()
+        broken = callers.submit(client.call, Foreign(), PATIENCE_S)
+        stranger.answers(stranger.takes_a_call(), body)
+        with pytest.raises(errors.DeadlineExceeded, match="makes no sense"):
+            broken.result()
+        stranger.answers(other_call, b'{"result": {"n": 5}, "error": null}')
+
+        assert other.result() == Number(n=5)
+
+
+def test_an_event_of_another_shape_costs_its_listener_no_call(
+    probe: Probe, stranger: Stranger
+) -> None:
+    client = RpcClient(probe.vhost.admin_uri, name="listener")
+    heard: list[int] = []
+    client.subscribe(Told, lambda event: heard.append(event.n))
+    client.call(Echo(n=1))
+    requests = client._requests
+
+    for body in (b"{nonsense", b"[]", b'{"n": "no event"}'):
+        stranger.send(body, "told", exchange="probe.events", content_type="application/json")
+    event = Told(event_id=uuid.uuid4(), occurred_at=utc_now(), n=3).model_dump_json()
+    stranger.send(event.encode(), "told", exchange="probe.events", content_type="application/json")
+
+    eventually(lambda: heard == [3])
+    assert client.call(Echo(n=2)).n == 2
+    assert client._requests is requests
+    client.close()
+
+
 def test_a_loss_that_a_publish_notices_first_is_recovered_from(probe: Probe) -> None:
     client = RpcClient(probe.vhost.admin_uri, name="cut")
     client.call(Echo(n=1))
-    producer = client._producer
-    assert producer is not None
-    transport = producer.channel.connection.transport
+    assert client._requests is not None
+    transport = client._requests.connection.transport
     transport.connected = False
     transport.sock.shutdown(socket.SHUT_RDWR)
 

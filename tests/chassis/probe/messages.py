@@ -1,5 +1,7 @@
 """What is said to and by the probe."""
 
+from pydantic import Field
+
 from contracts.messages import Command, Event, Reply, Request
 
 SERVICE = "probe"
@@ -13,6 +15,16 @@ class Echo(Request[Number], service=SERVICE, method="echo"):
     """Returns ``n``. 13 raises an error of the contract, 14 an unexpected one."""
 
     n: int
+
+
+class Mirrored(Reply):
+    metadata: dict[str, str]
+
+
+class Mirror(Request[Mirrored], service=SERVICE, method="mirror"):
+    """Returns its metadata."""
+
+    metadata: dict[str, str]
 
 
 class Nap(Request[Number], service=SERVICE, method="nap"):
@@ -52,9 +64,10 @@ class CallChain(Request[Number], service=SERVICE, method="call_chain"):
 
 
 class Told(Event, source=SERVICE, type="told"):
-    """Noted by the handler; 666 fails every time, 77 the first time."""
+    """Noted by the handler; 666 fails every time, 77 and 88 the first time."""
 
     n: int
+    metadata: dict[str, str] = Field(default_factory=dict)
 
 
 class Absent(Request[Number], service="absent", method="echo"):

@@ -19,7 +19,18 @@ from chassis.rpc import Caller, rpc
 from chassis.service_database import Database
 from chassis.timer import timer
 from contracts.errors import InsufficientFunds
-from tests.chassis.probe.messages import CallChain, CountNoted, Echo, Meet, Nap, Number, Tell, Told
+from tests.chassis.probe.messages import (
+    CallChain,
+    CountNoted,
+    Echo,
+    Meet,
+    Mirror,
+    Mirrored,
+    Nap,
+    Number,
+    Tell,
+    Told,
+)
 
 MEETING, NAPPING, TICK, AFTER_COMMIT, NAPPED = -5, -4, -3, -2, -1
 
@@ -32,6 +43,7 @@ class ProbeService:
     caller = Caller()
     health = Health()
     meeting: ClassVar[list[Deferred[Number]]] = []
+    failed: ClassVar[set[int]] = set()
 
     @rpc
     def echo(self, request: Echo) -> Number:
@@ -40,6 +52,10 @@ class ProbeService:
         if request.n == 14:
             raise KeyError("a secret detail")
         return Number(n=request.n)
+
+    @rpc
+    def mirror(self, request: Mirror) -> Mirrored:
+        return Mirrored(metadata=request.metadata)
 
     @rpc
     def nap(self, request: Nap) -> Number:
@@ -87,7 +103,8 @@ class ProbeService:
 
     @event_handler(Told)
     def note_told(self, session: Session, event: Told) -> None:
-        if event.n == 77 and not session.scalar(text("SELECT nextval('tries') > 1")):
+        if event.n in (77, 88) and event.n not in self.failed:
+            self.failed.add(event.n)
             raise ValueError("not at the first try")
         note(session, event.n)
         if event.n == 666:
