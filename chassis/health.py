@@ -1,8 +1,8 @@
 """Health and metrics over HTTP, on a port of their own.
 
-``/healthz`` answers while the process lives; ``/readyz`` when the database answers and the
-consumer of the broker is connected, and 503 with what is missing otherwise; ``/metrics`` shows
-the gauges of :mod:`chassis.metrics`.
+``/healthz`` answers while the process lives; ``/readyz`` when it can query its database, consume
+its queues and publish, and 503 with what is missing otherwise; ``/metrics`` shows the gauges of
+:mod:`chassis.metrics`.
 """
 
 import json
@@ -13,11 +13,16 @@ import eventlet
 import eventlet.wsgi
 from nameko.extensions import DependencyProvider
 from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 
+from chassis.broker import event_exchange, own_queues
+from chassis.broker_check import BrokerCheck
 from chassis.consumer import QueueConsumer
 from chassis.metrics import OUTBOX_GAUGES, Gauge, exposition
+from chassis.outbox import OutboxRelay
+from chassis.readiness import Readiness
 from chassis.service_database import DatabaseConnection
-from chassis.settings import service_settings
+from chassis.settings import ServiceSettings, service_settings
 
 
 class Health(DependencyProvider):
@@ -38,6 +43,7 @@ class Health(DependencyProvider):
         self._greenlet = None
         if settings.health_port:
             address = (settings.health_host, settings.health_port)
+            self._readiness = self._watch(settings)
             socket = eventlet.listen(address, reuse_addr=True)
             self._greenlet = self.container.spawn_managed_thread(
                 lambda: eventlet.wsgi.server(socket, self._application, log_output=False),
@@ -46,6 +52,7 @@ class Health(DependencyProvider):
 
     def kill(self) -> None:
         if self._greenlet is not None:
+            self._readiness.stop()
             self._greenlet.kill()
 
     stop = kill
@@ -54,21 +61,45 @@ class Health(DependencyProvider):
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
         if environ["PATH_INFO"] == "/metrics":
-            start_response("200 OK", [("Content-Type", "text/plain; version=0.0.4")])
-            prefix = f"mycelium_{self.container.service_name}"
-            return [exposition(self.connection.connected, prefix, self._gauges)]
-        problems = self._problems() if environ["PATH_INFO"] == "/readyz" else {}
+            return [self._metrics(start_response)]
+        problems = self._readiness.problems() if environ["PATH_INFO"] == "/readyz" else {}
         status = "503 Service Unavailable" if problems else "200 OK"
         start_response(status, [("Content-Type", "application/json")])
         return [json.dumps({"status": "unready" if problems else "ok", **problems}).encode()]
 
-    def _problems(self) -> dict[str, str]:
-        problems = {}
+    def _metrics(self, start_response: Callable[..., Any]) -> bytes:
+        prefix = f"mycelium_{self.container.service_name}"
         try:
-            with self.connection.connected.engine.connect() as connection:
-                connection.execute(text("SELECT 1"))
-        except Exception as error:
-            problems["database"] = type(error).__name__
+            shown = exposition(self.connection.connected, prefix, self._gauges)
+        except SQLAlchemyError:
+            start_response("503 Service Unavailable", [("Content-Type", "text/plain")])
+            return b"The database does not answer, and nothing is known.\n"
+        start_response("200 OK", [("Content-Type", "text/plain; version=0.0.4")])
+        return shown
+
+    def _watch(self, settings: ServiceSettings) -> Readiness:
+        has_events = any(isinstance(each, OutboxRelay) for each in self.container.dependencies)
+        name = self.container.service_name
+        check_broker = BrokerCheck(
+            settings.amqp_uri,
+            settings.broker_heartbeat_s,
+            event_exchange(name) if has_events else own_queues(name),
+            self.queue_consumer.declare,
+        )
+        readiness = Readiness(
+            {
+                "database": self._query,
+                "consumer": self._require_consumer,
+                "broker": check_broker,
+            }
+        )
+        readiness.start()
+        return readiness
+
+    def _query(self) -> None:
+        with self.connection.connected.engine.connect() as connection:
+            connection.execute(text("SELECT 1"))
+
+    def _require_consumer(self) -> None:
         if not self.queue_consumer.is_consuming:
-            problems["broker"] = "not connected"
-        return problems
+            raise ConnectionError("not connected to the broker")

@@ -17,7 +17,10 @@ from chassis.database import Connected
 
 @dataclass(frozen=True)
 class Gauge:
-    """A number, what it means in a sentence, and the query that returns it."""
+    """A number, what it means in a sentence, and the query that returns it.
+
+    A query that returns NULL has nothing to tell: there is no sample then, rather than a zero.
+    """
 
     meaning: str
     query: str
@@ -30,8 +33,7 @@ OUTBOX_GAUGES = {
     ),
     "outbox_oldest_unsent_seconds": Gauge(
         "How long the oldest of them has been waiting.",
-        "SELECT coalesce(extract(epoch FROM now() - min(created_at)), 0) FROM outbox"
-        " WHERE published_at IS NULL",
+        "SELECT extract(epoch FROM now() - min(created_at)) FROM outbox WHERE published_at IS NULL",
     ),
 }
 """Every service has these: a number that only grows means that the broker does not take them."""
@@ -48,7 +50,7 @@ class DatabaseGauges(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         with self._database.read() as session:
             for name, gauge in self._gauges.items():
-                value = session.scalar(text(gauge.query)) or 0
+                value = session.scalar(text(gauge.query))
                 yield GaugeMetricFamily(f"{self._prefix}_{name}", gauge.meaning, value=value)
 
 

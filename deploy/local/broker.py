@@ -278,6 +278,10 @@ class Node:
     def _call(self, module: str, function: str, *arguments: str) -> None:
         """Call a function inside the node. ``rabbitmqctl`` would take seconds for the same."""
         terms = ", ".join(f'base64:decode("{_base64(argument)}")' for argument in arguments)
+        self.apply(module, function, terms)
+
+    def apply(self, module: str, function: str, terms: str) -> None:
+        """Call a function inside the node with arguments in Erlang's own notation."""
         program = (
             f"case rpc:call('{NODE}', {module}, {function}, [{terms}]) of"
             " ok -> halt(0);"

@@ -1,14 +1,15 @@
 """/healthz: this process lives. /readyz: everything behind it answers."""
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import threading
 from functools import partial
 from typing import Any
 from uuid import UUID
 
 from flask import Blueprint, Response, jsonify
 from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 
+from chassis.readiness import Readiness
 from contracts.billing import GetPurchase
 from contracts.catalog import GetProduct
 from contracts.errors import DeadlineExceeded, NotFound, ServiceError, Unavailable
@@ -21,7 +22,10 @@ from services.gateway.security import limiter
 blueprint = Blueprint("health", __name__)
 
 NOBODY = UUID(int=0)
-ANSWER_WITHIN_S = 3.0
+ANSWER_WITHIN_S = 1.5
+AWAY = "away"
+
+_lock = threading.Lock()
 
 _QUESTIONS: dict[str, Request[Any]] = {
     "wallet": GetWallet(user_id=NOBODY),
@@ -42,33 +46,44 @@ def healthz() -> Response:
 @blueprint.get("/readyz")
 @limiter.exempt
 def readyz() -> tuple[Response, int]:
+    problems = _readiness().problems()
+    checks = {name: problems.get(name, "ok") for name in ("database", *_QUESTIONS)}
+    body = {"status": "unavailable" if problems else "ok", "checks": checks}
+    return jsonify(body), 503 if problems else 200
+
+
+def _readiness() -> Readiness:
+    """Watched from the first question on, in the process that answers it."""
     frame = current_frame()
-    checks: dict[str, Callable[[], str]] = {"database": partial(_ask_database, frame)}
-    for service, question in _QUESTIONS.items():
-        checks[service] = partial(_ask_service, frame, question)
-    with ThreadPoolExecutor(len(checks)) as pool:
-        answers = dict(zip(checks, pool.map(lambda check: check(), checks.values()), strict=True))
-    is_ready = all(answer == "ok" for answer in answers.values())
-    body = {"status": "ok" if is_ready else "unavailable", "checks": answers}
-    return jsonify(body), 200 if is_ready else 503
+    with _lock:
+        if frame.readiness is None:
+            frame.readiness = Readiness(
+                {
+                    "database": partial(_ask_database, frame),
+                    **{
+                        service: partial(_ask_service, frame, question)
+                        for service, question in _QUESTIONS.items()
+                    },
+                }
+            )
+            frame.readiness.start()
+        return frame.readiness
 
 
-def _ask_database(frame: Frame) -> str:
+def _ask_database(frame: Frame) -> None:
     try:
         with frame.database.read() as session:
             session.execute(text("SELECT 1 FROM users LIMIT 1"))
-    except Exception:
-        return "away"
-    return "ok"
+    except SQLAlchemyError as error:
+        raise ConnectionError(AWAY) from error
 
 
-def _ask_service(frame: Frame, question: Request[Any]) -> str:
+def _ask_service(frame: Frame, question: Request[Any]) -> None:
     try:
         frame.ask(question, ANSWER_WITHIN_S)
-    except (Unavailable, DeadlineExceeded):
-        return "away"
     except NotFound:
-        return "ok"
+        pass  # a sign of life
+    except (Unavailable, DeadlineExceeded) as error:
+        raise ConnectionError(AWAY) from error
     except ServiceError as error:
-        return error.code
-    return "ok"
+        raise ConnectionError(error.code) from error

@@ -72,16 +72,17 @@ def daily(till: Till) -> None:
 GAUGES = {
     "reconciliation_differences": Gauge(
         "Differences between the card processor, the top-ups and the ledger that still stand.",
-        "SELECT count(*) FROM differences WHERE gone_at IS NULL",
+        "SELECT CASE WHEN count(*) > 0 OR EXISTS (SELECT FROM comparisons) THEN count(*) END"
+        " FROM differences WHERE gone_at IS NULL",
     ),
     "reconciliation_oldest_difference_seconds": Gauge(
         "How long ago the oldest of them came to be.",
-        "SELECT coalesce(extract(epoch FROM now() - min(occurred_at)), 0) FROM differences"
+        "SELECT extract(epoch FROM now() - min(occurred_at)) FROM differences"
         " WHERE gone_at IS NULL",
     ),
     "reconciliation_age_seconds": Gauge(
         "How long ago the books were compared by the daily timer.",
-        "SELECT coalesce(extract(epoch FROM now() - max(compared_at)), 0) FROM comparisons",
+        "SELECT extract(epoch FROM now() - max(compared_at)) FROM comparisons",
     ),
 }
 

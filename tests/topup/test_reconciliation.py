@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from chassis.metrics import exposition
 from services.topup import books, reconcile, reversals
@@ -291,6 +291,17 @@ def test_the_metric_counts_the_differences_that_stand(desk: Desk, customer: Cust
     shown = exposition(desk.till.database, "topup", reconcile.GAUGES).decode()
 
     assert "topup_reconciliation_differences 1.0" in shown
+
+
+def test_books_that_were_never_compared_have_no_age_and_no_differences(desk: Desk) -> None:
+    with desk.till.database.begin() as session:
+        session.execute(delete(Comparison))
+        session.execute(delete(Difference))
+
+    shown = exposition(desk.till.database, "topup", reconcile.GAUGES).decode()
+
+    assert "# TYPE topup_reconciliation_age_seconds gauge" in shown
+    assert [line for line in shown.splitlines() if not line.startswith("#")] == []
 
 
 def compared(desk: Desk) -> list[Comparison]:
