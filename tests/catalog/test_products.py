@@ -1,11 +1,12 @@
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import delete
+from sqlalchemy import delete, event
 from sqlalchemy.exc import IntegrityError
 
 from chassis.database import Connected
@@ -135,6 +136,45 @@ def test_each_sort_order(
     add_product(name="C", price_micros=2, featured_rank=2, created_at=NOW + 2 * days)
 
     assert names(database, sort=sort) == expected
+
+
+def test_words_are_looked_for_once_for_a_page_and_its_total(
+    database: Connected, add_product: AddProduct
+) -> None:
+    add_product()
+    sent: list[str] = []
+
+    def note(_connection: object, cursor: Any, *_: object) -> None:
+        sent.append(cursor.query.decode())
+
+    event.listen(database.engine, "after_cursor_execute", note)
+    names(database, q="plain")
+    event.remove(database.engine, "after_cursor_execute", note)
+
+    with database.read() as session:
+        plans = [
+            line
+            for statement in sent
+            if statement.startswith(("SELECT", "WITH"))
+            for (line,) in session.connection().exec_driver_sql(f"EXPLAIN {statement}")
+        ]
+    assert len([line for line in plans if "strpos" in line]) == 1
+
+
+def test_a_page_after_the_last_product_still_has_the_total(
+    database: Connected, add_product: AddProduct
+) -> None:
+    first, last = (add_product(featured_rank=rank) for rank in (1, 2))
+    with database.read() as session:
+        page = products.list_products(session, ListProducts(limit=1))
+    with database.begin() as session:
+        session.execute(delete(ProductRow).where(ProductRow.product_id == last))
+
+    with database.read() as session:
+        after = products.list_products(session, ListProducts(cursor=page.next_cursor))
+
+    assert ([product.product_id for product in page.products], page.total) == ([first], 2)
+    assert (after.products, after.next_cursor, after.total) == ([], None, 1)
 
 
 @pytest.mark.parametrize("sort", list(SortOrder))
