@@ -351,6 +351,9 @@ def expire_all_due(sandbox: Sandbox) -> None:
 def _expire(sandbox: Sandbox, session: Object, call: Call | None = None) -> None:
     session |= {"status": "expired", "url": None}
     sandbox.store.put("checkout.session", session)
+    intent = sandbox.store.find("payment_intent", session["payment_intent"])
+    if intent is not None:
+        payments.expire(sandbox, intent)
     events.record(sandbox, "checkout.session.expired", session, call)
 
 

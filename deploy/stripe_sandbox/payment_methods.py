@@ -4,6 +4,7 @@ The object that the API shows carries no number. What the card does is kept besi
 `card` record: which test card it is, and whether its owner set it up for later use.
 """
 
+import hashlib
 from datetime import UTC, datetime
 from typing import Any
 
@@ -69,7 +70,7 @@ def _shown(card: TestCard, exp_month: int, exp_year: int, cvc_given: bool) -> Ob
         "display_brand": "american_express" if card.brand == "amex" else card.brand,
         "exp_month": exp_month,
         "exp_year": exp_year,
-        "fingerprint": f"sandbox{card.number[:4]}{card.last4}"[:16],
+        "fingerprint": _fingerprint(card.number),
         "funding": card.funding,
         "generated_from": None,
         "last4": card.last4,
@@ -78,6 +79,11 @@ def _shown(card: TestCard, exp_month: int, exp_year: int, cvc_given: bool) -> Ob
         "three_d_secure_usage": {"supported": card.authentication != "never"},
         "wallet": None,
     }
+
+
+def _fingerprint(number: str) -> str:
+    """16 characters that are the same for the same number, whatever its expiry date."""
+    return hashlib.sha256(f"sandbox {number}".encode()).hexdigest()[:16]
 
 
 def create(sandbox: Sandbox, call: Call) -> Object:

@@ -317,9 +317,19 @@ def cancel(sandbox: Sandbox, call: Call) -> Object:
     """POST /v1/payment_intents/{id}/cancel."""
     intent = sandbox.store.get("payment_intent", call["id"], "intent")
     _check_open(intent, "cancel")
+    return _cancel(sandbox, intent, call.params.get("cancellation_reason"), call)
+
+
+def expire(sandbox: Sandbox, intent: Object) -> None:
+    """Its checkout session has expired: an authentication that is under way comes too late."""
+    if intent["status"] in _OPEN:
+        _cancel(sandbox, intent, "expired", None)
+
+
+def _cancel(sandbox: Sandbox, intent: Object, reason: str | None, call: Call | None) -> Object:
     intent |= {
         "canceled_at": sandbox.now(),
-        "cancellation_reason": call.params.get("cancellation_reason"),
+        "cancellation_reason": reason,
         "next_action": None,
         "status": "canceled",
     }

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 import requests
@@ -167,6 +168,19 @@ def test_an_expired_session_takes_no_card(
 
     assert submit(session.url).status_code == 410
     assert control.totals(customer)["attempts"] == 0
+
+
+def test_an_authentication_that_ends_after_the_session_expired_pays_nothing(
+    client: stripe.StripeClient, control: Control, customer: str, new_session: NewSession
+) -> None:
+    session = new_session()
+    challenge = submit(session.url, number="4000002760003184").headers["Location"]
+    client.v1.checkout.sessions.expire(session.id)
+
+    answer = requests.post(urljoin(session.url, challenge), data={"answer": "complete"}, timeout=10)
+
+    assert answer.status_code == 410
+    assert control.totals(customer)["paid_cents"] == 0
 
 
 def test_a_form_from_another_site_is_refused(new_session: NewSession) -> None:
