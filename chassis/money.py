@@ -66,6 +66,11 @@ def format_usd(amount_micros: int) -> str:
     return f"{sign}${usd_number(abs(amount_micros)):,f}"
 
 
+def whole_cents(amount_micros: int) -> int:
+    """The amount up to the next whole cent, in micro-dollars: what a card must pay at least."""
+    return -(-amount_micros // MICROS_PER_CENT) * MICROS_PER_CENT
+
+
 def to_cents(amount_micros: int) -> int:
     """Whole cents for the card processor. Raises :class:`InvalidAmount` for part of a cent."""
     cents, rest = divmod(amount_micros, MICROS_PER_CENT)

@@ -65,6 +65,7 @@ class RefusalCode(StrEnum):
     STOPPED_BY_OPERATOR = "stopped_by_operator"
     NO_CARD = "no_card"
     IN_FLIGHT = "in_flight"
+    CARD_PAGE_OPEN = "card_page_open"
     COOL_DOWN = "cool_down"
     DAILY_LIMIT = "daily_limit"
     MONTHLY_LIMIT = "monthly_limit"
@@ -100,9 +101,13 @@ class Topup(Reply):
 class StartTopup(Command[Topup], service=SERVICE, method="start_topup"):
     """Begin to buy credits on the processor's hosted page; ``checkout_url`` leads there.
 
-    ``return_path`` is where the person comes back to on our own site.
-    Errors: ``BadRequest`` (not whole cents, below or above the bounds), ``PaymentFailed``,
-    ``Unavailable``, ``IdempotencyConflict``.
+    ``return_path`` is where the person comes back to on our own site. ``purchase_id`` is what the
+    credits are for, if they are for one purchase: then nothing else pays for it while the page is
+    open, which is half an hour at most, another page for it closes this one, and so does the end
+    of the purchase.
+    Errors: ``BadRequest`` (not whole cents, below or above the bounds), ``Conflict`` (the purchase
+    needs no money any more, or a payment for it is being confirmed), ``AccountFrozen`` (a frozen
+    wallet takes no more than it owes), ``PaymentFailed``, ``Unavailable``, ``IdempotencyConflict``.
     """
 
     user_id: UUID
@@ -112,6 +117,7 @@ class StartTopup(Command[Topup], service=SERVICE, method="start_topup"):
     return_path: Annotated[
         str, StringConstraints(max_length=500, pattern=r"^/([^/\\].*)?$"), Storable
     ] = "/dashboard/wallet"
+    purchase_id: UUID | None = None
 
 
 class GetTopup(Request[Topup], service=SERVICE, method="get_topup"):
@@ -280,7 +286,12 @@ class TriggerAutoTopup(Command[AutoTopupOutcome], service=SERVICE, method="trigg
 class AutoTopupPreview(Reply):
     """What auto top-up would do about a shortfall: the amount it would charge, or why not.
 
-    ``confirm_url``: where the person confirms the payment that keeps it paused.
+    ``confirm_url``: where the person confirms the payment that keeps it paused. ``retry_at`` is
+    there for a refusal that passes by itself, and says when it has; ``amount_micros`` is charged
+    then, if that much is still lacking, and 0 where a payment that is under way may cover it or
+    the last one was declined. For a purchase: ``is_being_confirmed`` says that a payment is under
+    way which may cover it, so that no card page is opened for it, and ``card_page_url`` leads to
+    the page that is open.
     """
 
     would_topup: bool
@@ -290,11 +301,15 @@ class AutoTopupPreview(Reply):
     card_brand: str = ""
     card_last4: str = ""
     confirm_url: str | None = None
+    retry_at: Moment | None = None
+    is_being_confirmed: bool = False
+    card_page_url: str | None = None
 
 
 class PreviewAutoTopup(Request[AutoTopupPreview], service=SERVICE, method="preview_auto_topup"):
     user_id: UUID
     shortfall_micros: AmountMicros
+    purchase_id: UUID | None = None
 
 
 class ReceiveWebhook(Request[Done], service=SERVICE, method="receive_webhook"):

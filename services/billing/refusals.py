@@ -21,8 +21,9 @@ def explain_refusal(session: Session, event: AutoTopupRefused) -> bool:
     """An automatic top-up was due and not made. True when the wallet has enough after all."""
     if event.refusal_code is RefusalCode.NOT_NEEDED:
         return True
-    # One that is on its way will end what waits, or say itself why not.
-    if event.refusal_code is not RefusalCode.IN_FLIGHT:
+    # A payment that is on its way, or a card page that is open for it, will end what waits, or
+    # it is said then why not.
+    if event.refusal_code not in (RefusalCode.IN_FLIGHT, RefusalCode.CARD_PAGE_OPEN):
         explain(
             session,
             event.occurred_at,

@@ -40,6 +40,7 @@ _SILENT_REFUSALS = {
     RefusalCode.DISABLED,
     RefusalCode.IN_FLIGHT,
     RefusalCode.COOL_DOWN,
+    RefusalCode.CARD_PAGE_OPEN,
     RefusalCode.NOT_NEEDED,
     RefusalCode.IDLE,
 }

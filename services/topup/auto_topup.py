@@ -14,11 +14,11 @@ from sqlalchemy.orm import Session
 
 from chassis.crash_points import crash_point
 from chassis.identifiers import new_id
-from chassis.money import MICROS_PER_CENT, format_usd
+from chassis.money import format_usd, whole_cents
 from chassis.outbox import publish
 from contracts.errors import NotFound
 from contracts.topup import AutoTopupOutcome, AutoTopupRefused, RefusalCode, TopupKind, Trigger
-from services.topup import disputes, limits, topups, triggers
+from services.topup import disputes, limits, pages, topups, triggers
 from services.topup.limits import Usage
 from services.topup.models import AutoTopupSettings, RefusalRecord, Topup, TriggerRecord
 from services.topup.policy import Policy
@@ -35,6 +35,9 @@ TOO_MUCH = (
     RefusalCode.DAILY_LIMIT,
     RefusalCode.MONTHLY_LIMIT,
 )
+HELD_UP = (RefusalCode.CARD_PAGE_OPEN, RefusalCode.COOL_DOWN)
+PASSING = (RefusalCode.IN_FLIGHT, *HELD_UP)
+"""Refusals that pass within minutes, whatever the person does."""
 RESUMED_AFTER = timedelta(seconds=10)
 """A reserved charge that nobody sends by then was interrupted, and is taken up again."""
 RETRY_IN_FLIGHT = timedelta(seconds=30)
@@ -86,6 +89,7 @@ def decide(
             has_open_dispute=usage.has_open_dispute,
             is_stopped=policy.is_stopped or usage.is_stopped,
         )
+        or _left_to_card_page(usage, now)
         or _not_needed(settings, funds, trigger, waiting_micros, now)
         or _too_soon(settings, usage, now)
     )
@@ -123,8 +127,7 @@ def charge_micros(
     goal = waiting_micros
     if trigger not in (Trigger.PURCHASE, Trigger.RENEWAL):
         goal = max(waiting_micros, settings.threshold_micros)
-    amount_micros = max(settings.amount_micros, goal - funds.available_micros)
-    return -(-amount_micros // MICROS_PER_CENT) * MICROS_PER_CENT
+    return whole_cents(max(settings.amount_micros, goal - funds.available_micros))
 
 
 def card_to_charge(settings: AutoTopupSettings) -> str | None:
@@ -156,6 +159,17 @@ def switched_off(
     if is_stopped:
         return Refusal(RefusalCode.STOPPED_BY_OPERATOR, STOPPED, now + RETRY_STOPPED)
     return None
+
+
+def _left_to_card_page(usage: Usage, now: datetime) -> Refusal | None:
+    if usage.card_page_until is None:
+        return None
+    return Refusal(
+        RefusalCode.CARD_PAGE_OPEN,
+        "A card page is open for this purchase. If it is not paid there, auto top-up goes on at"
+        f" {usage.card_page_until:%H:%M:%S} UTC.",
+        max(usage.card_page_until, now + RETRY_IN_FLIGHT),
+    )
 
 
 def _not_needed(
@@ -201,10 +215,16 @@ def _too_soon(settings: AutoTopupSettings | None, usage: Usage, now: datetime) -
     if cool is not None and now < cool:
         return Refusal(
             RefusalCode.COOL_DOWN,
-            f"The next automatic top-up can start at {cool:%H:%M:%S} UTC.",
+            f"{_what_was_before(settings)} at {cool:%H:%M:%S} UTC.",
             cool,
         )
     return None
+
+
+def _what_was_before(settings: AutoTopupSettings | None) -> str:
+    if settings is not None and settings.declines:
+        return "The last charge was declined. Auto top-up tries again"
+    return "Auto top-up goes on by itself"
 
 
 def _over_a_limit(
@@ -281,8 +301,8 @@ def reserve(
         decision: Charge | Refusal = _wallet_silent(record, now)
     else:
         limits.fuse_lock(session)
-        usage = limits.usage(session, user_id, now)
-        if waiting_micros is None:
+        usage = limits.usage(session, user_id, now, policy, triggers.purchase_of(record))
+        if waiting_micros is None or pages.is_any_open(session, user_id):
             waiting_micros = triggers.waiting_micros(session, user_id, now)
         decision = _decide_about(policy, settings, usage, funds, record, waiting_micros, now)
     if isinstance(decision, Refusal):

@@ -13,13 +13,22 @@ from sqlalchemy import or_, update
 from sqlalchemy.orm import Session
 
 from chassis.crash_points import crash_point
-from chassis.money import to_cents
-from contracts.errors import IdempotencyConflict, NotFound, PaymentFailed, Unavailable
+from chassis.money import format_usd, to_cents, whole_cents
+from contracts.errors import (
+    AccountFrozen,
+    Conflict,
+    IdempotencyConflict,
+    NotFound,
+    PaymentFailed,
+    ServiceError,
+    Unavailable,
+)
 from contracts.topup import CardSetup as CardSetupReply
 from contracts.topup import StartCardSetup, StartTopup, TopupKind, TopupStatus
 from contracts.topup import Topup as TopupReply
-from services.topup import cards, customers, outcomes, pauses, topups
+from services.topup import auto_topup, cards, customers, outcomes, pages, pauses, topups, triggers
 from services.topup.models import AutoTopupSettings, CardSetup, Command, Topup
+from services.topup.policy import Policy
 from services.topup.processor import (
     KEY_REFUSED,
     CustomerGone,
@@ -42,8 +51,15 @@ def start(till: Till, command: StartTopup) -> TopupReply:
 
     A replay of the key opens the same page. Errors: see :class:`contracts.topup.StartTopup`.
     """
+    with till.database.read() as session:
+        is_new = topups.replay(session, command) is None
+    if is_new:
+        topups.check_amount(command.amount_micros, till.policy)
+        _refuse_frozen(till, command)
+        if command.purchase_id is not None:
+            _close_other_page(till, command, command.purchase_id)
     with till.database.begin() as session:
-        topup, is_new = topups.start(session, till.clock(), command, till.policy)
+        topup, is_new = begin(session, till.clock(), command, till.policy)
     if topup.status != TopupStatus.CREATED:
         return topups.reply(topup, replayed=True)
     crash_point("topup.before_session")
@@ -64,7 +80,117 @@ def start(till: Till, command: StartTopup) -> TopupReply:
     crash_point("topup.after_session")
     with till.database.begin() as session:
         topup = _page_opened(session, till, topup.topup_id, page)
+    if topup.status == TopupStatus.CANCELLED:
+        _leave_unused(till, page["id"])
     return topups.reply(topup, replayed=not is_new)
+
+
+def _refuse_frozen(till: Till, command: StartTopup) -> None:
+    """A frozen wallet sells no credits that cannot be spent: only those that settle its debt.
+
+    Raises ``AccountFrozen``, and ``Unavailable`` when the wallet does not answer.
+    """
+    try:
+        funds = till.wallet.funds(command.user_id, till.clock())
+    except ServiceError as error:
+        raise Unavailable(
+            "Your wallet cannot be read at the moment. Nothing was charged; try again in a moment."
+        ) from error
+    if not funds.is_frozen:
+        return
+    owed_micros = -funds.available_micros
+    if owed_micros <= 0:
+        raise AccountFrozen(
+            "Your wallet is frozen: credits bought now could not be spent. Nothing was charged."
+            " Write to support to settle it."
+        )
+    most_micros = max(whole_cents(owed_micros), till.policy.topup_min_micros)
+    if command.amount_micros > most_micros:
+        raise AccountFrozen(
+            f"Your wallet is frozen and {format_usd(owed_micros)} below zero. Nothing was charged."
+            f" Until it is settled you can buy {format_usd(most_micros)} at most."
+        )
+
+
+def begin(
+    session: Session, now: datetime, command: StartTopup, policy: Policy
+) -> tuple[Topup, bool]:
+    """Store a top-up by hand before anything is asked of the processor; (it, is it new).
+
+    Raises ``BadRequest`` (bounds), ``IdempotencyConflict`` (the key had another body), and
+    ``Conflict`` where something else pays for the purchase.
+    """
+    topups.lock_user(session, command.user_id)
+    stored = topups.replay(session, command)
+    if stored is not None:
+        return stored, False
+    topup = topups.by_hand(command, policy, now)
+    topup.next_look_at = pages.first_look_at(topup, now)
+    if command.purchase_id is not None:
+        # Whoever reserves an automatic charge holds the settings: it sees this page, or we see it.
+        auto_topup.lock_settings(session, command.user_id)
+        pages.refuse_second_payer(session, command.user_id, command.purchase_id)
+        _give_way(session, command.user_id, command.purchase_id, now)
+    session.add(topup)
+    session.flush()
+    return topup, True
+
+
+def _give_way(session: Session, user_id: UUID, purchase_id: UUID, now: datetime) -> None:
+    """One whose page nobody has seen yet gives way. Raises ``Conflict`` for one that is open."""
+    other = pages.open_for(session, user_id, str(purchase_id))
+    if other is None:
+        return
+    if topups.lock(session, other.topup_id).status != TopupStatus.CREATED:
+        raise Conflict("Another card page for this purchase was opened just now. Use that one.")
+    topups.cancel(other, pages.REPLACED, now)
+    session.flush()
+
+
+def _close_other_page(till: Till, command: StartTopup, purchase_id: UUID) -> None:
+    """Close the page that is open for this purchase, unless it is being paid there.
+
+    Raises ``Conflict``, and ``Unavailable`` when the processor does not say that it is closed.
+    """
+    now = till.clock()
+    with till.database.begin() as session:
+        topups.lock_user(session, command.user_id)
+        if topups.replay(session, command) is not None:
+            # The same request, at the same moment, has opened the page that is wanted.
+            return
+        pages.refuse_second_payer(session, command.user_id, purchase_id)
+        other = pages.open_for(session, command.user_id, str(purchase_id))
+        if other is None or topups.lock(session, other.topup_id).session_id is None:
+            return
+        other.closing_reason = other.closing_reason or pages.REPLACED
+        other.next_look_at = now
+    crash_point("topup.before_close")
+    try:
+        close_page(till, other.session_id or "")
+    except ProcessorError as error:
+        raise _could_not_open(error) from error
+
+
+def close_page(till: Till, session_id: str) -> None:
+    """Let nobody pay on a page any more, and record whether somebody has. Raises
+    ``ProcessorError``.
+
+    The processor alone decides between a payment and the closing at the same moment.
+    """
+    try:
+        till.processor.expire_session(session_id)
+    except Rejected:
+        log.info("the page was closed already", extra={"session": session_id})
+    crash_point("topup.after_close")
+    settle_session(till, session_id)
+
+
+def _leave_unused(till: Till, session_id: str) -> None:
+    """Close a page that came too late to be shown to anybody: not doing so changes nothing."""
+    try:
+        till.processor.expire_session(session_id)
+    except ProcessorError as error:
+        log.info("a page that nobody has seen stays open", extra={"reason": error.message})
 
 
 def _opened(
@@ -86,7 +212,9 @@ def _opened(
 def _page_opened(session: Session, till: Till, topup_id: UUID, page: Object) -> Topup:
     now = till.clock()
     topup = topups.lock(session, topup_id)
-    if topup.status == TopupStatus.CREATED:
+    if topup.status == TopupStatus.CREATED and topup.closing_reason:
+        topups.cancel(topup, topup.closing_reason, now)
+    elif topup.status == TopupStatus.CREATED:
         topups.move(topup, TopupStatus.PROCESSING, now)
         topup.customer_id = page.get("customer")
         topup.session_id = page["id"]
@@ -94,6 +222,12 @@ def _page_opened(session: Session, till: Till, topup_id: UUID, page: Object) -> 
         topup.sent_at = now
         topup.next_look_at = now + till.policy.look_after(1)
     return topup
+
+
+def never_opened(session: Session, topup: Topup, now: datetime) -> None:
+    """Whoever began this locked top-up is gone, and its page was shown to nobody."""
+    topups.cancel(topup, topup.closing_reason or "The payment was never begun.", now)
+    triggers.card_page_closed(session, topup.user_id, topup.purchase_id, now)
 
 
 def _could_not_open(error: ProcessorError) -> Exception:
@@ -185,7 +319,7 @@ def _settle_payment(session: Session, till: Till, page: Object, now: datetime) -
         outcomes.settle(session, till.policy, settings, topup, payment, now)
         cards.keep_of(session, payment, now)
     elif page["status"] == "expired" and topup.session_id == page["id"]:
-        _give_up(session, settings, topup, "The payment page was not used in time.", now)
+        _give_up(session, settings, topup, topup.closing_reason or pages.NOT_USED, now)
 
 
 def _give_up(
@@ -195,6 +329,7 @@ def _give_up(
     if topup.status not in (TopupStatus.PROCESSING, TopupStatus.ACTION_REQUIRED):
         return
     topups.cancel(topup, reason, now)
+    triggers.card_page_closed(session, topup.user_id, topup.purchase_id, now)
     if topup.kind == TopupKind.AUTO and settings is not None:
         pauses.stop_waiting_for_person(session, settings, now)
 
@@ -210,6 +345,9 @@ def ask_person(till: Till, topup_id: UUID) -> None:
         return
     try:
         if topup.payment_id is not None and _was_paid_after_all(till, topup):
+            return
+        if topup.closing_reason:
+            _close_unasked(till, topup_id)
             return
         crash_point("topup.before_confirm_page")
         page = till.processor.create_payment_session(
@@ -229,6 +367,13 @@ def ask_person(till: Till, topup_id: UUID) -> None:
     crash_point("topup.after_confirm_page")
     with till.database.begin() as session:
         _send_link(session, topup_id, page, till)
+
+
+def _close_unasked(till: Till, topup_id: UUID) -> None:
+    """What the charge was for has ended before its owner could be asked to confirm it."""
+    with till.database.begin() as session:
+        settings, topup = outcomes.lock_both(session, topup_id)
+        _give_up(session, settings, topup, topup.closing_reason, till.clock())
 
 
 def _go_on_without_link(till: Till, topup: Topup, error: ProcessorError) -> None:
@@ -266,7 +411,7 @@ def _send_link(session: Session, topup_id: UUID, page: Object, till: Till) -> No
         return
     topup.session_id = page["id"]
     topup.checkout_url = page["url"]
-    topup.next_look_at = now + till.policy.look_after(2)
+    topup.next_look_at = now if topup.closing_reason else now + till.policy.look_after(2)
     if settings is not None and settings.paused_code == pauses.AUTHENTICATION:
         settings.confirm_url = page["url"]
         pauses.say_paused(session, settings, now)

@@ -13,9 +13,9 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from contracts.topup import TopupKind, TopupStatus
-from services.topup import charges, checkout, outcomes, pauses, topups, turns
+from services.topup import charges, checkout, outcomes, pages, pauses, topups, turns
 from services.topup.models import AutoTopupSettings, Topup
-from services.topup.processor import Object, ProcessorError, Rejected
+from services.topup.processor import Object, ProcessorError
 from services.topup.till import Till
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def look(till: Till, topup_id: UUID) -> None:
         elif topup.status == TopupStatus.ACTION_REQUIRED:
             _look_at_confirmation(till, topup)
         elif topup.status in outcomes.OPEN and topup.kind == TopupKind.MANUAL:
-            checkout.settle_session(till, topup.session_id or "")
+            _look_at_page(till, topup)
         elif topup.status in outcomes.OPEN:
             _look_at_charge(till, topup)
         _plan_next(till, topup_id, has_asked=True)
@@ -80,6 +80,11 @@ def _plan_next(till: Till, topup_id: UUID, *, has_asked: bool) -> None:
         start = topup.sent_at or topup.created_at
         planned = start + till.policy.look_after(topup.looks)
         soonest = now + min(till.policy.look_after(0), LEASE)
+        closes_at = pages.closes_at(topup, till.policy)
+        if topup.closing_reason:
+            planned = now
+        elif closes_at is not None and topup.kind == TopupKind.MANUAL:
+            planned = min(planned, closes_at)
         topup.next_look_at = max(planned, soonest)
 
 
@@ -87,11 +92,19 @@ def _look_at_created(till: Till, topup: Topup) -> None:
     """A crash came before the processor was asked."""
     if topup.kind == TopupKind.AUTO:
         charges.charge(till, topup.topup_id)
-    elif till.clock() - topup.created_at >= topups.NEVER_BEGUN_AFTER:
+    elif topup.closing_reason or till.clock() >= pages.first_look_at(topup, topup.created_at):
         with till.database.begin() as session:
             row = topups.lock(session, topup.topup_id)
             if row.status == TopupStatus.CREATED:
-                topups.cancel(row, "The payment was never begun.", till.clock())
+                checkout.never_opened(session, row, till.clock())
+
+
+def _look_at_page(till: Till, topup: Topup) -> None:
+    """See what became of a page; close one on which nothing is to be paid any more."""
+    if pages.is_to_close(topup, till.policy, till.clock()):
+        checkout.close_page(till, topup.session_id or "")
+    else:
+        checkout.settle_session(till, topup.session_id or "")
 
 
 def _look_at_confirmation(till: Till, topup: Topup) -> None:
@@ -101,12 +114,11 @@ def _look_at_confirmation(till: Till, topup: Topup) -> None:
         return
     with till.database.read() as session:
         settings = session.get(AutoTopupSettings, topup.user_id)
-    if settings is None or settings.paused_code != pauses.AUTHENTICATION:
-        try:
-            till.processor.expire_session(topup.session_id)
-        except Rejected:
-            log.info("the page was closed already", extra={"session": topup.session_id})
-    checkout.settle_session(till, topup.session_id)
+    is_wanted = settings is not None and settings.paused_code == pauses.AUTHENTICATION
+    if topup.closing_reason or not is_wanted:
+        checkout.close_page(till, topup.session_id)
+    else:
+        checkout.settle_session(till, topup.session_id)
 
 
 def _look_at_charge(till: Till, topup: Topup) -> None:

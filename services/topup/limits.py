@@ -4,7 +4,7 @@ What counts is every attempt that took money or may still take it; an attempt co
 window in which it was reserved. Called with the user's settings row locked, the sums are exact.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -12,8 +12,9 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from contracts.topup import TopupKind, TopupStatus
-from services.topup import disputes
+from services.topup import disputes, pages
 from services.topup.models import Switch, Topup
+from services.topup.policy import Policy
 
 IN_FLIGHT = (
     TopupStatus.CREATED,
@@ -41,6 +42,14 @@ class Usage:
     system_hour_micros: int = 0
     has_open_dispute: bool = False
     is_stopped: bool = False
+    card_page_until: datetime | None = None
+    """Until when a card page is open on which the purchase in question may be paid."""
+
+    def when_at_rest(self) -> "Usage":
+        """As it is once nothing is under way any more."""
+        return replace(
+            self, in_flight_topup_id=None, is_credit_on_its_way=False, card_page_until=None
+        )
 
 
 def day_start(now: datetime) -> datetime:
@@ -105,8 +114,15 @@ def was_paid_since(session: Session, user_id: UUID, moment: datetime) -> bool:
     return found is not None
 
 
-def usage(session: Session, user_id: UUID, now: datetime) -> Usage:
+def usage(
+    session: Session,
+    user_id: UUID,
+    now: datetime,
+    policy: Policy,
+    purchase: str = "",
+) -> Usage:
     """All counters at once. For a reservation, call :func:`fuse_lock` first."""
+    page = pages.open_for(session, user_id, purchase) if purchase else None
     user_hour = _hour(session, now, user_id)
     system_hour = _hour(session, now, None)
     return Usage(
@@ -122,6 +138,7 @@ def usage(session: Session, user_id: UUID, now: datetime) -> Usage:
         system_hour_micros=system_hour[1],
         has_open_dispute=disputes.has_open(session, user_id),
         is_stopped=is_stopped(session),
+        card_page_until=pages.closes_at(page, policy) if page is not None else None,
     )
 
 

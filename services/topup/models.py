@@ -65,8 +65,12 @@ class Topup(Base):
     customer_id: Mapped[str | None]
     is_card_saved: Mapped[bool] = mapped_column(default=False)
     return_path: Mapped[str] = mapped_column(default="/dashboard/wallet")
+    purchase_id: Mapped[UUID | None]
+    """The one purchase that a top-up by hand is to pay for, if it is for one."""
     session_id: Mapped[str | None]
     checkout_url: Mapped[str | None]
+    closing_reason: Mapped[str] = mapped_column(default="")
+    """Why its page is to be closed unpaid; empty while it may be used."""
     payment_id: Mapped[str | None]
     payment_method_id: Mapped[str | None]
     card_brand: Mapped[str] = mapped_column(default="")

@@ -24,6 +24,7 @@ class Policy:
     system_charges_per_hour_max: int = 2_000
     system_hourly_cap_micros: int = 200_000 * USD
     stale_after: timedelta = timedelta(seconds=300)
+    page_life: timedelta = timedelta(minutes=30)
     looks_after: tuple[timedelta, ...] = (
         timedelta(minutes=1),
         timedelta(minutes=5),
@@ -50,6 +51,7 @@ class Policy:
             system_charges_per_hour_max=settings.system_charges_per_hour_max,
             system_hourly_cap_micros=settings.system_hourly_cap_micros,
             stale_after=timedelta(seconds=settings.stale_after_s),
+            page_life=timedelta(seconds=settings.purchase_page_life_s),
             looks_after=tuple(timedelta(seconds=s) for s in settings.janitor_looks_s),
         )
 

@@ -58,6 +58,7 @@ from services.topup import (
     checkout,
     janitor,
     notices,
+    pages,
     pauses,
     problems,
     receipts,
@@ -242,11 +243,13 @@ class TopupService:
 
     @event_handler(PurchaseCompleted)
     def end_paid_purchase(self, session: Session, event: PurchaseCompleted) -> None:
-        triggers.end(session, event.user_id, Trigger.PURCHASE, str(event.purchase_id), utc_now())
+        reference = str(event.purchase_id)
+        pages.end_purchase(session, event.user_id, reference, pages.PAID_OTHERWISE, utc_now())
 
     @event_handler(PurchaseEnded)
     def end_unpaid_purchase(self, session: Session, event: PurchaseEnded) -> None:
-        triggers.end(session, event.user_id, Trigger.PURCHASE, str(event.purchase_id), utc_now())
+        reference = str(event.purchase_id)
+        pages.end_purchase(session, event.user_id, reference, pages.ENDED, utc_now())
 
     @event_handler(WalletCredited)
     def note_credit(self, session: Session, event: WalletCredited) -> None:
@@ -256,6 +259,7 @@ class TopupService:
 
     @event_handler(AccountFroze)
     def pause_frozen_account(self, session: Session, event: AccountFroze) -> None:
+        pages.close_frozen(session, event.user_id, event.occurred_at, utc_now())
         settings = auto_topup.lock_settings(session, event.user_id)
         if settings is not None:
             reason = f"The account is frozen: {event.reason}"

@@ -49,6 +49,8 @@ class TopupSettings(ServiceSettings):
     stale_after_s: Annotated[int, Field(ge=1, le=86_400)] = 300
     """A trigger older than this reads the wallet before it charges. A charge older than this is
     sent no more, and only then can be given up."""
+    purchase_page_life_s: Annotated[int, Field(ge=60, le=86_400)] = 1_800
+    """How long a card page for a purchase stays open, during which nothing else pays for it."""
     janitor_looks_s: Annotated[
         tuple[int, ...], NoDecode, BeforeValidator(seconds), AfterValidator(_growing)
     ] = (60, 300, 1_800, 7_200, 21_600, 86_400)

@@ -24,7 +24,17 @@ from contracts.topup import (
     Trigger,
 )
 from contracts.topup import Topup as TopupReply
-from services.topup import auto_topup, cards, consent, disputes, limits, pauses, topups, triggers
+from services.topup import (
+    auto_topup,
+    cards,
+    consent,
+    disputes,
+    limits,
+    pages,
+    pauses,
+    topups,
+    triggers,
+)
 from services.topup.models import (
     AutoTopupSettings,
     Card,
@@ -41,6 +51,7 @@ QUIET = (
     RefusalCode.NOT_NEEDED,
     RefusalCode.COOL_DOWN,
     RefusalCode.IN_FLIGHT,
+    RefusalCode.CARD_PAGE_OPEN,
 )
 """Refusals that need no banner: nothing is wrong, or it passes within minutes by itself."""
 
@@ -241,32 +252,42 @@ def _tell_new_version(session: Session, settings: AutoTopupSettings, now: dateti
 def preview(
     session: Session, now: datetime, request: PreviewAutoTopup, policy: Policy
 ) -> AutoTopupPreview:
-    """What would be done about a shortfall now, as :func:`auto_topup.decide` decides it."""
-    settings = session.get(AutoTopupSettings, request.user_id)
-    decision = auto_topup.decide(
-        policy,
-        settings,
-        limits.usage(session, request.user_id, now),
-        Funds(available_micros=0),
-        Trigger.PURCHASE,
-        request.shortfall_micros,
-        now,
-    )
-    if isinstance(decision, auto_topup.Refusal):
-        return AutoTopupPreview(
-            would_topup=False,
-            amount_micros=0,
-            refusal_code=decision.code,
-            reason=decision.reason,
-            confirm_url=settings.confirm_url if settings else None,
-        )
-    card = session.get(Card, decision.payment_method_id)
+    """What would be done about a shortfall now, as :func:`auto_topup.decide` decides it.
+
+    Behind what only holds a charge up we look: a limit that comes then is what counts.
+    """
+    user_id, purchase = request.user_id, str(request.purchase_id or "")
+    settings = session.get(AutoTopupSettings, user_id)
+    usage = limits.usage(session, user_id, now, policy, purchase)
+
+    def decide(usage: limits.Usage, at: datetime) -> auto_topup.Charge | auto_topup.Refusal:
+        funds, shortfall_micros = Funds(available_micros=0), request.shortfall_micros
+        trigger = Trigger.PURCHASE
+        return auto_topup.decide(policy, settings, usage, funds, trigger, shortfall_micros, at)
+
+    refusal, then = None, decide(usage, now)
+    if isinstance(then, auto_topup.Refusal):
+        refusal = then
+        is_sure = settings is None or not settings.declines
+        if refusal.code in auto_topup.HELD_UP and refusal.retry_at is not None and is_sure:
+            then = decide(usage.when_at_rest(), refusal.retry_at)
+            refusal = then if isinstance(then, auto_topup.Refusal) else refusal
+    charge = then if isinstance(then, auto_topup.Charge) else None
+    card = session.get(Card, charge.payment_method_id) if charge is not None else None
+    page = pages.open_for(session, user_id, purchase) if purchase else None
+    amount_micros = charge.amount_micros if charge is not None else 0
+    said = f"Automatic top-up charges {format_usd(amount_micros)}."
     return AutoTopupPreview(
-        would_topup=True,
-        amount_micros=decision.amount_micros,
-        reason=f"Automatic top-up charges {format_usd(decision.amount_micros)}.",
+        would_topup=refusal is None,
+        amount_micros=amount_micros,
+        refusal_code=refusal.code if refusal is not None else None,
+        reason=refusal.reason if refusal is not None else said,
         card_brand=card.brand if card else "",
         card_last4=card.last4 if card else "",
+        confirm_url=settings.confirm_url if settings is not None and refusal is not None else None,
+        retry_at=refusal.retry_at if refusal and refusal.code in auto_topup.PASSING else None,
+        is_being_confirmed=bool(purchase) and pages.is_being_confirmed(session, user_id, purchase),
+        card_page_url=topups.reply(page).checkout_url if page is not None else None,
     )
 
 

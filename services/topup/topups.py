@@ -41,8 +41,6 @@ from services.topup.models import Topup
 from services.topup.policy import Policy
 
 TOLD_AGAIN_AFTER = timedelta(minutes=10)
-NEVER_BEGUN_AFTER = timedelta(hours=25)
-"""A top-up whose page was never opened is cancelled: a page lives for 24 hours."""
 S = TopupStatus
 TRANSITIONS: dict[TopupStatus, frozenset[TopupStatus]] = {
     S.CREATED: frozenset({S.PROCESSING, S.FAILED, S.CANCELLED}),
@@ -109,6 +107,7 @@ def new(
         request_hash="",
         is_card_saved=False,
         return_path="/dashboard/wallet",
+        closing_reason="",
         card_brand="",
         card_last4="",
         failure_code="",
@@ -120,15 +119,8 @@ def new(
     )
 
 
-def start(
-    session: Session, now: datetime, command: StartTopup, policy: Policy
-) -> tuple[Topup, bool]:
-    """Store a top-up by hand before anything is asked of the processor; (it, is it new).
-
-    Raises ``BadRequest`` (bounds), ``IdempotencyConflict`` (the key had another body).
-    """
-    lock_user(session, command.user_id)
-    hashed = request_hash(command.model_dump(mode="json", exclude={"email"}))
+def replay(session: Session, command: StartTopup) -> Topup | None:
+    """The top-up that was begun under this key. Raises ``IdempotencyConflict`` (another body)."""
     stored = session.scalar(
         select(Topup).where(
             Topup.user_id == command.user_id,
@@ -136,24 +128,29 @@ def start(
             Topup.idempotency_key == command.idempotency_key,
         )
     )
-    if stored is not None:
-        if stored.request_hash != hashed:
-            raise IdempotencyConflict(
-                "This idempotency key was used for another top-up. Nothing was charged;"
-                " use a new key."
-            )
-        return stored, False
+    if stored is not None and stored.request_hash != _body_hash(command):
+        raise IdempotencyConflict(
+            "This idempotency key was used for another top-up. Nothing was charged; use a new key."
+        )
+    return stored
+
+
+def _body_hash(command: StartTopup) -> str:
+    # Without what is not set, so that a field that is added later changes no stored hash.
+    return request_hash(command.model_dump(mode="json", exclude={"email"}, exclude_none=True))
+
+
+def by_hand(command: StartTopup, policy: Policy, now: datetime) -> Topup:
+    """A top-up by hand, as it was asked for. Raises ``BadRequest`` (bounds)."""
     check_amount(command.amount_micros, policy)
     topup = new(
         command.user_id, TopupKind.MANUAL, command.amount_micros, command.idempotency_key, now
     )
-    topup.request_hash = hashed
+    topup.request_hash = _body_hash(command)
     topup.is_card_saved = command.save_card
     topup.return_path = command.return_path
-    topup.next_look_at = now + NEVER_BEGUN_AFTER
-    session.add(topup)
-    session.flush()
-    return topup, True
+    topup.purchase_id = command.purchase_id
+    return topup
 
 
 def find(session: Session, topup_id: UUID) -> Topup:
@@ -282,14 +279,14 @@ def cancel(topup: Topup, reason: str, now: datetime) -> None:
 
 def reply(topup: Topup, *, replayed: bool = False) -> TopupReply:
     """The top-up as other services see it."""
-    is_open = topup.status in (TopupStatus.PROCESSING, TopupStatus.ACTION_REQUIRED)
+    has_page = topup.status in (TopupStatus.PROCESSING, TopupStatus.ACTION_REQUIRED)
     return TopupReply(
         topup_id=topup.topup_id,
         user_id=topup.user_id,
         kind=TopupKind(topup.kind),
         status=TopupStatus(topup.status),
         amount_micros=topup.amount_micros,
-        checkout_url=topup.checkout_url if is_open else None,
+        checkout_url=topup.checkout_url if has_page and not topup.closing_reason else None,
         trigger=Trigger(topup.trigger) if topup.trigger else None,
         trigger_reference=topup.trigger_reference,
         failure_code=topup.failure_code,

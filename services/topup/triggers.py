@@ -8,12 +8,12 @@ starts anew) makes it due again at that time.
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, Text, cast, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from chassis.identifiers import new_id
-from contracts.topup import RefusalCode, Trigger
+from contracts.topup import RefusalCode, TopupKind, TopupStatus, Trigger
 from services.topup import turns
 from services.topup.models import Topup, TriggerRecord
 
@@ -108,6 +108,24 @@ def end(session: Session, user_id: UUID, trigger: Trigger, reference: str, now: 
     )  # fmt: skip
 
 
+def purchase_of(record: TriggerRecord) -> str:
+    """The id of the purchase that this trigger asks for; empty where it is none's."""
+    return record.reference if record.trigger == Trigger.PURCHASE else ""
+
+
+def is_over(session: Session, user_id: UUID, purchase_id: UUID) -> bool:
+    """Whether this purchase needs no money any more."""
+    found = session.scalar(
+        select(TriggerRecord.trigger_id).where(
+            TriggerRecord.user_id == user_id,
+            TriggerRecord.trigger == Trigger.PURCHASE,
+            TriggerRecord.reference == str(purchase_id),
+            TriggerRecord.ended_at.is_not(None),
+        )
+    )
+    return found is not None
+
+
 def has_ended(session: Session, topup: Topup) -> bool:
     """Whether what asked for this top-up needs no money any more."""
     found = session.scalar(
@@ -122,7 +140,7 @@ def has_ended(session: Session, topup: Topup) -> bool:
 
 
 def waiting_micros(session: Session, user_id: UUID, now: datetime) -> int:
-    """What all purchases and renewals that wait for money cost together."""
+    """What all purchases and renewals cost together that wait for money, and for no card page."""
     return int(
         session.scalar(
             select(func.coalesce(func.sum(TriggerRecord.needed_micros), 0)).where(
@@ -130,9 +148,42 @@ def waiting_micros(session: Session, user_id: UUID, now: datetime) -> int:
                 TriggerRecord.trigger.in_((Trigger.PURCHASE, Trigger.RENEWAL)),
                 TriggerRecord.ended_at.is_(None),
                 TriggerRecord.raised_at > now - WAITS_AT_MOST[Trigger.PURCHASE],
+                ~_has_card_page(),
             )
         )
         or 0
+    )
+
+
+def _has_card_page() -> ColumnElement[bool]:
+    """Whether a page is open on which the purchase of a trigger may be paid."""
+    return (
+        select(Topup.topup_id)
+        .where(
+            Topup.user_id == TriggerRecord.user_id,
+            cast(Topup.purchase_id, Text) == TriggerRecord.reference,
+            Topup.kind == TopupKind.MANUAL,
+            Topup.status.in_((TopupStatus.CREATED, TopupStatus.PROCESSING)),
+        )
+        .exists()
+    )
+
+
+def card_page_closed(
+    session: Session, user_id: UUID, purchase_id: UUID | None, now: datetime
+) -> None:
+    """What left a purchase to its card page is decided about anew, unless another one is opened."""
+    soon = now + PURCHASES_FIRST
+    session.execute(
+        update(TriggerRecord)
+        .where(
+            TriggerRecord.user_id == user_id,
+            TriggerRecord.trigger == Trigger.PURCHASE,
+            TriggerRecord.reference == str(purchase_id),
+            TriggerRecord.refusal_code == RefusalCode.CARD_PAGE_OPEN,
+            TriggerRecord.due_at > soon,
+        )
+        .values(due_at=soon)
     )
 
 
@@ -172,7 +223,7 @@ def credit_arrived(session: Session, user_id: UUID, now: datetime) -> None:
         update(TriggerRecord)
         .where(
             TriggerRecord.user_id == user_id,
-            TriggerRecord.refusal_code == RefusalCode.IN_FLIGHT,
+            TriggerRecord.refusal_code.in_((RefusalCode.IN_FLIGHT, RefusalCode.CARD_PAGE_OPEN)),
             TriggerRecord.due_at > soon,
         )
         .values(due_at=soon)

@@ -1,12 +1,21 @@
 """The pages that move money: declines, repeats, limits, and browsers without JavaScript."""
 
 import re
+from dataclasses import replace
 
 import pytest
+import requests
 from playwright.sync_api import Locator, expect
 
 from tests.e2e.conftest import NewVisitor
-from tests.e2e.visitor import ASKS_EACH_TIME, CARD_DECLINED_LATER, COMPLETES_WITHIN_MS, Visitor
+from tests.e2e.visitor import (
+    ASKS_EACH_TIME,
+    CARD_DECLINED_LATER,
+    COMPLETES_WITHIN_MS,
+    DISPUTED,
+    Visitor,
+)
+from tests.patience import eventually
 from tests.system import System
 
 
@@ -179,6 +188,9 @@ def test_a_payment_that_the_bank_asks_about_is_confirmed_on_the_page(visitor: Vi
     page = visitor.page
     alert = buy_with_a_card_that_does_not_pay(visitor, ASKS_EACH_TIME, "bank")
     where = page.url
+    expect(
+        page.locator("#purchase-status").get_by_role("button", name="Buy Credits")
+    ).to_have_count(0)
     visitor.open("/dashboard/wallet/auto-topup")
     expect(page.get_by_role("alert")).to_contain_text("Auto top-up is paused")
 
@@ -190,6 +202,121 @@ def test_a_payment_that_the_bank_asks_about_is_confirmed_on_the_page(visitor: Vi
     visitor.expect_purchase("completed")
     visitor.open("/dashboard/wallet/auto-topup")
     expect(page.locator(".page-head")).to_contain_text("Active")
+
+
+def expect_frozen_wallet(visitor: Visitor) -> None:
+    def is_frozen() -> bool:
+        visitor.open("/dashboard/wallet")
+        return visitor.page.get_by_text("Your wallet is frozen").count() == 1
+
+    eventually(is_frozen)
+    expect(visitor.page.get_by_role("button", name="Buy Credits")).to_have_count(0)
+
+
+def test_a_frozen_wallet_offers_no_credits_and_says_what_to_do(visitor: Visitor) -> None:
+    visitor.open("/dashboard/wallet")
+    visitor.choose_credits(25)
+    visitor.page.get_by_role("button", name="Buy Credits").click()
+    visitor.pay_on_card_page(DISPUTED)
+
+    expect_frozen_wallet(visitor)
+    expect(visitor.page.get_by_role("alert")).to_contain_text("Write to support")
+
+
+def test_a_debt_that_a_refund_left_is_paid_and_the_wallet_opens(visitor: Visitor) -> None:
+    page = visitor.page
+    visitor.buy_credits(25)
+    visitor.open_buy_now("vm-builder")
+    page.get_by_role("button", name=re.compile("^Buy Now for")).click()
+    visitor.expect_purchase("completed")
+    refund_last_payment(visitor)
+
+    expect_frozen_wallet(visitor)
+    page.get_by_role("button", name="Pay $24.00").click()
+    visitor.pay_on_card_page()
+    expect(page.locator("#topup-status")).to_have_attribute(
+        "data-status", "credited", timeout=COMPLETES_WITHIN_MS
+    )
+
+    visitor.open("/dashboard/wallet")
+    expect(page.get_by_text("Your wallet is frozen")).to_have_count(0)
+
+
+def refund_last_payment(visitor: Visitor) -> None:
+    """As from the processor's dashboard."""
+    key = {"Authorization": "Bearer sk_test_x"}
+    payments = requests.get(
+        f"{visitor.sandbox_url}/v1/payment_intents", headers=key, timeout=10
+    ).json()["data"]
+    answer = requests.post(
+        f"{visitor.sandbox_url}/_sandbox/charges/{payments[0]['id']}/refund", json={}, timeout=10
+    )
+    assert answer.ok, answer.text
+
+
+def another_tab(visitor: Visitor) -> Visitor:
+    return replace(visitor, page=visitor.context.new_page())
+
+
+def expect_card_page_closed(visitor: Visitor) -> None:
+    def is_closed() -> bool:
+        visitor.page.reload()
+        return visitor.page.get_by_text("Nothing was charged.").count() == 1
+
+    eventually(is_closed)
+
+
+def test_a_purchase_that_is_paid_otherwise_closes_its_card_page(visitor: Visitor) -> None:
+    page = visitor.page
+    visitor.open_buy_now("vm-starter")
+    page.get_by_role("button", name="Buy Credits and continue").click()
+    expect(page.get_by_label("Card number")).to_be_visible()
+    another_tab(visitor).buy_credits(25)
+
+    expect_card_page_closed(visitor)
+    page.get_by_role("link", name="Go back").click()
+
+    expect(page.get_by_text("This purchase is already paid.")).to_be_visible()
+    visitor.expect_balance("$20.00")
+
+
+def test_two_tabs_with_two_card_pages_for_one_purchase_are_one_charge(visitor: Visitor) -> None:
+    visitor.open_buy_now("vm-starter")
+    visitor.page.get_by_role("button", name="Buy Credits and continue").click()
+    expect(visitor.page.get_by_label("Card number")).to_be_visible()
+    tab = another_tab(visitor)
+    tab.open("/dashboard/purchases")
+    tab.page.get_by_role("link", name=re.compile("^Open")).first.click()
+    expect(tab.page.get_by_role("heading", name="Your card page is open")).to_be_visible()
+    tab.page.get_by_text("Pay another amount").click()
+    tab.choose_credits(25)
+    tab.page.locator("#purchase-status").get_by_role("button", name="Buy Credits").click()
+    expect(tab.page.get_by_label("Card number")).to_be_visible()
+
+    expect_card_page_closed(visitor)
+    tab.pay_on_card_page()
+    tab.expect_purchase("completed")
+
+    tab.expect_balance("$20.00")
+
+
+def test_during_the_cool_down_it_is_said_when_auto_topup_pays_by_itself(visitor: Visitor) -> None:
+    page = visitor.page
+    visitor.save_card()
+    visitor.switch_auto_topup_on(threshold="0")
+    visitor.open_buy_now("vm-starter")
+    page.get_by_role("dialog").get_by_role("button", name=re.compile("^Buy Now for")).click()
+    visitor.expect_purchase("completed")
+
+    visitor.open_buy_now("vm-builder")
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("Auto top-up pays by itself in")
+    dialog.get_by_role("button", name=re.compile("^Buy Now for")).click()
+
+    visitor.expect_purchase("awaiting_funds")
+    expect(page.get_by_role("heading", name=re.compile("Auto top-up pays at"))).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)
+    expect(page.get_by_text("Pay by hand instead")).to_be_visible()
 
 
 def test_a_double_click_buys_once(visitor: Visitor) -> None:

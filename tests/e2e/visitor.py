@@ -15,6 +15,9 @@ CARD_DECLINED_LATER = "4000 0000 0000 0341"
 ASKS_EACH_TIME = "4000 0027 6000 3184"
 """The bank asks its customer about each payment."""
 
+DISPUTED = "4000 0000 0000 0259"
+"""Its owner disputes each payment at once."""
+
 COMPLETES_WITHIN_MS = 20_000
 # The browser writes a line for every answer that is an error; those pages are looked at anyway.
 _ABOUT_STATUS = re.compile(r"Failed to load resource: the server responded with a status of 4\d\d")

@@ -294,6 +294,20 @@ def test_a_frozen_wallet_affords_nothing_and_says_why(system: Any, rich: Api) ->
     )
 
 
+def test_a_frozen_wallet_sells_no_credits(system: Any, rich: Api) -> None:
+    assert rich.user_id is not None
+    system.rpc.call(
+        Freeze(
+            idempotency_key=str(uuid4()), user_id=rich.user_id, reason="Looked at", actor="support"
+        )
+    )
+
+    answer = rich.command("/api/wallet/topups", {"amount": 25})
+
+    assert error_of(answer) == (403, "account_frozen")
+    assert "Write to support" in read(answer)["error"]["message"]
+
+
 def test_a_completed_purchase_becomes_a_notification(rich: Api, product: dict[str, Any]) -> None:
     rich.command("/api/wallet/instant-purchase", {"product_id": product["product_id"]})
 

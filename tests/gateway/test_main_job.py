@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.gateway.conftest import Api, granted, read
+from tests.gateway.conftest import Api, error_of, granted, read
 from tests.patience import eventually
 
 GOOD_CARD = "4242424242424242"
@@ -130,6 +130,46 @@ def test_affordability_shows_what_auto_topup_would_charge(api: Api) -> None:
 
     assert (found["would_auto_topup"], found["topup_amount"]) == (True, Decimal("40.00"))
     assert found["card_last4"] == "4242"
+
+
+def test_what_passes_by_itself_is_told_with_its_time_and_the_charge_that_follows(
+    api: Api, dear: dict[str, Any]
+) -> None:
+    buy_credits(api, 10)
+    switch_on_auto_topup(api)
+    granted(api.command("/api/wallet/purchase-with-topup", {"product_id": dear["product_id"]}))
+
+    found = eventually(
+        lambda: granted(api.get("/api/wallet/check-affordability?amount=50.00"))["shortfall_info"],
+        lambda told: told["reason_code"] == "cool_down",
+    )
+
+    assert found["retry_at"] is not None
+    assert (found["would_auto_topup"], found["topup_amount"]) == (False, Decimal("30.00"))
+
+
+def test_what_does_not_pass_by_itself_is_told_without_a_time(api: Api) -> None:
+    buy_credits(api, 10)
+    switch_on_auto_topup(api, daily_limit=25)
+
+    found = granted(api.get("/api/wallet/check-affordability?amount=50.00"))["shortfall_info"]
+
+    assert (found["reason_code"], found["retry_at"]) == ("daily_limit", None)
+
+
+def test_no_card_page_is_opened_for_a_purchase_that_is_paid(
+    api: Api, product: dict[str, Any]
+) -> None:
+    buy_credits(api, 10)
+    bought = {"product_id": product["product_id"]}
+    purchase = granted(api.command("/api/wallet/instant-purchase", bought))
+    body = {"amount": 5, "purchase_id": purchase["purchase_id"]}
+
+    answer = eventually(
+        lambda: api.command("/api/wallet/topups", body), lambda found: found.status_code == 409
+    )
+
+    assert error_of(answer) == (409, "conflict")
 
 
 def test_a_declined_card_is_told_at_once_and_the_purchase_waits(

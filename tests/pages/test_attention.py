@@ -131,6 +131,14 @@ def test_five_purchases_that_wait_are_one_box() -> None:
     assert box.body == "VM-Production, $15.00, and 4 more. You need $5.00 more."
 
 
+def test_with_a_frozen_wallet_nobody_is_sent_to_buy_credits() -> None:
+    frozen = wallet(0, AccountStatus.FROZEN)
+
+    found = boxes(frozen, auto_topup("paused", state_reason=DECLINED), [], None, [])
+
+    assert "Buy credits now" not in [action.label for box in found for action in box.actions]
+
+
 def test_a_frozen_wallet_comes_first() -> None:
     frozen = wallet(0, AccountStatus.FROZEN)
 

@@ -27,7 +27,7 @@ from contracts.topup import (
 )
 from deploy.stripe_sandbox.server import SandboxServer, warm_up
 from deploy.stripe_sandbox.settings import Settings
-from services.topup import charges, checkout, terms, triggers
+from services.topup import charges, checkout, pages, terms, triggers
 from services.topup.models import AutoTopupSettings, Base, Topup
 from services.topup.policy import Policy
 from services.topup.processor import Processor
@@ -331,10 +331,10 @@ class Customer:
                     self.desk.wallet.entries[key] = entry
             triggers.credit_arrived(session, self.user_id, till.clock())
 
-    def end_purchase(self, reference: str) -> None:
+    def end_purchase(self, reference: str, reason: str = pages.ENDED) -> None:
         till = self.desk.till
         with till.database.begin() as session:
-            triggers.end(session, self.user_id, Trigger.PURCHASE, reference, till.clock())
+            pages.end_purchase(session, self.user_id, reference, reason, till.clock())
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         """What the outbox holds of this type for this user, in order."""

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from contracts.topup import RefusalCode, StartCardSetup, StartTopup, TopupStatus, Trigger
-from services.topup import charges, checkout, topups
+from services.topup import charges, checkout
 from services.topup.auto_topup import Refusal
 from services.topup.models import CardSetup, Topup
 from services.topup.policy import Policy
@@ -125,7 +125,7 @@ def test_one_purchase_of_credits_begun_several_times_at_once_is_one_topup(desk: 
 
     def start(_number: int) -> tuple[UUID, bool]:
         with desk.till.database.begin() as session:
-            topup, is_new = topups.start(session, desk.clock(), command, desk.till.policy)
+            topup, is_new = checkout.begin(session, desk.clock(), command, desk.till.policy)
             return topup.topup_id, is_new
 
     started = at_once(start)

@@ -1,13 +1,21 @@
 """Settings: bounds, consent, and what is said about how it stands."""
 
+import uuid
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from contracts.errors import BadRequest, IdempotencyConflict, NotFound
-from contracts.topup import ListTopups, PreviewAutoTopup, SetOperatorSwitch
+from contracts.topup import (
+    AutoTopupPreview,
+    ListTopups,
+    PreviewAutoTopup,
+    RefusalCode,
+    SetOperatorSwitch,
+)
 from services.topup import consent, switch, terms, topups
-from tests.topup.conftest import USD, Customer, Desk
+from tests.topup.conftest import USD, Card, Customer, Desk
 
 
 def status(customer: Customer) -> Any:
@@ -273,3 +281,66 @@ def test_pages_of_topups_are_stable_while_new_ones_come(desk: Desk) -> None:
 
     shown = [topup.topup_id for topup in (*first.topups, *second.topups)]
     assert shown == list(reversed(made))[:4]
+
+
+def preview_of(desk: Desk, customer: Customer, micros: int, **changes: Any) -> AutoTopupPreview:
+    with desk.till.database.read() as session:
+        request = PreviewAutoTopup(user_id=customer.user_id, shortfall_micros=micros, **changes)
+        return terms.preview(session, desk.clock(), request, desk.till.policy)
+
+
+def test_what_passes_by_itself_has_a_time_and_the_charge_that_comes_then(desk: Desk) -> None:
+    customer = desk.customer()
+    customer.ask(needed_micros=5 * USD)
+    customer.credited()
+    desk.clock.advance(seconds=20)
+
+    seen = preview_of(desk, customer, 32 * USD)
+
+    assert (seen.would_topup, seen.refusal_code) == (False, RefusalCode.COOL_DOWN)
+    assert (seen.retry_at, seen.amount_micros) == (
+        desk.clock() + timedelta(seconds=40),
+        32 * USD,
+    )
+
+
+def test_behind_a_cool_down_the_limit_that_stays_is_told(desk: Desk) -> None:
+    customer = desk.customer(daily_limit_micros=30 * USD)
+    customer.ask(needed_micros=5 * USD)
+    customer.credited()
+    desk.clock.advance(seconds=20)
+
+    seen = preview_of(desk, customer, 32 * USD)
+
+    assert (seen.refusal_code, seen.retry_at) == (RefusalCode.DAILY_LIMIT, None)
+
+
+def test_after_a_decline_no_charge_is_promised(desk: Desk) -> None:
+    customer = desk.customer(Card.DECLINED_WHEN_CHARGED)
+    customer.ask(needed_micros=5 * USD)
+
+    seen = preview_of(desk, customer, 32 * USD)
+
+    assert (seen.refusal_code, seen.amount_micros) == (RefusalCode.COOL_DOWN, 0)
+    assert seen.reason.startswith("The last charge was declined.")
+
+
+def test_a_preview_for_a_purchase_knows_its_card_page(desk: Desk) -> None:
+    customer, purchase_id = desk.customer(), uuid.uuid4()
+    page = customer.start_topup(32 * USD, purchase_id=purchase_id)
+
+    seen = preview_of(desk, customer, 32 * USD, purchase_id=purchase_id)
+
+    assert (seen.refusal_code, seen.amount_micros) == (RefusalCode.CARD_PAGE_OPEN, 32 * USD)
+    assert seen.card_page_url == page.checkout_url
+    assert preview_of(desk, customer, 32 * USD, purchase_id=uuid.uuid4()).card_page_url is None
+
+
+def test_a_preview_for_a_purchase_says_that_a_payment_is_being_confirmed(desk: Desk) -> None:
+    customer, purchase_id = desk.customer(), uuid.uuid4()
+    before = preview_of(desk, customer, 32 * USD, purchase_id=purchase_id)
+    customer.ask(needed_micros=32 * USD, reference=str(purchase_id))
+
+    during = preview_of(desk, customer, 32 * USD, purchase_id=purchase_id)
+
+    assert (before.is_being_confirmed, during.is_being_confirmed) == (False, True)

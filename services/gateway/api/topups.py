@@ -16,10 +16,16 @@ blueprint = Blueprint("api_topups", __name__)
 
 
 class TopupBody(ApiBody):
-    """``amount`` is a whole number of cents. ``save_card`` keeps the card for auto top-up."""
+    """``amount`` is a whole number of cents. ``save_card`` keeps the card for auto top-up.
+
+    ``purchase_id`` is the purchase that the credits are to pay for: then auto top-up leaves it
+    alone while the page is open, a page that was open for it closes, and this one closes when the
+    purchase is paid otherwise or ends. 409: it needs no money any more, or a payment for it is
+    being confirmed."""
 
     amount_micros: PositiveUsd = Field(alias="amount")
     save_card: bool = Field(default=False, strict=True)
+    purchase_id: UUID | None = None
 
 
 class TopupReply(ApiReply):
@@ -59,6 +65,7 @@ def start_topup(user: CurrentUser, body: TopupBody, key: str) -> Answer:
             email=user.email,
             amount_micros=body.amount_micros,
             save_card=body.save_card,
+            purchase_id=body.purchase_id,
         ),
         timeout_s=25,
     )

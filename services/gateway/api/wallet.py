@@ -116,7 +116,11 @@ class AffordabilityQuery(ApiBody):
 
 
 class ShortfallInfo(ApiReply):
-    """What is lacking, and what auto top-up would do: charge ``topup_amount``, or why not."""
+    """What is lacking, and what auto top-up would do: charge ``topup_amount``, or why not.
+
+    ``retry_at`` is there for a reason that passes by itself, and says when: ``topup_amount`` is
+    charged then, null where a payment that is under way may cover it or the last one was declined.
+    A reason without it stays until somebody does something."""
 
     shortfall: Usd
     would_auto_topup: bool
@@ -124,6 +128,7 @@ class ShortfallInfo(ApiReply):
     balance_after_purchase: Usd | None
     reason_code: str | None
     reason: str
+    retry_at: AwareDatetime | None
     card_brand: str | None
     card_last4: str | None
 
@@ -272,6 +277,7 @@ def _shortfall(user: CurrentUser, found: Affordability) -> ShortfallInfo:
         balance_after_purchase=None,
         reason_code="unavailable",
         reason="What auto top-up would do is not known at the moment.",
+        retry_at=None,
         card_brand=None,
         card_last4=None,
     )
@@ -286,17 +292,17 @@ def _shortfall(user: CurrentUser, found: Affordability) -> ShortfallInfo:
     except ServiceError as error:
         log.warning("auto top-up cannot be previewed", extra={"reason": str(error)})
         return nothing
-    if not preview.would_topup:
-        return nothing.model_copy(
-            update={"reason_code": preview.refusal_code, "reason": preview.reason}
-        )
+    amount_micros = preview.amount_micros
     return ShortfallInfo(
         shortfall=usd_number(shortfall_micros),
-        would_auto_topup=True,
-        topup_amount=usd_number(preview.amount_micros),
-        balance_after_purchase=usd_number(preview.amount_micros - shortfall_micros),
-        reason_code=None,
+        would_auto_topup=preview.would_topup,
+        topup_amount=usd_number(amount_micros) if amount_micros else None,
+        balance_after_purchase=usd_number(amount_micros - shortfall_micros)
+        if amount_micros
+        else None,
+        reason_code=preview.refusal_code,
         reason=preview.reason,
+        retry_at=preview.retry_at,
         card_brand=preview.card_brand or None,
         card_last4=preview.card_last4 or None,
     )

@@ -5,7 +5,7 @@ tells of is over, whoever ended it, and says it once however many messages came 
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flask import url_for
 
@@ -61,7 +61,19 @@ def boxes(
         _purchases(auto_topup, waiting),
         _runway(auto_topup, burn),
     )
-    return [box for box in subjects if box is not None] + list(_events(unread))
+    found = [box for box in subjects if box is not None]
+    if _is_frozen(wallet):
+        found = [replace(box, actions=_without_buying(box.actions)) for box in found]
+    return found + list(_events(unread))
+
+
+def _is_frozen(wallet: Wallet | None) -> bool:
+    return wallet is not None and wallet.status is AccountStatus.FROZEN
+
+
+def _without_buying(actions: Sequence[Action]) -> list[Action]:
+    """A frozen wallet sells no credits, so nobody is sent to buy any."""
+    return [action for action in actions if action != _buy_credits()]
 
 
 def _buy_credits() -> Action:
@@ -69,7 +81,7 @@ def _buy_credits() -> Action:
 
 
 def _wallet(wallet: Wallet | None) -> Box | None:
-    if wallet is None or wallet.status is not AccountStatus.FROZEN:
+    if not _is_frozen(wallet):
         return None
     return Box(
         "danger",

@@ -1,11 +1,13 @@
 """How pages write money, dates and the words of the contracts."""
 
+import math
 from datetime import UTC, date, datetime
 from typing import Any
 
 from jinja2 import Environment
 from markupsafe import Markup
 
+from chassis.clock import utc_now
 from chassis.money import MICROS_PER_CENT, MINUS, divide_half_even, format_usd, from_cents
 from contracts.billing import DeploymentStatus, PurchaseStatus
 from contracts.catalog import BillingPeriod, Category, Product, SortOrder
@@ -124,6 +126,16 @@ def minute(moment: datetime | None) -> str:
     return Markup('<time datetime="{}">{}</time>').format(f"{moment:%Y-%m-%dT%H:%M:%SZ}", written)
 
 
+def clock(moment: datetime) -> str:
+    """``14:05:40 UTC``: a time within the next minutes."""
+    return f"{moment.astimezone(UTC):%H:%M:%S} UTC"
+
+
+def seconds_left(moment: datetime) -> int:
+    """How many seconds lie between now and then; never below one."""
+    return max(1, math.ceil((moment - utc_now()).total_seconds()))
+
+
 def state_name(state: str) -> str:
     return STATES.get(state, (str(state).replace("_", " ").capitalize(), "none"))[0]
 
@@ -180,6 +192,8 @@ def install(templates: Environment) -> None:
         period_suffix=period_suffix,
         day=day,
         minute=minute,
+        clock=clock,
+        seconds_left=seconds_left,
         state_name=state_name,
         state_tone=state_tone,
         trigger_sentence=trigger_sentence,

@@ -8,7 +8,7 @@ from flask import flash, get_flashed_messages, request
 
 from chassis.digits import whole_number
 from chassis.identifiers import new_id
-from chassis.money import InvalidAmount, parse_usd
+from chassis.money import InvalidAmount, parse_usd, whole_cents
 from services.gateway.idempotency import scoped_key
 
 CREDIT_CHOICES_MICROS = (10_000_000, 25_000_000, 50_000_000)
@@ -146,4 +146,4 @@ def suggested_credits(shortfall_micros: int) -> int | None:
 
 def custom_credits(shortfall_micros: int) -> int:
     """The shortfall in whole cents, rounded up: what the card must pay at least."""
-    return -(-shortfall_micros // 10_000) * 10_000
+    return whole_cents(shortfall_micros)

@@ -17,7 +17,8 @@ from services.gateway.pages.forms import (
 
 @dataclass(frozen=True)
 class Offer:
-    """``auto_topup`` is what would be charged by itself, None where nothing would be."""
+    """``auto_topup`` is what would be charged by itself, now or when what is in its way has passed;
+    None where nothing would be."""
 
     product: Product
     quantity: int
@@ -33,6 +34,11 @@ class Offer:
     def needs_credits(self) -> bool:
         """Whether the person must buy credits by hand for this."""
         return self.shortfall_micros > 0 and self.auto_topup is None
+
+    @property
+    def is_being_confirmed(self) -> bool:
+        """Whether a payment is under way that may cover this, so that none is asked for."""
+        return self.auto_topup is not None and self.auto_topup.refusal_code is RefusalCode.IN_FLIGHT
 
     choices = CREDIT_CHOICES_MICROS
 
@@ -62,7 +68,9 @@ def make_offer(user_id: UUID, product: Product, quantity: int) -> Offer:
     preview = None
     if cover.shortfall_micros:
         preview = ask(PreviewAutoTopup(user_id=user_id, shortfall_micros=cover.shortfall_micros))
-    will_topup = preview is not None and preview.would_topup
+    will_topup = preview is not None and (
+        preview.amount_micros > 0 or preview.refusal_code is RefusalCode.IN_FLIGHT
+    )
     return Offer(
         product=line.product,
         quantity=quantity,
@@ -78,7 +86,7 @@ def make_offer(user_id: UUID, product: Product, quantity: int) -> Offer:
 
 def _refusal(preview: AutoTopupPreview | None) -> str:
     """Why auto top-up will not help; not worth a word where it was never switched on."""
-    if preview is None or preview.would_topup or preview.refusal_code == RefusalCode.DISABLED:
+    if preview is None or preview.refusal_code in (None, RefusalCode.DISABLED):
         return ""
     return preview.reason
 

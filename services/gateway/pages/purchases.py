@@ -22,7 +22,7 @@ from contracts.billing import (
 )
 from contracts.errors import DeadlineExceeded, Overloaded, ServiceError, Unavailable
 from contracts.topup import AutoTopupPreview, PreviewAutoTopup, RefusalCode
-from contracts.wallet import GetWallet
+from contracts.wallet import AccountStatus, GetWallet
 from services.gateway.errors import Problem
 from services.gateway.frame import call
 from services.gateway.identity import login_required, signed_in_user
@@ -44,6 +44,8 @@ blueprint = Blueprint("purchases", __name__)
 QUICK_FOR = timedelta(minutes=2)
 """A purchase that moved this recently is asked about every second, an older one less often."""
 
+_PASSING = (RefusalCode.COOL_DOWN, RefusalCode.CARD_PAGE_OPEN)
+"""Reasons why no charge was made that have passed a moment later."""
 _MOVING = (PurchaseStatus.PENDING, PurchaseStatus.AWAITING_FUNDS)
 
 
@@ -75,7 +77,7 @@ def start() -> Response:
         return redirect(back, 303)
     page = url_for("purchases.follow", purchase_id=purchase.purchase_id)
     if purchase.status is PurchaseStatus.AWAITING_FUNDS and amount_micros is not None:
-        return begin_topup(amount_micros, page, "purchase-credits")
+        return begin_topup(amount_micros, page, "purchase-credits", purchase.purchase_id)
     if purchase.replayed:
         flash("This is the purchase that you have already made. Nothing was bought twice.", "info")
     return redirect(page, 303)
@@ -85,9 +87,20 @@ def start() -> Response:
 @login_required
 def follow(purchase_id: UUID) -> str | Response:
     if "cancelled" in request.args:
-        flash("You left the card page without paying. Your purchase is kept.", "info")
+        _say_what_the_card_page_left(purchase_id)
         return redirect(url_for("purchases.follow", purchase_id=purchase_id), 303)
     return render_template("purchase.html", view=_view(purchase_id))
+
+
+def _say_what_the_card_page_left(purchase_id: UUID) -> None:
+    """Back from the card page without paying: left by the person, or closed meanwhile."""
+    purchase = call(GetPurchase(user_id=signed_in_user().user_id, purchase_id=purchase_id))
+    if purchase.status is PurchaseStatus.COMPLETED:
+        flash("This purchase is already paid. Nothing was charged on the card page.", "info")
+    elif purchase.status in _MOVING:
+        flash("You left the card page without paying. Your purchase is kept.", "info")
+    else:
+        flash("This purchase has ended. Nothing was charged on the card page.", "info")
 
 
 @blueprint.get("/purchases/<uuid:purchase_id>/status")
@@ -108,7 +121,7 @@ def status(purchase_id: UUID) -> str | tuple[str, int]:
 def buy_credits(purchase_id: UUID) -> Response:
     """Pay by hand for a purchase that waits; it completes by itself when the money is there."""
     page = url_for("purchases.follow", purchase_id=purchase_id)
-    return begin_chosen_topup(page, "purchase-credits")
+    return begin_chosen_topup(page, "purchase-credits", purchase_id)
 
 
 @blueprint.post("/purchases/<uuid:purchase_id>/cancel")
@@ -142,6 +155,7 @@ class PurchaseView:
     balance_micros: int | None
     auto_topup: AutoTopupPreview | None
     is_paying: bool
+    is_frozen: bool
     poll_every_s: int
 
     choices = CREDIT_CHOICES_MICROS
@@ -156,11 +170,43 @@ class PurchaseView:
 
     @property
     def refusal(self) -> str:
-        """Why auto top-up does not pay; not worth a word where it was never switched on."""
+        """Why auto top-up does not pay until somebody does something.
+
+        Not worth a word where it was never switched on, and not said of what passes by itself.
+        """
         preview = self.auto_topup
-        if preview is None or preview.refusal_code in (None, RefusalCode.DISABLED):
+        if preview is None or preview.retry_at is not None:
+            return ""
+        if preview.refusal_code in (None, RefusalCode.DISABLED):
             return ""
         return preview.reason
+
+    @property
+    def pays_later(self) -> AutoTopupPreview | None:
+        """The charge that auto top-up makes by itself when what is in its way has passed."""
+        preview = self.auto_topup
+        is_held_up = preview is not None and preview.retry_at and preview.amount_micros
+        return preview if is_held_up else None
+
+    @property
+    def card_page_url(self) -> str | None:
+        """The card page that is open for this purchase."""
+        return self.auto_topup.card_page_url if self.auto_topup else None
+
+    @property
+    def may_pay_by_hand(self) -> bool:
+        """Not while a payment is being confirmed that may cover it: that would be a second one.
+
+        Nor from a frozen wallet, whose credits cannot be spent.
+        """
+        is_confirmed = self.auto_topup is not None and self.auto_topup.is_being_confirmed
+        return not self.is_paying and not is_confirmed and not self.is_frozen
+
+    @property
+    def reason(self) -> str:
+        """Why it was not paid when that was last tried, unless that passes or passed by itself."""
+        is_passing = self.purchase.status_code in _PASSING
+        return "" if is_passing else self.purchase.status_reason
 
     @property
     def is_moving(self) -> bool:
@@ -192,6 +238,9 @@ class PurchaseView:
             self.purchase.shortfall_micros,
             self.is_charging,
             self.is_paying,
+            self.may_pay_by_hand,
+            self.card_page_url,
+            self.pays_later and self.pays_later.model_dump(exclude={"reason"}),
             "" if self.is_charging else self.refusal,
             self.confirm_url,
             self.purchase.stock_held_until,
@@ -208,13 +257,20 @@ def _view(purchase_id: UUID) -> PurchaseView:
     is_waiting = purchase.status is PurchaseStatus.AWAITING_FUNDS
     preview = None
     if is_waiting and purchase.shortfall_micros:
-        preview = ask(PreviewAutoTopup(user_id=user_id, shortfall_micros=purchase.shortfall_micros))
+        preview = ask(
+            PreviewAutoTopup(
+                user_id=user_id,
+                shortfall_micros=purchase.shortfall_micros,
+                purchase_id=purchase_id,
+            )
+        )
     is_recent = utc_now() - purchase.updated_at < QUICK_FOR
     return PurchaseView(
         purchase=purchase,
         balance_micros=wallet.available_micros if wallet else None,
         auto_topup=preview,
         is_paying=is_waiting and bool(payments_arriving(user_id)),
+        is_frozen=wallet is not None and wallet.status is AccountStatus.FROZEN,
         poll_every_s=1 if is_recent else 4,
     )
 

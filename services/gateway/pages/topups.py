@@ -35,8 +35,13 @@ _ENDED = (TopupStatus.CREDITED, TopupStatus.FAILED, TopupStatus.CANCELLED)
 _PAID_FOR = (TopupStatus.PAID, TopupStatus.UNKNOWN)
 
 
-def begin_topup(amount_micros: int, back_to: str, purpose: str) -> Response:
-    """Start a top-up and send the browser to the hosted card page; ``back_to`` on refusal."""
+def begin_topup(
+    amount_micros: int, back_to: str, purpose: str, purchase_id: UUID | None = None
+) -> Response:
+    """Start a top-up and send the browser to the hosted card page; ``back_to`` on refusal.
+
+    ``purchase_id``: the credits are for this purchase, which nothing else pays meanwhile.
+    """
     user = signed_in_user()
     try:
         topup = call(
@@ -47,6 +52,7 @@ def begin_topup(amount_micros: int, back_to: str, purpose: str) -> Response:
                 amount_micros=amount_micros,
                 save_card=bool(request.form.get("save_card")),
                 return_path=back_to,
+                purchase_id=purchase_id,
             ),
             timeout_s=CARD_PROCESSOR_WITHIN_S,
         )
@@ -57,7 +63,7 @@ def begin_topup(amount_micros: int, back_to: str, purpose: str) -> Response:
     return redirect(topup.checkout_url or follow_it, 303)
 
 
-def begin_chosen_topup(back_to: str, purpose: str) -> Response:
+def begin_chosen_topup(back_to: str, purpose: str, purchase_id: UUID | None = None) -> Response:
     """The same for the amount that was picked in the form, which must be one."""
     try:
         amount_micros = chosen_credits()
@@ -67,7 +73,7 @@ def begin_chosen_topup(back_to: str, purpose: str) -> Response:
     if amount_micros is None:
         flash("Choose an amount of credits.", "danger")
         return redirect(back_to, 303)
-    return begin_topup(amount_micros, back_to, purpose)
+    return begin_topup(amount_micros, back_to, purpose, purchase_id)
 
 
 def payments_arriving(user_id: UUID) -> list[Topup]:

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from werkzeug.wrappers import Response
 
 from chassis.clock import start_of_day
+from chassis.money import whole_cents
 from contracts.topup import GetAutoTopup, ListPaymentMethods
 from contracts.wallet import GetWallet, Statement, TransactionKind
 from services.gateway.errors import Problem
@@ -34,10 +35,16 @@ def overview() -> str | Response:
     if topup_id or "card_setup" in request.args:
         say_what_happened()
         return redirect(url_for("wallet.overview"), 303)
+    wallet = ask(GetWallet(user_id=user_id))
+    auto_topup = ask(GetAutoTopup(user_id=user_id))
+    debt_micros = max(-wallet.available_micros, 0) if wallet else 0
+    least_micros = auto_topup.topup_amount_min_micros if auto_topup else 0
     return render_template(
         "wallet.html",
-        wallet=ask(GetWallet(user_id=user_id)),
-        auto_topup=ask(GetAutoTopup(user_id=user_id)),
+        wallet=wallet,
+        auto_topup=auto_topup,
+        debt_micros=debt_micros,
+        settles_micros=max(whole_cents(debt_micros), least_micros),
         cards=ask(ListPaymentMethods(user_id=user_id)),
         statement=ask(Statement(user_id=user_id, limit=RECENT)),
         topups_in_progress=payments_arriving(user_id),

@@ -1,0 +1,145 @@
+"""Card pages and what else may pay: one purchase has one payer at a time.
+
+While a page is open for a purchase, auto top-up leaves that purchase alone, and no second page is
+opened beside it. While a payment is being confirmed, no page is opened. When a purchase ends, its
+pages are marked here as to be closed; the janitor closes them at the processor, and repeats what
+fails. Called with the user locked, both sides see each other.
+"""
+
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Text, and_, cast, or_, select, update
+from sqlalchemy.orm import Session
+
+from contracts.errors import Conflict
+from contracts.topup import TopupKind, TopupStatus, Trigger
+from services.topup import topups, triggers
+from services.topup.models import Topup
+from services.topup.policy import Policy
+
+OPEN = (TopupStatus.CREATED, TopupStatus.PROCESSING)
+WITH_PAGE = (*OPEN, TopupStatus.ACTION_REQUIRED)
+UNDER_WAY = (TopupStatus.CREATED, TopupStatus.PROCESSING, TopupStatus.UNKNOWN)
+NEVER_BEGUN_AFTER = timedelta(hours=25)
+"""A top-up whose page was never opened is cancelled: a page lives for 24 hours."""
+OPENED_WITHIN = timedelta(minutes=2)
+"""The same for a purchase, which nothing else pays for until then."""
+NOT_USED = "The payment page was not used in time."
+REPLACED = "Another card page was opened for the same purchase."
+PAID_OTHERWISE = "This purchase is already paid."
+ENDED = "This purchase has ended: nothing is to be paid for it any more."
+FROZEN = "Your wallet was frozen: credits bought now could not be spent."
+
+
+def open_for(session: Session, user_id: UUID, reference: str) -> Topup | None:
+    """The page on which a purchase may be paid; ``reference`` is its id."""
+    return session.scalar(
+        select(Topup).where(
+            Topup.user_id == user_id,
+            cast(Topup.purchase_id, Text) == reference,
+            Topup.kind == TopupKind.MANUAL,
+            Topup.status.in_(OPEN),
+        )
+    )
+
+
+def is_any_open(session: Session, user_id: UUID) -> bool:
+    """Whether a page is open for any purchase: what a fresh event adds up counts that as well."""
+    found = session.scalar(
+        select(Topup.topup_id)
+        .where(
+            Topup.user_id == user_id,
+            Topup.purchase_id.is_not(None),
+            Topup.kind == TopupKind.MANUAL,
+            Topup.status.in_(OPEN),
+        )
+        .limit(1)
+    )
+    return found is not None
+
+
+def refuse_second_payer(session: Session, user_id: UUID, purchase_id: UUID) -> None:
+    """Raises ``Conflict`` where the purchase needs no page, or not while something else pays."""
+    if triggers.is_over(session, user_id, purchase_id):
+        raise Conflict("This purchase is already paid, or has ended. Nothing was charged.")
+    if is_being_confirmed(session, user_id, str(purchase_id)):
+        raise Conflict(
+            "A payment is being confirmed, and this purchase completes by itself if it covers it."
+            " Nothing more was charged. Pay by hand only if it does not go through."
+        )
+
+
+def is_being_confirmed(session: Session, user_id: UUID, reference: str) -> bool:
+    """Whether money may be on its way that closes the gap of this purchase (its id)."""
+    asks_person = and_(
+        Topup.status == TopupStatus.ACTION_REQUIRED, Topup.trigger_reference == reference
+    )
+    found = session.scalar(
+        select(Topup.topup_id)
+        .where(
+            Topup.user_id == user_id,
+            or_(
+                Topup.status == TopupStatus.PAID,
+                and_(Topup.kind == TopupKind.AUTO, or_(Topup.status.in_(UNDER_WAY), asks_person)),
+            ),
+        )
+        .limit(1)
+    )
+    return found is not None
+
+
+def first_look_at(topup: Topup, now: datetime) -> datetime:
+    """When a top-up is cancelled whose page was not opened by then."""
+    return now + (OPENED_WITHIN if topup.purchase_id is not None else NEVER_BEGUN_AFTER)
+
+
+def closes_at(topup: Topup, policy: Policy) -> datetime | None:
+    """When the page of a purchase is closed unpaid; the processor's own time for any other."""
+    return topup.created_at + policy.page_life if topup.purchase_id is not None else None
+
+
+def is_to_close(topup: Topup, policy: Policy, now: datetime) -> bool:
+    """Whether nothing is to be paid on this page any more."""
+    until = closes_at(topup, policy)
+    return bool(topup.closing_reason) or (until is not None and until <= now)
+
+
+def end_purchase(
+    session: Session, user_id: UUID, reference: str, reason: str, now: datetime
+) -> None:
+    """A purchase needs no money any more: neither a page nor a charge is to bring any.
+
+    A page that is being opened for it at this moment is closed, or sees that the purchase is over.
+    """
+    topups.lock_user(session, user_id)
+    is_for_it = or_(
+        cast(Topup.purchase_id, Text) == reference,
+        and_(Topup.trigger == Trigger.PURCHASE, Topup.trigger_reference == reference),
+    )
+    _close(session, user_id, is_for_it, reason, now)
+    triggers.end(session, user_id, Trigger.PURCHASE, reference, now)
+
+
+def close_frozen(session: Session, user_id: UUID, froze_at: datetime, now: datetime) -> None:
+    """The wallet froze: credits from pages that were begun before could not be spent."""
+    topups.lock_user(session, user_id)
+    _close(session, user_id, Topup.created_at <= froze_at, FROZEN, now)
+
+
+def _close(
+    session: Session, user_id: UUID, which: ColumnElement[bool], reason: str, now: datetime
+) -> None:
+    session.execute(
+        update(Topup)
+        .where(
+            Topup.user_id == user_id,
+            which,
+            Topup.status.in_(WITH_PAGE),
+            # An automatic charge has a page only where its owner has to confirm it.
+            or_(Topup.kind == TopupKind.MANUAL, Topup.status == TopupStatus.ACTION_REQUIRED),
+            Topup.closing_reason == "",
+        )
+        .values(closing_reason=reason, next_look_at=now)
+        .execution_options(synchronize_session=False)
+    )
