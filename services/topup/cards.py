@@ -48,7 +48,8 @@ def keep(session: Session, payment_method: Object, now: datetime) -> None:
     is_new = card is None
     if card is None:
         card = Card(payment_method_id=payment_method["id"], user_id=user_id, added_at=now)
-        card.is_default = default_of(session, user_id) is None
+        _describe(card, details)
+        _replace_same(session, card, settings, now)
         session.add(card)
     _describe(card, details)
     session.flush()
@@ -56,6 +57,38 @@ def keep(session: Session, payment_method: Object, now: datetime) -> None:
         return
     settings.payment_method_id = card.payment_method_id
     pauses.resume(session, settings, "You added a card.", now)
+
+
+def _replace_same(
+    session: Session, new: Card, settings: AutoTopupSettings | None, now: datetime
+) -> None:
+    """One card is one entry: saved again it takes the place of the entry that it had before.
+
+    The old entry is detached at the processor like any that was removed.
+    """
+    old = same_card(session, new.user_id, new.fingerprint)
+    new.is_default = old.is_default if old else default_of(session, new.user_id) is None
+    if old is None:
+        return
+    old.removed_at, old.is_default = now, False
+    session.flush()
+    if settings is None:
+        return
+    for role in ("payment_method_id", "backup_payment_method_id", "declined_payment_method_id"):
+        if getattr(settings, role) == old.payment_method_id:
+            setattr(settings, role, new.payment_method_id)
+
+
+def same_card(session: Session, user_id: UUID, fingerprint: str) -> Card | None:
+    """The user's saved entry of this card, if it is saved. One without a fingerprint is no other's
+    equal."""
+    if not fingerprint:
+        return None
+    return session.scalar(
+        select(Card).where(
+            Card.user_id == user_id, Card.fingerprint == fingerprint, Card.removed_at.is_(None)
+        )
+    )
 
 
 def _lock_owner(session: Session, user_id: UUID) -> AutoTopupSettings | None:

@@ -2,12 +2,16 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from importlib import import_module
 
 import pytest
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from sqlalchemy import text
 
 from chassis.identifiers import new_id
-from contracts.errors import NotFound
-from services.topup import cards, customers, notices
+from contracts.errors import BadRequest, NotFound
+from services.topup import cards, charges, checkout, customers, notices
 from services.topup.models import Card as CardRow
 from services.topup.processor import ProcessorError
 from tests.topup.conftest import USD, Card, Customer, Desk
@@ -35,7 +39,11 @@ def test_the_first_card_is_the_default(desk: Desk) -> None:
 def test_a_card_that_several_notices_tell_of_at_once_is_kept_once(desk: Desk) -> None:
     customer = desk.customer(enabled=False)
     known = desk.till.processor.get_payment_method(customer.cards()[0])
-    told = {**known, "id": f"{known['id']}_again"}
+    told = {
+        **known,
+        "id": f"{known['id']}_again",
+        "card": {**known["card"], "fingerprint": "of another number"},
+    }
 
     def keep(_number: int) -> None:
         with desk.till.database.begin() as session:
@@ -262,3 +270,139 @@ def test_a_removed_card_is_queued_once_while_the_workers_are_busy(desk: Desk) ->
         desk.clock.advance(seconds=30)
 
     assert queued == [card]
+
+
+# One card is one entry
+
+
+def test_the_same_card_saved_again_is_one_entry_and_the_old_one_is_detached(desk: Desk) -> None:
+    customer = desk.customer(enabled=False)
+    (old,) = customer.cards()
+
+    new = customer.add_card()
+    for payment_method_id in to_detach(desk):
+        cards.detach(desk.till, payment_method_id)
+
+    attached = [desk.till.processor.get_payment_method(card)["customer"] for card in (old, new)]
+    assert customer.cards() == [new]
+    assert attached == [None, customer.customer_id]
+
+
+def test_a_card_saved_again_keeps_its_roles(desk: Desk) -> None:
+    customer = desk.customer()
+    first = customer.cards()[0]
+    backup = customer.add_card(Card.MASTERCARD)
+    desk.wallet.balances[customer.user_id] = 10**12
+    customer.configure(payment_method_id=first, backup_payment_method_id=backup)
+
+    first_again, backup_again = customer.add_card(), customer.add_card(Card.MASTERCARD)
+
+    settings = customer.settings()
+    assert settings.payment_method_id == first_again
+    assert settings.backup_payment_method_id == backup_again
+    assert settings.paused_code == ""
+    assert default_of(desk, customer) == first_again
+
+
+def test_the_same_card_is_no_backup_of_itself(desk: Desk) -> None:
+    customer = desk.customer()
+    first = customer.cards()[0]
+    again = customer.add_card()
+
+    with pytest.raises(NotFound):
+        customer.configure(payment_method_id=first, backup_payment_method_id=again)
+    with pytest.raises(BadRequest, match="another card"):
+        customer.configure(payment_method_id=again, backup_payment_method_id=again)
+
+
+def test_a_card_that_is_saved_while_paying_is_the_entry_that_it_had(desk: Desk) -> None:
+    customer = desk.customer(enabled=False)
+    (old,) = customer.cards()
+
+    topup = customer.start_topup(save_card=True)
+    desk.sandbox.pay(str(customer.topups()[0].session_id))
+    checkout.refresh(desk.till, customer.user_id, topup.topup_id)
+
+    (now,) = customer.cards()
+    assert now != old
+
+
+def test_a_card_saved_in_several_tabs_at_once_is_one_entry(desk: Desk) -> None:
+    customer = desk.customer(enabled=False)
+    known = desk.till.processor.get_payment_method(customer.cards()[0])
+
+    def keep(number: int) -> None:
+        with desk.till.database.begin() as session:
+            cards.keep(session, {**known, "id": f"{known['id']}_{number}"}, desk.clock())
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(keep, range(8)))
+
+    assert len(customer.cards()) == 1
+    assert default_of(desk, customer) == customer.cards()[0]
+
+
+def test_late_news_of_the_entry_that_was_replaced_does_not_bring_it_back(desk: Desk) -> None:
+    customer = desk.customer(enabled=False)
+    (old,) = customer.cards()
+    described = desk.till.processor.get_payment_method(old)
+    new = customer.add_card()
+
+    with desk.till.database.begin() as session:
+        cards.keep(session, described, desk.clock())
+
+    assert customer.cards() == [new]
+
+
+def test_the_same_number_of_somebody_else_is_a_card_of_its_own(desk: Desk) -> None:
+    customer, other = desk.customer(enabled=False), desk.customer(enabled=False)
+
+    assert (len(customer.cards()), len(other.cards())) == (1, 1)
+
+
+def test_a_charge_that_waits_for_the_replaced_entry_is_decided_anew(desk: Desk) -> None:
+    customer = desk.customer()
+    desk.clock.advance(minutes=10)
+    trigger_id = customer.raise_trigger()
+    assert trigger_id is not None
+    charges.pursue(desk.till, trigger_id)
+    new = customer.add_card()
+
+    desk.drain()
+    for _ in range(3):
+        desk.clock.advance(minutes=2)
+        desk.sweep()
+
+    first, second = customer.topups()
+    assert (first.status, second.status) == ("cancelled", "paid")
+    assert second.payment_method_id == new
+
+
+def test_cards_that_were_saved_twice_before_become_one_entry(desk: Desk) -> None:
+    """The migration, on a database as it was before it."""
+    customer = desk.customer()
+    (kept,) = customer.cards()
+    migration = import_module("services.topup.migrations.versions.0008_one_card_one_entry")
+    with desk.till.database.engine.connect() as connection, connection.begin() as transaction:
+        connection.execute(text("DROP INDEX cards_one_entry_each"))
+        connection.execute(
+            text(
+                "INSERT INTO cards SELECT 'pm_older', user_id, brand, last4, exp_month, exp_year,"
+                " fingerprint, false, added_at - interval '1 day' FROM cards"
+            )
+        )
+        connection.execute(
+            text("UPDATE auto_topup_settings SET backup_payment_method_id = 'pm_older'")
+        )
+
+        with Operations.context(MigrationContext.configure(connection)):
+            migration.upgrade()
+
+        saved = connection.scalars(
+            text("SELECT payment_method_id FROM cards WHERE removed_at IS NULL AND is_default")
+        ).all()
+        chosen = connection.execute(
+            text("SELECT payment_method_id, backup_payment_method_id FROM auto_topup_settings")
+        ).one()
+        transaction.rollback()
+    assert (saved, tuple(chosen)) == ([kept], (kept, None))
