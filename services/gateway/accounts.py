@@ -16,8 +16,6 @@ from datetime import datetime
 from typing import ClassVar
 from uuid import UUID
 
-from argon2 import PasswordHasher
-from argon2.exceptions import Argon2Error, InvalidHashError
 from email_validator import EmailNotValidError, validate_email
 from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -27,6 +25,7 @@ from zxcvbn.matching import RANKED_DICTIONARIES
 from chassis.database import Connected
 from chassis.identifiers import new_id
 from services.gateway.models import User
+from services.gateway.password_hashing import hash_of, is_hash_of, is_outdated
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +36,6 @@ TYPED_LENGTH_MAX = 4 * PASSWORD_LENGTH_MAX
 Normalising takes time that grows with the square of the length."""
 
 _MOST_USED = RANKED_DICTIONARIES["passwords"]
-
-# OWASP's first choice for Argon2id: 19 MiB, two passes, one lane.
-_hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
 
 
 class AccountError(Exception):
@@ -124,7 +120,7 @@ def prepare(email: str, password: str) -> NewAccount:
         raise WeakPassword(_TOO_LONG)
     password = normalise_password(password)
     _check_password(normalised, password)
-    return NewAccount(normalised, email_key(normalised), _hasher.hash(password))
+    return NewAccount(normalised, email_key(normalised), hash_of(password))
 
 
 def register(session: Session, now: datetime, account: NewAccount) -> User:
@@ -159,11 +155,11 @@ def log_in(database: Connected, email: str, password: str) -> User:
     normalised = normalise_password(password)
     # Until passwords had a normal form, one was hashed as it was typed.
     forms = dict.fromkeys((normalised, password))
-    matching = next((form for form in forms if _matches(stored, form)), None)
+    matching = next((form for form in forms if is_hash_of(stored, form)), None)
     if user is None or matching is None:
         raise WrongCredentials
-    if matching != normalised or _hasher.check_needs_rehash(user.password_hash):
-        renewed = _hasher.hash(normalised)
+    if matching != normalised or is_outdated(user.password_hash):
+        renewed = hash_of(normalised)
         with database.begin() as session:
             session.execute(
                 update(User)
@@ -200,18 +196,11 @@ def _check_password(email: str, password: str) -> None:
         raise WeakPassword("The password is the email address: take another one.")
 
 
-def _matches(password_hash: str, password: str) -> bool:
-    try:
-        return _hasher.verify(password_hash, password)
-    except (Argon2Error, InvalidHashError):
-        return False
-
-
 _nothing: list[str] = []
 
 
 def _hash_of_nothing() -> str:
     """A hash that no password has, made with today's parameters when it is first needed."""
     if not _nothing:
-        _nothing.append(_hasher.hash(str(new_id())))
+        _nothing.append(hash_of(str(new_id())))
     return _nothing[0]

@@ -17,11 +17,18 @@ from services.gateway.server.wsgi import BufferedWsgi  # noqa: E402
 from services.gateway.settings import get_settings  # noqa: E402
 
 _PR_SET_PDEATHSIG = 1
+_M_MMAP_THRESHOLD = -3
+LARGE_BYTES = 1024 * 1024
+"""A piece of memory of this size, such as the 19 MiB of a password's hash, goes back to the system
+when it is freed. glibc otherwise raises its own threshold past it and keeps one for each thread."""
+
+_libc = ctypes.CDLL(None)
 
 
 def application() -> BufferedWsgi:
     """The site. uvicorn calls this once in each worker process, before it serves."""
     _end_with_master()
+    _libc.mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
     settings = get_settings()
     log_to_stderr(settings.log_level)
     app = create_app(settings)
@@ -39,7 +46,7 @@ def _end_with_master() -> None:
 
     An orphan would go on taking requests from the port that the next master wants.
     """
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     master = multiprocessing.parent_process()
     if master is not None and os.getppid() != master.pid:
         os.kill(os.getpid(), signal.SIGKILL)
