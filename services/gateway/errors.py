@@ -147,8 +147,6 @@ def _from_http(error: HTTPException) -> Problem:
         for name, value in error.get_headers()
         if name in ("Allow", "Retry-After", "Location")
     }
-    if status == 429:
-        headers.setdefault("Retry-After", "30")
     return Problem(status, _HTTP_CODES.get(status, "http_error"), message, headers=headers)
 
 

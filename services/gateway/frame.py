@@ -36,6 +36,8 @@ class Frame:
         self._rpc: RpcClient | None = None
         self._waiters: PurchaseWaiters | None = None
         self._silent: set[str] = set()
+        self.unlimited_until_s = 0.0
+        """Until then, by the monotonic clock, requests are not limited: the database is away."""
         self.readiness: Readiness | None = None
 
     @property

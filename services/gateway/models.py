@@ -73,6 +73,17 @@ class ApiToken(Base):
     __table_args__ = (Index("api_tokens_by_user", "user_id"),)
 
 
+class RateLimit(Base):
+    """Until when the allowance of a limited thing is used up; see :mod:`rate_limits`."""
+
+    __tablename__ = "rate_limits"
+
+    key: Mapped[bytes] = mapped_column(primary_key=True)
+    used_until: Mapped[datetime]
+
+    __table_args__ = ({"prefixes": ["UNLOGGED"]},)
+
+
 class Notification(Base):
     """Something a user is told. ``event_id`` and ``kind`` keep a repeated event from repeating it.
 

@@ -10,6 +10,7 @@ from chassis.clock import utc_now
 from chassis.events import event_handler
 from chassis.health import Health
 from chassis.service_database import Database
+from chassis.timer import timer
 from contracts.billing import (
     DeploymentFailed,
     PurchaseCompleted,
@@ -27,7 +28,9 @@ from contracts.topup import (
     TopupReversed,
 )
 from contracts.wallet import AccountFroze, BalanceLow, WalletCredited
-from services.gateway import messages, notifications
+from services.gateway import messages, notifications, rate_limits
+
+REMOVE_EVERY_S = 60
 
 
 class NotifierService:
@@ -91,6 +94,11 @@ class NotifierService:
     @event_handler(CardExpiring)
     def card_expiring(self, session: Session, event: CardExpiring) -> None:
         _tell(session, event, messages.card_expiring(event))
+
+    @timer(REMOVE_EVERY_S)
+    def remove_passed_limits(self) -> None:
+        """Rate limits of which nothing is used up any more."""
+        rate_limits.remove_passed(self.database, utc_now())
 
 
 def _tell(session: Session, event: Event, message: notifications.Message | None) -> None:

@@ -4,36 +4,45 @@ No script and no style may stand inline in a page: the policy names this site as
 source, with neither a nonce nor 'unsafe-inline'.
 """
 
+import logging
+import math
+import time
+from collections.abc import Callable
+from datetime import timedelta
 from functools import cache
+from ipaddress import IPv6Address, ip_address, ip_network
+from typing import ParamSpec, TypeVar
 
-from flask import Flask, Response, request
-from flask_limiter import Limiter
+from flask import Flask, Response, current_app, request
 from flask_wtf.csrf import CSRFProtect
-from limits import RateLimitItem, parse_many
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from chassis.clock import utc_now
+from services.gateway import known_devices, rate_limits
 from services.gateway.assets import ENDPOINTS
 from services.gateway.errors import Problem, wants_json
-from services.gateway.frame import settings
+from services.gateway.frame import current_frame, database, settings
 from services.gateway.identity import current_identity
 from services.gateway.settings import GatewaySettings
 
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
 csrf = CSRFProtect()
+
+UNLIMITED_S = 5.0
+"""How long requests are not limited after the database did not answer."""
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-def _asker() -> str:
-    identity = current_identity()
-    return str(identity.user.user_id) if identity else request.remote_addr or "unknown"
-
-
-limiter = Limiter(
-    _asker,
-    strategy="moving-window",
-    default_limits=[lambda: settings().rate_limit_default],
-    default_limits_exempt_when=lambda: request.endpoint in ENDPOINTS,
-    swallow_errors=True,
-)
+def unlimited(view: Callable[P, R]) -> Callable[P, R]:
+    """Requests to this view do not count against ``RATE_LIMIT_DEFAULT``."""
+    view.is_unlimited = True  # type: ignore[attr-defined]
+    return view
 
 
 def protect(app: Flask, configured: GatewaySettings) -> None:
@@ -46,30 +55,81 @@ def protect(app: Flask, configured: GatewaySettings) -> None:
         SESSION_COOKIE_SECURE=configured.is_secure,
         WTF_CSRF_CHECK_DEFAULT=False,
         WTF_CSRF_TIME_LIMIT=None,
-        RATELIMIT_STORAGE_URI=configured.rate_limit_storage,
-        RATELIMIT_HEADERS_ENABLED=False,
     )
     csrf.init_app(app)
     app.before_request(_check_csrf)
-    limiter.init_app(app)
+    app.before_request(_check_rate)
     app.after_request(_add_headers)
 
 
 def throttle(rule: str, who: str) -> None:
     """Count one try of ``who`` under a rule of the settings; raise a 429 past its limit."""
-    for limit in _parsed(getattr(settings(), f"rate_limit_{rule}")):
-        if not limiter.limiter.hit(limit, rule, who):
-            raise Problem(
-                429,
-                "too_many_requests",
-                "Too many tries: wait a few minutes, then try again.",
-                headers={"Retry-After": str(limit.get_expiry())},
-            )
+    rates = rate_limits.parse(getattr(settings(), f"rate_limit_{rule}"))
+    wait = rate_limits.take(database(), utc_now(), f"{rule}:{who}", rates)
+    if wait is not None:
+        raise _too_many(wait)
 
 
-@cache
-def _parsed(limits: str) -> list[RateLimitItem]:
-    return parse_many(limits)
+def throttle_login(account: str) -> None:
+    """Count a try to log in to an account; raise a 429 past the limits.
+
+    A browser that logged in before counts for itself. All others count for their place, for the
+    account from that place, and for the account; what one of these refuses does not count for
+    the next, so that no single place uses up what the account has for all.
+    """
+    device = known_devices.device_of(account)
+    if device is not None:
+        throttle("login_email", f"{account} on {device}")
+        return
+    throttle("login", place())
+    throttle("login_email", f"{account} from {place()}")
+    throttle("login_account", account)
+
+
+def place() -> str:
+    """Where the request comes from: an address, or the network of an IPv6 one, of which a
+    subscriber has 2^64."""
+    text = request.remote_addr or ""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return "unknown"
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is None:
+        return str(ip_network((address, 64), strict=False))
+    return text
+
+
+def _check_rate() -> None:
+    if request.endpoint is None or request.endpoint in ENDPOINTS:
+        return
+    if hasattr(current_app.view_functions[request.endpoint], "is_unlimited"):
+        return
+    frame = current_frame()
+    if time.monotonic() < frame.unlimited_until_s:
+        return
+    identity = current_identity()
+    try:
+        throttle("default", str(identity.user.user_id) if identity else place())
+    except (OperationalError, PoolTimeoutError):
+        # What needs no database is not to wait for it, request after request.
+        frame.unlimited_until_s = time.monotonic() + UNLIMITED_S
+        log.warning("requests are not limited: the database does not answer")
+
+
+def _too_many(wait: timedelta) -> Problem:
+    wait_s = max(1, math.ceil(wait.total_seconds()))
+    return Problem(
+        429,
+        "too_many_requests",
+        f"Too many tries. The next one may pass in {_in_words(wait_s)}.",
+        headers={"Retry-After": str(wait_s)},
+    )
+
+
+def _in_words(wait_s: int) -> str:
+    if wait_s <= 90:
+        return "1 second" if wait_s == 1 else f"{wait_s} seconds"
+    return f"{math.ceil(wait_s / 60)} minutes"
 
 
 def _check_csrf() -> None:

@@ -4,10 +4,10 @@ import functools
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from limits import parse_many
 from pydantic import AfterValidator, Field
 
 from chassis.settings import ServiceSettings, load_settings
+from services.gateway import rate_limits
 
 
 def _web_address(value: str) -> str:
@@ -19,7 +19,7 @@ def _web_address(value: str) -> str:
 
 def _rate_limit(value: str) -> str:
     try:
-        parse_many(value)
+        rate_limits.parse(value)
     except ValueError:
         raise ValueError("it must read like '10 per minute; 100 per hour'") from None
     return value
@@ -57,12 +57,18 @@ class GatewaySettings(ServiceSettings):
     session_days: Annotated[int, Field(ge=1, le=365)] = 30
     rpc_timeout_s: Annotated[float, Field(gt=0, le=60)] = 8.0
 
-    rate_limit_storage: str = "memory://"
-    """memory:// counts in each worker process by itself; redis://… counts over all of them."""
-
     rate_limit_default: RateLimit = "1200 per minute"
+    """Of one user, or of one address."""
+
     rate_limit_login: RateLimit = "30 per minute; 300 per hour"
+    """Tries from one address, whoever's account it is."""
+
     rate_limit_login_email: RateLimit = "10 per minute; 50 per hour"
+    """Tries for one account from one address, or from one browser that logged in before."""
+
+    rate_limit_login_account: RateLimit = "60 per minute; 600 per hour"
+    """Tries for one account from everywhere, by browsers that did not log in before."""
+
     rate_limit_register: RateLimit = "20 per minute; 100 per hour"
 
     @property

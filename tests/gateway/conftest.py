@@ -144,7 +144,10 @@ def database(gateway_database: Connected) -> Connected:
     """The gateway's own database, empty."""
     with gateway_database.begin() as session:
         session.execute(
-            text("TRUNCATE users, user_sessions, api_tokens, notifications, inbox CASCADE")
+            text(
+                "TRUNCATE users, user_sessions, api_tokens, notifications, inbox, rate_limits"
+                " CASCADE"
+            )
         )
     return gateway_database
 

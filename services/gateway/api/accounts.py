@@ -3,7 +3,7 @@
 from typing import Annotated
 from uuid import UUID
 
-from flask import Blueprint, request
+from flask import Blueprint
 from pydantic import StringConstraints
 
 from chassis.clock import utc_now
@@ -18,7 +18,7 @@ from services.gateway.identity import (
     end_browser_session,
     ensure_wallet,
 )
-from services.gateway.security import throttle
+from services.gateway.security import place, throttle, throttle_login
 
 blueprint = Blueprint("api_accounts", __name__)
 
@@ -58,7 +58,7 @@ class Account(ApiReply):
 def register(body: Credentials) -> Registered:
     """Make an account, with an empty wallet, and a token for it. Passwords have 8 characters
     or more."""
-    throttle("register", request.remote_addr or "")
+    throttle("register", place())
     account = accounts.prepare(body.email, body.password)
     now = utc_now()
     with database().begin() as session:
@@ -71,8 +71,7 @@ def register(body: Credentials) -> Registered:
 @endpoint(blueprint, "POST", "/api/auth/login", body=Credentials, reply=LoggedIn, public=True)
 def log_in(body: Credentials) -> LoggedIn:
     """Get a new token for an account."""
-    throttle("login", request.remote_addr or "")
-    throttle("login_email", accounts.email_key(body.email))
+    throttle_login(accounts.email_key(body.email))
     user = accounts.log_in(database(), body.email, body.password)
     with database().begin() as session:
         token = tokens.issue(session, utc_now(), user.user_id, "login")

@@ -10,7 +10,7 @@ from contracts.errors import BadRequest, DeadlineExceeded, Unavailable
 from contracts.topup import ReceiveWebhook
 from services.gateway.errors import RETRY_AFTER_S, Problem
 from services.gateway.frame import call
-from services.gateway.security import limiter
+from services.gateway.security import unlimited
 
 blueprint = Blueprint("webhooks", __name__)
 
@@ -20,7 +20,7 @@ SIGNATURE_LENGTH_MAX = 2_000
 
 
 @blueprint.post(WEBHOOK_PATH)
-@limiter.exempt
+@unlimited
 def receive_stripe() -> Response:
     """Store a notice. 400: the signature is wrong. 503: try again later."""
     request.max_content_length = WEBHOOK_BYTES_MAX

@@ -4,7 +4,7 @@ from flask import Blueprint, flash, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
 from chassis.clock import utc_now
-from services.gateway import accounts
+from services.gateway import accounts, known_devices
 from services.gateway.errors import STATUSES
 from services.gateway.frame import database
 from services.gateway.identity import (
@@ -15,7 +15,7 @@ from services.gateway.identity import (
     start_browser_session,
 )
 from services.gateway.pages.forms import return_path
-from services.gateway.security import throttle
+from services.gateway.security import place, throttle, throttle_login
 
 blueprint = Blueprint("accounts", __name__)
 
@@ -31,7 +31,7 @@ def register_form() -> Answer:
 
 @blueprint.post("/register")
 def register() -> Answer:
-    throttle("register", request.remote_addr or "unknown")
+    throttle("register", place())
     email, password = request.form.get("email", ""), request.form.get("password", "")
     try:
         prepared = accounts.prepare(email, password)
@@ -40,6 +40,7 @@ def register() -> Answer:
     except accounts.AccountError as error:
         return _refused("register.html", error)
     start_browser_session(user)
+    known_devices.remember(user.email_key)
     ensure_wallet(describe(user))
     flash("Welcome. Your account and an empty wallet are ready.", "success")
     return redirect(return_path(url_for("dashboard.overview")), 303)
@@ -55,13 +56,13 @@ def login_form() -> Answer:
 @blueprint.post("/login")
 def login() -> Answer:
     email, password = request.form.get("email", ""), request.form.get("password", "")
-    throttle("login", request.remote_addr or "unknown")
-    throttle("login_email", accounts.email_key(email))
+    throttle_login(accounts.email_key(email))
     try:
         user = accounts.log_in(database(), email, password)
     except accounts.AccountError as error:
         return _refused("login.html", error)
     start_browser_session(user)
+    known_devices.remember(user.email_key)
     ensure_wallet(describe(user))
     return redirect(return_path(url_for("dashboard.overview")), 303)
 

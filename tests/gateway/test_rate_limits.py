@@ -1,0 +1,198 @@
+"""Rate limits: exact waits, one count for all processes, and an owner who is not locked out."""
+
+import math
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import requests
+from sqlalchemy import text
+
+from chassis.database import Connected
+from services.gateway import rate_limits
+from services.gateway.models import User
+from services.gateway.rate_limits import parse, take
+from tests.gateway.conftest import PASSWORD, Front, Site, add_user
+from tests.gateway.test_site import csrf_token
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+
+
+@pytest.mark.parametrize("limits", ["3 per minute", "7 per hour", "2 per second; 3 per minute"])
+def test_who_waits_as_long_as_is_said_passes_and_not_a_second_earlier(
+    database: Connected, limits: str
+) -> None:
+    rates = parse(limits)
+    now = NOW
+    while (wait := take(database, now, "somebody", rates)) is None:
+        now += timedelta(milliseconds=100)
+    retry_after_s = max(1, math.ceil(wait.total_seconds()))
+
+    early = take(database, now + (retry_after_s - 1) * SECOND, "somebody", rates)
+    in_time = take(database, now + retry_after_s * SECOND, "somebody", rates)
+
+    assert (early is None, in_time) == (False, None)
+
+
+def test_a_limit_lets_its_number_through_and_then_one_for_each_part_of_its_time(
+    database: Connected,
+) -> None:
+    rates = parse("6 per minute")
+
+    passed = [
+        second
+        for second in range(61)
+        if take(database, NOW + second * SECOND, "somebody", rates) is None
+    ]
+
+    assert passed == [0, 1, 2, 3, 4, 5, 10, 20, 30, 40, 50, 60]
+
+
+def test_what_is_refused_uses_nothing_up(database: Connected) -> None:
+    rates = parse("1 per minute; 2 per hour")
+    for _ in range(5):
+        take(database, NOW, "somebody", rates)
+
+    assert take(database, NOW + timedelta(minutes=1), "somebody", rates) is None
+
+
+def test_one_subject_leaves_the_other_s_limit_alone(database: Connected) -> None:
+    rates = parse("1 per hour")
+
+    assert [take(database, NOW, who, rates) for who in ("ann", "ben")] == [None, None]
+
+
+def test_what_was_typed_is_stored_as_a_hash_of_one_length(database: Connected) -> None:
+    for typed in ("a", "x" * 100_000, "\ud800"):
+        take(database, NOW, typed, parse("1 per hour"))
+
+    with database.read() as session:
+        lengths = session.scalars(text("SELECT length(key) FROM rate_limits")).all()
+    assert lengths == [32, 32, 32]
+
+
+def test_rows_that_say_nothing_any_more_are_removed(
+    database: Connected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rate_limits, "REMOVED_AT_ONCE", 2)
+    for number in range(5):
+        take(database, NOW, f"passed {number}", parse("1 per minute"))
+    take(database, NOW, "still counted", parse("1 per hour"))
+    later = NOW + timedelta(minutes=2)
+
+    removed = rate_limits.remove_passed(database, later)
+
+    assert removed == 5
+    assert take(database, later, "still counted", parse("1 per hour")) is not None
+
+
+@pytest.mark.parametrize("limits", ["", "many", "0 per minute", "5 per week", "5 per minute;"])
+def test_a_limit_that_cannot_be_read_is_refused(limits: str) -> None:
+    with pytest.raises(ValueError, match="not a rate"):
+        parse(limits)
+
+
+def test_all_processes_count_together(
+    start_front: Callable[..., Front], database: Connected
+) -> None:
+    fronts = [start_front(RATE_LIMIT_LOGIN="6 per day") for _ in range(2)]
+    credentials = {"email": "nobody@example.com", "password": "wrong password"}
+
+    statuses = [
+        requests.post(f"{front.base_url}/api/auth/login", json=credentials, timeout=30).status_code
+        for front in fronts * 5
+    ]
+
+    assert (statuses.count(401), statuses.count(429)) == (6, 4)
+
+
+@pytest.fixture
+def user(database: Connected) -> User:
+    return add_user(database, "owner@example.com", has_wallet=True)
+
+
+def try_login(site: Site, user: User, password: str, address: str) -> requests.Response:
+    return requests.post(
+        f"{site.base_url}/api/auth/login",
+        json={"email": user.email, "password": password},
+        headers={"X-Forwarded-For": address},
+        timeout=30,
+    )
+
+
+def submit_login(site: Site, browser: requests.Session, user: User) -> int:
+    page = browser.get(f"{site.base_url}/login")
+    form = {"email": user.email, "password": PASSWORD, "csrf_token": csrf_token(page.text)}
+    return browser.post(f"{site.base_url}/login", data=form, allow_redirects=False).status_code
+
+
+def test_wrong_passwords_by_a_stranger_do_not_lock_the_owner_out(
+    serve: Callable[..., Site], user: User
+) -> None:
+    site = serve(trusted_proxies=1)
+    stranger = [try_login(site, user, "wrong password", "203.0.113.9") for _ in range(20)]
+
+    owner = try_login(site, user, PASSWORD, "198.51.100.7")
+
+    assert [answer.status_code for answer in stranger] == [401] * 10 + [429] * 10
+    assert owner.status_code == 200
+
+
+def test_strangers_everywhere_are_slowed_and_a_browser_that_is_known_gets_in(
+    serve: Callable[..., Site], user: User
+) -> None:
+    site = serve(trusted_proxies=1, rate_limit_login_account="5 per day")
+    known = site.browser()
+    assert submit_login(site, known, user) == 303
+    known.cookies.pop("mycelium_session")
+    for number in range(10):
+        last = try_login(site, user, "wrong password", f"203.0.113.{number}")
+
+    assert last.status_code == 429
+    assert submit_login(site, site.browser(), user) == 429
+    assert submit_login(site, known, user) == 303
+
+
+def test_a_known_browser_s_own_tries_are_limited(serve: Callable[..., Site], user: User) -> None:
+    site = serve(rate_limit_login_email="2 per day")
+    known = site.browser()
+
+    assert [submit_login(site, known, user) for _ in range(1)] == [303]
+    known.cookies.pop("mycelium_session")
+    wrong = [submit_wrong(site, known, user) for _ in range(3)]
+
+    assert wrong == [401, 401, 429]
+
+
+def submit_wrong(site: Site, browser: requests.Session, user: User) -> int:
+    page = browser.get(f"{site.base_url}/login")
+    form = {"email": user.email, "password": "wrong one", "csrf_token": csrf_token(page.text)}
+    return browser.post(f"{site.base_url}/login", data=form, allow_redirects=False).status_code
+
+
+def test_the_cookie_of_a_known_browser_is_good_for_its_account_only(
+    serve: Callable[..., Site], database: Connected, user: User
+) -> None:
+    site = serve(rate_limit_login="2 per day")
+    browser = site.browser()
+    other = add_user(database, "other@example.com", has_wallet=True)
+    assert submit_login(site, browser, user) == 303
+    browser.cookies.pop("mycelium_session")
+
+    tries = [submit_wrong(site, browser, other) for _ in range(2)]
+
+    assert tries == [401, 429]
+
+
+def test_the_addresses_of_one_ipv6_network_count_as_one(
+    serve: Callable[..., Site], user: User
+) -> None:
+    site = serve(trusted_proxies=1, rate_limit_login="1 per day")
+
+    statuses = [
+        try_login(site, user, "wrong password", address).status_code
+        for address in ("2001:db8::1", "2001:db8::2", "2001:db8:0:1::1")
+    ]
+
+    assert statuses == [401, 429, 401]
