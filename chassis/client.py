@@ -225,6 +225,7 @@ class RpcClient:
         skip_blocked_check(self._connection)
         requests = self._connection.channel()
         requests.events["basic_return"].add(self._on_return)
+        self._connection.wait_at_most(READ_TIMEOUT_S)
         self._requests = requests
         self._ready.set()
         next_tick = time.monotonic()

@@ -55,6 +55,11 @@ class BrokerConnection(kombu.Connection):
         wire.transport.sock.settimeout(self._heartbeat_s)
         return wire
 
+    def wait_at_most(self, seconds: float) -> None:
+        """Bound every wait for the socket anew. A read with just this time-out costs no system
+        call for setting it."""
+        self._socket().settimeout(seconds)
+
     def cut(self) -> None:
         """End it for whoever reads or writes at this moment, in another thread or greenlet."""
         sock = self._socket()

@@ -14,10 +14,14 @@ once if it makes no sense, it becomes a dead letter. Nothing is dropped.
 import functools
 import logging
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, TypeVar
 
+from eventlet.semaphore import Semaphore
 from kombu.message import Message
 from nameko.events import EventHandler as NamekoEventHandler
+from nameko.extensions import SharedExtension
+from nameko.rpc import Rpc as NamekoRpc
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
@@ -60,19 +64,59 @@ def event_handler(event_class: type[EventT]) -> Callable[[Handler[EventT]], Call
     return decorate
 
 
+class EventPlaces(SharedExtension):
+    """How many events are handled at a time, so that slow ones delay no call.
+
+    In a service that answers calls too, at most half of its workers handle events. And one
+    handler never takes the last of these places.
+    """
+
+    @cached_property
+    def count(self) -> int:
+        workers: int = self.container.max_workers
+        answers = any(isinstance(each, NamekoRpc) for each in self.container.entrypoints)
+        return max(workers // 2, 1) if answers else workers
+
+    @cached_property
+    def places(self) -> Semaphore:
+        return Semaphore(self.count)
+
+
 class EventHandler(NamekoEventHandler):
     """Nameko's event handler, which keeps a message until its effect is committed."""
 
     queue_consumer = QueueConsumer()
+    shared = EventPlaces()
 
     def setup(self) -> None:
         super().setup()
+        self._places = Semaphore(max(self.shared.count - 1, 1))
         self.queue.exchange = event_exchange(self.source_service)
         self._delays_s: tuple[int, ...] = service_settings().retry_delays_s
 
     def unpack_message_headers(self, message: Message) -> dict[str, Any]:
         """Only its source can publish an event, whatever the message says of itself."""
         return {**super().unpack_message_headers(message), CALLER_KEY: self.source_service}
+
+    def handle_message(self, body: Any, message: Message) -> None:
+        """Wait for a place, in the greenlet of this message alone."""
+        self._places.acquire()
+        self.shared.places.acquire()
+        try:
+            super().handle_message(body, message)
+        except BaseException:
+            self._leave_place()
+            raise
+
+    def handle_result(
+        self, message: Message, worker_ctx: Any, result: Any = None, exc_info: Any = None
+    ) -> tuple[Any, Any]:
+        self._leave_place()
+        return super().handle_result(message, worker_ctx, result, exc_info)  # type: ignore[no-any-return]
+
+    def _leave_place(self) -> None:
+        self.shared.places.release()
+        self._places.release()
 
     def handle_message_processed(
         self, message: Message, result: object = None, exc_info: Any = None

@@ -1,6 +1,7 @@
 """Events: at least once on the wire, once in effect, and none lost."""
 
 import json
+import time
 import uuid
 from collections.abc import Iterator
 
@@ -13,8 +14,8 @@ from chassis.clock import utc_now
 from chassis.outbox import publish
 from contracts import errors
 from tests.chassis.conftest import Probe
-from tests.chassis.probe.messages import Tell, Told
-from tests.chassis.probe.service import AFTER_COMMIT
+from tests.chassis.probe.messages import Tell, Told, Whispered
+from tests.chassis.probe.service import AFTER_COMMIT, NAPPING
 from tests.patience import eventually
 
 
@@ -113,6 +114,22 @@ def test_an_event_stored_before_a_crash_is_sent_by_the_next_start(probe: Probe) 
     probe.start()
 
     probe.comes_to_note(6)
+
+
+def test_slow_events_delay_neither_calls_nor_the_events_of_another_handler(probe: Probe) -> None:
+    before = probe.noted(NAPPING)
+    with probe.database.begin() as session:
+        for _ in range(12):
+            publish(session, told(55))
+    eventually(lambda: probe.noted(NAPPING) >= before + 3)
+
+    began = time.monotonic()
+    with probe.database.begin() as session:
+        publish(session, Whispered(event_id=uuid.uuid4(), occurred_at=utc_now(), n=56))
+    probe.comes_to_note(56)
+
+    assert time.monotonic() - began < 4
+    eventually(lambda: probe.noted(55) == 12)
 
 
 def test_an_event_that_no_queue_wants_yet_is_kept(probe: Probe) -> None:

@@ -64,10 +64,16 @@ class CallChain(Request[Number], service=SERVICE, method="call_chain"):
 
 
 class Told(Event, source=SERVICE, type="told"):
-    """Noted by the handler; 666 fails every time, 77 and 88 the first time."""
+    """Noted by the handler; 666 fails every time, 77 and 88 the first time; 55 takes 5 s."""
 
     n: int
     metadata: dict[str, str] = Field(default_factory=dict)
+
+
+class Whispered(Event, source=SERVICE, type="whispered"):
+    """Noted by a handler of its own."""
+
+    n: int
 
 
 class Absent(Request[Number], service="absent", method="echo"):

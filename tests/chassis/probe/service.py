@@ -30,6 +30,7 @@ from tests.chassis.probe.messages import (
     Number,
     Tell,
     Told,
+    Whispered,
 )
 
 MEETING, NAPPING, TICK, AFTER_COMMIT, NAPPED = -5, -4, -3, -2, -1
@@ -101,8 +102,14 @@ class ProbeService:
             return self.caller.call(CallChain(n=0))
         return Number(n=len(current_call.get().chain))
 
+    @event_handler(Whispered)
+    def note_whispered(self, session: Session, event: Whispered) -> None:
+        note(session, event.n)
+
     @event_handler(Told)
     def note_told(self, session: Session, event: Told) -> None:
+        if event.n == 55:
+            self.nap(Nap(n=5000))
         if event.n in (77, 88) and event.n not in self.failed:
             self.failed.add(event.n)
             raise ValueError("not at the first try")
