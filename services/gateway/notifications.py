@@ -81,15 +81,14 @@ def newest(
     return list(session.scalars(query))
 
 
-def unread_count(session: Session, user_id: UUID) -> int:
-    return (
-        session.scalar(
-            select(func.count())
-            .select_from(Notification)
-            .where(Notification.user_id == user_id, Notification.read_at.is_(None))
-        )
-        or 0
+def unread_count(session: Session, user_id: UUID, at_most: int | None = None) -> int:
+    """How many a user has not read, counted no further than ``at_most``."""
+    unread = (
+        select(Notification.notification_id)
+        .where(Notification.user_id == user_id, Notification.read_at.is_(None))
+        .limit(at_most)
     )
+    return session.scalar(select(func.count()).select_from(unread.subquery())) or 0
 
 
 def mark_read(session: Session, now: datetime, user_id: UUID, notification_id: UUID | None) -> None:

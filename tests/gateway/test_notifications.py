@@ -43,6 +43,16 @@ def test_reading_keeps_the_time_of_the_first_reading(database: Connected) -> Non
         assert notifications.unread_count(session, USER) == 0
 
 
+def test_unread_ones_are_counted_no_further_than_is_asked(database: Connected) -> None:
+    for _ in range(3):
+        tell(database, USER)
+
+    with database.read() as session:
+        counts = [notifications.unread_count(session, USER, at_most) for at_most in (2, 4, None)]
+
+    assert counts == [2, 3, 3]
+
+
 def test_reading_somebody_elses_is_not_found(database: Connected) -> None:
     notification_id = tell(database, USER)
 

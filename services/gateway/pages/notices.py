@@ -16,11 +16,13 @@ from services.gateway.pages.forms import read_id, return_path
 blueprint = Blueprint("notices", __name__)
 
 PAGE_SIZE = 25
+UNREAD_SHOWN_MAX = 99
 
 
 def unread_count(user_id: UUID) -> int:
+    """For the menu, which says "99+" where there are more: every page asks."""
     with database().read() as session:
-        return notifications.unread_count(session, user_id)
+        return notifications.unread_count(session, user_id, at_most=UNREAD_SHOWN_MAX + 1)
 
 
 def unread(user_id: UUID, kinds: Collection[str]) -> list[notifications.Notice]:
