@@ -40,6 +40,9 @@ class Broker(Protocol):
     @property
     def admin_uri(self) -> str: ...
 
+    @property
+    def children(self) -> list[Child]: ...
+
     def uri(self, service: str) -> str: ...
     def wait_ready(self) -> None: ...
     def stop(self) -> None: ...
@@ -79,6 +82,10 @@ class GivenBroker:
     def admin_uri(self) -> str:
         return self._environment["AMQP_URI"]
 
+    @property
+    def children(self) -> list[Child]:
+        return []
+
     def uri(self, service: str) -> str:
         return self._environment.get(f"{service.upper()}_AMQP_URI") or self.admin_uri
 
@@ -113,6 +120,11 @@ class Node:
     @property
     def admin_uri(self) -> str:
         return self._uri(ADMIN, VHOST)
+
+    @property
+    def children(self) -> list[Child]:
+        """The node's processes, for a supervisor."""
+        return [child for child in (self._epmd, self._server) if child is not None]
 
     def uri(self, service: str, vhost: str = VHOST) -> str:
         """The address for a service, with its own user."""
@@ -327,8 +339,11 @@ class ContainerNode(Node):
 
     def _run_server(self) -> None:
         volume = f"mycelium-{hashlib.sha256(str(self._directory).encode()).hexdigest()[:12]}"
-        # Of a runner that was killed. There may be none, which is no error.
-        subprocess.run(["docker", "rm", "--force", volume], capture_output=True, check=False)
+
+        def remove_left_over() -> None:
+            # There may be none, which is no error.
+            subprocess.run(["docker", "rm", "--force", volume], capture_output=True, check=False)
+
         command = [
             *("docker", "run", "--rm", "--name", volume, "--hostname", "mycelium"),
             *("--publish", f"127.0.0.1:{self.port}:5672"),
@@ -341,7 +356,14 @@ class ContainerNode(Node):
             command += ["--volume", f"{self._directory / source}:/etc/rabbitmq/{target}:ro"]
         log = self._directory / "server.log"
         command.append(CONTAINER_IMAGE)
-        self._server = Child("rabbitmq", command, dict(os.environ), log, death_signal="TERM")
+        self._server = Child(
+            "rabbitmq",
+            command,
+            dict(os.environ),
+            log,
+            death_signal="TERM",
+            before_start=remove_left_over,
+        )
         self._server.start()
 
 

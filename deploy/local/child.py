@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 # When the runner itself dies, even by SIGKILL, the kernel sends its children this signal.
@@ -44,9 +44,13 @@ class Child:
         directory: Path | None = None,
         stop_signal: signal.Signals = signal.SIGTERM,
         death_signal: str = "KILL",
+        before_start: Callable[[], None] | None = None,
     ) -> None:
         """``death_signal`` is what it gets when the runner was killed. Everything of ours lives
-        through a crash, and a service that is asked to stop waits for a broker that is gone."""
+        through a crash, and a service that is asked to stop waits for a broker that is gone.
+
+        ``before_start`` removes what an earlier one that was killed may have left.
+        """
         self.name = name
         self.argv = list(argv)
         self.environment = dict(environment)
@@ -54,12 +58,15 @@ class Child:
         self._directory = directory
         self._stop_signal = stop_signal
         self._death_signal = death_signal
+        self._before_start = before_start
         self._process: subprocess.Popen[bytes] | None = None
         self._is_asked_to_stop = False
 
     def start(self) -> None:
         """Start it; its output is appended to ``log_path``."""
         self._is_asked_to_stop = False
+        if self._before_start is not None:
+            self._before_start()
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         self.bound_log()
         with self.log_path.open("ab") as log:

@@ -14,6 +14,7 @@ import signal
 import stat
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -85,6 +86,11 @@ class Postgres:
     def admin_url(self) -> str:
         return self._url(SUPERUSER, self._password, "postgres")
 
+    @property
+    def children(self) -> list[Child]:
+        """The server's process, for a supervisor."""
+        return [self._server] if self._server is not None else []
+
     def start(self) -> None:
         """Make the cluster where there is none, then start the server and wait for it."""
         self._directory.mkdir(parents=True, exist_ok=True)
@@ -92,7 +98,6 @@ class Postgres:
         if not (self._cluster / "PG_VERSION").exists():
             self._create_cluster()
         self._password = (self._directory / "superuser-password").read_text()
-        _end_orphan(self._cluster)
         self._run_server()
 
     def create_database(self, service: str) -> str:
@@ -192,6 +197,7 @@ class Postgres:
             # "Fast": roll back what is open, cut the connections, checkpoint, exit.
             stop_signal=signal.SIGINT,
             death_signal="INT",
+            before_start=partial(_end_orphan, self._cluster),
         )
         self._server.start()
         # Recovery after a crash takes longer than a usual start.

@@ -71,7 +71,7 @@ def run(stopping: threading.Event, stack: ExitStack) -> None:
     # The broker takes longest: it boots while the database starts and gets its tables.
     broker = brokers.begin(DATA / "rabbitmq")
     try:
-        urls = database_urls(stack)
+        urls, servers = databases(stack)
     finally:
         stack.callback(broker.stop)
     for name, url in urls.items():
@@ -91,6 +91,7 @@ def run(stopping: threading.Event, stack: ExitStack) -> None:
     seed_catalog(every)
     say("Starting the services…")
     supervisor = Supervisor([as_child(process) for process in every], say)
+    supervisor.adopt([*servers, *broker.children])
     stack.callback(supervisor.stop)
     supervisor.start()
     if wait_until_ready(every, supervisor, stopping):
@@ -118,15 +119,17 @@ def chosen_ports() -> Ports:
     return Ports.choose(gateway=found["GATEWAY_PORT"], sandbox=found["SANDBOX_PORT"])
 
 
-def database_urls(stack: ExitStack) -> dict[str, str]:
-    """The URL of each service's database: the user's own, or one on our own server."""
+def databases(stack: ExitStack) -> tuple[dict[str, str], list[Child]]:
+    """The URL of each service's database: the user's own, or one on our own server, whose
+    process comes second."""
     urls = {name: os.environ.get(f"{name.upper()}_DATABASE_URL", "") for name in DATABASES}
     missing = [name for name, url in urls.items() if not url]
-    if missing:
-        server = postgresql.start(DATA / "postgres")
-        stack.callback(server.stop)
-        urls |= {name: server.create_database(name) for name in missing}
-    return urls
+    if not missing:
+        return urls, []
+    server = postgresql.start(DATA / "postgres")
+    stack.callback(server.stop)
+    urls |= {name: server.create_database(name) for name in missing}
+    return urls, server.children
 
 
 def kept_secrets(path: Path) -> Secrets:

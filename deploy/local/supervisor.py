@@ -24,6 +24,7 @@ BAD_SETTINGS = 78
 class _Watched:
     child: Child
     started_at: float
+    is_adopted: bool = False
     ends: int = 0
     start_again_at: float | None = None
 
@@ -35,9 +36,14 @@ class Supervisor:
         self._watched = [_Watched(child, 0.0) for child in children]
         self._say = say
 
+    def adopt(self, children: Sequence[Child]) -> None:
+        """Watch children that run already, and leave it to whoever started them to stop them."""
+        now = time.monotonic()
+        self._watched += [_Watched(child, now, is_adopted=True) for child in children]
+
     def start(self) -> None:
-        """Start every child."""
-        for watched in self._watched:
+        """Start every child that is not adopted."""
+        for watched in self._own():
             self._start(watched)
 
     def watch(self, stopping: threading.Event, interval_s: float = 0.25) -> None:
@@ -61,12 +67,15 @@ class Supervisor:
                 self._start(watched)
 
     def stop(self) -> None:
-        """Ask all children to stop, then wait for all."""
-        for watched in self._watched:
+        """Ask all children that are not adopted to stop, then wait for all."""
+        for watched in self._own():
             watched.child.signal_stop()
         deadline = time.monotonic() + STOP_TIMEOUT_S
-        for watched in self._watched:
+        for watched in self._own():
             watched.child.stop(max(deadline - time.monotonic(), 0.1))
+
+    def _own(self) -> list[_Watched]:
+        return [watched for watched in self._watched if not watched.is_adopted]
 
     def _start(self, watched: _Watched) -> None:
         watched.start_again_at = None
