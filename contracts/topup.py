@@ -26,6 +26,12 @@ from contracts.messages import (
 SERVICE = "topup"
 
 Email = Annotated[str, StringConstraints(min_length=3, max_length=254), Storable]
+RETURN_PATH_LENGTH_MAX = 500
+ReturnPath = Annotated[
+    str,
+    StringConstraints(max_length=RETURN_PATH_LENGTH_MAX, pattern=r"^/([^/\\].*)?$"),
+    Storable,
+]
 PaymentMethodId = Annotated[str, StringConstraints(min_length=1, max_length=255), Storable]
 
 
@@ -114,9 +120,7 @@ class StartTopup(Command[Topup], service=SERVICE, method="start_topup"):
     email: Email
     amount_micros: AmountMicros
     save_card: bool = False
-    return_path: Annotated[
-        str, StringConstraints(max_length=500, pattern=r"^/([^/\\].*)?$"), Storable
-    ] = "/dashboard/wallet"
+    return_path: ReturnPath = "/dashboard/wallet"
     purchase_id: UUID | None = None
 
 
@@ -167,9 +171,7 @@ class StartCardSetup(Command[CardSetup], service=SERVICE, method="start_card_set
 
     user_id: UUID
     email: Email
-    return_path: Annotated[
-        str, StringConstraints(max_length=500, pattern=r"^/([^/\\].*)?$"), Storable
-    ] = "/dashboard/wallet"
+    return_path: ReturnPath = "/dashboard/wallet"
 
 
 class RemovePaymentMethod(

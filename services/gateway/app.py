@@ -16,7 +16,7 @@ from chassis.context import CallContext, current_call
 from chassis.database import connect
 from chassis.identifiers import new_id
 from chassis.money import format_usd
-from services.gateway import api, assets, health, pages
+from services.gateway import api, assets, health, pages, texts
 from services.gateway.errors import Problem, register_error_handlers
 from services.gateway.frame import Frame, install
 from services.gateway.identity import current_identity, current_user
@@ -60,15 +60,14 @@ def create_app(settings: GatewaySettings | None = None) -> Flask:
 
 def _begin_request() -> None:
     g.started_at_s = time.perf_counter()
-    if "\x00" in request.path:
-        # No name and no id holds one, and PostgreSQL refuses it.
-        raise Problem(404, "not_found", "There is nothing at this address.")
-    if b"%00" in request.query_string:
-        raise Problem(400, "malformed_request", "A query holds no zero bytes.")
     given = request.headers.get("X-Request-Id", "")
     g.request_id = given if _REQUEST_ID.fullmatch(given) else str(new_id())
     # Every call that this request makes carries its id, into the logs of all services.
     current_call.set(CallContext(chain=(f"gateway.{g.request_id}",)))
+    if "\x00" in request.path:
+        # No name and no id holds one, and PostgreSQL refuses it.
+        raise Problem(404, "not_found", "There is nothing at this address.")
+    texts.check_request()
 
 
 def _end_request(response: Response) -> Response:

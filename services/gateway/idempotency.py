@@ -12,7 +12,7 @@ from services.gateway.errors import Problem
 HEADER = "Idempotency-Key"
 KEY_LENGTH_MAX = 128
 
-_KEY = re.compile(rf"[\x21-\x7e]{{1,{KEY_LENGTH_MAX}}}")
+KEY_PATTERN = f"^[!-~]{{1,{KEY_LENGTH_MAX}}}$"
 
 
 def scoped_key(user_id: UUID, key: str | None) -> str:
@@ -27,7 +27,7 @@ def scoped_key(user_id: UUID, key: str | None) -> str:
             "Send an Idempotency-Key header: any text of your own, new for each intention and"
             " the same when you try again, so that a retry never charges twice.",
         )
-    if not _KEY.fullmatch(key):
+    if not re.fullmatch(KEY_PATTERN, key):
         raise Problem(
             400,
             "idempotency_key_malformed",

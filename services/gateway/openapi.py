@@ -16,14 +16,16 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from services.gateway.api.shapes import ErrorReply
-from services.gateway.idempotency import HEADER, KEY_LENGTH_MAX
+from services.gateway.idempotency import HEADER, KEY_PATTERN
 
 if TYPE_CHECKING:
     from services.gateway.api.endpoint import Operation
 
 TARGET = Path(__file__).resolve().parents[2] / "docs" / "openapi.json"
 _REF = "#/components/schemas/{model}"
-_PATH_PART = re.compile(r"<(?:(?P<kind>[a-z]+)(?:\([^)]*\))?:)?(?P<name>\w+)>")
+_PATH_PART = re.compile(
+    r"<(?:(?P<kind>[a-z]+)(?:\(maxlength=(?P<length_max>[0-9]+)\))?:)?(?P<name>\w+)>"
+)
 
 _ERRORS = {
     400: "The request could not be read, or a header is missing.",
@@ -46,6 +48,9 @@ _ABOUT = """\
 Buy cloud resources on USD credits.
 
 **Money** is a JSON number of US dollars with two decimals.
+
+**Times** are RFC 3339 with a zone, such as `2026-11-28T09:30:00Z`. **Texts** hold no NUL and no
+half of a character (a lone surrogate).
 
 **Who asks**: `Authorization: Bearer <token>`, or the browser's session cookie together with the
 page's CSRF token as `X-CSRFToken` on anything but a GET.
@@ -117,7 +122,7 @@ def _describe(
                 "name": HEADER,
                 "in": "header",
                 "required": True,
-                "schema": {"type": "string", "minLength": 1, "maxLength": KEY_LENGTH_MAX},
+                "schema": {"type": "string", "pattern": KEY_PATTERN},
             }
         )
     if operation.is_public:
@@ -133,7 +138,9 @@ def _path_parameters(operation: "Operation") -> list[dict[str, Any]]:
             "name": part["name"],
             "in": "path",
             "required": True,
-            "schema": {"type": "string", **({"format": "uuid"} if part["kind"] == "uuid" else {})},
+            "schema": {"type": "string", "format": "uuid"}
+            if part["kind"] == "uuid"
+            else {"type": "string", "minLength": 1, "maxLength": int(part["length_max"])},
         }
         for part in _PATH_PART.finditer(operation.path)
     ]

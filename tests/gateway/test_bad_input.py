@@ -327,7 +327,7 @@ def test_a_name_that_is_given_twice_is_named(api: Api) -> None:
 
 
 def test_a_zero_byte_in_a_query_is_refused(api: Api) -> None:
-    assert error_of(api.get("/api/products?q=%00")) == (400, "malformed_request")
+    assert error_of(api.get("/api/products?q=%00")) == (422, "bad_request")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pydantic import StringConstraints
 from chassis.clock import utc_now
 from services.gateway import accounts, tokens
 from services.gateway.api.endpoint import endpoint
-from services.gateway.api.shapes import ApiBody, ApiReply, NoReply
+from services.gateway.api.shapes import AnyText, ApiBody, ApiReply, NoReply
 from services.gateway.frame import database
 from services.gateway.identity import (
     CurrentUser,
@@ -22,8 +22,8 @@ from services.gateway.security import place, throttle, throttle_login
 
 blueprint = Blueprint("api_accounts", __name__)
 
-Email = Annotated[str, StringConstraints(min_length=1, max_length=accounts.TYPED_LENGTH_MAX)]
-Password = Annotated[str, StringConstraints(min_length=1, max_length=accounts.TYPED_LENGTH_MAX)]
+Email = Annotated[AnyText, StringConstraints(min_length=1, max_length=accounts.TYPED_LENGTH_MAX)]
+Password = Annotated[AnyText, StringConstraints(min_length=1, max_length=accounts.TYPED_LENGTH_MAX)]
 
 
 class Credentials(ApiBody):

@@ -16,7 +16,15 @@ from contracts.topup import (
     TriggerAutoTopup,
 )
 from services.gateway.api.endpoint import Answer, endpoint
-from services.gateway.api.shapes import ApiBody, ApiReply, PlainText, PositiveUsd, Usd, UsdOrZero
+from services.gateway.api.shapes import (
+    ApiBody,
+    ApiReply,
+    CardUsd,
+    PlainText,
+    PositiveUsd,
+    Usd,
+    UsdOrZero,
+)
 from services.gateway.api.topups import TopupReply, shown_topup
 from services.gateway.frame import call
 from services.gateway.identity import CurrentUser
@@ -36,7 +44,7 @@ class AutoTopupBody(ApiBody):
 
     enabled: bool = Field(strict=True)
     threshold_micros: UsdOrZero | None = Field(default=None, alias="threshold_amount")
-    topup_amount_micros: PositiveUsd | None = Field(default=None, alias="topup_amount")
+    topup_amount_micros: CardUsd | None = Field(default=None, alias="topup_amount")
     payment_method_id: CardId | None = None
     backup_payment_method_id: CardId | None = None
     daily_limit_micros: PositiveUsd | None = Field(default=None, alias="daily_limit")

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from flask import Blueprint, Response, current_app, jsonify, request
 from pydantic import BaseModel, ValidationError
 
+from services.gateway import texts
 from services.gateway.api.shapes import ApiBody, ApiReply
 from services.gateway.errors import Problem
 from services.gateway.idempotency import HEADER, scoped_key
@@ -130,6 +131,7 @@ def _read_body(model: type[ModelT]) -> ModelT:
         raise Problem(415, "unsupported_media_type", "Send JSON: 'Content-Type: application/json'.")
     try:
         document = current_app.json.loads(request.get_data())
+        texts.check(document)
     except GivenTwice as error:
         raise Problem(400, "malformed_json", str(error)) from None
     except (ValueError, ArithmeticError, RecursionError):

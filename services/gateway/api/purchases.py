@@ -18,7 +18,16 @@ from contracts.billing import (
     StartPurchase,
 )
 from services.gateway.api.endpoint import Answer, endpoint
-from services.gateway.api.shapes import ApiBody, ApiReply, CursorText, Limit, Usd, UsdOrZero
+from services.gateway.api.shapes import (
+    AnyText,
+    ApiBody,
+    ApiReply,
+    CursorText,
+    Limit,
+    Quantity,
+    Usd,
+    UsdOrZero,
+)
 from services.gateway.frame import call, current_frame
 from services.gateway.identity import CurrentUser
 from services.gateway.purchase_waiters import Setback, Waiter
@@ -34,8 +43,8 @@ class PurchaseBody(ApiBody):
     nothing is bought and the answer is 409 ``price_changed``. ``product_name`` is not used."""
 
     product_id: UUID
-    product_name: Annotated[str, Field(max_length=500)] | None = None
-    quantity: Annotated[int, Field(strict=True, ge=1, le=100)] = 1
+    product_name: Annotated[AnyText, Field(max_length=500)] | None = None
+    quantity: Quantity = 1
     unit_price_micros: UsdOrZero | None = Field(default=None, alias="unit_price_usd")
 
 

@@ -56,8 +56,11 @@ def _not_zero(amount_micros: int) -> int:
     return amount_micros
 
 
+_CONTROL = r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f"
+
+
 def _plain_text(value: str) -> str:
-    if re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", value):
+    if re.search(f"[{_CONTROL}]", value):
         raise ValueError("Control characters are not allowed.")
     return value
 
@@ -65,6 +68,7 @@ def _plain_text(value: str) -> str:
 _AMOUNT_SCHEMA = {
     "type": "number",
     "maximum": MAX_AMOUNT_MICROS // 1_000_000,
+    "multipleOf": Decimal("0.000001"),
     "description": "US dollars, with at most 6 decimals.",
 }
 
@@ -75,6 +79,19 @@ PositiveUsd = Annotated[
     WithJsonSchema({**_AMOUNT_SCHEMA, "exclusiveMinimum": 0}),
 ]
 """A positive amount in a body, in micro-dollars once it is read."""
+
+CardUsd = Annotated[
+    PositiveUsd,
+    WithJsonSchema(
+        {
+            **_AMOUNT_SCHEMA,
+            "exclusiveMinimum": 0,
+            "multipleOf": Decimal("0.01"),
+            "description": "US dollars in whole cents, as a card is charged.",
+        }
+    ),
+]
+"""An amount in a body that a card is to pay. The top-up service refuses a part of a cent."""
 
 UsdOrZero = Annotated[
     int, BeforeValidator(_number_to_micros), WithJsonSchema({**_AMOUNT_SCHEMA, "minimum": 0})
@@ -99,6 +116,12 @@ def _whole_number(value: Any) -> Any:
     return whole_number(value) if isinstance(value, str) else value
 
 
+def _exact_integer(value: Any) -> Any:
+    """To JSON Schema, and to a program that knows one kind of number, 43.0 is an integer."""
+    is_integer = isinstance(value, Decimal) and value.adjusted() < 20 and value % 1 == 0
+    return int(value) if is_integer else value
+
+
 def _true_or_false(value: Any) -> Any:
     return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
 
@@ -107,8 +130,17 @@ QueryFlag = Annotated[bool, Field(strict=True), BeforeValidator(_true_or_false)]
 """``true`` or ``false`` in a query string, as the document says, and no other word."""
 
 CursorText = Annotated[str, StringConstraints(pattern=rf"^[A-Za-z0-9_-]{{1,{CURSOR_LENGTH_MAX}}}$")]
-Limit = Annotated[int, BeforeValidator(_whole_number), Field(ge=1, le=200)]
-PlainText = Annotated[str, AfterValidator(_plain_text)]
+# What changes a value comes last: a bound that follows it is not in the document.
+Limit = Annotated[int, Field(ge=1, le=200), BeforeValidator(_whole_number)]
+Quantity = Annotated[int, Field(strict=True, ge=1, le=100), BeforeValidator(_exact_integer)]
+AnyText = Annotated[str, Field(json_schema_extra={"pattern": r"^[^\x00]*$"})]
+"""A text of every character that can be stored. All of a request is checked for it at once."""
+
+PlainText = Annotated[
+    str,
+    AfterValidator(_plain_text),
+    Field(json_schema_extra={"pattern": f"^[^{_CONTROL}]*$"}),
+]
 
 
 class NoReply(ApiReply):

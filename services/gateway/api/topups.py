@@ -8,7 +8,7 @@ from pydantic import AwareDatetime, Field
 from chassis.money import usd_number
 from contracts.topup import GetTopup, StartTopup, Topup, TopupKind, TopupStatus, Trigger
 from services.gateway.api.endpoint import Answer, endpoint
-from services.gateway.api.shapes import ApiBody, ApiReply, PositiveUsd, Usd
+from services.gateway.api.shapes import ApiBody, ApiReply, CardUsd, Usd
 from services.gateway.frame import call
 from services.gateway.identity import CurrentUser
 
@@ -23,7 +23,7 @@ class TopupBody(ApiBody):
     purchase is paid otherwise or ends. 409: it needs no money any more, or a payment for it is
     being confirmed."""
 
-    amount_micros: PositiveUsd = Field(alias="amount")
+    amount_micros: CardUsd = Field(alias="amount")
     save_card: bool = Field(default=False, strict=True)
     purchase_id: UUID | None = None
 

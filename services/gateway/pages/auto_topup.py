@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flask import Blueprint, flash, redirect, render_template, request, url_for
+from pydantic import ValidationError
 from werkzeug.wrappers import Response
 
 from chassis.money import InvalidAmount
@@ -88,6 +89,9 @@ def configure() -> Response | str | tuple[str, int]:
         status = call(command)
     except InvalidAmount as error:
         return _again(user, error=str(error)), 422
+    except ValidationError:
+        wrong = {"error": "Choose one of your cards.", "error_field": "payment_method_id"}
+        return _again(user, **wrong), 422
     except ServiceError as error:
         name = _FIELDS.get(error.details[0], "") if error.details else ""
         return _again(user, error=str(error), error_field=name), STATUSES.get(error.code, 502)

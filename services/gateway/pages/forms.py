@@ -9,6 +9,7 @@ from flask import flash, get_flashed_messages, request
 from chassis.digits import whole_number
 from chassis.identifiers import new_id
 from chassis.money import InvalidAmount, parse_usd, whole_cents
+from contracts.topup import RETURN_PATH_LENGTH_MAX
 from services.gateway.idempotency import scoped_key
 
 CREDIT_CHOICES_MICROS = (10_000_000, 25_000_000, 50_000_000)
@@ -136,7 +137,8 @@ def refused_credits() -> RefusedCredits | None:
 def return_path(default: str) -> str:
     """Where to go after a form, if the form names a path of this site; else ``default``."""
     wanted = request.values.get("next", "")
-    return wanted if _LOCAL_PATH.fullmatch(wanted) else default
+    is_ours = len(wanted) <= RETURN_PATH_LENGTH_MAX and _LOCAL_PATH.fullmatch(wanted)
+    return wanted if is_ours else default
 
 
 def suggested_credits(shortfall_micros: int) -> int | None:

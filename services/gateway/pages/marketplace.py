@@ -40,12 +40,12 @@ def listing() -> str:
     )
 
 
-@blueprint.get("/marketplace/<slug>")
+@blueprint.get("/marketplace/<string(maxlength=100):slug>")
 def product(slug: str) -> str:
     return render_template("product.html", product=call(GetProduct(product_id=slug)))
 
 
-@blueprint.get("/marketplace/<slug>/buy")
+@blueprint.get("/marketplace/<string(maxlength=100):slug>/buy")
 @login_required
 def buy(slug: str) -> str | Response:
     """What Buy Now will do: the price, a top-up if one is needed, the balance after.

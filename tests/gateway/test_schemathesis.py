@@ -1,0 +1,53 @@
+"""The HTTP API held to its own document, by requests made from it.
+
+What the document allows is carried out or has a reason of its own; what it does not allow is a
+4xx; every answer has the status and the shape that it promises, and none is a 5xx.
+"""
+
+from typing import Any
+
+import schemathesis
+from hypothesis import HealthCheck, settings
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from tests.gateway.conftest import DOCUMENT, Api
+
+EXAMPLES_MAX = 12
+"""For each endpoint: the whole takes some 20 seconds."""
+
+MORE_THAN_A_SCHEMA = {
+    "register": "an address is more than a pattern, and some passwords are used by many",
+    "start_topup": "the bounds of a payment are the operator's settings",
+    "configure_auto_topup": "the same, and switching on needs consent and a saved card",
+    "check_affordability": "a number in a query is written without an exponent",
+    "list_products": "the same, and a cursor is one that was issued for this order",
+    "list_transactions": "a cursor is one that was issued, and since is not after until",
+    "list_purchases": "a cursor is one that was issued",
+    "list_deployments": "a cursor is one that was issued",
+}
+
+api_schema = schemathesis.openapi.from_dict(DOCUMENT)
+
+
+@api_schema.parametrize()
+@settings(max_examples=EXAMPLES_MAX, deadline=None, suppress_health_check=list(HealthCheck))
+def test_an_endpoint_does_as_its_document_says(case: Any, api: Api) -> None:
+    name = case.operation.definition.raw["operationId"]
+    unfair = [positive_data_acceptance] if name in MORE_THAN_A_SCHEMA else []
+
+    case.call_and_validate(
+        base_url=api.base_url,
+        headers={"Authorization": f"Bearer {api.token}"},
+        timeout=30,
+        excluded_checks=unfair,
+    )
+
+
+def test_what_a_schema_cannot_say_is_about_endpoints_that_exist() -> None:
+    names = {
+        operation["operationId"]
+        for operations in DOCUMENT["paths"].values()
+        for operation in operations.values()
+    }
+
+    assert names >= MORE_THAN_A_SCHEMA.keys()
