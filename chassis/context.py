@@ -22,8 +22,8 @@ CALL_CHAIN_MAX = 10
 class CallContext:
     """``chain`` names the calls that led here, oldest first; ``deadline_ms`` is Unix time.
 
-    ``caller`` is the login at the broker that sent the call, or the service that published the
-    event; the broker vouches for it. None where the sender did not name itself.
+    ``caller`` is the login at the broker that sent the call, or the exchange that the event came
+    through; the broker vouches for both. None where the sender did not name itself.
     """
 
     chain: tuple[str, ...] = ()

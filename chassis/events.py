@@ -96,7 +96,8 @@ class EventHandler(NamekoEventHandler):
 
     def unpack_message_headers(self, message: Message) -> dict[str, Any]:
         """Only its source can publish an event, whatever the message says of itself."""
-        return {**super().unpack_message_headers(message), CALLER_KEY: self.source_service}
+        source = event_exchange(self.source_service).name
+        return {**super().unpack_message_headers(message), CALLER_KEY: source}
 
     def handle_message(self, body: Any, message: Message) -> None:
         """Wait for a place, in the greenlet of this message alone."""

@@ -102,8 +102,9 @@ class Transaction(Reply):
 
     ``amount_micros`` is signed: positive is money in. ``balance_after_micros`` is the
     account's balance right after it. ``corrects_transaction_id`` is the earlier transaction
-    that this one refunds or reverses. ``replayed`` says that this answer was given before,
-    ``dry_run`` that nothing was written and the id stands for nothing.
+    that this one refunds or reverses. ``caller`` is who had it made: a login at the broker, or the
+    exchange of an event; ``get_transaction`` has it where it is known. ``replayed`` says that this
+    answer was given before, ``dry_run`` that nothing was written and the id stands for nothing.
     """
 
     transaction_id: UUID
@@ -115,6 +116,7 @@ class Transaction(Reply):
     effective_at: Moment
     recorded_at: Moment
     corrects_transaction_id: UUID | None = None
+    caller: str | None = None
     replayed: bool = False
     dry_run: bool = False
 
@@ -519,6 +521,7 @@ class ExportedEntry(Value):
     effective_at: Moment
     recorded_at: Moment
     corrects_transaction_id: UUID | None = None
+    caller: str | None = None
 
 
 class ExportPage(Reply):
@@ -537,6 +540,46 @@ class Export(Request[ExportPage], service=SERVICE, method="export"):
     user_id: UUID | None = None
     cursor: Cursor | None = None
     limit: Annotated[int, Field(strict=True, ge=1, le=1_000)] = 500
+
+
+class MadeCredit(Value):
+    """Money that came out of a house account into a wallet, or a correction by hand.
+
+    ``caller`` is who had it made, as in :class:`Transaction`; None where that is not known.
+    """
+
+    transaction_id: UUID
+    user_id: UUID
+    kind: TransactionKind
+    amount_micros: SignedMicros
+    caller: str | None
+    description: str
+    metadata: dict[str, str]
+    recorded_at: Moment
+
+
+LedgerPosition = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
+
+
+class CreditPage(Reply):
+    """In the order of the ledger. ``next_position`` is where the next question goes on.
+
+    ``is_last``: there was no more when this was asked.
+    """
+
+    credits: list[MadeCredit]
+    next_position: LedgerPosition
+    is_last: bool
+
+
+class ListCredits(Request[CreditPage], service=SERVICE, method="list_credits"):
+    """For an audit: the credits, and the corrections by hand, after a position of the ledger.
+
+    Refunds are left out: they never exceed what was paid. A transaction is told once it is
+    sealed, some seconds after it was made. A position beyond the last one stands for that.
+    """
+
+    after_position: LedgerPosition = 0
 
 
 class DayTotal(Value):

@@ -43,7 +43,8 @@ class Book:
     def __init__(self, now: datetime) -> None:
         self.now = now
         self.call = CallContext()
-        """Whose command is carried out; the events that it makes go on with its chain of calls."""
+        """Whose command is carried out: its transactions name the caller, and its events go on
+        with the chain of calls."""
         self.accounts: dict[UUID, Account] = {}
         self.reserved_account_ids: list[int] = []
         self.keys: dict[str, keys.KeyRecord] = {}
@@ -122,7 +123,7 @@ class Book:
         recorded_at = self._recorded_at(source, destination)
         effective_at = movement.effective_at or recorded_at
         posted = Posted(new_id(), movement, effective_at, recorded_at, {})
-        self._transactions.append(_transaction_row(posted, amount_micros))
+        self._transactions.append(_transaction_row(posted, amount_micros, self.call.caller))
         self._enter(posted, source, -amount_micros)
         self._enter(posted, destination, amount_micros)
         if isinstance(source, Account) and movement.says_balance_low:
@@ -288,10 +289,11 @@ _POST_TRANSACTIONS = Bulk(
     recorded_at="timestamptz",
     corrects_transaction_id="uuid",
     correction="text",
+    caller="text",
 )
 
 
-def _transaction_row(posted: Posted, amount_micros: int) -> tuple[Any, ...]:
+def _transaction_row(posted: Posted, amount_micros: int, caller: str | None) -> tuple[Any, ...]:
     movement = posted.movement
     return (
         posted.transaction_id,
@@ -303,6 +305,7 @@ def _transaction_row(posted: Posted, amount_micros: int) -> tuple[Any, ...]:
         posted.recorded_at,
         movement.corrects,
         movement.correction,
+        caller,
     )
 
 

@@ -70,7 +70,7 @@ _TEXTS = """
         t.metadata::text,
         to_char(t.effective_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24\\:MI\\:SS.US'),
         to_char(t.recorded_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24\\:MI\\:SS.US'),
-        coalesce(t.corrects_transaction_id::text, ''), coalesce(t.correction, ''),
+        coalesce(t.corrects_transaction_id::text, ''), coalesce(t.correction, ''), t.caller,
         (SELECT string_agg(format('[%s,%s,%s,%s]', e.account_id, e.entry_number,
                 e.amount_micros, coalesce(e.balance_after_micros::text, 'null')),
                 ',' ORDER BY e.account_id)
@@ -93,10 +93,12 @@ _SEALED = text(
 def _sealable(row: Any) -> Sealable:
     (
         position, transaction_id, kind, amount_micros, description, metadata,
-        effective_at, recorded_at, corrected_id, correction, entries, digest,
+        effective_at, recorded_at, corrected_id, correction, caller, entries, digest,
     ) = row  # fmt: skip
+    # Links from before callers were recorded must stay as they are.
+    called_by = "" if caller is None else f'"caller":{canonical_json(caller)},'
     canonical = (
-        f'{{"amount_micros":{amount_micros},"correction":"{correction}",'
+        f'{{"amount_micros":{amount_micros},{called_by}"correction":"{correction}",'
         f'"corrects_transaction_id":"{corrected_id}","description":{canonical_json(description)},'
         f'"effective_at":"{effective_at}+00:00","entries":[{entries or ""}],"kind":"{kind}",'
         f'"metadata":{metadata if metadata == "{}" else canonical_json(json.loads(metadata))},'

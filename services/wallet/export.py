@@ -27,7 +27,7 @@ _FIELDS = tuple(ExportedEntry.model_fields)
 _PAGE = text(
     "SELECT e.account_id, e.entry_number, a.user_id, a.house_name AS house_account,"
     " e.transaction_id, e.kind, e.amount_micros, e.balance_after_micros, t.description,"
-    " t.metadata, e.effective_at, e.recorded_at, t.corrects_transaction_id"
+    " t.metadata, e.effective_at, e.recorded_at, t.corrects_transaction_id, t.caller"
     " FROM entries AS e JOIN accounts AS a ON a.account_id = e.account_id"
     " JOIN transactions AS t ON t.transaction_id = e.transaction_id"
     " WHERE (e.account_id, e.entry_number) > (:account_id, :entry_number)"

@@ -78,6 +78,7 @@ class TransactionRow(Base):
     recorded_at: Mapped[datetime]
     corrects_transaction_id: Mapped[UUID | None]
     correction: Mapped[str | None]
+    caller: Mapped[str | None]
 
 
 class EntryRow(Base):

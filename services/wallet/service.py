@@ -22,6 +22,7 @@ from contracts.wallet import (
     ClosedKey,
     CloseKey,
     Credit,
+    CreditPage,
     Debit,
     Export,
     ExportPage,
@@ -32,6 +33,7 @@ from contracts.wallet import (
     Hold,
     KeyOutcome,
     Level,
+    ListCredits,
     OpenAccount,
     PastBalance,
     PlaceHold,
@@ -57,6 +59,7 @@ from services.wallet import (
     chain,
     expiry,
     export,
+    inflows,
     keys,
     statements,
     topups,
@@ -167,6 +170,11 @@ class WalletService:
     def export(self, request: Export) -> ExportPage:
         with self.database.read() as session:
             return export.page(session, request)
+
+    @rpc
+    def list_credits(self, request: ListCredits) -> CreditPage:
+        with self.database.read() as session:
+            return inflows.page(session, request)
 
     @rpc
     def totals(self, request: Totals) -> TotalsReport:

@@ -95,15 +95,15 @@ def _entries(account_id: int) -> Select[Any]:
 
 
 def get_transaction(session: Session, user_id: UUID, transaction_id: UUID) -> Transaction:
-    """Raises ``NotFound``, for somebody else's too."""
+    """With its caller. Raises ``NotFound``, for somebody else's too."""
     account = accounts.find(session, user_id)
     row = None
     if account is not None:
         query = _entries(account.account_id).where(EntryRow.transaction_id == transaction_id)
-        row = session.execute(query).one_or_none()
+        row = session.execute(query.add_columns(TransactionRow.caller)).one_or_none()
     if row is None:
         raise NotFound("This wallet has no such transaction.")
-    return transaction_from(row)
+    return transaction_from(row).model_copy(update={"caller": row.caller})
 
 
 _RECORDED_UNTIL = text(

@@ -74,6 +74,8 @@ def test_a_link_is_the_hash_of_the_one_before_and_of_sorted_json(
                     for e in entries
                 ],
             }
+            if row.caller is not None:
+                content["caller"] = row.caller
             text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
             before = hashlib.sha256(before + text.encode()).digest()
             assert bytes(digest) == before, text
