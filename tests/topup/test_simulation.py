@@ -24,7 +24,7 @@ from sqlalchemy import text
 from chassis.money import from_cents
 from contracts.errors import ServiceError
 from contracts.topup import ReceiveWebhook, SetOperatorSwitch, TopupStatus, Trigger
-from services.topup import cards, charges, checkout, limits, notices, switch
+from services.topup import cards, charges, checkout, limits, notices, pages, switch
 from services.topup.models import Topup
 from tests.topup.conftest import USD, Card, Customer, Desk, empty, signed
 
@@ -244,11 +244,22 @@ class Life(RuleBasedStateMachine):
                 cards.remove(session, customer.user_id, card, self.desk.clock())
             self.quietly(cards.detach, self.desk.till, card)
 
-    @rule(who=pick, dollars=st.sampled_from([10, 25]), save=st.booleans(), pays=st.booleans())
-    def buy_credits_by_hand(self, who: int, dollars: int, save: bool, pays: bool) -> None:
+    @rule(
+        who=pick,
+        dollars=st.sampled_from([10, 25]),
+        save=st.booleans(),
+        pays=st.booleans(),
+        for_purchase=st.booleans(),
+    )
+    def buy_credits_by_hand(
+        self, who: int, dollars: int, save: bool, pays: bool, for_purchase: bool
+    ) -> None:
+        """For the purchase that waits longest, or for none."""
         customer = self.customer(who)
+        waiting = list(self.wanted[customer.user_id]) if for_purchase else []
+        purchase_id = UUID(waiting[0]) if waiting else None
         try:
-            topup = customer.start_topup(dollars * USD, save_card=save)
+            topup = customer.start_topup(dollars * USD, save_card=save, purchase_id=purchase_id)
         except (ServiceError, Crash):
             return
         page = next(t.session_id for t in customer.topups() if t.topup_id == topup.topup_id)
@@ -359,6 +370,7 @@ class Life(RuleBasedStateMachine):
         for customer in getattr(self, "customers", []):
             topups, taken = customer.topups(), self.captured(customer)
             self.at_most_one_is_in_flight(topups)
+            self.one_purchase_has_one_payer(topups)
             self.limits_hold_in_every_window(topups, taken)
             self.a_key_used_by_hand_is_one_topup(topups)
             self.nothing_is_charged_twice_or_told_differently(customer, taken)
@@ -368,6 +380,17 @@ class Life(RuleBasedStateMachine):
     def at_most_one_is_in_flight(topups: list[Topup]) -> None:
         open_ones = [t for t in topups if t.kind == "auto" and t.status in limits.IN_FLIGHT]
         assert len(open_ones) <= 1
+
+    @staticmethod
+    def one_purchase_has_one_payer(topups: list[Topup]) -> None:
+        """A card page or an automatic charge: whoever came second was refused."""
+        payers = [str(t.purchase_id) for t in topups if t.purchase_id and t.status in pages.OPEN]
+        payers += [
+            str(t.trigger_reference)
+            for t in topups
+            if t.trigger == Trigger.PURCHASE and t.status in limits.IN_FLIGHT
+        ]
+        assert len(payers) == len(set(payers))
 
     @staticmethod
     def limits_hold_in_every_window(topups: list[Topup], taken: Payments) -> None:
