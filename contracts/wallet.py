@@ -461,7 +461,10 @@ class CheckAffordability(Request[Affordability], service=SERVICE, method="check_
 
 
 class StatementPage(Reply):
-    """Newest first. ``next_cursor`` asks for the older ones; None at the end."""
+    """Newest first. ``next_cursor`` asks for the older ones; None at the end.
+
+    A page is shorter than asked for where long metadata would make it too large for a message.
+    """
 
     transactions: list[Transaction]
     next_cursor: Cursor | None = None

@@ -20,6 +20,7 @@ from chassis.settings import service_settings
 from contracts.errors import NotFound
 from contracts.wallet import Export, ExportedEntry, ExportPage
 from services.wallet import accounts
+from services.wallet.reply_size import fitting
 
 STREAM_PAGE_SIZE = 1_000
 
@@ -47,9 +48,10 @@ def page(session: Session, request: Export) -> ExportPage:
         account_id, entry_number = decode_cursor(request.cursor, int, int)
         place = max(place, (account_id, entry_number))
     rows = _rows(session, place, last_account_id, request.limit + 1)
-    entries = [ExportedEntry.model_validate(row) for row in rows[: request.limit]]
+    shown = fitting(rows, [row["metadata"] for row in rows], request.limit)
+    entries = [ExportedEntry.model_validate(row) for row in shown]
     next_cursor = None
-    if len(rows) > request.limit:
+    if len(rows) > len(shown):
         next_cursor = encode_cursor(entries[-1].account_id, entries[-1].entry_number)
     return ExportPage(entries=entries, next_cursor=next_cursor)
 

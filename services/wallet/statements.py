@@ -24,6 +24,7 @@ from services.wallet import accounts
 from services.wallet.accounts import Account
 from services.wallet.models import EntryRow, TransactionRow
 from services.wallet.postings import transaction_from
+from services.wallet.reply_size import fitting
 
 
 def get_wallet(session: Session, user_id: UUID) -> Wallet:
@@ -65,12 +66,12 @@ def statement(session: Session, request: Statement) -> StatementPage:
         place = tuple_(EntryRow.recorded_at, EntryRow.entry_number)
         query = query.where(place < tuple(decode_cursor(request.cursor, datetime, int)))
     rows = session.execute(query).all()
+    shown = fitting(rows, [row.metadata for row in rows], request.limit)
     next_cursor = None
-    if len(rows) > request.limit:
-        rows = rows[: request.limit]
-        next_cursor = encode_cursor(rows[-1].recorded_at, rows[-1].entry_number)
+    if len(rows) > len(shown):
+        next_cursor = encode_cursor(shown[-1].recorded_at, shown[-1].entry_number)
     return StatementPage(
-        transactions=[transaction_from(row) for row in rows], next_cursor=next_cursor
+        transactions=[transaction_from(row) for row in shown], next_cursor=next_cursor
     )
 
 

@@ -29,6 +29,19 @@ def test_the_export_of_a_user_comes_in_pages_oldest_first(book: Ledger):
     assert amounts == [25, -1, -2, -3, -4]
 
 
+def test_an_export_with_the_longest_metadata_comes_in_pages_that_the_broker_takes(book: Ledger):
+    user_id = book.user(150 * USD)
+    longest = {f"{n:064}": "\u0001" * 500 for n in range(50)}
+    book.post(*(debit(user_id, USD, metadata=longest) for _ in range(150)))
+    with book.database.read() as session:
+        first = export.page(session, Export(user_id=user_id, limit=1_000))
+        entries = list(export.stream(session, user_id))
+
+    assert len(entries) == 151
+    assert first.next_cursor is not None
+    assert len(first.model_dump_json().encode()) < 16 * 1024 * 1024
+
+
 def test_the_export_of_all_sums_to_zero(own_book: Ledger):
     sender, receiver = own_book.user(25 * USD), own_book.user()
     own_book.do(transfer(sender, receiver, 5 * USD))

@@ -20,6 +20,9 @@ from contracts.wallet import (
 from services.wallet import statements
 from tests.wallet.conftest import NOON, USD, Ledger, credit, debit
 
+MESSAGE_BYTES_MAX = 16 * 1024 * 1024
+"""RabbitMQ 4's default."""
+
 
 def page(book: Ledger, user_id, **fields):
     with book.database.read() as session:
@@ -52,6 +55,24 @@ def test_pages_follow_each_other_without_gap_or_repetition_while_money_moves(boo
     amounts = [t.amount_micros // USD for p in (first, second, third) for t in p.transactions]
     assert amounts == [-6, -5, -4, -3, -2, -1, 100]
     assert third.next_cursor is None
+
+
+def test_a_statement_with_the_longest_metadata_comes_in_pages_that_the_broker_takes(book: Ledger):
+    user_id = book.user(100 * USD)
+    longest = {f"{n:064}": "\U0001f600" * 500 for n in range(50)}
+    book.post(*(debit(user_id, USD, metadata=longest) for _ in range(75)))
+    amounts, cursor, sizes = [], None, []
+    while True:
+        found = page(book, user_id, limit=200, cursor=cursor)
+        sizes.append(len(found.model_dump_json().encode()))
+        amounts += [transaction.amount_micros for transaction in found.transactions]
+        cursor = found.next_cursor
+        if cursor is None:
+            break
+
+    assert amounts == [-USD] * 75 + [100 * USD]
+    assert len(sizes) == 2
+    assert max(sizes) < MESSAGE_BYTES_MAX
 
 
 def test_a_statement_can_be_limited_to_kinds(book: Ledger):
