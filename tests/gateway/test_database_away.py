@@ -53,6 +53,7 @@ def test_who_is_logged_in_sees_the_page_that_says_so(
 
     assert [page.status_code for page in pages] == [503, 503]
     assert all("cannot reach its database" in page.text for page in pages)
+    assert all("</html>" in page.text for page in pages)
 
 
 def test_a_thousand_requests_write_the_same_failure_a_few_times(
