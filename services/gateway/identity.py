@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import wraps
 from typing import Literal, ParamSpec, TypeVar
-from urllib.parse import quote
 from uuid import UUID
 
-from flask import g, redirect, request
+from flask import g, request
 from flask import session as cookie
 
 from chassis.clock import utc_now
@@ -22,11 +21,11 @@ from services.gateway import accounts, sessions, tokens
 from services.gateway.errors import Problem, wants_json
 from services.gateway.frame import call, database, settings
 from services.gateway.models import User
+from services.gateway.way_back import to_login
 
 log = logging.getLogger(__name__)
 
 _COOKIE_FIELD = "sid"
-LOGIN_PATH = "/login"
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -83,14 +82,14 @@ def signed_in_user() -> CurrentUser:
 
 
 def login_required(view: Callable[P, R]) -> Callable[P, R]:
-    """Only for users: a program gets a 401, a person the login page and then this one."""
+    """Only for users: a program gets a 401, a person the login page and then this one again,
+    or the page whose form was sent."""
 
     @wraps(view)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
         user = current_user()
         if user is None and not wants_json():
-            back = request.full_path.rstrip("?") if request.method == "GET" else "/dashboard"
-            return redirect(f"{LOGIN_PATH}?next={quote(back, safe='')}", 303)  # type: ignore[return-value]
+            return to_login()  # type: ignore[return-value]
         ensure_wallet(user or signed_in_user())
         return view(*args, **kwargs)
 

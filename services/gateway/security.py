@@ -13,10 +13,11 @@ from functools import cache
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import ParamSpec, TypeVar
 
-from flask import Flask, Response, current_app, request
-from flask_wtf.csrf import CSRFProtect
+from flask import Flask, Response, current_app, flash, request
+from flask_wtf.csrf import CSRFError, CSRFProtect
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from werkzeug.wrappers import Response as WebResponse
 
 from chassis.clock import utc_now
 from services.gateway import known_devices, rate_limits
@@ -25,6 +26,7 @@ from services.gateway.errors import Problem, wants_json
 from services.gateway.frame import current_frame, database, settings
 from services.gateway.identity import current_identity
 from services.gateway.settings import GatewaySettings
+from services.gateway.way_back import page_of_form, to_login, to_page
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +35,7 @@ R = TypeVar("R")
 
 csrf = CSRFProtect()
 
+PUBLIC_FORMS = frozenset({"/login", "/register"})
 UNLIMITED_S = 5.0
 """How long requests are not limited after the database did not answer."""
 
@@ -132,20 +135,37 @@ def _in_words(wait_s: int) -> str:
     return f"{math.ceil(wait_s / 60)} minutes"
 
 
-def _check_csrf() -> None:
+def _check_csrf() -> WebResponse | None:
     """A form always carries the page's token; a JSON call does when a cookie vouches for it.
 
     Another site can make a browser send our cookie, but neither a bearer token nor our CSRF
     token. An API call without either identity gets its 401 later.
     """
     if request.method in _SAFE_METHODS or request.endpoint is None:
-        return
+        return None
     if request.path.startswith("/webhooks/"):
-        return
+        return None
     identity = current_identity()
-    if wants_json() and (identity is None or identity.via == "token"):
-        return
-    csrf.protect()
+    if wants_json():
+        if identity is not None and identity.via == "session":
+            csrf.protect()
+        return None
+    try:
+        csrf.protect()
+    except CSRFError:
+        form_page = page_of_form()
+        if form_page is None:
+            raise
+        return _from_an_old_page(form_page)
+    return None
+
+
+def _from_an_old_page(form_page: str) -> WebResponse:
+    """A form whose session has ended meanwhile: nothing was done; its page, fresh, comes next."""
+    if current_identity() is None and request.path not in PUBLIC_FORMS:
+        return to_login()
+    flash("This page was open for too long, so nothing was changed. Please try again.", "warning")
+    return to_page(form_page)
 
 
 def _add_headers(response: Response) -> Response:

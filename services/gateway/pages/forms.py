@@ -9,8 +9,8 @@ from flask import flash, get_flashed_messages, request
 from chassis.digits import whole_number
 from chassis.identifiers import new_id
 from chassis.money import InvalidAmount, parse_usd, whole_cents
-from contracts.topup import RETURN_PATH_LENGTH_MAX
 from services.gateway.idempotency import scoped_key
+from services.gateway.way_back import page
 
 CREDIT_CHOICES_MICROS = (10_000_000, 25_000_000, 50_000_000)
 """The amounts of credits that stand ready to choose: $10, $25 and $50."""
@@ -20,7 +20,6 @@ TYPED_CREDITS, REFUSED_CREDITS = "typed-credits", "refused-credits"
 TYPED_LENGTH_MAX = 40
 _TYPED_DOLLARS = re.compile(r"\$? ?([0-9]+|[0-9]{1,3}(?:,[0-9]{3})+(?=\.))(\.[0-9]{1,2})?")
 """A comma groups thousands where a point follows it; alone it is a decimal comma to many."""
-_LOCAL_PATH = re.compile(r"/(?:[^/\\\s][^\\\s]*)?")
 
 
 def new_key() -> str:
@@ -135,10 +134,8 @@ def refused_credits() -> RefusedCredits | None:
 
 
 def return_path(default: str) -> str:
-    """Where to go after a form, if the form names a path of this site; else ``default``."""
-    wanted = request.values.get("next", "")
-    is_ours = len(wanted) <= RETURN_PATH_LENGTH_MAX and _LOCAL_PATH.fullmatch(wanted)
-    return wanted if is_ours else default
+    """Where to go after a form, if the form names a page of this site; else ``default``."""
+    return page(request.values.get("next", "")) or default
 
 
 def suggested_credits(shortfall_micros: int) -> int | None:
