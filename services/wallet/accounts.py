@@ -73,6 +73,14 @@ _SELECT = (
     " FROM accounts AS a JOIN balances AS b USING (account_id) "
 )
 _LOCK = text(_SELECT + "WHERE a.user_id = :user_id FOR NO KEY UPDATE OF b")
+_HELD = text(
+    "WITH free AS MATERIALIZED (SELECT a.account_id"
+    " FROM accounts AS a JOIN balances AS b USING (account_id)"
+    " WHERE a.user_id = ANY(CAST(:user_ids AS uuid[]))"
+    " ORDER BY a.account_id FOR NO KEY UPDATE OF b SKIP LOCKED)"
+    " SELECT a.user_id FROM accounts AS a WHERE a.user_id = ANY(CAST(:user_ids AS uuid[]))"
+    " AND NOT EXISTS (SELECT FROM free WHERE free.account_id = a.account_id)"
+)
 _READ = text(_SELECT + "WHERE a.user_id = :user_id")
 _READ_ALL = text(_SELECT + "WHERE a.account_id = ANY(CAST(:account_ids AS bigint[]))")
 _RESERVE = text(
@@ -99,6 +107,14 @@ def open_missing(session: Session, now: datetime, user_id: UUID) -> None:
 def lock(session: Session, user_id: UUID) -> Account:
     """A user's account, without its levels, locked until the transaction ends."""
     return from_row(session.execute(_LOCK, {"user_id": user_id}).one())
+
+
+def held_by_others(session: Session, user_ids: Iterable[UUID]) -> set[UUID]:
+    """Those of these users whose accounts another transaction holds. The others are locked now.
+
+    It waits for nobody.
+    """
+    return set(session.scalars(_HELD, {"user_ids": array("uuid", user_ids)}))
 
 
 def new(account_id: int, user_id: UUID, now: datetime) -> Account:

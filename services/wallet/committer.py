@@ -7,7 +7,8 @@ callers that makes one fsync for dozens of debits.
 Truth comes first. A refused command fails alone. A lost connection makes the committer try
 the batch again: the keys tell what had been committed already. If the database stays away,
 callers hear ``Unavailable`` and that the outcome is unknown. A batch that the database refuses
-is carried out piece by piece, so that only the wrong command fails.
+is carried out piece by piece, so that only the wrong command fails. A wallet that somebody else
+holds is not waited for: what concerns it is refused, and the others go on without it.
 """
 
 import logging
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
 from typing import Any
+from uuid import UUID
 
 import eventlet
 from eventlet.event import Event as Signal
@@ -35,7 +37,7 @@ from chassis.service_database import DatabaseConnection
 from contracts.errors import DeadlineExceeded, Overloaded, ServiceError, Unavailable
 from contracts.messages import ReplyT
 from contracts.wallet import WalletCommand
-from services.wallet import keys, ledger
+from services.wallet import accounts, keys, ledger
 from services.wallet.ledger import Outcome, Postable
 from services.wallet.settings import get_settings
 
@@ -171,31 +173,72 @@ def _rehearsed(outcome: Outcome) -> Outcome:
     return outcome.model_copy(update={"dry_run": True})
 
 
-def settle(begin: Begin, jobs: Sequence[Job], may_have_committed: bool = False) -> None:
-    """Carry out jobs, whatever happens: every one has its outcomes afterwards."""
+def settle(begin: Begin, jobs: Sequence[Job], may_have_committed: bool = False) -> frozenset[UUID]:
+    """Carry out jobs, whatever happens: every one has its outcomes afterwards.
+
+    Returns whose wallets somebody else was found to hold.
+    """
     for delay_s in (0, *RETRY_DELAYS_S):
         if delay_s:
             eventlet.sleep(delay_s)
         try:
             commit(begin, utc_now(), jobs)
-            return
+            return frozenset()
         except Exception as raised:
             error, fate = raised, _fate(raised)
         may_have_committed = may_have_committed or fate is _Fate.LOST
         if fate in (_Fate.LOCKED, _Fate.REFUSED):
             break
         log.warning("a batch is tried again", extra={"error": str(error)[:500]})
+    held = held_by_others(begin, _owners(jobs)) if fate is _Fate.LOCKED else frozenset()
+    if held:
+        log.warning("wallets are passed over that somebody holds", extra={"users": len(held)})
+        return pass_over(begin, jobs, held, may_have_committed)
     parts = [] if fate is _Fate.LOST else _parts(jobs)
     if parts:
-        # Something in the batch is refused, or somebody's wallet is locked: find out whose.
+        # Something in the batch is refused, or a key is taken: find out which.
         log.warning("a batch is split", extra={"error": str(error)[:500]})
-        for part in parts:
-            settle(begin, [part], may_have_committed)
+        found = [settle(begin, [part], may_have_committed) for part in parts]
         _put_together(jobs, parts)
-        return
+        return frozenset().union(*found)
     log.error("a job failed", exc_info=error)
     for job in jobs:
         job.outcomes = [_failure(fate, may_have_committed)] * len(job.commands)
+    return frozenset()
+
+
+def pass_over(
+    begin: Begin, jobs: Sequence[Job], held: frozenset[UUID], may_have_committed: bool = False
+) -> frozenset[UUID]:
+    """Settle jobs, but refuse at once what concerns a held wallet. All that are held now."""
+    free = [job for job in jobs if held.isdisjoint(_owners([job]))]
+    found = settle(begin, free, may_have_committed) if free else frozenset()
+    for job in jobs:
+        if job in free:
+            continue
+        pieces = _parts([job])
+        if pieces:
+            found |= pass_over(begin, pieces, held, may_have_committed)
+            _put_together([job], pieces)
+        else:
+            job.outcomes = [_failure(_Fate.LOCKED, may_have_committed)] * len(job.commands)
+    return found | held
+
+
+def held_by_others(begin: Begin, users: frozenset[UUID]) -> frozenset[UUID]:
+    """Whose wallets somebody else holds. Nobody's when the database does not say."""
+    try:
+        with begin() as session:
+            return frozenset(accounts.held_by_others(session, users))
+    except DBAPIError as error:
+        log.warning("it is not known which wallets are held", extra={"error": str(error)[:500]})
+        return frozenset()
+
+
+def _owners(jobs: Sequence[Job]) -> frozenset[UUID]:
+    return frozenset(
+        user_id for job in jobs for command in job.commands for user_id in ledger.owners(command)
+    )
 
 
 def _parts(jobs: Sequence[Job]) -> list[Job]:
@@ -259,6 +302,8 @@ class Committer(DependencyProvider):
         settings = get_settings()
         self._batch_size = settings.committer_batch_size
         self._queue = Queue(settings.committer_queue_size)
+        self._held: frozenset[UUID] = frozenset()
+        """Whose wallets somebody else held at the last look: nobody waits for them again."""
         self._stopping = False
 
     def start(self) -> None:
@@ -311,8 +356,12 @@ class Committer(DependencyProvider):
 
     def _commit(self, database: Connected, jobs: list[Job]) -> None:
         try:
-            if jobs:
-                settle(database.begin, jobs)
+            if self._held:
+                self._held = held_by_others(database.begin, self._held)
+            if jobs and self._held:
+                self._held = pass_over(database.begin, jobs, self._held)
+            elif jobs:
+                self._held = settle(database.begin, jobs)
         finally:
             for job in jobs:
                 job.tell(job.outcomes or [_unknown()] * len(job.commands))

@@ -95,7 +95,9 @@ _SET_END = Bulk(
 )
 _DUE = text(
     "SELECT a.user_id, h.hold_id FROM holds AS h JOIN accounts AS a USING (account_id)"
+    " JOIN balances AS b USING (account_id)"
     " WHERE h.status = 'held' AND h.expires_at <= :now ORDER BY h.expires_at LIMIT :limit"
+    " FOR NO KEY UPDATE OF b SKIP LOCKED"
 )
 
 
@@ -127,7 +129,10 @@ def write_ends(writes: Batch, ended: Iterable[OpenHold]) -> None:
 
 
 def due(session: Session, now: datetime, limit: int) -> list[ExpireHold]:
-    """The commands that release holds whose time is over, the oldest first."""
+    """The commands that release holds whose time is over, the oldest first.
+
+    Their wallets are locked then; those that somebody else holds are left to the next time.
+    """
     return [
         ExpireHold(
             idempotency_key=f"expire:{row.hold_id}", user_id=row.user_id, hold_id=row.hold_id

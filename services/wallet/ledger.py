@@ -81,7 +81,7 @@ def _open_book(session: Session, now: datetime, commands: Sequence[Postable]) ->
     corrected = {c.transaction_id for c in commands if isinstance(c, Refund | Reverse)}
     if corrected:
         book.originals = corrections.load(session, corrected)
-    users = {user_id for command in commands for user_id in _owners(command)}
+    users = {user_id for command in commands for user_id in owners(command)}
     for original in book.originals.values():
         users.update(filter(None, (original.source_user_id, original.destination_user_id)))
     book.read(session, users, {command.idempotency_key for command in commands})
@@ -112,7 +112,8 @@ def _load_holds(session: Session, book: Book, commands: Iterable[Postable]) -> N
         book.holds = {hold.hold_id: hold for hold in holds.load(session, wanted)}
 
 
-def _owners(command: Postable) -> tuple[UUID, ...]:
+def owners(command: Postable) -> tuple[UUID, ...]:
+    """The users whose wallets a command names. A correction may touch one more."""
     if isinstance(command, CloseKey):
         return ()
     if isinstance(command, Transfer):

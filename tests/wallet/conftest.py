@@ -113,6 +113,17 @@ def own_book(postgres: Postgres) -> Iterator[Ledger]:
         yield book
 
 
+@contextmanager
+def wallet_held(book: Ledger, user_id: UUID) -> Iterator[None]:
+    """Somebody else has locked this user's wallet and does not let go."""
+    with book.database.begin() as other:
+        other.execute(
+            text("SELECT FROM balances WHERE account_id = :id FOR UPDATE"),
+            {"id": book.wallet(user_id).account_id},
+        )
+        yield
+
+
 def credit(user_id: UUID, amount_micros: int, key: str | None = None) -> Credit:
     return Credit(
         idempotency_key=key or f"credit:{new_id()}",

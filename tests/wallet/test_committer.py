@@ -21,9 +21,9 @@ from contracts.errors import (
 )
 from contracts.wallet import Transaction
 from services.wallet import committer
-from services.wallet.committer import Job, Queue, in_time, settle
+from services.wallet.committer import Job, Queue, held_by_others, in_time, pass_over, settle
 from services.wallet.ledger import Outcome
-from tests.wallet.conftest import USD, Ledger, credit, debit
+from tests.wallet.conftest import USD, Ledger, credit, debit, wallet_held
 
 
 @pytest.fixture(autouse=True)
@@ -173,20 +173,70 @@ def test_what_may_have_been_committed_is_never_called_undone(book: Ledger):
 def test_a_wallet_that_somebody_else_locks_is_refused_and_the_others_go_on(book: Ledger):
     locked, free = book.user(10 * USD), book.user(10 * USD)
     jobs = [Job([debit(locked, USD)]), Job([debit(free, USD)])]
-    hold = "SELECT FROM balances WHERE account_id = :id FOR UPDATE"
 
-    @contextmanager
-    def impatient():
-        with book.database.begin() as session:
-            session.execute(text("SET LOCAL lock_timeout = '100ms'"))
-            yield session
-
-    with book.database.begin() as other:
-        other.execute(text(hold), {"id": book.wallet(locked).account_id})
-        settle(impatient, jobs)
+    with wallet_held(book, locked):
+        held = settle(book.database.begin, jobs)
 
     assert isinstance(jobs[0].outcomes[0], Overloaded)
     assert isinstance(jobs[1].outcomes[0], Transaction)
+    assert held == {locked}
+
+
+def counting(begin):
+    """``begin`` that keeps count of the transactions that waited in vain for a lock."""
+    waits: list[Exception] = []
+
+    @contextmanager
+    def counted():
+        try:
+            with begin() as session:
+                yield session
+        except OperationalError as error:
+            waits.append(error)
+            raise
+
+    return counted, waits
+
+
+@pytest.mark.parametrize("are_together", [True, False])
+def test_a_batch_waits_once_for_a_held_wallet_whatever_its_volume(book: Ledger, are_together: bool):
+    locked, free = book.user(90 * USD), book.user(90 * USD)
+    commands = [debit(user_id, USD) for _ in range(20) for user_id in (locked, free)]
+    jobs = [Job(commands)] if are_together else [Job([command]) for command in commands]
+    begin, waits = counting(book.database.begin)
+
+    with wallet_held(book, locked):
+        settle(begin, jobs)
+
+    outcomes = [outcome for job in jobs for outcome in job.outcomes]
+    assert {type(outcome) for outcome in outcomes[0::2]} == {Overloaded}
+    assert {type(outcome) for outcome in outcomes[1::2]} == {Transaction}
+    assert len(waits) == 1
+    assert (book.balance(locked), book.balance(free)) == (90 * USD, 70 * USD)
+
+
+def test_a_wallet_that_is_known_to_be_held_is_not_waited_for_again(book: Ledger):
+    locked, free = book.user(10 * USD), book.user(10 * USD)
+    jobs = [Job([debit(locked, USD)]), Job([debit(free, USD)])]
+    begin, waits = counting(book.database.begin)
+
+    with wallet_held(book, locked):
+        held = held_by_others(begin, frozenset({locked, free}))
+        pass_over(begin, jobs, held)
+
+    assert (held, waits) == ({locked}, [])
+    assert [type(job.outcomes[0]) for job in jobs] == [Overloaded, Transaction]
+
+
+def test_an_atomic_batch_with_a_held_wallet_does_nothing(book: Ledger):
+    locked, free = book.user(10 * USD), book.user(10 * USD)
+    job = Job([debit(free, USD), debit(locked, USD)], is_atomic=True)
+
+    with wallet_held(book, locked):
+        settle(book.database.begin, [job])
+
+    assert [type(outcome) for outcome in job.outcomes] == [Overloaded] * 2
+    assert book.balance(free) == 10 * USD
 
 
 def test_a_mistake_in_a_rule_fails_its_own_command_only(book: Ledger, monkeypatch):

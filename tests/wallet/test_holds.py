@@ -16,7 +16,7 @@ from contracts.wallet import (
     VoidHold,
 )
 from services.wallet import expiry
-from tests.wallet.conftest import USD, Ledger, debit
+from tests.wallet.conftest import USD, Ledger, debit, wallet_held
 
 
 def placing(user_id, amount_micros, **fields):
@@ -79,6 +79,25 @@ def test_a_hold_that_cannot_be_released_does_not_keep_the_sweep(own_book: Ledger
     own_book.do(CloseKey(idempotency_key=f"expire:{hold.hold_id}"))
 
     assert expiry.sweep(own_book.database, own_book.now + timedelta(days=1)) == 0
+
+
+def test_holds_of_a_wallet_that_somebody_holds_keep_no_other_from_expiring(
+    own_book: Ledger, monkeypatch
+):
+    monkeypatch.setattr(expiry, "BATCH_SIZE", 2)
+    locked, free = own_book.user(25 * USD), own_book.user(25 * USD)
+    for _ in range(3):
+        place(own_book, locked, USD, expires_in_s=60)
+    place(own_book, free, USD, expires_in_s=60)
+
+    with wallet_held(own_book, locked):
+        released = expiry.sweep(own_book.database, own_book.now + timedelta(days=1))
+
+    assert (released, money(own_book, locked), money(own_book, free)) == (
+        1,
+        (25, 3, 22),
+        (25, 0, 25),
+    )
 
 
 def test_what_is_held_cannot_be_spent_or_held_again(book: Ledger):

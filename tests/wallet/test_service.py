@@ -8,11 +8,12 @@ from kombu import Connection, Exchange
 from nameko.exceptions import RemoteError
 from nameko.standalone.rpc import ClusterRpcProxy
 from pydantic import ValidationError
+from sqlalchemy import text
 
 from chassis.clock import utc_now
 from chassis.database import connect
 from chassis.identifiers import new_id
-from contracts.errors import BadRequest, Conflict, InsufficientFunds, NotFound
+from contracts.errors import BadRequest, Conflict, InsufficientFunds, NotFound, Overloaded
 from contracts.topup import TopupKind, TopupPaid
 from contracts.wallet import (
     Adjust,
@@ -343,3 +344,28 @@ def test_the_chain_is_sealed_by_itself(rpc):
         return verdict.sealed_count == verdict.transaction_count
 
     eventually(is_sealed, interval_s=1)
+
+
+def test_a_held_wallet_keeps_no_other_waiting_however_much_is_asked_of_it(stack, rpc):
+    held, free = new_user(rpc, 100 * USD), new_user(rpc, 100 * USD)
+    database = connect(stack.database_url("wallet"))
+    hold = text(
+        "SELECT FROM balances JOIN accounts USING (account_id) WHERE user_id = :user"
+        " FOR UPDATE OF balances"
+    )
+
+    def ask(user_id):
+        try:
+            return type(rpc.call(debit(user_id, USD), timeout_s=8))
+        except Overloaded:
+            return Overloaded
+
+    with database.begin() as other, ThreadPoolExecutor(30) as pool:
+        other.execute(hold, {"user": held})
+        refused = pool.map(ask, [held] * 100)
+        paid = [rpc.call(debit(free, USD), timeout_s=2) for _ in range(20)]
+        refusals = set(refused)
+    database.engine.dispose()
+
+    assert (len(paid), refusals) == (20, {Overloaded})
+    assert rpc.call(GetWallet(user_id=held)).balance_micros == 100 * USD
