@@ -24,7 +24,7 @@ from services.topup import auto_topup, cards, checkout, disputes, limits, outcom
 from services.topup.auto_topup import Refusal
 from services.topup.models import AutoTopupSettings, Customer, Topup, TriggerRecord
 from services.topup.policy import Policy
-from services.topup.processor import CustomerGone, Object, ProcessorError
+from services.topup.processor import CustomerGone, Object, ProcessorError, Unreached
 from services.topup.till import Funds, Till
 
 log = logging.getLogger(__name__)
@@ -163,6 +163,10 @@ def send(till: Till, topup: Topup) -> None:
         outcome = error
     crash_point("topup.after_charge")
     with till.database.begin() as session:
+        if isinstance(outcome, Unreached) and outcomes.give_back_unsent(
+            session, topup, till.clock()
+        ):
+            return
         if isinstance(outcome, CustomerGone):
             cards.forget_customer(session, topup.customer_id or "", till.clock())
         topup = outcomes.record(session, till.policy, topup.topup_id, outcome, till.clock())

@@ -15,6 +15,7 @@ from contracts.topup import TopupKind, TopupStatus
 from services.topup import disputes, pages
 from services.topup.models import Switch, Topup
 from services.topup.policy import Policy
+from services.topup.processor import UNREACHED
 
 IN_FLIGHT = (
     TopupStatus.CREATED,
@@ -155,10 +156,30 @@ def is_stopped(session: Session) -> bool:
     return bool(session.scalar(select(Switch.is_stopped).where(Switch.id == 1)))
 
 
+def unsent_count(session: Session, user_id: UUID, now: datetime) -> int:
+    """How many attempts of the last hour never left this machine."""
+    return int(
+        session.scalar(
+            select(func.count()).where(
+                Topup.user_id == user_id,
+                Topup.kind == TopupKind.AUTO,
+                Topup.failure_code == UNREACHED,
+                Topup.created_at > now - HOUR,
+            )
+        )
+        or 0
+    )
+
+
 def _hour(session: Session, now: datetime, user_id: UUID | None) -> tuple[int, int]:
-    """Attempts, failed ones too, of the last hour: a fuse has no use for excuses."""
+    """Attempts of the last hour, failed ones too: a fuse has no use for excuses.
+
+    Those that never left this machine are none: an outage must not blow it for everybody.
+    """
     query = select(func.count(), func.coalesce(func.sum(Topup.amount_micros), 0)).where(
-        Topup.kind == TopupKind.AUTO, Topup.created_at > now - HOUR
+        Topup.kind == TopupKind.AUTO,
+        Topup.failure_code != UNREACHED,
+        Topup.created_at > now - HOUR,
     )
     if user_id is not None:
         query = query.where(Topup.user_id == user_id)

@@ -5,7 +5,7 @@ currency and status all agree. Every function locks the settings before the top-
 """
 
 import logging
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import select
@@ -14,13 +14,14 @@ from sqlalchemy.orm import Session
 from chassis.money import to_cents
 from contracts.errors import NotFound
 from contracts.topup import TopupKind, TopupStatus
-from services.topup import auto_topup, cards, declines, pauses, topups, triggers
+from services.topup import auto_topup, cards, declines, limits, pauses, topups, triggers
 from services.topup.models import AutoTopupSettings, Topup, TriggerRecord
 from services.topup.policy import Policy
 from services.topup.processor import (
     CURRENCY,
     KEY_REFUSED,
     TOPUP_ID,
+    UNREACHED,
     Declined,
     Object,
     OutcomeUnknown,
@@ -30,6 +31,9 @@ from services.topup.till import Till
 
 log = logging.getLogger(__name__)
 
+NOT_REACHED = "The card processor could not be reached. Nothing was charged."
+NOT_REACHED_DELAYS = (timedelta(minutes=1), timedelta(minutes=5))
+"""How long the next try waits, the first time and from then on, counted over an hour."""
 STILL_ASKING = "The card processor has not answered yet. It is asked again."
 PAID = (TopupStatus.PAID, TopupStatus.CREDITED)
 OPEN = (TopupStatus.PROCESSING, TopupStatus.UNKNOWN)
@@ -264,6 +268,25 @@ def try_later(session: Session, settings: AutoTopupSettings, topup: Topup, now: 
         record.topup_id = None
         again_at = settings.cool_down_until or now
         triggers.postpone(record, None if settings.paused_code else again_at)
+
+
+def give_back_unsent(session: Session, sent: Topup, now: datetime) -> bool:
+    """Nothing of the first call left this machine: what asked for it may ask again soon.
+
+    False where somebody else has taken it up since ``sent`` was marked as sent: then a call of
+    theirs may have arrived.
+    """
+    settings, topup = lock_both(session, sent.topup_id)
+    is_ours = topup.status == TopupStatus.PROCESSING and topup.next_look_at == sent.next_look_at
+    if not is_ours or topup.looks or settings is None:
+        return False
+    again = limits.unsent_count(session, topup.user_id, now)
+    topups.cancel(topup, NOT_REACHED, now)
+    topup.failure_code = UNREACHED
+    delay = NOT_REACHED_DELAYS[min(again, len(NOT_REACHED_DELAYS) - 1)]
+    settings.cool_down_until = max(settings.cool_down_until or now, now + delay)
+    try_later(session, settings, topup, now)
+    return True
 
 
 def give_up_unreached(

@@ -14,6 +14,7 @@ Which error means what for money:
     │   └── Missing      no such object
     │       └── CustomerGone   the customer was deleted
     └── OutcomeUnknown   time-out, reset, 5xx, 409, 429: money may have moved; ask later
+        └── Unreached    no try of this call had a connection, so that it moved no money
 """
 
 import logging
@@ -22,6 +23,7 @@ from typing import Any, TypeVar
 
 import stripe
 
+from services.topup import reach
 from services.topup.settings import TopupSettings
 
 log = logging.getLogger(__name__)
@@ -36,6 +38,8 @@ CURRENCY = "usd"
 TOPUP_ID = "topup_id"
 """The metadata that lead from a payment of ours to its top-up; others in the account have none."""
 PAGE_LIMIT = 100
+UNREACHED = "processor_unreached"
+"""The code of a call of which nothing was sent."""
 KEY_REFUSED = "processor_refuses_our_key"
 """The code of a refusal that is about us and not about the request."""
 
@@ -82,6 +86,13 @@ class OutcomeUnknown(ProcessorError):
     pass
 
 
+class Unreached(OutcomeUnknown):
+    """Nothing was sent: refused, no such name, no TLS, or no connection in time.
+
+    It says nothing of earlier calls under the same key.
+    """
+
+
 class BadSignature(Exception):
     """A notice that Stripe did not sign, or signed too long ago."""
 
@@ -103,7 +114,9 @@ class Processor:
         self._client = stripe.StripeClient(
             api_key,
             base_addresses={"api": api_base} if api_base else {},
-            http_client=stripe.RequestsClient(timeout=(connect_timeout_s, read_timeout_s)),
+            http_client=stripe.RequestsClient(
+                timeout=(connect_timeout_s, read_timeout_s), session=reach.session()
+            ),
             max_network_retries=network_retries,
         )
         self._webhook_secret = webhook_secret
@@ -374,11 +387,18 @@ class Processor:
 
 
 def _translated(method: Callable[[], T]) -> T:
+    with reach.watched() as sending:
+        return _raising_ours(method, sending)
+
+
+def _raising_ours(method: Callable[[], T], sending: reach.Sending) -> T:
     try:
         return method()
     except stripe.CardError as error:
         raise _declined(error) from error
     except (stripe.APIConnectionError, stripe.RateLimitError) as error:
+        if not sending.may_have_arrived:
+            raise Unreached(_sentence(error), UNREACHED) from error
         raise OutcomeUnknown(_sentence(error), error.code or "no_answer") from error
     except stripe.InvalidRequestError as error:
         raise _rejected(error) from error
