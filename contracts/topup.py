@@ -35,6 +35,26 @@ ReturnPath = Annotated[
 PaymentMethodId = Annotated[str, StringConstraints(min_length=1, max_length=255), Storable]
 
 
+CARD_BRANDS = {
+    "amex": "American Express",
+    "cartes_bancaires": "Cartes Bancaires",
+    "diners": "Diners Club",
+    "discover": "Discover",
+    "eftpos_au": "eftpos",
+    "jcb": "JCB",
+    "link": "Link",
+    "mastercard": "Mastercard",
+    "unionpay": "UnionPay",
+    "visa": "Visa",
+}
+"""The card processor's words for brands, and the names that their owners know them by."""
+
+
+def brand_name(brand: str) -> str:
+    """What people call a brand of cards; ``Card`` for one that has no name here."""
+    return CARD_BRANDS.get(brand, "Card")
+
+
 class TopupKind(StrEnum):
     MANUAL = "manual"
     AUTO = "auto"

@@ -22,6 +22,7 @@ from contracts.topup import (
     TopupRestored,
     TopupReversed,
     Trigger,
+    brand_name,
 )
 from contracts.wallet import (
     AccountFroze,
@@ -225,7 +226,7 @@ def card_expiring(event: CardExpiring) -> Message:
     return Message(
         "card_expiring",
         "warning",
-        f"Your {event.brand} card {event.last4} expires soon",
+        f"Your {brand_name(event.brand)} ending in {event.last4} expires soon",
         f"It is valid until {event.exp_month:02d}/{event.exp_year}.{use} Add another one in time.",
         WALLET,
     )

@@ -25,7 +25,7 @@ from chassis.money import format_usd, from_cents
 from services.topup import limits
 from services.topup.models import Difference, Reversal, Topup
 from services.topup.outcomes import PAID, is_given_back, is_paid_with
-from services.topup.processor import CURRENCY, Missing, Object
+from services.topup.processor import CURRENCY, TOPUP_ID, Missing, Object
 from services.topup.till import Till
 
 SETTLES_WITHIN = timedelta(minutes=15)
@@ -108,7 +108,7 @@ def compare(books: Books, since: datetime, until: datetime) -> list[Found]:
 def _payments_against_topups(books: Books) -> Iterable[Found]:
     topups = {str(topup.topup_id): topup for topup in books.topups}
     for payment in _taken(books):
-        topup = topups.get(payment["metadata"].get("topup_id", ""))
+        topup = topups.get(payment["metadata"].get(TOPUP_ID, ""))
         is_credited = topup is not None and is_paid_with(topup, payment)
         if is_credited or not is_given_back(payment):
             yield from _payment_against_topup(payment, topup)
@@ -296,7 +296,11 @@ def reconcile(till: Till, since: datetime, until: datetime) -> list[Found]:
 
 def _gather(till: Till, since: datetime, until: datetime) -> Books:
     start_s, end_s = int(since.timestamp()), int(until.timestamp())
-    payments = till.processor.payments_between(start_s, end_s)
+    payments = [
+        payment
+        for payment in till.processor.payments_between(start_s, end_s)
+        if TOPUP_ID in payment["metadata"]  # others of the account are none of ours
+    ]
     went_back = _payments_by_source(till.processor.movements_between(start_s, end_s))
     with till.database.read() as session:
         topups = _topups(session, since, until, payments)
@@ -332,7 +336,7 @@ def _topups(
     ids = []
     for payment in payments:
         try:
-            ids.append(UUID(payment["metadata"].get("topup_id", "")))
+            ids.append(UUID(payment["metadata"].get(TOPUP_ID, "")))
         except ValueError:
             continue
     was_credited_since = or_(Topup.credited_at.is_(None), Topup.credited_at >= since)

@@ -11,12 +11,14 @@ from sqlalchemy.orm import Session
 
 from chassis.money import MINUS, format_usd
 from contracts.errors import Conflict
-from contracts.topup import Receipt, ReceiptLine, TopupKind, TopupStatus
+from contracts.topup import Receipt, ReceiptLine, TopupKind, TopupStatus, brand_name
 from services.topup import reversals, topups
 from services.topup.models import Reversal, Topup
 
 DESCRIPTION = "Mycelium credits (1 credit = 1 US dollar)"
-LEFT, RIGHT, TOP, LINE = 60, 535, 770, 18
+LEFT, RIGHT, TOP, BOTTOM, LINE = 60, 535, 770, 50, 18
+FIRST_PAGE_LINES, PAGE_LINES = 24, 32
+"""So many lines of amounts leave room for the total and the foot of an A4 page."""
 GREY, DARK = HexColor("#667085"), HexColor("#101828")
 
 
@@ -64,30 +66,45 @@ def _lines_of(reversal: Reversal) -> list[ReceiptLine]:
 
 
 def pdf(paper: Receipt) -> bytes:
-    """The receipt as a PDF of one page. The same receipt gives the same bytes."""
+    """The receipt as a PDF, the total on its last page. The same receipt gives the same bytes."""
     buffer = io.BytesIO()
     canvas = Canvas(buffer, pagesize=A4, invariant=1)
     canvas.setTitle(f"Receipt {paper.number}")
     canvas.setAuthor("Mycelium")
+    pages = _pages(paper.lines)
+    for number, lines in enumerate(pages, start=1):
+        height = _head(canvas, paper)
+        if number == 1:
+            height = _facts(canvas, paper, height) - LINE
+        height = _amounts(canvas, paper.description, lines, height)
+        if number == len(pages):
+            _total(canvas, paper, height)
+        _foot(canvas, f"Page {number} of {len(pages)}")
+        canvas.showPage()
+    canvas.save()
+    return buffer.getvalue()
+
+
+def _pages(lines: list[ReceiptLine]) -> list[list[ReceiptLine]]:
+    """The lines by page: the first one has the facts above them, the last one the total below."""
+    starts = range(FIRST_PAGE_LINES, len(lines), PAGE_LINES)
+    return [lines[:FIRST_PAGE_LINES], *(lines[start : start + PAGE_LINES] for start in starts)]
+
+
+def _head(canvas: Canvas, paper: Receipt) -> float:
     canvas.setFillColor(DARK)
     canvas.setFont("Helvetica-Bold", 20)
     canvas.drawString(LEFT, TOP, "Mycelium")
     canvas.setFont("Helvetica", 12)
     canvas.drawRightString(RIGHT, TOP, f"Receipt {paper.number}")
-    bottom = _facts(canvas, paper, TOP - 3 * LINE)
-    _amounts(canvas, paper, bottom - LINE)
-    canvas.showPage()
-    canvas.save()
-    return buffer.getvalue()
+    return TOP - 3 * LINE
 
 
 def _facts(canvas: Canvas, paper: Receipt, height: float) -> float:
-    card = (
-        f"{paper.card_brand.title()} ending in {paper.card_last4}" if paper.card_last4 else "Card"
-    )
+    card = f"{brand_name(paper.card_brand)} ending in {paper.card_last4}"
     facts = (
         ("Paid on", f"{paper.paid_at:%Y-%m-%d %H:%M} UTC"),
-        ("Paid with", card),
+        ("Paid with", card if paper.card_last4 else "Card"),
         ("Payment", paper.payment_id),
         ("Account", str(paper.user_id)),
         ("Top-up", str(paper.topup_id)),
@@ -102,21 +119,29 @@ def _facts(canvas: Canvas, paper: Receipt, height: float) -> float:
     return height
 
 
-def _amounts(canvas: Canvas, paper: Receipt, height: float) -> None:
+def _amounts(canvas: Canvas, description: str, lines: list[ReceiptLine], height: float) -> float:
     canvas.setFont("Helvetica", 11)
-    canvas.drawString(LEFT, height, paper.description)
+    canvas.drawString(LEFT, height, description)
     height -= LINE * 1.5
-    for line in paper.lines:
+    for line in lines:
         canvas.drawString(LEFT, height, line.label)
         canvas.drawRightString(RIGHT, height, _written(line.amount_micros))
         height -= LINE
+    return height
+
+
+def _total(canvas: Canvas, paper: Receipt, height: float) -> None:
     canvas.line(LEFT, height + 10, RIGHT, height + 10)
     canvas.setFont("Helvetica-Bold", 12)
     canvas.drawString(LEFT, height - 8, "Total")
     canvas.drawRightString(RIGHT, height - 8, _written(paper.net_micros))
+
+
+def _foot(canvas: Canvas, page: str) -> None:
     canvas.setFillColor(GREY)
     canvas.setFont("Helvetica", 9)
-    canvas.drawString(LEFT, height - 40, "All amounts in US dollars. Credits do not expire.")
+    canvas.drawString(LEFT, BOTTOM, "All amounts in US dollars. Credits do not expire.")
+    canvas.drawRightString(RIGHT, BOTTOM, page)
 
 
 def _written(amount_micros: int) -> str:

@@ -13,6 +13,7 @@ from contracts.topup import (
     TopupPaid,
     TopupRestored,
     TopupReversed,
+    brand_name,
 )
 from contracts.wallet import (
     Credit,
@@ -30,8 +31,11 @@ from services.wallet.reclaims import TakeBack
 def credit(session: Session, now: datetime, event: TopupPaid) -> None:
     """Credit a paid top-up, once for each top-up, and say what triggered an automatic one."""
     is_auto = event.kind is TopupKind.AUTO
-    brand = event.card_brand.title()
-    card = f"{brand} ending in {event.card_last4}" if event.card_last4 else "a card"
+    card = (
+        f"{brand_name(event.card_brand)} ending in {event.card_last4}"
+        if event.card_last4
+        else "a card"
+    )
     answer = ledger.post_one(
         session,
         now,

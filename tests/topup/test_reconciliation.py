@@ -7,10 +7,11 @@ import pytest
 from sqlalchemy import delete, select
 
 from chassis.metrics import exposition
-from services.topup import books, reconcile, reversals
+from services.topup import books, notices, reconcile, reversals
 from services.topup.models import Comparison, Difference, Reversal, Topup
 from services.topup.till import Entry
 from tests.topup.conftest import NOON, USD, Customer, Desk
+from tests.topup.test_webhooks import event_about
 
 SINCE = NOON.replace(hour=0) - timedelta(days=1)
 UNTIL = NOON.replace(hour=0) + timedelta(days=1)
@@ -71,6 +72,29 @@ def test_a_charge_that_no_topup_knows_is_found(desk: Desk, customer: Customer) -
     )
 
     assert codes(desk) == ["charge_without_topup"]
+
+
+def test_a_payment_of_another_product_in_the_same_account_is_none_of_ours(
+    desk: Desk, customer: Customer
+) -> None:
+    stripe = desk.till.processor._client.v1
+    foreign = stripe.payment_intents.create(
+        {
+            "amount": 700,
+            "currency": "usd",
+            "customer": customer.customer_id,
+            "payment_method": customer.cards()[0],
+            "confirm": True,
+            "off_session": True,
+            "metadata": {"order": "of another shop"},
+        }
+    )
+    desk.till.processor.refund(foreign.id, 300, idempotency_key="foreign")
+
+    notices.store(desk.till, event_about("payment_intent.succeeded", foreign.to_dict()))
+    desk.drain()
+
+    assert (foreign.status, codes(desk), customer.statuses()) == ("succeeded", [], ["credited"])
 
 
 def test_a_charge_that_was_not_recorded_is_found(desk: Desk, customer: Customer) -> None:

@@ -1,11 +1,15 @@
 """Refunds and disputes: each takes the credit back once, and gives it back when it is undone."""
 
+import base64
+import re
+import zlib
 from typing import Any
 
 import pytest
 
-from contracts.topup import RefusalCode
+from contracts.topup import ReceiptLine, RefusalCode
 from services.topup import outcomes, receipts, reversals
+from services.topup.models import Topup
 from tests.topup.conftest import USD, Customer, Desk
 
 
@@ -295,3 +299,49 @@ def test_the_same_receipt_is_the_same_document(desk: Desk, customer: Customer) -
         paper = receipts.receipt(session, customer.user_id, customer.topups()[0].topup_id)
 
     assert receipts.pdf(paper) == receipts.pdf(paper)
+
+
+@pytest.mark.parametrize("refunds", [0, 23, 24, 55, 56, 62, 200])
+def test_a_receipt_of_any_length_has_all_its_amounts_and_the_total_on_paper(
+    desk: Desk, customer: Customer, refunds: int
+) -> None:
+    with desk.till.database.read() as session:
+        paper = receipts.receipt(session, customer.user_id, customer.topups()[0].topup_id)
+    more = [ReceiptLine(label="Refunded", amount_micros=-USD // 10) for _ in range(refunds)]
+    long = paper.model_copy(update={"lines": paper.lines + more})
+
+    printed = drawn(receipts.pdf(long))
+
+    labels = [text for text, height in printed if text == "Refunded"]
+    assert len(labels) == refunds
+    assert [text for text, _ in printed].count("Total") == 1
+    assert all(30 < height < 800 for _, height in printed)
+
+
+def drawn(document: bytes) -> list[tuple[str, float]]:
+    """Each text of a PDF, with its height above the lower edge."""
+    streams = re.findall(rb"stream\r?\n(.*?)endstream", document, re.DOTALL)
+    content = b"".join(
+        zlib.decompress(base64.a85decode(stream.strip().removesuffix(b"~>"))) for stream in streams
+    ).decode("latin-1")
+    return [
+        (text, float(height))
+        for height, text in re.findall(r"1 0 0 1 \S+ (\S+) Tm \((.*?)\) Tj", content)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("brand", "name"),
+    [("jcb", "JCB"), ("cartes_bancaires", "Cartes Bancaires"), ("something_new", "Card")],
+)
+def test_a_brand_is_called_what_people_call_it(
+    desk: Desk, customer: Customer, brand: str, name: str
+) -> None:
+    with desk.till.database.begin() as session:
+        topup = session.get_one(Topup, customer.topups()[0].topup_id)
+        topup.card_brand = brand
+        paper = receipts.receipt(session, customer.user_id, topup.topup_id)
+
+    texts = [text for text, _ in drawn(receipts.pdf(paper))]
+
+    assert f"{name} ending in 4242" in texts

@@ -11,7 +11,7 @@ from chassis.clock import utc_now
 from chassis.money import MICROS_PER_CENT, MINUS, divide_half_even, format_usd, from_cents
 from contracts.billing import DeploymentStatus, PurchaseStatus
 from contracts.catalog import BillingPeriod, Category, Product, SortOrder
-from contracts.topup import TopupStatus, Trigger
+from contracts.topup import TopupStatus, Trigger, brand_name
 from contracts.wallet import Transaction, TransactionKind
 
 CATEGORY_NAMES = {
@@ -176,8 +176,7 @@ def duration(seconds: int) -> str:
 
 def card_name(brand: str, last4: str) -> str:
     """``Visa •••• 4242``."""
-    names = {"amex": "American Express", "mastercard": "Mastercard", "unionpay": "UnionPay"}
-    return f"{names.get(brand, brand.capitalize() or 'Card')} •••• {last4}"
+    return f"{brand_name(brand)} •••• {last4}"
 
 
 def install(templates: Environment) -> None:
