@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg2
+from psycopg2.errors import LockNotAvailable
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -26,7 +27,9 @@ from sqlalchemy.orm import Session, sessionmaker
 log = logging.getLogger(__name__)
 
 STATEMENT_TIMEOUT_MS = 15_000
-LOCK_TIMEOUT_MS = 5_000
+LOCK_TIMEOUT_MS = 2_000
+"""Below the patience of callers, so that they hear why: a row that is held for longer than a
+transaction of ours lasts occupies its own callers, and no worker for long."""
 IDLE_IN_TRANSACTION_TIMEOUT_MS = 60_000
 POOL_TIMEOUT_S = 10
 TESTED_AFTER_S = 1.0
@@ -146,6 +149,11 @@ def is_lost(error: BaseException) -> bool:
     cause = error.orig
     is_cut = isinstance(cause, psycopg2.OperationalError) and cause.pgcode is None
     return error.connection_invalidated or is_cut
+
+
+def is_held(error: BaseException) -> bool:
+    """Whether somebody else has held a row for too long: the transaction was rolled back."""
+    return isinstance(error, DBAPIError) and isinstance(error.orig, LockNotAvailable)
 
 
 def _test_after_a_pause(engine: Engine) -> None:

@@ -34,7 +34,7 @@ from chassis.broker import CALL_EXCHANGES, REPLY_KEY, RPC_EXCHANGE
 from chassis.client import RpcClient
 from chassis.consumer import CALLS_PER_WORKER, QueueConsumer
 from chassis.context import CALLER_KEY
-from chassis.database import is_lost
+from chassis.database import is_held, is_lost
 from chassis.deferred import Deferred
 from chassis.settings import service_settings
 from contracts.errors import BadRequest, Overloaded, ServiceError, Unavailable
@@ -203,6 +203,8 @@ class Rpc(NamekoRpc):
 def _told(error: BaseException) -> ServiceError:
     if is_lost(error):
         return Unavailable("The database cannot be reached. Try again in a moment.")
+    if is_held(error):
+        return Overloaded("This is being changed by somebody else. Try again in a moment.")
     return ServiceError("Something went wrong on our side. Try again in a moment.")
 
 

@@ -136,6 +136,16 @@ def balance_low(event: BalanceLow) -> Message | None:
 
 
 def account_froze(event: AccountFroze) -> Message:
+    if event.balance_micros < 0:
+        return Message(
+            "account_froze",
+            "danger",
+            "Your wallet is frozen",
+            f"{event.reason}, after its credits were spent: {format_usd(-event.balance_micros)} is"
+            " owed. Buy at least that much in credits. The wallet then opens by itself, unless a"
+            " dispute with your bank is still open.",
+            WALLET,
+        )
     return Message(
         "account_froze",
         "danger",

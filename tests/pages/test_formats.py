@@ -5,7 +5,9 @@ from uuid import UUID
 
 import pytest
 
-from contracts.wallet import Transaction, TransactionKind
+from chassis.identifiers import new_id
+from contracts.wallet import AccountFroze, Transaction, TransactionKind
+from services.gateway.messages import account_froze
 from services.gateway.pages import formats
 
 NOON = datetime(2026, 11, 22, 12, 5, tzinfo=UTC)
@@ -82,3 +84,19 @@ def test_every_state_kind_category_and_order_has_a_name() -> None:
     ]
 
     assert unnamed == []
+
+
+def test_a_wallet_that_is_frozen_for_a_debt_says_how_to_settle_it() -> None:
+    event = AccountFroze(
+        event_id=new_id(),
+        occurred_at=datetime(2026, 11, 1, tzinfo=UTC),
+        user_id=new_id(),
+        reason="$25.00 refunded to the card",
+        balance_micros=-20_000_000,
+    )
+
+    assert account_froze(event).body == (
+        "$25.00 refunded to the card, after its credits were spent: $20.00 is owed. Buy at least"
+        " that much in credits. The wallet then opens by itself, unless a dispute with your bank"
+        " is still open."
+    )
