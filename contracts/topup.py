@@ -1,10 +1,10 @@
 """Top-ups: cards, credits bought by hand, auto top-up."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import StringConstraints
+from pydantic import Field, StringConstraints
 
 from contracts.messages import (
     AmountMicros,
@@ -228,6 +228,19 @@ class Refusal(Value):
     refused_at: Moment
 
 
+class PlannedCharge(Value):
+    """A charge that auto top-up will make by itself, at ``at`` or within seconds of it.
+
+    ``trigger`` says what for: a purchase that lacks credits, or a balance below the threshold.
+    """
+
+    amount_micros: AmountMicros
+    trigger: Trigger
+    at: Moment
+    card_brand: str = ""
+    card_last4: str = ""
+
+
 class AutoTopupStatus(Reply):
     """The settings and what they would do now.
 
@@ -236,8 +249,8 @@ class AutoTopupStatus(Reply):
     ``backup_payment_method`` is charged when the bank declines the first card.
     ``last_refusal`` is there as long as no top-up succeeded after it. ``consent_text`` of
     ``consent_version`` is what the person agrees to when they save. ``is_stopped_by_operator``:
-    no automatic charge is made for anybody at present. ``charge_now_micros`` is there in a dry
-    run alone: what saving would charge at once.
+    no automatic charge is made for anybody at present. ``charges`` are there in a dry
+    run alone: what saving would set off, and ``charge_now_micros`` what of it at once.
     """
 
     enabled: bool
@@ -262,6 +275,7 @@ class AutoTopupStatus(Reply):
     topup_amount_min_micros: PriceMicros = 0
     topup_amount_max_micros: PriceMicros = 0
     charge_now_micros: PriceMicros = 0
+    charges: list[PlannedCharge] = Field(default_factory=list)
 
 
 class GetAutoTopup(Request[AutoTopupStatus], service=SERVICE, method="get_auto_topup"):
@@ -269,7 +283,10 @@ class GetAutoTopup(Request[AutoTopupStatus], service=SERVICE, method="get_auto_t
 
 
 class ConfigureAutoTopup(Command[AutoTopupStatus], service=SERVICE, method="configure_auto_topup"):
-    """Save the settings. Enabling needs ``consent`` to the text of ``consent_version``.
+    """Save the settings. What is left out stays as it is; a limit of None is no limit.
+
+    Enabling, another card, amount or threshold, and a limit that is raised or dropped need
+    ``consent`` to the text of ``consent_version``. The amounts must be given the first time.
 
     Enabling while the balance is already below the threshold, or while a purchase waits, charges
     now. With ``dry_run`` it is carried out and then undone, which tells what it would charge.
@@ -279,8 +296,8 @@ class ConfigureAutoTopup(Command[AutoTopupStatus], service=SERVICE, method="conf
 
     user_id: UUID
     enabled: bool
-    threshold_micros: PriceMicros
-    topup_amount_micros: AmountMicros
+    threshold_micros: PriceMicros | None = None
+    topup_amount_micros: AmountMicros | None = None
     payment_method_id: PaymentMethodId | None = None
     backup_payment_method_id: PaymentMethodId | None = None
     daily_limit_micros: AmountMicros | None = None
@@ -289,6 +306,10 @@ class ConfigureAutoTopup(Command[AutoTopupStatus], service=SERVICE, method="conf
     consent_version: Annotated[str, StringConstraints(max_length=40), Storable] = ""
     client_address: Annotated[str, StringConstraints(max_length=64), Storable] = ""
     dry_run: bool = False
+
+    def arguments(self) -> dict[str, Any]:
+        """What was given, and nothing else: left out is not the same as None here."""
+        return self.model_dump(mode="json", exclude_unset=True)
 
 
 class AutoTopupOutcome(Reply):
@@ -332,6 +353,44 @@ class PreviewAutoTopup(Request[AutoTopupPreview], service=SERVICE, method="previ
     user_id: UUID
     shortfall_micros: AmountMicros
     purchase_id: UUID | None = None
+
+
+class ChargeForecast(Reply):
+    """What will be charged by itself, in this order, as the rule and the limits are now.
+
+    ``is_covered``: credits and these charges pay for the spending; where they do not,
+    ``refusal_code`` and ``reason`` say why no charge is made for it. ``retry_at``: when that
+    reason has passed by itself. ``balance_after_micros`` is what is left when all went through.
+    ``more_follow``: there are more charges than these. ``threshold_micros`` is None while auto
+    top-up is off. ``in_flight_topup_id``: a charge that is under way already, of
+    ``in_flight_micros``; it is not among ``charges``.
+    """
+
+    charges: list[PlannedCharge]
+    more_follow: bool = False
+    is_covered: bool = True
+    balance_after_micros: SignedMicros = 0
+    refusal_code: RefusalCode | None = None
+    reason: str = ""
+    retry_at: Moment | None = None
+    threshold_micros: PriceMicros | None = None
+    in_flight_topup_id: UUID | None = None
+    in_flight_micros: PriceMicros = 0
+
+
+class ForecastCharges(Request[ChargeForecast], service=SERVICE, method="forecast_charges"):
+    """What will be charged by itself if ``spend_micros`` are spent now: a dry run of the rule.
+
+    ``purchase_id``: the spending is this purchase's, which may wait already. ``is_spent``: it has
+    left the wallet before this question, and what follows it is asked. ``is_by_hand``: auto
+    top-up is asked for by hand. Errors: ``Unavailable``, ``DeadlineExceeded`` of the wallet.
+    """
+
+    user_id: UUID
+    spend_micros: PriceMicros = 0
+    purchase_id: UUID | None = None
+    is_spent: bool = False
+    is_by_hand: bool = False
 
 
 class ReceiveWebhook(Request[Done], service=SERVICE, method="receive_webhook"):

@@ -92,6 +92,7 @@ LOGINS = (
             "catalog.get_quote",
             "catalog.list_products",
             "topup.configure_auto_topup",
+            "topup.forecast_charges",
             "topup.get_auto_topup",
             "topup.get_receipt",
             "topup.get_topup",

@@ -304,7 +304,16 @@ def reserve(
         usage = limits.usage(session, user_id, now, policy, triggers.purchase_of(record))
         if waiting_micros is None or pages.is_any_open(session, user_id):
             waiting_micros = triggers.waiting_micros(session, user_id, now)
-        decision = _decide_about(policy, settings, usage, funds, record, waiting_micros, now)
+        decision = decide_about(
+            policy,
+            settings,
+            usage,
+            funds,
+            Trigger(record.trigger),
+            record.needed_micros,
+            waiting_micros,
+            now,
+        )
     if isinstance(decision, Refusal):
         refuse(session, record, decision, now)
         return decision
@@ -314,24 +323,25 @@ def reserve(
     return _reserve(session, now, settings, record, decision, policy)
 
 
-def _decide_about(
+def decide_about(
     policy: Policy,
     settings: AutoTopupSettings | None,
     usage: Usage,
     funds: Funds,
-    record: TriggerRecord,
+    trigger: Trigger,
+    needed_micros: int,
     waiting_micros: int,
     now: datetime,
 ) -> Charge | Refusal:
-    """Close the whole gap; where a limit forbids that, at least the one that this trigger tells of.
+    """Close the whole gap; where a limit forbids that, at least the one of ``needed_micros`` that
+    the trigger tells of.
 
     Else one purchase that is too large for the limits would keep all small ones waiting.
     """
-    trigger = Trigger(record.trigger)
     decision = decide(policy, settings, usage, funds, trigger, waiting_micros, now)
     is_too_much = isinstance(decision, Refusal) and decision.code in TOO_MUCH
-    if is_too_much and 0 < record.needed_micros < waiting_micros:
-        return decide(policy, settings, usage, funds, trigger, record.needed_micros, now)
+    if is_too_much and 0 < needed_micros < waiting_micros:
+        return decide(policy, settings, usage, funds, trigger, needed_micros, now)
     return decision
 
 

@@ -52,6 +52,35 @@ class Usage:
             self, in_flight_topup_id=None, is_credit_on_its_way=False, card_page_until=None
         )
 
+    def with_charge(self, amount_micros: int) -> "Usage":
+        """As it is once this much more is charged."""
+        return replace(
+            self,
+            day_micros=self.day_micros + amount_micros,
+            month_micros=self.month_micros + amount_micros,
+            user_hour_count=self.user_hour_count + 1,
+            user_hour_micros=self.user_hour_micros + amount_micros,
+            system_hour_count=self.system_hour_count + 1,
+            system_hour_micros=self.system_hour_micros + amount_micros,
+        )
+
+    def later(self, now: datetime, until: datetime) -> "Usage":
+        """As it is at ``until`` if nothing is charged before."""
+        used = self
+        if day_start(until) > day_start(now):
+            used = replace(used, day_micros=0)
+        if month_start(until) > month_start(now):
+            used = replace(used, month_micros=0)
+        if until - now >= HOUR:
+            used = replace(
+                used,
+                user_hour_count=0,
+                user_hour_micros=0,
+                system_hour_count=0,
+                system_hour_micros=0,
+            )
+        return used
+
 
 def day_start(now: datetime) -> datetime:
     """Midnight UTC before ``now``."""
@@ -89,12 +118,32 @@ def used_micros(session: Session, user_id: UUID, since: datetime, until: datetim
     )
 
 
-def in_flight_topup_id(session: Session, user_id: UUID) -> UUID | None:
+def in_flight_topup(session: Session, user_id: UUID) -> Topup | None:
     """The automatic top-up whose end is not known yet."""
     return session.scalar(
-        select(Topup.topup_id).where(
+        select(Topup).where(
             Topup.user_id == user_id, Topup.kind == TopupKind.AUTO, Topup.status.in_(IN_FLIGHT)
         )
+    )
+
+
+def in_flight_topup_id(session: Session, user_id: UUID) -> UUID | None:
+    """Its id."""
+    topup = in_flight_topup(session, user_id)
+    return topup.topup_id if topup is not None else None
+
+
+def arriving_micros(session: Session, user_id: UUID) -> int:
+    """What is being charged by itself or was paid, and is not in the wallet yet."""
+    return int(
+        session.scalar(
+            select(func.coalesce(func.sum(Topup.amount_micros), 0)).where(
+                Topup.user_id == user_id,
+                (Topup.status == TopupStatus.PAID)
+                | ((Topup.kind == TopupKind.AUTO) & Topup.status.in_(IN_FLIGHT)),
+            )
+        )
+        or 0
     )
 
 

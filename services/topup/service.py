@@ -24,7 +24,9 @@ from contracts.topup import (
     AutoTopupPreview,
     AutoTopupStatus,
     CardSetup,
+    ChargeForecast,
     ConfigureAutoTopup,
+    ForecastCharges,
     GetAutoTopup,
     GetOperatorSwitch,
     GetReceipt,
@@ -56,6 +58,7 @@ from services.topup import (
     cards,
     charges,
     checkout,
+    forecast,
     janitor,
     notices,
     pages,
@@ -193,6 +196,12 @@ class TopupService:
         with self.database.read() as session:
             return terms.preview(session, utc_now(), request, self.till.policy)
 
+    @rpc
+    def forecast_charges(self, request: ForecastCharges) -> ChargeForecast:
+        funds = self.till.wallet.funds(request.user_id, utc_now())
+        with self.database.read() as session:
+            return forecast.foresee(session, utc_now(), request, funds, self.till.policy)
+
     # What starts it
 
     @event_handler(PurchaseShortOfFunds)
@@ -245,6 +254,8 @@ class TopupService:
     def end_paid_purchase(self, session: Session, event: PurchaseCompleted) -> None:
         reference = str(event.purchase_id)
         pages.end_purchase(session, event.user_id, reference, pages.PAID_OTHERWISE, utc_now())
+        if event.total_micros:
+            triggers.end_idleness(session, event.user_id, utc_now())
 
     @event_handler(PurchaseEnded)
     def end_unpaid_purchase(self, session: Session, event: PurchaseEnded) -> None:

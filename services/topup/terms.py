@@ -1,5 +1,6 @@
 """The terms of automatic top-up: what a person sets, and how it stands."""
 
+from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
@@ -7,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from chassis.identifiers import new_id
-from chassis.money import format_usd
+from chassis.money import MICROS_PER_CENT, format_usd
 from chassis.outbox import publish
 from contracts.errors import BadRequest, IdempotencyConflict
 from contracts.topup import (
@@ -15,6 +16,7 @@ from contracts.topup import (
     AutoTopupSettingsChanged,
     AutoTopupStatus,
     ConfigureAutoTopup,
+    ForecastCharges,
     PaymentMethod,
     PreviewAutoTopup,
     Refusal,
@@ -29,12 +31,14 @@ from services.topup import (
     cards,
     consent,
     disputes,
+    forecast,
     limits,
     pages,
     pauses,
     topups,
     triggers,
 )
+from services.topup.consent import Terms
 from services.topup.models import (
     AutoTopupSettings,
     Card,
@@ -72,16 +76,20 @@ def configure(
         _switch_off(session, command.user_id, now)
         return None
     settings = _locked_or_new(session, command.user_id, now)
-    card_id = _check(session, command, settings, policy)
+    wanted = _wanted(session, command, settings)
+    _check(session, command, settings, wanted, policy)
     was_enabled, old_card = settings.is_enabled, settings.payment_method_id
     settings.is_enabled = True
-    settings.threshold_micros = command.threshold_micros
-    settings.amount_micros = command.topup_amount_micros
-    settings.payment_method_id = card_id
-    settings.backup_payment_method_id = command.backup_payment_method_id
-    settings.daily_limit_micros = command.daily_limit_micros
-    settings.monthly_limit_micros = command.monthly_limit_micros
-    settings.consent_id = _consent(session, command, now)
+    settings.threshold_micros = wanted.threshold_micros
+    settings.amount_micros = wanted.topup_amount_micros
+    settings.payment_method_id = wanted.payment_method_id
+    settings.backup_payment_method_id = wanted.backup_payment_method_id
+    settings.daily_limit_micros = wanted.daily_limit_micros
+    settings.monthly_limit_micros = wanted.monthly_limit_micros
+    if command.consent:
+        settings.consent_id = consent.record(
+            session, command.user_id, command.client_address, wanted, now
+        )
     _maybe_resume(session, settings, old_card, was_enabled, now)
     session.flush()
     _tell_new_version(session, settings, now)
@@ -101,17 +109,18 @@ def rehearse(
     session: Session, now: datetime, command: ConfigureAutoTopup, funds: Funds, policy: Policy
 ) -> AutoTopupStatus:
     """What :func:`configure` would lead to; the caller undoes it."""
-    trigger_id = configure(session, now, command, policy)
-    outcome = trigger_id and auto_topup.reserve(session, now, trigger_id, funds, policy)
-    charge_micros = outcome.amount_micros if isinstance(outcome, Topup) else 0
+    configure(session, now, command, policy)
+    question = ForecastCharges(user_id=command.user_id)
+    charges = forecast.foresee(session, now, question, funds, policy).charges
+    at_once_micros = sum(charge.amount_micros for charge in charges if charge.at <= now)
     saved = status(session, command.user_id, policy, now)
-    return saved.model_copy(update={"charge_now_micros": charge_micros})
+    return saved.model_copy(update={"charges": charges, "charge_now_micros": at_once_micros})
 
 
 def _was_done(session: Session, command: ConfigureAutoTopup, now: datetime) -> bool:
     key = (command.user_id, command.method, command.idempotency_key)
     hashed = topups.request_hash(
-        command.model_dump(mode="json", exclude={"client_address", "dry_run"})
+        command.model_dump(mode="json", exclude={"client_address", "dry_run"}, exclude_unset=True)
     )
     stored = session.get(Command, key)
     if stored is None:
@@ -160,34 +169,53 @@ def _locked_or_new(session: Session, user_id: UUID, now: datetime) -> AutoTopupS
     return settings
 
 
+def _wanted(session: Session, command: ConfigureAutoTopup, settings: AutoTopupSettings) -> Terms:
+    """What is to be saved: what the command gives, and the rest as it is."""
+    given = command.model_dump(include=command.model_fields_set & Terms.__dataclass_fields__.keys())
+    is_first = settings.consent_id is None
+    for name in ("threshold_micros", "topup_amount_micros"):
+        if given.get(name) is None and (is_first or name in given):
+            raise BadRequest("Automatic top-up needs an amount here.", name)
+    if given.get("payment_method_id") is None:
+        given["payment_method_id"] = _usual_card(session, command.user_id, settings)
+    return replace(consent.terms_of(settings), **given)
+
+
 def _check(
-    session: Session, command: ConfigureAutoTopup, settings: AutoTopupSettings, policy: Policy
-) -> str:
-    """The card to charge. Raises for whatever does not make sense."""
-    topups.check_amount(command.topup_amount_micros, policy)
-    if command.threshold_micros > policy.threshold_max_micros:
+    session: Session,
+    command: ConfigureAutoTopup,
+    settings: AutoTopupSettings,
+    wanted: Terms,
+    policy: Policy,
+) -> None:
+    """Raises for whatever does not make sense."""
+    topups.check_amount(wanted.topup_amount_micros, policy)
+    if wanted.threshold_micros > policy.threshold_max_micros:
         raise BadRequest(
             f"The threshold is at most {format_usd(policy.threshold_max_micros)}.",
             "threshold_micros",
         )
-    _check_limits(command)
-    card_id = command.payment_method_id or _usual_card(session, command.user_id, settings)
+    for name in ("threshold_micros", "daily_limit_micros", "monthly_limit_micros"):
+        if (getattr(wanted, name) or 0) % MICROS_PER_CENT:
+            raise BadRequest("A threshold and a limit are whole cents.", name)
+    _check_limits(wanted)
+    is_needed = consent.is_needed(session, settings, wanted)
+    consent.require(command.consent, command.consent_version, is_needed=is_needed)
     for chosen in (command.payment_method_id, command.backup_payment_method_id):
         if chosen is not None:
             cards.get(session, command.user_id, chosen)
-    if command.backup_payment_method_id is not None and command.backup_payment_method_id == card_id:
+    backup = wanted.backup_payment_method_id
+    if backup is not None and backup == wanted.payment_method_id:
         raise BadRequest(
             "The backup card is another card than the first.", "backup_payment_method_id"
         )
-    consent.require(command.consent, command.consent_version)
-    if card_id is None:
+    if wanted.payment_method_id is None:
         raise BadRequest("Save a card first: automatic top-up charges it.", "payment_method_id")
-    return card_id
 
 
-def _check_limits(command: ConfigureAutoTopup) -> None:
-    amount, daily = command.topup_amount_micros, command.daily_limit_micros
-    monthly = command.monthly_limit_micros
+def _check_limits(wanted: Terms) -> None:
+    amount, daily = wanted.topup_amount_micros, wanted.daily_limit_micros
+    monthly = wanted.monthly_limit_micros
     if daily is not None and daily < amount:
         raise BadRequest(
             "The daily limit is at least one top-up amount, or none could ever be made.",
@@ -205,13 +233,6 @@ def _usual_card(session: Session, user_id: UUID, settings: AutoTopupSettings) ->
         return settings.payment_method_id
     default = cards.default_of(session, user_id)
     return default.payment_method_id if default else None
-
-
-def _consent(session: Session, command: ConfigureAutoTopup, now: datetime) -> UUID:
-    terms = command.model_dump(
-        mode="json", exclude={"user_id", "idempotency_key", "client_address", "dry_run"}
-    )
-    return consent.record(session, command.user_id, command.client_address, terms, now)
 
 
 def _maybe_resume(

@@ -5,10 +5,11 @@ due until somebody decided about it; a refusal that passes by itself (a cool-dow
 starts anew) makes it due again at that time.
 """
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Text, cast, func, select, update
+from sqlalchemy import ColumnElement, Text, cast, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -29,6 +30,23 @@ WAITS_AT_MOST = {
 }
 """How long a refused trigger may be tried again. A purchase ends after 24 hours anyway; a limit
 starts anew after a month at the latest; what a person asked for by hand is for them to repeat."""
+
+
+WAITING = (Trigger.PURCHASE, Trigger.RENEWAL)
+"""What waits for money; the others ask for a look at the balance."""
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A trigger that may still lead to a charge. ``is_due``: it is decided about (again).
+
+    ``needed_micros`` is the price of a purchase that waits; 0 asks for a look at the balance.
+    """
+
+    trigger: Trigger
+    reference: str
+    needed_micros: int
+    is_due: bool
 
 
 def raise_trigger(
@@ -141,17 +159,53 @@ def has_ended(session: Session, topup: Topup) -> bool:
 
 def waiting_micros(session: Session, user_id: UUID, now: datetime) -> int:
     """What all purchases and renewals cost together that wait for money, and for no card page."""
-    return int(
-        session.scalar(
-            select(func.coalesce(func.sum(TriggerRecord.needed_micros), 0)).where(
-                TriggerRecord.user_id == user_id,
-                TriggerRecord.trigger.in_((Trigger.PURCHASE, Trigger.RENEWAL)),
-                TriggerRecord.ended_at.is_(None),
-                TriggerRecord.raised_at > now - WAITS_AT_MOST[Trigger.PURCHASE],
-                ~_has_card_page(),
-            )
+    return sum(row.needed_micros for row in pending(session, user_id, now))
+
+
+def pending(session: Session, user_id: UUID, now: datetime) -> list[Pending]:
+    """What waits for money, and what asks for a look at the balance; the oldest first.
+
+    An idle account's look is due with the next purchase: see :func:`end_idleness`.
+    """
+    waits = (
+        TriggerRecord.trigger.in_(WAITING)
+        & (TriggerRecord.needed_micros > 0)
+        & (TriggerRecord.raised_at > now - WAITS_AT_MOST[Trigger.PURCHASE])
+        & ~_has_card_page()
+    )
+    looks = TriggerRecord.trigger.in_((Trigger.LOW_BALANCE, Trigger.SETTINGS_SAVED)) & (
+        TriggerRecord.due_at.is_not(None) | (TriggerRecord.refusal_code == RefusalCode.IDLE)
+    )
+    rows = session.scalars(
+        select(TriggerRecord)
+        .where(TriggerRecord.user_id == user_id, TriggerRecord.ended_at.is_(None), waits | looks)
+        .order_by(TriggerRecord.trigger_id)
+    )
+    return [
+        Pending(
+            Trigger(row.trigger),
+            row.reference,
+            row.needed_micros if row.trigger in WAITING else 0,
+            is_due=row.due_at is not None and row.refusal_code != RefusalCode.IDLE,
         )
-        or 0
+        for row in rows
+    ]
+
+
+def end_idleness(session: Session, user_id: UUID, now: datetime) -> None:
+    """Something was bought: a low balance that was left alone until now is looked at.
+
+    The wallet speaks once when it falls below the threshold, and has spoken already.
+    """
+    session.execute(
+        update(TriggerRecord)
+        .where(
+            TriggerRecord.user_id == user_id,
+            TriggerRecord.trigger == Trigger.LOW_BALANCE,
+            TriggerRecord.refusal_code == RefusalCode.IDLE,
+            TriggerRecord.ended_at.is_(None),
+        )
+        .values(due_at=now, raised_at=now, tries=TriggerRecord.tries + 1)
     )
 
 

@@ -32,6 +32,22 @@ def buy_with_a_card_that_does_not_pay(visitor: Visitor, card: str, says: str) ->
     return alert
 
 
+def cards_offered(visitor: Visitor) -> str:
+    """The saved cards on the auto top-up page, asked for anew."""
+    visitor.open("/dashboard/wallet/auto-topup")
+    return visitor.page.get_by_label("Payment method").inner_text()
+
+
+def let_the_next_charge_take(system: System, seconds: int) -> None:
+    match = {"method": "POST", "path": "/v1/payment_intents"}
+    answer = requests.post(
+        f"{system.sandbox_url}/_sandbox/switches",
+        json={"kind": "latency", "seconds": seconds, "times": 1, "match": match},
+        timeout=10,
+    )
+    assert answer.ok, answer.text
+
+
 def test_a_declined_automatic_charge_is_told_and_can_be_paid_by_hand(visitor: Visitor) -> None:
     page = visitor.page
     buy_with_a_card_that_does_not_pay(visitor, CARD_DECLINED_LATER, "declined")
@@ -132,6 +148,42 @@ def test_a_wrong_amount_in_the_dialog_is_shown_again_beside_what_is_bought(
     assert visitor.path == "/marketplace/vm-starter/buy"
 
 
+def test_buy_now_announces_the_charge_that_the_threshold_sets_off(visitor: Visitor) -> None:
+    page = visitor.page
+    visitor.buy_credits(10)
+    visitor.save_card()
+    visitor.switch_auto_topup_on()
+    expect(page.get_by_text("Auto top-up is on.")).to_be_visible()
+
+    visitor.open_buy_now("vm-starter")
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("below $10.00, so auto top-up charges $25.00 to Visa •••• 4242")
+    expect(dialog.locator(".pairs")).to_contain_text("Balance after$30.00")
+    dialog.get_by_role("button", name=re.compile("^Buy Now for")).click()
+    visitor.expect_purchase("completed")
+
+    visitor.expect_balance("$30.00")
+
+
+def test_the_page_of_a_purchase_says_that_a_charge_follows(
+    visitor: Visitor, system: System
+) -> None:
+    page = visitor.page
+    visitor.buy_credits(10)
+    visitor.save_card()
+    visitor.switch_auto_topup_on()
+    expect(page.get_by_text("Auto top-up is on.")).to_be_visible()
+    let_the_next_charge_take(system, seconds=5)
+
+    visitor.open_buy_now("vm-starter")
+    page.get_by_role("button", name=re.compile("^Buy Now for")).click()
+    visitor.expect_purchase("completed")
+
+    expect(page.locator("#purchase-status .notice")).to_contain_text("$25.00 is being charged")
+    expect(page.locator("#purchase-status .notice")).to_have_count(0, timeout=30_000)
+    expect(page.locator("#purchase-status")).to_contain_text("Credit balance now$30.00")
+
+
 def test_auto_topup_below_the_threshold_warns_before_it_charges(visitor: Visitor) -> None:
     visitor.save_card()
     visitor.switch_auto_topup_on(amount="30")
@@ -168,6 +220,88 @@ def test_auto_topup_without_consent_is_not_saved_and_keeps_what_was_typed(
 
     expect(visitor.page.get_by_role("alert")).to_contain_text("consent")
     expect(visitor.page.get_by_label("When credits are below")).to_have_value("7")
+
+
+def test_a_save_that_changes_no_term_needs_no_new_consent_and_others_do(
+    visitor: Visitor,
+) -> None:
+    page = visitor.page
+    visitor.buy_credits(50)
+    visitor.save_card()
+    visitor.switch_auto_topup_on()
+    consent = page.get_by_label("I agree to automatic charges")
+    expect(page.get_by_text("Auto top-up is on.")).to_be_visible()
+    expect(consent).not_to_be_checked()
+
+    page.get_by_role("button", name="Save Settings").click()
+    expect(page.get_by_text("Auto top-up is on.")).to_be_visible()
+    page.get_by_label("Purchase this amount").fill("30")
+    page.get_by_role("button", name="Save Settings").click()
+
+    expect(page.get_by_role("alert")).to_contain_text("consent")
+    expect(consent).not_to_be_checked()
+
+
+def test_a_box_that_was_ticked_speaks_for_the_terms_beside_it_alone(visitor: Visitor) -> None:
+    page = visitor.page
+    visitor.save_card()
+    visitor.switch_auto_topup_on(amount="30")
+    expect(page.get_by_label("I agree to automatic charges")).to_be_checked()
+
+    page.get_by_label("Purchase this amount").fill("300")
+    page.get_by_role("button", name="Save and charge").first.click()
+
+    expect(page.get_by_role("alert")).to_contain_text("consent")
+    expect(page.get_by_label("I agree to automatic charges")).not_to_be_checked()
+
+
+def test_a_limit_that_could_mean_two_amounts_is_not_saved(visitor: Visitor) -> None:
+    page = visitor.page
+    visitor.save_card()
+    for typed in ("12,50", "0,5", "1_0", "１２", "0"):
+        visitor.open("/dashboard/wallet/auto-topup")
+        page.get_by_label("Enable auto top-up").check()
+        page.get_by_label("Daily limit").fill(typed)
+        page.get_by_label("I agree to automatic charges").check()
+        page.get_by_role("button", name="Save Settings").click()
+
+        expect(page.get_by_role("alert")).to_contain_text("Daily limit: ")
+        expect(page.get_by_label("Daily limit")).to_have_value(typed)
+
+
+def test_switching_off_works_whatever_is_typed(visitor: Visitor) -> None:
+    page = visitor.page
+    visitor.buy_credits(50)
+    visitor.save_card()
+    visitor.switch_auto_topup_on()
+    expect(page.get_by_text("Auto top-up is on.")).to_be_visible()
+
+    page.get_by_label("Daily limit").fill("12,50")
+    page.get_by_label("Enable auto top-up").uncheck()
+    page.get_by_role("button", name="Save Settings").click()
+
+    expect(page.get_by_text("Auto top-up is off.")).to_be_visible()
+
+
+def test_topping_up_now_asks_first_without_javascript_too(new_visitor: NewVisitor) -> None:
+    someone = new_visitor(javascript=False)
+    someone.register()
+    page = someone.page
+    someone.buy_credits(50)
+    someone.open("/dashboard/wallet/auto-topup")
+    page.get_by_role("button", name="Add a card").click()
+    someone.pay_on_card_page()
+    eventually(lambda: cards_offered(someone), lambda cards: "4242" in cards)
+    someone.switch_auto_topup_on(threshold="40", amount="25")
+
+    page.get_by_role("link", name="Top up now").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Charge $25.00 now?")
+    expect(page.locator("main")).to_contain_text("Balance after$75.00")
+    someone.expect_balance("$50.00")
+    someone.open("/dashboard/wallet/auto-topup/trigger")
+    page.get_by_role("button", name="Charge $25.00 now").click()
+
+    expect(page.locator("#topup-status")).to_contain_text("$25.00")
 
 
 def test_limits_show_how_far_they_are_used(visitor: Visitor) -> None:

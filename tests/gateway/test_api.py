@@ -169,6 +169,7 @@ def test_what_lacks_is_told_with_what_auto_topup_would_do(rich: Api) -> None:
     enough = read(rich.get("/api/wallet/check-affordability?amount=25.00"))
     short = read(rich.get("/api/wallet/check-affordability?amount=30.50"))
 
+    assert enough.pop("auto_topup")["charges"] == []
     assert enough == {
         "can_afford": True,
         "amount": Decimal("25.00"),

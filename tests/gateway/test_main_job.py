@@ -172,6 +172,64 @@ def test_no_card_page_is_opened_for_a_purchase_that_is_paid(
     assert error_of(answer) == (409, "conflict")
 
 
+def test_a_save_that_leaves_limits_out_keeps_them_and_null_takes_them_away(api: Api) -> None:
+    buy_credits(api, 25)
+    switch_on_auto_topup(api, daily_limit=50, monthly_limit=200)
+    configure = "/api/wallet/auto-topup/configure"
+
+    kept = granted(api.command(configure, {"enabled": True}))
+    without_consent = api.command(configure, {"enabled": True, "daily_limit": None})
+    dropped = granted(
+        api.command(configure, {"enabled": True, "daily_limit": None, "consent": True})
+    )
+
+    assert kept["daily_limit"]["limit"] == Decimal("50.00")
+    assert (without_consent.status_code, read(without_consent)["error"]["field"]) == (
+        422,
+        "consent",
+    )
+    assert (dropped["daily_limit"], dropped["monthly_limit"]["limit"]) == (None, Decimal("200.00"))
+
+
+def test_a_refused_setting_is_named_as_the_document_names_it(api: Api) -> None:
+    buy_credits(api, 10)
+
+    answer = api.command(
+        "/api/wallet/auto-topup/configure", {"enabled": True, "topup_amount": 25, "consent": True}
+    )
+
+    assert (answer.status_code, read(answer)["error"]["field"]) == (422, "threshold_amount")
+
+
+def test_a_purchase_says_what_the_threshold_sets_off_before_and_when_it_is_made(
+    api: Api, dear: dict[str, Any]
+) -> None:
+    buy_credits(api, 20)
+    switch_on_auto_topup(api)
+
+    before = granted(api.get("/api/wallet/check-affordability?amount=15.00"))
+    bought = granted(
+        api.command("/api/wallet/instant-purchase", {"product_id": dear["product_id"]})
+    )
+
+    assert (before["can_afford"], before["shortfall_info"]) == (True, None)
+    (charge,) = before["auto_topup"]["charges"]
+    assert (charge["amount"], charge["trigger"], charge["card_last4"]) == (
+        Decimal("25.00"),
+        "low_balance",
+        "4242",
+    )
+    assert before["auto_topup"]["balance_after"] == Decimal("30.00")
+    assert (bought["status"], bought["auto_topup"]["balance_after"]) == (
+        "completed",
+        Decimal("30.00"),
+    )
+    eventually(
+        lambda: granted(api.get("/api/wallet/info"))["balance"],
+        lambda balance: balance == Decimal("30.00"),
+    )
+
+
 def test_a_declined_card_is_told_at_once_and_the_purchase_waits(
     api: Api, dear: dict[str, Any]
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 from contracts.errors import BadRequest, IdempotencyConflict, NotFound
 from contracts.topup import (
     AutoTopupPreview,
+    ConfigureAutoTopup,
     ListTopups,
     PreviewAutoTopup,
     RefusalCode,
@@ -33,6 +34,8 @@ def status(customer: Customer) -> Any:
         ("amount_micros", {"topup_amount_micros": 2_001 * USD}),
         ("amount_micros", {"topup_amount_micros": 25 * USD + 1}),
         ("threshold_micros", {"threshold_micros": 10_001 * USD}),
+        ("threshold_micros", {"threshold_micros": 10 * USD + 1}),
+        ("daily_limit_micros", {"daily_limit_micros": 50 * USD + 1}),
         ("daily_limit_micros", {"daily_limit_micros": 24 * USD}),
         ("monthly_limit_micros", {"monthly_limit_micros": 24 * USD}),
         (
@@ -83,6 +86,131 @@ def test_consent_is_stored_with_text_version_time_and_address(desk: Desk) -> Non
 def test_the_text_says_who_starts_charges_how_often_and_how_the_amount_is_found() -> None:
     for words in ("starts a charge when", "never more than one charge at a time", "Each charge is"):
         assert words in consent.TEXT
+
+
+def customer_with_limits(desk: Desk) -> Customer:
+    """Two cards, the second as backup, and both limits."""
+    customer = desk.customer(enabled=False)
+    backup = customer.add_card(Card.MASTERCARD)
+    desk.wallet.balances[customer.user_id] = 10**12
+    customer.configure(
+        backup_payment_method_id=backup,
+        daily_limit_micros=100 * USD,
+        monthly_limit_micros=500 * USD,
+    )
+    return customer
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"threshold_micros": 11 * USD},
+        {"threshold_micros": 9 * USD},
+        {"topup_amount_micros": 26 * USD},
+        {"daily_limit_micros": 101 * USD},
+        {"daily_limit_micros": None},
+        {"monthly_limit_micros": 501 * USD},
+        {"monthly_limit_micros": None},
+    ],
+    ids=str,
+)
+def test_whoever_changes_what_may_be_charged_consents_again(
+    desk: Desk, changes: dict[str, Any]
+) -> None:
+    customer = customer_with_limits(desk)
+    before = customer.settings()
+
+    with pytest.raises(BadRequest) as caught:
+        customer.configure(consent=False, **changes)
+
+    assert caught.value.details == ("consent",)
+    assert customer.settings().settings_version == before.settings_version
+    customer.configure(consent=True, **changes)
+    assert customer.settings().consent_id != before.consent_id
+
+
+def test_another_card_takes_consent_and_so_does_another_backup_card(desk: Desk) -> None:
+    customer = customer_with_limits(desk)
+    third = customer.add_card(Card.DECLINED_WHEN_CHARGED)
+
+    for change in ("payment_method_id", "backup_payment_method_id"):
+        with pytest.raises(BadRequest, match="consent"):
+            customer.configure(consent=False, **{change: third})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"daily_limit_micros": 50 * USD},
+        {"monthly_limit_micros": 200 * USD},
+        {"backup_payment_method_id": None},
+    ],
+    ids=str,
+)
+def test_whoever_changes_nothing_or_allows_less_needs_no_new_consent(
+    desk: Desk, changes: dict[str, Any]
+) -> None:
+    customer = customer_with_limits(desk)
+    before = customer.settings()
+
+    customer.configure(consent=False, **changes)
+
+    after = customer.settings()
+    assert (after.settings_version, after.consent_id) == (2, before.consent_id)
+
+
+def test_a_first_limit_needs_no_new_consent(desk: Desk) -> None:
+    customer = desk.customer()
+
+    customer.configure(consent=False, daily_limit_micros=50 * USD)
+
+    assert customer.settings().daily_limit_micros == 50 * USD
+
+
+def test_switching_on_again_takes_consent(desk: Desk) -> None:
+    customer = desk.customer()
+    customer.configure(enabled=False, consent=False)
+
+    with pytest.raises(BadRequest, match="consent"):
+        customer.configure(consent=False)
+
+
+def test_a_new_text_takes_consent(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    customer = desk.customer()
+    monkeypatch.setattr(consent, "VERSION", "2027-01")
+
+    with pytest.raises(BadRequest, match="consent"):
+        customer.configure(consent=False)
+
+
+def test_what_a_save_leaves_out_stays_as_it_is(desk: Desk) -> None:
+    customer = customer_with_limits(desk)
+    before = customer.settings()
+    command = ConfigureAutoTopup(idempotency_key="k", user_id=customer.user_id, enabled=True)
+    on_the_wire = ConfigureAutoTopup(**command.arguments())
+
+    with desk.till.database.begin() as session:
+        terms.configure(session, desk.clock(), on_the_wire, desk.till.policy)
+
+    after = customer.settings()
+    assert consent.terms_of(after) == consent.terms_of(before)
+    assert after.settings_version == before.settings_version + 1
+
+
+@pytest.mark.parametrize("name", ["threshold_micros", "topup_amount_micros"])
+def test_the_first_save_needs_the_amounts(desk: Desk, name: str) -> None:
+    customer = desk.customer(enabled=False)
+    given = {"threshold_micros": 10 * USD, "topup_amount_micros": 25 * USD}
+    del given[name]
+    command = ConfigureAutoTopup(
+        idempotency_key="k", user_id=customer.user_id, enabled=True, consent=True, **given
+    )
+
+    with pytest.raises(BadRequest) as caught, desk.till.database.begin() as session:
+        terms.configure(session, desk.clock(), command, desk.till.policy)
+
+    assert caught.value.details == (name,)
 
 
 def test_the_same_save_twice_changes_the_settings_once(desk: Desk) -> None:

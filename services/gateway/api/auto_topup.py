@@ -1,18 +1,25 @@
 """Auto top-up: its settings, what they would do now, and setting it off by hand."""
 
+import logging
 from decimal import Decimal
 from typing import Annotated, Self
 
 from flask import Blueprint, request
 from pydantic import AwareDatetime, Field, StringConstraints, model_validator
 
-from chassis.money import from_cents, usd_number
+from chassis.money import usd_number
+from contracts.errors import BadRequest, ServiceError
 from contracts.topup import (
     AutoTopupStatus,
+    ChargeForecast,
     ConfigureAutoTopup,
+    ForecastCharges,
     GetAutoTopup,
     PaymentMethod,
+    PlannedCharge,
+    RefusalCode,
     SpendingLimit,
+    Trigger,
     TriggerAutoTopup,
 )
 from services.gateway.api.endpoint import Answer, endpoint
@@ -29,18 +36,31 @@ from services.gateway.api.topups import TopupReply, shown_topup
 from services.gateway.frame import call
 from services.gateway.identity import CurrentUser
 
+log = logging.getLogger(__name__)
+
 blueprint = Blueprint("api_auto_topup", __name__)
+
+BESIDE_TIMEOUT_S = 3.0
+"""How long an answer waits for what it can do without."""
 
 CardId = Annotated[PlainText, StringConstraints(min_length=1, max_length=255)]
 
-# What is stored when auto top-up is switched off before it ever had settings.
-_UNSET_THRESHOLD_MICROS = from_cents(10_00)
-_UNSET_AMOUNT_MICROS = from_cents(25_00)
+# The names of the settings in the document, where those of the services are others.
+_SHOWN_AS = {
+    "threshold_micros": "threshold_amount",
+    "topup_amount_micros": "topup_amount",
+    "amount_micros": "topup_amount",
+    "daily_limit_micros": "daily_limit",
+    "monthly_limit_micros": "monthly_limit",
+}
 
 
 class AutoTopupBody(ApiBody):
-    """Switching on needs the amounts, a saved card and ``consent: true`` to the text that
-    ``GET /api/wallet/auto-topup/status`` shows. Switching off needs ``enabled: false`` only."""
+    """What is left out stays as it is saved; ``null`` is no limit, or no backup card.
+
+    Switching on, another card, amount or threshold, and a limit that is raised or dropped need
+    ``consent: true`` to the text that ``GET /api/wallet/auto-topup/status`` shows. The first time
+    needs the amounts as well, in whole cents. Switching off needs ``enabled: false`` only."""
 
     enabled: bool = Field(strict=True)
     threshold_micros: UsdOrZero | None = Field(default=None, alias="threshold_amount")
@@ -54,17 +74,16 @@ class AutoTopupBody(ApiBody):
     dry_run: bool = Field(default=False, strict=True)
 
     @model_validator(mode="after")
-    def _complete(self) -> Self:
+    def _no_gap(self) -> Self:
         needed = {
             "threshold_amount": self.threshold_micros,
             "topup_amount": self.topup_amount_micros,
             "payment_method_id": self.payment_method_id,
         }
-        missing = [name for name, value in needed.items() if value is None]
-        if self.enabled and missing:
-            raise ValueError(f"Switching auto top-up on needs {', '.join(missing)} as well.")
-        if self.enabled and not self.consent:
-            raise ValueError("Switching auto top-up on needs consent: true.")
+        given = {_SHOWN_AS.get(name, name) for name in self.model_fields_set}
+        empty = [name for name, value in needed.items() if value is None and name in given]
+        if self.enabled and empty:
+            raise ValueError(f"{', '.join(empty)}: give a value, or leave it out.")
         return self
 
 
@@ -78,6 +97,16 @@ class CardReply(ApiReply):
     payment_method_id: str
     brand: str
     last4: str
+
+
+class PlannedChargeReply(ApiReply):
+    """``trigger`` says what for; ``at`` is when it can be made, or within seconds of that."""
+
+    amount: Usd
+    trigger: Trigger
+    at: AwareDatetime
+    card_brand: str
+    card_last4: str
 
 
 class AutoTopupReply(ApiReply):
@@ -103,6 +132,24 @@ class AutoTopupReply(ApiReply):
     consent_text: str
     last_topup: TopupReply | None
     charge_now: Usd
+    charges: list[PlannedChargeReply]
+
+
+class ForecastReply(ApiReply):
+    """What will be charged by itself, in this order: for a purchase that lacks credits, and
+    because the balance is below the threshold after it. ``balance_after`` is what is left when
+    all went through. ``more_follow``: there are more charges than these. A charge that is under
+    way already is ``in_flight``, and not in the list. ``reason`` says why no more is charged, and
+    ``retry_at`` when that has passed by itself."""
+
+    charges: list[PlannedChargeReply]
+    more_follow: bool
+    in_flight_topup_id: str | None
+    in_flight: Usd
+    balance_after: Usd
+    reason_code: RefusalCode | None
+    reason: str
+    retry_at: AwareDatetime | None
 
 
 class TriggerReply(ApiReply):
@@ -130,36 +177,23 @@ def auto_topup_status(user: CurrentUser) -> AutoTopupReply:
 def configure_auto_topup(user: CurrentUser, body: AutoTopupBody, key: str) -> AutoTopupReply:
     """Save the settings. Switching on while the balance is below the threshold charges now.
 
-    With ``dry_run`` nothing is saved or charged, and ``charge_now`` says what would be."""
-    threshold_micros, amount_micros = body.threshold_micros, body.topup_amount_micros
-    consent_version = body.consent_version or ""
-    if threshold_micros is None or amount_micros is None or not consent_version:
-        now = call(GetAutoTopup(user_id=user.user_id))
-        if threshold_micros is None:
-            threshold_micros = now.threshold_micros
-        amount_micros = amount_micros or now.topup_amount_micros
-        consent_version = consent_version or now.consent_version
-    if threshold_micros is None:
-        threshold_micros = _UNSET_THRESHOLD_MICROS
-    status = call(
-        ConfigureAutoTopup(
-            idempotency_key=key,
-            user_id=user.user_id,
-            enabled=body.enabled,
-            threshold_micros=threshold_micros,
-            topup_amount_micros=amount_micros or _UNSET_AMOUNT_MICROS,
-            payment_method_id=body.payment_method_id,
-            backup_payment_method_id=body.backup_payment_method_id,
-            daily_limit_micros=body.daily_limit_micros,
-            monthly_limit_micros=body.monthly_limit_micros,
-            consent=body.consent,
-            consent_version=consent_version,
-            client_address=(request.remote_addr or "")[:64],
-            dry_run=body.dry_run,
-        ),
-        timeout_s=25,
+    With ``dry_run`` nothing is saved or charged, and ``charges`` says what would be, with
+    ``charge_now`` for what of it at once."""
+    given = body.model_dump(include=body.model_fields_set)
+    if body.consent_version is None:
+        given.pop("consent_version", None)
+    command = ConfigureAutoTopup(
+        idempotency_key=key,
+        user_id=user.user_id,
+        client_address=(request.remote_addr or "")[:64],
+        **given,
     )
-    return _shown(status)
+    try:
+        return _shown(call(command, timeout_s=25))
+    except BadRequest as error:
+        raise BadRequest(
+            str(error), *(_SHOWN_AS.get(name, name) for name in error.details)
+        ) from None
 
 
 @endpoint(
@@ -204,6 +238,43 @@ def _shown(status: AutoTopupStatus) -> AutoTopupReply:
         consent_text=status.consent_text,
         last_topup=shown_topup(status.last_topup) if status.last_topup else None,
         charge_now=usd_number(status.charge_now_micros),
+        charges=[_planned(charge) for charge in status.charges],
+    )
+
+
+def forecast_if_reachable(question: ForecastCharges) -> ChargeForecast | None:
+    """What will be charged by itself; None while that cannot be asked, which hides no answer."""
+    try:
+        return call(question, timeout_s=BESIDE_TIMEOUT_S)
+    except ServiceError as error:
+        log.warning("charges cannot be foretold", extra={"reason": str(error)})
+        return None
+
+
+def shown_forecast(forecast: ChargeForecast | None) -> ForecastReply | None:
+    """A forecast as the API shows it."""
+    if forecast is None:
+        return None
+    in_flight = forecast.in_flight_topup_id
+    return ForecastReply(
+        charges=[_planned(charge) for charge in forecast.charges],
+        more_follow=forecast.more_follow,
+        in_flight_topup_id=str(in_flight) if in_flight else None,
+        in_flight=usd_number(forecast.in_flight_micros),
+        balance_after=usd_number(forecast.balance_after_micros),
+        reason_code=forecast.refusal_code,
+        reason=forecast.reason,
+        retry_at=forecast.retry_at,
+    )
+
+
+def _planned(charge: PlannedCharge) -> PlannedChargeReply:
+    return PlannedChargeReply(
+        amount=usd_number(charge.amount_micros),
+        trigger=charge.trigger,
+        at=charge.at,
+        card_brand=charge.card_brand,
+        card_last4=charge.card_last4,
     )
 
 

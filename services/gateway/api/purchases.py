@@ -17,6 +17,8 @@ from contracts.billing import (
     PurchaseStatus,
     StartPurchase,
 )
+from contracts.topup import ForecastCharges
+from services.gateway.api.auto_topup import ForecastReply, forecast_if_reachable, shown_forecast
 from services.gateway.api.endpoint import Answer, endpoint
 from services.gateway.api.shapes import (
     AnyText,
@@ -59,7 +61,9 @@ class PurchasedLineReply(ApiReply):
 class PurchaseReply(ApiReply):
     """``status_code`` and ``status_reason`` say what the purchase waits for, or why it ended. While
     it waits for something of which there is an end (``is_stock_limited``), that is set aside for
-    it until ``stock_held_until``; null: it is not, and may be gone when the money comes."""
+    it until ``stock_held_until``; null: it is not, and may be gone when the money comes.
+    ``auto_topup`` is what is charged by itself because of it, also below the threshold after it:
+    in the answer to buying alone, and null while that is unknown."""
 
     purchase_id: UUID
     status: PurchaseStatus
@@ -75,6 +79,7 @@ class PurchaseReply(ApiReply):
     expires_at: AwareDatetime | None
     is_stock_limited: bool
     stock_held_until: AwareDatetime | None
+    auto_topup: ForecastReply | None = None
 
 
 class PurchaseQuery(ApiBody):
@@ -183,10 +188,23 @@ def _answer(purchase: Purchase, setback: Setback | None = None) -> Answer:
             update={"status_code": str(setback[0]), "status_reason": setback[1]}
         )
     return Answer(
-        shown,
+        shown.model_copy(update={"auto_topup": _forecast(purchase)}),
         202 if purchase.status in _UNSETTLED else 200,
         {"Location": f"/api/purchases/{purchase.purchase_id}"},
     )
+
+
+def _forecast(purchase: Purchase) -> ForecastReply | None:
+    is_spent = purchase.status is PurchaseStatus.COMPLETED
+    if not purchase.total_micros or not (is_spent or purchase.status in _UNSETTLED):
+        return None
+    question = ForecastCharges(
+        user_id=purchase.user_id,
+        spend_micros=purchase.total_micros,
+        purchase_id=purchase.purchase_id,
+        is_spent=is_spent,
+    )
+    return shown_forecast(forecast_if_reachable(question))
 
 
 def _shown(purchase: Purchase) -> PurchaseReply:

@@ -12,6 +12,7 @@ from contracts.errors import DeadlineExceeded, ServiceError, Unavailable
 from contracts.messages import Moment
 from contracts.topup import (
     AutoTopupStatus,
+    ForecastCharges,
     GetAutoTopup,
     ListPaymentMethods,
     PreviewAutoTopup,
@@ -25,6 +26,12 @@ from contracts.wallet import (
     Statement,
     Transaction,
     TransactionKind,
+)
+from services.gateway.api.auto_topup import (
+    BESIDE_TIMEOUT_S,
+    ForecastReply,
+    forecast_if_reachable,
+    shown_forecast,
 )
 from services.gateway.api.endpoint import endpoint
 from services.gateway.api.shapes import (
@@ -41,9 +48,6 @@ from services.gateway.identity import CurrentUser
 log = logging.getLogger(__name__)
 
 blueprint = Blueprint("api_wallet", __name__)
-
-BESIDE_TIMEOUT_S = 3.0
-"""How long an answer waits for what it can do without."""
 
 
 class WalletInfo(ApiReply):
@@ -134,12 +138,14 @@ class ShortfallInfo(ApiReply):
 
 
 class AffordabilityReply(ApiReply):
-    """``shortfall_info`` is null when the wallet covers the amount."""
+    """``shortfall_info`` is null when the wallet covers the amount. ``auto_topup`` is every charge
+    that spending it would set off, also below the threshold afterwards; null while unknown."""
 
     can_afford: bool
     amount: Usd
     available: Usd
     shortfall_info: ShortfallInfo | None
+    auto_topup: ForecastReply | None
 
 
 class NavbarData(ApiReply):
@@ -233,16 +239,20 @@ def start_card_setup(user: CurrentUser, key: str) -> CardSetupReply:
     reply=AffordabilityReply,
 )
 def check_affordability(user: CurrentUser, query: AffordabilityQuery) -> AffordabilityReply:
-    """Whether the wallet covers an amount, and what auto top-up would do where it does not."""
+    """Whether the wallet covers an amount, and what auto top-up would charge if it is spent."""
     found = call(CheckAffordability(user_id=user.user_id, amount_micros=query.amount_micros))
     shortfall = None
     if not found.can_afford:
         shortfall = _shortfall(user, found)
+    forecast = forecast_if_reachable(
+        ForecastCharges(user_id=user.user_id, spend_micros=query.amount_micros)
+    )
     return AffordabilityReply(
         can_afford=found.can_afford,
         amount=usd_number(query.amount_micros),
         available=usd_number(found.available_micros),
         shortfall_info=shortfall,
+        auto_topup=shown_forecast(forecast),
     )
 
 

@@ -1,5 +1,6 @@
 """/dashboard/wallet/auto-topup: the settings of automatic charges, and asking for one."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +12,13 @@ from chassis.money import InvalidAmount
 from contracts.errors import ServiceError
 from contracts.topup import (
     AutoTopupStatus,
+    ChargeForecast,
     ConfigureAutoTopup,
+    ForecastCharges,
     GetAutoTopup,
     ListPaymentMethods,
     PaymentMethod,
+    PlannedCharge,
     TriggerAutoTopup,
 )
 from services.gateway.errors import STATUSES
@@ -47,6 +51,15 @@ _FIELDS = {
     "consent_version": "consent",
 }
 
+_TERMS = (
+    "threshold",
+    "amount",
+    "payment_method_id",
+    "backup_payment_method_id",
+    "daily_limit",
+    "monthly_limit",
+)
+
 
 @dataclass(frozen=True)
 class SettingsForm:
@@ -61,8 +74,14 @@ class SettingsForm:
     monthly_limit: str
     error: str = ""
     error_field: str = ""
-    charge_now_micros: int = 0
-    """What the person is to know before it is saved: this much is charged then."""
+    charges: tuple[PlannedCharge, ...] = ()
+    """What the person is to know before it is saved: this is charged then."""
+    agreed_terms: str = ""
+    """The terms for which the box was ticked a moment ago; empty where it is to be ticked."""
+
+    @property
+    def charge_micros(self) -> int:
+        return sum(charge.amount_micros for charge in self.charges)
 
 
 @blueprint.get("/dashboard/wallet/auto-topup")
@@ -83,9 +102,10 @@ def configure() -> Response | str | tuple[str, int]:
     user = signed_in_user()
     try:
         command = _command(user)
-        charge_micros = _charge_now(command)
-        if charge_micros > _charge_said():
-            return _again(user, charge_now_micros=charge_micros)
+        charges = _charges(command)
+        if sum(charge.amount_micros for charge in charges) > _charge_said():
+            agreed_terms = _terms() if command.consent else ""
+            return _again(user, charges=tuple(charges), agreed_terms=agreed_terms)
         status = call(command)
     except InvalidAmount as error:
         return _again(user, error=str(error)), 422
@@ -104,12 +124,33 @@ def configure() -> Response | str | tuple[str, int]:
     return redirect(url_for("auto_topup.settings"), 303)
 
 
+@blueprint.get("/dashboard/wallet/auto-topup/trigger")
+@login_required
+def confirm_trigger() -> str | Response:
+    """What asking for an automatic top-up now would charge, and the button that does it."""
+    forecast = _forecast_by_hand(signed_in_user())
+    if not forecast.charges:
+        flash(forecast.reason or "Nothing would be charged now.", "warning")
+        return redirect(url_for("auto_topup.settings"), 303)
+    return render_template(
+        "auto_topup_now.html",
+        forecast=forecast,
+        charge_micros=sum(charge.amount_micros for charge in forecast.charges),
+    )
+
+
 @blueprint.post("/dashboard/wallet/auto-topup/trigger")
 @login_required
 def trigger() -> Response:
-    """Ask for an automatic top-up now, within the same settings and limits."""
+    """Ask for an automatic top-up now, within the same settings and limits.
+
+    Where it would charge more than the person was told, they are asked first.
+    """
     user = signed_in_user()
     back = url_for("auto_topup.settings")
+    forecast = _forecast_by_hand(user)
+    if sum(charge.amount_micros for charge in forecast.charges) > _charge_said():
+        return redirect(url_for("auto_topup.confirm_trigger"), 303)
     try:
         outcome = call(
             TriggerAutoTopup(
@@ -125,28 +166,68 @@ def trigger() -> Response:
     return redirect(url_for("topups.follow", topup_id=outcome.topup.topup_id), 303)
 
 
+def _forecast_by_hand(user: CurrentUser) -> ChargeForecast:
+    return call(ForecastCharges(user_id=user.user_id, is_by_hand=True))
+
+
 def _command(user: CurrentUser) -> ConfigureAutoTopup:
+    """What the form says. Switching off needs nothing else of it, and must always work.
+
+    A field that the form lacks leaves its setting as it is saved.
+    """
+    key = command_key(user.user_id, "auto-topup")
+    if not request.form.get("enabled"):
+        return ConfigureAutoTopup(idempotency_key=key, user_id=user.user_id, enabled=False)
+    given: dict[str, Any] = {}
+    if request.form.get("payment_method_id"):
+        given["payment_method_id"] = request.form["payment_method_id"]
+    if "backup_payment_method_id" in request.form:
+        given["backup_payment_method_id"] = request.form["backup_payment_method_id"] or None
+    for name, label in (("daily_limit", "Daily limit"), ("monthly_limit", "Monthly limit")):
+        if name in request.form:
+            given[f"{name}_micros"] = _limit(name, label)
     return ConfigureAutoTopup(
-        idempotency_key=command_key(user.user_id, "auto-topup"),
+        idempotency_key=key,
         user_id=user.user_id,
-        enabled=bool(request.form.get("enabled")),
+        enabled=True,
         threshold_micros=money_field("threshold", "When credits are below"),
         topup_amount_micros=_at_least_a_cent("amount", "Purchase this amount"),
-        payment_method_id=request.form.get("payment_method_id") or None,
-        backup_payment_method_id=request.form.get("backup_payment_method_id") or None,
-        daily_limit_micros=optional_money_field("daily_limit", "Daily limit") or None,
-        monthly_limit_micros=optional_money_field("monthly_limit", "Monthly limit") or None,
-        consent=bool(request.form.get("consent")),
+        consent=_agrees(),
         consent_version=request.form.get("consent_version", "")[:40],
         client_address=(request.remote_addr or "")[:64],
+        **given,
     )
 
 
-def _charge_now(command: ConfigureAutoTopup) -> int:
-    """What saving would charge at once. Switching off charges nothing, and must always work."""
+def _limit(name: str, label: str) -> int | None:
+    """None where the field is empty, and nowhere else: zero is not a way to write no limit."""
+    limit_micros = optional_money_field(name, label)
+    if limit_micros == 0:
+        raise InvalidAmount(f"{label}: enter more than $0, or leave it empty for no limit.")
+    return limit_micros
+
+
+def _agrees() -> bool:
+    """Whether the box was ticked for these terms.
+
+    A box that we ticked again, because the person had ticked it a moment ago, speaks for the
+    terms that stood beside it then, and for no others.
+    """
+    ticked_for = request.form.get("agreed_terms")
+    return bool(request.form.get("consent")) and ticked_for in (None, "", _terms())
+
+
+def _terms() -> str:
+    """The terms of the form that was sent, in a few characters."""
+    fields = [request.form.get(name, "").strip() for name in _TERMS]
+    return hashlib.sha256(repr(fields).encode()).hexdigest()[:16]
+
+
+def _charges(command: ConfigureAutoTopup) -> list[PlannedCharge]:
+    """What saving would set off. Switching off charges nothing, and must always work."""
     if not command.enabled:
-        return 0
-    return call(command.model_copy(update={"dry_run": True})).charge_now_micros
+        return []
+    return call(command.model_copy(update={"dry_run": True})).charges
 
 
 def _charge_said() -> int:

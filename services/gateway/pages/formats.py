@@ -1,7 +1,7 @@
 """How pages write money, dates and the words of the contracts."""
 
 import math
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from jinja2 import Environment
@@ -14,6 +14,7 @@ from contracts.catalog import BillingPeriod, Category, Product, SortOrder
 from contracts.topup import TopupStatus, Trigger, brand_name
 from contracts.wallet import Transaction, TransactionKind
 
+SOON = timedelta(seconds=15)
 CATEGORY_NAMES = {
     Category.COMPUTE: "Compute",
     Category.NODES: "3Nodes",
@@ -136,6 +137,13 @@ def seconds_left(moment: datetime) -> int:
     return max(1, math.ceil((moment - utc_now()).total_seconds()))
 
 
+def not_now(moment: datetime) -> str:
+    """`` at 14:05:30 UTC`` for what begins later than within seconds; else empty."""
+    if moment - utc_now() < SOON:
+        return ""
+    return f" at {moment.astimezone(UTC):%H:%M:%S} UTC"
+
+
 def state_name(state: str) -> str:
     return STATES.get(state, (str(state).replace("_", " ").capitalize(), "none"))[0]
 
@@ -193,6 +201,7 @@ def install(templates: Environment) -> None:
         minute=minute,
         clock=clock,
         seconds_left=seconds_left,
+        not_now=not_now,
         state_name=state_name,
         state_tone=state_tone,
         trigger_sentence=trigger_sentence,

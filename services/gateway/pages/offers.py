@@ -4,7 +4,14 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from contracts.catalog import GetQuote, Product, QuoteLine
-from contracts.topup import AutoTopupPreview, PreviewAutoTopup, RefusalCode
+from contracts.topup import (
+    AutoTopupPreview,
+    ChargeForecast,
+    ForecastCharges,
+    PlannedCharge,
+    PreviewAutoTopup,
+    RefusalCode,
+)
 from contracts.wallet import AccountStatus, Affordability, CheckAffordability
 from services.gateway.frame import call
 from services.gateway.pages.asking import ask
@@ -18,7 +25,8 @@ from services.gateway.pages.forms import (
 @dataclass(frozen=True)
 class Offer:
     """``auto_topup`` is what would be charged by itself, now or when what is in its way has passed;
-    None where nothing would be."""
+    None where nothing would be. ``forecast`` is every charge that buying sets off, also below the
+    threshold afterwards; None where nobody could say."""
 
     product: Product
     quantity: int
@@ -28,6 +36,7 @@ class Offer:
     shortfall_micros: int
     auto_topup: AutoTopupPreview | None
     auto_topup_refusal: str
+    forecast: ChargeForecast | None
     is_frozen: bool
 
     @property
@@ -40,6 +49,12 @@ class Offer:
         """Whether a payment is under way that may cover this, so that none is asked for."""
         return self.auto_topup is not None and self.auto_topup.refusal_code is RefusalCode.IN_FLIGHT
 
+    @property
+    def charges(self) -> list[PlannedCharge]:
+        """What pressing Buy Now sets off."""
+        is_known = self.forecast is not None and not self.is_frozen and not self.needs_credits
+        return self.forecast.charges if self.forecast is not None and is_known else []
+
     choices = CREDIT_CHOICES_MICROS
 
     @property
@@ -51,8 +66,19 @@ class Offer:
         return custom_credits(self.shortfall_micros)
 
     @property
+    def others_micros(self) -> int:
+        """What purchases that wait already take of the credits that come."""
+        if self.forecast is None or not self.charges:
+            return 0
+        charged_micros = sum(charge.amount_micros for charge in self.charges)
+        came_micros = self.balance_micros + self.forecast.in_flight_micros + charged_micros
+        return came_micros - self.total_micros - self.balance_after_micros
+
+    @property
     def balance_after_micros(self) -> int:
-        """Balance + automatic top-up − price: what is left when all went through."""
+        """Balance + automatic top-ups − price: what is left when all went through."""
+        if self.forecast is not None and self.forecast.is_covered:
+            return self.forecast.balance_after_micros
         topup_micros = self.auto_topup.amount_micros if self.auto_topup else 0
         return self.balance_micros + topup_micros - self.total_micros
 
@@ -80,6 +106,7 @@ def make_offer(user_id: UUID, product: Product, quantity: int) -> Offer:
         shortfall_micros=cover.shortfall_micros,
         auto_topup=preview if will_topup else None,
         auto_topup_refusal=_refusal(preview),
+        forecast=ask(ForecastCharges(user_id=user_id, spend_micros=quote.total_micros)),
         is_frozen=cover.status is AccountStatus.FROZEN,
     )
 

@@ -21,7 +21,13 @@ from contracts.billing import (
     StartPurchase,
 )
 from contracts.errors import DeadlineExceeded, Overloaded, ServiceError, Unavailable
-from contracts.topup import AutoTopupPreview, PreviewAutoTopup, RefusalCode
+from contracts.topup import (
+    AutoTopupPreview,
+    ChargeForecast,
+    ForecastCharges,
+    PreviewAutoTopup,
+    RefusalCode,
+)
 from contracts.wallet import AccountStatus, GetWallet
 from services.gateway.errors import Problem
 from services.gateway.frame import call
@@ -157,6 +163,8 @@ class PurchaseView:
     is_paying: bool
     is_frozen: bool
     poll_every_s: int
+    follows: ChargeForecast | None = None
+    """What is charged because of it; None where that is unknown, and once it is long paid."""
 
     choices = CREDIT_CHOICES_MICROS
 
@@ -209,8 +217,15 @@ class PurchaseView:
         return "" if is_passing else self.purchase.status_reason
 
     @property
+    def charge_follows(self) -> bool:
+        """Whether a purchase that is paid has set off a charge, to come or under way."""
+        follows = self.follows
+        is_paid = self.purchase.status is PurchaseStatus.COMPLETED
+        return is_paid and bool(follows and (follows.charges or follows.in_flight_topup_id))
+
+    @property
     def is_moving(self) -> bool:
-        return self.purchase.status in _MOVING
+        return self.purchase.status in _MOVING or self.charge_follows
 
     @property
     def is_charging(self) -> bool:
@@ -246,6 +261,8 @@ class PurchaseView:
             self.purchase.stock_held_until,
             [str(deployment) for deployment in self.purchase.deployment_ids],
             self.poll_every_s,
+            self.follows and self.follows.in_flight_topup_id,
+            self.follows and [charge.amount_micros for charge in self.follows.charges],
         )
         return hashlib.sha256(repr(says).encode()).hexdigest()[:16]
 
@@ -265,6 +282,17 @@ def _view(purchase_id: UUID) -> PurchaseView:
             )
         )
     is_recent = utc_now() - purchase.updated_at < QUICK_FOR
+    follows = None
+    is_paid = purchase.status is PurchaseStatus.COMPLETED
+    if purchase.total_micros and (is_waiting or (is_paid and is_recent)):
+        follows = ask(
+            ForecastCharges(
+                user_id=user_id,
+                spend_micros=purchase.total_micros,
+                purchase_id=purchase_id,
+                is_spent=is_paid,
+            )
+        )
     return PurchaseView(
         purchase=purchase,
         balance_micros=wallet.available_micros if wallet else None,
@@ -272,6 +300,7 @@ def _view(purchase_id: UUID) -> PurchaseView:
         is_paying=is_waiting and bool(payments_arriving(user_id)),
         is_frozen=wallet is not None and wallet.status is AccountStatus.FROZEN,
         poll_every_s=1 if is_recent else 4,
+        follows=follows,
     )
 
 

@@ -1,0 +1,246 @@
+"""What will be charged by itself: the rule of :mod:`services.topup.auto_topup`, played forward.
+
+Pages, the API and dry runs ask here before a person confirms anything, and here alone, so that
+what they announce is what is charged then. The story that is played: the money is spent, a
+charge arrives, purchases that wait take it from the oldest on, the balance falls below the
+threshold, the cool-down passes, and so on until nothing is due or a reason stops it that does
+not pass within minutes.
+"""
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from sqlalchemy.orm import Session
+
+from contracts.topup import (
+    ChargeForecast,
+    ForecastCharges,
+    PlannedCharge,
+    RefusalCode,
+    Trigger,
+)
+from services.topup import auto_topup, limits, triggers
+from services.topup.auto_topup import Charge, Refusal
+from services.topup.limits import Usage
+from services.topup.models import AutoTopupSettings, Card
+from services.topup.policy import Policy
+from services.topup.till import Funds
+from services.topup.triggers import Pending
+
+CHARGES_MAX = 20
+PASSING = (RefusalCode.COOL_DOWN, RefusalCode.IN_FLIGHT)
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """A charge, what sets it off, and from when on it can be made."""
+
+    charge: Charge
+    trigger: Trigger
+    at: datetime
+
+
+@dataclass
+class Story:
+    """How things stand while the rule is played forward.
+
+    ``pending`` are the triggers that may lead to a charge, oldest first, and ``own`` the
+    reference of the purchase that is asked about.
+    """
+
+    policy: Policy
+    settings: AutoTopupSettings | None
+    usage: Usage
+    funds: Funds
+    pending: list[Pending]
+    arriving_micros: int
+    now: datetime
+    own: str = ""
+    charges: list[Foreseen] = field(default_factory=list)
+    refusal: Refusal | None = None
+    is_cut: bool = False
+
+    @property
+    def waits(self) -> bool:
+        """Whether the purchase that is asked about is not paid yet."""
+        return any(item.needed_micros and item.reference == self.own for item in self.pending)
+
+    def spend(self, amount_micros: int) -> None:
+        """Money leaves the wallet, which speaks when it falls below the threshold.
+
+        An account that was idle is not any more.
+        """
+        self.pending = [
+            item if item.needed_micros else replace(item, is_due=True) for item in self.pending
+        ]
+        before, after = self.funds.available_micros, self.funds.available_micros - amount_micros
+        self.funds = replace(self.funds, available_micros=after, is_idle=False)
+        threshold_micros = self.settings.threshold_micros if self.settings else 0
+        if after < threshold_micros <= before:
+            self.pending.append(Pending(Trigger.LOW_BALANCE, "", 0, is_due=True))
+
+    def wait_for(self, amount_micros: int) -> None:
+        """The purchase that is asked about waits for money, and says so again."""
+        own = Pending(Trigger.PURCHASE, self.own, amount_micros, is_due=True)
+        references = [item.reference for item in self.pending]
+        if self.own in references:
+            self.pending[references.index(self.own)] = own
+        else:
+            self.pending.append(own)
+
+    def forget_own(self) -> None:
+        self.pending = [item for item in self.pending if item.reference != self.own]
+
+    def play(self) -> None:
+        """Until nothing is due any more."""
+        while len(self.charges) < CHARGES_MAX:
+            item = next((item for item in self.pending if item.is_due), None)
+            if item is not None:
+                self._decide(item)
+            elif self.arriving_micros:
+                self._receive()
+            else:
+                return
+        self.is_cut = True
+
+    def _decide(self, item: Pending) -> None:
+        is_own = item.needed_micros > 0 and item.reference == self.own
+        decision = auto_topup.decide_about(
+            self.policy,
+            self.settings,
+            self.usage if is_own else replace(self.usage, card_page_until=None),
+            self.funds,
+            item.trigger,
+            item.needed_micros,
+            sum(pending.needed_micros for pending in self.pending),
+            self.now,
+        )
+        if isinstance(decision, Charge):
+            self._charge(decision, item)
+        elif decision.code in PASSING and item.trigger != Trigger.BY_HAND:
+            self._wait(decision)
+        else:
+            self._refuse(decision, item)
+
+    def _refuse(self, refusal: Refusal, item: Pending) -> None:
+        """This trigger comes to nothing now; the others are decided about by themselves."""
+        if refusal.code != RefusalCode.NOT_NEEDED:
+            is_own = item.needed_micros > 0 and item.reference == self.own
+            self.refusal = refusal if is_own else self.refusal or refusal
+        self._put_off(item)
+        self._arrive(0)
+
+    def _put_off(self, item: Pending) -> None:
+        """A purchase waits on; a look at the balance was taken."""
+        place = self.pending.index(item)
+        if item.needed_micros:
+            self.pending[place] = replace(item, is_due=False)
+        else:
+            del self.pending[place]
+
+    def _charge(self, charge: Charge, item: Pending) -> None:
+        self.charges.append(Foreseen(charge, item.trigger, self.now))
+        self.usage = self.usage.with_charge(charge.amount_micros)
+        if self.settings is not None:
+            self.settings.cool_down_until = self.now + self.policy.cool_down
+            self.settings.declined_payment_method_id = None
+        if item.trigger == Trigger.BY_HAND or not charge.is_part:
+            self._put_off(item)
+        self._arrive(charge.amount_micros)
+
+    def _wait(self, refusal: Refusal) -> None:
+        """The cool-down passes, and what was under way has arrived by then."""
+        cool = (self.settings.cool_down_until if self.settings else None) or self.now
+        until = max(cool, self.now)
+        if refusal.code == RefusalCode.IN_FLIGHT:
+            until = max(until, self.now + triggers.PURCHASES_FIRST)
+        self.usage = self.usage.later(self.now, until)
+        self.now = until
+        self._receive()
+
+    def _receive(self) -> None:
+        """What was charged or paid before arrives."""
+        self.usage = replace(self.usage, in_flight_topup_id=None, is_credit_on_its_way=False)
+        arrived_micros, self.arriving_micros = self.arriving_micros, 0
+        self._arrive(arrived_micros)
+
+    def _arrive(self, amount_micros: int) -> None:
+        """Credits: purchases that wait take them, the oldest that is covered first.
+
+        Those that still fall short say so anew.
+        """
+        available = self.funds.available_micros + amount_micros
+        self.funds = replace(self.funds, available_micros=available)
+        for item in [item for item in self.pending if item.needed_micros]:
+            if item.needed_micros <= self.funds.available_micros:
+                self.pending.remove(item)
+                self.spend(item.needed_micros)
+            elif amount_micros:
+                self.pending[self.pending.index(item)] = replace(item, is_due=True)
+
+
+def foresee(
+    session: Session, now: datetime, request: ForecastCharges, funds: Funds, policy: Policy
+) -> ChargeForecast:
+    """What will be charged by itself, beginning now: see :class:`ForecastCharges`."""
+    stored = session.get(AutoTopupSettings, request.user_id)
+    story = Story(
+        policy=policy,
+        settings=_copy(stored) if stored else None,
+        usage=limits.usage(session, request.user_id, now, policy, str(request.purchase_id or "")),
+        funds=funds,
+        pending=triggers.pending(session, request.user_id, now),
+        arriving_micros=limits.arriving_micros(session, request.user_id),
+        now=now,
+        own=str(request.purchase_id or ""),
+    )
+    _begin(story, request)
+    story.play()
+    in_flight = limits.in_flight_topup(session, request.user_id)
+    refusal = story.refusal
+    return ChargeForecast(
+        charges=[_planned(session, foreseen) for foreseen in story.charges],
+        more_follow=story.is_cut,
+        is_covered=not story.waits,
+        balance_after_micros=story.funds.available_micros,
+        refusal_code=refusal.code if refusal else None,
+        reason=refusal.reason if refusal else "",
+        retry_at=refusal.retry_at if refusal else None,
+        threshold_micros=stored.threshold_micros if stored and stored.is_enabled else None,
+        in_flight_topup_id=in_flight.topup_id if in_flight else None,
+        in_flight_micros=in_flight.amount_micros if in_flight else 0,
+    )
+
+
+def _begin(story: Story, request: ForecastCharges) -> None:
+    """How it begins: asked for by hand, paid before, paid at once, or waiting for money."""
+    amount_micros, available_micros = request.spend_micros, story.funds.available_micros
+    if request.is_by_hand:
+        story.pending.insert(0, Pending(Trigger.BY_HAND, "", 0, is_due=True))
+    if request.is_spent:
+        story.forget_own()
+        before_micros = available_micros + amount_micros
+        story.funds = replace(story.funds, available_micros=before_micros)
+        story.spend(amount_micros)
+    elif amount_micros and amount_micros <= available_micros and not story.funds.is_frozen:
+        story.forget_own()
+        story.spend(amount_micros)
+    elif amount_micros:
+        story.wait_for(amount_micros)
+
+
+def _planned(session: Session, foreseen: Foreseen) -> PlannedCharge:
+    card = session.get(Card, foreseen.charge.payment_method_id)
+    return PlannedCharge(
+        amount_micros=foreseen.charge.amount_micros,
+        trigger=foreseen.trigger,
+        at=foreseen.at,
+        card_brand=card.brand if card else "",
+        card_last4=card.last4 if card else "",
+    )
+
+
+def _copy(settings: AutoTopupSettings) -> AutoTopupSettings:
+    """Of no session's, so that playing changes nothing that is stored."""
+    names = [column.key for column in AutoTopupSettings.__table__.columns]
+    return AutoTopupSettings(**{name: getattr(settings, name) for name in names})
