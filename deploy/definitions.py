@@ -75,7 +75,13 @@ LOGINS = (
     # Questions only: the money of a top-up travels as an event.
     Login(
         "topup",
-        calls=("wallet.get_by_key", "wallet.get_wallet", "wallet.statement", "wallet.totals"),
+        calls=(
+            "wallet.get_by_key",
+            "wallet.get_wallet",
+            "wallet.list_credits",
+            "wallet.statement",
+            "wallet.totals",
+        ),
         listens_to=("billing", "wallet"),
         is_ours=True,
     ),

@@ -32,6 +32,8 @@ SETTLES_WITHIN = timedelta(minutes=15)
 """What is younger may still be on its way between two books."""
 CREDITED_WITHIN = timedelta(days=30)
 """A wallet that was away for longer than this credits what nobody looks for any more."""
+UNEXPLAINED = "credit_unexplained"
+"""What ``audit.py`` finds, and no comparison of days."""
 GOES_BACK = ("refund", "refund_failure", "dispute", "dispute_reversal")
 """What the processor's balance calls money that goes back to a card, or comes back from it."""
 
@@ -442,7 +444,22 @@ def _remember(
     session: Session, found: list[Found], since: datetime, until: datetime, now: datetime
 ) -> None:
     """Keep what differs; what was known of the period and is not found any more is gone."""
-    keys = [difference.key for difference in found]
+    keep(session, found, now)
+    session.execute(
+        update(Difference)
+        .where(
+            Difference.gone_at.is_(None),
+            Difference.code != UNEXPLAINED,
+            Difference.key.not_in([difference.key for difference in found]),
+            Difference.occurred_at >= since,
+            Difference.occurred_at < until,
+        )
+        .values(gone_at=now)
+    )
+
+
+def keep(session: Session, found: list[Found], now: datetime) -> None:
+    """Keep what differs, with the time at which it was first found."""
     for difference in found:
         values = {
             "code": difference.code,
@@ -460,13 +477,3 @@ def _remember(
             .values(key=difference.key, found_at=now, **values)
             .on_conflict_do_update(index_elements=["key"], set_=values)
         )
-    session.execute(
-        update(Difference)
-        .where(
-            Difference.gone_at.is_(None),
-            Difference.key.not_in(keys),
-            Difference.occurred_at >= since,
-            Difference.occurred_at < until,
-        )
-        .values(gone_at=now)
-    )

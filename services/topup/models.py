@@ -266,6 +266,16 @@ class Comparison(Base):
     until: Mapped[datetime]
 
 
+class CreditAudit(Base):
+    """How far the credits of the ledger have been looked at: one row."""
+
+    __tablename__ = "credit_audit"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    position: Mapped[int]
+    looked_at: Mapped[datetime]
+
+
 class Difference(Base):
     """A difference between the books that reconciliation found, until it is gone."""
 
@@ -283,3 +293,5 @@ class Difference(Base):
     found_at: Mapped[datetime]
     seen_at: Mapped[datetime]
     gone_at: Mapped[datetime | None]
+    accepted_by: Mapped[str] = mapped_column(default="")
+    """Who said that a credit that nothing explains is right, and why."""

@@ -47,7 +47,9 @@ def daily(till: Till) -> None:
             last = session.scalar(select(func.max(Comparison.until)))
             begun = last or session.scalar(select(func.min(Topup.created_at))) or now
             standing = session.scalars(
-                select(Difference.occurred_at).where(Difference.gone_at.is_(None))
+                select(Difference.occurred_at).where(
+                    Difference.gone_at.is_(None), Difference.code != books.UNEXPLAINED
+                )
             ).all()
         is_settled = now >= today + books.SETTLES_WITHIN
         if not is_mine or not is_settled or (last is not None and last >= today):
@@ -79,6 +81,10 @@ GAUGES = {
         "How long ago the oldest of them came to be.",
         "SELECT extract(epoch FROM now() - min(occurred_at)) FROM differences"
         " WHERE gone_at IS NULL",
+    ),
+    "credit_audit_age_seconds": Gauge(
+        "How long ago the ledger's credits were looked at.",
+        "SELECT extract(epoch FROM now() - looked_at) FROM credit_audit",
     ),
     "reconciliation_age_seconds": Gauge(
         "How long ago the books were compared by the daily timer.",

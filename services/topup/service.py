@@ -54,6 +54,7 @@ from contracts.topup import (
 )
 from contracts.wallet import AccountFroze, BalanceLow, LowBalanceLevel, WalletCredited
 from services.topup import (
+    audit,
     auto_topup,
     cards,
     charges,
@@ -76,6 +77,8 @@ from services.topup.policy import Policy
 from services.topup.processor import Processor
 from services.topup.settings import get_settings
 from services.topup.till import Till, WalletQuestions
+
+AUDIT_EVERY_S = 120
 
 
 @functools.cache
@@ -335,6 +338,10 @@ class TopupService:
     @timer(interval_s=300)
     def sweep_undelivered_notices(self) -> None:
         notices.sweep_undelivered(self.till)
+
+    @timer(interval_s=AUDIT_EVERY_S)
+    def audit_credits(self) -> None:
+        audit.look(self.till, get_settings().approved_logins)
 
     @timer(interval_s=3_600)
     def reconcile(self) -> None:

@@ -15,6 +15,11 @@ def _growing(delays: tuple[int, ...]) -> tuple[int, ...]:
     return delays
 
 
+def _names(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    names = value.split(",") if isinstance(value, str) else value
+    return tuple(name.strip() for name in names)
+
+
 Micros = Annotated[int, Field(gt=0)]
 Seconds = Annotated[int, Field(ge=0, le=31 * 86_400)]
 
@@ -57,6 +62,11 @@ class TopupSettings(ServiceSettings):
     """When a charge whose outcome is unknown is asked about, counted from its start."""
     charge_workers: Annotated[int, Field(ge=1, le=50)] = 8
     """How many calls of one kind (charges, notices, …) may wait for Stripe at once."""
+
+    approved_logins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = (
+        "mycelium_admin",
+    )
+    """Logins at the broker of persons who may credit and correct wallets by hand."""
 
     @model_validator(mode="after")
     def _bounds_fit(self) -> Self:

@@ -12,9 +12,11 @@ from contracts.errors import NotFound
 from contracts.messages import ReplyT, Request
 from contracts.wallet import (
     AccountStatus,
+    CreditPage,
     GetByKey,
     GetWallet,
     KeyState,
+    ListCredits,
     Statement,
     Totals,
     TransactionKind,
@@ -89,6 +91,10 @@ class WalletQuestions:
         report = self._caller.call(Totals(since=since, until=until), REPORT_TIMEOUT_S)
         return sum(day.credited_micros for day in report.days if day.kind in TOPUPS)
 
+    def credits(self, after_position: int) -> CreditPage:
+        """What came into wallets after a position of the ledger. Errors: as :meth:`funds`."""
+        return self._caller.call(ListCredits(after_position=after_position), REPORT_TIMEOUT_S)
+
 
 class AsksWallet(Protocol):
     """What is known of wallets; a simulation has its own."""
@@ -98,6 +104,8 @@ class AsksWallet(Protocol):
     def entry(self, key: str) -> Entry | None: ...
 
     def topup_credits_micros(self, since: datetime, until: datetime) -> int: ...
+
+    def credits(self, after_position: int) -> CreditPage: ...
 
 
 @dataclass(frozen=True)

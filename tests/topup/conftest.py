@@ -25,6 +25,7 @@ from contracts.topup import (
     TopupStatus,
     Trigger,
 )
+from contracts.wallet import CreditPage, MadeCredit
 from deploy.stripe_sandbox.server import SandboxServer, warm_up
 from deploy.stripe_sandbox.settings import Settings
 from services.topup import charges, checkout, pages, terms, triggers
@@ -97,6 +98,8 @@ class Wallet:
     idle: set[UUID] = field(default_factory=set)
     failure: Exception | None = None
     entries: dict[str, Entry] = field(default_factory=dict)
+    made: list[MadeCredit] = field(default_factory=list)
+    """What came into wallets, in the order of the ledger."""
 
     def entry(self, key: str) -> Entry | None:
         return self.entries.get(key)
@@ -106,6 +109,16 @@ class Wallet:
             entry.amount_micros
             for key, entry in self.entries.items()
             if since <= entry.recorded_at < until and key.startswith("topup:")
+        )
+
+    def credits(self, after_position: int) -> CreditPage:
+        """A page of one for each, so that there are some pages."""
+        position = min(after_position, len(self.made))
+        page = self.made[position : position + 1]
+        return CreditPage(
+            credits=page,
+            next_position=position + len(page),
+            is_last=position + len(page) == len(self.made),
         )
 
     def funds(self, user_id: UUID, _now: datetime) -> Funds:
