@@ -25,7 +25,7 @@ from sqlalchemy import delete, select
 
 from chassis.client import RpcClient
 from chassis.crash_points import crash_point
-from chassis.database import Connected
+from chassis.database import Connected, is_lost
 from contracts.billing import (
     CancelPurchase,
     Purchase,
@@ -141,12 +141,23 @@ class Checkout:
                 return
 
     def sweep(self) -> None:
-        """Take up whatever is due: what a crash left, what is to be tried again, what expires."""
+        """Take up whatever is due: what a crash left, what is to be tried again, what expires.
+
+        A purchase that fails, as when somebody holds its row, keeps none behind it: it is taken
+        up again when its claim has run out.
+        """
         for _ in range(SWEEP_MAX):
             with self.database.begin() as session:
                 claimed = claims.claim_next(session, self.clock(), self.rules.claim_lease)
-            if claimed is None or not self.settle(claimed):
+            if claimed is None:
                 break
+            try:
+                if not self.settle(claimed):
+                    break
+            except Exception as error:
+                if is_lost(error):
+                    raise
+                log.exception("a purchase was not settled", extra={"id": str(claimed.purchase_id)})
         self.release_stock()
 
     def settle(self, claimed: Claim) -> bool:

@@ -1,12 +1,18 @@
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy import text
 
+from chassis.client import RpcClient
 from chassis.database import Connected
 from contracts.billing import PurchaseStatus
+from contracts.errors import InsufficientFunds
+from contracts.wallet import Debit
 from services.billing import claims, purchases
+from services.billing.checkout import Checkout
 from services.billing.claims import Claim
 from services.billing.models import PurchaseRow
 from tests.billing.conftest import NOW, RULES, recorded
@@ -158,3 +164,42 @@ def test_replicas_never_claim_the_same_purchase(database: Connected) -> None:
 
     claimed = [one.purchase_id for one in taken if one is not None]
     assert (len(claimed), set(claimed)) == (20, made)
+
+
+class HoldsRow:
+    """The wallet's refusals, at a moment that no real wallet can be brought to: while the first
+    purchase is debited, another session takes its row and does not let go."""
+
+    def __init__(self, database: Connected, purchase_id: UUID) -> None:
+        self._holder = database.engine.connect()
+        self._purchase_id = purchase_id
+        self.debited: list[str] = []
+
+    def call(self, request: Any, timeout_s: float) -> Any:  # noqa: ARG002
+        if isinstance(request, Debit):
+            self.debited.append(request.idempotency_key)
+            if len(self.debited) == 1:
+                lock = text("SELECT FROM purchases WHERE purchase_id = :id FOR UPDATE")
+                self._holder.execute(lock, {"id": self._purchase_id})
+            raise InsufficientFunds("Too little.", "0", str(request.amount_micros))
+
+    def close(self) -> None:
+        self._holder.rollback()
+        self._holder.close()
+
+
+def test_a_purchase_whose_row_somebody_holds_keeps_no_other_from_the_sweep(
+    database: Connected,
+) -> None:
+    held, free = recorded(database), recorded(database, now=NOW + timedelta(seconds=1))
+    rpc = HoldsRow(database, held.purchase_id)
+    later = NOW + timedelta(minutes=1)
+
+    Checkout(database, cast(RpcClient, rpc), RULES, lambda: later).sweep()
+
+    rpc.close()
+    with database.read() as session:
+        states = [
+            session.get_one(PurchaseRow, claimed.purchase_id).status for claimed in (held, free)
+        ]
+    assert states == ["pending", "awaiting_funds"]
