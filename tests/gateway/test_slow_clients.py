@@ -121,6 +121,17 @@ def test_a_request_that_does_not_arrive_is_answered_408(
     assert b'"code": "request_timeout"' in answer
 
 
+def test_a_second_request_that_does_not_arrive_is_answered_408(
+    start_front: Callable[..., Front],
+) -> None:
+    connection = start_front(GATEWAY_REQUEST_TIMEOUT_S="0.5").connect()
+    connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: site\r\n\r\n")
+    assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+    connection.sendall(SLOW_HEAD)
+
+    assert b"HTTP/1.1 408 " in read_all(connection)
+
+
 def test_headers_without_an_end_are_refused(start_front: Callable[..., Front]) -> None:
     connection = start_front().connect()
     connection.sendall(b"GET / HTTP/1.1\r\nHost: site\r\n" + b"X-More: more\r\n" * 10)

@@ -121,8 +121,9 @@ class Connection(HttpToolsProtocol):
 
     def _check_arrived(self) -> None:
         self._request_timer = None
-        if self.cycle is not None and self.cycle.response_started:
-            # An answer was sent already, to an earlier request or without waiting for the body.
+        is_head = self._head_bytes is not None
+        if not self._is_idle() if is_head else self.cycle.response_started:
+            # An earlier request has its turn, or the answer did not wait for the body.
             self.transport.close()
         else:
             self._refuse(408, "request_timeout", "The request did not arrive in time.")
