@@ -52,6 +52,7 @@ ODD = [
 SOUND = {
     "amount": "25",
     "custom_amount": "25",
+    "enabled": "on",
     "key": SOME_ID,
     "product_id": SOME_ID,
     "quantity": "1",
