@@ -2,5 +2,5 @@
 
 A connection costs no thread until its request is here as a whole, and none while its answer is
 read: clients that are slow wait for themselves alone. Why this server, and no proxy in front of
-another one: docs/decisions/0012-slow-clients-occupy-no-thread.md.
+another one: docs/decisions/0013-slow-clients-occupy-no-thread.md.
 """
