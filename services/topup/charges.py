@@ -142,8 +142,11 @@ def is_stale(topup: Topup, policy: Policy, now: datetime) -> bool:
     return now - topup.created_at > policy.stale_after
 
 
-def send(till: Till, topup: Topup) -> None:
+def send(till: Till, topup: Topup, *, is_first: bool = True) -> None:
     """Call the processor and record what it says. Safe to repeat: the id is the key.
+
+    Only the first call can prove that nothing was sent: of a repeated one, the call before may
+    still arrive.
 
     A process that was frozen since it marked the charge as sent leaves it to the janitor, which
     may have given it up by now.
@@ -163,9 +166,8 @@ def send(till: Till, topup: Topup) -> None:
         outcome = error
     crash_point("topup.after_charge")
     with till.database.begin() as session:
-        if isinstance(outcome, Unreached) and outcomes.give_back_unsent(
-            session, topup, till.clock()
-        ):
+        is_unsent = is_first and isinstance(outcome, Unreached)
+        if is_unsent and outcomes.give_back_unsent(session, topup, till.clock()):
             return
         if isinstance(outcome, CustomerGone):
             cards.forget_customer(session, topup.customer_id or "", till.clock())

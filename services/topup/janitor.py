@@ -130,7 +130,7 @@ def _look_at_charge(till: Till, topup: Topup) -> None:
         if row.status == TopupStatus.ACTION_REQUIRED:
             checkout.ask_person(till, topup.topup_id)
     elif _may_send_again(till, topup, now):
-        charges.send(till, topup)
+        charges.send(till, topup, is_first=False)
     elif topup.looks >= LOOKS_IN_VAIN and charges.is_stale(topup, till.policy, now):
         with till.database.begin() as session:
             settings, row = outcomes.lock_both(session, topup.topup_id)

@@ -278,7 +278,7 @@ def give_back_unsent(session: Session, sent: Topup, now: datetime) -> bool:
     """
     settings, topup = lock_both(session, sent.topup_id)
     is_ours = topup.status == TopupStatus.PROCESSING and topup.next_look_at == sent.next_look_at
-    if not is_ours or topup.looks or settings is None:
+    if not is_ours or settings is None:
         return False
     again = limits.unsent_count(session, topup.user_id, now)
     topups.cancel(topup, NOT_REACHED, now)

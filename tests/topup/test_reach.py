@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from uuid import UUID
 
 import pytest
 
@@ -170,3 +171,43 @@ def test_what_somebody_else_has_taken_up_meanwhile_stays_unknown(desk: Desk) -> 
     charges.send(desk.till, sent)
 
     assert customer.statuses() == ["unknown"]
+
+
+def test_a_call_of_a_process_that_died_may_arrive_though_the_next_one_reached_nobody(
+    desk: Desk,
+) -> None:
+    customer = desk.customer()
+    trigger_id = customer.raise_trigger()
+    assert trigger_id is not None
+    charges.pursue(desk.till, trigger_id)
+    (topup,) = customer.topups()
+    with desk.till.database.begin() as session:
+        sent = charges._mark_sent(session, topup.topup_id, desk.till.policy, desk.clock())
+    assert sent is not None
+    # Sent, and then the process died. The janitor is told of no payment yet; right then the
+    # processor goes away, comes back, and has had the first call all the while.
+    back = go_away(desk)
+    desk.till.processor.find_payments = back.find_payments  # type: ignore[method-assign]
+    desk.clock.advance(seconds=61)
+    desk.sweep()
+    before = customer.statuses()
+    desk.till = replace(desk.till, processor=back)
+    charge_late(desk, customer, topup.topup_id)
+
+    for _ in range(4):
+        desk.clock.advance(minutes=5)
+        desk.sweep()
+
+    assert (before, customer.statuses()) == (["unknown"], ["paid"])
+    assert customer.charge_count() == 1
+
+
+def charge_late(desk: Desk, customer: Customer, topup_id: UUID) -> None:
+    """The call that was on its way arrives."""
+    desk.till.processor.charge_off_session(
+        customer_id=customer.customer_id,
+        payment_method_id=customer.cards()[0],
+        amount_cents=25_00,
+        topup_id=str(topup_id),
+        user_id=str(customer.user_id),
+    )
