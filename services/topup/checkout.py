@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import or_, update
+from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from chassis.crash_points import crash_point
@@ -32,6 +32,7 @@ from services.topup.policy import Policy
 from services.topup.processor import (
     KEY_REFUSED,
     CustomerGone,
+    Missing,
     Object,
     OutcomeUnknown,
     ProcessorError,
@@ -289,13 +290,27 @@ def settle_session(till: Till, session_id: str) -> None:
 
     Triggers that a new card makes due are left to the sweeper, which is never far.
     """
-    page = till.processor.get_session(session_id)
+    try:
+        page = till.processor.get_session(session_id)
+    except Missing:
+        _page_is_gone(till, session_id)
+        return
     now = till.clock()
     with till.database.begin() as session:
         if page["mode"] == "setup":
             _settle_setup(session, page, now)
         else:
             _settle_payment(session, till, page, now)
+
+
+def _page_is_gone(till: Till, session_id: str) -> None:
+    """The processor knows of no such page, so that nobody can pay on it."""
+    log.warning("the processor does not know a page", extra={"session": session_id})
+    with till.database.begin() as session:
+        topup_id = session.scalar(select(Topup.topup_id).where(Topup.session_id == session_id))
+        if topup_id is not None:
+            settings, topup = outcomes.lock_both(session, topup_id)
+            _give_up(session, settings, topup, topup.closing_reason or pages.GONE, till.clock())
 
 
 def _settle_setup(session: Session, page: Object, now: datetime) -> None:

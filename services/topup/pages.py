@@ -26,6 +26,7 @@ NEVER_BEGUN_AFTER = timedelta(hours=25)
 OPENED_WITHIN = timedelta(minutes=2)
 """The same for a purchase, which nothing else pays for until then."""
 NOT_USED = "The payment page was not used in time."
+GONE = "The payment page is gone at the card processor."
 REPLACED = "Another card page was opened for the same purchase."
 PAID_OTHERWISE = "This purchase is already paid."
 ENDED = "This purchase has ended: nothing is to be paid for it any more."

@@ -355,6 +355,19 @@ def test_a_page_and_a_charge_that_begin_at_once_are_one_payer(desk: Desk) -> Non
 # Crashes
 
 
+def test_a_page_that_the_processor_does_not_know_any_more_holds_nothing_up(
+    desk: Desk, buyer: Buyer
+) -> None:
+    buyer.open_page()
+    buyer.lacks_money()
+    desk.sandbox.post("reset")
+    desk.clock.advance(minutes=31)
+
+    desk.sweep()
+
+    assert buyer.customer.statuses() == ["cancelled"]
+
+
 def test_a_page_that_a_crash_kept_from_being_opened_holds_nothing_up(
     desk: Desk, buyer: Buyer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
