@@ -48,6 +48,11 @@ bench:  ## Measure calls, purchases and the ledger
 	@deploy/local/install.sh bench
 	$(PY) -m pytest -q -s benchmarks -o python_files='bench_*.py' -o python_functions='measure_*' --timeout 1800 $(ARGS)
 
+.PHONY: mutants
+mutants:  ## Put faults into PART=billing and count those that tests notice (SAMPLE=40)
+	@deploy/local/install.sh mutants
+	$(PY) -m mutants $(or $(PART),--help) $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
 .PHONY: test-stripe
 test-stripe: install-test  ## The contract with Stripe, in its test mode (needs STRIPE_API_KEY=sk_test_…)
 	@if [ -z "$$STRIPE_API_KEY" ]; then \
@@ -65,6 +70,7 @@ lock:  ## Renew the locked versions and hashes of all packages
 	$(COMPILE) --upgrade requirements.in -o requirements.txt
 	$(COMPILE) --upgrade requirements-dev.in -o requirements-dev.txt
 	$(COMPILE) --upgrade benchmarks/requirements.in -o benchmarks/requirements.txt
+	$(COMPILE) --upgrade mutants/requirements.in -o mutants/requirements.txt
 	for part in $(PARTS); do \
 		$(COMPILE) --upgrade -c requirements.txt $$part/requirements.in \
 			-o $$part/requirements.txt || exit 1; \

@@ -14,9 +14,16 @@ from statistics import median
 import psutil
 import pytest
 
-from tests.conftest import broker, databases, postgres, scratch, service_stack
+from tests.conftest import (
+    broker,
+    databases,
+    postgres,
+    running_servers,
+    scratch,
+    service_stack,
+)
 
-__all__ = ["broker", "databases", "postgres", "scratch", "service_stack"]
+__all__ = ["broker", "databases", "postgres", "running_servers", "scratch", "service_stack"]
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "docs" / "benchmarks.md"

@@ -2,6 +2,9 @@
 
 ``postgres`` and ``broker`` are the servers, ``databases`` a migrated database for each service,
 ``service_stack`` starts some processes of the product, ``system`` all of them.
+
+Whoever runs pytest many times over registers a plugin ``running_servers``, which has a
+``postgres`` and a ``broker`` that outlive the run, as `make mutants` does.
 """
 
 import os
@@ -9,14 +12,20 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from deploy.local.broker import Node, start_node
 from deploy.local.postgres import Postgres
 from deploy.local.postgres import start as start_postgres
 from deploy.local.processes import NAMES
 from tests.system import MigratedDatabases, System
+
+# A busy machine is slow; no example fails for that.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 StackFactory = Callable[..., System]
 
@@ -35,14 +44,25 @@ def scratch() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def postgres(scratch: Path) -> Iterator[Postgres]:
+def running_servers(pytestconfig: pytest.Config) -> Any:
+    return pytestconfig.pluginmanager.get_plugin("running_servers")
+
+
+@pytest.fixture(scope="session")
+def postgres(scratch: Path, running_servers: Any) -> Iterator[Postgres]:
+    if running_servers is not None:
+        yield running_servers.postgres
+        return
     server = start_postgres(scratch / "postgres")
     yield server
     server.stop()
 
 
 @pytest.fixture(scope="session")
-def broker(scratch: Path) -> Iterator[Node]:
+def broker(scratch: Path, running_servers: Any) -> Iterator[Node]:
+    if running_servers is not None:
+        yield running_servers.broker
+        return
     node = start_node(scratch / "rabbitmq")
     yield node
     node.kill()
@@ -59,7 +79,11 @@ def databases(postgres: Postgres) -> MigratedDatabases:
 
 @pytest.fixture(scope="session")
 def service_stack(
-    postgres: Postgres, broker: Node, scratch: Path, request: pytest.FixtureRequest
+    postgres: Postgres,
+    broker: Node,
+    scratch: Path,
+    running_servers: Any,
+    request: pytest.FixtureRequest,
 ) -> Iterator[StackFactory]:
     """``service_stack("wallet", "billing", settings={…})``: these processes, and only these.
 
@@ -76,9 +100,12 @@ def service_stack(
         return stack
 
     yield make
-    # Their databases and virtual hosts go with the servers.
     for stack in systems:
-        stack.end_processes()
+        if running_servers is not None:
+            stack.close()
+        else:
+            # Their databases and virtual hosts go with the servers.
+            stack.end_processes()
     systems.clear()
 
 

@@ -3,6 +3,7 @@
 #   install.sh run     .venv with requirements.txt, and RabbitMQ
 #   install.sh test    besides: requirements-dev.txt, Chromium, docker-compose
 #   install.sh bench   besides: benchmarks/requirements.txt
+#   install.sh mutants besides: mutants/requirements.txt
 # System packages come from apt-get, when we are root or may use sudo without a password.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -89,6 +90,10 @@ mode=${1:-run}
 install_lock requirements.txt --only-binary :all:
 if [ "$mode" = bench ]; then
     install_lock benchmarks/requirements.txt
+    mode=test
+fi
+if [ "$mode" = mutants ]; then
+    install_lock mutants/requirements.txt --only-binary :all:
     mode=test
 fi
 if [ "$mode" = test ]; then

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-OURS = ("chassis", "contracts", "services", "deploy", "tests", "benchmarks")
+OURS = ("chassis", "contracts", "services", "deploy", "tests", "benchmarks", "mutants")
 FUNCTION_LINES_MAX = 60
 MONEY_WORDS = re.compile(r"(micros|cents|usd|amount|balance|price|money)", re.IGNORECASE)
 # Where a person's text or Stripe's cents become micro-dollars and back.
@@ -27,6 +27,7 @@ LOCKS = sorted(
         *ROOT.glob("services/*/requirements.txt"),
         *ROOT.glob("deploy/*/requirements.txt"),
         *ROOT.glob("benchmarks/requirements.txt"),
+        *ROOT.glob("mutants/requirements.txt"),
     )
 )
 
@@ -114,7 +115,7 @@ def test_a_service_imports_nothing_of_the_deployment() -> None:
         f"{name} imports {imported}"
         for name in python_files("services", "chassis", "contracts")
         for imported in imports(name)
-        if imported.split(".")[0] in ("deploy", "tests", "benchmarks")
+        if imported.split(".")[0] in ("deploy", "tests", "benchmarks", "mutants")
     ]
 
     assert strangers == []
@@ -256,18 +257,26 @@ PARTS = {
     "deploy": ("requirements.txt", ("chassis", "contracts")),
     "tests": ("requirements-dev.txt", ()),
     "benchmarks": ("benchmarks/requirements.txt", ()),
+    "mutants": ("mutants/requirements.txt", ()),
 }
 
 
-# Only `make bench` installs these, so that nothing here can tell what they belong to.
-NOT_INSTALLED = {"django": ["django"], "hordak": ["django-hordak"], "moneyed": ["py-moneyed"]}
+# Only `make bench` and `make mutants` install these, so that nothing here can tell what they
+# belong to.
+NOT_INSTALLED = {
+    "django": ["django"],
+    "hordak": ["django-hordak"],
+    "moneyed": ["py-moneyed"],
+    "cosmic_ray": ["cosmic-ray"],
+    "parso": ["parso"],
+}
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_every_import_is_locked(part: str) -> None:
     lock, beside = PARTS[part]
     locked = {name for name, _ in pins(lock)}
-    if part in ("tests", "benchmarks"):
+    if part in ("tests", "benchmarks", "mutants"):
         locked |= {name for name, _ in (*pins("requirements.txt"), *pins("requirements-dev.txt"))}
     distributions = {**NOT_INSTALLED, **packages_distributions()}
     missing = {
