@@ -323,14 +323,6 @@ def finish(sandbox: Sandbox, session: Object) -> None:
     events.record(sandbox, "checkout.session.completed", session)
 
 
-def of_intent(sandbox: Sandbox, intent_id: str) -> Object | None:
-    """The session that an intent was made for."""
-    for session in sandbox.store.newest("checkout.session"):
-        if intent_id in (session["payment_intent"], session["setup_intent"]):
-            return session
-    return None
-
-
 def success_address(session: Object) -> str:
     """Where the browser goes afterwards, with the session's id filled in."""
     return str(session["success_url"]).replace(_PLACEHOLDER, session["id"])
@@ -354,6 +346,9 @@ def _expire(sandbox: Sandbox, session: Object, call: Call | None = None) -> None
     intent = sandbox.store.find("payment_intent", session["payment_intent"])
     if intent is not None:
         payments.expire(sandbox, intent)
+    setup = sandbox.store.find("setup_intent", session["setup_intent"])
+    if setup is not None:
+        setups.expire(sandbox, setup)
     events.record(sandbox, "checkout.session.expired", session, call)
 
 

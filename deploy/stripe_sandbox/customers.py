@@ -75,12 +75,13 @@ def retrieve(sandbox: Sandbox, call: Call) -> Object:
 
 
 def delete(sandbox: Sandbox, call: Call) -> Object:
-    """DELETE /v1/customers/{id}: its cards are detached."""
+    """DELETE /v1/customers/{id}: its cards are detached, which nobody can charge any more."""
     item = get(sandbox, call["id"])
     for method in sandbox.store.newest("payment_method"):
         if method["customer"] == item["id"]:
             method["customer"] = None
             sandbox.store.put("payment_method", method)
+            sandbox.store.put("card", sandbox.store.get("card", method["id"]) | {"spent": True})
     events.record(sandbox, "customer.deleted", item, call)
     return sandbox.store.put("customer", {"id": item["id"], "object": "customer", "deleted": True})
 

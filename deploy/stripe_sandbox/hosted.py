@@ -188,7 +188,7 @@ def show_challenge(secret: str) -> Response:
     with sandbox.store.transaction():
         intent = _intent(sandbox, secret)
         method = sandbox.store.get("payment_method", intent["payment_method"])
-        session = checkout.of_intent(sandbox, intent["id"]) or {}
+        session = payments.checkout_of(sandbox, intent["id"]) or {}
         back = (intent["next_action"].get("redirect_to_url") or {}).get("return_url")
         to = (session.get("success_url"), back)
         return _page("challenge.html", to=to, intent=intent, card=method["card"])
@@ -203,7 +203,7 @@ def answer_challenge(secret: str) -> AnyResponse:
         intent = _intent(sandbox, secret)
         back = (intent["next_action"].get("redirect_to_url") or {}).get("return_url")
         error = authenticate(sandbox, intent, request.form.get("answer") == "complete")
-        session = checkout.of_intent(sandbox, intent["id"])
+        session = payments.checkout_of(sandbox, intent["id"])
         if session is not None and error is not None:
             notice = {"id": session["id"], "message": error.message}
             sandbox.store.put("notice", notice)
@@ -225,7 +225,7 @@ def authenticate(sandbox: Sandbox, intent: Object, passed: bool) -> CardError | 
     """End the challenge of a payment or setup intent, and its checkout session with it."""
     act = setups.authenticate if intent["object"] == "setup_intent" else payments.authenticate
     error = act(sandbox, intent, passed)
-    session = checkout.of_intent(sandbox, intent["id"])
+    session = payments.checkout_of(sandbox, intent["id"])
     if session is not None and error is None and session["status"] == "open":
         checkout.finish(sandbox, session)
     return error

@@ -160,6 +160,7 @@ def new(sandbox: Sandbox, params: dict[str, Any]) -> Object:
 def confirm(sandbox: Sandbox, call: Call) -> Object:
     """POST /v1/payment_intents/{id}/confirm."""
     intent = sandbox.store.get("payment_intent", call["id"], "intent")
+    check_not_of_checkout(sandbox, intent)
     _check_open(intent, "confirm")
     check_method_types(call.params)
     method_id = call.params.get("payment_method") or intent["payment_method"]
@@ -208,7 +209,13 @@ def attempt(
     return_url: str | None = None,
     authenticated: bool = False,
 ) -> None:
-    """Charge the card, ask for its owner, or raise the decline as a CardError."""
+    """Charge the card, ask for its owner, or raise the decline as a CardError.
+
+    Raises InvalidRequest for an intent that is over, and for a customer who was deleted.
+    """
+    _check_open(intent, "confirm")
+    if intent["customer"]:
+        customers.get(sandbox, intent["customer"], "customer")
     card = payment_methods.behaviour(sandbox, method)
     intent["payment_method"] = method["id"]
     if not authenticated and _asks_for_owner(sandbox, intent, method, card, off_session):
@@ -316,6 +323,7 @@ def authenticate(sandbox: Sandbox, intent: Object, passed: bool) -> CardError | 
 def cancel(sandbox: Sandbox, call: Call) -> Object:
     """POST /v1/payment_intents/{id}/cancel."""
     intent = sandbox.store.get("payment_intent", call["id"], "intent")
+    check_not_of_checkout(sandbox, intent)
     _check_open(intent, "cancel")
     return _cancel(sandbox, intent, call.params.get("cancellation_reason"), call)
 
@@ -338,6 +346,24 @@ def _cancel(sandbox: Sandbox, intent: Object, reason: str | None, call: Call | N
     return intent
 
 
+def checkout_of(sandbox: Sandbox, intent_id: str) -> Object | None:
+    """The checkout session that a payment or setup intent was made for."""
+    for session in sandbox.store.newest("checkout.session"):
+        if intent_id in (session["payment_intent"], session["setup_intent"]):
+            return session
+    return None
+
+
+def check_not_of_checkout(sandbox: Sandbox, intent: Object) -> None:
+    """Only its own page confirms what Checkout made, and only expiring the session cancels it."""
+    if checkout_of(sandbox, intent["id"]) is not None:
+        kind = "PaymentIntents" if intent["object"] == "payment_intent" else "SetupIntents"
+        raise InvalidRequest(
+            f"You cannot perform this action on {kind} created by Checkout. Try expiring the"
+            " Checkout Session instead.",
+        )
+
+
 def _check_open(intent: Object, verb: str) -> None:
     if intent["status"] not in _OPEN:
         raise InvalidRequest(
@@ -353,6 +379,8 @@ def update(sandbox: Sandbox, call: Call) -> Object:
     """POST /v1/payment_intents/{id}: what may change before it is paid, and metadata."""
     intent = sandbox.store.get("payment_intent", call["id"], "intent")
     params = call.params
+    if set(params) - {"description", "metadata"}:
+        check_not_of_checkout(sandbox, intent)
     if "amount" in params:
         _check_open(intent, "update")
         check_amount(params["amount"], intent["currency"])

@@ -75,6 +75,7 @@ def new(sandbox: Sandbox, params: Object) -> Object:
 def confirm(sandbox: Sandbox, call: Call) -> Object:
     """POST /v1/setup_intents/{id}/confirm."""
     setup = sandbox.store.get("setup_intent", call["id"], "intent")
+    payments.check_not_of_checkout(sandbox, setup)
     _check_open(setup, "confirm")
     method_id = call.params.get("payment_method") or setup["payment_method"]
     method = payment_methods.resolve(sandbox, method_id) if method_id else None
@@ -103,7 +104,13 @@ def attempt(
     return_url: str | None = None,
     authenticated: bool = False,
 ) -> None:
-    """Save the card, ask for its owner, or raise the decline as a CardError."""
+    """Save the card, ask for its owner, or raise the decline as a CardError.
+
+    Raises InvalidRequest for an intent that is over, and for a customer who was deleted.
+    """
+    _check_open(setup, "confirm")
+    if setup["customer"]:
+        customers.get(sandbox, setup["customer"], "customer")
     card = payment_methods.behaviour(sandbox, method)
     setup["payment_method"] = method["id"]
     asks = ("always", "unless_set_up", "on_session")
@@ -155,12 +162,19 @@ def authenticate(sandbox: Sandbox, setup: Object, passed: bool) -> CardError | N
 def cancel(sandbox: Sandbox, call: Call) -> Object:
     """POST /v1/setup_intents/{id}/cancel."""
     setup = sandbox.store.get("setup_intent", call["id"], "intent")
+    payments.check_not_of_checkout(sandbox, setup)
     _check_open(setup, "cancel")
-    setup |= {
-        "cancellation_reason": call.params.get("cancellation_reason"),
-        "next_action": None,
-        "status": "canceled",
-    }
+    return _cancel(sandbox, setup, call.params.get("cancellation_reason"), call)
+
+
+def expire(sandbox: Sandbox, setup: Object) -> None:
+    """Its checkout session has expired: an authentication that is under way comes too late."""
+    if setup["status"] in _OPEN:
+        _cancel(sandbox, setup, None, None)
+
+
+def _cancel(sandbox: Sandbox, setup: Object, reason: str | None, call: Call | None) -> Object:
+    setup |= {"cancellation_reason": reason, "next_action": None, "status": "canceled"}
     sandbox.store.put("setup_intent", setup)
     events.record(sandbox, "setup_intent.canceled", setup, call)
     return setup

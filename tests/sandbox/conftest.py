@@ -194,3 +194,21 @@ def new_session(client: stripe.StripeClient, customer: str) -> Callable[..., Any
         )
 
     return make
+
+
+@pytest.fixture
+def new_setup_session(client: stripe.StripeClient, customer: str) -> Callable[[], Any]:
+    """Makes a checkout session that saves a card."""
+
+    def make() -> Any:
+        return client.v1.checkout.sessions.create(
+            {
+                "mode": "setup",
+                "currency": "usd",
+                "customer": customer,
+                "success_url": "http://127.0.0.1:1/ok",
+                "setup_intent_data": {"metadata": {"user": "1"}},
+            }
+        )
+
+    return make

@@ -119,6 +119,38 @@ def test_a_detached_card_is_never_charged_again(cards: Cards, client: stripe.Str
         cards.charge(method)
 
 
+def test_a_card_of_a_deleted_customer_is_never_charged_again(
+    cards: Cards, client: stripe.StripeClient, control: Control, customer: str
+) -> None:
+    method = cards.save()
+    other = client.v1.customers.create({}).id
+    client.v1.customers.delete(customer)
+
+    for owner in ({}, {"customer": customer}, {"customer": other}):
+        with pytest.raises(stripe.InvalidRequestError):
+            client.v1.payment_intents.create(
+                {"amount": 500, "currency": "usd", "payment_method": method, "confirm": True}
+                | owner
+            )
+    with pytest.raises(stripe.InvalidRequestError):
+        client.v1.payment_methods.attach(method, {"customer": other})
+
+
+def test_an_intent_of_a_deleted_customer_is_never_confirmed(
+    client: stripe.StripeClient, control: Control, customer: str
+) -> None:
+    intent = client.v1.payment_intents.create(
+        {"amount": 500, "currency": "usd", "customer": customer}
+    )
+    client.v1.customers.delete(customer)
+
+    with pytest.raises(stripe.InvalidRequestError) as raised:
+        client.v1.payment_intents.confirm(intent.id, {"payment_method": "pm_card_visa"})
+
+    assert (raised.value.code, raised.value.param) == ("resource_missing", "customer")
+    assert control.totals(customer)["attempts"] == 0
+
+
 @pytest.mark.parametrize("amount", [49, 0, -5, 100_000_000])
 def test_an_amount_out_of_bounds_is_refused(cards: Cards, amount: int) -> None:
     with pytest.raises(stripe.InvalidRequestError) as raised:

@@ -130,17 +130,9 @@ def test_a_person_may_save_the_card_while_paying(
 
 
 def test_a_card_is_saved_without_a_payment(
-    client: stripe.StripeClient, customer: str, cards: Cards
+    client: stripe.StripeClient, customer: str, new_setup_session: NewSession
 ) -> None:
-    session = client.v1.checkout.sessions.create(
-        {
-            "mode": "setup",
-            "currency": "usd",
-            "customer": customer,
-            "success_url": "http://127.0.0.1:1/ok",
-            "setup_intent_data": {"metadata": {"user": "1"}},
-        }
-    )
+    session = new_setup_session()
     answer(submit(session.url, "4000002760003184"), "complete")
 
     done = client.v1.checkout.sessions.retrieve(session.id, {"expand": ["setup_intent"]})
@@ -181,6 +173,70 @@ def test_an_authentication_that_ends_after_the_session_expired_pays_nothing(
 
     assert answer.status_code == 410
     assert control.totals(customer)["paid_cents"] == 0
+
+
+@pytest.mark.parametrize("verb", ["confirm", "cancel"])
+def test_what_a_page_is_to_pay_cannot_be_confirmed_or_cancelled_directly(
+    client: stripe.StripeClient, control: Control, customer: str, new_session: NewSession, verb: str
+) -> None:
+    session = new_session()
+    submit(session.url, "4000000000000341")
+    intent = client.v1.checkout.sessions.retrieve(session.id).payment_intent
+    params = {"payment_method": "pm_card_visa"} if verb == "confirm" else {}
+    with pytest.raises(stripe.InvalidRequestError) as raised:
+        getattr(client.v1.payment_intents, verb)(intent, params)
+    submit(session.url)
+
+    assert "created by Checkout" in str(raised.value)
+    assert control.totals(customer)["charges"] == 1
+
+
+def test_what_a_page_is_to_pay_keeps_its_amount(
+    client: stripe.StripeClient, new_session: NewSession
+) -> None:
+    session = new_session()
+    submit(session.url, "4000000000000341")
+    intent = client.v1.checkout.sessions.retrieve(session.id).payment_intent
+    with pytest.raises(stripe.InvalidRequestError):
+        client.v1.payment_intents.update(intent, {"amount": 50})
+
+    assert client.v1.payment_intents.update(intent, {"metadata": {"note": "x"}}).amount == 2500
+
+
+@pytest.mark.parametrize("verb", ["confirm", "cancel"])
+def test_what_a_page_is_to_set_up_cannot_be_confirmed_or_cancelled_directly(
+    client: stripe.StripeClient, new_setup_session: NewSession, verb: str
+) -> None:
+    session = new_setup_session()
+    with pytest.raises(stripe.InvalidRequestError) as raised:
+        getattr(client.v1.setup_intents, verb)(session.setup_intent)
+
+    assert "created by Checkout" in str(raised.value)
+
+
+def test_an_authentication_that_ends_after_the_session_expired_saves_no_card(
+    client: stripe.StripeClient, customer: str, new_setup_session: NewSession
+) -> None:
+    session = new_setup_session()
+    challenge = submit(session.url, number="4000002760003184").headers["Location"]
+    client.v1.checkout.sessions.expire(session.id)
+
+    answer = requests.post(urljoin(session.url, challenge), data={"answer": "complete"}, timeout=10)
+
+    assert answer.status_code == 410
+    assert client.v1.payment_methods.list({"customer": customer}).data == []
+
+
+def test_a_page_of_a_deleted_customer_takes_no_card(
+    client: stripe.StripeClient, control: Control, customer: str, new_session: NewSession
+) -> None:
+    session = new_session()
+    client.v1.customers.delete(customer)
+
+    reply = submit(session.url)
+
+    assert (reply.status_code, "No such customer" in reply.text) == (400, True)
+    assert control.totals(customer)["attempts"] == 0
 
 
 def test_a_form_from_another_site_is_refused(new_session: NewSession) -> None:
