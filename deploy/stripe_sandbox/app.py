@@ -7,7 +7,18 @@ from typing import Any
 
 from flask import Blueprint, Flask, Request, Response, current_app, request
 
-from . import control, events, expansion, forms, hosted, idempotency, params, routes
+from . import (
+    control,
+    events,
+    expansion,
+    forms,
+    honoured,
+    hosted,
+    idempotency,
+    metadata,
+    params,
+    routes,
+)
 from .errors import ApiError, AuthenticationError, RateLimited, ServerError
 from .sandbox import Call, Sandbox
 from .store import new_id
@@ -63,6 +74,9 @@ class _Exchange:
         self.request = idempotency.fingerprint(given.method, given.path, raw)
         checked = params.check(raw, self.route.params)
         self.paths = checked.pop("expand", None) or []
+        honoured.check(checked, self.route.honours)
+        metadata.check(checked)
+        expansion.check(self.route.replies, self.paths)
         self.call = Call(checked, path, given.path, request_id, self.key)
         self.switches: list[Switch] = []
 

@@ -5,7 +5,8 @@ from typing import Any
 from . import balance, events, listing, payment_methods
 from .cards import Decline
 from .errors import InvalidRequest
-from .sandbox import Call, Sandbox, set_metadata
+from .metadata import set_metadata
+from .sandbox import Call, Sandbox
 from .store import Object, new_id
 
 
@@ -50,7 +51,7 @@ def _new(sandbox: Sandbox, intent: Object, method: Object, authenticated: bool) 
         "shipping": None,
         "source": None,
         "source_transfer": None,
-        "statement_descriptor": intent["statement_descriptor"],
+        "statement_descriptor": None,
         "statement_descriptor_suffix": None,
         "status": "failed",
         "transfer_data": None,

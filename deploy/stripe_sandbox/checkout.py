@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 from . import customers, events, listing, payment_methods, payments, setups
 from .errors import InvalidRequest
-from .sandbox import Call, Sandbox, set_metadata
+from .metadata import set_metadata
+from .sandbox import Call, Sandbox
 from .store import Object, new_id
 
 _LIFE_DEFAULT_S = 86_400
@@ -46,13 +47,15 @@ def create(sandbox: Sandbox, call: Call) -> Object:
 def _check(sandbox: Sandbox, params: dict[str, Any]) -> None:
     mode = params.get("mode")
     if mode not in ("payment", "setup"):
-        if mode == "subscription":
-            raise InvalidRequest("The sandbox has no subscriptions.", param="mode")
-        raise InvalidRequest("mode must be one of payment, setup or subscription", param="mode")
+        raise InvalidRequest("The sandbox has the modes payment and setup only.", param="mode")
     if params.get("ui_mode", "hosted_page") != "hosted_page":
         raise InvalidRequest("The sandbox has hosted pages only.", param="ui_mode")
     _check_urls(params)
     payments.check_method_types(params)
+    payments.check_currency(params.get("currency", "usd"))
+    payments.check_capture(
+        params.get("payment_intent_data") or {}, "payment_intent_data[capture_method]"
+    )
     if mode == "setup" and params.get("line_items"):
         raise InvalidRequest("`line_items` is not valid in setup mode.", param="line_items")
     if mode == "setup" and not (
@@ -111,6 +114,7 @@ def _line_item(sandbox: Sandbox, given: dict[str, Any], index: int) -> Object:
         raise InvalidRequest(
             "The sandbox has no saved prices: pass price_data.", param=f"{where}[price_data]"
         )
+    payments.check_currency(data["currency"], f"{where}[price_data][currency]")
     quantity = given.get("quantity", 1)
     if quantity < 1 or data.get("unit_amount") is None or data["unit_amount"] < 0:
         raise InvalidRequest(
@@ -172,14 +176,14 @@ def _new(sandbox: Sandbox, params: dict[str, Any], total: int | None) -> Object:
         "amount_subtotal": total,
         "amount_total": total,
         "automatic_tax": {"enabled": False, "liability": None, "provider": None, "status": None},
-        "billing_address_collection": params.get("billing_address_collection"),
+        "billing_address_collection": None,
         "cancel_url": params.get("cancel_url"),
         "client_reference_id": params.get("client_reference_id"),
         "created": sandbox.now(),
         "currency": "usd" if paying else params.get("currency"),
         "custom_fields": [],
         "custom_text": {"after_submit": None, "shipping_address": None, "submit": None,
-                        "terms_of_service_acceptance": None, **(params.get("custom_text") or {})},
+                        "terms_of_service_acceptance": None},
         "customer": params.get("customer"),
         "customer_creation": params.get("customer_creation", creation),
         "customer_email": params.get("customer_email"),
@@ -189,7 +193,7 @@ def _new(sandbox: Sandbox, params: dict[str, Any], total: int | None) -> Object:
             "account_tax_ids": None, "custom_fields": None, "description": None, "footer": None,
             "issuer": None, "metadata": {}, "rendering_options": None}} if paying else None,
         "livemode": False,
-        "locale": params.get("locale"),
+        "locale": None,
         "metadata": {},
         "mode": params["mode"],
         "payment_method_collection": "always" if not paying else "if_required",
@@ -200,7 +204,7 @@ def _new(sandbox: Sandbox, params: dict[str, Any], total: int | None) -> Object:
         "saved_payment_method_options": params.get("saved_payment_method_options"),
         "shipping_options": [],
         "status": "open",
-        "submit_type": params.get("submit_type"),
+        "submit_type": None,
         "success_url": params["success_url"],
         "total_details": {"amount_discount": 0, "amount_shipping": 0, "amount_tax": 0}
         if paying else None,

@@ -2,7 +2,8 @@
 
 from . import events, listing
 from .errors import missing
-from .sandbox import Call, Sandbox, set_metadata
+from .metadata import set_metadata
+from .sandbox import Call, Sandbox
 from .store import Object, new_id
 
 _FIELDS = ("address", "description", "email", "name", "phone", "shipping", "preferred_locales")

@@ -7,7 +7,8 @@ warning_needs_response (an inquiry: no money moves) ─▶ warning_closed
 
 from . import balance, events, listing
 from .errors import InvalidRequest
-from .sandbox import Call, Sandbox, set_metadata
+from .metadata import set_metadata
+from .sandbox import Call, Sandbox
 from .store import Object, new_id
 
 _ANSWER_DAYS = 9

@@ -11,7 +11,8 @@ from typing import Any
 from . import cards, customers, events, listing
 from .cards import Decline, TestCard
 from .errors import CardError, InvalidRequest, missing
-from .sandbox import Call, Sandbox, set_metadata
+from .metadata import set_metadata
+from .sandbox import Call, Sandbox
 from .store import Object, new_id
 
 _REUSED = (

@@ -6,12 +6,12 @@ from typing import Any
 from . import charges, customers, disputes, events, listing, payment_methods
 from .cards import AUTHENTICATION_REQUIRED, Decline, TestCard
 from .errors import CardError, InvalidRequest
-from .sandbox import Call, Sandbox, is_true, set_metadata
+from .metadata import set_metadata
+from .sandbox import Call, Sandbox, is_true
 from .store import Object, new_id
 
 AMOUNT_MIN = 50
 AMOUNT_MAX = 99_999_999
-METADATA_MAX = 50
 _OPEN = ("requires_payment_method", "requires_confirmation", "requires_action")
 _AUTHENTICATION_FAILED = Decline(
     "payment_intent_authentication_failure",
@@ -56,21 +56,29 @@ def _check(params: dict[str, Any]) -> None:
             param="error_on_requires_action",
         )
     check_method_types(params)
-    if len(params.get("metadata") or {}) > METADATA_MAX:
-        raise InvalidRequest(f"Metadata can have up to {METADATA_MAX} keys.", param="metadata")
+    check_capture(params, "capture_method")
+
+
+def check_capture(params: dict[str, Any], param: str) -> None:
+    """Money that is taken is taken at once."""
     if params.get("capture_method") == "manual":
         raise InvalidRequest(
-            "The sandbox captures at once: capture_method=manual is not supported.",
-            param="capture_method",
+            "The sandbox has no separate capture: capture_method=manual is not supported.",
+            param=param,
+        )
+
+
+def check_currency(currency: str, param: str = "currency") -> None:
+    """US dollars."""
+    if currency != "usd":
+        raise InvalidRequest(
+            f"Invalid currency: {currency}. The sandbox takes usd only.", param=param
         )
 
 
 def check_amount(amount: int, currency: str) -> None:
     """Stripe's bounds, for US dollars: 50 cents to $999,999.99."""
-    if currency != "usd":
-        raise InvalidRequest(
-            f"Invalid currency: {currency}. The sandbox takes usd only.", param="currency"
-        )
+    check_currency(currency)
     if amount < 1:
         raise InvalidRequest(
             "This value must be greater than or equal to 1.",
@@ -122,7 +130,7 @@ def new(sandbox: Sandbox, params: dict[str, Any]) -> Object:
         "cancellation_reason": None,
         "capture_method": params.get("capture_method", "automatic_async"),
         "client_secret": f"{intent_id}_{new_id('secret')}",
-        "confirmation_method": params.get("confirmation_method", "automatic"),
+        "confirmation_method": "automatic",
         "created": sandbox.now(),
         "currency": params["currency"],
         "customer": params.get("customer"),
@@ -145,10 +153,10 @@ def new(sandbox: Sandbox, params: dict[str, Any]) -> Object:
         "receipt_email": params.get("receipt_email"),
         "review": None,
         "setup_future_usage": params.get("setup_future_usage"),
-        "shipping": params.get("shipping"),
+        "shipping": None,
         "source": None,
-        "statement_descriptor": params.get("statement_descriptor"),
-        "statement_descriptor_suffix": params.get("statement_descriptor_suffix"),
+        "statement_descriptor": None,
+        "statement_descriptor_suffix": None,
         "status": "requires_payment_method",
         "transfer_data": None,
         "transfer_group": None,

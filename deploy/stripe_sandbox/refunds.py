@@ -4,7 +4,8 @@ from typing import Any
 
 from . import balance, charges, events, listing, payment_methods
 from .errors import InvalidRequest
-from .sandbox import Call, Sandbox, set_metadata
+from .metadata import set_metadata
+from .sandbox import Call, Sandbox
 from .store import Object, new_id
 
 

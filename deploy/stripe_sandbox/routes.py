@@ -11,6 +11,7 @@ from . import (
     customers,
     disputes,
     events,
+    honoured,
     payment_methods,
     payments,
     refunds,
@@ -30,13 +31,42 @@ class Route:
     method: str
     path: str
     params: str
+    honours: frozenset[str]
+    """The parameters that do something here."""
+    replies: str
+    """The kind of object that it answers with; `charge[]` is a list of charges."""
     handler: Handler
     pattern: re.Pattern[str]
 
 
 def _route(method: str, path: str, params: str, handler: Handler) -> Route:
     pattern = re.compile("^/v1" + re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path) + "$")
-    return Route(method, "/v1" + path, params, handler, pattern)
+    honours = honoured.BY_TYPE[params]
+    return Route(
+        method, "/v1" + path, _typed(params), honours, _replies(method, path), handler, pattern
+    )
+
+
+_NOUNS = {
+    "balance": "balance",
+    "balance_transactions": "balance_transaction",
+    "charges": "charge",
+    "customers": "customer",
+    "disputes": "dispute",
+    "events": "event",
+    "line_items": "item",
+    "payment_intents": "payment_intent",
+    "payment_methods": "payment_method",
+    "refunds": "refund",
+    "sessions": "checkout.session",
+    "setup_intents": "setup_intent",
+}
+
+
+def _replies(method: str, path: str) -> str:
+    kind = [_NOUNS[part] for part in path.split("/") if part in _NOUNS][-1]
+    is_one = method != "GET" or path.endswith("{id}") or kind == "balance"
+    return kind if is_one else f"{kind}[]"
 
 
 def _typed(module: str) -> str:
@@ -106,7 +136,7 @@ _TABLE: tuple[tuple[str, str, str, Handler], ...] = (
      balance.retrieve_transaction),
 )  # fmt: skip
 
-ROUTES = tuple(_route(method, path, _typed(params), run) for method, path, params, run in _TABLE)
+ROUTES = tuple(_route(method, path, params, run) for method, path, params, run in _TABLE)
 
 
 def find(method: str, path: str) -> tuple[Route, dict[str, str]]:

@@ -49,18 +49,6 @@ class Call:
         return self.path[name]
 
 
-def set_metadata(item: Object, params: dict[str, Any]) -> None:
-    """Stripe's rule: names are added or replaced, an empty value removes one, `""` all."""
-    given = params.get("metadata")
-    if given is None:
-        return
-    if given == "":
-        item["metadata"] = {}
-        return
-    merged = {**item.get("metadata", {}), **given}
-    item["metadata"] = {name: value for name, value in merged.items() if value != ""}
-
-
 def is_true(value: Any) -> bool:
     """Whether a parameter that is a boolean or a word (`off_session`) says yes."""
     return value is True or (isinstance(value, str) and value not in ("", "false"))

@@ -3,7 +3,8 @@
 from . import customers, events, listing, payment_methods, payments
 from .cards import Decline
 from .errors import CardError, InvalidRequest
-from .sandbox import Call, Sandbox, set_metadata
+from .metadata import set_metadata
+from .sandbox import Call, Sandbox
 from .store import Object, new_id
 
 _OPEN = ("requires_payment_method", "requires_confirmation", "requires_action")
