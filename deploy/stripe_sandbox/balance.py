@@ -23,6 +23,7 @@ def move(
     source: str,
     description: str | None,
     fee: int = 0,
+    is_available: bool = False,
 ) -> Object:
     """Record a movement; `amount` and `fee` in cents, negative when money leaves."""
     fees = [
@@ -40,7 +41,7 @@ def move(
             "id": new_id("txn"),
             "object": "balance_transaction",
             "amount": amount,
-            "available_on": sandbox.now() + _PAYOUT_DELAY_S,
+            "available_on": sandbox.now() + (0 if is_available else _PAYOUT_DELAY_S),
             "balance_type": "payments",
             "created": sandbox.now(),
             "currency": currency,
@@ -51,7 +52,7 @@ def move(
             "net": amount - fee,
             "reporting_category": category,
             "source": source,
-            "status": "pending",
+            "status": "available" if is_available else "pending",
             "type": kind,
         },
     )
@@ -71,13 +72,12 @@ def list_transactions(sandbox: Sandbox, call: Call) -> Object:
 
 
 def retrieve(sandbox: Sandbox, _call: Call) -> Object:
-    """GET /v1/balance: the sum of all movements, all of it pending."""
-    totals: dict[str, int] = {"usd": 0}
+    """GET /v1/balance: the sum of all movements, by what is available."""
+    totals = {"available": 0, "pending": 0}
     for item in sandbox.store.newest("balance_transaction"):
-        totals[item["currency"]] = totals.get(item["currency"], 0) + item["net"]
+        totals[item["status"]] += item["net"]
     return {
         "object": "balance",
-        "available": [{"amount": 0, "currency": name} for name in totals],
         "livemode": False,
-        "pending": [{"amount": total, "currency": name} for name, total in totals.items()],
+        **{name: [{"amount": total, "currency": "usd"}] for name, total in totals.items()},
     }

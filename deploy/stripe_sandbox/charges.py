@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from . import balance, events, listing, payment_methods
+from . import balance, events, later, listing, payment_methods
 from .cards import Decline
 from .errors import InvalidRequest
 from .metadata import set_metadata
@@ -10,7 +10,7 @@ from .sandbox import Call, Sandbox
 from .store import Object, new_id
 
 
-def _new(sandbox: Sandbox, intent: Object, method: Object, authenticated: bool) -> Object:
+def _new(sandbox: Sandbox, intent: Object, method: Object, flow: str | None) -> Object:
     charge_id = new_id("ch")
     return {
         "id": charge_id,
@@ -41,7 +41,7 @@ def _new(sandbox: Sandbox, intent: Object, method: Object, authenticated: bool) 
         "paid": False,
         "payment_intent": intent["id"],
         "payment_method": method["id"],
-        "payment_method_details": _details(intent, method, authenticated),
+        "payment_method_details": _details(intent, method, flow),
         "radar_options": {},
         "receipt_email": intent["receipt_email"],
         "receipt_number": None,
@@ -59,10 +59,10 @@ def _new(sandbox: Sandbox, intent: Object, method: Object, authenticated: bool) 
     }
 
 
-def _details(intent: Object, method: Object, authenticated: bool) -> Object:
+def _details(intent: Object, method: Object, flow: str | None) -> Object:
     card = method["card"]
     three_d_secure = {
-        "authentication_flow": "challenge",
+        "authentication_flow": flow,
         "electronic_commerce_indicator": "05",
         "exemption_indicator": None,
         "result": "authenticated",
@@ -90,14 +90,14 @@ def _details(intent: Object, method: Object, authenticated: bool) -> Object:
                             "status": "unavailable"},
             "regulated_status": "unregulated",
             "stored_credential_usage": options.get("stored_credential_usage"),
-            "three_d_secure": three_d_secure if authenticated else None,
+            "three_d_secure": three_d_secure if flow else None,
             "wallet": None,
         },
         "type": "card",
     }  # fmt: skip
 
 
-def _outcome(why: Decline | None) -> Object:
+def _outcome(why: Decline | None, risk: str = "normal") -> Object:
     if why is None:
         return {
             "advice_code": None,
@@ -105,8 +105,8 @@ def _outcome(why: Decline | None) -> Object:
             "network_decline_code": None,
             "network_status": "approved_by_network",
             "reason": None,
-            "risk_level": "normal",
-            "risk_score": 12,
+            "risk_level": risk,
+            "risk_score": 12 if risk == "normal" else 66,
             "seller_message": "Payment complete.",
             "type": "authorized",
         }
@@ -125,39 +125,62 @@ def _outcome(why: Decline | None) -> Object:
 
 
 def succeed(
-    sandbox: Sandbox, intent: Object, method: Object, call: Call | None, authenticated: bool
+    sandbox: Sandbox, intent: Object, method: Object, call: Call | None, flow: str | None
 ) -> Object:
-    """Take the money: a paid charge with its balance transaction and receipt."""
-    charge = _new(sandbox, intent, method, authenticated)
-    movement = balance.move(
-        sandbox,
-        kind="charge",
-        category="charge",
-        amount=intent["amount"],
-        currency=intent["currency"],
-        source=charge["id"],
-        description=intent["description"],
-        fee=balance.fee_of(intent["amount"]),
-    )
+    """Take the money: a paid charge with its receipt. `flow`: how 3-D Secure went, if it did.
+
+    With `automatic_async`, which is the default, its balance transaction comes later, with
+    `charge.updated` (docs.stripe.com/payments/payment-intents/asynchronous-capture).
+    """
+    charge = _new(sandbox, intent, method, flow)
     charge |= {
         "amount_captured": intent["amount"],
-        "balance_transaction": movement["id"],
         "captured": True,
-        "outcome": _outcome(None),
+        "outcome": _outcome(None, payment_methods.behaviour(sandbox, method).risk),
         "paid": True,
         "receipt_url": f"{sandbox.base_url}/receipts/{charge['id']}",
         "status": "succeeded",
     }
     sandbox.store.put("charge", charge)
+    if intent["capture_method"] == "automatic_async":
+        later.plan(sandbox, "capture", charge["id"])
+    else:
+        _move(sandbox, charge)
     events.record(sandbox, "charge.succeeded", charge, call)
     return charge
+
+
+@later.act("capture")
+def reach_balance(sandbox: Sandbox, charge_id: str) -> None:
+    """The money that was taken is in the balance; at the latest when some of it goes back."""
+    charge = sandbox.store.get("charge", charge_id)
+    if charge["balance_transaction"] is None:
+        _move(sandbox, charge)
+        events.record(sandbox, "charge.updated", charge)
+
+
+def _move(sandbox: Sandbox, charge: Object) -> None:
+    method = sandbox.store.get("payment_method", charge["payment_method"])
+    movement = balance.move(
+        sandbox,
+        kind="charge",
+        category="charge",
+        amount=charge["amount"],
+        currency=charge["currency"],
+        source=charge["id"],
+        description=charge["description"],
+        fee=balance.fee_of(charge["amount"]),
+        is_available=payment_methods.behaviour(sandbox, method).bypasses_pending,
+    )
+    charge["balance_transaction"] = movement["id"]
+    sandbox.store.put("charge", charge)
 
 
 def fail(
     sandbox: Sandbox, intent: Object, method: Object, call: Call | None, why: Decline
 ) -> Object:
     """Keep the attempt that was declined."""
-    charge = _new(sandbox, intent, method, authenticated=False)
+    charge = _new(sandbox, intent, method, None)
     charge |= {
         "failure_code": why.code,
         "failure_message": why.message,

@@ -8,7 +8,7 @@ from typing import Any
 
 from flask import Blueprint, Response, current_app, jsonify, request
 
-from . import cards, charges, checkout, disputes, events, hosted, refunds, webhooks
+from . import cards, charges, checkout, disputes, events, hosted, later, refunds, webhooks
 from .errors import ApiError, InvalidRequest
 from .sandbox import Sandbox
 from .store import Object
@@ -140,12 +140,23 @@ def refund(charge_id: str) -> Response:
 
 @pages.post("/_sandbox/charges/<charge_id>/dispute")
 def dispute(charge_id: str) -> Response:
-    """Open a dispute: {"reason": "fraudulent", "amount": cents}; "inquiry" takes no funds."""
+    """Open a dispute: {"reason": "fraudulent", "amount": cents}; "inquiry" takes no funds.
+
+    A charge may have several, of not more than the charge together.
+    """
     sandbox, body = _sandbox(), _body()
     with sandbox.store.transaction():
         charge = _charge(sandbox, charge_id)
         reason = body.get("reason", "fraudulent")
         return jsonify(disputes.start(sandbox, charge, reason, None, body.get("amount")))
+
+
+@pages.post("/_sandbox/disputes/<dispute_id>/escalate")
+def escalate_dispute(dispute_id: str) -> Response:
+    """An inquiry becomes a chargeback."""
+    sandbox = _sandbox()
+    with sandbox.store.transaction():
+        return jsonify(disputes.escalate(sandbox, sandbox.store.get("dispute", dispute_id)))
 
 
 @pages.post("/_sandbox/disputes/<dispute_id>/close")
@@ -211,8 +222,18 @@ def pay(session_id: str) -> Response:
 def move_clock() -> Response:
     """Move the sandbox's time: {"offset_s": 86400} from the real one."""
     sandbox = _sandbox()
-    sandbox.clock_offset_s = int(_body().get("offset_s", 0))
+    with sandbox.store.transaction():
+        sandbox.clock_offset_s = int(_body().get("offset_s", 0))
+        later.run_due(sandbox)
     return jsonify({"now": sandbox.now()})
+
+
+@pages.post("/_sandbox/later")
+def do_later() -> Response:
+    """Do now what would happen by itself: captures, refunds of some cards, decisions."""
+    sandbox = _sandbox()
+    with sandbox.store.transaction():
+        return jsonify({"done": later.run_all(sandbox)})
 
 
 @pages.post("/_sandbox/idempotency/prune")

@@ -1,18 +1,33 @@
 """Disputes: the card's owner asks the bank for the money back.
 
-needs_response ─▶ under_review ─▶ won (funds reinstated)
+needs_response ─▶ under_review ─▶ won (funds reinstated, refunds are possible again)
             └──────────┴────────▶ lost
-warning_needs_response (an inquiry: no money moves) ─▶ warning_closed
+warning_needs_response ─▶ warning_under_review ─▶ warning_closed
+                    └──────────────┴────────────▶ needs_response
+
+An inquiry (`warning_…`) moves no money until it becomes a chargeback; it keeps its id. A charge
+may have several disputes. Sources: docs.stripe.com/disputes/how-disputes-work,
+docs.stripe.com/testing (evidence), and what test mode was seen to answer (API 2026-08-26).
 """
 
-from . import balance, events, listing
+from . import balance, charges, events, later, listing, refunds
+from .cards import TestCard
 from .errors import InvalidRequest
 from .metadata import set_metadata
 from .sandbox import Call, Sandbox
 from .store import Object, new_id
 
 _ANSWER_DAYS = 9
+_CLOSED = ("won", "lost", "warning_closed")
+_RETURNED = ("won", "warning_closed")
 _NETWORK_CODES = {"fraudulent": "10.4", "product_not_received": "13.1"}
+_INQUIRY_CODE = "10"
+_COMPLIANCE = "noncompliant"
+_DECISIONS = {
+    "winning_evidence": "dispute won",
+    "losing_evidence": "dispute lost",
+    "escalate_inquiry_evidence": "inquiry escalated",
+}
 _EVIDENCE = (
     "access_activity_log", "billing_address", "cancellation_policy",
     "cancellation_policy_disclosure", "cancellation_rebuttal", "customer_communication",
@@ -32,29 +47,62 @@ def start(
     call: Call | None = None,
     amount: int | None = None,
 ) -> Object:
-    """Open a dispute of a paid charge; for `inquiry` no funds are withdrawn yet."""
-    if charge["disputed"]:
-        raise InvalidRequest(f"Charge {charge['id']} is already disputed.")
+    """Open a dispute of a paid charge, over what is not disputed yet or `amount` cents of it.
+
+    For `inquiry` no funds are withdrawn yet.
+    """
+    left = charge["amount"] - sum(
+        dispute["amount"]
+        for dispute in sandbox.store.newest("dispute")
+        if dispute["charge"] == charge["id"] and dispute["status"] not in _RETURNED
+    )
+    disputed = left if amount is None else amount
+    if not 0 < disputed <= left:
+        raise InvalidRequest(f"Charge {charge['id']} has {left} cents that are not disputed.")
+    charges.reach_balance(sandbox, charge["id"])
     inquiry = reason == "inquiry"
-    dispute = _new(sandbox, charge, "general" if inquiry else reason, amount)
-    dispute["status"] = "warning_needs_response" if inquiry else "needs_response"
+    dispute = _new(sandbox, charge, "general" if inquiry else reason, disputed)
     charge["disputed"] = True
     sandbox.store.put("charge", charge)
+    if inquiry:
+        dispute |= {"status": "warning_needs_response", "is_charge_refundable": True}
+        _set_case(dispute, "inquiry", _INQUIRY_CODE)
+    elif reason == _COMPLIANCE:
+        _set_case(dispute, "compliance", dispute["network_reason_code"])
     sandbox.store.put("dispute", dispute)
     events.record(sandbox, "charge.dispute.created", dispute, call)
     if not inquiry:
-        _move(sandbox, dispute, -dispute["amount"], "dispute", balance.DISPUTE_FEE)
-        events.record(sandbox, "charge.dispute.funds_withdrawn", dispute, call)
+        _withdraw(sandbox, dispute, call)
     return dispute
 
 
-def _new(sandbox: Sandbox, charge: Object, reason: str, amount: int | None) -> Object:
+def follow_card(sandbox: Sandbox, charge: Object, card: TestCard, call: Call | None) -> None:
+    """The disputes and the fraud warning that a charge of this test card brings."""
+    for count, reason in enumerate(card.disputes, start=1):
+        is_last = count == len(card.disputes)
+        share = None if is_last else charge["amount"] // len(card.disputes)
+        start(sandbox, charge, reason, call, share)
+    if card.fraud_warning:
+        warning = {
+            "id": new_id("issfr"),
+            "object": "radar.early_fraud_warning",
+            "actionable": not card.disputes,
+            "charge": charge["id"],
+            "created": sandbox.now(),
+            "fraud_type": "made_with_stolen_card",
+            "livemode": False,
+            "payment_intent": charge["payment_intent"],
+        }
+        events.record(sandbox, "radar.early_fraud_warning.created", warning, call)
+
+
+def _new(sandbox: Sandbox, charge: Object, reason: str, amount: int) -> Object:
     brand = charge["payment_method_details"]["card"]["brand"]
     code = _NETWORK_CODES.get(reason, "13.7")
     return {
         "id": new_id("du"),
         "object": "dispute",
-        "amount": charge["amount"] if amount is None else amount,
+        "amount": amount,
         "balance_transactions": [],
         "charge": charge["id"],
         "created": sandbox.now(),
@@ -84,6 +132,33 @@ def _new(sandbox: Sandbox, charge: Object, reason: str, amount: int | None) -> O
     }  # fmt: skip
 
 
+def _set_case(dispute: Object, case_type: str, code: str) -> None:
+    dispute["network_reason_code"] = code
+    dispute["payment_method_details"]["card"] |= {
+        "case_type": case_type, "network_reason_code": code
+    }  # fmt: skip
+
+
+def _withdraw(sandbox: Sandbox, dispute: Object, call: Call | None) -> None:
+    _move(sandbox, dispute, -dispute["amount"], "dispute", balance.DISPUTE_FEE)
+    events.record(sandbox, "charge.dispute.funds_withdrawn", dispute, call)
+
+
+def escalate(sandbox: Sandbox, dispute: Object) -> Object:
+    """An inquiry becomes a chargeback: the funds are withdrawn, refunds on their way fail."""
+    _check_open(dispute)
+    if not dispute["status"].startswith("warning"):
+        raise InvalidRequest(f"Dispute {dispute['id']} is no inquiry: {dispute['status']}.")
+    dispute |= {"status": "needs_response", "is_charge_refundable": False}
+    _set_case(dispute, "chargeback", _NETWORK_CODES["fraudulent"])
+    sandbox.store.put("dispute", dispute)
+    events.record(sandbox, "charge.dispute.updated", dispute)
+    _withdraw(sandbox, dispute, None)
+    for refund in refunds.on_its_way(sandbox, dispute["charge"]):
+        refunds.fail(sandbox, refund, "charge_for_pending_refund_disputed")
+    return dispute
+
+
 def _move(sandbox: Sandbox, dispute: Object, amount: int, category: str, fee: int = 0) -> None:
     movement = balance.move(
         sandbox,
@@ -101,17 +176,44 @@ def _move(sandbox: Sandbox, dispute: Object, amount: int, category: str, fee: in
 
 def close(sandbox: Sandbox, dispute: Object, outcome: str, call: Call | None = None) -> Object:
     """The bank decides: `won` gives the funds back, `lost` keeps them."""
-    if dispute["status"] in ("won", "lost", "warning_closed"):
-        raise InvalidRequest(f"Dispute {dispute['id']} is already closed: {dispute['status']}.")
+    _check_open(dispute)
     if dispute["status"].startswith("warning"):
         outcome = "warning_closed"
-    dispute["status"] = outcome
+    dispute |= {"status": outcome, "is_charge_refundable": outcome in _RETURNED}
     sandbox.store.put("dispute", dispute)
-    events.record(sandbox, "charge.dispute.closed", dispute, call)
     if outcome == "won":
         _move(sandbox, dispute, dispute["amount"], "dispute_reversal")
         events.record(sandbox, "charge.dispute.funds_reinstated", dispute, call)
+    events.record(sandbox, "charge.dispute.closed", dispute, call)
     return dispute
+
+
+def _check_open(dispute: Object) -> None:
+    if dispute["status"] in _CLOSED:
+        raise InvalidRequest("This dispute is already closed")
+
+
+@later.act("dispute won")
+def _win(sandbox: Sandbox, dispute_id: str) -> None:
+    _decide(sandbox, dispute_id, "won")
+
+
+@later.act("dispute lost")
+def _lose(sandbox: Sandbox, dispute_id: str) -> None:
+    _decide(sandbox, dispute_id, "lost")
+
+
+def _decide(sandbox: Sandbox, dispute_id: str, outcome: str) -> None:
+    dispute = sandbox.store.get("dispute", dispute_id)
+    if dispute["status"] not in _CLOSED:
+        close(sandbox, dispute, outcome)
+
+
+@later.act("inquiry escalated")
+def _escalate_by_itself(sandbox: Sandbox, dispute_id: str) -> None:
+    dispute = sandbox.store.get("dispute", dispute_id)
+    if dispute["status"].startswith("warning") and dispute["status"] not in _CLOSED:
+        escalate(sandbox, dispute)
 
 
 def close_by_api(sandbox: Sandbox, call: Call) -> Object:
@@ -122,10 +224,11 @@ def close_by_api(sandbox: Sandbox, call: Call) -> Object:
 def update(sandbox: Sandbox, call: Call) -> Object:
     """POST /v1/disputes/{id}: evidence and metadata.
 
-    As with Stripe's test mode, the words `winning_evidence` and `losing_evidence` in
-    `uncategorized_text` decide it.
+    As with Stripe's test mode, the words of `_DECISIONS` in `uncategorized_text` decide it, some
+    time later.
     """
     dispute = sandbox.store.get("dispute", call["id"])
+    _check_open(dispute)
     evidence = call.params.get("evidence") or {}
     dispute["evidence"].update(evidence)
     set_metadata(dispute, call.params)
@@ -138,9 +241,10 @@ def update(sandbox: Sandbox, call: Call) -> Object:
         }
     sandbox.store.put("dispute", dispute)
     events.record(sandbox, "charge.dispute.updated", dispute, call)
-    verdict = {"winning_evidence": "won", "losing_evidence": "lost"}
-    outcome = verdict.get(evidence.get("uncategorized_text") or "")
-    return close(sandbox, dispute, outcome, call) if outcome else dispute
+    decision = _DECISIONS.get(evidence.get("uncategorized_text") or "")
+    if decision and call.params.get("submit", True):
+        later.plan(sandbox, decision, dispute["id"])
+    return dispute
 
 
 def retrieve(sandbox: Sandbox, call: Call) -> Object:

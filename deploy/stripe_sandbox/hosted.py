@@ -94,7 +94,7 @@ def _sample(card: cards.TestCard) -> dict[str, str]:
 
 def _grouped(card: cards.TestCard) -> str:
     number = card.number
-    cuts = (4, 10) if card.brand == "amex" else (4, 8, 12)
+    cuts = (4, 10) if len(number) < 16 else tuple(range(4, len(number), 4))
     return " ".join(number[a:b] for a, b in zip((0, *cuts), (*cuts, None), strict=True))
 
 

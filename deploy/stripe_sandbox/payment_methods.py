@@ -32,7 +32,7 @@ def new_card(
     billing: dict[str, Any] | None = None,
     cvc_given: bool = True,
 ) -> Object:
-    """A payment method of that card, attached to nobody."""
+    """A payment method of that card, attached to nobody; without `billing`, a ready-made one."""
     year = exp_year or _year_month(sandbox)[0] + 4
     item: Object = {
         "id": new_id("pm"),
@@ -46,7 +46,7 @@ def new_card(
             "tax_id": None,
             **(billing or {}),
         },
-        "card": _shown(card, exp_month, year, cvc_given),
+        "card": _shown(card, exp_month, year, _checks(card, billing, cvc_given)),
         "created": sandbox.now(),
         "customer": None,
         "customer_account": None,
@@ -59,14 +59,24 @@ def new_card(
     return sandbox.store.put("payment_method", item)
 
 
-def _shown(card: TestCard, exp_month: int, exp_year: int, cvc_given: bool) -> Object:
+def _checks(card: TestCard, billing: dict[str, Any] | None, cvc_given: bool) -> Object:
+    """What the issuer found: only what was given is checked, or what a ready-made card is for."""
+    address = (billing or {}).get("address") or {}
+
+    def result(check: str, is_given: Any) -> str | None:
+        return check if is_given or (billing is None and check != "pass") else None
+
+    return {
+        "address_line1_check": result(card.line1_check, address.get("line1")),
+        "address_postal_code_check": result(card.postal_check, address.get("postal_code")),
+        "cvc_check": card.cvc_check if cvc_given else None,
+    }
+
+
+def _shown(card: TestCard, exp_month: int, exp_year: int, checks: Object) -> Object:
     return {
         "brand": card.brand,
-        "checks": {
-            "address_line1_check": None,
-            "address_postal_code_check": None,
-            "cvc_check": "pass" if cvc_given else None,
-        },
+        "checks": checks,
         "country": card.country,
         "display_brand": "american_express" if card.brand == "amex" else card.brand,
         "exp_month": exp_month,
@@ -75,9 +85,12 @@ def _shown(card: TestCard, exp_month: int, exp_year: int, cvc_given: bool) -> Ob
         "funding": card.funding,
         "generated_from": None,
         "last4": card.last4,
-        "networks": {"available": [card.brand], "preferred": None},
+        "networks": {
+            "available": [name for name in (card.cobrand, card.brand) if name],
+            "preferred": None,
+        },
         "regulated_status": "unregulated",
-        "three_d_secure_usage": {"supported": card.authentication != "never"},
+        "three_d_secure_usage": {"supported": card.authentication != "unsupported"},
         "wallet": None,
     }
 
@@ -99,7 +112,7 @@ def create(sandbox: Sandbox, call: Call) -> Object:
             raise missing("token", given["token"], "card[token]")
         item = new_card(sandbox, card, billing=params.get("billing_details"))
     else:
-        item = from_form(sandbox, given, params.get("billing_details"))
+        item = from_form(sandbox, given, params.get("billing_details") or {})
     item["allow_redisplay"] = params.get("allow_redisplay", "unspecified")
     set_metadata(item, params)
     return item

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from . import charges, customers, disputes, events, listing, payment_methods
-from .cards import AUTHENTICATION_REQUIRED, Decline, TestCard
+from .cards import AUTHENTICATION_REQUIRED, AUTHENTICATION_UNAVAILABLE, Decline
 from .errors import CardError, InvalidRequest
 from .metadata import set_metadata
 from .sandbox import Call, Sandbox, is_true
@@ -226,14 +226,23 @@ def attempt(
         customers.get(sandbox, intent["customer"], "customer")
     card = payment_methods.behaviour(sandbox, method)
     intent["payment_method"] = method["id"]
-    if not authenticated and _asks_for_owner(sandbox, intent, method, card, off_session):
+    forced = is_authentication_forced(intent)
+    if not authenticated and card.lookup_fails(forced=forced):
+        decline(sandbox, intent, method, call, AUTHENTICATION_UNAVAILABLE)
+    is_set_up = payment_methods.facts(sandbox, method)["set_up"]
+    if not authenticated and card.asks_for_owner(
+        forced=forced, off_session=off_session, is_set_up=is_set_up
+    ):
         if off_session or error_on_action:
             decline(sandbox, intent, method, call, AUTHENTICATION_REQUIRED)
         require_action(sandbox, intent, call, return_url)
         return
     if card.decline is not None:
         decline(sandbox, intent, method, call, card.decline)
-    charge = charges.succeed(sandbox, intent, method, call, authenticated)
+    flow = "challenge" if authenticated else None
+    if card.authentication == "frictionless":
+        flow = "frictionless"
+    charge = charges.succeed(sandbox, intent, method, call, flow)
     intent |= {
         "amount_received": intent["amount"],
         "last_payment_error": None,
@@ -244,23 +253,13 @@ def attempt(
     sandbox.store.put("payment_intent", intent)
     charges.owner_sets_up(sandbox, intent, method, call)
     events.record(sandbox, "payment_intent.succeeded", intent, call)
-    if card.dispute is not None:
-        disputes.start(sandbox, charge, card.dispute, call)
+    disputes.follow_card(sandbox, charge, card, call)
 
 
-def _asks_for_owner(
-    sandbox: Sandbox, intent: Object, method: Object, card: TestCard, off_session: bool
-) -> bool:
+def is_authentication_forced(intent: Object) -> bool:
+    """Whether the request asks for 3-D Secure; for a payment and for a setup alike."""
     options = (intent["payment_method_options"] or {}).get("card") or {}
-    forced = options.get("request_three_d_secure") in ("any", "challenge")
-    if card.authentication == "never" or card.authentication == "optional":
-        # Plain cards are not enrolled: a forced request passes without a challenge.
-        return forced and card.token == "threeDSecureOptional"  # noqa: S105  (a card's name)
-    if card.authentication == "always" or not off_session or forced:
-        return True
-    if card.authentication == "on_session":
-        return False
-    return not payment_methods.facts(sandbox, method)["set_up"]
+    return options.get("request_three_d_secure") in ("any", "challenge")
 
 
 def require_action(

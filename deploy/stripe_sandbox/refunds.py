@@ -1,12 +1,17 @@
-"""Refunds: whole or partial, each with its own id and its own balance transaction."""
+"""Refunds: whole or partial, each with its own id and its own balance transaction.
+
+pending ─▶ succeeded ─▶ failed: most succeed at once; two test cards take their time.
+"""
 
 from typing import Any
 
-from . import balance, charges, events, listing, payment_methods
+from . import balance, charges, events, later, listing, payment_methods
 from .errors import InvalidRequest
 from .metadata import set_metadata
 from .sandbox import Call, Sandbox
 from .store import Object, new_id
+
+_ON_ITS_WAY_S = 120
 
 
 def create(sandbox: Sandbox, call: Call) -> Object:
@@ -19,21 +24,25 @@ def make(
     sandbox: Sandbox, charge: Object, params: dict[str, Any], call: Call | None = None
 ) -> Object:
     """Refund the charge, or `amount` cents of it, if that much is left."""
-    amount = _amount(charge, params.get("amount"))
+    amount = _amount(sandbox, charge, params.get("amount"))
+    charges.reach_balance(sandbox, charge["id"])
     refund = _new(sandbox, charge, amount, params)
     charge["amount_refunded"] += amount
     charge["refunded"] = charge["amount_refunded"] == charge["amount"]
     sandbox.store.put("charge", charge)
+    _follow_card(sandbox, charge, refund)
     sandbox.store.put("refund", refund)
     events.record(sandbox, "refund.created", refund, call)
     events.record(sandbox, "charge.refunded", charge, call)
-    _follow_card(sandbox, charge, refund)
     return refund
 
 
-def _amount(charge: Object, asked: int | None) -> int:
+def _amount(sandbox: Sandbox, charge: Object, asked: int | None) -> int:
     left: int = charge["amount"] - charge["amount_refunded"]
-    if charge["disputed"]:
+    if any(
+        dispute["charge"] == charge["id"] and not dispute["is_charge_refundable"]
+        for dispute in sandbox.store.newest("dispute")
+    ):
         raise InvalidRequest(
             f"Charge {charge['id']} has been charged back; cannot issue a refund.",
             code="charge_disputed",
@@ -101,8 +110,22 @@ def _follow_card(sandbox: Sandbox, charge: Object, refund: Object) -> None:
     behaves = payment_methods.behaviour(sandbox, method).refund
     if behaves == "pending":
         refund |= {"status": "pending", "pending_reason": "processing"}
-        sandbox.store.put("refund", refund)
+        later.plan(sandbox, "refund settles", refund["id"])
     elif behaves == "fails":
+        later.plan(sandbox, "refund fails", refund["id"])
+
+
+@later.act("refund settles")
+def _settle_by_itself(sandbox: Sandbox, refund_id: str) -> None:
+    refund = sandbox.store.get("refund", refund_id)
+    if refund["status"] == "pending":
+        settle(sandbox, refund)
+
+
+@later.act("refund fails")
+def _fail_by_itself(sandbox: Sandbox, refund_id: str) -> None:
+    refund = sandbox.store.get("refund", refund_id)
+    if refund["status"] == "succeeded":
         fail(sandbox, refund)
 
 
@@ -129,17 +152,38 @@ def fail(sandbox: Sandbox, refund: Object, reason: str = "expired_or_canceled_ca
     charge["refunded"] = False
     sandbox.store.put("charge", charge)
     sandbox.store.put("refund", refund)
+    refund.pop("pending_reason", None)
     events.record(sandbox, "refund.failed", refund)
-    events.record(sandbox, "refund.updated", refund)
+    _tell_change(sandbox, refund)
     return refund
+
+
+def on_its_way(sandbox: Sandbox, charge_id: str) -> list[Object]:
+    """Refunds of a charge that fail when it is charged back; older ones have reached the card."""
+    return [
+        refund
+        for refund in sandbox.store.newest("refund")
+        if refund["charge"] == charge_id
+        and refund["status"] in ("pending", "succeeded")
+        and refund["created"] > sandbox.now() - _ON_ITS_WAY_S
+    ]
 
 
 def settle(sandbox: Sandbox, refund: Object) -> Object:
     """A pending refund reaches the card."""
+    if refund["status"] != "pending":
+        raise InvalidRequest(f"Refund {refund['id']} is not pending: {refund['status']}.")
     refund["status"] = "succeeded"
+    refund.pop("pending_reason", None)
     sandbox.store.put("refund", refund)
-    events.record(sandbox, "refund.updated", refund)
+    _tell_change(sandbox, refund)
     return refund
+
+
+def _tell_change(sandbox: Sandbox, refund: Object, call: Call | None = None) -> None:
+    """Both events that Stripe sends: the second is the older name of the first."""
+    events.record(sandbox, "refund.updated", refund, call)
+    events.record(sandbox, "charge.refund.updated", refund, call)
 
 
 def update(sandbox: Sandbox, call: Call) -> Object:
@@ -147,7 +191,7 @@ def update(sandbox: Sandbox, call: Call) -> Object:
     refund = sandbox.store.get("refund", call["id"])
     set_metadata(refund, call.params)
     sandbox.store.put("refund", refund)
-    events.record(sandbox, "refund.updated", refund, call)
+    _tell_change(sandbox, refund, call)
     return refund
 
 

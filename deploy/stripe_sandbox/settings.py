@@ -18,6 +18,8 @@ class Settings(BaseSettings):
     webhook_secret: str = "whsec_sandbox_secret"  # noqa: S105  (it protects nothing)
     webhook_retry_s: Annotated[float, Field(gt=0)] = 0.5
     """The wait before the second attempt; it doubles from then on."""
+    later_s: Annotated[int, Field(ge=0)] = 2
+    """The time until what happens by itself: a capture, a refund's end, a bank's decision."""
     data: str = ""
     """A sqlite file or a directory for one; empty: everything is forgotten at the end."""
     public_url: str = ""

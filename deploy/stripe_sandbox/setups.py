@@ -1,7 +1,7 @@
 """Setup intents: save a card for later, with its owner there, and take no money."""
 
 from . import customers, events, listing, payment_methods, payments
-from .cards import Decline
+from .cards import AUTHENTICATION_UNAVAILABLE, Decline
 from .errors import CardError, InvalidRequest
 from .metadata import set_metadata
 from .sandbox import Call, Sandbox
@@ -114,17 +114,14 @@ def attempt(
         customers.get(sandbox, setup["customer"], "customer")
     card = payment_methods.behaviour(sandbox, method)
     setup["payment_method"] = method["id"]
-    asks = ("always", "unless_set_up", "on_session")
-    options = (setup["payment_method_options"] or {}).get("card") or {}
-    forced = options.get("request_three_d_secure") in ("any", "challenge")
-    if not authenticated and (
-        card.authentication in asks or (forced and card.token == "threeDSecureOptional")  # noqa: S105  (a card's name)
-    ):
+    forced = payments.is_authentication_forced(setup)
+    if not authenticated and card.lookup_fails(forced=forced):
+        _decline(sandbox, setup, method, call, AUTHENTICATION_UNAVAILABLE)
+    if not authenticated and card.asks_for_owner(forced=forced, off_session=False, is_set_up=False):
         payments.require_action(sandbox, setup, call, return_url)
         return
     if card.decline is not None and not card.attaches:
-        _give_back(sandbox, setup, method, call, card.decline)
-        raise payment_methods.declined(card.decline, setup_intent=setup, payment_method=method)
+        _decline(sandbox, setup, method, call, card.decline)
     setup |= {"last_setup_error": None, "next_action": None, "status": "succeeded"}
     sandbox.store.put("setup_intent", setup)
     if setup["usage"] == "off_session":
@@ -132,6 +129,13 @@ def attempt(
     if setup["customer"]:
         payment_methods.bind(sandbox, method, setup["customer"], call)
     events.record(sandbox, "setup_intent.succeeded", setup, call)
+
+
+def _decline(
+    sandbox: Sandbox, setup: Object, method: Object, call: Call | None, why: Decline
+) -> None:
+    _give_back(sandbox, setup, method, call, why)
+    raise payment_methods.declined(why, setup_intent=setup, payment_method=method)
 
 
 def _give_back(

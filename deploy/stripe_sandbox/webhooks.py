@@ -12,7 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
-from . import checkout, events, library
+from . import checkout, events, later, library
 from .sandbox import Sandbox
 from .store import Object
 from .switches import WEBHOOK_KINDS, Switch
@@ -55,7 +55,9 @@ class Dispatcher:
         while not self._sandbox.stopping.is_set():
             self._sandbox.wake.clear()
             try:
-                pause = self._send_due()
+                with self._sandbox.store.transaction():
+                    next_s = later.run_due(self._sandbox)
+                pause = min(self._send_due(), _SWEEP_S if next_s is None else max(0.05, next_s))
                 if time.monotonic() - swept_at > _SWEEP_S:
                     swept_at = time.monotonic()
                     with self._sandbox.store.transaction():

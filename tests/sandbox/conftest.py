@@ -74,7 +74,13 @@ def receiver() -> Iterator[Receiver]:
 def sandbox_url(receiver: Receiver) -> Iterator[str]:
     """The address of a sandbox that forgets everything at the end."""
     server = SandboxServer(
-        Settings(port=0, webhook_url=receiver.url, webhook_secret=SECRET, webhook_retry_s=0.05)
+        Settings(
+            port=0,
+            webhook_url=receiver.url,
+            webhook_secret=SECRET,
+            webhook_retry_s=0.05,
+            later_s=3_600,  # when a test says so
+        )
     )
     thread = threading.Thread(target=server.serve)
     thread.start()
@@ -138,7 +144,11 @@ class Cards:
     customer: str
 
     def save(self, name: str = "pm_card_visa") -> str:
-        """A saved card's id."""
+        """A saved card's id; `name` is a ready-made payment method or a number."""
+        if name.isdigit():
+            card = {"number": name, "exp_month": 12, "exp_year": 2034, "cvc": "123"}
+            made = self.client.v1.payment_methods.create({"type": "card", "card": card})
+            name = made.id
         return self.client.v1.payment_methods.attach(name, {"customer": self.customer}).id
 
     def charge(self, method: str, key: str | None = None, **more: Any) -> stripe.PaymentIntent:

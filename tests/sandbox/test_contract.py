@@ -192,18 +192,31 @@ def replies(
     """One reply of every kind, several states of some."""
     v1 = client.v1
     method = cards.save()
-    paid = cards.charge(method, expand=["latest_charge.balance_transaction"])
+    fresh = cards.charge(method, expand=["latest_charge"])
+    control.post("later")
+    paid = v1.payment_intents.retrieve(fresh.id, {"expand": ["latest_charge.balance_transaction"]})
     with pytest.raises(stripe.CardError) as raised:
         cards.charge(cards.save("pm_card_chargeCustomerFail"))
     failed = v1.payment_intents.retrieve(raised.value.error.payment_intent["id"])
     refund = v1.refunds.create({"payment_intent": paid.id, "amount": 500})
+    pending = v1.refunds.create(
+        {"payment_intent": cards.charge(cards.save("pm_card_pendingRefund")).id}
+    )
     dispute_id = control.post(f"charges/{cards.charge(method).id}/dispute")["id"]
+    inquiry_id = control.post(f"charges/{cards.charge(method).id}/dispute", reason="inquiry")["id"]
+    cards.charge(cards.save("pm_card_createIssuerFraudRecord"))
+    (warning,) = [
+        event.data.object
+        for event in v1.events.list({"type": "radar.early_fraud_warning.created"}).data
+    ][:1]
     session = new_session()
     control.post(f"checkout/{session.id}/pay")
     setup = {"customer": customer, "payment_method": method, "confirm": True}
     return [
         v1.customers.retrieve(customer),
         v1.payment_methods.retrieve(method),
+        fresh,
+        fresh.latest_charge,
         paid,
         failed,
         v1.payment_intents.create({"amount": 500, "currency": "usd"}),
@@ -212,7 +225,10 @@ def replies(
         paid.latest_charge.balance_transaction,
         refund,
         v1.refunds.retrieve(refund.id),
+        pending,
         v1.disputes.retrieve(dispute_id),
+        v1.disputes.retrieve(inquiry_id),
+        warning,
         session,
         v1.checkout.sessions.retrieve(session.id),
         v1.setup_intents.create(setup),

@@ -26,7 +26,12 @@ def start(tmp_path: Path) -> Callable[[int], subprocess.Popen[bytes]]:
     """Starts a sandbox with a memory in this test's directory."""
 
     def run(port: int) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "SANDBOX_PORT": str(port), "SANDBOX_DATA": str(tmp_path)}
+        environment = {
+            **os.environ,
+            "SANDBOX_PORT": str(port),
+            "SANDBOX_DATA": str(tmp_path),
+            "SANDBOX_LATER_S": "1",
+        }
         process = subprocess.Popen(
             [sys.executable, "-m", "deploy.stripe_sandbox"],
             env=environment,
@@ -68,6 +73,25 @@ def test_customers_cards_and_keys_survive_a_restart(
         stopped_with = process.wait(10)
 
     assert (replayed, listed, stopped_with) == (charged, [charged], 0)
+
+
+def test_what_happens_later_happens_by_itself_after_a_restart_too(
+    start: Callable[[int], subprocess.Popen[bytes]],
+) -> None:
+    port = free_port()
+    client = client_of(f"http://127.0.0.1:{port}")
+    process = start(port)
+    cards = Cards(client, client.v1.customers.create({}).id)
+    charge = cards.charge(cards.save()).latest_charge
+    process.kill()
+    process.wait()
+
+    process = start(port)
+    try:
+        eventually(lambda: client.v1.charges.retrieve(charge).balance_transaction)
+    finally:
+        process.terminate()
+        process.wait(10)
 
 
 def test_a_taken_port_is_one_clear_line() -> None:
