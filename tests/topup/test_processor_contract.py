@@ -24,6 +24,7 @@ from services.topup.processor import (
     Processor,
     Rejected,
 )
+from tests.patience import eventually
 from tests.topup.conftest import SECRET, signed
 
 STRIPE_KEY = os.environ.get("STRIPE_API_KEY", "")
@@ -254,10 +255,13 @@ def test_a_payment_is_listed_with_what_its_charge_moved(
     payment = charge()
     made = int(payment["created"])
 
-    listed = processor.payments_between(made - 600, made + 600)
+    def movements() -> list[Object]:
+        """None at first: with ``automatic_async`` the money reaches the balance later."""
+        listed = processor.payments_between(made - 600, made + 600)
+        charges = [found["latest_charge"] for found in listed if found["id"] == payment["id"]]
+        return [one["balance_transaction"] for one in charges if one["balance_transaction"]]
 
-    (mine,) = [found for found in listed if found["id"] == payment["id"]]
-    assert mine["latest_charge"]["balance_transaction"]["amount"] == 2_500
+    assert [movement["amount"] for movement in eventually(movements)] == [2_500]
 
 
 def test_a_refund_is_in_the_balance_with_its_payment(

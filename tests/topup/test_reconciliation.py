@@ -170,6 +170,43 @@ def test_a_charge_that_did_not_reach_the_balance_is_found(
     assert codes(desk) == ["balance_differs"]
 
 
+def test_money_that_reaches_the_balance_after_the_day_has_ended_is_no_difference(
+    desk: Desk, customer: Customer
+) -> None:
+    desk.clock.set(UNTIL - timedelta(seconds=1))
+    customer.ask(needed_micros=90 * USD)
+    payment_id = str(customer.topups()[-1].payment_id)
+    at_once = desk.till.processor.get_payment(payment_id)["latest_charge"]
+    customer.credited()
+    desk.clock.set(UNTIL + books.SETTLES_WITHIN)
+
+    reconcile.daily(desk.till)
+
+    assert (at_once["balance_transaction"], standing(desk)) == (None, [])
+
+
+def test_money_that_is_not_in_the_balance_when_the_day_is_compared_differs_until_it_is(
+    desk: Desk, customer: Customer
+) -> None:
+    listed = desk.till.processor.payments_between
+
+    def not_yet(since_s: int, until_s: int) -> Any:
+        payments = listed(since_s, until_s)
+        for payment in payments:
+            payment["latest_charge"]["balance_transaction"] = None
+        return payments
+
+    desk.till.processor.payments_between = not_yet  # type: ignore[method-assign]
+    desk.clock.set(UNTIL + timedelta(hours=1))
+    reconcile.daily(desk.till)
+    before = standing(desk)
+    desk.till.processor.payments_between = listed  # type: ignore[method-assign]
+    desk.clock.advance(days=1)
+    reconcile.daily(desk.till)
+
+    assert (before, standing(desk)) == (["balance_differs"], [])
+
+
 def test_a_refund_that_we_never_heard_of_is_found(desk: Desk, customer: Customer) -> None:
     payment_id = str(customer.topups()[0].payment_id)
     desk.till.processor.refund(payment_id, 300, idempotency_key="another")

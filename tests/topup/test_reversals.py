@@ -10,7 +10,7 @@ import pytest
 from contracts.topup import ReceiptLine, RefusalCode
 from services.topup import outcomes, receipts, reversals
 from services.topup.models import Topup
-from tests.topup.conftest import USD, Customer, Desk
+from tests.topup.conftest import USD, Card, Customer, Desk
 
 
 @pytest.fixture
@@ -215,6 +215,112 @@ def test_a_lost_dispute_takes_nothing_more(desk: Desk, customer: Customer) -> No
     reversals.take_dispute(desk.till, dispute["id"])
 
     assert (taken(customer), customer.events("topup_restored")) == ([25 * USD], [])
+
+
+def test_a_refund_that_is_pending_and_then_succeeds_takes_the_credit_once(desk: Desk) -> None:
+    customer = paying_with(desk, Card.REFUNDS_LATE)
+    refund = desk.till.processor.refund(payment_of(customer), 500, idempotency_key="a")
+    reversals.take_refunds(desk.till, payment_of(customer))
+    desk.clock.advance(hours=1)
+    reversals.take_refunds(desk.till, payment_of(customer))
+
+    (now,) = desk.till.processor.refunds_of(payment_of(customer))
+    assert (refund["status"], now["status"]) == ("pending", "succeeded")
+    assert (taken(customer), customer.events("topup_restored")) == ([5 * USD], [])
+
+
+def test_a_refund_that_comes_back_by_itself_gives_the_credit_back(desk: Desk) -> None:
+    customer = paying_with(desk, Card.REFUNDS_FAIL)
+    refund = desk.till.processor.refund(payment_of(customer), 500, idempotency_key="a")
+    reversals.take_refunds(desk.till, payment_of(customer))
+    desk.clock.advance(hours=1)
+    reversals.take_refunds(desk.till, payment_of(customer))
+
+    assert (refund["status"], taken(customer)) == ("succeeded", [5 * USD])
+    assert [event["amount_micros"] for event in customer.events("topup_restored")] == [5 * USD]
+
+
+def paying_with(desk: Desk, number: str) -> Customer:
+    customer = desk.customer(number)
+    customer.ask()
+    customer.credited()
+    return customer
+
+
+def test_an_inquiry_that_becomes_a_chargeback_takes_the_credit_once(
+    desk: Desk, customer: Customer
+) -> None:
+    inquiry = desk.sandbox.post(f"charges/{payment_of(customer)}/dispute", reason="inquiry")
+    reversals.take_dispute(desk.till, inquiry["id"])
+    before = customer.settings().paused_code
+    desk.sandbox.post(f"disputes/{inquiry['id']}/escalate")
+
+    for _ in range(2):
+        reversals.take_dispute(desk.till, inquiry["id"])
+
+    (event,) = customer.events("topup_reversed")
+    assert (event["reversal_id"], event["amount_micros"]) == (inquiry["id"], 25 * USD)
+    assert (before, customer.settings().paused_code) == ("", "dispute")
+
+
+def test_an_inquiry_that_is_closed_takes_nothing(desk: Desk, customer: Customer) -> None:
+    inquiry = desk.sandbox.post(f"charges/{payment_of(customer)}/dispute", reason="inquiry")
+    reversals.take_dispute(desk.till, inquiry["id"])
+    desk.sandbox.post(f"disputes/{inquiry['id']}/close", outcome="lost")
+
+    reversals.take_dispute(desk.till, inquiry["id"])
+
+    assert (taken(customer), customer.settings().paused_code) == ([], "")
+
+
+@pytest.mark.parametrize(("age", "given_back"), [(0, [5 * USD]), (10, [])])
+def test_a_refund_during_an_inquiry_is_given_back_only_if_the_chargeback_stopped_it(
+    desk: Desk, customer: Customer, age: int, given_back: list[int]
+) -> None:
+    inquiry = desk.sandbox.post(f"charges/{payment_of(customer)}/dispute", reason="inquiry")
+    desk.till.processor.refund(payment_of(customer), 500, idempotency_key="goodwill")
+    reversals.take_refunds(desk.till, payment_of(customer))
+    desk.clock.advance(minutes=age)
+    desk.sandbox.post(f"disputes/{inquiry['id']}/escalate")
+
+    reversals.take_refunds(desk.till, payment_of(customer))
+    reversals.take_dispute(desk.till, inquiry["id"])
+
+    assert taken(customer) == [5 * USD, 25 * USD]
+    assert [event["amount_micros"] for event in customer.events("topup_restored")] == given_back
+
+
+def test_two_disputes_of_one_payment_are_taken_and_decided_one_by_one(
+    desk: Desk, customer: Customer
+) -> None:
+    disputes = [
+        desk.sandbox.post(f"charges/{payment_of(customer)}/dispute", amount=cents)
+        for cents in (1_000, 1_500)
+    ]
+    pauses = []
+    for dispute in disputes:
+        reversals.take_dispute(desk.till, dispute["id"])
+    for dispute in disputes:
+        desk.sandbox.post(f"disputes/{dispute['id']}/close", outcome="won")
+        reversals.take_dispute(desk.till, dispute["id"])
+        pauses.append(customer.settings().paused_code)
+
+    assert (taken(customer), pauses) == ([10 * USD, 15 * USD], ["dispute", ""])
+    returned = [event["amount_micros"] for event in customer.events("topup_restored")]
+    assert returned == [10 * USD, 15 * USD]
+
+
+def test_a_second_dispute_after_the_first_was_won_takes_the_credit_again(
+    desk: Desk, customer: Customer
+) -> None:
+    for outcome in ("won", "lost"):
+        dispute = desk.sandbox.post(f"charges/{payment_of(customer)}/dispute")
+        reversals.take_dispute(desk.till, dispute["id"])
+        desk.sandbox.post(f"disputes/{dispute['id']}/close", outcome=outcome)
+        reversals.take_dispute(desk.till, dispute["id"])
+
+    assert taken(customer) == [25 * USD, 25 * USD]
+    assert len(customer.events("topup_restored")) == 1
 
 
 def test_an_inquiry_moves_no_money(desk: Desk, customer: Customer) -> None:
