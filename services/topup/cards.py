@@ -160,9 +160,11 @@ def remove(session: Session, user_id: UUID, payment_method_id: str, now: datetim
 
 
 def _mark_removed(session: Session, card: Card, now: datetime) -> None:
+    settings = _lock_owner(session, card.user_id)
+    # Another card may have been removed meanwhile, and have left this one as the default.
+    session.refresh(card)
     if card.removed_at is not None:
         return
-    settings = _lock_owner(session, card.user_id)
     was_default = card.is_default
     card.removed_at = now
     card.is_default = False

@@ -63,7 +63,6 @@ from services.topup import (
     janitor,
     notices,
     pages,
-    pauses,
     problems,
     receipts,
     reconcile,
@@ -273,11 +272,7 @@ class TopupService:
 
     @event_handler(AccountFroze)
     def pause_frozen_account(self, session: Session, event: AccountFroze) -> None:
-        pages.close_frozen(session, event.user_id, event.occurred_at, utc_now())
-        settings = auto_topup.lock_settings(session, event.user_id)
-        if settings is not None:
-            reason = f"The account is frozen: {event.reason}"
-            pauses.pause(session, settings, pauses.ACCOUNT_FROZEN, reason, utc_now())
+        terms.account_froze(session, event.user_id, event.reason, event.occurred_at, utc_now())
 
     # The processor's notices
 

@@ -151,6 +151,17 @@ def _switch_off(session: Session, user_id: UUID, now: datetime) -> None:
         _tell_new_version(session, settings, now)
 
 
+def account_froze(
+    session: Session, user_id: UUID, reason: str, froze_at: datetime, now: datetime
+) -> None:
+    """Nothing is charged for a wallet that cannot spend it, and no page is left to pay on."""
+    pages.close_frozen(session, user_id, froze_at, now)
+    settings = auto_topup.lock_settings(session, user_id)
+    if settings is not None:
+        sentence = f"The account is frozen: {reason}"
+        pauses.pause(session, settings, pauses.ACCOUNT_FROZEN, sentence, now)
+
+
 def _locked_or_new(session: Session, user_id: UUID, now: datetime) -> AutoTopupSettings:
     settings = auto_topup.lock_settings(session, user_id)
     if settings is None:
