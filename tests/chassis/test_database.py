@@ -6,9 +6,14 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from chassis.database import Connected, after_commit, is_held, is_lost
+from chassis import inbox
+from chassis.database import PUBLISHED, Connected, after_commit, connect, is_held, is_lost
+from chassis.identifiers import new_id
+from chassis.migrate import migrate
 from chassis.rpc import _told
 from contracts.errors import Overloaded
+from deploy.local.postgres import Postgres
+from tests.locks import done_after
 
 
 def test_what_is_rehearsed_is_undone_and_calls_nobody(database: Connected) -> None:
@@ -20,6 +25,127 @@ def test_what_is_rehearsed_is_undone_and_calls_nobody(database: Connected) -> No
     with database.read() as session:
         assert session.scalar(text("SELECT to_regclass('rehearsed')")) is None
     assert called == []
+
+
+def test_what_runs_after_the_commit_finds_it_committed(database: Connected) -> None:
+    with database.begin() as session:
+        session.execute(text("CREATE TABLE committed (n integer)"))
+    seen: list[tuple[str, int | None]] = []
+
+    def look(who: str) -> None:
+        with database.read() as session:
+            seen.append((who, session.scalar(text("SELECT count(*) FROM committed"))))
+
+    database.on_commit.append(lambda: look("the relay"))
+    try:
+        with database.begin() as session:
+            session.execute(text("INSERT INTO committed VALUES (1)"))
+            session.info[PUBLISHED] = True
+            after_commit(session, lambda: look("first"))
+            after_commit(session, lambda: look("second"))
+            assert seen == []
+    finally:
+        database.on_commit.clear()
+
+    assert seen == [("the relay", 1), ("first", 1), ("second", 1)]
+
+
+@pytest.mark.parametrize("fails_at", ["in the block", "at the commit"])
+def test_what_is_rolled_back_runs_nothing(database: Connected, fails_at: str) -> None:
+    with database.begin() as session:
+        session.execute(text("CREATE TABLE IF NOT EXISTS early (n int UNIQUE INITIALLY DEFERRED)"))
+    called: list[str] = []
+    database.on_commit.append(lambda: called.append("the relay"))
+
+    def fail() -> None:
+        with database.begin() as session:
+            session.info[PUBLISHED] = True
+            after_commit(session, lambda: called.append("it"))
+            session.execute(text("INSERT INTO early VALUES (1), (1)"))
+            if fails_at == "in the block":
+                raise ValueError
+
+    try:
+        with pytest.raises((ValueError, IntegrityError)):
+            fail()
+    finally:
+        database.on_commit.clear()
+
+    assert called == []
+
+
+def test_what_fails_after_the_commit_keeps_nothing_else_from_running(database: Connected) -> None:
+    called: list[bool] = []
+    with database.begin() as session:
+        after_commit(session, lambda: 1 // 0)
+        after_commit(session, lambda: called.append(True))
+
+    assert called == [True]
+
+
+def test_the_relay_is_woken_by_events_alone(database: Connected) -> None:
+    woken: list[bool] = []
+    database.on_commit.append(lambda: woken.append(True))
+    try:
+        with database.begin() as session:
+            session.execute(text("SELECT 1"))
+    finally:
+        database.on_commit.clear()
+
+    assert woken == []
+
+
+def test_one_at_a_time_holds_what_is_held_exclusively(database: Connected) -> None:
+    with database.exclusively("one") as first:
+        with database.exclusively("one") as second, database.exclusively("two") as another:
+            pass
+        with database.exclusively("one") as still_not:
+            pass
+    with database.exclusively("one") as afterwards:
+        pass
+
+    assert (first, second, another, still_not, afterwards) == (True, False, True, False, True)
+
+
+def test_two_migrations_at_once_come_one_after_the_other(postgres: Postgres) -> None:
+    name = f"twice_{new_id().hex[-12:]}"
+    url = postgres.create_database(name)
+    fresh = connect(url)
+    lock = text("SELECT pg_advisory_xact_lock(hashtextextended('chassis.migrate', 0))")
+    tables = text("SELECT to_regclass('outbox')")
+
+    def is_untouched() -> None:
+        with fresh.read() as session:
+            assert session.scalar(tables) is None
+
+    done_after(
+        fresh,
+        lambda other: other.execute(lock),
+        lambda: migrate("tests.chassis.probe", url),
+        is_untouched,
+    )
+
+    with fresh.read() as session:
+        assert session.scalar(tables) == "outbox"
+    fresh.engine.dispose()
+    postgres.drop_database(name)
+
+
+def test_an_event_that_is_being_handled_is_not_new_a_second_time(postgres: Postgres) -> None:
+    name = f"inbox_{new_id().hex[-12:]}"
+    url = postgres.create_database(name)
+    migrate("tests.chassis.probe", url)
+    fresh, event_id = connect(url), new_id()
+
+    def is_new(handler: str = "handler") -> bool:
+        with fresh.begin() as session:
+            return inbox.is_new(session, event_id, handler)
+
+    second = done_after(fresh, lambda other: inbox.is_new(other, event_id, "handler"), is_new)
+
+    assert (second, is_new("another")) == (False, True)
+    fresh.engine.dispose()
+    postgres.drop_database(name)
 
 
 def test_a_snapshot_sees_one_moment_and_may_take_its_time(database: Connected) -> None:

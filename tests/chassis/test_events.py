@@ -116,6 +116,32 @@ def test_an_event_stored_before_a_crash_is_sent_by_the_next_start(probe: Probe) 
     probe.comes_to_note(6)
 
 
+def test_an_event_that_another_relay_is_sending_is_passed_over(probe: Probe) -> None:
+    """It becomes due while it is locked: nobody sends it, and those behind it do not wait."""
+    held, behind = told(21), [told(n) for n in (22, 23, 24)]
+    soon = text(
+        "UPDATE outbox SET next_attempt_at = clock_timestamp() + interval '1 second'"
+        " WHERE event_id = :id"
+    )
+    lock = text("SELECT FROM outbox WHERE event_id = :id FOR UPDATE")
+    is_due = text("SELECT next_attempt_at < clock_timestamp() FROM outbox WHERE event_id = :id")
+    held_id = {"id": held.event_id}
+    with probe.database.begin() as session:
+        publish(session, held)
+        session.execute(soon, held_id)
+
+    with probe.database.begin() as other:
+        other.execute(lock, held_id)
+        eventually(lambda: other.scalar(is_due, held_id))
+        for event in behind:
+            with probe.database.begin() as session:
+                publish(session, event)
+            probe.comes_to_note(event.n)
+        assert probe.noted(held.n) == 0
+
+    probe.comes_to_note(held.n)
+
+
 def test_slow_events_delay_neither_calls_nor_the_events_of_another_handler(probe: Probe) -> None:
     before = probe.noted(NAPPING)
     with probe.database.begin() as session:

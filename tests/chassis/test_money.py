@@ -15,6 +15,7 @@ from chassis.money import (
     parse_usd,
     to_cents,
     usd_number,
+    whole_cents,
 )
 
 amounts = st.integers(min_value=-MAX_AMOUNT_MICROS, max_value=MAX_AMOUNT_MICROS)
@@ -32,6 +33,48 @@ def test_division_rounds_once_to_the_nearest_and_halves_to_even(
     exact = (Decimal(numerator) / Decimal(denominator)).quantize(Decimal(1), "ROUND_HALF_EVEN")
 
     assert divide_half_even(numerator, denominator) == int(exact)
+
+
+@given(st.integers(-(10**12), 10**12), st.integers(1, 10**6))
+def test_a_half_goes_to_the_even_number(whole: int, denominator: int) -> None:
+    half_more = divide_half_even((2 * whole + 1) * denominator, 2 * denominator)
+
+    assert half_more == whole + whole % 2
+
+
+@pytest.mark.parametrize(
+    ("numerator", "denominator", "rounded"),
+    [
+        (1, 2, 0), (3, 2, 2), (5, 2, 2), (-1, 2, 0), (-3, 2, -2), (-5, 2, -2), (15, 30, 0),
+        (45, 30, 2), (14, 30, 0), (16, 30, 1), (46, 30, 2), (44, 30, 1), (0, 30, 0), (30, 30, 1),
+    ],
+)  # fmt: skip
+def test_a_division_next_to_a_half(numerator: int, denominator: int, rounded: int) -> None:
+    assert divide_half_even(numerator, denominator) == rounded
+
+
+@pytest.mark.parametrize(
+    ("amount_micros", "cents_micros"),
+    [(0, 0), (1, 10_000), (9_999, 10_000), (10_000, 10_000), (10_001, 20_000), (-1, 0)],
+)
+def test_a_card_pays_whole_cents_and_never_too_little(
+    amount_micros: int, cents_micros: int
+) -> None:
+    assert whole_cents(amount_micros) == cents_micros
+
+
+def test_a_billion_dollars_is_read_and_a_micro_dollar_more_is_not() -> None:
+    assert parse_usd("1000000000") == MAX_AMOUNT_MICROS
+    assert parse_usd("-1000000000", allow_negative=True) == -MAX_AMOUNT_MICROS
+    for value in ("1000000000.000001", "-1000000000.000001"):
+        with pytest.raises(InvalidAmount, match="at most"):
+            parse_usd(value, allow_negative=True)
+
+
+def test_less_than_nothing_is_negative_and_nothing_is_not() -> None:
+    assert parse_usd("-0") == 0
+    with pytest.raises(InvalidAmount, match="negative"):
+        parse_usd("-0.000001")
 
 
 @pytest.mark.parametrize(

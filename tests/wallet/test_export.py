@@ -29,6 +29,28 @@ def test_the_export_of_a_user_comes_in_pages_oldest_first(book: Ledger):
     assert amounts == [25, -1, -2, -3, -4]
 
 
+@pytest.mark.parametrize("limit", [1, 2, 1_000])
+def test_the_export_of_a_user_has_nothing_of_who_came_before_or_after(book: Ledger, limit: int):
+    earlier, user_id, later = (book.user(n * USD) for n in (1, 2, 3))
+    for somebody in (earlier, user_id, later):
+        book.do(debit(somebody, USD))
+    found, cursor = [], None
+    with book.database.read() as session:
+        while cursor is not None or not found:
+            page = export.page(session, Export(user_id=user_id, cursor=cursor, limit=limit))
+            found += page.entries
+            cursor = page.next_cursor
+        streamed = list(export.stream(session, user_id))
+        of_another = export.page(session, Export(user_id=earlier, limit=1)).next_cursor
+        begun_elsewhere = export.page(session, Export(user_id=user_id, cursor=of_another))
+
+    assert [(entry.user_id, entry.amount_micros) for entry in found] == [
+        (user_id, 2 * USD),
+        (user_id, -USD),
+    ]
+    assert streamed == found == begun_elsewhere.entries
+
+
 def test_an_export_with_the_longest_metadata_comes_in_pages_that_the_broker_takes(book: Ledger):
     user_id = book.user(150 * USD)
     longest = {f"{n:064}": "\u0001" * 500 for n in range(50)}
@@ -112,6 +134,42 @@ def test_totals_count_by_kind_and_day(own_book: Ledger):
     ]
 
 
-def test_totals_of_too_long_a_time_are_refused(book: Ledger):
+INSTANT = timedelta(microseconds=1)
+
+
+def test_totals_count_from_the_first_instant_and_not_the_last(own_book: Ledger):
+    own_book.user(25 * USD)
+
+    def credited(since, until) -> int:
+        with own_book.database.read() as session:
+            days = totals.report(session, Totals(since=since, until=until)).days
+        return sum(day.credited_micros for day in days) // USD
+
+    assert credited(NOON, NOON + INSTANT) == 25
+    assert credited(NOON - INSTANT, NOON) == 0
+    assert credited(NOON + INSTANT, NOON + timedelta(days=1)) == 0
+
+
+def test_a_day_begins_at_midnight_utc(own_book: Ledger):
+    own_book.now = NOON.replace(day=2, hour=0) - INSTANT
+    user_id = own_book.user(25 * USD)
+    own_book.later(microseconds=1)
+    own_book.do(debit(user_id, USD))
+
+    with own_book.database.read() as session:
+        request = Totals(since=NOON, until=NOON + timedelta(days=2))
+        days = totals.report(session, request).days
+
+    assert [(d.day.day, d.kind) for d in days] == [(1, "topup"), (2, "purchase")]
+
+
+@pytest.mark.parametrize("length", [timedelta(0), -INSTANT, timedelta(days=400) + INSTANT])
+def test_totals_of_no_time_or_too_long_a_time_are_refused(book: Ledger, length: timedelta):
     with book.database.read() as session, pytest.raises(BadRequest):
-        totals.report(session, Totals(since=NOON, until=NOON + timedelta(days=401)))
+        totals.report(session, Totals(since=NOON, until=NOON + length))
+
+
+def test_totals_of_four_hundred_days_are_told(own_book: Ledger):
+    with own_book.database.read() as session:
+        request = Totals(since=NOON, until=NOON + timedelta(days=400))
+        assert totals.report(session, request).days == []

@@ -16,6 +16,7 @@ from contracts.wallet import (
     VoidHold,
 )
 from services.wallet import expiry
+from services.wallet.holds import ExpireHold
 from tests.wallet.conftest import USD, Ledger, debit, wallet_held
 
 
@@ -189,6 +190,79 @@ def test_a_hold_whose_time_is_over_cannot_be_captured_before_it_is_swept(book: L
 
     with pytest.raises(Conflict):
         book.do(capturing(placed))
+
+
+INSTANT = timedelta(microseconds=1)
+
+
+def test_a_hold_can_be_captured_until_the_instant_of_its_expiry_and_not_in_it(book: Ledger):
+    user_id = book.user(25 * USD)
+    placed, other = (place(book, user_id, 10 * USD, expires_in_s=60) for _ in range(2))
+
+    book.now = placed.expires_at - INSTANT
+    book.do(capturing(other))
+    book.now = placed.expires_at
+    with pytest.raises(Conflict, match="expired"):
+        book.do(capturing(placed))
+
+    assert money(book, user_id) == (15, 10, 5)
+
+
+def test_a_hold_is_released_from_the_instant_of_its_expiry_on_and_not_before(book: Ledger):
+    user_id = book.user(25 * USD)
+    placed = place(book, user_id, 10 * USD, expires_in_s=60)
+    release = ExpireHold(
+        idempotency_key=f"expire:{placed.hold_id}", user_id=user_id, hold_id=placed.hold_id
+    )
+
+    expiry.sweep(book.database, placed.expires_at - INSTANT)
+    book.now = placed.expires_at - INSTANT
+    with pytest.raises(Conflict, match="not expired"):
+        book.do(release)
+    held = money(book, user_id)
+    expiry.sweep(book.database, placed.expires_at)
+
+    assert (held, money(book, user_id)) == ((25, 10, 15), (25, 0, 25))
+
+
+def test_the_wallets_own_command_releases_a_hold_in_the_instant_of_its_expiry(book: Ledger):
+    user_id = book.user(25 * USD)
+    placed = place(book, user_id, 10 * USD, expires_in_s=60)
+    book.now = placed.expires_at
+
+    ended = book.do(
+        ExpireHold(
+            idempotency_key=f"expire:{placed.hold_id}", user_id=user_id, hold_id=placed.hold_id
+        )
+    )
+
+    assert isinstance(ended, Hold)
+    assert ended.status is HoldStatus.EXPIRED
+
+
+def test_all_that_is_available_can_be_held_and_not_a_micro_dollar_more(book: Ledger):
+    user_id = book.user(25 * USD)
+    place(book, user_id, 10 * USD)
+
+    with pytest.raises(InsufficientFunds) as refused:
+        place(book, user_id, 15 * USD + 1)
+    place(book, user_id, 15 * USD)
+
+    assert refused.value.details == (str(15 * USD), "1")
+    assert money(book, user_id) == (25, 25, 0)
+
+
+@pytest.mark.parametrize("end", [capturing, voiding])
+def test_a_hold_of_who_came_before_or_after_is_not_found(book: Ledger, end):
+    earlier, user_id, later = (book.user(25 * USD) for _ in range(3))
+    mine, *others = (place(book, somebody, USD) for somebody in (user_id, earlier, later))
+
+    for placed in others:
+        with pytest.raises(NotFound):
+            book.do(end(placed.model_copy(update={"user_id": user_id})))
+    book.do(end(mine))
+
+    assert [money(book, somebody)[1] for somebody in (earlier, user_id, later)] == [1, 0, 1]
 
 
 def test_a_hold_is_not_released_early(book: Ledger):

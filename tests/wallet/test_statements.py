@@ -183,3 +183,83 @@ def test_a_backdated_debit_counts_from_its_effective_date(book: Ledger):
 
     assert balance_at(book, user_id, at) == 25
     assert balance_at(book, user_id, at, DateAxis.EFFECTIVE) == 20
+
+
+INSTANT = timedelta(microseconds=1)
+
+
+def test_every_question_is_answered_for_one_user_and_for_no_other(book: Ledger):
+    earlier, user_id, later = (book.user(n * 100 * USD) for n in (1, 2, 3))
+    ago = book.now - timedelta(days=3)
+    for somebody in (earlier, user_id, later):
+        book.do(debit(somebody, USD, effective_at=ago))
+    (mine,) = page(book, user_id, kinds=["purchase"]).transactions
+
+    with book.database.read() as session:
+        affordable = statements.check_affordability(
+            session, CheckAffordability(user_id=user_id, amount_micros=200 * USD)
+        )
+        found = statements.get_transaction(session, user_id, mine.transaction_id)
+        for somebody in (earlier, later):
+            with pytest.raises(NotFound):
+                statements.get_transaction(session, somebody, mine.transaction_id)
+
+    assert [t.amount_micros // USD for t in page(book, user_id).transactions] == [-1, 200]
+    assert (found.amount_micros, affordable.shortfall_micros) == (-USD, USD)
+    assert book.balance(user_id) == 199 * USD
+    assert balance_at(book, user_id, book.now) == 199
+    assert balance_at(book, user_id, ago, DateAxis.EFFECTIVE) == -1
+
+
+def test_the_cursor_of_somebody_else_shows_nothing_of_theirs(book: Ledger):
+    earlier, user_id, later = (book.user(USD) for _ in range(3))
+    for somebody in (earlier, user_id, later):
+        book.do(debit(somebody, 1))
+
+    for somebody in (earlier, later):
+        cursor = page(book, somebody, limit=1).next_cursor
+        assert [t.amount_micros for t in page(book, user_id, cursor=cursor).transactions] == [USD]
+
+
+@pytest.mark.parametrize(("missing_micros", "can_afford"), [(0, True), (1, False)])
+def test_all_that_is_available_can_be_afforded_and_not_a_micro_dollar_more(
+    book: Ledger, missing_micros: int, can_afford: bool
+):
+    user_id = book.user(2 * USD)
+
+    with book.database.read() as session:
+        answer = statements.check_affordability(
+            session,
+            CheckAffordability(user_id=user_id, amount_micros=2 * USD + missing_micros),
+        )
+
+    assert (answer.can_afford, answer.shortfall_micros) == (can_afford, missing_micros)
+
+
+def test_a_time_begins_with_its_first_instant_and_ends_before_its_last(book: Ledger):
+    user_id = book.user(USD)
+
+    assert len(page(book, user_id, since=NOON, until=NOON + INSTANT).transactions) == 1
+    assert page(book, user_id, since=NOON - INSTANT, until=NOON).transactions == []
+    assert page(book, user_id, since=NOON + INSTANT).transactions == []
+
+
+@pytest.mark.parametrize("axis", DateAxis)
+def test_the_balance_of_an_instant_has_what_happened_in_it(book: Ledger, axis: DateAxis):
+    user_id = book.user(25 * USD)
+    book.later(days=2)
+    book.do(debit(user_id, 5 * USD, effective_at=NOON + timedelta(days=1)))
+    at = NOON + timedelta(days=1 if axis is DateAxis.EFFECTIVE else 2)
+
+    assert balance_at(book, user_id, at - INSTANT, axis) == 25
+    assert balance_at(book, user_id, at, axis) == 20
+
+
+def test_what_takes_effect_now_is_accepted_and_an_instant_later_refused(book: Ledger):
+    user_id = book.user(25 * USD)
+
+    book.do(debit(user_id, USD, effective_at=book.now))
+    with pytest.raises(BadRequest):
+        book.do(debit(user_id, USD, effective_at=book.now + INSTANT))
+
+    assert book.balance(user_id) == 24 * USD

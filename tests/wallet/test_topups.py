@@ -13,8 +13,9 @@ from contracts.topup import (
     Trigger,
 )
 from contracts.wallet import AccountStatus, Freeze, PlaceHold, SetLevel, Statement
-from services.wallet import statements, topups
+from services.wallet import reclaims, statements, topups
 from tests.wallet.conftest import USD, Ledger, credit, debit
+from tests.wallet.test_holds import capturing, place, voiding
 
 
 def paid(user_id, amount_micros=25 * USD, **fields):
@@ -158,6 +159,63 @@ def test_a_refund_to_the_card_that_the_wallet_covers_does_not_freeze_it(book: Le
     assert (wallet.balance_micros, wallet.status) == (15 * USD, "open")
 
 
+@pytest.mark.parametrize(
+    ("amount_micros", "status"),
+    [(15 * USD, "open"), (15 * USD + 1, "frozen"), (25 * USD, "frozen"), (26 * USD, "frozen")],
+)
+def test_a_refund_to_the_card_freezes_where_it_takes_money_that_is_held(
+    book: Ledger, amount_micros: int, status: str
+):
+    user_id = book.user(25 * USD)
+    placed = place(book, user_id, 10 * USD)
+    event = reversed_topup(user_id, amount_micros, book.now, is_dispute=False)
+
+    handle(book, topups.take_back, event)
+
+    wallet = book.wallet(user_id)
+    assert (wallet.balance_micros, wallet.held_micros) == (25 * USD - amount_micros, 10 * USD)
+    assert wallet.status == status
+    assert len(book.events(user_id, "account_froze")) == (status == "frozen")
+    if status == "frozen":
+        with pytest.raises(AccountFrozen):
+            book.do(capturing(placed))
+    book.do(voiding(placed))
+    assert book.wallet(user_id).available_micros == 25 * USD - amount_micros
+
+
+@pytest.mark.parametrize(("missing_micros", "status"), [(1, "frozen"), (0, "open")])
+def test_a_wallet_opens_once_what_is_held_is_covered_to_the_last_micro_dollar(
+    book: Ledger, missing_micros: int, status: str
+):
+    user_id = book.user(25 * USD)
+    place(book, user_id, 10 * USD)
+    event = reversed_topup(user_id, 25 * USD, book.now, is_dispute=False)
+    handle(book, topups.take_back, event)
+
+    topup = paid(user_id, 10 * USD - missing_micros, occurred_at=book.now)
+    handle(book, topups.credit, topup)
+
+    assert book.wallet(user_id).status == status
+
+
+def test_whether_a_wallet_may_open_depends_on_no_other_one(book: Ledger):
+    earlier, user_id, later = (book.user(25 * USD) for _ in range(3))
+    for somebody in (earlier, later):
+        handle(book, topups.take_back, reversed_topup(somebody, USD, book.now, is_dispute=True))
+    handle(book, topups.take_back, reversed_topup(user_id, 30 * USD, book.now, is_dispute=False))
+
+    with book.database.read() as session:
+        before = [reclaims.may_open(session, somebody) for somebody in (earlier, user_id, later)]
+    handle(book, topups.credit, paid(user_id, 5 * USD, occurred_at=book.now))
+
+    assert before == [False, False, False]
+    assert [book.wallet(somebody).status for somebody in (earlier, user_id, later)] == [
+        "frozen",
+        "open",
+        "frozen",
+    ]
+
+
 def test_a_reversal_that_is_told_twice_takes_once(book: Ledger):
     user_id = book.user(25 * USD)
     event = reversed_topup(user_id, 10 * USD, book.now, is_dispute=True)
@@ -269,6 +327,44 @@ def test_a_credit_above_the_level_arms_it_again(book: Ledger):
     book.do(debit(user_id, 25 * USD))
 
     assert low_events(book, user_id) == [7, 7]
+
+
+def test_a_credit_to_the_level_itself_arms_it_again(book: Ledger):
+    user_id = book.user(12 * USD)
+    settings(book, user_id, 1, 10 * USD)
+    book.do(debit(user_id, 5 * USD))
+    book.do(credit(user_id, 3 * USD - 1))
+    book.do(debit(user_id, 1))
+    book.do(credit(user_id, 2))
+    book.do(debit(user_id, 1))
+
+    assert low_events(book, user_id) == [7, 9]
+
+
+def test_a_level_at_the_balance_itself_begins_armed(book: Ledger):
+    user_id = book.user(10 * USD)
+    settings(book, user_id, 1, 10 * USD)
+    book.do(debit(user_id, USD))
+
+    assert low_events(book, user_id) == [9]
+
+
+def test_the_same_version_of_the_settings_told_again_arms_nothing(book: Ledger):
+    user_id = book.user(12 * USD)
+    settings(book, user_id, 1, 10 * USD)
+    settings(book, user_id, 1, 12 * USD)
+    book.do(debit(user_id, USD))
+
+    assert low_events(book, user_id) == []
+
+
+def test_a_level_is_its_owners_alone(book: Ledger):
+    earlier, user_id, later = (book.user(12 * USD) for _ in range(3))
+    settings(book, user_id, 1, 10 * USD)
+    for somebody in (earlier, user_id, later):
+        book.do(debit(somebody, 5 * USD))
+
+    assert [low_events(book, somebody) for somebody in (earlier, user_id, later)] == [[], [7], []]
 
 
 def test_older_settings_that_come_late_are_ignored(book: Ledger):
