@@ -66,6 +66,10 @@ class Sandbox:
     def switch(self, kind: str, **switch: Any) -> None:
         self.post("switches", kind=kind, **switch)
 
+    def mend(self) -> None:
+        """Switch every fault off."""
+        requests.delete(f"{self.url}/_sandbox/switches", timeout=20)
+
     def pay(self, session_id: str, number: str = Card.GOOD, **body: Any) -> Any:
         return self.post(f"checkout/{session_id}/pay", number=number, **body)
 

@@ -285,7 +285,7 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def mend_the_processor(self) -> None:
-        requests.delete(f"{self.desk.sandbox.url}/_sandbox/switches", timeout=10)
+        self.desk.sandbox.mend()
 
     @rule(who=pick, name=st.sampled_from(BEHAVIOURS))
     def change_the_cards_luck(self, who: int, name: str) -> None:

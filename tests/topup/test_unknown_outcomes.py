@@ -194,9 +194,7 @@ def test_an_hour_without_the_processor_charges_once_when_it_is_back(desk: Desk) 
     for _ in range(12):
         look(desk, 5)
     assert customer.statuses() == ["unknown"]
-    import requests
-
-    requests.delete(f"{desk.sandbox.url}/_sandbox/switches", timeout=5)
+    desk.sandbox.mend()
 
     for minutes in (130, 260, 1, 1):
         look(desk, minutes)

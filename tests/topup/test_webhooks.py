@@ -460,7 +460,7 @@ def test_a_notice_is_not_given_up_for_an_outage_of_the_processor(desk: Desk) -> 
     for _ in range(14):
         desk.clock.advance(hours=1, seconds=1)
         desk.sweep()
-    requests.delete(f"{desk.sandbox.url}/_sandbox/switches", timeout=10)
+    desk.sandbox.mend()
 
     desk.clock.advance(hours=1, seconds=1)
     desk.sweep()
