@@ -4,9 +4,10 @@ SHELL := bash
 PY := .venv/bin/python
 
 # A lock is made from the package index alone, whatever this machine adds to it.
-COMPILE := env -u PIP_FIND_LINKS -u PIP_EXTRA_INDEX_URL -u UV_FIND_LINKS \
-	.venv/bin/uv pip compile --quiet --python-version 3.11 --generate-hashes \
+COMPILE_FOR = env -u PIP_FIND_LINKS -u PIP_EXTRA_INDEX_URL -u UV_FIND_LINKS \
+	.venv/bin/uv pip compile --quiet --python-version $(1) --generate-hashes \
 	--no-emit-index-url --no-annotate --custom-compile-command "make lock"
+COMPILE := $(call COMPILE_FOR,3.11)
 PARTS := services/wallet services/catalog services/billing services/topup services/gateway \
 	deploy/stripe_sandbox
 
@@ -74,6 +75,12 @@ lock:  ## Renew the locked versions and hashes of all packages
 	for part in $(PARTS); do \
 		$(COMPILE) --upgrade -c requirements.txt $$part/requirements.in \
 			-o $$part/requirements.txt || exit 1; \
+	done
+	@for lock in requirements requirements-dev benchmarks/requirements mutants/requirements; do \
+		cp $$lock.txt .venv/newest.txt && \
+		$(call COMPILE_FOR,3.13) $$lock.in -o .venv/newest.txt && \
+		cmp $$lock.txt .venv/newest.txt || \
+			{ echo "$$lock.txt does not hold for Python 3.13"; exit 1; }; \
 	done
 
 .PHONY: docs

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from deploy.local import startup
 from deploy.local.broker import Node, start_node
 from deploy.local.postgres import Postgres
 from deploy.local.postgres import start as start_postgres
@@ -30,6 +31,14 @@ settings.load_profile("patient")
 StackFactory = Callable[..., System]
 
 _SYSTEMS = pytest.StashKey[list[System]]()
+
+
+def pytest_configure() -> None:
+    """Let no two workers choose the same port: a server listens seconds after its port was free."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is not None:
+        own = int(worker.removeprefix("gw"))
+        startup.FREE_PORTS = startup.FREE_PORTS[own :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])]
 
 
 @pytest.fixture(scope="session")

@@ -62,8 +62,8 @@ def begin(data_dir: Path, environment: Mapping[str, str] = os.environ) -> Broker
 
 
 def start_node(data_dir: Path) -> "Node":
-    """Our own node, whatever the environment says."""
-    node = Node(data_dir.resolve(), port=free_port(5672))
+    """Our own node, whatever the environment says, on a port of no meaning."""
+    node = Node(data_dir.resolve(), port=free_port())
     node.start()
     return node
 

@@ -1,28 +1,41 @@
 #!/usr/bin/env bash
 # Puts in place what `make run` and `make test` need, and nothing a second time:
 #   install.sh run     .venv with requirements.txt, and RabbitMQ
-#   install.sh test    besides: requirements-dev.txt, Chromium, docker-compose
+#   install.sh test    besides: requirements-dev.txt, Chromium and what else the tests drive
 #   install.sh bench   besides: benchmarks/requirements.txt
 #   install.sh mutants besides: mutants/requirements.txt
-# System packages come from apt-get, when we are root or may use sudo without a password.
+# What is missing on the system is found first, all of it, and installed by one call of apt-get
+# when we are root or may use sudo without a password; else named in one message.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+mode=${1:-run}
 
 stop() {
     echo "mycelium: $*" >&2
     exit 1
 }
 
+# The versions that all locks hold for; see pyproject.toml.
+is_supported() {
+    "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null
+}
+
 find_python() {
     local candidate
-    for candidate in "${PYTHON:-}" python3.11 /usr/bin/python3.11 python3 /usr/bin/python3; do
-        if [ -n "$candidate" ] && "$candidate" -c \
-            'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
+    for candidate in ${PYTHON:+"$PYTHON"} python3.11 python3.12 python3.13 python3 /usr/bin/python3; do
+        if is_supported "$candidate"; then
             echo "$candidate"
             return
         fi
     done
-    stop "Python 3.11 is needed: install it, or name it with PYTHON=/path/to/python3.11."
+}
+
+venv_works() {
+    is_supported .venv/bin/python && .venv/bin/python -m pip --version >/dev/null 2>&1
+}
+
+can_make_venv() {
+    "$1" -c 'import ensurepip' 2>/dev/null || "$1" -c 'import virtualenv' 2>/dev/null
 }
 
 may_install() {
@@ -47,29 +60,60 @@ apt_install() {
     return $status
 }
 
-# need_package FILE PACKAGE WHY: install the package unless its file is there.
-need_package() {
-    local file=$1 package=$2 why=$3
-    command -v "$file" >/dev/null && return
-    [ -e "$file" ] && return
-    if may_install && apt_install "$package"; then return; fi
-    stop "$why: run \`sudo apt-get install $package\` and try again."
+# need PACKAGE FILE...: note the package as missing unless a command or file of these is there.
+need() {
+    local package=$1 file
+    shift
+    for file in "$@"; do
+        if command -v "$file" >/dev/null || [ -e "$file" ]; then return; fi
+    done
+    missing+=("$package")
+}
+
+find_missing() {
+    local python
+    missing=()
+    if ! venv_works; then
+        python=$(find_python)
+        if [ -z "$python" ]; then
+            missing+=(python3 python3-venv)
+        elif ! can_make_venv "$python"; then
+            # Debian keeps what `venv` needs in a package of its own.
+            missing+=("$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')")
+        fi
+    fi
+    if [ "$mode" != run ]; then
+        need git git
+        need chromium chromium chromium-browser
+        # Playwright's own Node.js is linked against this.
+        need libatomic1 /usr/lib/*/libatomic.so.1 /usr/lib64/libatomic.so.1 /usr/lib/libatomic.so.1
+        need docker-compose docker-compose
+        need haproxy haproxy /usr/sbin/haproxy
+    fi
+    # The tests need a server of their own; a run may use another broker, or an image.
+    if [ "$mode" != run ] || { [ -z "${AMQP_URI:-}" ] && ! docker info >/dev/null 2>&1; }; then
+        need rabbitmq-server /usr/lib/rabbitmq/bin/rabbitmq-server
+    fi
+}
+
+install_missing() {
+    find_missing
+    [ "${#missing[@]}" -gt 0 ] || return 0
+    if may_install && apt_install "${missing[@]}"; then find_missing; fi
+    [ "${#missing[@]}" = 0 ] || stop "some system packages are missing: run" \
+        "\`sudo apt-get install ${missing[*]}\` and try again." \
+        "(Python 3.11 to 3.13 may be elsewhere: PYTHON=/path/to/python;" \
+        "\`make run\` takes any RabbitMQ: AMQP_URI.)"
 }
 
 make_venv() {
-    .venv/bin/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null &&
-        .venv/bin/python -m pip --version >/dev/null 2>&1 && return
     local python
+    venv_works && return
     python=$(find_python)
     rm -rf .venv
     "$python" -m venv .venv >/dev/null 2>&1 && return
-    # Debian keeps what `venv` needs in a package of its own.
     rm -rf .venv
-    if may_install && apt_install python3.11-venv; then
-        "$python" -m venv .venv && return
-    fi
-    "$python" -m virtualenv -q .venv 2>/dev/null && return
-    stop "Python cannot make a virtual environment: run \`sudo apt-get install python3.11-venv\`."
+    "$python" -m virtualenv -q .venv || stop "$python cannot make a virtual environment."
 }
 
 # install_lock LOCK [OPTION...]: install exactly what it says, unless that was done before.
@@ -85,25 +129,9 @@ install_lock() {
     sha256sum "$lock" >"$stamp"
 }
 
+install_missing
 make_venv
-mode=${1:-run}
 install_lock requirements.txt --only-binary :all:
-if [ "$mode" = bench ]; then
-    install_lock benchmarks/requirements.txt
-    mode=test
-fi
-if [ "$mode" = mutants ]; then
-    install_lock mutants/requirements.txt --only-binary :all:
-    mode=test
-fi
-if [ "$mode" = test ]; then
-    install_lock requirements-dev.txt --only-binary :all:
-    need_package chromium chromium "The tests drive the website in Chromium"
-    need_package docker-compose docker-compose "The tests check docker-compose.yml"
-    need_package /usr/sbin/haproxy haproxy "The tests run the proxy of docker-compose.yml"
-    unset AMQP_URI
-fi
-if [ -z "${AMQP_URI:-}" ] && ! [ -e /usr/lib/rabbitmq/bin/rabbitmq-server ] &&
-    { [ "$mode" = test ] || ! docker info >/dev/null 2>&1; }; then
-    need_package rabbitmq-server rabbitmq-server "RabbitMQ is not installed (or set AMQP_URI)"
-fi
+[ "$mode" = run ] || install_lock requirements-dev.txt --only-binary :all:
+[ "$mode" != bench ] || install_lock benchmarks/requirements.txt
+[ "$mode" != mutants ] || install_lock mutants/requirements.txt --only-binary :all:

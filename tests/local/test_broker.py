@@ -6,6 +6,7 @@ import kombu
 import pytest
 from amqp.exceptions import AccessRefused
 
+from deploy.local import startup
 from deploy.local.broker import GivenBroker, Node, start_node
 from deploy.local.startup import StartupError
 
@@ -22,6 +23,16 @@ def test_a_second_start_on_the_same_data_says_so_in_one_line(scratch: Path, brok
         start_node(scratch / "rabbitmq")
 
     assert "\n" not in str(refused.value)
+
+
+def test_a_node_of_the_tests_keeps_off_the_port_that_every_broker_prefers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # All ports are free, as on a machine of its own, where two workers would both take 5672.
+    monkeypatch.setattr(startup, "is_port_free", lambda _port: True)
+    monkeypatch.setattr(Node, "start", lambda _node: None)
+
+    assert start_node(tmp_path).port in startup.FREE_PORTS
 
 
 def test_the_passwords_are_for_the_owner_only(scratch: Path, broker: Node) -> None:
