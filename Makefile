@@ -13,7 +13,7 @@ PARTS := services/wallet services/catalog services/billing services/topup servic
 
 .PHONY: help
 help:  ## List these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: install
 install:  ## Install what `make run` needs (it does so by itself)
@@ -91,6 +91,37 @@ docs: install  ## Write the schemas of all messages into docs/schemas
 vendor: install  ## Copy the browser libraries of package.json into the website
 	npm ci
 	$(PY) -m services.gateway.vendor
+
+# What an operator asks of what `make run` runs; ARGS goes to the command.
+OPERATE = @$(PY) -m deploy.local.operate $@ $(ARGS)
+
+.PHONY: verify
+verify:  ## Check the ledger of the running product
+	$(OPERATE)
+
+.PHONY: problems
+problems:  ## List payments that need a look
+	$(OPERATE)
+
+.PHONY: reconcile
+reconcile:  ## Compare Stripe, top-ups and ledger (ARGS="--since 2026-11-01")
+	$(OPERATE)
+
+.PHONY: audit
+audit:  ## Answer for a credit that nothing explains (ARGS="accept TRANSACTION --by …")
+	$(OPERATE)
+
+.PHONY: switch
+switch:  ## Stop all automatic charges (ARGS="stop --by … --reason …"), or release
+	$(OPERATE)
+
+.PHONY: dead-letters
+dead-letters:  ## Failed messages of a service (ARGS="wallet list", replay, discard)
+	$(OPERATE)
+
+.PHONY: dead-notices
+dead-notices:  ## Notices of Stripe's that were given up (ARGS="list", replay, discard)
+	$(OPERATE)
 
 .PHONY: reset
 reset:  ## Remove all data of `make run` (asks first)

@@ -5,34 +5,81 @@ Safe to run twice and at the same time: an advisory lock lets one through after 
 
 import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from alembic import command, context
 from alembic.config import Config
-from sqlalchemy import create_engine, text
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, create_engine, text
 
 from chassis.settings import service_settings
 
 
-def migrate(package: str, database_url: str, revision: str = "head") -> None:
-    """Upgrade the database of ``package`` (such as ``services.wallet``) to a revision."""
-    module = importlib.import_module(package)
-    if module.__file__ is None:
-        raise ValueError(f"{package} is not a package of a service")
-    config = Config()
-    config.set_main_option("script_location", str(Path(module.__file__).parent / "migrations"))
+class DataAreNewer(Exception):
+    """A later version of the product has migrated these data. The message says what to do."""
+
+
+def migrate(
+    package: str,
+    database_url: str,
+    revision: str = "head",
+    announce: Callable[[str], None] | None = None,
+) -> None:
+    """Upgrade the database of ``package`` (such as ``services.wallet``) to a revision.
+
+    ``announce`` is told before tables that hold data are changed. Raises DataAreNewer.
+    """
+    config = _config(package)
     engine = create_engine(database_url)
     try:
         with engine.connect() as connection:
             connection.execute(
                 text("SELECT pg_advisory_lock(hashtextextended('chassis.migrate', 0))")
             )
+            current = _known_revision(package, connection)
             connection.commit()
+            newest = ScriptDirectory.from_config(config).get_current_head()
+            if announce is not None and current not in (None, newest):
+                announce(f"Migrating the data of {package} from {current} to {newest}…")
             config.attributes["connection"] = connection
             command.upgrade(config, revision)
     finally:
         engine.dispose()
+
+
+def refuse_newer(package: str, database_url: str) -> None:
+    """Change nothing; raises DataAreNewer where ``migrate`` would."""
+    engine = create_engine(database_url)
+    try:
+        with engine.connect() as connection:
+            _known_revision(package, connection)
+    finally:
+        engine.dispose()
+
+
+def _known_revision(package: str, connection: Connection) -> str | None:
+    """The revision of the data, None before the first; one of those that this version has."""
+    scripts = ScriptDirectory.from_config(_config(package))
+    current = MigrationContext.configure(connection).get_current_revision()
+    if current is None or current in {script.revision for script in scripts.walk_revisions()}:
+        return current
+    raise DataAreNewer(
+        f"The data of {package} are newer than this version: they are at revision {current}, it"
+        f" knows {scripts.get_current_head()} and older. Nothing was changed. Start the version"
+        " that ran on them last, or restore a backup from before the upgrade."
+    )
+
+
+def _config(package: str) -> Config:
+    module = importlib.import_module(package)
+    if module.__file__ is None:
+        raise ValueError(f"{package} is not a package of a service")
+    config = Config()
+    config.set_main_option("script_location", str(Path(module.__file__).parent / "migrations"))
+    return config
 
 
 def run_env() -> None:
@@ -80,7 +127,12 @@ def create_messaging_tables(op: Any) -> None:
 def main() -> None:
     if len(sys.argv) != 2:
         raise SystemExit("usage: python -m chassis.migrate services.<name>")
-    migrate(sys.argv[1], service_settings().database_url)
+    try:
+        migrate(sys.argv[1], service_settings().database_url, announce=print)
+    except DataAreNewer as error:
+        print(error, file=sys.stderr)
+        # EX_CONFIG of sysexits.h, as for settings: trying again does not help.
+        raise SystemExit(78) from None
 
 
 if __name__ == "__main__":

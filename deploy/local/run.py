@@ -10,8 +10,10 @@ the database. Settings come from the environment:
 - and every setting of a service by its own name.
 """
 
+import importlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -24,15 +26,17 @@ from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
-from chassis.migrate import migrate
+from chassis.migrate import DataAreNewer, migrate, refuse_newer
+from chassis.settings import ServiceSettings
 from deploy.local import broker as brokers
 from deploy.local import postgres as postgresql
 from deploy.local.child import Child
 from deploy.local.processes import DATABASES, ROOT, Ports, Process, Secrets, processes
-from deploy.local.startup import StartupError, is_port_free, write_private
+from deploy.local.startup import StartupError, is_port_free, take_lock, write_private
 from deploy.local.supervisor import Supervisor
 
 DATA = ROOT / ".data"
+ENVIRONMENTS = DATA / "environment"
 READY_TIMEOUT_S = 90.0
 
 
@@ -67,6 +71,8 @@ def run(stopping: threading.Event, stack: ExitStack) -> None:
     began = time.monotonic()
     ports = chosen_ports()
     DATA.mkdir(mode=0o711, exist_ok=True)
+    ENVIRONMENTS.mkdir(mode=0o700, exist_ok=True)
+    stack.callback(take_lock(ENVIRONMENTS, "The product").close)
     say("Starting the database and the broker…")
     # The broker takes longest: it boots while the database starts and gets its tables.
     broker = brokers.begin(DATA / "rabbitmq")
@@ -74,8 +80,7 @@ def run(stopping: threading.Event, stack: ExitStack) -> None:
         urls, servers = databases(stack)
     finally:
         stack.callback(broker.stop)
-    for name, url in urls.items():
-        migrate(f"services.{name}", url)
+    migrate_all(urls)
     broker.wait_ready()
     if stopping.is_set():
         return
@@ -87,7 +92,7 @@ def run(stopping: threading.Event, stack: ExitStack) -> None:
         sandbox_data=DATA / "sandbox.sqlite",
         environment=os.environ,
     )
-    write_environments(every)
+    write_environments(every, ENVIRONMENTS)
     seed_catalog(every)
     say("Starting the services…")
     supervisor = Supervisor([as_child(process) for process in every], say)
@@ -132,6 +137,17 @@ def databases(stack: ExitStack) -> tuple[dict[str, str], list[Child]]:
     return urls, server.children
 
 
+def migrate_all(urls: dict[str, str]) -> None:
+    """Bring every database to its newest tables, or none of them."""
+    try:
+        for name, url in urls.items():
+            refuse_newer(f"services.{name}", url)
+        for name, url in urls.items():
+            migrate(f"services.{name}", url, announce=say)
+    except DataAreNewer as error:
+        raise StartupError(str(error)) from None
+
+
 def kept_secrets(path: Path) -> Secrets:
     """This installation's secrets, made the first time."""
     if path.exists():
@@ -141,18 +157,25 @@ def kept_secrets(path: Path) -> Secrets:
     return made
 
 
-def write_environments(every: list[Process]) -> None:
+def write_environments(every: list[Process], directory: Path) -> None:
     """Leave each process's own settings in a private file, for the commands of an operator."""
-    directory = DATA / "environment"
-    directory.mkdir(mode=0o700, exist_ok=True)
+    settings = setting_names()
     for process in every:
         own = {
             name: value
             for name, value in process.environment.items()
-            if os.environ.get(name) != value
+            if name in settings or os.environ.get(name) != value
         }
-        lines = (f"{name}='{value}'\n" for name, value in sorted(own.items()))
+        lines = (f"{name}={shlex.quote(value)}\n" for name, value in sorted(own.items()))
         write_private(directory / f"{process.name}.env", "".join(lines))
+
+
+def setting_names() -> set[str]:
+    """The environment variables that the services read."""
+    for service in DATABASES:
+        importlib.import_module(f"services.{service}.settings")
+    every: list[type[ServiceSettings]] = [ServiceSettings, *ServiceSettings.__subclasses__()]
+    return {name.upper() for settings in every for name in settings.model_fields}
 
 
 def seed_catalog(every: list[Process]) -> None:

@@ -1,0 +1,84 @@
+"""What an operator asks of a running product, from another terminal."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.local import operate, run
+from deploy.local.processes import ROOT
+from deploy.local.startup import StartupError, take_lock
+from tests.system import System
+
+NAMES = ("wallet", "topup")
+
+
+@pytest.fixture
+def running(system: System, tmp_path: Path) -> Iterator[Path]:
+    """The directory that a runner holds, with the settings of what it runs."""
+    lock = take_lock(tmp_path, "The product")
+    run.write_environments([system.process(name) for name in NAMES], tmp_path)
+    yield tmp_path
+    lock.close()
+
+
+def ask(directory: Path, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command, settings = operate.invocation(name, arguments, directory)
+    return subprocess.run(
+        command,
+        env={"PATH": os.environ["PATH"], **settings},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "answer"),
+    [
+        ("verify", (), "no difference."),
+        ("problems", (), "There are no problems."),
+        ("reconcile", (), "The books agree."),
+        ("switch", (), "Automatic charges go out"),
+        ("audit", ("accept", "0" * 32, "--by", "me", "--reason", "none"), "Nothing is open"),
+        ("dead-letters", ("wallet", "replay", "--all"), "replay: 0 of the dead letters of wallet"),
+        ("dead-notices", ("discard", "--all"), "discard: 0 notices"),
+    ],
+)
+def test_each_command_finds_its_settings_by_itself(
+    running: Path, name: str, arguments: tuple[str, ...], answer: str
+) -> None:
+    said = ask(running, name, *arguments)
+
+    assert answer in said.stdout, said.stderr
+
+
+def test_every_command_is_a_target_of_make() -> None:
+    targets = (ROOT / "Makefile").read_text()
+
+    assert [name for name in operate.COMMANDS if f"\n{name}:  ## " not in targets] == []
+
+
+def test_a_setting_of_the_person_s_own_shell_is_left_for_the_operator_too(
+    system: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = system.process("topup")
+    monkeypatch.setenv("STRIPE_API_KEY", process.environment["STRIPE_API_KEY"])
+
+    run.write_environments([process], tmp_path)
+
+    assert "STRIPE_API_KEY=" in (tmp_path / "topup.env").read_text()
+
+
+def test_where_nothing_runs_it_says_so(tmp_path: Path) -> None:
+    with pytest.raises(StartupError, match="make run"):
+        operate.invocation("verify", [], tmp_path)
+
+
+def test_dead_letters_of_nobody_are_asked_back(tmp_path: Path) -> None:
+    with pytest.raises(StartupError, match="wallet, catalog, billing, topup, notifier"):
+        operate.invocation("dead-letters", ["walet", "list"], tmp_path)
