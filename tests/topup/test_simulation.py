@@ -40,7 +40,18 @@ BEHAVIOURS = (
     "pm_card_authenticationRequired",
     "pm_card_chargeDeclinedLostCard",
 )
-CARDS = (Card.GOOD, Card.MASTERCARD, Card.DECLINED_WHEN_CHARGED)
+CARDS = (
+    Card.GOOD,
+    Card.MASTERCARD,
+    Card.DECLINED_WHEN_CHARGED,
+    Card.REFUNDS_LATE,
+    Card.REFUNDS_FAIL,
+)
+GOES_BACK = {
+    "refund": ("refund", {}),
+    "dispute": ("dispute", {"reason": "fraudulent"}),
+    "inquiry": ("dispute", {"reason": "inquiry"}),
+}
 MOVES = (
     timedelta(seconds=1),
     timedelta(seconds=61),
@@ -310,18 +321,26 @@ class Life(RuleBasedStateMachine):
             switch.turn(session, command, self.desk.clock())
 
     @rule(
-        who=pick, cents=st.none() | st.integers(min_value=1, max_value=900), dispute=st.booleans()
+        who=pick,
+        cents=st.none() | st.integers(min_value=1, max_value=900),
+        how=st.sampled_from(sorted(GOES_BACK)),
     )
-    def money_goes_back(self, who: int, cents: int | None, dispute: bool) -> None:
+    def money_goes_back(self, who: int, cents: int | None, how: str) -> None:
+        """Or an inquiry asks about it, which takes nothing. The processor may refuse it."""
         paid = [t for t in self.customer(who).topups() if t.status == TopupStatus.CREDITED]
         if paid:
-            kind = "dispute" if dispute else "refund"
-            body = {} if cents is None else {"amount": cents}
+            kind, body = GOES_BACK[how]
+            body = body if cents is None else {**body, "amount": cents}
             requests.post(
                 f"{self.desk.sandbox.url}/_sandbox/charges/{paid[-1].payment_id}/{kind}",
                 json=body,
                 timeout=10,
             )
+
+    @rule()
+    def an_inquiry_becomes_a_chargeback(self) -> None:
+        for inquiry in self.of_the_processor("dispute", "warning_needs_response")[:1]:
+            self.desk.sandbox.post(f"disputes/{inquiry['id']}/escalate")
 
     @rule(outcome=st.sampled_from(["won", "lost"]))
     def a_dispute_is_decided(self, outcome: str) -> None:
