@@ -16,7 +16,7 @@ from chassis.context import CallContext, current_call
 from chassis.database import connect
 from chassis.identifiers import new_id
 from chassis.money import format_usd
-from services.gateway import api, assets, health, pages, texts
+from services.gateway import api, assets, health, metrics, pages, texts
 from services.gateway.errors import Problem, register_error_handlers
 from services.gateway.frame import Frame, install
 from services.gateway.identity import current_identity, current_user
@@ -50,7 +50,7 @@ def create_app(settings: GatewaySettings | None = None) -> Flask:
     app.after_request(_end_request)
     protect(app, settings)
     register_error_handlers(app)
-    for blueprint in (health.blueprint, *api.blueprints, *pages.blueprints):
+    for blueprint in (health.blueprint, metrics.blueprint, *api.blueprints, *pages.blueprints):
         app.register_blueprint(blueprint)
     if settings.trusted_proxies:
         hops = settings.trusted_proxies
@@ -74,13 +74,18 @@ def _end_request(response: Response) -> Response:
     """The access log: one line, without query strings, bodies or headers, which hold secrets."""
     response.headers["X-Request-Id"] = g.get("request_id", "")
     identity = current_identity() if "identity" in g else None
-    access_log.info(
+    duration_s = time.perf_counter() - g.started_at_s
+    metrics.count(response, duration_s)
+    # Those who ask whether we are well ask every few seconds.
+    is_probe = request.blueprint in (health.blueprint.name, metrics.blueprint.name)
+    access_log.log(
+        logging.DEBUG if is_probe else logging.INFO,
         "request",
         extra={
             "method": request.method,
             "path": request.path,
             "status": response.status_code,
-            "duration_ms": round((time.perf_counter() - g.started_at_s) * 1000, 1),
+            "duration_ms": round(duration_s * 1000, 1),
             "request_id": g.get("request_id", ""),
             "user_id": str(identity.user.user_id) if identity else None,
             "address": request.remote_addr,

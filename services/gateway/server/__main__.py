@@ -3,9 +3,11 @@
 SIGTERM stops it once what is in hand was answered, SIGHUP replaces the workers one by one.
 """
 
+import os
 import resource
 import socket
 import sys
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from uvicorn import Config
@@ -33,7 +35,10 @@ def main() -> int:
     except OSError as error:
         print(f"The website cannot listen on {address[0]}:{address[1]}: {error}", file=sys.stderr)
         return 1
-    Master(_configuration(settings), [listener]).run()
+    with TemporaryDirectory(prefix="mycelium-metrics-") as folder:
+        # Each worker counts in files of its own; services/gateway/metrics.py adds them up.
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        Master(_configuration(settings), [listener]).run()
     return 0
 
 
