@@ -31,7 +31,7 @@ NODE = "mycelium@localhost"
 START_TIMEOUT_S = 90
 STOP_TIMEOUT_S = 30
 SCRIPTS = Path("/usr/lib/rabbitmq/bin")
-CONTAINER_IMAGE = "rabbitmq:4"
+CONTAINER_IMAGE = "rabbitmq:4.1.8"
 
 
 class Broker(Protocol):

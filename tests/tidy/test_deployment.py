@@ -1,0 +1,80 @@
+"""docker-compose.yml and its Dockerfiles: what is built once, pinned, and bounded."""
+
+import re
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+EXACT = re.compile(r"[\w./-]+:\d+\.\d+(\.\d+)?[\w.-]*")
+DOCKERFILES = ("services/Dockerfile", "deploy/stripe_sandbox/Dockerfile")
+
+
+@cache
+def composed() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+
+
+SERVICES = sorted(composed()["services"])
+
+
+def service(name: str) -> dict[str, Any]:
+    return composed()["services"][name]
+
+
+def base_of(dockerfile: str) -> str:
+    return re.findall(r"^FROM (\S+)$", (ROOT / dockerfile).read_text(), re.MULTILINE)[0]
+
+
+def test_each_image_of_ours_is_built_in_one_place() -> None:
+    built = Counter(service(name)["image"] for name in SERVICES if "build" in service(name))
+    used = {
+        service(name)["image"] for name in SERVICES if service(name)["image"][:9] == "mycelium-"
+    }
+
+    assert built == dict.fromkeys(used, 1)
+
+
+def test_the_images_of_others_have_an_exact_version() -> None:
+    theirs = {service(name)["image"] for name in SERVICES} | set(map(base_of, DOCKERFILES))
+
+    assert [
+        image
+        for image in theirs
+        if not image.startswith("mycelium-") and not EXACT.fullmatch(image)
+    ] == []
+
+
+def test_all_of_our_python_is_one_version() -> None:
+    assert {base_of(each) for each in DOCKERFILES} == {service("broker-access")["image"]}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_container_writes_to_its_volumes_only_and_has_a_bound_on_all_it_uses(name: str) -> None:
+    container = service(name)
+
+    assert container["read_only"] is True
+    assert container["cap_drop"] == ["ALL"]
+    assert container["security_opt"] == ["no-new-privileges:true"]
+    assert container["mem_limit"]
+    assert set(container["logging"]["options"]) == {"max-size", "max-file"}
+    assert container["restart"] in ("unless-stopped", "no")
+
+
+@pytest.mark.parametrize("name", sorted(set(SERVICES) - {"broker-access"}))
+def test_no_container_runs_as_root(name: str) -> None:
+    container = service(name)
+    ours = container["image"].startswith("mycelium-")
+
+    assert ours or container["user"] not in ("root", "0")
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES)
+def test_no_image_of_ours_runs_as_root(dockerfile: str) -> None:
+    assert re.findall(r"^USER (\S+)$", (ROOT / dockerfile).read_text(), re.MULTILINE) == [
+        "mycelium"
+    ]
