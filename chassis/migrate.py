@@ -5,6 +5,7 @@ Safe to run twice and at the same time: an advisory lock lets one through after 
 
 import importlib
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, text
 
 from chassis.settings import service_settings
+
+TURN_EVERY_S = 0.2
 
 
 class DataAreNewer(Exception):
@@ -36,9 +39,7 @@ def migrate(
     engine = create_engine(database_url)
     try:
         with engine.connect() as connection:
-            connection.execute(
-                text("SELECT pg_advisory_lock(hashtextextended('chassis.migrate', 0))")
-            )
+            _wait_for_turn(connection)
             current = _known_revision(package, connection)
             connection.commit()
             newest = ScriptDirectory.from_config(config).get_current_head()
@@ -82,6 +83,18 @@ def _config(package: str) -> Config:
     return config
 
 
+def _wait_for_turn(connection: Connection) -> None:
+    """Hold the advisory lock. Who waits inside PostgreSQL would keep an index from being built
+    beside the traffic (``CONCURRENTLY``), which waits for all statements that began before it."""
+    lock = text("SELECT pg_try_advisory_lock(hashtextextended('chassis.migrate', 0))")
+    while True:
+        is_ours = connection.scalar(lock)
+        connection.commit()
+        if is_ours:
+            return
+        time.sleep(TURN_EVERY_S)
+
+
 def run_env() -> None:
     """The whole of a service's ``migrations/env.py``."""
     context.configure(
@@ -89,6 +102,17 @@ def run_env() -> None:
     )
     with context.begin_transaction():
         context.run_migrations()
+
+
+def create_index_beside_traffic(op: Any, name: str, on: str) -> None:
+    """Build an index on a table that may be large, while others write to it.
+
+    ``on`` is what follows ON. What was interrupted half-way leaves an index that is not valid:
+    it is built anew.
+    """
+    with op.get_context().autocommit_block():
+        op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
+        op.execute(f"CREATE INDEX CONCURRENTLY {name} ON {on}")
 
 
 def create_messaging_tables(op: Any) -> None:

@@ -34,8 +34,6 @@ log = logging.getLogger(__name__)
 
 BATCH_SIZE = 200
 POLL_INTERVAL_S = 1.0
-RETENTION_DAYS = 7
-SWEEP_EVERY_POLLS = 600
 
 _INSERT = Bulk(
     "INSERT INTO outbox ({columns}) SELECT * FROM {rows}",
@@ -59,7 +57,6 @@ _POSTPONE = text(
     " next_attempt_at = now() + make_interval(secs => least(power(2, attempts), 60))"
     " WHERE id = ANY(:ids)"
 )
-_FORGET = text("DELETE FROM outbox WHERE published_at < now() - make_interval(days => :days)")
 
 
 def publish(session: Session, *events: Event) -> None:
@@ -124,17 +121,13 @@ class OutboxRelay(DependencyProvider):
             log.warning("the message broker cannot be reached", extra={"error": str(error)})
 
     def _run(self) -> None:
-        polls = 0
         while not self._stopping:
             try:
                 while self.relay_batch() == BATCH_SIZE:
                     pass
-                if polls % SWEEP_EVERY_POLLS == 0:
-                    self._forget_old()
             except Exception:
                 log.exception("the outbox could not be sent; it is tried again")
                 self._declare()
-            polls += 1
             self._wait()
 
     def _wait(self) -> None:
@@ -178,7 +171,3 @@ class OutboxRelay(DependencyProvider):
             )
             return False
         return True
-
-    def _forget_old(self) -> None:
-        with self.connection.connected.engine.begin() as connection:
-            connection.execute(_FORGET, {"days": RETENTION_DAYS})

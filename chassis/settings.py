@@ -25,6 +25,9 @@ def seconds(value: str | tuple[int, ...]) -> tuple[int, ...]:
     return delays
 
 
+KeptDays = Annotated[int, Field(ge=7, le=3_650)]
+"""How long rows of a kind are kept. No shorter: retries, weekends and operators take days."""
+
 _RETRY_DELAYS_S = (1, 5, 30, 120, 600)
 
 
@@ -45,6 +48,12 @@ class ServiceSettings(BaseSettings):
     health_host: str = "127.0.0.1"
     retry_delays_s: Annotated[tuple[int, ...], NoDecode, BeforeValidator(seconds)] = _RETRY_DELAYS_S
     """How long a failed event waits before each new try; then it is a dead letter."""
+
+    inbox_kept_days: KeptDays = 30
+    """How long it is known that an event was handled: longer than a copy of it can wait."""
+
+    outbox_kept_days: KeptDays = 7
+    """How long an event that was sent stays to be looked at."""
 
     @field_validator("*", mode="before")
     @classmethod

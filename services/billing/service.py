@@ -11,6 +11,7 @@ from chassis.database import after_commit
 from chassis.events import event_handler
 from chassis.health import Health
 from chassis.outbox import OutboxRelay
+from chassis.retention import FORGET_EVERY_S, forget, messages
 from chassis.rpc import Caller, rpc
 from chassis.service_database import Database
 from chassis.timer import timer
@@ -104,6 +105,10 @@ class BillingService:
     @timer(interval_s=SWEEP_INTERVAL_S)
     def sweep(self) -> None:
         self._checkout().sweep()
+
+    @timer(FORGET_EVERY_S)
+    def forget_old(self) -> None:
+        forget(self.database, utc_now(), messages(get_settings()))
 
     def _try_again(self, session: Session, user_id: UUID) -> None:
         if claims.mark_owed(session, utc_now(), user_id):

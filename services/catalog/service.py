@@ -2,8 +2,10 @@
 
 from chassis.clock import utc_now
 from chassis.health import Health
+from chassis.retention import FORGET_EVERY_S, forget
 from chassis.rpc import rpc
 from chassis.service_database import Database
+from chassis.timer import timer
 from contracts.catalog import (
     SERVICE,
     GetProduct,
@@ -16,7 +18,8 @@ from contracts.catalog import (
     Reservation,
     ReserveStock,
 )
-from services.catalog import products, quotes, stock
+from services.catalog import products, quotes, retention, stock
+from services.catalog.settings import get_settings
 
 
 class CatalogService:
@@ -51,3 +54,7 @@ class CatalogService:
     def release_stock(self, request: ReleaseStock) -> Reservation:
         with self.database.begin() as session:
             return stock.release(session, utc_now(), request)
+
+    @timer(FORGET_EVERY_S)
+    def forget_old(self) -> None:
+        forget(self.database, utc_now(), retention.kept(get_settings()))

@@ -1,12 +1,15 @@
-"""The catalog's settings: those of every service."""
+"""The catalog's settings."""
 
 import functools
 
-from chassis.settings import ServiceSettings, load_settings
+from chassis.settings import KeptDays, ServiceSettings, load_settings
 
 
 class CatalogSettings(ServiceSettings):
-    """Nothing of its own yet."""
+    """Beside what every service needs: how long reservations are kept."""
+
+    reservations_kept_days: KeptDays = 90
+    """Far longer than a purchase can wait for its money, after which nobody asks again."""
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from chassis.clock import utc_now
 from chassis.events import event_handler
 from chassis.health import Health
+from chassis.retention import FORGET_EVERY_S, forget
 from chassis.service_database import Database
 from chassis.timer import timer
 from contracts.billing import (
@@ -28,9 +29,11 @@ from contracts.topup import (
     TopupReversed,
 )
 from contracts.wallet import AccountFroze, BalanceLow, WalletCredited
-from services.gateway import messages, notifications, rate_limits
+from services.gateway import messages, notifications, rate_limits, retention
+from services.gateway.settings import get_notifier_settings
 
 REMOVE_EVERY_S = 60
+"""Where somebody makes many of them, they do not become many."""
 
 
 class NotifierService:
@@ -98,7 +101,11 @@ class NotifierService:
     @timer(REMOVE_EVERY_S)
     def remove_passed_limits(self) -> None:
         """Rate limits of which nothing is used up any more."""
-        rate_limits.remove_passed(self.database, utc_now())
+        forget(self.database, utc_now(), [rate_limits.KEPT])
+
+    @timer(FORGET_EVERY_S)
+    def forget_old(self) -> None:
+        forget(self.database, utc_now(), retention.kept(get_notifier_settings()))
 
 
 def _tell(session: Session, event: Event, message: notifications.Message | None) -> None:

@@ -17,8 +17,10 @@ from datetime import datetime, timedelta
 from sqlalchemy import text
 
 from chassis.database import Connected
+from chassis.retention import Kept
 
-REMOVED_AT_ONCE = 10_000
+KEPT = Kept("rate_limits", "used_until", days=0)
+"""No index finds the rows: it would cost every request more than reading the table now and then."""
 _SECONDS = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400}
 _RATE = re.compile(rf"([1-9][0-9]{{0,6}}) per ({'|'.join(_SECONDS)})")
 
@@ -29,11 +31,6 @@ _TAKE = text(
     " RETURNING true"
 )
 _USED_UNTIL = text("SELECT used_until FROM rate_limits WHERE key = :key")
-_REMOVE = text(
-    "DELETE FROM rate_limits WHERE key IN"
-    " (SELECT key FROM rate_limits WHERE used_until < :now LIMIT :limit FOR UPDATE SKIP LOCKED)"
-    " RETURNING 1"
-)
 
 
 @dataclass(frozen=True)
@@ -72,14 +69,3 @@ def take(
             # Gone meanwhile: removed because it had passed.
             return max((used_until or now) + step - rate.period - now, timedelta(0))
     return None
-
-
-def remove_passed(database: Connected, now: datetime) -> int:
-    """Remove rows that say nothing any more; returns how many."""
-    removed = 0
-    while True:
-        with database.begin() as session:
-            found = session.scalars(_REMOVE, {"now": now, "limit": REMOVED_AT_ONCE}).all()
-        removed += len(found)
-        if len(found) < REMOVED_AT_ONCE:
-            return removed

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
-from chassis.settings import ServiceSettings, load_settings
+from chassis.settings import KeptDays, ServiceSettings, load_settings
 from services.gateway import rate_limits
 
 
@@ -82,6 +82,22 @@ class GatewaySettings(ServiceSettings):
     def is_secure(self) -> bool:
         """Whether browsers reach this site over TLS."""
         return self.public_url.startswith("https://")
+
+
+class NotifierSettings(ServiceSettings):
+    """Of the process beside the website: how long its tables keep what."""
+
+    ended_sessions_kept_days: KeptDays = 90
+    """Sessions after their end, and API tokens after they were revoked."""
+    notifications_kept_days: KeptDays = 90
+    """After they were read."""
+    unread_notifications_kept_days: KeptDays = 365
+
+
+@functools.cache
+def get_notifier_settings() -> NotifierSettings:
+    """The settings of this process, where it is the notifier."""
+    return load_settings(NotifierSettings)
 
 
 @functools.cache

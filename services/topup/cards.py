@@ -7,6 +7,7 @@ from uuid import UUID
 from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
+from chassis.database import Connected
 from chassis.identifiers import new_id
 from chassis.outbox import publish
 from contracts.errors import NotFound
@@ -239,8 +240,21 @@ def to_detach(session: Session, now: datetime, limit: int = 50) -> dict[str, UUI
     return {card.payment_method_id: card.user_id for card in rows}
 
 
-def warn_of_expiry(session: Session, now: datetime, limit: int = 200) -> int:
-    """Tell each owner once that a card expires within two months; how many were told."""
+def warn_of_expiry(database: Connected, now: datetime, limit: int = 200) -> int:
+    """Tell each owner once that a card expires within two months; how many were told.
+
+    In batches, each in a transaction of its own.
+    """
+    told = 0
+    while True:
+        with database.begin() as session:
+            count = _warn_some(session, now, limit)
+        told += count
+        if count < limit:
+            return told
+
+
+def _warn_some(session: Session, now: datetime, limit: int) -> int:
     horizon = now.year * 12 + now.month + EXPIRES_SOON_MONTHS - 1
     expiring = session.scalars(
         select(Card)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
-from sqlalchemy import delete, select
+from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.orm import Session
@@ -40,7 +40,6 @@ TRIES_MAX = 10
 PASSING = (ProcessorError, OperationalError, Overtaken)
 """Failures that say nothing of the notice: it is tried again for as long as they last."""
 KEPT_BY_PROCESSOR = timedelta(days=30)
-KEPT = timedelta(days=90)
 
 
 class _Inside(BaseModel):
@@ -280,11 +279,6 @@ GAUGES = {
         "SELECT count(*) FROM notices WHERE given_up_at IS NOT NULL",
     ),
 }
-
-
-def forget_old(session: Session, now: datetime) -> None:
-    """The processor keeps an event for thirty days: older ones serve nobody."""
-    session.execute(delete(Notice).where(Notice.processed_at < now - KEPT))
 
 
 def sweep_undelivered(till: Till) -> int:

@@ -9,6 +9,7 @@ from chassis.clock import utc_now
 from chassis.events import event_handler
 from chassis.health import Health
 from chassis.outbox import OutboxRelay
+from chassis.retention import FORGET_EVERY_S, forget
 from chassis.rpc import Caller, rpc
 from chassis.service_database import Database
 from chassis.timer import timer
@@ -66,6 +67,7 @@ from services.topup import (
     problems,
     receipts,
     reconcile,
+    retention,
     switch,
     terms,
     topups,
@@ -343,9 +345,14 @@ class TopupService:
         reconcile.daily(self.till)
 
     @timer(interval_s=3_600)
-    def tidy(self) -> None:
-        now = utc_now()
+    def warn_of_expiry(self) -> None:
+        cards.warn_of_expiry(self.database, utc_now())
+
+    @timer(interval_s=3_600)
+    def close_setups(self) -> None:
         with self.database.begin() as session:
-            cards.warn_of_expiry(session, now)
-            checkout.close_setups(session, now)
-            notices.forget_old(session, now)
+            checkout.close_setups(session, utc_now())
+
+    @timer(FORGET_EVERY_S)
+    def forget_old(self) -> None:
+        forget(self.database, utc_now(), retention.kept(get_settings()))

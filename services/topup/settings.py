@@ -68,6 +68,14 @@ class TopupSettings(ServiceSettings):
     )
     """Logins at the broker of persons who may credit and correct wallets by hand."""
 
+    notices_kept_days: Annotated[int, Field(ge=31, le=3_650)] = 90
+    """Longer than the 30 days for which the processor may send one again."""
+    triggers_kept_days: Annotated[int, Field(ge=33, le=3_650)] = 90
+    """With the refusals. Longer than the 32 days for which one may be decided about again."""
+    commands_kept_days: Annotated[int, Field(ge=31, le=3_650)] = 365
+    """How long the key of a saved setting or of a page for a card is known."""
+    removed_cards_kept_days: Annotated[int, Field(ge=31, le=3_650)] = 90
+
     @model_validator(mode="after")
     def _bounds_fit(self) -> Self:
         if self.topup_min_micros > self.topup_max_micros:

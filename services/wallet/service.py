@@ -7,6 +7,7 @@ from chassis.deferred import Deferred
 from chassis.events import event_handler
 from chassis.health import Health
 from chassis.outbox import OutboxRelay
+from chassis.retention import FORGET_EVERY_S, forget, messages
 from chassis.rpc import rpc
 from chassis.service_database import Database
 from chassis.timer import timer
@@ -67,6 +68,7 @@ from services.wallet import (
     verification,
 )
 from services.wallet.committer import Committer
+from services.wallet.settings import get_settings
 
 
 class WalletService:
@@ -211,3 +213,8 @@ class WalletService:
     @timer(interval_s=5)
     def seal_chain(self) -> None:
         chain.seal(self.database)
+
+    @timer(FORGET_EVERY_S)
+    def forget_old(self) -> None:
+        """Nothing of the ledger, whose keys are good for ever."""
+        forget(self.database, utc_now(), messages(get_settings()))

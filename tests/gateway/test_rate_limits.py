@@ -9,6 +9,7 @@ import requests
 from sqlalchemy import text
 
 from chassis.database import Connected
+from chassis.retention import forget
 from services.gateway import rate_limits
 from services.gateway.models import User
 from services.gateway.rate_limits import parse, take
@@ -72,18 +73,15 @@ def test_what_was_typed_is_stored_as_a_hash_of_one_length(database: Connected) -
     assert lengths == [32, 32, 32]
 
 
-def test_rows_that_say_nothing_any_more_are_removed(
-    database: Connected, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rate_limits, "REMOVED_AT_ONCE", 2)
+def test_rows_that_say_nothing_any_more_are_removed(database: Connected) -> None:
     for number in range(5):
         take(database, NOW, f"passed {number}", parse("1 per minute"))
     take(database, NOW, "still counted", parse("1 per hour"))
     later = NOW + timedelta(minutes=2)
 
-    removed = rate_limits.remove_passed(database, later)
+    removed = forget(database, later, [rate_limits.KEPT])
 
-    assert removed == 5
+    assert removed == {"rate_limits": 5}
     assert take(database, later, "still counted", parse("1 per hour")) is not None
 
 

@@ -242,8 +242,7 @@ def test_an_expiring_card_is_told_of_once(desk: Desk) -> None:
         card = session.get_one(CardRow, customer.cards()[0])
         card.exp_year, card.exp_month = 2027, 4
     for _ in range(3):
-        with desk.till.database.begin() as session:
-            cards.warn_of_expiry(session, desk.clock())
+        cards.warn_of_expiry(desk.till.database, desk.clock())
 
     (told,) = customer.events("card_expiring")
     assert told["is_auto_topup"]
@@ -252,8 +251,7 @@ def test_an_expiring_card_is_told_of_once(desk: Desk) -> None:
 def test_a_card_that_is_good_for_years_is_not_told_of(desk: Desk) -> None:
     customer = desk.customer()
 
-    with desk.till.database.begin() as session:
-        told = cards.warn_of_expiry(session, datetime(2027, 3, 10, tzinfo=UTC))
+    told = cards.warn_of_expiry(desk.till.database, datetime(2027, 3, 10, tzinfo=UTC))
 
     assert (told, customer.events("card_expiring")) == (0, [])
 

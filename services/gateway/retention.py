@@ -1,0 +1,14 @@
+"""What the website keeps for a time only. The notifier, a process beside it, sees to it."""
+
+from chassis.retention import Kept, messages
+from services.gateway.settings import NotifierSettings
+
+
+def kept(settings: NotifierSettings) -> list[Kept]:
+    return [
+        *messages(settings),
+        Kept("user_sessions", "expires_at", settings.ended_sessions_kept_days),
+        Kept("api_tokens", "revoked_at", settings.ended_sessions_kept_days),
+        Kept("notifications", "read_at", settings.notifications_kept_days),
+        Kept("notifications", "created_at", settings.unread_notifications_kept_days),
+    ]

@@ -1,0 +1,30 @@
+"""Reservations go with their lines once nobody can ask for them any more."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from uuid import UUID
+
+from sqlalchemy import func, select
+
+from chassis.database import Connected
+from chassis.retention import forget
+from services.catalog import retention
+from services.catalog.models import ReservationLineRow
+from services.catalog.settings import CatalogSettings
+from tests.catalog.conftest import NOW
+from tests.catalog.test_stock import left, reserve
+
+RULES = retention.kept(CatalogSettings(amqp_uri="", database_url=""))
+
+
+def test_an_old_reservation_goes_with_its_lines_and_its_stock_stays_sold(
+    database: Connected, add_product: Callable[..., UUID]
+) -> None:
+    product_id = add_product(stock=5)
+    reserve(database, product_id, 2)
+
+    forget(database, NOW + timedelta(days=91), RULES)
+
+    with database.read() as session:
+        lines = session.scalar(select(func.count()).select_from(ReservationLineRow))
+    assert (lines, left(database, product_id)) == (0, 3)

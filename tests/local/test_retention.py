@@ -1,0 +1,101 @@
+"""What each service keeps for a time only goes when that is over, and what is young stays."""
+
+from collections.abc import Callable, Iterator
+from functools import cache
+
+import pytest
+
+from chassis.clock import utc_now
+from chassis.database import Connected, connect
+from chassis.identifiers import new_id
+from chassis.migrate import migrate
+from chassis.retention import Kept, messages
+from deploy.local.postgres import Postgres
+from services.billing.settings import BillingSettings
+from services.catalog import retention as catalog
+from services.catalog.settings import CatalogSettings
+from services.gateway import rate_limits
+from services.gateway import retention as gateway
+from services.gateway.settings import NotifierSettings
+from services.topup import retention as topup
+from services.topup.settings import TopupSettings
+from services.wallet.settings import WalletSettings
+from tests.aging import ages_left, is_served_by_an_index, put
+
+PLACES = {"amqp_uri": "", "database_url": ""}
+STRIPE = {"stripe_api_key": "sk_test_x", "stripe_webhook_secret": "whsec_of_the_tests"}
+BY_SERVICE = {
+    "wallet": messages(WalletSettings(**PLACES)),
+    "billing": messages(BillingSettings(**PLACES)),
+    "catalog": catalog.kept(CatalogSettings(**PLACES)),
+    "topup": topup.kept(TopupSettings(**PLACES, **STRIPE)),
+    "gateway": [*gateway.kept(NotifierSettings(**PLACES)), rate_limits.KEPT],
+}
+RULES = [
+    pytest.param(service, kept, id=f"{service}-{kept.table}.{kept.since}")
+    for service, rules in BY_SERVICE.items()
+    for kept in rules
+]
+
+SOMEBODY = new_id()
+OF_SOMEBODY = ("user_sessions", "api_tokens")
+
+DatabaseOf = Callable[[str], Connected]
+
+
+@pytest.fixture(scope="module")
+def database_of(postgres: Postgres) -> Iterator[DatabaseOf]:
+    """A database for each service that nobody else uses: the tests empty its tables."""
+    opened: dict[str, Connected] = {}
+
+    @cache
+    def open_database(service: str) -> Connected:
+        url = postgres.create_database(f"aging_{service}")
+        migrate(f"services.{service}", url)
+        opened[service] = connect(url)
+        if service == "gateway":
+            put(opened[service], "users", user_id=SOMEBODY)
+        return opened[service]
+
+    yield open_database
+    for service, database in opened.items():
+        database.engine.dispose()
+        postgres.drop_database(f"aging_{service}")
+
+
+@pytest.mark.parametrize(("service", "kept"), RULES)
+def test_old_rows_go_and_young_ones_stay(database_of: DatabaseOf, service: str, kept: Kept) -> None:
+    owner = {"user_id": SOMEBODY} if kept.table in OF_SOMEBODY else {}
+
+    assert ages_left(database_of(service), kept, utc_now(), **owner) == ["young"]
+
+
+@pytest.mark.parametrize(("service", "kept"), RULES)
+def test_old_rows_are_found_without_reading_the_table(
+    database_of: DatabaseOf, service: str, kept: Kept
+) -> None:
+    if kept is rate_limits.KEPT:
+        pytest.skip("its table is small, and an index would cost every request")
+    assert is_served_by_an_index(database_of(service), kept, utc_now())
+
+
+@pytest.mark.parametrize(
+    ("service", "table", "stays"),
+    [
+        ("topup", "triggers", {"trigger": "by_hand"}),
+        ("topup", "triggers", {"due_at": utc_now()}),
+        ("topup", "triggers", {"refusal_code": "idle"}),
+        ("topup", "refusals", {"trigger": "by_hand"}),
+        ("topup", "notices", {"processed_at": None}),
+        ("topup", "cards", {"removed_at": None, "detached_at": None}),
+        ("gateway", "api_tokens", {"revoked_at": None, "user_id": SOMEBODY}),
+        ("gateway", "notifications", {"read_at": None}),
+        ("wallet", "outbox", {"published_at": None}),
+    ],
+)
+def test_what_is_still_needed_stays_whatever_its_age(
+    database_of: DatabaseOf, service: str, table: str, stays: dict[str, object]
+) -> None:
+    kept = next(kept for kept in BY_SERVICE[service] if kept.table == table)
+
+    assert "old" in ages_left(database_of(service), kept, utc_now(), **stays)
