@@ -209,7 +209,7 @@ def auto_topup_refused(event: AutoTopupRefused) -> Message | None:
     return Message(
         "auto_topup_refused",
         "warning",
-        "No automatic top-up was made",
+        "Auto top-up did not charge your card",
         event.reason,
         AUTO_TOPUP,
     )

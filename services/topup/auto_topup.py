@@ -105,7 +105,7 @@ def decide(
         return refusal
     card = card_to_charge(settings)
     if card is None:
-        return Refusal(RefusalCode.NO_CARD, "No card is saved for automatic top-up. Add one.")
+        return Refusal(RefusalCode.NO_CARD, "No card is saved for auto top-up. Add one.")
     return Charge(amount_micros, card, is_part)
 
 
@@ -139,7 +139,7 @@ def card_to_charge(settings: AutoTopupSettings) -> str | None:
 
 
 def _disabled() -> Refusal:
-    return Refusal(RefusalCode.DISABLED, "Automatic top-up is off. Buy credits, or switch it on.")
+    return Refusal(RefusalCode.DISABLED, "Auto top-up is off. Buy credits, or switch it on.")
 
 
 def switched_off(
@@ -205,7 +205,7 @@ def _too_soon(settings: AutoTopupSettings | None, usage: Usage, now: datetime) -
     if usage.in_flight_topup_id is not None:
         return Refusal(
             RefusalCode.IN_FLIGHT,
-            "An automatic top-up is in progress.",
+            "Auto top-up is charging your card.",
             max(cool or now, now + RETRY_IN_FLIGHT),
         )
     if usage.is_credit_on_its_way:
@@ -234,7 +234,7 @@ def _over_a_limit(
     if amount_micros > policy.topup_max_micros:
         return Refusal(
             RefusalCode.AMOUNT_TOO_LARGE,
-            f"{asked} is lacking, and an automatic top-up is at most"
+            f"{asked} is lacking, and an auto top-up is at most"
             f" {format_usd(policy.topup_max_micros)}. Buy credits now.",
         )
     daily, monthly = settings.daily_limit_micros, settings.monthly_limit_micros

@@ -201,7 +201,7 @@ def _leave_auto_topup(
     settings.payment_method_id = settings.backup_payment_method_id
     settings.backup_payment_method_id = None
     if settings.payment_method_id is None:
-        reason = "The card for automatic top-up was removed. Add or choose another one."
+        reason = "The card for auto top-up was removed. Add or choose another one."
         pauses.pause(session, settings, pauses.CARD_REMOVED, reason, now)
 
 

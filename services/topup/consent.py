@@ -76,13 +76,12 @@ def require(is_given: bool, version: str, *, is_needed: bool) -> None:
     """Raises ``BadRequest`` unless the person agreed, and to the text that is valid now."""
     if is_needed and not is_given:
         raise BadRequest(
-            "Automatic top-up needs your consent to charge the card under these settings: tick"
-            " the box.",
+            "Auto top-up needs your consent to charge the card under these settings: tick the box.",
             "consent",
         )
     if is_given and version and version != VERSION:
         raise BadRequest(
-            "The terms of automatic top-up have changed. Read them again and agree anew.",
+            "The terms of auto top-up have changed. Read them again and agree anew.",
             "consent_version",
         )
 

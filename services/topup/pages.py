@@ -67,7 +67,7 @@ def refuse_second_payer(session: Session, user_id: UUID, purchase_id: UUID) -> N
     if is_being_confirmed(session, user_id, str(purchase_id)):
         raise Conflict(
             "A payment is being confirmed, and this purchase completes by itself if it covers it."
-            " Nothing more was charged. Pay by hand only if it does not go through."
+            " Nothing more was charged. Pay by card only if it does not go through."
         )
 
 

@@ -186,7 +186,7 @@ def _wanted(session: Session, command: ConfigureAutoTopup, settings: AutoTopupSe
     is_first = settings.consent_id is None
     for name in ("threshold_micros", "topup_amount_micros"):
         if given.get(name) is None and (is_first or name in given):
-            raise BadRequest("Automatic top-up needs an amount here.", name)
+            raise BadRequest("Auto top-up needs an amount here.", name)
     if given.get("payment_method_id") is None:
         given["payment_method_id"] = _usual_card(session, command.user_id, settings)
     return replace(consent.terms_of(settings), **given)
@@ -221,7 +221,7 @@ def _check(
             "The backup card is another card than the first.", "backup_payment_method_id"
         )
     if wanted.payment_method_id is None:
-        raise BadRequest("Save a card first: automatic top-up charges it.", "payment_method_id")
+        raise BadRequest("Save a card first: auto top-up charges it.", "payment_method_id")
 
 
 def _check_limits(wanted: Terms) -> None:
@@ -308,7 +308,7 @@ def preview(
     card = session.get(Card, charge.payment_method_id) if charge is not None else None
     page = pages.open_for(session, user_id, purchase) if purchase else None
     amount_micros = charge.amount_micros if charge is not None else 0
-    said = f"Automatic top-up charges {format_usd(amount_micros)}."
+    said = f"Auto top-up charges {format_usd(amount_micros)}."
     return AutoTopupPreview(
         would_topup=refusal is None,
         amount_micros=amount_micros,

@@ -450,7 +450,7 @@ def test_during_the_cool_down_it_is_said_when_auto_topup_pays_by_itself(visitor:
     visitor.expect_purchase("awaiting_funds")
     expect(page.get_by_role("heading", name=re.compile("Auto top-up pays at"))).to_be_visible()
     expect(page.get_by_role("alert")).to_have_count(0)
-    expect(page.get_by_text("Pay by hand instead")).to_be_visible()
+    expect(page.get_by_text("Pay by card instead")).to_be_visible()
 
 
 def test_a_double_click_buys_once(visitor: Visitor) -> None:
