@@ -43,7 +43,6 @@ from services.topup.models import (
     AutoTopupSettings,
     Card,
     Command,
-    Consent,
     RefusalRecord,
     Topup,
 )
@@ -433,13 +432,4 @@ def _last_refusal(session: Session, user_id: UUID) -> Refusal | None:
         trigger=Trigger(refusal.trigger),
         trigger_reference=refusal.reference,
         refused_at=refusal.refused_at,
-    )
-
-
-def consents(session: Session, user_id: UUID) -> list[Consent]:
-    """What a person agreed to, newest first."""
-    return list(
-        session.scalars(
-            select(Consent).where(Consent.user_id == user_id).order_by(Consent.agreed_at.desc())
-        )
     )

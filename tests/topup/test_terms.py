@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from contracts.errors import BadRequest, IdempotencyConflict, NotFound
 from contracts.topup import (
@@ -16,6 +17,7 @@ from contracts.topup import (
     SetOperatorSwitch,
 )
 from services.topup import consent, switch, terms, topups
+from services.topup.models import Consent
 from tests.topup.conftest import USD, Card, Customer, Desk
 
 
@@ -74,7 +76,7 @@ def test_consent_is_stored_with_text_version_time_and_address(desk: Desk) -> Non
     customer = desk.customer(client_address="203.0.113.7")
 
     with desk.till.database.read() as session:
-        (stored,) = terms.consents(session, customer.user_id)
+        (stored,) = session.scalars(select(Consent).where(Consent.user_id == customer.user_id))
     assert (stored.version, stored.text, stored.client_address) == (
         consent.VERSION,
         consent.TEXT,
