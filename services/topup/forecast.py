@@ -112,7 +112,7 @@ class Story:
             self.funds,
             item.trigger,
             item.needed_micros,
-            sum(pending.needed_micros for pending in self.pending),
+            triggers.to_charge_for(self.pending),
             self.now,
         )
         if isinstance(decision, Charge):
@@ -167,7 +167,7 @@ class Story:
     def _arrive(self, amount_micros: int) -> None:
         """Credits: purchases that wait take them, the oldest that is covered first.
 
-        Those that still fall short say so anew.
+        Those that still fall short say so anew, unless a card page is to pay for them.
         """
         available = self.funds.available_micros + amount_micros
         self.funds = replace(self.funds, available_micros=available)
@@ -175,7 +175,7 @@ class Story:
             if item.needed_micros <= self.funds.available_micros:
                 self.pending.remove(item)
                 self.spend(item.needed_micros)
-            elif amount_micros:
+            elif amount_micros and not item.has_card_page:
                 self.pending[self.pending.index(item)] = replace(item, is_due=True)
 
 

@@ -41,12 +41,14 @@ class Pending:
     """A trigger that may still lead to a charge. ``is_due``: it is decided about (again).
 
     ``needed_micros`` is the price of a purchase that waits; 0 asks for a look at the balance.
+    ``has_card_page``: it is left to that page, and takes credits that come otherwise all the same.
     """
 
     trigger: Trigger
     reference: str
     needed_micros: int
     is_due: bool
+    has_card_page: bool = False
 
 
 def raise_trigger(
@@ -159,7 +161,12 @@ def has_ended(session: Session, topup: Topup) -> bool:
 
 def waiting_micros(session: Session, user_id: UUID, now: datetime) -> int:
     """What all purchases and renewals cost together that wait for money, and for no card page."""
-    return sum(row.needed_micros for row in pending(session, user_id, now))
+    return to_charge_for(pending(session, user_id, now))
+
+
+def to_charge_for(waiting: list[Pending]) -> int:
+    """What those of them cost together that are left to no card page, in micro-dollars."""
+    return sum(item.needed_micros for item in waiting if not item.has_card_page)
 
 
 def pending(session: Session, user_id: UUID, now: datetime) -> list[Pending]:
@@ -171,13 +178,12 @@ def pending(session: Session, user_id: UUID, now: datetime) -> list[Pending]:
         TriggerRecord.trigger.in_(WAITING)
         & (TriggerRecord.needed_micros > 0)
         & (TriggerRecord.raised_at > now - WAITS_AT_MOST[Trigger.PURCHASE])
-        & ~_has_card_page()
     )
     looks = TriggerRecord.trigger.in_((Trigger.LOW_BALANCE, Trigger.SETTINGS_SAVED)) & (
         TriggerRecord.due_at.is_not(None) | (TriggerRecord.refusal_code == RefusalCode.IDLE)
     )
-    rows = session.scalars(
-        select(TriggerRecord)
+    rows = session.execute(
+        select(TriggerRecord, _has_card_page())
         .where(TriggerRecord.user_id == user_id, TriggerRecord.ended_at.is_(None), waits | looks)
         .order_by(TriggerRecord.trigger_id)
     )
@@ -186,9 +192,12 @@ def pending(session: Session, user_id: UUID, now: datetime) -> list[Pending]:
             Trigger(row.trigger),
             row.reference,
             row.needed_micros if row.trigger in WAITING else 0,
-            is_due=row.due_at is not None and row.refusal_code != RefusalCode.IDLE,
+            is_due=row.due_at is not None
+            and row.refusal_code != RefusalCode.IDLE
+            and not has_card_page,
+            has_card_page=has_card_page,
         )
-        for row in rows
+        for row, has_card_page in rows
     ]
 
 

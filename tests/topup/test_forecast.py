@@ -5,6 +5,7 @@ real database and the sandbox, with the clock going on until nothing is due any 
 """
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,7 +15,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
 
-from contracts.topup import ChargeForecast, ForecastCharges, RefusalCode, Trigger
+from contracts.errors import Conflict
+from contracts.topup import ChargeForecast, ForecastCharges, RefusalCode, TopupStatus, Trigger
 from services.topup import charges, forecast, triggers
 from services.topup.models import TriggerRecord
 from tests.topup.conftest import USD, Customer, Desk, empty
@@ -141,6 +143,8 @@ class Beginning:
     daily_limit: int | None = None
     was_charged: bool = False
     is_idle: bool = False
+    has_card_page: bool = False
+    """Whether the purchase that waits is to be paid on a card page."""
 
 
 dollars = st.integers(min_value=0, max_value=120)
@@ -154,6 +158,7 @@ beginnings = st.builds(
     daily_limit=st.sampled_from([None, 25, 60, 100]),
     was_charged=st.booleans(),
     is_idle=st.booleans(),
+    has_card_page=st.booleans(),
 )
 
 
@@ -175,7 +180,11 @@ def begin(desk: Desk, beginning: Beginning) -> Life:
     if beginning.balance < beginning.threshold:
         life.fall_below()
     if beginning.waits > beginning.balance:
-        life.buy(uuid4(), beginning.waits * USD)
+        purchase_id = uuid4()
+        if beginning.has_card_page:
+            with suppress(Conflict):  # while a charge is under way no page is opened
+                customer.start_topup(beginning.waits * USD, purchase_id=purchase_id)
+        life.buy(purchase_id, beginning.waits * USD)
     return life
 
 
@@ -186,6 +195,7 @@ def test_what_is_announced_is_what_is_charged(desk: Desk) -> None:
     @example(Beginning(0, 40))
     @example(Beginning(8, 5, is_idle=True))
     @example(Beginning(0, 110, threshold=100, amount=5, daily_limit=25))
+    @example(Beginning(12, 24, waits=30, has_card_page=True))
     def plays(beginning: Beginning) -> None:
         life = begin(desk, beginning)
         customer, purchase_id = life.customer, uuid4()
@@ -249,6 +259,19 @@ def test_asking_by_hand_announces_the_whole_gap_to_the_threshold(desk: Desk) -> 
     desk.wallet.balances[customer.user_id] = 40 * USD
 
     assert amounts(foretold(customer, is_by_hand=True)) == [460]
+
+
+def test_a_purchase_with_a_card_page_takes_credits_that_come_otherwise(desk: Desk) -> None:
+    customer = desk.customer()
+    desk.clock.advance(minutes=10)
+    page = customer.start_topup(24 * USD, purchase_id=uuid4())
+    customer.ask(needed_micros=24 * USD, reference=str(customer.topups()[0].purchase_id))
+
+    told = foretold(customer, is_by_hand=True)
+
+    assert page.status == TopupStatus.PROCESSING
+    assert amounts(told) == [25, 25]
+    assert told.charges[1].trigger == Trigger.LOW_BALANCE
 
 
 def test_a_limit_says_why_nothing_is_charged_and_until_when(desk: Desk) -> None:
