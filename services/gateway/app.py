@@ -17,6 +17,7 @@ from chassis.database import connect
 from chassis.identifiers import new_id
 from chassis.money import format_usd
 from services.gateway import api, assets, health, metrics, pages, texts
+from services.gateway.api.webhooks import LARGER_BODIES
 from services.gateway.errors import Problem, register_error_handlers
 from services.gateway.frame import Frame, install
 from services.gateway.identity import current_identity, current_user
@@ -67,6 +68,8 @@ def _begin_request() -> None:
     if "\x00" in request.path:
         # No name and no id holds one, and PostgreSQL refuses it.
         raise Problem(404, "not_found", "There is nothing at this address.")
+    # Before anything reads the body.
+    request.max_content_length = LARGER_BODIES.get(request.path, BODY_BYTES_MAX)
     texts.check_request()
 
 

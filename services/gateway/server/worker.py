@@ -10,7 +10,7 @@ import warnings
 warnings.filterwarnings("ignore", message="\nEventlet is deprecated")
 
 from chassis.logs import log_to_stderr  # noqa: E402 - after the filter
-from services.gateway.api.webhooks import WEBHOOK_BYTES_MAX, WEBHOOK_PATH  # noqa: E402
+from services.gateway.api.webhooks import LARGER_BODIES  # noqa: E402
 from services.gateway.app import BODY_BYTES_MAX, create_app  # noqa: E402
 from services.gateway.frame import frame_of  # noqa: E402
 from services.gateway.server.wsgi import BufferedWsgi  # noqa: E402
@@ -36,7 +36,7 @@ def application() -> BufferedWsgi:
         app,
         threads=settings.gateway_threads,
         body_bytes_max=BODY_BYTES_MAX,
-        larger_bodies={WEBHOOK_PATH: WEBHOOK_BYTES_MAX},
+        larger_bodies=LARGER_BODIES,
         close=frame_of(app).close,
     )
 
