@@ -62,6 +62,10 @@ test-stripe: install-test  ## The contract with Stripe, in its test mode (needs 
 		$(PY) -m pytest -q -m stripe_contract tests/topup/test_processor_contract.py $(ARGS); \
 	fi
 
+.PHONY: test-containers
+test-containers: install-test  ## docker-compose.yml on a container engine: build, buy, break, scale
+	tests/containers/stand_in/with_engine.sh $(PY) -m pytest -q -m containers tests/containers $(ARGS)
+
 .PHONY: soak
 soak: install-test  ## Hours of load with crashes, to see that the money adds up
 	$(PY) -m pytest -q -m soak $(ARGS)
