@@ -107,10 +107,16 @@ class Wallet:
     made: list[MadeCredit] = field(default_factory=list)
     """What came into wallets, in the order of the ledger."""
 
+    def answers(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+
     def entry(self, key: str) -> Entry | None:
+        self.answers()
         return self.entries.get(key)
 
     def topup_credits_micros(self, since: datetime, until: datetime) -> int:
+        self.answers()
         return sum(
             entry.amount_micros
             for key, entry in self.entries.items()
@@ -119,6 +125,7 @@ class Wallet:
 
     def credits(self, after_position: int) -> CreditPage:
         """A page of one for each, so that there are some pages."""
+        self.answers()
         position = min(after_position, len(self.made))
         page = self.made[position : position + 1]
         return CreditPage(
@@ -128,8 +135,7 @@ class Wallet:
         )
 
     def funds(self, user_id: UUID, _now: datetime) -> Funds:
-        if self.failure is not None:
-            raise self.failure
+        self.answers()
         return Funds(
             available_micros=self.balances.get(user_id, 0),
             is_frozen=user_id in self.frozen,
