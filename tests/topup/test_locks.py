@@ -18,6 +18,7 @@ from contracts.topup import (
     RefusalCode,
     StartCardSetup,
     StartTopup,
+    TopupStatus,
 )
 from services.topup import (
     audit,
@@ -30,6 +31,7 @@ from services.topup import (
     outcomes,
     pages,
     pauses,
+    reversals,
     terms,
     topups,
     triggers,
@@ -37,7 +39,7 @@ from services.topup import (
 from services.topup.auto_topup import Refusal
 from services.topup.models import CardSetup, Difference, Notice, Topup, TriggerRecord
 from services.topup.policy import Policy
-from services.topup.processor import Declined
+from services.topup.processor import Declined, Rejected
 from tests.locks import done_after
 from tests.topup.conftest import USD, Card, Customer, Desk
 
@@ -482,6 +484,106 @@ def test_a_page_is_not_shown_for_a_purchase_that_ends_at_the_same_moment(desk: D
     )
 
     assert customer.statuses() == ["cancelled"]
+
+
+# A charge that is paid at the same moment
+
+
+def under_way(desk: Desk, customer: Customer, status: TopupStatus) -> Topup:
+    """An automatic charge that was sent, and of which somebody is about to learn more."""
+    topup_id = reserved(desk, customer)
+    change = text("UPDATE topups SET status = :status, looks = 2 WHERE topup_id = :id")
+    begun(desk, lambda session: session.execute(change, {"status": status, "id": topup_id}))
+    return look_of(desk, topup_id)
+
+
+def is_paid(other: Session, desk: Desk, topup: Topup) -> None:
+    topups.mark_paid(other, topups.lock(other, topup.topup_id), desk.clock())
+
+
+def gives_up(desk: Desk, topup: Topup) -> None:
+    desk.clock.advance(hours=1)
+    topup.customer_id = Customer(desk, topup.user_id).customer_id
+    janitor._look_at_charge(desk.till, topup)
+
+
+def is_declined(desk: Desk, topup: Topup) -> None:
+    begun(desk, outcomes.record, desk.till.policy, topup.topup_id, DECLINE, desk.clock())
+
+
+def closes_its_page(desk: Desk, topup: Topup) -> None:
+    checkout._close_unasked(desk.till, topup.topup_id)
+
+
+def has_no_page(desk: Desk, topup: Topup) -> None:
+    checkout._go_on_without_link(desk.till, topup, Rejected("No.", "customer_deleted"))
+
+
+@pytest.mark.parametrize(
+    ("status", "happens"),
+    [
+        (TopupStatus.UNKNOWN, gives_up),
+        (TopupStatus.UNKNOWN, is_declined),
+        (TopupStatus.ACTION_REQUIRED, closes_its_page),
+        (TopupStatus.ACTION_REQUIRED, has_no_page),
+    ],
+)
+def test_a_charge_that_is_paid_at_the_same_moment_stays_paid(
+    desk: Desk, status: TopupStatus, happens: Any
+) -> None:
+    customer = desk.customer()
+    topup = under_way(desk, customer, status)
+
+    done_after(
+        desk.till.database,
+        lambda other: is_paid(other, desk, topup),
+        lambda: happens(desk, topup),
+    )
+
+    assert (customer.statuses(), customer.events("topup_failed")) == (["paid"], [])
+
+
+def test_a_charge_that_somebody_takes_up_at_the_same_moment_is_not_given_back(desk: Desk) -> None:
+    customer = desk.customer()
+    topup, now = under_way(desk, customer, TopupStatus.PROCESSING), desk.clock()
+    untouched = text("UPDATE topups SET looks = 0")
+    begun(desk, lambda session: session.execute(untouched))
+
+    is_given_back = done_after(
+        desk.till.database,
+        lambda other: janitor.due(other, now + timedelta(hours=1)),
+        lambda: begun(desk, outcomes.give_back_unsent, topup, now),
+    )
+
+    assert (is_given_back, customer.statuses()) == (False, ["processing"])
+
+
+def test_two_links_to_confirm_a_charge_that_are_made_at_once_are_one(desk: Desk) -> None:
+    customer = desk.customer()
+    topup = under_way(desk, customer, TopupStatus.ACTION_REQUIRED)
+    first, second = ({"id": f"cs_{n}", "url": f"https://example.com/{n}"} for n in (1, 2))
+
+    done_after(
+        desk.till.database,
+        lambda other: checkout._send_link(other, topup.topup_id, first, desk.till),
+        lambda: begun(desk, checkout._send_link, topup.topup_id, second, desk.till),
+    )
+
+    assert look_of(desk, topup.topup_id).session_id == "cs_1"
+
+
+def test_a_dispute_that_is_told_of_twice_at_once_takes_the_credit_back_once(desk: Desk) -> None:
+    customer, now = desk.customer(), desk.clock()
+    customer.ask()
+    (topup,) = customer.topups()
+    dispute = {"id": "dp_1", "amount": 2_500, "status": "needs_response"}
+
+    def take(session: Session) -> None:
+        reversals.record(session, topup.topup_id, [dispute], is_dispute=True, now=now)
+
+    done_after(desk.till.database, take, lambda: begun(desk, take))
+
+    assert len(customer.events("topup_reversed")) == 1
 
 
 # Cards

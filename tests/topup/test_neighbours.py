@@ -28,6 +28,8 @@ from contracts.topup import (
 from services.topup import (
     auto_topup,
     cards,
+    checkout,
+    customers,
     disputes,
     limits,
     pages,
@@ -41,6 +43,7 @@ from services.topup.models import (
     AutoTopupSettings,
     Base,
     Card,
+    CardSetup,
     Consent,
     Customer,
     RefusalRecord,
@@ -50,7 +53,7 @@ from services.topup.models import (
 )
 from services.topup.policy import Policy
 from services.topup.processor import UNREACHED
-from tests.topup.conftest import NOON, USD
+from tests.topup.conftest import NOON, USD, Desk
 
 EARLIER, ME, LATER = (UUID(f"00000000-0000-7000-8000-00000000000{n}") for n in (1, 2, 3))
 PURCHASE = UUID("00000000-0000-7000-8000-0000000000aa")
@@ -78,9 +81,9 @@ def everything(session: Session, user_id: UUID) -> None:
                          user_id=user_id, amount_micros=USD, is_dispute=True,
                          status="needs_response", asked_at=OLD, taken_at=OLD))  # fmt: skip
     for code in (RefusalCode.NO_CARD, RefusalCode.DISABLED):
-        session.add(RefusalRecord(refusal_id=new_id(), user_id=user_id, code=code, reason="x",
-                                  trigger=Trigger.BY_HAND, reference="refused",
-                                  refused_at=NOON + MINUTE))  # fmt: skip
+        session.add(RefusalRecord(refusal_id=new_id(), user_id=user_id, code=code,
+                                  reason=f"of {user_id}", trigger=Trigger.BY_HAND,
+                                  reference="refused", refused_at=NOON + MINUTE))  # fmt: skip
     session.add_all(_triggers(user_id))
     session.flush()
 
@@ -163,7 +166,7 @@ def made_by_hand(session: Session, user_id: UUID, reference: str) -> Any:
         found = auto_topup.outcome(session, user_id, reference)
     except NotFound:
         return None
-    return found.topup or found.refusal_code
+    return found.topup or found.refusal_reason == f"of {user_id}" or "refused another"
 
 
 QUESTIONS: dict[str, Callable[[Session, UUID], Any]] = {
@@ -333,6 +336,32 @@ def test_a_change_of_one_users_changes_nothing_of_the_others(three: Connected, n
 
     changed = [u for u in (EARLIER, ME, LATER) if kept_of(three, u) != before[u]]
     assert changed == [ME]
+
+
+def test_on_return_only_the_own_pages_for_saving_a_card_are_asked_about(
+    three: Connected, desk: Desk
+) -> None:
+    with three.begin() as session:
+        for user_id in (EARLIER, ME, LATER):
+            session.add(CardSetup(session_id=f"cs_{user_id}", user_id=user_id, created_at=NOON))
+
+    checkout.refresh_setups(desk.till, ME)
+
+    with three.read() as session:
+        asked = session.query(CardSetup).filter(CardSetup.asked_at.is_not(None)).all()
+    assert [setup.user_id for setup in asked] == [ME]
+
+
+def test_a_customer_that_is_made_belongs_to_nobody_else_who_waits_for_one(desk: Desk) -> None:
+    with desk.till.database.begin() as session:
+        for user_id in (EARLIER, LATER):
+            session.add(Customer(user_id=user_id, email="a@example.com", created_at=NOON))
+
+    made = customers.ensure(desk.till, ME, "a@example.com")
+
+    with desk.till.database.read() as session:
+        owners = [session.get_one(Customer, u).customer_id for u in (EARLIER, ME, LATER)]
+    assert owners == [None, made, None]
 
 
 def test_the_same_key_of_two_users_is_two_triggers(three: Connected) -> None:

@@ -265,6 +265,18 @@ def test_a_hold_of_who_came_before_or_after_is_not_found(book: Ledger, end):
     assert [money(book, somebody)[1] for somebody in (earlier, user_id, later)] == [1, 0, 1]
 
 
+@pytest.mark.parametrize("end", [capturing, voiding])
+def test_a_hold_whose_owner_is_in_the_same_batch_is_not_found_either(book: Ledger, end):
+    user_id, other = book.user(25 * USD), book.user(25 * USD)
+    placed = place(book, user_id, USD)
+
+    refused, ended = book.post(end(placed.model_copy(update={"user_id": other})), voiding(placed))
+
+    assert isinstance(refused, NotFound)
+    assert isinstance(ended, Hold)
+    assert [money(book, somebody) for somebody in (user_id, other)] == [(25, 0, 25)] * 2
+
+
 def test_a_hold_is_not_released_early(book: Ledger):
     user_id = book.user(25 * USD)
     placed = place(book, user_id, 10 * USD, expires_in_s=60)
