@@ -45,8 +45,10 @@ class System:
         directory: Path,
         names: Iterable[str] = NAMES,
         settings: Mapping[str, str] | None = None,
+        databases: Mapping[str, str] | None = None,
     ) -> None:
-        """``settings`` are environment variables that every process gets besides its own."""
+        """``settings`` are environment variables that every process gets besides its own,
+        ``databases`` the URLs of those that are there already."""
         # PostgreSQL's roles are the same for all databases: a name of its own for each system.
         self._prefix = f"s{uuid.uuid4().hex[:8]}"
         self._postgres = postgres
@@ -55,7 +57,7 @@ class System:
         if unknown := set(self._wanted) - set(NAMES):
             raise ValueError(f"no such process: {', '.join(sorted(unknown))}")
         self._settings = dict(settings or {})
-        self._urls: dict[str, str] = {}
+        self._urls = dict(databases or {})
         self._children: dict[str, Child] = {}
         self._ports = Ports.choose()
         self._is_closed = False

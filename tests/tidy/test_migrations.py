@@ -1,0 +1,191 @@
+"""No migration holds a table that grows while it reads or writes all of it.
+
+Each migration is carried out on a real database, and what it did is read from the catalogue:
+a table that has new storage was rewritten, a constraint that is new and valid was checked on each
+row, and so on; all of it under a lock that lets nobody else at the table.
+"""
+
+import importlib.util
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, create_engine, text
+
+from chassis.migrate import migrate
+from deploy.local.postgres import Postgres
+from deploy.local.processes import DATABASES, ROOT
+
+# Where the rule begins: these were there before it.
+BEFORE_THE_RULE = {
+    "wallet": "0008",
+    "catalog": "0003",
+    "billing": "0004",
+    "topup": "0010",
+    "gateway": "0004",
+}
+# Tables with a few rows, however long the product runs. All others grow.
+SMALL = {
+    "alembic_version",
+    "products",
+    "operator_switch",
+    "comparisons",
+    "credit_audit",
+}
+UPDATE = re.compile(r"\bUPDATE\s+(?:ONLY\s+)?(?:public\.)?(\w+)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What the catalogue says of the tables that grow."""
+
+    columns: set[tuple[str, str]]
+    storage: dict[str, int]
+    indexes: dict[int, tuple[str, str]]
+    """The table and the index's own name, by its identifier."""
+
+    constraints: dict[int, tuple[str, str, str, bool]]
+    """The table, the constraint's own name, the column of a NOT NULL, whether it is valid."""
+
+
+def look(connection: Connection) -> Tables:
+    """See the tables as they are now."""
+
+    def rows(query: str) -> Iterator[tuple[Any, ...]]:
+        ours = "WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r'"
+        for row in connection.execute(text(f"{query} {ours}")):
+            if row[0] not in SMALL:
+                yield tuple(row)
+
+    return Tables(
+        columns=set(
+            rows(
+                "SELECT c.relname, a.attname FROM pg_class c JOIN pg_attribute a"
+                " ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
+            )
+        ),
+        storage=dict(rows("SELECT c.relname, c.relfilenode FROM pg_class c")),
+        indexes={
+            oid: (table, name)
+            for table, oid, name in rows(
+                "SELECT c.relname, i.indexrelid, i.indexrelid::regclass::text FROM pg_class c"
+                " JOIN pg_index i ON i.indrelid = c.oid"
+            )
+        },
+        constraints={
+            oid: (table, name, column, is_valid)
+            for table, oid, name, column, is_valid in rows(
+                "SELECT c.relname, k.oid, k.conname, CASE k.contype WHEN 'n' THEN a.attname"
+                " ELSE '' END, k.convalidated FROM pg_class c JOIN pg_constraint k"
+                " ON k.conrelid = c.oid AND k.contype IN ('c', 'f', 'n') LEFT JOIN pg_attribute a"
+                " ON a.attrelid = c.oid AND a.attnum = k.conkey[1]"
+            )
+        },
+    )
+
+
+def what_holds(before: Tables, after: Tables, source: str) -> Iterator[str]:
+    """What a migration with this source did to all rows of tables that were there before it."""
+    for table, storage in before.storage.items():
+        if after.storage.get(table, storage) != storage:
+            yield f"rewrites {table}"
+    for oid in after.indexes.keys() - before.indexes.keys():
+        table, name = after.indexes[oid]
+        if table in before.storage and "CONCURRENTLY" not in source:
+            yield f"builds {name} while it holds {table}: make it CONCURRENTLY"
+    for oid in after.constraints.keys() - before.constraints.keys():
+        table, name, column, is_valid = after.constraints[oid]
+        was_there = (table, column) in before.columns if column else table in before.storage
+        if was_there and is_valid:
+            yield f"checks each row of {table} for {name}: NOT VALID, and validate it in the next"
+    for table in set(UPDATE.findall(source)) & before.storage.keys():
+        yield f"updates {table} as a whole"
+
+
+def revisions(service: str) -> list[Path]:
+    return sorted((ROOT / "services" / service / "migrations" / "versions").glob("[0-9]*.py"))
+
+
+def findings(postgres: Postgres, service: str) -> dict[str, list[str]]:
+    """Revision → what it does under a lock, for every migration of a service."""
+    name = f"tidy_{service}"
+    url = postgres.create_database(name)
+    engine = create_engine(url)
+    found = {}
+    with engine.connect() as connection:
+        before = look(connection)
+        for path in revisions(service):
+            connection.rollback()
+            migrate(f"services.{service}", url, path.name[:4])
+            after = look(connection)
+            found[path.name[:4]] = sorted(what_holds(before, after, path.read_text()))
+            before = after
+    engine.dispose()
+    postgres.drop_database(name)
+    return found
+
+
+def says_why(path: Path) -> bool:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return bool(getattr(module, "HOLDS_TABLES", ""))
+
+
+@pytest.mark.parametrize("service", DATABASES)
+def test_a_migration_holds_no_table_that_grows_or_says_why(
+    postgres: Postgres, service: str
+) -> None:
+    found = findings(postgres, service)
+    unexplained = {
+        path.name: found[path.name[:4]]
+        for path in revisions(service)
+        if path.name[:4] > BEFORE_THE_RULE[service] and found[path.name[:4]] and not says_why(path)
+    }
+
+    assert unexplained == {}
+
+
+def test_the_rule_sees_what_held_the_keys_for_ten_seconds(postgres: Postgres) -> None:
+    found = findings(postgres, "wallet")["0005"]
+
+    assert "rewrites keys" in found
+    assert any(line.startswith("checks each row of keys") for line in found)
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("ALTER TABLE t ALTER COLUMN n TYPE bigint", "rewrites t"),
+        ("ALTER TABLE t ADD COLUMN at timestamptz DEFAULT clock_timestamp()", "rewrites t"),
+        ("ALTER TABLE t ADD CHECK (n > 0)", "checks each row of t"),
+        ("ALTER TABLE t ALTER COLUMN n SET NOT NULL", "checks each row of t"),
+        (
+            "ALTER TABLE t ADD CONSTRAINT p CHECK (n > 0) NOT VALID, VALIDATE CONSTRAINT p",
+            "checks each row of t for p",
+        ),
+        ("CREATE INDEX ON t (n)", "builds t_n_idx"),
+        ("UPDATE t SET n = 1", "updates t"),
+        ("ALTER TABLE t ADD COLUMN k integer NOT NULL DEFAULT 0", ""),
+        ("ALTER TABLE t ADD CHECK (n > 0) NOT VALID", ""),
+        ("CREATE TABLE u (n integer NOT NULL CHECK (n > 0)); CREATE INDEX ON u (n)", ""),
+    ],
+)
+def test_the_rule_knows(postgres: Postgres, statement: str, expected: str) -> None:
+    engine = create_engine(postgres.create_database("tidy_rule"))
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE t (n integer)"))
+    with engine.begin() as connection:
+        before = look(connection)
+        connection.execute(text(statement))
+        found = list(what_holds(before, look(connection), statement))
+    engine.dispose()
+    postgres.drop_database("tidy_rule")
+
+    assert [line for line in found if line.startswith(expected or "nothing")] == found
+    assert bool(found) == bool(expected)
