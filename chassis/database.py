@@ -53,6 +53,8 @@ class Connected:
         self._sessions = sessionmaker(engine, expire_on_commit=False)
         self.on_commit: list[Callable[[], None]] = []
         """Called after a commit of :meth:`begin` with events: the outbox relay wakes up here."""
+        self.on_change: list[Callable[[], None]] = []
+        """Called after every commit of :meth:`begin`: timers look what has become due."""
 
     @contextmanager
     def begin(self) -> Iterator[Session]:
@@ -65,6 +67,8 @@ class Connected:
         if has_published:
             for listener in self.on_commit:
                 listener()
+        for listener in self.on_change:
+            listener()
         for callback in callbacks:
             _run_quietly(callback)
 

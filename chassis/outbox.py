@@ -2,7 +2,8 @@
 
 :func:`publish` writes a row; nothing else in a service sends events. The
 :class:`OutboxRelay` of each container takes unsent rows, publishes them with confirms and
-marks them. It is woken by every commit and looks by itself once a second. A crash between
+marks them. It is woken by every commit with events, and looks by itself every few seconds for
+what another process left; every second where that was found, or sending failed. A crash between
 publish and mark sends an event twice, which every inbox notices.
 """
 
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 
 BATCH_SIZE = 200
 POLL_INTERVAL_S = 1.0
+IDLE_INTERVAL_S = 5.0
 
 _INSERT = Bulk(
     "INSERT INTO outbox ({columns}) SELECT * FROM {rows}",
@@ -122,16 +124,19 @@ class OutboxRelay(DependencyProvider):
 
     def _run(self) -> None:
         while not self._stopping:
+            pause_s = POLL_INTERVAL_S
             try:
-                while self.relay_batch() == BATCH_SIZE:
-                    pass
+                count = self.relay_batch()
+                while count == BATCH_SIZE:
+                    count = self.relay_batch()
+                pause_s = POLL_INTERVAL_S if count else IDLE_INTERVAL_S
             except Exception:
                 log.exception("the outbox could not be sent; it is tried again")
                 self._declare()
-            self._wait()
+            self._wait(pause_s)
 
-    def _wait(self) -> None:
-        with eventlet.Timeout(POLL_INTERVAL_S, exception=False):
+    def _wait(self, seconds: float) -> None:
+        with eventlet.Timeout(seconds, exception=False):
             self._wake.wait()
         if self._wake.ready():
             self._wake.reset()

@@ -12,7 +12,9 @@ from collections.abc import Callable, Mapping
 
 log = logging.getLogger(__name__)
 
-CHECK_EVERY_S = 2.0
+CHECK_EVERY_S = 5.0
+CHECK_AGAIN_AFTER_S = 2.0
+"""Where the last check failed."""
 ANSWER_WITHIN_S = 2.0
 TOLD_AFTER_FAILURES = 2
 """In a row: a process that starts is not ready for a moment."""
@@ -64,7 +66,7 @@ class _Watch:
             else:
                 self._note(None)
             self._began_at = None
-            self._stopping.wait(CHECK_EVERY_S)
+            self._stopping.wait(CHECK_AGAIN_AFTER_S if self._problem else CHECK_EVERY_S)
 
     def problem(self, deadline: float) -> str | None:
         self._is_known.wait(max(deadline - time.monotonic(), 0.0))

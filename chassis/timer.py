@@ -1,32 +1,109 @@
-"""Periodic work that one replica does at a time."""
+"""Periodic work that one replica does at a time.
+
+::
+
+    @timer(interval_s=60)
+    def compare(self) -> None: ...
+
+    @timer(interval_s=1, asleep_s=5)
+    def sweep(self) -> datetime | None: ...      # when something is due next
+
+The second kind looks at most once in ``interval_s``, and only when there is reason to: this
+process wrote to its database, or what the last look named is due. Besides, it looks every
+``asleep_s`` for what another process wrote.
+"""
 
 import functools
 import logging
+import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
-from nameko.timer import Timer
+from eventlet import Timeout
+from eventlet.event import Event as Signal
+from nameko.timer import Timer as NamekoTimer
+
+from chassis.clock import utc_now
+from chassis.leadership import Leadership
+from chassis.service_database import DatabaseConnection
 
 log = logging.getLogger(__name__)
 
+Work = Callable[[Any], datetime | None]
 
-def timer(interval_s: float) -> Callable[[Callable[[Any], None]], Callable[[Any], None]]:
-    """Run a method every ``interval_s``, in whichever replica holds its advisory lock.
 
-    The service needs a ``database``. A failure is logged; the next tick tries again.
-    """
+class Timer(NamekoTimer):
+    """Runs in the leader among the replicas; a failure is logged, and tried again next time."""
 
-    def decorate(method: Callable[[Any], None]) -> Callable[[Any], None]:
+    connection = DatabaseConnection()
+    leadership = Leadership()
+
+    def __init__(self, interval_s: float, asleep_s: float | None) -> None:
+        self._asleep_s = asleep_s
+        self._due_at: datetime | None = None
+        self._wake = Signal()
+        super().__init__(interval_s)
+
+    def start(self) -> None:
+        if self._asleep_s is not None:
+            self.connection.connected.on_change.append(self.wake)
+        super().start()
+
+    def stop(self) -> None:
+        self.wake()
+        super().stop()
+
+    def wake(self) -> None:
+        """Something may have become due: look soon."""
+        if not self._wake.ready():
+            self._wake.send()
+
+    def handle_result(
+        self, worker_ctx: object, result: Any = None, exc_info: Any = None
+    ) -> tuple[Any, Any]:
+        self._due_at = result
+        super().handle_result(worker_ctx, result, exc_info)
+        return result, exc_info
+
+    def _run(self) -> None:
+        began = time.monotonic()
+        while not self._is_told_to_stop(began + self.interval - time.monotonic()):
+            began = time.monotonic()
+            if self._wake.ready():
+                self._wake.reset()
+            if self.leadership.is_ours():
+                self.handle_timer_tick()
+                self.worker_complete.wait()
+                self.worker_complete.reset()
+            if self._asleep_s is not None:
+                self._sleep(self._asleep_s)
+
+    def _is_told_to_stop(self, within_s: float) -> bool:
+        with Timeout(max(within_s, 0), exception=False):
+            self.should_stop.wait()
+        return bool(self.should_stop.ready())
+
+    def _sleep(self, asleep_s: float) -> None:
+        if self._due_at is not None:
+            asleep_s = min((self._due_at - utc_now()).total_seconds(), asleep_s)
+        with Timeout(max(asleep_s, 0), exception=False):
+            self._wake.wait()
+
+
+def timer(interval_s: float, asleep_s: float | None = None) -> Callable[[Work], Work]:
+    """Run a method every so often; see the head of this file."""
+
+    def decorate(method: Work) -> Work:
         @functools.wraps(method)
-        def tick(service: Any) -> None:
+        def tick(service: Any) -> datetime | None:
             try:
-                with service.database.exclusively(f"timer:{method.__name__}") as mine:
-                    if mine:
-                        method(service)
+                return method(service)
             except Exception:
                 log.exception("periodic work failed", extra={"timer": method.__name__})
+                return None
 
-        decorated: Callable[[Any], None] = Timer.decorator(interval=interval_s)(tick)
+        decorated: Work = Timer.decorator(interval_s, asleep_s)(tick)
         return decorated
 
     return decorate

@@ -129,6 +129,10 @@ class System:
         """End a process as a crash would (SIGKILL)."""
         self._children[name].kill()
 
+    def child(self, name: str) -> Child:
+        """A process that was started."""
+        return self._children[name]
+
     def is_running(self, name: str) -> bool:
         return name in self._children and self._children[name].is_running
 

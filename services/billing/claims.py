@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, or_, select
+from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.orm import Session
 
 from contracts.billing import PurchaseStatus
-from services.billing.models import PurchaseRow
+from services.billing.models import PurchaseRow, StockReleaseRow
 
 WAITING = (PurchaseStatus.PENDING.value, PurchaseStatus.AWAITING_FUNDS.value)
 RETRY_DELAY_MAX = timedelta(seconds=60)
@@ -56,6 +56,16 @@ def claim_next(session: Session, now: datetime, lease: timedelta) -> Claim | Non
         .with_for_update(skip_locked=True)
     )
     return None if row is None else take(row, now, lease)
+
+
+def next_at(session: Session) -> datetime | None:
+    """When there is something to do next: a purchase, or stock that is to be put back."""
+    due = select(func.min(PurchaseRow.due_at)).where(PurchaseRow.status.in_(WAITING))
+    release = select(func.min(StockReleaseRow.requested_at))
+    first: datetime | None = session.scalar(
+        select(func.least(due.scalar_subquery(), release.scalar_subquery()))
+    )
+    return first
 
 
 def take(row: PurchaseRow, now: datetime, lease: timedelta) -> Claim:

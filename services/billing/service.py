@@ -1,5 +1,6 @@
 """Billing's entrypoints."""
 
+from datetime import datetime
 from functools import partial
 from uuid import UUID
 
@@ -38,6 +39,8 @@ from services.billing.checkout import Checkout
 from services.billing.settings import get_settings
 
 SWEEP_INTERVAL_S = 2.0
+ASLEEP_S = 5.0
+"""How late what another replica made due is seen at most."""
 
 
 class BillingService:
@@ -102,9 +105,15 @@ class BillingService:
     def explain_paused_topup(self, session: Session, event: AutoTopupPaused) -> None:
         refusals.explain_pause(session, event)
 
-    @timer(interval_s=SWEEP_INTERVAL_S)
-    def sweep(self) -> None:
+    @timer(interval_s=SWEEP_INTERVAL_S, asleep_s=ASLEEP_S)
+    def sweep(self) -> datetime | None:
+        """What is due, if anything is; when something is next."""
+        with self.database.read() as session:
+            next_at = claims.next_at(session)
+        if next_at is None or next_at > utc_now():
+            return next_at
         self._checkout().sweep()
+        return None
 
     @timer(FORGET_EVERY_S)
     def forget_old(self) -> None:

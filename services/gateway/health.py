@@ -6,7 +6,6 @@ from typing import Any
 from uuid import UUID
 
 from flask import Blueprint, Response, jsonify
-from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from chassis.readiness import Readiness
@@ -72,8 +71,8 @@ def _readiness() -> Readiness:
 
 def _ask_database(frame: Frame) -> None:
     try:
-        with frame.database.read() as session:
-            session.execute(text("SELECT 1 FROM users LIMIT 1"))
+        # A connection that was not used a moment ago is tested when it is taken.
+        frame.database.engine.connect().close()
     except SQLAlchemyError as error:
         raise ConnectionError(AWAY) from error
 

@@ -2,8 +2,12 @@
 
 import base64
 import functools
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+from uuid import UUID
 
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from chassis.clock import utc_now
 from chassis.events import event_handler
@@ -72,14 +76,19 @@ from services.topup import (
     terms,
     topups,
     triggers,
+    turns,
 )
 from services.topup.background import Background
+from services.topup.models import Notice, TriggerRecord
+from services.topup.models import Topup as TopupRow
 from services.topup.policy import Policy
 from services.topup.processor import Processor
 from services.topup.settings import get_settings
 from services.topup.till import Till, WalletQuestions
 
 AUDIT_EVERY_S = 120
+ASLEEP_S = 5
+"""How late what another replica made due is seen at most."""
 
 
 @functools.cache
@@ -304,26 +313,34 @@ class TopupService:
 
     # What a crash, a failure or a clock leaves to do
 
-    @timer(interval_s=1)
-    def sweep_triggers(self) -> None:
-        with self.database.begin() as session:
-            due = triggers.due(session, utc_now())
-        for trigger_id, owner in due.items():
-            self.later(charges.pursue, self.till, trigger_id, owner=owner)
+    @timer(interval_s=1, asleep_s=ASLEEP_S)
+    def sweep_triggers(self) -> datetime | None:
+        return self._work_off(TriggerRecord.due_at, triggers.due, charges.pursue)
 
-    @timer(interval_s=1)
-    def settle_unknown(self) -> None:
-        with self.database.begin() as session:
-            due = janitor.due(session, utc_now())
-        for topup_id, owner in due.items():
-            self.later(janitor.look, self.till, topup_id, owner=owner)
+    @timer(interval_s=1, asleep_s=ASLEEP_S)
+    def settle_unknown(self) -> datetime | None:
+        return self._work_off(TopupRow.next_look_at, janitor.due, janitor.look)
 
-    @timer(interval_s=2)
-    def work_off_notices(self) -> None:
+    @timer(interval_s=2, asleep_s=ASLEEP_S)
+    def work_off_notices(self) -> datetime | None:
+        return self._work_off(Notice.next_try_at, notices.due, notices.work_off)
+
+    def _work_off(
+        self,
+        due_at: InstrumentedAttribute[Any],
+        take: Callable[[Session, datetime], Mapping[Any, UUID | None]],
+        work: Callable[[Till, Any], object],
+    ) -> datetime | None:
+        """Have done in the background what is due; when something is due next."""
+        with self.database.read() as session:
+            next_at = turns.next_at(session, due_at)
+        if next_at is None or next_at > utc_now():
+            return next_at
         with self.database.begin() as session:
-            due = notices.due(session, utc_now())
-        for event_id, owner in due.items():
-            self.later(notices.work_off, self.till, event_id, owner=owner)
+            due = take(session, utc_now())
+        for key, owner in due.items():
+            self.later(work, self.till, key, owner=owner)
+        return None
 
     @timer(interval_s=30)
     def detach_removed_cards(self) -> None:

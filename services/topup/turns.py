@@ -10,6 +10,12 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 RowT = TypeVar("RowT")
 
 
+def next_at(session: Session, due_at: InstrumentedAttribute[Any]) -> datetime | None:
+    """When something is due next; a moment that has passed: now."""
+    found: datetime | None = session.scalar(select(func.min(due_at)))
+    return found
+
+
 def take(
     session: Session,
     table: type[RowT],

@@ -18,6 +18,9 @@ def sweep(database: Connected, now: datetime) -> int:
     A hold that is captured or voided meanwhile refuses its expiry, which is right.
     """
     released = 0
+    with database.read() as session:
+        if not holds.is_any_due(session, now):
+            return released
     while True:
         with database.begin() as session:
             due = holds.due(session, now, BATCH_SIZE)

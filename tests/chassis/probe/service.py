@@ -1,6 +1,7 @@
 """The probe's entrypoints."""
 
 import time
+from datetime import datetime, timedelta
 from typing import ClassVar
 
 import eventlet
@@ -33,7 +34,7 @@ from tests.chassis.probe.messages import (
     Whispered,
 )
 
-MEETING, NAPPING, TICK, AFTER_COMMIT, NAPPED = -5, -4, -3, -2, -1
+LOOKS, MEETING, NAPPING, TICK, AFTER_COMMIT, NAPPED = -6, -5, -4, -3, -2, -1
 
 
 class ProbeService:
@@ -45,6 +46,7 @@ class ProbeService:
     health = Health()
     meeting: ClassVar[list[Deferred[Number]]] = []
     failed: ClassVar[set[int]] = set()
+    looks: ClassVar[list[datetime]] = []
 
     @rpc
     def echo(self, request: Echo) -> Number:
@@ -90,6 +92,8 @@ class ProbeService:
     def count_noted(self, request: CountNoted) -> Number:
         if request.n == MEETING:
             return Number(n=len(self.meeting))
+        if request.n == LOOKS:
+            return Number(n=len(self.looks))
         with self.database.read() as session:
             count = session.scalar(
                 text("SELECT count(*) FROM noted WHERE n = :n"), {"n": request.n}
@@ -117,15 +121,22 @@ class ProbeService:
         if event.n == 666:
             raise ValueError("never")
 
+    @timer(interval_s=0.1, asleep_s=3_600)
+    def look(self) -> datetime | None:
+        """Names a moment for the next look twice, and then sleeps until something is written."""
+        self.looks.append(utc_now())
+        return utc_now() + timedelta(seconds=0.5) if len(self.looks) < 3 else None
+
     @timer(interval_s=0.2)
     def tick(self) -> None:
-        with self.database.begin() as session:
+        # Not with ``begin``, which would wake the timer that sleeps.
+        with Session(self.database.engine) as session, session.begin():
             note(session, TICK)
             others = session.scalar(
                 text("UPDATE ticking SET running = running + 1 RETURNING running")
             )
         time.sleep(0.1)
-        with self.database.begin() as session:
+        with Session(self.database.engine) as session, session.begin():
             session.execute(text("UPDATE ticking SET running = running - 1"))
             if others != 1:
                 session.execute(text("UPDATE ticking SET overlapped = true"))

@@ -1,0 +1,75 @@
+"""Periodic work: who does it, and how seldom while nothing happens."""
+
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import text
+
+from chassis.identifiers import new_id
+from tests.chassis.conftest import Probe
+from tests.chassis.probe.messages import Tell
+from tests.chassis.probe.service import LOOKS, TICK
+from tests.patience import eventually
+
+LEADERS = text(
+    "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+)
+
+
+@pytest.fixture
+def fresh(make_probe: Callable[..., Probe]) -> Probe:
+    return make_probe()
+
+
+def leaders(probe: Probe) -> list[int]:
+    with probe.database.read() as session:
+        return list(session.scalars(LEADERS))
+
+
+def ticks(probe: Probe, times: int) -> None:
+    probe.comes_to_note(TICK, probe.noted(TICK) + times)
+
+
+def test_a_timer_sleeps_until_something_is_due_or_was_written(fresh: Probe) -> None:
+    eventually(lambda: fresh.noted(LOOKS), lambda looks: looks == 3)
+    ticks(fresh, 5)
+    while_nothing_happened = fresh.noted(LOOKS)
+    fresh.rpc.call(Tell(idempotency_key=str(new_id()), n=1))
+
+    assert while_nothing_happened == 3
+    eventually(lambda: fresh.noted(LOOKS), lambda looks: looks > 3)
+
+
+def test_a_leader_leads_for_as_long_as_it_lives(fresh: Probe) -> None:
+    eventually(lambda: leaders(fresh), lambda found: len(found) == 1)
+    (first,) = leaders(fresh)
+    fresh.start()
+
+    found = set()
+    for _ in range(5):
+        ticks(fresh, 1)
+        found |= set(leaders(fresh))
+
+    assert found == {first}
+
+
+def test_a_leader_that_was_cut_off_from_the_database_leads_again(fresh: Probe) -> None:
+    eventually(lambda: leaders(fresh), lambda found: len(found) == 1)
+    (first,) = leaders(fresh)
+    with fresh.database.begin() as session:
+        session.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": first})
+
+    eventually(lambda: leaders(fresh), lambda found: len(found) == 1 and found != [first])
+    ticks(fresh, 2)
+
+
+def test_another_replica_leads_when_the_leader_is_stopped(fresh: Probe) -> None:
+    eventually(lambda: leaders(fresh), lambda found: len(found) == 1)
+    (first,) = leaders(fresh)
+    fresh.start()
+    fresh.children[0].stop()
+    eventually(fresh.answers)
+
+    eventually(lambda: leaders(fresh), lambda found: len(found) == 1 and found != [first])
+    ticks(fresh, 2)
