@@ -3,7 +3,7 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -16,10 +16,14 @@ from services.catalog.quotes import quantities, refuse_what_is_gone
 def reserve(session: Session, now: datetime, command: ReserveStock) -> Reservation:
     """Take the lines out of stock, all or none, once per ``reservation_id``.
 
+    Nothing is stored where there is no end to any of them.
+
     Raises ``OutOfStock``, ``NotFound``, ``Conflict`` when the reservation was released
     already, ``IdempotencyConflict`` when it was made for other lines.
     """
     wanted = quantities(command.lines)
+    if _takes_nothing(session, command.reservation_id, wanted):
+        return Reservation(reservation_id=command.reservation_id)
     if not _is_first(session, now, command.reservation_id):
         _check_same(session, command.reservation_id, wanted)
         return Reservation(reservation_id=command.reservation_id)
@@ -75,6 +79,19 @@ def release(session: Session, now: datetime, command: ReleaseStock) -> Reservati
             .values(stock=ProductRow.stock + line.quantity)
         )
     return reply
+
+
+def _takes_nothing(session: Session, reservation_id: UUID, wanted: dict[UUID, int]) -> bool:
+    """Whether all of it is there without end, so that there is nothing to remember.
+
+    A reservation of which something is known is none of these: it may have been released.
+    """
+    without_end = session.scalar(
+        select(func.count())
+        .select_from(ProductRow)
+        .where(ProductRow.product_id.in_(wanted), ProductRow.stock.is_(None))
+    )
+    return without_end == len(wanted) and session.get(ReservationRow, reservation_id) is None
 
 
 def _is_first(session: Session, now: datetime, reservation_id: UUID) -> bool:

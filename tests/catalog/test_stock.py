@@ -3,14 +3,14 @@ from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from chassis.database import Connected
 from contracts.catalog import QuoteLine, ReleaseStock, ReserveStock
 from contracts.errors import Conflict, IdempotencyConflict, NotFound, OutOfStock
 from services.catalog import stock
-from services.catalog.models import ProductRow
+from services.catalog.models import ProductRow, ReservationRow
 from tests.catalog.conftest import NOW
 
 AddProduct = Callable[..., UUID]
@@ -121,6 +121,26 @@ def test_what_had_no_limit_when_it_was_taken_is_not_put_back(
     release(database, reservation_id)
 
     assert left(database, product_id) == 1
+
+
+def test_what_is_there_without_end_leaves_nothing_to_remember(
+    database: Connected, add_product: AddProduct
+) -> None:
+    reserve(database, add_product(stock=None))
+    reserve(database, add_product(stock=5))
+
+    with database.read() as session:
+        assert session.scalar(select(func.count()).select_from(ReservationRow)) == 1
+
+
+def test_what_is_there_without_end_is_not_reserved_after_its_release(
+    database: Connected, add_product: AddProduct
+) -> None:
+    product_id, reservation_id = add_product(stock=None), uuid4()
+    release(database, reservation_id)
+
+    with pytest.raises(Conflict):
+        reserve(database, product_id, 1, reservation_id)
 
 
 def test_an_unknown_product_cannot_be_reserved(database: Connected) -> None:
