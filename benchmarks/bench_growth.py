@@ -61,7 +61,7 @@ def _buy(stack: System, line: PurchaseLine) -> None:
             idempotency_key=str(new_id()),
             user_id=user_id,
             amount_micros=20 * USD * PURCHASES_OF_A_USER,
-            kind=TransactionKind.ADJUSTMENT,
+            kind=TransactionKind.TOPUP,
             description="For a benchmark",
         )
     )
