@@ -87,6 +87,10 @@ lock:  ## Renew the locked versions and hashes of all packages
 			{ echo "$$lock.txt does not hold for Python 3.13"; exit 1; }; \
 	done
 
+.PHONY: sbom
+sbom: install-test  ## Write a bill of materials of all locked packages (CycloneDX) to sbom.json
+	$(PY) -m tests.tidy.bill_of_materials >sbom.json
+
 .PHONY: docs
 docs: install  ## Write the schemas of all messages into docs/schemas
 	$(PY) -m contracts.schemas docs/schemas
