@@ -194,6 +194,11 @@ def test_auto_topup_below_the_threshold_warns_before_it_charges(visitor: Visitor
     visitor.page.get_by_role("button", name="Save and charge $30.00 now").first.click()
 
     expect(visitor.page.get_by_text("your card is being charged now")).to_be_visible()
+    # Nothing is pressed and nothing reloaded: the page tells of the charge to its end.
+    expect(visitor.page.locator("#last-charge")).to_contain_text(
+        "Credited", timeout=COMPLETES_WITHIN_MS
+    )
+    expect(visitor.page.get_by_text("A charge is under way.")).to_have_count(0)
 
 
 def test_a_threshold_raised_above_the_balance_warns_before_it_charges(visitor: Visitor) -> None:
