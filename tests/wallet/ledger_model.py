@@ -1,6 +1,8 @@
 """The wallet in plain Python, as simple as it can be said: what the real one is compared with."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -21,6 +23,7 @@ from contracts.wallet import (
     Unfreeze,
     VoidHold,
 )
+from services.wallet.holds import ExpireHold
 from services.wallet.reclaims import TakeBack
 
 Answer = tuple[Any, ...]
@@ -56,6 +59,7 @@ class ModelAccount:
 class ModelHold:
     user_id: UUID
     amount_micros: int
+    expires_at: datetime
     is_open: bool = True
 
 
@@ -74,6 +78,7 @@ class Refused(Exception):
 
 @dataclass
 class Model:
+    now: datetime
     accounts: dict[UUID, ModelAccount] = field(default_factory=dict)
     holds: dict[UUID, ModelHold] = field(default_factory=dict)
     transactions: dict[UUID, ModelTransaction] = field(default_factory=dict)
@@ -177,7 +182,8 @@ class Model:
         self._require(account, command.amount_micros)
         account.held_micros += command.amount_micros
         account.check()
-        self.holds[made_id] = ModelHold(command.user_id, command.amount_micros)
+        expires_at = self.now + timedelta(seconds=command.expires_in_s)
+        self.holds[made_id] = ModelHold(command.user_id, command.amount_micros, expires_at)
         return ("held", command.amount_micros)
 
     def _open_hold(self, user_id: UUID, hold_id: UUID) -> ModelHold:
@@ -196,6 +202,8 @@ class Model:
         amount_micros = command.amount_micros or hold.amount_micros
         if amount_micros > hold.amount_micros:
             raise Refused("bad_request")
+        if hold.expires_at <= self.now:
+            raise Refused("conflict")
         self._release(account, hold)
         return self._move(command.user_id, None, amount_micros, made_id, command.user_id)
 
@@ -205,6 +213,15 @@ class Model:
         self._release(account, hold)
         account.check()
         return ("voided", hold.amount_micros)
+
+    def _expire(self, command: ExpireHold, _made_id: UUID) -> Answer:
+        account = self._account(command.user_id)
+        hold = self._open_hold(command.user_id, command.hold_id)
+        if hold.expires_at > self.now:
+            raise Refused("conflict")
+        self._release(account, hold)
+        account.check()
+        return ("expired", hold.amount_micros)
 
     def _release(self, account: ModelAccount, hold: ModelHold) -> None:
         hold.is_open = False
@@ -254,3 +271,74 @@ class Model:
             raise Refused("conflict")
         account.is_frozen = False
         return ("open",)
+
+
+def copy_of(account: ModelAccount | None) -> ModelAccount:
+    """As it is now, whatever becomes of it; an empty one where there is none."""
+    return replace(account) if account is not None else ModelAccount()
+
+
+@dataclass
+class Moment:
+    """A command that was answered. ``before``: the account just then; ``at_first``: before the
+    batch in which it came."""
+
+    model: Model
+    command: Any
+    answer: Answer
+    before: ModelAccount
+    at_first: ModelAccount
+
+    def is_(self, kind: type[Command[Any]], answer: str) -> bool:
+        return isinstance(self.command, kind) and self.answer[0] == answer
+
+    @property
+    def takes_held(self) -> bool:
+        """More than is available, and no more than there is."""
+        taken_micros = self.command.amount_micros
+        return self.before.available_micros < taken_micros <= self.before.balance_micros
+
+    @property
+    def is_of_open_hold(self) -> bool:
+        hold = self.model.holds.get(self.command.hold_id)
+        return hold is not None and hold.is_open
+
+    @property
+    def is_second_correction(self) -> bool:
+        original = self.model.transactions[self.command.transaction_id]
+        return original.left_micros + abs(self.answer[1]) < original.amount_micros
+
+
+STATES: dict[str, Callable[[Moment], bool]] = {
+    "money is taken back while some is held": lambda m: (
+        m.is_(TakeBack, "moved") and m.before.held_micros > 0
+    ),
+    "a refund to the card takes what is held": lambda m: (
+        m.is_(TakeBack, "moved") and not m.command.is_dispute and m.takes_held
+    ),
+    "a dispute takes what is held": lambda m: (
+        m.is_(TakeBack, "moved") and m.command.is_dispute and m.takes_held
+    ),
+    "a frozen wallet's hold is not captured": lambda m: (
+        m.is_(Capture, "account_frozen") and m.is_of_open_hold
+    ),
+    "a frozen wallet's hold is voided": lambda m: m.is_(VoidHold, "voided") and m.before.is_frozen,
+    "a hold ends while nothing is available": lambda m: (
+        (m.is_(VoidHold, "voided") or m.is_(ExpireHold, "expired"))
+        and m.before.available_micros < 0
+    ),
+    "a wallet that owes what is held stays frozen": lambda m: (
+        m.is_(Unfreeze, "conflict") and m.before.balance_micros >= 0 > m.before.available_micros
+    ),
+    "of two in one batch one falls short": lambda m: (
+        m.is_(Debit, "insufficient_funds")
+        and m.at_first.available_micros >= m.command.amount_micros
+    ),
+    "a hold is captured too late": lambda m: m.is_(Capture, "conflict") and m.is_of_open_hold,
+    "a hold expires": lambda m: m.is_(ExpireHold, "expired"),
+    "a hold expires too early": lambda m: m.is_(ExpireHold, "conflict") and m.is_of_open_hold,
+    "a purchase is refunded in parts": lambda m: m.is_(Refund, "moved") and m.is_second_correction,
+    "money that was spent is not reversed": lambda m: m.is_(Reverse, "insufficient_funds"),
+    "a closed key stops a late command": lambda m: m.answer == ("key_closed",),
+}
+"""What a long enough life of a ledger comes to: a run that does not come there proves nothing."""

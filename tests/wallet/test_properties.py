@@ -1,10 +1,12 @@
 """Whatever is asked of the ledger, in whatever order: it is right, and a plain model agrees."""
 
+from collections import Counter
+from datetime import timedelta
 from typing import Any, ClassVar
 from uuid import UUID
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -41,9 +43,10 @@ from contracts.wallet import (
     Wallet,
 )
 from services.wallet import chain, verification
+from services.wallet.holds import ExpireHold
 from services.wallet.reclaims import TakeBack
 from tests.wallet.conftest import Ledger
-from tests.wallet.ledger_model import Answer, Model
+from tests.wallet.ledger_model import STATES, Answer, Model, ModelAccount, Moment, copy_of
 
 USERS = 4
 amounts = st.integers(1, 60)
@@ -51,6 +54,8 @@ users = st.integers(0, USERS - 1)
 picks = st.integers(0, 1_000_000)
 WORDS = {"description": "x"}
 OPERATOR = {"reason": "x", "actor": "operator-7"}
+LIVES_S = (60, 600)
+"""How long holds live: the times that pass end some of them on the instant."""
 
 drafts = st.one_of(
     st.tuples(st.just(OpenAccount), users),
@@ -58,9 +63,10 @@ drafts = st.one_of(
     st.tuples(st.just(Credit), users, amounts),
     st.tuples(st.just(Debit), users, amounts),
     st.tuples(st.just(Transfer), users, users, amounts),
-    st.tuples(st.just(PlaceHold), users, amounts),
+    st.tuples(st.just(PlaceHold), users, amounts, st.sampled_from(LIVES_S)),
     st.tuples(st.just(Capture), picks, st.none() | amounts),
     st.tuples(st.just(VoidHold), picks),
+    st.tuples(st.just(ExpireHold), picks),
     st.tuples(st.just(Refund), picks, st.none() | amounts),
     st.tuples(st.just(Reverse), picks),
     st.tuples(st.just(Adjust), users, st.integers(-60, 60)),
@@ -76,20 +82,93 @@ class Clients(RuleBasedStateMachine):
     """Several clients that send batches, repeat themselves, and close keys."""
 
     book: ClassVar[Ledger]
+    seen: ClassVar[Counter[str]]
 
     @initialize()
     def begin(self) -> None:
-        self.model = Model()
+        self.model = Model(self.book.now)
         self.user_ids = [new_id() for _ in range(USERS)]
         self.sent: list[Command[Any]] = []
         self.holds: list[tuple[UUID, UUID]] = []
         self.transactions: list[tuple[UUID, UUID]] = []
+        self.send_these([(Credit, who, 50) for who in range(USERS - 1)])
 
     @rule(batch=st.lists(drafts, min_size=1, max_size=6))
     def send(self, batch: list[tuple[Any, ...]]) -> None:
+        self.send_these(batch)
+
+    def send_these(self, batch: list[tuple[Any, ...]]) -> None:
         commands = [self._command(*draft) for draft in batch]
         self.sent += commands
         self._compare(commands)
+
+    @rule(who=users, parts=st.integers(1, 3), more=st.integers(0, 2))
+    def two_want_what_is_enough_for_one(self, who: int, parts: int, more: int) -> None:
+        available = copy_of(self.model.accounts.get(self.user_ids[who])).available_micros
+        if available > 0:
+            wanted = min(available // parts + more, available)
+            self.send_these([(Debit, who, max(wanted, 1))] * (parts + 1))
+
+    @rule(
+        who=users,
+        life=st.sampled_from(LIVES_S),
+        rest=st.integers(0, 9),
+        is_dispute=st.booleans(),
+        then=st.lists(st.sampled_from([Capture, VoidHold, ExpireHold, Unfreeze]), max_size=3),
+    )
+    def held_money_is_taken_back(
+        self, who: int, life: int, rest: int, is_dispute: bool, then: list[type[Command[Any]]]
+    ) -> None:
+        """What is held, what was held before, or all, and then what its owner or a timer does."""
+        account = copy_of(self.model.accounts.get(self.user_ids[who]))
+        if account.available_micros > 1 and not account.is_frozen:
+            self.send_these([(PlaceHold, who, account.available_micros // 2, life)])
+        if account.balance_micros > rest:
+            self.send_these([(TakeBack, who, account.balance_micros - rest, is_dispute)])
+        newest = len(self.holds) - 1
+        for kind in then if self.holds else []:
+            hold = (newest, None) if kind is Capture else (newest,)
+            self.send_these([(kind, who) if kind is Unfreeze else (kind, *hold)])
+
+    @rule(
+        who=users,
+        life=st.sampled_from(LIVES_S),
+        late=st.sampled_from((-1, 0, 1, -30)),
+        end=st.sampled_from([Capture, ExpireHold]),
+        part=st.sampled_from((1, None)),
+    )
+    def a_hold_ends_about_when_its_time_is_over(
+        self, who: int, life: int, late: int, end: type[Command[Any]], part: int | None
+    ) -> None:
+        account = copy_of(self.model.accounts.get(self.user_ids[who]))
+        if account.available_micros > 0 and not account.is_frozen:
+            self.send_these([(PlaceHold, who, account.available_micros, life)])
+            self.time_passes(life + late)
+            hold = (len(self.holds) - 1, *([part] if end is Capture else []))
+            self.send_these([(end, *hold)])
+
+    @rule(who=users, parts=st.lists(amounts, min_size=2, max_size=3))
+    def a_purchase_is_refunded_in_parts(self, who: int, parts: list[int]) -> None:
+        account = copy_of(self.model.accounts.get(self.user_ids[who]))
+        if account.available_micros > 1 and not account.is_frozen:
+            self.send_these([(Debit, who, account.available_micros)])
+            bought = len(self.transactions) - 1
+            self.send_these(
+                [(Refund, bought, part % account.available_micros + 1) for part in parts]
+            )
+
+    @rule(who=users)
+    def what_was_paid_in_is_spent_and_reversed(self, who: int) -> None:
+        self.send_these([(Credit, who, 30)])
+        paid = len(self.transactions) - 1
+        available = copy_of(self.model.accounts.get(self.user_ids[who])).available_micros
+        if available > 0:
+            self.send_these([(Debit, who, available), (Reverse, paid)])
+
+    @rule(seconds=st.sampled_from((1, 59, 60, 540)))
+    def time_passes(self, seconds: int) -> None:
+        self.book.now += timedelta(seconds=seconds)
+        self.model.now = self.book.now
 
     @rule(chosen=st.lists(picks, min_size=1, max_size=4))
     def send_again(self, chosen: list[int]) -> None:
@@ -135,10 +214,19 @@ class Clients(RuleBasedStateMachine):
 
     def _compare(self, commands: list[Any]) -> None:
         outcomes = self.book.post(*commands)
-        for command, outcome in zip(commands, outcomes, strict=True):
+        at_first = [self._account_of(command) for command in commands]
+        for command, outcome, first in zip(commands, outcomes, at_first, strict=True):
             self._note(command, outcome)
+            before = self._account_of(command)
             expected = self.model.answer(command, _made_id(outcome))
             assert _in_words(outcome) == expected, command
+            moment = Moment(self.model, command, expected, before, first)
+            for state in [name for name, is_reached in STATES.items() if is_reached(moment)]:
+                event(state)
+                self.seen[state] += 1
+
+    def _account_of(self, command: Any) -> ModelAccount:
+        return copy_of(self.model.accounts.get(getattr(command, "user_id", None)))
 
     def _note(self, command: Any, outcome: object) -> None:
         if isinstance(outcome, Transaction) and not outcome.replayed:
@@ -152,7 +240,7 @@ class Clients(RuleBasedStateMachine):
         return kind(idempotency_key=key, **self._fields(kind, *values))
 
     def _fields(self, kind: type[Command[Any]], first: int, *rest: Any) -> dict[str, Any]:
-        if kind in (Capture, VoidHold):
+        if kind in (Capture, VoidHold, ExpireHold):
             user_id, hold_id = self._pick(self.holds, first)
             amount = {"amount_micros": rest[0]} if rest else {}
             return {"user_id": user_id, "hold_id": hold_id, **amount}
@@ -175,6 +263,10 @@ class Clients(RuleBasedStateMachine):
             return {"user_id": user_id}
         if kind is SetLevel:
             return {"user_id": user_id, "threshold_micros": rest[0]}
+        if kind is PlaceHold:
+            amount_micros, expires_in_s = rest
+            placed = {"amount_micros": amount_micros, "expires_in_s": expires_in_s}
+            return {"user_id": user_id, **placed, **WORDS}
         words = OPERATOR if kind is Adjust else WORDS
         return {"user_id": user_id, "amount_micros": rest[0], **words}
 
@@ -208,7 +300,8 @@ def _in_words(outcome: object) -> Answer:
 
 
 def run(book: Ledger, examples: int, steps: int, *, shrink: bool = False) -> None:
-    machine = type("ClientsOfThisLedger", (Clients,), {"book": book})
+    seen: Counter[str] = Counter()
+    machine = type("ClientsOfThisLedger", (Clients,), {"book": book, "seen": seen})
     run_state_machine_as_test(
         machine,
         settings=settings(
@@ -220,10 +313,11 @@ def run(book: Ledger, examples: int, steps: int, *, shrink: bool = False) -> Non
             phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
         ),
     )
+    assert set(STATES) - set(seen) == set()
 
 
 def test_the_ledger_agrees_with_the_model(own_book: Ledger) -> None:
-    run(own_book, examples=20, steps=20)
+    run(own_book, examples=40, steps=25)
 
 
 @pytest.mark.soak
