@@ -1,7 +1,8 @@
 """How a test sees a lock: it holds it elsewhere, and watches the other wait for it."""
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from sqlalchemy import text
@@ -13,6 +14,10 @@ from tests.patience import PATIENCE_S, eventually
 Result = TypeVar("Result")
 
 _WAITS = text("SELECT count(*) FROM pg_stat_activity WHERE :holder = ANY(pg_blocking_pids(pid))")
+# The statement of another login is not shown.
+_WAITING_AT = text(
+    "SELECT coalesce(query, '') FROM pg_stat_activity WHERE :holder = ANY(pg_blocking_pids(pid))"
+)
 
 
 def done_after(
@@ -42,3 +47,40 @@ def done_after(
             assert not begun.done(), "it waited for nobody"
             meanwhile()
         return begun.result(PATIENCE_S)
+
+
+def waits_at(
+    database: Connected, act: Callable[[], object], statement: str, **values: Any
+) -> str | None:
+    """The statement at which ``act`` waits while another session holds what ``statement`` locks.
+
+    None when it came to its end without waiting. How it ends afterwards is not looked at.
+    """
+    with ThreadPoolExecutor(1) as worker:
+        with held(database, statement, **values) as session:
+            acting = worker.submit(act)
+            waiting = until_waiting(database, session, acting)
+        acting.exception()
+    return waiting
+
+
+@contextmanager
+def held(database: Connected, statement: str, **values: Any) -> Iterator[Session]:
+    """Hold what ``statement`` locks for the length of the block, in a session of its own."""
+    with database.begin() as session:
+        session.execute(text(statement), values)
+        yield session
+
+
+def until_waiting(database: Connected, holder: Session, acting: Future[Any]) -> str | None:
+    """Let ``acting`` come to where it waits for ``holder``: the statement there, or None for one
+    that came to its end without waiting."""
+    process = holder.scalar(text("SELECT pg_backend_pid()"))
+
+    def seen() -> tuple[str | None, bool]:
+        is_done = acting.done()
+        with database.read() as session:
+            return session.scalar(_WAITING_AT, {"holder": process}), is_done
+
+    statement, _ = eventually(seen, lambda it: it[0] is not None or it[1], interval_s=0.01)
+    return statement

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any, cast
@@ -65,6 +66,31 @@ def test_a_worker_that_lost_its_lease_changes_nothing(database: Connected) -> No
     with database.read() as session:
         status = session.get_one(PurchaseRow, lost.purchase_id).status
     assert status == PurchaseStatus.PENDING
+
+
+def postpone(database: Connected, claimed: Claim, now: datetime) -> None:
+    with database.begin() as session:
+        claims.postpone(session, now, claimed)
+
+
+def end_stock_hold(database: Connected, claimed: Claim, now: datetime) -> None:
+    checkout = Checkout(database, cast(RpcClient, None), RULES, lambda: now)
+    checkout.settle(claims.Claim(claimed.row, claimed.claim_id, is_try_owed=False))
+
+
+@pytest.mark.parametrize("give_up", [postpone, wait_for_funds, end_stock_hold])
+def test_a_worker_that_lost_its_lease_leaves_the_claim_with_its_new_owner(
+    database: Connected, give_up: Callable[[Connected, Claim, datetime], object]
+) -> None:
+    lost = recorded(database)
+    new = claim_next(database, LATER)
+
+    give_up(database, lost, LATER)
+
+    assert new is not None
+    with database.read() as session:
+        row = session.get_one(PurchaseRow, lost.purchase_id)
+    assert (row.claim_id, row.claimed_until) == (new.claim_id, LATER + LEASE)
 
 
 def test_what_waits_for_funds_is_left_alone_until_its_stock_is_held_too_long(

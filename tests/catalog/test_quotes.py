@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from contextlib import nullcontext
 from uuid import UUID, uuid4
 
 import pytest
@@ -6,6 +7,7 @@ import pytest
 from chassis.database import Connected
 from contracts.catalog import QuoteLine
 from contracts.errors import BadRequest, NotFound, OutOfStock
+from contracts.messages import MAX_AMOUNT_MICROS
 from services.catalog import quotes
 
 AddProduct = Callable[..., UUID]
@@ -42,10 +44,25 @@ def test_stock_is_counted_over_all_lines(database: Connected, add_product: AddPr
     assert refusal.value.details == (str(scarce),)
 
 
-def test_a_total_beyond_what_can_be_moved_at_once_is_refused(
-    database: Connected, add_product: AddProduct
+@pytest.mark.parametrize(("quantity", "is_refused"), [(2, False), (3, False), (4, True)])
+def test_all_there_is_has_a_quote_and_no_more(
+    database: Connected, add_product: AddProduct, quantity: int, is_refused: bool
 ) -> None:
-    dear = add_product(price_micros=1_000_000_000_000_000)
+    scarce = add_product(stock=3)
 
-    with database.read() as session, pytest.raises(BadRequest):
-        quotes.quote(session, [QuoteLine(product_id=dear, quantity=2)])
+    with database.read() as session, pytest.raises(OutOfStock) if is_refused else nullcontext():
+        quotes.quote(session, [QuoteLine(product_id=scarce, quantity=quantity)])
+
+
+@pytest.mark.parametrize(("beyond", "is_refused"), [(-1, False), (0, False), (1, True)])
+def test_a_total_is_at_most_what_can_be_moved_at_once(
+    database: Connected, add_product: AddProduct, beyond: int, is_refused: bool
+) -> None:
+    dear, rest = (
+        add_product(price_micros=MAX_AMOUNT_MICROS - 5),
+        add_product(price_micros=5 + beyond),
+    )
+    lines = [QuoteLine(product_id=dear), QuoteLine(product_id=rest)]
+
+    with database.read() as session, pytest.raises(BadRequest) if is_refused else nullcontext():
+        assert quotes.quote(session, lines).total_micros == MAX_AMOUNT_MICROS + beyond

@@ -1,9 +1,10 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from chassis.database import Connected
@@ -12,8 +13,10 @@ from contracts.errors import Conflict, IdempotencyConflict, NotFound, OutOfStock
 from services.catalog import stock
 from services.catalog.models import ProductRow, ReservationRow
 from tests.catalog.conftest import NOW
+from tests.locks import held, until_waiting, waits_at
 
 AddProduct = Callable[..., UUID]
+PRODUCT = "SELECT FROM products WHERE product_id = :id FOR UPDATE"
 
 
 def reserve(
@@ -174,6 +177,91 @@ def test_one_reservation_made_by_many_at_once_takes_stock_once(
         list(crowd.map(lambda _: reserve(database, product_id, 1, reservation_id), range(12)))
 
     assert left(database, product_id) == 9
+
+
+def test_a_release_puts_back_what_it_took_and_nothing_else(
+    database: Connected, add_product: AddProduct
+) -> None:
+    before, product_id, after = (add_product(stock=5) for _ in range(3))
+    reserve(database, before, 1)
+    reservation_id = reserve(database, product_id, 2)
+    reserve(database, after, 3)
+
+    release(database, reservation_id)
+
+    assert [left(database, each) for each in (before, product_id, after)] == [4, 5, 2]
+
+
+@pytest.mark.parametrize(("quantity", "is_refused"), [(4, False), (5, False), (6, True)])
+def test_all_there_is_can_be_reserved_and_no_more(
+    database: Connected, add_product: AddProduct, quantity: int, is_refused: bool
+) -> None:
+    product_id = add_product(stock=5)
+
+    with pytest.raises(OutOfStock) if is_refused else nullcontext():
+        reserve(database, product_id, quantity)
+
+    assert left(database, product_id) == (5 if is_refused else 5 - quantity)
+
+
+def test_whoever_reserves_waits_for_who_holds_the_product(
+    database: Connected, add_product: AddProduct
+) -> None:
+    product_id = add_product(stock=5)
+
+    statement = waits_at(database, lambda: reserve(database, product_id), PRODUCT, id=product_id)
+
+    assert statement is not None
+    assert statement.startswith("SELECT")
+
+
+def test_whoever_releases_waits_for_who_holds_the_reservation(
+    database: Connected, add_product: AddProduct
+) -> None:
+    reservation_id = reserve(database, add_product(stock=5))
+
+    statement = waits_at(
+        database,
+        lambda: release(database, reservation_id),
+        "SELECT FROM reservations WHERE reservation_id = :id FOR UPDATE",
+        id=reservation_id,
+    )
+
+    assert statement is not None
+    assert statement.startswith("SELECT")
+
+
+@pytest.mark.parametrize("act", ["reserve", "release"])
+def test_products_are_locked_in_the_order_of_their_ids(
+    database: Connected, add_product: AddProduct, act: str
+) -> None:
+    """So that two who want the same products never wait for each other."""
+    high, low = UUID(int=2), UUID(int=1)
+    for product_id in (high, low):
+        add_product(product_id=product_id, stock=5)
+    command = ReserveStock(
+        reservation_id=uuid4(), lines=[QuoteLine(product_id=high), QuoteLine(product_id=low)]
+    )
+
+    def reserve_both() -> None:
+        with database.begin() as session:
+            stock.reserve(session, NOW, command)
+
+    if act == "release":
+        reserve_both()
+
+    def work() -> None:
+        reserve_both() if act == "reserve" else release(database, command.reservation_id)
+
+    with ThreadPoolExecutor(1) as worker:
+        with held(database, PRODUCT, id=low) as holder:
+            working = worker.submit(work)
+            waits = until_waiting(database, holder, working)
+            with database.begin() as session:
+                is_free = session.execute(text(f"{PRODUCT} SKIP LOCKED"), {"id": high}).first()
+        working.result()
+
+    assert (waits is not None, is_free is not None) == (True, True)
 
 
 def test_the_database_itself_refuses_negative_stock(

@@ -89,14 +89,20 @@ def test_a_session_is_found_by_its_secret_until_it_is_revoked(database: Connecte
     assert gone is None
 
 
-def test_a_session_ends_by_itself(database: Connected) -> None:
+@pytest.mark.parametrize(
+    ("before_its_end", "lives"), [(timedelta(microseconds=1), True), (timedelta(), False)]
+)
+def test_a_session_ends_by_itself_on_the_instant(
+    database: Connected, before_its_end: timedelta, lives: bool
+) -> None:
     user, now = add_user(database, has_wallet=False), utc_now()
     with database.begin() as session:
         secret = sessions.start(session, now, user.user_id, timedelta(days=1))
 
     with database.read() as session:
-        assert sessions.find(session, now + timedelta(hours=23), secret) is not None
-        assert sessions.find(session, now + timedelta(hours=25), secret) is None
+        found = sessions.find(session, now + timedelta(days=1) - before_its_end, secret)
+
+    assert (found is not None) is lives
 
 
 def test_a_token_is_stored_as_a_hash_and_can_be_revoked(database: Connected) -> None:

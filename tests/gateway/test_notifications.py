@@ -60,6 +60,50 @@ def test_reading_somebody_elses_is_not_found(database: Connected) -> None:
         notifications.mark_read(session, utc_now(), UUID(int=2), notification_id)
 
 
+@pytest.fixture
+def three_users(database: Connected) -> list[UUID]:
+    """Three users with one notification each, told in this order: the middle one is looked at."""
+    users = [uuid4() for _ in range(3)]
+    for user_id in users:
+        tell(database, user_id)
+    return users
+
+
+def test_others_notifications_are_neither_listed_nor_counted(
+    database: Connected, three_users: list[UUID]
+) -> None:
+    mine = three_users[1]
+
+    with database.read() as session:
+        listed = [notice.user_id for notice in notifications.newest(session, mine)]
+        counted = notifications.unread_count(session, mine)
+
+    assert (listed, counted) == ([mine], 1)
+
+
+def test_reading_all_reads_none_of_others(database: Connected, three_users: list[UUID]) -> None:
+    with database.begin() as session:
+        notifications.mark_read(session, utc_now(), three_users[1], None)
+
+    with database.read() as session:
+        unread = [notifications.unread_count(session, user_id) for user_id in three_users]
+    assert unread == [1, 0, 1]
+
+
+@pytest.mark.parametrize("other", [0, 2])
+def test_somebody_elses_is_not_found_and_stays_unread(
+    database: Connected, three_users: list[UUID], other: int
+) -> None:
+    with database.read() as session:
+        (theirs,) = notifications.newest(session, three_users[other])
+
+    with pytest.raises(NotFound), database.begin() as session:
+        notifications.mark_read(session, utc_now(), three_users[1], theirs.notification_id)
+
+    with database.read() as session:
+        assert notifications.unread_count(session, three_users[other]) == 1
+
+
 def test_the_api_pages_and_marks_read(member: Api, database: Connected) -> None:
     assert member.user_id is not None
     told = [str(tell(database, member.user_id)) for _ in range(3)]
