@@ -1,8 +1,8 @@
 """The faults: which small changes are made to a file of rules, and where.
 
-Most are Cosmic Ray's. It has none for what costs money here, so three are ours: a query that
-lost a link (a lock, a filter, an order), a filter that lost a condition, and a statement that is
-left out.
+Most are Cosmic Ray's. It has none for what costs money here, so these are ours: a query that
+lost a link (a lock, a filter, an order), a filter that lost a condition, a statement that is
+left out, and an error that is not caught (its own knows no ``except module.Error``).
 """
 
 import difflib
@@ -15,8 +15,8 @@ from cosmic_ray import plugins
 from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.operators.operator import Example, Operator
-from parso.python.tree import Keyword
-from parso.tree import NodeOrLeaf
+from parso.python.tree import Keyword, Name
+from parso.tree import NodeOrLeaf, search_ancestor
 
 LINKS = {
     "group_by",
@@ -45,7 +45,6 @@ REPLACEMENTS = {
 
 WHOLE = (
     "AddNot",
-    "ExceptionReplacer",
     "NumberReplacer",
     "RemoveDecorator",
     "ReplaceAndWithOr",
@@ -62,10 +61,14 @@ WHOLE = (
 
 @dataclass(frozen=True)
 class Fault:
-    """One change to one file. ``before`` and ``after`` are the lines it changes, on one line."""
+    """One change to one file, ``within`` a function or a class, or nothing.
+
+    ``before`` and ``after`` are the lines that it changes, on one line.
+    """
 
     file: str
     line: int
+    within: str
     kind: str
     before: str
     after: str
@@ -155,11 +158,27 @@ class DropStatement(Operator):
         return is_early_return or statement.type in ("atom_expr", "power", "raise_stmt")
 
 
+class LoseError(Operator):
+    """An ``except`` that catches nothing."""
+
+    def mutation_positions(self, node: NodeOrLeaf) -> Iterator[tuple[Any, Any]]:
+        if node.type == "except_clause":
+            yield node.children[1].start_pos, node.children[1].end_pos
+
+    def mutate(self, node: NodeOrLeaf, index: int) -> NodeOrLeaf:  # noqa: ARG002
+        node.children[1] = Name("()", node.children[1].start_pos, " ")
+        return node
+
+    @classmethod
+    def examples(cls) -> tuple[Example, ...]:
+        return (Example("try: a()\nexcept b.C: d()", "try: a()\nexcept (): d()"),)
+
+
 def faults_in(root: Path, file: str) -> list[Fault]:
     """Every fault for this file, in the order of its lines."""
     source = (root / file).read_text()
     found = [
-        _fault(file, source, operator, occurrence, start[0])
+        _fault(file, source, operator, occurrence, node, start[0])
         for operator in _operators()
         for occurrence, (node, start) in enumerate(_places(source, operator))
         if not _is_beside_the_point(node)
@@ -171,7 +190,7 @@ def _operators() -> list[Operator]:
     names = [f"core/{name}" for name in WHOLE]
     for family, pairs in REPLACEMENTS.items():
         names += [f"core/{family}_{pair}" for pair in pairs]
-    ours: list[Operator] = [DropLink(), DropCondition(), DropStatement()]
+    ours: list[Operator] = [DropLink(), DropCondition(), DropStatement(), LoseError()]
     return [*ours, *(plugins.get_operator(name)() for name in names)]
 
 
@@ -204,7 +223,9 @@ def _is_type(node: NodeOrLeaf, above: NodeOrLeaf) -> bool:
     return above.type == "funcdef" and node is above.annotation
 
 
-def _fault(file: str, source: str, operator: Operator, occurrence: int, line: int) -> Fault:
+def _fault(
+    file: str, source: str, operator: Operator, occurrence: int, node: NodeOrLeaf, line: int
+) -> Fault:
     code = mutate_code(source, operator, occurrence)
     if code is None:
         raise ValueError(f"{type(operator).__name__} made no change in {file}:{line}")
@@ -214,7 +235,16 @@ def _fault(file: str, source: str, operator: Operator, occurrence: int, line: in
             before.append(entry[2:])
         elif entry.startswith("+ "):
             after.append(entry[2:])
-    return Fault(file, line, type(operator).__name__, _one_line(before), _one_line(after), code)
+    definition = search_ancestor(node, "funcdef", "classdef")
+    return Fault(
+        file=file,
+        line=line,
+        within=definition.name.value if definition is not None else "",
+        kind=type(operator).__name__,
+        before=_one_line(before),
+        after=_one_line(after),
+        code=code,
+    )
 
 
 def _one_line(lines: list[str]) -> str:

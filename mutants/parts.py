@@ -21,4 +21,4 @@ PARTS = {
 EQUIVALENT: list[dict[str, str]] = tomllib.loads((HERE / "equivalent.toml").read_text()).get(
     "equivalent", []
 )
-"""Faults that change nothing which can be seen: ``file``, ``before``, ``after`` and ``why``."""
+"""Faults that change nothing which can be seen: where, what, and ``why``."""

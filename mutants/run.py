@@ -173,7 +173,7 @@ def chosen(part: Part, only: str, seed: int, sample: int) -> list[Fault]:
 
 def is_equivalent(fault: Fault) -> bool:
     return any(
-        (entry["file"], entry["before"], entry["after"]) == (fault.file, fault.before, fault.after)
+        all(getattr(fault, name) == entry[name] for name in ("file", "within", "before", "after"))
         for entry in EQUIVALENT
     )
 
@@ -202,7 +202,10 @@ def main(name: str, scratch: str, only: str, seed: str, sample: str) -> int:
     noticed = len(faults) - len(survivors)
     print(f"\n{name}: {noticed} of {len(faults)} noticed ({outcomes[Outcome.TOO_SLOW]} by a hang).")
     for fault in survivors:
-        print(f"\n{fault.file}:{fault.line} {fault.kind}\n- {fault.before}\n+ {fault.after}")
+        # As an entry of equivalent.toml, which lacks its reason.
+        print(f"\n# line {fault.line}, {fault.kind}\n[[equivalent]]")
+        for name in ("file", "within", "before", "after"):
+            print(f"{name} = '{getattr(fault, name)}'")
     return 0 if noticed >= NOTICED_MIN * len(faults) else 1
 
 
