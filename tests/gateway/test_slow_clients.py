@@ -194,7 +194,7 @@ def test_a_header_with_an_underscore_does_not_pass_for_the_proxy_s(
     front = start_front(TRUSTED_PROXIES="1")
     connection = front.connect()
     connection.sendall(
-        b"GET /healthz HTTP/1.1\r\nHost: site\r\nX_Forwarded_For: 9.9.9.9\r\n"
+        b"GET /login HTTP/1.1\r\nHost: site\r\nX_Forwarded_For: 9.9.9.9\r\n"
         b"X-Forwarded-For: 8.8.8.8\r\nConnection: close\r\n\r\n"
     )
     read_all(connection)
