@@ -9,6 +9,7 @@ not pass within minutes.
 
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from uuid import UUID
 
 from sqlalchemy.orm import Session
 
@@ -21,10 +22,11 @@ from contracts.topup import (
 )
 from services.topup import auto_topup, limits, triggers
 from services.topup.auto_topup import Charge, Refusal
+from services.topup.books import credit_key
 from services.topup.limits import Usage
 from services.topup.models import AutoTopupSettings, Card
 from services.topup.policy import Policy
-from services.topup.till import Funds
+from services.topup.till import Funds, Till
 from services.topup.triggers import Pending
 
 CHARGES_MAX = 20
@@ -179,10 +181,37 @@ class Story:
                 self.pending[self.pending.index(item)] = replace(item, is_due=True)
 
 
+def look(till: Till, user_id: UUID) -> tuple[Funds, frozenset[UUID]]:
+    """The wallet, and which paid top-ups are in it though the news of that is still on its way.
+
+    Both at one moment: where credits came in between, the wallet is asked again. Errors:
+    ``Unavailable``, ``DeadlineExceeded`` of the wallet.
+    """
+    funds = till.wallet.funds(user_id, till.clock())
+    while True:
+        with till.database.read() as session:
+            paid = limits.paid_topups(session, user_id)
+        if not paid:
+            return funds, frozenset()
+        arrived = frozenset(topup for topup in paid if till.wallet.entry(credit_key(topup)))
+        again = till.wallet.funds(user_id, till.clock())
+        if again == funds:
+            return funds, arrived
+        funds = again
+
+
 def foresee(
-    session: Session, now: datetime, request: ForecastCharges, funds: Funds, policy: Policy
+    session: Session,
+    now: datetime,
+    request: ForecastCharges,
+    funds: Funds,
+    policy: Policy,
+    arrived: frozenset[UUID] = frozenset(),
 ) -> ChargeForecast:
-    """What will be charged by itself, beginning now: see :class:`ForecastCharges`."""
+    """What will be charged by itself, beginning now: see :class:`ForecastCharges`.
+
+    ``arrived``: see :func:`look`.
+    """
     stored = session.get(AutoTopupSettings, request.user_id)
     story = Story(
         policy=policy,
@@ -190,7 +219,7 @@ def foresee(
         usage=limits.usage(session, request.user_id, now, policy, str(request.purchase_id or "")),
         funds=funds,
         pending=triggers.pending(session, request.user_id, now),
-        arriving_micros=limits.arriving_micros(session, request.user_id),
+        arriving_micros=limits.arriving_micros(session, request.user_id, arrived),
         now=now,
         own=str(request.purchase_id or ""),
     )

@@ -4,6 +4,7 @@ What counts is every attempt that took money or may still take it; an attempt co
 window in which it was reserved. Called with the user's settings row locked, the sums are exact.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -133,17 +134,30 @@ def in_flight_topup_id(session: Session, user_id: UUID) -> UUID | None:
     return topup.topup_id if topup is not None else None
 
 
-def arriving_micros(session: Session, user_id: UUID) -> int:
-    """What is being charged by itself or was paid, and is not in the wallet yet."""
+def arriving_micros(session: Session, user_id: UUID, arrived: Collection[UUID] = ()) -> int:
+    """What is being charged by itself or was paid, and is not in the wallet yet.
+
+    ``arrived`` are top-ups that are in it though we have not heard of that.
+    """
     return int(
         session.scalar(
             select(func.coalesce(func.sum(Topup.amount_micros), 0)).where(
                 Topup.user_id == user_id,
+                Topup.topup_id.not_in(arrived),
                 (Topup.status == TopupStatus.PAID)
                 | ((Topup.kind == TopupKind.AUTO) & Topup.status.in_(IN_FLIGHT)),
             )
         )
         or 0
+    )
+
+
+def paid_topups(session: Session, user_id: UUID) -> list[UUID]:
+    """What was paid and is not credited as far as we have heard."""
+    return list(
+        session.scalars(
+            select(Topup.topup_id).where(Topup.user_id == user_id, Topup.status == TopupStatus.PAID)
+        )
     )
 
 

@@ -211,9 +211,9 @@ class TopupService:
 
     @rpc
     def forecast_charges(self, request: ForecastCharges) -> ChargeForecast:
-        funds = self.till.wallet.funds(request.user_id, utc_now())
+        funds, arrived = forecast.look(self.till, request.user_id)
         with self.database.read() as session:
-            return forecast.foresee(session, utc_now(), request, funds, self.till.policy)
+            return forecast.foresee(session, utc_now(), request, funds, self.till.policy, arrived)
 
     # What starts it
 

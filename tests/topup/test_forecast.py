@@ -18,7 +18,9 @@ from sqlalchemy import func, select
 from contracts.errors import Conflict
 from contracts.topup import ChargeForecast, ForecastCharges, RefusalCode, TopupStatus, Trigger
 from services.topup import charges, forecast, triggers
+from services.topup.books import credit_key
 from services.topup.models import TriggerRecord
+from services.topup.till import Entry
 from tests.topup.conftest import USD, Customer, Desk, empty
 
 EXAMPLES = int(os.environ.get("TOPUP_FORECASTS", "40"))
@@ -29,10 +31,9 @@ PASSES_WITHIN = timedelta(minutes=5)
 def foretold(customer: Customer, spend_micros: int = 0, **how: Any) -> ChargeForecast:
     desk = customer.desk
     request = ForecastCharges(user_id=customer.user_id, spend_micros=spend_micros, **how)
-    now = desk.clock()
+    funds, arrived = forecast.look(desk.till, customer.user_id)
     with desk.till.database.read() as session:
-        funds = desk.wallet.funds(customer.user_id, now)
-        return forecast.foresee(session, now, request, funds, desk.till.policy)
+        return forecast.foresee(session, desk.clock(), request, funds, desk.till.policy, arrived)
 
 
 def amounts(told: ChargeForecast) -> list[int]:
@@ -289,6 +290,22 @@ def test_nothing_is_announced_where_auto_topup_is_off(desk: Desk) -> None:
     told = foretold(customer, 15 * USD)
 
     assert (told.charges, told.threshold_micros, told.is_covered) == ([], None, True)
+
+
+def test_credits_that_are_in_the_wallet_are_not_awaited_as_well(desk: Desk) -> None:
+    customer = desk.customer()
+    desk.wallet.balances[customer.user_id] = 5 * USD
+    customer.ask(Trigger.LOW_BALANCE)
+    [paid] = customer.topups()
+    assert paid.status == "paid"
+    before = foretold(customer).balance_after_micros
+
+    # The wallet has credited it, and the event that says so is still on its way.
+    key = credit_key(paid.topup_id)
+    desk.wallet.entries[key] = Entry(paid.amount_micros, desk.clock())
+    desk.wallet.balances[customer.user_id] = 5 * USD + paid.amount_micros
+
+    assert foretold(customer).balance_after_micros == before
 
 
 def test_a_forecast_changes_nothing(desk: Desk) -> None:
