@@ -1,5 +1,10 @@
 """The engine and its sessions, on a database of the test's own."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+from time import sleep
+from types import SimpleNamespace
+
 import psycopg2
 import pytest
 from sqlalchemy import text
@@ -13,7 +18,8 @@ from chassis.migrate import migrate
 from chassis.rpc import _told
 from contracts.errors import Overloaded
 from deploy.local.postgres import Postgres
-from tests.locks import done_after
+from tests.locks import done_after, held
+from tests.patience import PATIENCE_S, eventually
 
 
 def test_what_is_rehearsed_is_undone_and_calls_nobody(database: Connected) -> None:
@@ -107,26 +113,28 @@ def test_one_at_a_time_holds_what_is_held_exclusively(database: Connected) -> No
     assert (first, second, another, still_not, afterwards) == (True, False, True, False, True)
 
 
-def test_two_migrations_at_once_come_one_after_the_other(postgres: Postgres) -> None:
+def test_two_migrations_at_once_come_one_after_the_other(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name = f"twice_{new_id().hex[-12:]}"
     url = postgres.create_database(name)
     fresh = connect(url)
-    lock = text("SELECT pg_advisory_xact_lock(hashtextextended('chassis.migrate', 0))")
     tables = text("SELECT to_regclass('outbox')")
-
-    def is_untouched() -> None:
-        with fresh.read() as session:
-            assert session.scalar(tables) is None
-
-    done_after(
-        fresh,
-        lambda other: other.execute(lock),
-        lambda: migrate("tests.chassis.probe", url),
-        is_untouched,
+    waits = Event()
+    monkeypatch.setattr(
+        "chassis.migrate.time", SimpleNamespace(sleep=lambda _: (waits.set(), sleep(0.05)))
     )
 
+    with ThreadPoolExecutor(1) as other:
+        with held(fresh, "SELECT pg_advisory_xact_lock(hashtextextended('chassis.migrate', 0))"):
+            migrating = other.submit(migrate, "tests.chassis.probe", url)
+            eventually(lambda: migrating.done() or waits.is_set(), interval_s=0.01)
+            with fresh.read() as session:
+                untouched = session.scalar(tables)
+        migrating.result(PATIENCE_S)
+
     with fresh.read() as session:
-        assert session.scalar(tables) == "outbox"
+        assert (waits.is_set(), untouched, session.scalar(tables)) == (True, None, "outbox")
     fresh.engine.dispose()
     postgres.drop_database(name)
 
