@@ -54,7 +54,10 @@ class UserSession(Base):
     address: Mapped[str] = mapped_column(server_default="")
     user_agent: Mapped[str] = mapped_column(server_default="")
 
-    __table_args__ = (Index("user_sessions_by_user", "user_id"),)
+    __table_args__ = (
+        Index("user_sessions_by_user", "user_id"),
+        Index("user_sessions_expired", "expires_at"),
+    )
 
 
 class ApiToken(Base):
@@ -70,7 +73,10 @@ class ApiToken(Base):
     last_used_at: Mapped[datetime]
     revoked_at: Mapped[datetime | None]
 
-    __table_args__ = (Index("api_tokens_by_user", "user_id"),)
+    __table_args__ = (
+        Index("api_tokens_by_user", "user_id"),
+        Index("api_tokens_revoked", "revoked_at", postgresql_where=text("revoked_at IS NOT NULL")),
+    )
 
 
 class RateLimit(Base):
@@ -113,4 +119,6 @@ class Notification(Base):
             "notification_id",
             postgresql_where=text("read_at IS NULL"),
         ),
+        Index("notifications_read", "read_at", postgresql_where=text("read_at IS NOT NULL")),
+        Index("notifications_told", "created_at"),
     )

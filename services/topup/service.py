@@ -212,7 +212,8 @@ class TopupService:
     @rpc
     def forecast_charges(self, request: ForecastCharges) -> ChargeForecast:
         funds, arrived = forecast.look(self.till, request.user_id)
-        with self.database.read() as session:
+        # All of one moment: a charge that begins meanwhile is not counted in one place alone.
+        with self.database.snapshot() as session:
             return forecast.foresee(session, utc_now(), request, funds, self.till.policy, arrived)
 
     # What starts it

@@ -348,13 +348,13 @@ class Customer:
         with till.database.begin() as session:
             for topup in self.topups():
                 if topup.status == TopupStatus.PAID:
+                    triggers.credit_arrived(session, self.user_id, till.clock())
                     topups.mark_credited(session, topup.topup_id, till.clock())
                     held = self.desk.wallet.balances.get(self.user_id, 0)
                     self.desk.wallet.balances[self.user_id] = held + topup.amount_micros
                     key = f"topup:{topup.topup_id}"
                     entry = Entry(topup.amount_micros, till.clock())
                     self.desk.wallet.entries[key] = entry
-            triggers.credit_arrived(session, self.user_id, till.clock())
 
     def end_purchase(self, reference: str, reason: str = pages.ENDED) -> None:
         till = self.desk.till

@@ -484,5 +484,4 @@ def test_a_card_is_told_of_from_the_first_of_the_month_before_its_last(
     with desk.till.database.begin() as session:
         session.execute(expires)
 
-    with desk.till.database.begin() as session:
-        assert bool(cards.warn_of_expiry(session, datetime(*now, tzinfo=UTC))) is is_told
+    assert bool(cards.warn_of_expiry(desk.till.database, datetime(*now, tzinfo=UTC))) is is_told

@@ -23,7 +23,7 @@ from services.topup.models import TriggerRecord
 from services.topup.till import Entry
 from tests.topup.conftest import USD, Customer, Desk, empty
 
-EXAMPLES = int(os.environ.get("TOPUP_FORECASTS", "40"))
+EXAMPLES = int(os.environ.get("TOPUP_FORECASTS", "25"))
 PASSES_WITHIN = timedelta(minutes=5)
 """Longer than a cool-down, shorter than it takes until a limit starts anew."""
 
@@ -197,6 +197,7 @@ def test_what_is_announced_is_what_is_charged(desk: Desk) -> None:
     @example(Beginning(8, 5, is_idle=True))
     @example(Beginning(0, 110, threshold=100, amount=5, daily_limit=25))
     @example(Beginning(12, 24, waits=30, has_card_page=True))
+    @example(Beginning(0, 94, waits=30, threshold=0, amount=5, daily_limit=60, has_card_page=True))
     def plays(beginning: Beginning) -> None:
         life = begin(desk, beginning)
         customer, purchase_id = life.customer, uuid4()

@@ -189,7 +189,6 @@ QUESTIONS: dict[str, Callable[[Session, UUID], Any]] = {
     "waiting": lambda s, u: triggers.waiting_micros(s, u, NOON),
     "last topup": terms._last_topup,
     "last refusal": lambda s, u: terms._last_refusal(s, u) is not None,
-    "consents": terms.consents,
     "cards": cards.saved,
     "same card": lambda s, u: cards.same_card(s, u, "one"),
     "default card": cards.default_of,
