@@ -161,15 +161,6 @@ def paid_topups(session: Session, user_id: UUID) -> list[UUID]:
     )
 
 
-def _is_credit_on_its_way(session: Session, user_id: UUID) -> bool:
-    found = session.scalar(
-        select(Topup.topup_id)
-        .where(Topup.user_id == user_id, Topup.status == TopupStatus.PAID)
-        .limit(1)
-    )
-    return found is not None
-
-
 def was_paid_since(session: Session, user_id: UUID, moment: datetime) -> bool:
     """Whether a top-up of this user's was paid then or later: older news of the balance is old."""
     found = session.scalar(
@@ -194,7 +185,7 @@ def usage(
         month_micros=used_micros(session, user_id, month_start(now), month_end(now)),
         in_flight_topup_id=in_flight_topup_id(session, user_id),
         # What was paid after the balance was read is not in it either.
-        is_credit_on_its_way=_is_credit_on_its_way(session, user_id)
+        is_credit_on_its_way=bool(paid_topups(session, user_id))
         or was_paid_since(session, user_id, now),
         user_hour_count=user_hour[0],
         user_hour_micros=user_hour[1],

@@ -173,7 +173,7 @@ QUESTIONS: dict[str, Callable[[Session, UUID], Any]] = {
     "used": lambda s, u: limits.used_micros(s, u, OLD - MINUTE, NOON),
     "in flight": limits.in_flight_topup,
     "arriving": limits.arriving_micros,
-    "credit on its way": limits._is_credit_on_its_way,
+    "credit on its way": lambda s, u: bool(limits.paid_topups(s, u)),
     "paid since": lambda s, u: limits.was_paid_since(s, u, NOON),
     "unsent": lambda s, u: limits.unsent_count(s, u, NOON),
     "last hour": lambda s, u: limits._hour(s, NOON, u)[1],
