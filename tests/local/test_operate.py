@@ -10,16 +10,25 @@ import pytest
 from deploy.local import operate, run
 from deploy.local.processes import ROOT
 from deploy.local.startup import StartupError, take_lock
+from tests.conftest import StackFactory
 from tests.system import System
 
-NAMES = ("wallet", "topup")
+NAMES = ("sandbox", "wallet", "topup")
+
+
+@pytest.fixture(scope="module")
+def untouched(service_stack: StackFactory) -> Iterator[System]:
+    """Of its own: what other tests leave behind would be problems of theirs."""
+    stack = service_stack(*NAMES)
+    yield stack
+    stack.close()
 
 
 @pytest.fixture
-def running(system: System, tmp_path: Path) -> Iterator[Path]:
+def running(untouched: System, tmp_path: Path) -> Iterator[Path]:
     """The directory that a runner holds, with the settings of what it runs."""
     lock = take_lock(tmp_path, "The product")
-    run.write_environments([system.process(name) for name in NAMES], tmp_path)
+    run.write_environments([untouched.process(name) for name in NAMES], tmp_path)
     yield tmp_path
     lock.close()
 
@@ -64,9 +73,9 @@ def test_every_command_is_a_target_of_make() -> None:
 
 
 def test_a_setting_of_the_person_s_own_shell_is_left_for_the_operator_too(
-    system: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    untouched: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    process = system.process("topup")
+    process = untouched.process("topup")
     monkeypatch.setenv("STRIPE_API_KEY", process.environment["STRIPE_API_KEY"])
 
     run.write_environments([process], tmp_path)
