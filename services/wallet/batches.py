@@ -29,7 +29,7 @@ from contracts.wallet import (
     Unfreeze,
     VoidHold,
 )
-from services.wallet import keys
+from services.wallet.book import keys
 from services.wallet.ledger import Outcome
 
 SubmitAll = Callable[..., list[Outcome]]

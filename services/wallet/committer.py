@@ -37,7 +37,8 @@ from chassis.service_database import DatabaseConnection
 from contracts.errors import DeadlineExceeded, Overloaded, ServiceError, Unavailable
 from contracts.messages import ReplyT
 from contracts.wallet import WalletCommand
-from services.wallet import accounts, keys, ledger
+from services.wallet import ledger
+from services.wallet.book import accounts, keys
 from services.wallet.ledger import Outcome, Postable
 from services.wallet.settings import get_settings
 

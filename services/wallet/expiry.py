@@ -5,7 +5,9 @@ from datetime import datetime
 
 from chassis.database import Connected
 from contracts.errors import ServiceError
-from services.wallet import holds, ledger
+from services.wallet import ledger
+from services.wallet.book import holds
+from services.wallet.rules.holding import ExpireHold
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +25,10 @@ def sweep(database: Connected, now: datetime) -> int:
             return released
     while True:
         with database.begin() as session:
-            due = holds.due(session, now, BATCH_SIZE)
+            due = [
+                ExpireHold(idempotency_key=f"expire:{hold_id}", user_id=user_id, hold_id=hold_id)
+                for user_id, hold_id in holds.due(session, now, BATCH_SIZE)
+            ]
             outcomes = ledger.post(session, now, due) if due else []
         refusals = [outcome for outcome in outcomes if isinstance(outcome, ServiceError)]
         for refusal in refusals:

@@ -19,7 +19,7 @@ from chassis.database import connect
 from chassis.settings import service_settings
 from contracts.errors import NotFound
 from contracts.wallet import Export, ExportedEntry, ExportPage
-from services.wallet import accounts
+from services.wallet.book import accounts
 from services.wallet.reply_size import fitting
 
 STREAM_PAGE_SIZE = 1_000

@@ -15,7 +15,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from chassis.context import CallContext, current_call
-from contracts.errors import BadRequest, ServiceError
+from contracts.errors import ServiceError
 from contracts.messages import Command, Reply
 from contracts.wallet import (
     Adjust,
@@ -24,24 +24,22 @@ from contracts.wallet import (
     Credit,
     Debit,
     Freeze,
-    HouseAccount,
     OpenAccount,
     PlaceHold,
     Refund,
     Reverse,
     SetLevel,
-    TransactionKind,
     Transfer,
     Unfreeze,
     VoidHold,
     WalletCommand,
 )
-from services.wallet import accounts, corrections, holds, keys, levels, reclaims
-from services.wallet.accounts import Account, require_available, require_open
-from services.wallet.book import Book
-from services.wallet.holds import ExpireHold
-from services.wallet.postings import Effect, Movement, Posted, require_ordinary
-from services.wallet.reclaims import TakeBack
+from services.wallet.book import accounts, holds, keys, originals
+from services.wallet.book.book import Book
+from services.wallet.book.postings import Effect
+from services.wallet.rules import alerts, correcting, freezing, holding, payments, reclaims
+from services.wallet.rules.holding import ExpireHold
+from services.wallet.rules.reclaims import TakeBack
 
 Postable = Command[Any]
 Outcome = Reply | ServiceError
@@ -80,14 +78,14 @@ def _open_book(session: Session, now: datetime, commands: Sequence[Postable]) ->
     book = Book(now)
     corrected = {c.transaction_id for c in commands if isinstance(c, Refund | Reverse)}
     if corrected:
-        book.originals = corrections.load(session, corrected)
+        book.originals = originals.load(session, corrected)
     users = {user_id for command in commands for user_id in owners(command)}
     for original in book.originals.values():
         users.update(filter(None, (original.source_user_id, original.destination_user_id)))
     book.read(session, users, {command.idempotency_key for command in commands})
     _reserve_accounts(session, book, commands)
     if corrected:
-        corrections.load_corrected(session, book.originals)
+        originals.load_corrected(session, book.originals)
     _load_holds(session, book, commands)
     return book
 
@@ -166,86 +164,20 @@ def _noted(command: Postable) -> dict[str, Any]:
 _OUTCOME_FIELDS = tuple(field.name for field in dataclasses.fields(Effect))
 
 
-def debit(book: Book, command: Debit) -> Effect:
-    """Raises ``NotFound``, ``AccountFrozen``, ``InsufficientFunds``, ``BadRequest``."""
-    account = book.account(command.user_id)
-    require_ordinary(command.kind)
-    require_open(account)
-    require_available(account, command.amount_micros)
-    posted = book.move(
-        account, command.destination, command.amount_micros, _movement(command, command.kind)
-    )
-    return _effect(posted, account)
-
-
-def credit(book: Book, command: Credit) -> Effect:
-    """Opens the account if there is none. Raises ``BadRequest``."""
-    require_ordinary(command.kind)
-    account = book.open(command.user_id)
-    posted = book.move(
-        command.origin, account, command.amount_micros, _movement(command, command.kind)
-    )
-    return _effect(posted, account)
-
-
-def transfer(book: Book, command: Transfer) -> Effect:
-    """Raises what :func:`debit` raises; ``NotFound`` for either wallet."""
-    if command.from_user_id == command.to_user_id:
-        raise BadRequest("to_user_id: a transfer goes to somebody else.", "to_user_id")
-    sender = book.account(command.from_user_id)
-    receiver = book.account(command.to_user_id)
-    require_open(sender)
-    require_available(sender, command.amount_micros)
-    movement = _movement(command, TransactionKind.TRANSFER)
-    parties = {
-        "from_user_id": str(command.from_user_id),
-        "to_user_id": str(command.to_user_id),
-    }
-    movement = dataclasses.replace(movement, metadata={**movement.metadata, **parties})
-    return _effect(book.move(sender, receiver, command.amount_micros, movement), sender)
-
-
-def adjust(book: Book, command: Adjust) -> Effect:
-    """Raises ``NotFound``, ``InsufficientFunds``, ``BadRequest`` for zero."""
-    account = book.account(command.user_id)
-    if command.amount_micros == 0:
-        raise BadRequest("amount_micros: an adjustment is not zero.", "amount_micros")
-    movement = Movement(
-        kind=TransactionKind.ADJUSTMENT,
-        description=command.reason,
-        metadata={**command.metadata, "reason": command.reason, "actor": command.actor},
-        effective_at=command.effective_at,
-    )
-    if command.amount_micros > 0:
-        posted = book.move(HouseAccount.ADJUSTMENTS, account, command.amount_micros, movement)
-    else:
-        require_available(account, -command.amount_micros)
-        posted = book.move(account, HouseAccount.ADJUSTMENTS, -command.amount_micros, movement)
-    return _effect(posted, account)
-
-
-def _movement(command: Debit | Credit | Transfer, kind: TransactionKind) -> Movement:
-    return Movement(kind, command.description, command.metadata, command.effective_at)
-
-
-def _effect(posted: Posted, account: Account) -> Effect:
-    return Effect(posted.seen_by(account), account.account_id, transaction_id=posted.transaction_id)
-
-
 RULES: dict[type[Command[Any]], Callable[[Book, Any], Effect]] = {
-    OpenAccount: accounts.open_account,
-    Debit: debit,
-    Credit: credit,
-    Transfer: transfer,
-    PlaceHold: holds.place,
-    Capture: holds.capture,
-    VoidHold: holds.void,
-    ExpireHold: holds.expire,
-    Refund: corrections.refund,
-    Reverse: corrections.reverse,
-    Adjust: adjust,
-    Freeze: accounts.freeze,
-    Unfreeze: accounts.unfreeze,
-    SetLevel: levels.set_alert,
+    OpenAccount: freezing.open_account,
+    Debit: payments.debit,
+    Credit: payments.credit,
+    Transfer: payments.transfer,
+    PlaceHold: holding.place,
+    Capture: holding.capture,
+    VoidHold: holding.void,
+    ExpireHold: holding.expire,
+    Refund: correcting.refund,
+    Reverse: correcting.reverse,
+    Adjust: payments.adjust,
+    Freeze: freezing.freeze,
+    Unfreeze: freezing.unfreeze,
+    SetLevel: alerts.set_alert,
     TakeBack: reclaims.take_back,
 }

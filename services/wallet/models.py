@@ -1,7 +1,7 @@
 """The wallet's tables. The migration says what the database itself refuses.
 
 Questions read through these classes; the ledger writes in bulk, with the SQL that stands in
-:mod:`services.wallet.book`.
+:mod:`services.wallet.book.book`.
 """
 
 from datetime import datetime

@@ -61,12 +61,12 @@ from services.wallet import (
     expiry,
     export,
     inflows,
-    keys,
     statements,
-    topups,
+    topup_events,
     totals,
     verification,
 )
+from services.wallet.book import keys
 from services.wallet.committer import Committer
 from services.wallet.settings import get_settings
 
@@ -192,19 +192,19 @@ class WalletService:
 
     @event_handler(TopupPaid)
     def credit_topup(self, session: Session, event: TopupPaid) -> None:
-        topups.credit(session, utc_now(), event)
+        topup_events.credit(session, utc_now(), event)
 
     @event_handler(TopupReversed)
     def take_back_topup(self, session: Session, event: TopupReversed) -> None:
-        topups.take_back(session, utc_now(), event)
+        topup_events.take_back(session, utc_now(), event)
 
     @event_handler(TopupRestored)
     def restore_topup(self, session: Session, event: TopupRestored) -> None:
-        topups.restore(session, utc_now(), event)
+        topup_events.restore(session, utc_now(), event)
 
     @event_handler(AutoTopupSettingsChanged)
     def arm_auto_topup(self, session: Session, event: AutoTopupSettingsChanged) -> None:
-        topups.arm_level(session, utc_now(), event)
+        topup_events.arm_level(session, utc_now(), event)
 
     @timer(interval_s=5)
     def expire_holds(self) -> None:

@@ -20,10 +20,10 @@ from contracts.wallet import (
     Transaction,
     Wallet,
 )
-from services.wallet import accounts
-from services.wallet.accounts import Account
+from services.wallet.book import accounts
+from services.wallet.book.accounts import Account
+from services.wallet.book.postings import transaction_from
 from services.wallet.models import EntryRow, TransactionRow
-from services.wallet.postings import transaction_from
 from services.wallet.reply_size import fitting
 
 

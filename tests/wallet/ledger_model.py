@@ -23,8 +23,8 @@ from contracts.wallet import (
     Unfreeze,
     VoidHold,
 )
-from services.wallet.holds import ExpireHold
-from services.wallet.reclaims import TakeBack
+from services.wallet.rules.holding import ExpireHold
+from services.wallet.rules.reclaims import TakeBack
 
 Answer = tuple[Any, ...]
 """What a command answers: its effect in a few words, or the code of its error."""

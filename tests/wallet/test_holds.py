@@ -16,7 +16,7 @@ from contracts.wallet import (
     VoidHold,
 )
 from services.wallet import expiry
-from services.wallet.holds import ExpireHold
+from services.wallet.rules.holding import ExpireHold
 from tests.wallet.conftest import USD, Ledger, debit, wallet_held
 
 

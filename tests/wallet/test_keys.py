@@ -22,7 +22,7 @@ from contracts.wallet import (
     Unfreeze,
     VoidHold,
 )
-from services.wallet import keys
+from services.wallet.book import keys
 from tests.wallet.conftest import NOON, USD, Ledger, debit
 
 WHO = {"reason": "Ordered by a court", "actor": "operator-7"}

@@ -8,7 +8,9 @@ from sqlalchemy.orm import Session
 
 from contracts.errors import Conflict
 from contracts.wallet import Refund
-from services.wallet import accounts, chain, holds, ledger, levels, verification
+from services.wallet import chain, ledger, verification
+from services.wallet.book import accounts, holds
+from services.wallet.rules import alerts
 from tests.locks import done_after
 from tests.wallet.conftest import USD, Ledger, debit, wallet_held
 from tests.wallet.test_holds import capturing, place, voiding
@@ -20,7 +22,7 @@ def test_a_level_is_armed_by_the_balance_after_what_is_spent_at_the_same_moment(
 
     def arm() -> None:
         with book.database.begin() as session:
-            levels.arm_auto_topup(session, book.now, user_id, 10 * USD, 1)
+            alerts.arm_auto_topup(session, book.now, user_id, 10 * USD, 1)
 
     done_after(
         book.database,
@@ -139,7 +141,8 @@ def test_one_replica_at_a_time_may_release_what_is_due(book: Ledger):
     later = book.now + timedelta(minutes=2)
 
     def due(session: Session) -> list[object]:
-        return [c.hold_id for c in holds.due(session, later, 10_000) if c.hold_id == placed.hold_id]
+        due = holds.due(session, later, 10_000)
+        return [hold_id for _, hold_id in due if hold_id == placed.hold_id]
 
     with book.database.begin() as other:
         assert due(other) == [placed.hold_id]

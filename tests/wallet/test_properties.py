@@ -43,8 +43,8 @@ from contracts.wallet import (
     Wallet,
 )
 from services.wallet import chain, verification
-from services.wallet.holds import ExpireHold
-from services.wallet.reclaims import TakeBack
+from services.wallet.rules.holding import ExpireHold
+from services.wallet.rules.reclaims import TakeBack
 from tests.wallet.conftest import Ledger
 from tests.wallet.ledger_model import STATES, Answer, Model, ModelAccount, Moment, copy_of
 

@@ -13,7 +13,8 @@ from contracts.topup import (
     Trigger,
 )
 from contracts.wallet import AccountStatus, Freeze, PlaceHold, SetLevel, Statement
-from services.wallet import reclaims, statements, topups
+from services.wallet import statements, topup_events
+from services.wallet.rules import reclaims
 from tests.wallet.conftest import USD, Ledger, credit, debit
 from tests.wallet.test_holds import capturing, place, voiding
 
@@ -66,7 +67,7 @@ def newest(book: Ledger, user_id):
 def test_a_paid_topup_opens_the_wallet_and_credits_it(book: Ledger):
     user_id = new_id()
 
-    handle(book, topups.credit, paid(user_id, occurred_at=book.now))
+    handle(book, topup_events.credit, paid(user_id, occurred_at=book.now))
 
     assert book.balance(user_id) == 25 * USD
     assert newest(book, user_id).kind == "topup"
@@ -75,7 +76,7 @@ def test_a_paid_topup_opens_the_wallet_and_credits_it(book: Ledger):
 def test_a_topup_that_is_told_twice_is_credited_once(book: Ledger):
     user_id, topup_id = new_id(), new_id()
     for _ in range(2):
-        handle(book, topups.credit, paid(user_id, topup_id=topup_id, occurred_at=book.now))
+        handle(book, topup_events.credit, paid(user_id, topup_id=topup_id, occurred_at=book.now))
 
     assert book.balance(user_id) == 25 * USD
 
@@ -83,7 +84,7 @@ def test_a_topup_that_is_told_twice_is_credited_once(book: Ledger):
 def test_a_topup_that_is_told_again_is_announced_again(book: Ledger):
     user_id, topup_id = new_id(), new_id()
     for _ in range(2):
-        handle(book, topups.credit, paid(user_id, topup_id=topup_id, occurred_at=book.now))
+        handle(book, topup_events.credit, paid(user_id, topup_id=topup_id, occurred_at=book.now))
 
     announced = book.events(user_id, "wallet_credited")
 
@@ -102,7 +103,7 @@ def test_an_automatic_topup_records_what_triggered_it_and_the_threshold(book: Le
         threshold_micros=10 * USD,
     )
 
-    handle(book, topups.credit, event)
+    handle(book, topup_events.credit, event)
 
     transaction = newest(book, user_id)
     assert transaction.kind == "auto_topup"
@@ -121,7 +122,7 @@ def test_the_announcement_of_a_credit_names_the_topup(book: Ledger):
     user_id = new_id()
     event = paid(user_id, occurred_at=book.now)
 
-    handle(book, topups.credit, event)
+    handle(book, topup_events.credit, event)
 
     (announced,) = book.events(user_id, "wallet_credited")
     assert announced["topup_id"] == str(event.topup_id)
@@ -131,7 +132,9 @@ def test_a_dispute_takes_the_credit_back_below_zero_and_freezes_the_wallet(book:
     user_id = book.user(25 * USD)
     book.do(debit(user_id, 20 * USD))
 
-    handle(book, topups.take_back, reversed_topup(user_id, 25 * USD, book.now, is_dispute=True))
+    handle(
+        book, topup_events.take_back, reversed_topup(user_id, 25 * USD, book.now, is_dispute=True)
+    )
 
     wallet = book.wallet(user_id)
     assert (wallet.balance_micros, wallet.status) == (-20 * USD, "frozen")
@@ -141,8 +144,10 @@ def test_a_dispute_takes_the_credit_back_below_zero_and_freezes_the_wallet(book:
 
 def test_a_frozen_wallet_pays_nothing_and_still_takes_money(book: Ledger):
     user_id = book.user(25 * USD)
-    handle(book, topups.take_back, reversed_topup(user_id, 5 * USD, book.now, is_dispute=True))
-    handle(book, topups.credit, paid(user_id, occurred_at=book.now))
+    handle(
+        book, topup_events.take_back, reversed_topup(user_id, 5 * USD, book.now, is_dispute=True)
+    )
+    handle(book, topup_events.credit, paid(user_id, occurred_at=book.now))
 
     with pytest.raises(AccountFrozen):
         book.do(debit(user_id, USD))
@@ -153,7 +158,9 @@ def test_a_frozen_wallet_pays_nothing_and_still_takes_money(book: Ledger):
 def test_a_refund_to_the_card_that_the_wallet_covers_does_not_freeze_it(book: Ledger):
     user_id = book.user(25 * USD)
 
-    handle(book, topups.take_back, reversed_topup(user_id, 10 * USD, book.now, is_dispute=False))
+    handle(
+        book, topup_events.take_back, reversed_topup(user_id, 10 * USD, book.now, is_dispute=False)
+    )
 
     wallet = book.wallet(user_id)
     assert (wallet.balance_micros, wallet.status) == (15 * USD, "open")
@@ -170,7 +177,7 @@ def test_a_refund_to_the_card_freezes_where_it_takes_money_that_is_held(
     placed = place(book, user_id, 10 * USD)
     event = reversed_topup(user_id, amount_micros, book.now, is_dispute=False)
 
-    handle(book, topups.take_back, event)
+    handle(book, topup_events.take_back, event)
 
     wallet = book.wallet(user_id)
     assert (wallet.balance_micros, wallet.held_micros) == (25 * USD - amount_micros, 10 * USD)
@@ -190,10 +197,10 @@ def test_a_wallet_opens_once_what_is_held_is_covered_to_the_last_micro_dollar(
     user_id = book.user(25 * USD)
     place(book, user_id, 10 * USD)
     event = reversed_topup(user_id, 25 * USD, book.now, is_dispute=False)
-    handle(book, topups.take_back, event)
+    handle(book, topup_events.take_back, event)
 
     topup = paid(user_id, 10 * USD - missing_micros, occurred_at=book.now)
-    handle(book, topups.credit, topup)
+    handle(book, topup_events.credit, topup)
 
     assert book.wallet(user_id).status == status
 
@@ -201,12 +208,16 @@ def test_a_wallet_opens_once_what_is_held_is_covered_to_the_last_micro_dollar(
 def test_whether_a_wallet_may_open_depends_on_no_other_one(book: Ledger):
     earlier, user_id, later = (book.user(25 * USD) for _ in range(3))
     for somebody in (earlier, later):
-        handle(book, topups.take_back, reversed_topup(somebody, USD, book.now, is_dispute=True))
-    handle(book, topups.take_back, reversed_topup(user_id, 30 * USD, book.now, is_dispute=False))
+        handle(
+            book, topup_events.take_back, reversed_topup(somebody, USD, book.now, is_dispute=True)
+        )
+    handle(
+        book, topup_events.take_back, reversed_topup(user_id, 30 * USD, book.now, is_dispute=False)
+    )
 
     with book.database.read() as session:
         before = [reclaims.may_open(session, somebody) for somebody in (earlier, user_id, later)]
-    handle(book, topups.credit, paid(user_id, 5 * USD, occurred_at=book.now))
+    handle(book, topup_events.credit, paid(user_id, 5 * USD, occurred_at=book.now))
 
     assert before == [False, False, False]
     assert [book.wallet(somebody).status for somebody in (earlier, user_id, later)] == [
@@ -220,7 +231,7 @@ def test_a_reversal_that_is_told_twice_takes_once(book: Ledger):
     user_id = book.user(25 * USD)
     event = reversed_topup(user_id, 10 * USD, book.now, is_dispute=True)
     for _ in range(2):
-        handle(book, topups.take_back, event)
+        handle(book, topup_events.take_back, event)
 
     assert book.balance(user_id) == 15 * USD
 
@@ -229,10 +240,10 @@ def test_a_dispute_that_was_won_gives_the_credit_back_once_and_opens_the_wallet(
     user_id = book.user(25 * USD)
     book.do(debit(user_id, 20 * USD))
     dispute = reversed_topup(user_id, 25 * USD, book.now, is_dispute=True)
-    handle(book, topups.take_back, dispute)
+    handle(book, topup_events.take_back, dispute)
 
     for _ in range(2):
-        handle(book, topups.restore, restored(dispute))
+        handle(book, topup_events.restore, restored(dispute))
 
     wallet = book.wallet(user_id)
     assert (wallet.balance_micros, wallet.status) == (5 * USD, "open")
@@ -241,10 +252,12 @@ def test_a_dispute_that_was_won_gives_the_credit_back_once_and_opens_the_wallet(
 def test_winning_one_of_two_disputes_does_not_open_the_wallet(book: Ledger):
     user_id = book.user(50 * USD)
     won = reversed_topup(user_id, 25 * USD, book.now, is_dispute=True)
-    handle(book, topups.take_back, won)
-    handle(book, topups.take_back, reversed_topup(user_id, 25 * USD, book.now, is_dispute=True))
+    handle(book, topup_events.take_back, won)
+    handle(
+        book, topup_events.take_back, reversed_topup(user_id, 25 * USD, book.now, is_dispute=True)
+    )
 
-    handle(book, topups.restore, restored(won))
+    handle(book, topup_events.restore, restored(won))
 
     wallet = book.wallet(user_id)
     assert (wallet.balance_micros, wallet.status) == (25 * USD, "frozen")
@@ -254,9 +267,9 @@ def test_a_wallet_that_support_froze_stays_frozen_when_a_dispute_is_won(book: Le
     user_id = book.user(25 * USD)
     book.do(Freeze(idempotency_key="freeze", user_id=user_id, reason="Asked to", actor="support"))
     dispute = reversed_topup(user_id, 25 * USD, book.now, is_dispute=True)
-    handle(book, topups.take_back, dispute)
+    handle(book, topup_events.take_back, dispute)
 
-    handle(book, topups.restore, restored(dispute))
+    handle(book, topup_events.restore, restored(dispute))
 
     assert book.wallet(user_id).status == "frozen"
 
@@ -266,15 +279,17 @@ def test_a_restoration_that_comes_before_its_reversal_waits_for_it(book: Ledger)
     dispute = reversed_topup(user_id, 25 * USD, book.now, is_dispute=True)
 
     with pytest.raises(Conflict):
-        handle(book, topups.restore, restored(dispute))
+        handle(book, topup_events.restore, restored(dispute))
 
     assert book.balance(user_id) == 25 * USD
 
 
 def test_a_reversal_that_comes_before_its_credit_ends_in_the_same_balance(book: Ledger):
     user_id = new_id()
-    handle(book, topups.take_back, reversed_topup(user_id, 25 * USD, book.now, is_dispute=False))
-    handle(book, topups.credit, paid(user_id, occurred_at=book.now))
+    handle(
+        book, topup_events.take_back, reversed_topup(user_id, 25 * USD, book.now, is_dispute=False)
+    )
+    handle(book, topup_events.credit, paid(user_id, occurred_at=book.now))
 
     assert book.balance(user_id) == 0
     assert book.wallet(user_id).status is AccountStatus.OPEN
@@ -282,10 +297,12 @@ def test_a_reversal_that_comes_before_its_credit_ends_in_the_same_balance(book: 
 
 def test_a_debt_that_a_refund_left_is_paid_by_a_topup_and_the_wallet_opens(book: Ledger):
     user_id = book.user(10 * USD)
-    handle(book, topups.take_back, reversed_topup(user_id, 25 * USD, book.now, is_dispute=False))
+    handle(
+        book, topup_events.take_back, reversed_topup(user_id, 25 * USD, book.now, is_dispute=False)
+    )
     owing = book.wallet(user_id).status
 
-    handle(book, topups.credit, paid(user_id, occurred_at=book.now))
+    handle(book, topup_events.credit, paid(user_id, occurred_at=book.now))
 
     assert (owing, book.wallet(user_id).status) == (AccountStatus.FROZEN, AccountStatus.OPEN)
     assert book.balance(user_id) == 10 * USD
@@ -294,7 +311,7 @@ def test_a_debt_that_a_refund_left_is_paid_by_a_topup_and_the_wallet_opens(book:
 def settings(book, user_id, version, threshold_micros):
     handle(
         book,
-        topups.arm_level,
+        topup_events.arm_level,
         AutoTopupSettingsChanged(
             event_id=new_id(),
             occurred_at=book.now,
@@ -323,7 +340,7 @@ def test_a_credit_above_the_level_arms_it_again(book: Ledger):
     user_id = book.user(12 * USD)
     settings(book, user_id, 1, 10 * USD)
     book.do(debit(user_id, 5 * USD))
-    handle(book, topups.credit, paid(user_id, occurred_at=book.now))
+    handle(book, topup_events.credit, paid(user_id, occurred_at=book.now))
     book.do(debit(user_id, 25 * USD))
 
     assert low_events(book, user_id) == [7, 7]
@@ -379,7 +396,9 @@ def test_older_settings_that_come_late_are_ignored(book: Ledger):
 def test_money_that_comes_in_never_says_that_the_balance_is_low(book: Ledger):
     user_id = book.user(100 * USD)
     settings(book, user_id, 1, 20 * USD)
-    handle(book, topups.take_back, reversed_topup(user_id, 90 * USD, book.now, is_dispute=False))
+    handle(
+        book, topup_events.take_back, reversed_topup(user_id, 90 * USD, book.now, is_dispute=False)
+    )
 
     book.do(credit(user_id, USD))
 
@@ -390,7 +409,7 @@ def test_a_level_above_the_balance_waits_for_the_next_dip(book: Ledger):
     user_id = book.user(5 * USD)
     settings(book, user_id, 1, 10 * USD)
     book.do(debit(user_id, USD))
-    handle(book, topups.credit, paid(user_id, occurred_at=book.now))
+    handle(book, topup_events.credit, paid(user_id, occurred_at=book.now))
     book.do(debit(user_id, 20 * USD))
 
     assert low_events(book, user_id) == [9]
@@ -402,7 +421,7 @@ def test_money_that_went_back_to_the_card_is_no_reason_to_charge_it(book: Ledger
     settings(book, user_id, 1, 10 * USD)
     event = reversed_topup(user_id, 20 * USD, book.now, is_dispute=is_dispute)
 
-    handle(book, topups.take_back, event)
+    handle(book, topup_events.take_back, event)
 
     assert low_events(book, user_id) == []
 
@@ -411,7 +430,7 @@ def test_the_first_debit_after_a_refund_to_the_card_says_that_the_balance_is_low
     user_id = book.user(25 * USD)
     settings(book, user_id, 1, 10 * USD)
     event = reversed_topup(user_id, 20 * USD, book.now, is_dispute=False)
-    handle(book, topups.take_back, event)
+    handle(book, topup_events.take_back, event)
     book.do(debit(user_id, USD))
 
     assert low_events(book, user_id) == [4]

@@ -2,21 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from chassis.bulk import Batch, Bulk, array
-from contracts.wallet import BalanceLow, Level, LowBalanceLevel, SetLevel
-from services.wallet import accounts
-
-if TYPE_CHECKING:
-    from services.wallet.accounts import Account
-    from services.wallet.book import Book
-    from services.wallet.postings import Effect
+from contracts.wallet import Level, LowBalanceLevel
 
 
 @dataclass(slots=True)
@@ -60,33 +52,31 @@ _ALERTS = text(
 )
 
 
-def check(book: "Book", account: "Account") -> None:
-    """After what is available changed: announce each level it fell below, re-arm the others."""
-    rearm(book, account)
-    for level in account.levels:
-        if level.is_armed and account.available_micros < level.threshold_micros:
-            level.is_armed = False
-            book.note_level(level)
-            book.announce(
-                BalanceLow,
-                user_id=account.user_id,
-                level=level.name,
-                threshold_micros=level.threshold_micros,
-                available_micros=account.available_micros,
-            )
+def rearmed(levels: Iterable[ArmedLevel], available_micros: int) -> list[ArmedLevel]:
+    """Arm each level that the wallet is no longer below: it may fall below it again."""
+    risen = [
+        level
+        for level in levels
+        if not level.is_armed and available_micros >= level.threshold_micros
+    ]
+    for level in risen:
+        level.is_armed = True
+    return risen
 
 
-def rearm(book: "Book", account: "Account") -> None:
-    """After money came in: what is no longer below a level may fall below it again."""
-    for level in account.levels:
-        if not level.is_armed and account.available_micros >= level.threshold_micros:
-            level.is_armed = True
-            book.note_level(level)
+def crossed(levels: Iterable[ArmedLevel], available_micros: int) -> list[ArmedLevel]:
+    """Disarm each level that the wallet fell below: that is told once."""
+    fallen_below = [
+        level for level in levels if level.is_armed and available_micros < level.threshold_micros
+    ]
+    for level in fallen_below:
+        level.is_armed = False
+    return fallen_below
 
 
-def begins_armed(account: "Account", threshold_micros: int | None) -> bool:
+def begins_armed(available_micros: int, threshold_micros: int | None) -> bool:
     """Whether a level that is set now is armed: not where the wallet is below it already."""
-    return threshold_micros is not None and account.available_micros >= threshold_micros
+    return threshold_micros is not None and available_micros >= threshold_micros
 
 
 def write(writes: Batch, changed: Iterable[ArmedLevel]) -> None:
@@ -99,45 +89,35 @@ def write_set(writes: Batch, levels: Mapping[tuple[int, str], tuple[int | None, 
     writes.add(_SET, [(*place, *setting) for place, setting in levels.items()])
 
 
-def set_alert(book: "Book", command: SetLevel) -> "Effect":
-    """Set or drop the user's ``alert`` level. Raises ``NotFound``."""
-    account = book.account(command.user_id)
-    book.set_level(account, LowBalanceLevel.ALERT, command.threshold_micros)
-    return book.effect(_alert(command.user_id, command.threshold_micros), account)
-
-
 def alerts(session: Session, account_ids: Iterable[int]) -> dict[int, Level]:
     """The ``alert`` levels as they are now, by account id."""
     rows = session.execute(_ALERTS, {"account_ids": array("bigint", account_ids)})
-    return {row.account_id: _alert(row.user_id, row.threshold_micros) for row in rows}
+    return {row.account_id: alert(row.user_id, row.threshold_micros) for row in rows}
 
 
-def _alert(user_id: UUID, threshold_micros: int | None) -> Level:
+def alert(user_id: UUID, threshold_micros: int | None) -> Level:
+    """The ``alert`` level as its owner sees it."""
     return Level(user_id=user_id, level=LowBalanceLevel.ALERT, threshold_micros=threshold_micros)
 
 
 def arm_auto_topup(
     session: Session,
-    now: datetime,
-    user_id: UUID,
+    account_id: int,
+    available_micros: int,
     threshold_micros: int | None,
     settings_version: int,
 ) -> None:
-    """Set the ``auto_topup`` level, or drop it; opens the wallet if there is none yet.
+    """Set the ``auto_topup`` level of a locked account, or drop it.
 
     Settings with an older ``settings_version`` than the last are ignored: they come late.
-    A wallet that is below the level already is not armed: whoever saves the settings looks
-    at the balance, and the level speaks at the next dip.
     """
-    accounts.open_missing(session, now, user_id)
-    account = accounts.lock(session, user_id)
     session.execute(
         _ARM,
         {
-            "account_id": account.account_id,
+            "account_id": account_id,
             "name": LowBalanceLevel.AUTO_TOPUP.value,
             "threshold_micros": threshold_micros,
-            "is_armed": begins_armed(account, threshold_micros),
+            "is_armed": begins_armed(available_micros, threshold_micros),
             "version": settings_version,
         },
     )

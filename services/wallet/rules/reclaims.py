@@ -1,6 +1,5 @@
 """Money that the card processor took back: a refund to the card, or a dispute."""
 
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 from sqlalchemy import text
@@ -8,11 +7,9 @@ from sqlalchemy.orm import Session
 
 from contracts.messages import AmountMicros, Command, Metadata, ShortText
 from contracts.wallet import HouseAccount, Transaction, TransactionKind
-from services.wallet import accounts
-from services.wallet.postings import Effect, Movement
-
-if TYPE_CHECKING:
-    from services.wallet.book import Book
+from services.wallet.book.book import Book
+from services.wallet.book.postings import Effect, Movement
+from services.wallet.rules import freezing
 
 ACTOR = "card processor"
 
@@ -47,7 +44,7 @@ def may_open(session: Session, user_id: UUID) -> bool:
     return bool(session.scalar(_MAY_OPEN, {"user_id": user_id, "actor": ACTOR}))
 
 
-def take_back(book: "Book", command: TakeBack) -> Effect:
+def take_back(book: Book, command: TakeBack) -> Effect:
     """Take a reversed top-up out of the wallet, whatever is in it.
 
     A dispute freezes the account, and so does any debt that this makes. Raises ``NotFound``.
@@ -58,5 +55,5 @@ def take_back(book: "Book", command: TakeBack) -> Effect:
     movement = Movement(kind, command.description, command.metadata, says_balance_low=False)
     posted = book.move(account, HouseAccount.CARD_RECEIPTS, command.amount_micros, movement)
     if (command.is_dispute or in_debt) and not account.is_frozen:
-        accounts.set_frozen(book, account, command.description, ACTOR)
-    return Effect(posted.seen_by(account), account.account_id, transaction_id=posted.transaction_id)
+        freezing.set_frozen(book, account, command.description, ACTOR)
+    return posted.effect(account)

@@ -20,18 +20,19 @@ from contracts.errors import BadRequest, NotFound
 from contracts.messages import Event, Reply
 from contracts.wallet import (
     AccountStatus,
+    BalanceLow,
     HouseAccount,
     Transaction,
     Wallet,
     WalletCredited,
 )
-from services.wallet import accounts, holds, keys, levels
-from services.wallet.accounts import Account
-from services.wallet.corrections import Original
-from services.wallet.holds import OpenHold
-from services.wallet.levels import ArmedLevel
+from services.wallet.book import accounts, holds, keys, levels
+from services.wallet.book.accounts import Account
+from services.wallet.book.holds import OpenHold
+from services.wallet.book.levels import ArmedLevel
+from services.wallet.book.originals import Original
+from services.wallet.book.postings import Effect, Movement, Posted
 from services.wallet.models import HOUSE_ACCOUNT_IDS
-from services.wallet.postings import Effect, Movement, Posted
 
 Side = Account | HouseAccount
 """One end of a movement of money."""
@@ -127,9 +128,9 @@ class Book:
         self._enter(posted, source, -amount_micros)
         self._enter(posted, destination, amount_micros)
         if isinstance(source, Account) and movement.says_balance_low:
-            levels.check(self, source)
+            self.check_levels(source)
         if isinstance(destination, Account):
-            levels.rearm(self, destination)
+            self._rearm(destination)
             self._say(credited(self.now, destination, posted.seen_by(destination)))
         return posted
 
@@ -179,7 +180,7 @@ class Book:
         account.held_micros += hold.amount_micros
         self.holds[hold.hold_id] = hold
         self._placed_holds[hold.hold_id] = hold
-        levels.check(self, account)
+        self.check_levels(account)
 
     def end(self, account: Account, hold: OpenHold) -> None:
         """Release a hold that the rule has given its end. A capture moves the money after it."""
@@ -187,13 +188,29 @@ class Book:
         if hold.hold_id not in self._placed_holds:
             self._ended_holds.append(hold)
 
-    def note_level(self, level: ArmedLevel) -> None:
-        """A level was crossed, in either direction."""
+    def check_levels(self, account: Account) -> None:
+        """After what is available changed: announce each level that it fell below."""
+        self._rearm(account)
+        for level in levels.crossed(account.levels, account.available_micros):
+            self._note_level(level)
+            self.announce(
+                BalanceLow,
+                user_id=account.user_id,
+                level=level.name,
+                threshold_micros=level.threshold_micros,
+                available_micros=account.available_micros,
+            )
+
+    def _rearm(self, account: Account) -> None:
+        for level in levels.rearmed(account.levels, account.available_micros):
+            self._note_level(level)
+
+    def _note_level(self, level: ArmedLevel) -> None:
         self._levels[level.account_id, level.name] = level
 
     def set_level(self, account: Account, name: str, threshold_micros: int | None) -> None:
         """Set a level of an account, or drop it. One that the wallet is below is not armed."""
-        is_armed = levels.begins_armed(account, threshold_micros)
+        is_armed = levels.begins_armed(account.available_micros, threshold_micros)
         account.levels = [level for level in account.levels if level.name != name]
         if threshold_micros is not None:
             account.levels.append(ArmedLevel(account.account_id, name, threshold_micros, is_armed))

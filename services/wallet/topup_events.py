@@ -23,9 +23,11 @@ from contracts.wallet import (
     TransactionKind,
     Unfreeze,
 )
-from services.wallet import accounts, keys, ledger, levels, reclaims, statements
-from services.wallet.book import credited
-from services.wallet.reclaims import TakeBack
+from services.wallet import ledger, statements
+from services.wallet.book import accounts, keys
+from services.wallet.book.book import credited
+from services.wallet.rules import alerts, reclaims
+from services.wallet.rules.reclaims import TakeBack
 
 
 def credit(session: Session, now: datetime, event: TopupPaid) -> None:
@@ -130,7 +132,7 @@ def _reversal_key(event: TopupReversed | TopupRestored) -> str:
 
 def arm_level(session: Session, now: datetime, event: AutoTopupSettingsChanged) -> None:
     """Arm the ``auto_topup`` level at the new threshold, or drop it."""
-    levels.arm_auto_topup(
+    alerts.arm_auto_topup(
         session,
         now,
         event.user_id,

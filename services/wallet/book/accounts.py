@@ -1,31 +1,18 @@
-"""Users' accounts: opening, locking, freezing; what may be taken out of one."""
+"""Users' accounts: reading, locking, opening."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from chassis.bulk import Batch, Bulk, array
-from contracts.errors import AccountFrozen, Conflict, InsufficientFunds
-from contracts.wallet import (
-    AccountFroze,
-    AccountStatus,
-    Freeze,
-    OpenAccount,
-    StatusChange,
-    Unfreeze,
-    Wallet,
-)
-
-if TYPE_CHECKING:
-    from services.wallet.book import Book
-    from services.wallet.levels import ArmedLevel
-    from services.wallet.postings import Effect
-
+from contracts.errors import Conflict
+from contracts.wallet import AccountStatus, Wallet
+from services.wallet.book.levels import ArmedLevel
 
 MAX_BALANCE_MICROS = 2**62
 """Far below what a column holds, far above what a person does."""
@@ -44,7 +31,7 @@ class Account:
     status: AccountStatus
     status_change_count: int
     last_entry_at: datetime | None
-    levels: list["ArmedLevel"] = field(default_factory=list)
+    levels: list[ArmedLevel] = field(default_factory=list)
 
     @property
     def available_micros(self) -> int:
@@ -152,74 +139,7 @@ def from_row(row: Iterable[Any]) -> Account:
     return account
 
 
-def require_open(account: Account) -> None:
-    """Raises ``AccountFrozen``."""
-    if account.is_frozen:
-        raise AccountFrozen(
-            "This wallet is frozen: nothing can be paid from it. Please contact support."
-        )
-
-
-def require_available(account: Account, amount_micros: int) -> None:
-    """Raises ``InsufficientFunds`` with what is available and what is lacking."""
-    shortfall_micros = amount_micros - account.available_micros
-    if shortfall_micros > 0:
-        raise InsufficientFunds(
-            "The wallet's available balance is too small; nothing was taken.",
-            str(account.available_micros),
-            str(shortfall_micros),
-        )
-
-
 def require_room(account: Account, amount_micros: int) -> None:
     """Raises ``Conflict``."""
     if account.balance_micros + amount_micros > MAX_BALANCE_MICROS:
         raise Conflict("The wallet cannot hold so much; nothing was moved.")
-
-
-def open_account(book: "Book", command: OpenAccount) -> "Effect":
-    """Opens the account if there is none."""
-    account = book.open(command.user_id)
-    return book.effect(account.wallet(), account)
-
-
-def freeze(book: "Book", command: Freeze) -> "Effect":
-    """Raises ``Conflict`` when it is frozen already."""
-    account = book.account(command.user_id)
-    if account.is_frozen:
-        raise Conflict("The wallet is frozen already.")
-    return set_frozen(book, account, command.reason, command.actor)
-
-
-def set_frozen(book: "Book", account: Account, reason: str, actor: str) -> "Effect":
-    """Freeze an open account and say so."""
-    effect = _change_status(book, account, AccountStatus.FROZEN, reason, actor)
-    book.announce(
-        AccountFroze,
-        user_id=account.user_id,
-        reason=reason,
-        balance_micros=account.balance_micros,
-    )
-    return effect
-
-
-def unfreeze(book: "Book", command: Unfreeze) -> "Effect":
-    """Raises ``Conflict`` when it is open, or what is available is still below zero."""
-    account = book.account(command.user_id)
-    if not account.is_frozen:
-        raise Conflict("The wallet is not frozen.")
-    if account.available_micros < 0:
-        raise Conflict("The wallet is below zero. It can be opened once its debt is paid.")
-    return _change_status(book, account, AccountStatus.OPEN, command.reason, command.actor)
-
-
-def _change_status(
-    book: "Book", account: Account, status: AccountStatus, reason: str, actor: str
-) -> "Effect":
-    account.status = status
-    account.status_change_count += 1
-    book.note_status_change(account, reason, actor)
-    reply = StatusChange(
-        user_id=account.user_id, status=status, reason=reason, actor=actor, changed_at=book.now
-    )
-    return book.effect(reply, account, change_number=account.status_change_count)

@@ -28,8 +28,8 @@ from contracts.wallet import (
     StatusChange,
     Transaction,
 )
-from services.wallet import accounts, holds, levels
-from services.wallet.postings import transaction_from
+from services.wallet.book import accounts, holds, levels
+from services.wallet.book.postings import transaction_from
 
 CLOSE_KEY = "close_key"
 OWN_PREFIXES = ("topup:", "reversal:", "restored:", "opened:", "expire:")

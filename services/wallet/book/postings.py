@@ -5,10 +5,9 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from contracts.errors import BadRequest
 from contracts.messages import Reply
 from contracts.wallet import Transaction, TransactionKind
-from services.wallet.accounts import Account
+from services.wallet.book.accounts import Account
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,19 +19,6 @@ class Effect:
     transaction_id: UUID | None = None
     hold_id: UUID | None = None
     change_number: int | None = None
-
-
-_SPECIAL_KINDS = {
-    TransactionKind.ADJUSTMENT: "Use adjust, which asks for a reason and an actor.",
-    TransactionKind.CHARGEBACK: "Chargebacks come from the card processor only.",
-}
-
-
-def require_ordinary(kind: TransactionKind) -> None:
-    """Raises ``BadRequest`` for a kind that no caller chooses."""
-    advice = _SPECIAL_KINDS.get(kind)
-    if advice is not None:
-        raise BadRequest(f"kind: {kind.value} is not for this method. {advice}", "kind")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +60,11 @@ class Posted:
             recorded_at=self.recorded_at,
             corrects_transaction_id=self.movement.corrects,
         )
+
+    def effect(self, account: Account) -> Effect:
+        """The effect of the command that made it, on one of its parties."""
+        reply = self.seen_by(account)
+        return Effect(reply, account.account_id, transaction_id=self.transaction_id)
 
 
 def transaction_from(row: Any) -> Transaction:

@@ -1,0 +1,1 @@
+"""What may happen to wallets: one function for each command, on the open book."""

@@ -1,0 +1,109 @@
+"""Payments: debits, credits, transfers, adjustments; what a wallet may be asked to give."""
+
+import dataclasses
+
+from contracts.errors import AccountFrozen, BadRequest, InsufficientFunds
+from contracts.wallet import (
+    Adjust,
+    Credit,
+    Debit,
+    HouseAccount,
+    TransactionKind,
+    Transfer,
+)
+from services.wallet.book.accounts import Account
+from services.wallet.book.book import Book
+from services.wallet.book.postings import Effect, Movement
+
+_SPECIAL_KINDS = {
+    TransactionKind.ADJUSTMENT: "Use adjust, which asks for a reason and an actor.",
+    TransactionKind.CHARGEBACK: "Chargebacks come from the card processor only.",
+}
+
+
+def debit(book: Book, command: Debit) -> Effect:
+    """Raises ``NotFound``, ``AccountFrozen``, ``InsufficientFunds``, ``BadRequest``."""
+    account = book.account(command.user_id)
+    require_ordinary(command.kind)
+    require_open(account)
+    require_available(account, command.amount_micros)
+    posted = book.move(
+        account, command.destination, command.amount_micros, _movement(command, command.kind)
+    )
+    return posted.effect(account)
+
+
+def credit(book: Book, command: Credit) -> Effect:
+    """Opens the account if there is none. Raises ``BadRequest``."""
+    require_ordinary(command.kind)
+    account = book.open(command.user_id)
+    posted = book.move(
+        command.origin, account, command.amount_micros, _movement(command, command.kind)
+    )
+    return posted.effect(account)
+
+
+def transfer(book: Book, command: Transfer) -> Effect:
+    """Raises what :func:`debit` raises; ``NotFound`` for either wallet."""
+    if command.from_user_id == command.to_user_id:
+        raise BadRequest("to_user_id: a transfer goes to somebody else.", "to_user_id")
+    sender = book.account(command.from_user_id)
+    receiver = book.account(command.to_user_id)
+    require_open(sender)
+    require_available(sender, command.amount_micros)
+    movement = _movement(command, TransactionKind.TRANSFER)
+    parties = {
+        "from_user_id": str(command.from_user_id),
+        "to_user_id": str(command.to_user_id),
+    }
+    movement = dataclasses.replace(movement, metadata={**movement.metadata, **parties})
+    return book.move(sender, receiver, command.amount_micros, movement).effect(sender)
+
+
+def adjust(book: Book, command: Adjust) -> Effect:
+    """Raises ``NotFound``, ``InsufficientFunds``, ``BadRequest`` for zero."""
+    account = book.account(command.user_id)
+    if command.amount_micros == 0:
+        raise BadRequest("amount_micros: an adjustment is not zero.", "amount_micros")
+    movement = Movement(
+        kind=TransactionKind.ADJUSTMENT,
+        description=command.reason,
+        metadata={**command.metadata, "reason": command.reason, "actor": command.actor},
+        effective_at=command.effective_at,
+    )
+    if command.amount_micros > 0:
+        posted = book.move(HouseAccount.ADJUSTMENTS, account, command.amount_micros, movement)
+    else:
+        require_available(account, -command.amount_micros)
+        posted = book.move(account, HouseAccount.ADJUSTMENTS, -command.amount_micros, movement)
+    return posted.effect(account)
+
+
+def _movement(command: Debit | Credit | Transfer, kind: TransactionKind) -> Movement:
+    return Movement(kind, command.description, command.metadata, command.effective_at)
+
+
+def require_open(account: Account) -> None:
+    """Raises ``AccountFrozen``."""
+    if account.is_frozen:
+        raise AccountFrozen(
+            "This wallet is frozen: nothing can be paid from it. Please contact support."
+        )
+
+
+def require_available(account: Account, amount_micros: int) -> None:
+    """Raises ``InsufficientFunds`` with what is available and what is lacking."""
+    shortfall_micros = amount_micros - account.available_micros
+    if shortfall_micros > 0:
+        raise InsufficientFunds(
+            "The wallet's available balance is too small; nothing was taken.",
+            str(account.available_micros),
+            str(shortfall_micros),
+        )
+
+
+def require_ordinary(kind: TransactionKind) -> None:
+    """Raises ``BadRequest`` for a kind that no caller chooses."""
+    advice = _SPECIAL_KINDS.get(kind)
+    if advice is not None:
+        raise BadRequest(f"kind: {kind.value} is not for this method. {advice}", "kind")
