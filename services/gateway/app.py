@@ -16,12 +16,12 @@ from chassis.context import CallContext, current_call
 from chassis.database import connect
 from chassis.identifiers import new_id
 from chassis.money import format_usd
-from services.gateway import api, assets, health, metrics, pages, texts
+from services.gateway import api, assets, health, metrics, pages, storable_texts
+from services.gateway.api.json_format import ExactJSONProvider
 from services.gateway.api.webhooks import LARGER_BODIES
+from services.gateway.backend import Backend, install
 from services.gateway.errors import Problem, register_error_handlers
-from services.gateway.frame import Frame, install
-from services.gateway.identity import current_identity, current_user
-from services.gateway.json_format import ExactJSONProvider
+from services.gateway.people.identity import current_identity, current_user
 from services.gateway.security import protect
 from services.gateway.settings import GatewaySettings, get_settings
 
@@ -46,7 +46,7 @@ def create_app(settings: GatewaySettings | None = None) -> Flask:
     app.jinja_options = {"autoescape": True}
     app.add_template_filter(format_usd, "usd")
     app.context_processor(lambda: {"current_user": current_user()})
-    install(app, Frame(settings, connect(settings.database_url, settings.database_pool_size)))
+    install(app, Backend(settings, connect(settings.database_url, settings.database_pool_size)))
     app.before_request(_begin_request)
     app.after_request(_end_request)
     protect(app, settings)
@@ -70,7 +70,7 @@ def _begin_request() -> None:
         raise Problem(404, "not_found", "There is nothing at this address.")
     # Before anything reads the body.
     request.max_content_length = LARGER_BODIES.get(request.path, BODY_BYTES_MAX)
-    texts.check_request()
+    storable_texts.check_request()
 
 
 def _end_request(response: Response) -> Response:

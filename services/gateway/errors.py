@@ -15,7 +15,7 @@ from werkzeug.exceptions import HTTPException
 
 from chassis.money import usd_number
 from contracts.errors import BadRequest, PriceChanged, ServiceError
-from services.gateway.accounts import AccountError
+from services.gateway.people.users import AccountError
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from contracts.errors import DeadlineExceeded, NotFound, ServiceError, Unavailab
 from contracts.messages import Request
 from contracts.topup import GetTopup
 from contracts.wallet import GetWallet
-from services.gateway.frame import Frame, current_frame
+from services.gateway.backend import Backend, current_backend
 from services.gateway.security import unlimited
 
 blueprint = Blueprint("health", __name__)
@@ -53,33 +53,33 @@ def readyz() -> tuple[Response, int]:
 
 def _readiness() -> Readiness:
     """Watched from the first question on, in the process that answers it."""
-    frame = current_frame()
+    backend = current_backend()
     with _lock:
-        if frame.readiness is None:
-            frame.readiness = Readiness(
+        if backend.readiness is None:
+            backend.readiness = Readiness(
                 {
-                    "database": partial(_ask_database, frame),
+                    "database": partial(_ask_database, backend),
                     **{
-                        service: partial(_ask_service, frame, question)
+                        service: partial(_ask_service, backend, question)
                         for service, question in _QUESTIONS.items()
                     },
                 }
             )
-            frame.readiness.start()
-        return frame.readiness
+            backend.readiness.start()
+        return backend.readiness
 
 
-def _ask_database(frame: Frame) -> None:
+def _ask_database(backend: Backend) -> None:
     try:
         # A connection that was not used a moment ago is tested when it is taken.
-        frame.database.engine.connect().close()
+        backend.database.engine.connect().close()
     except SQLAlchemyError as error:
         raise ConnectionError(AWAY) from error
 
 
-def _ask_service(frame: Frame, question: Request[Any]) -> None:
+def _ask_service(backend: Backend, question: Request[Any]) -> None:
     try:
-        frame.ask(question, ANSWER_WITHIN_S)
+        backend.ask(question, ANSWER_WITHIN_S)
     except NotFound:
         pass  # a sign of life
     except (Unavailable, DeadlineExceeded) as error:

@@ -26,7 +26,7 @@ class Base(DeclarativeBase):
 
 class User(Base):
     """``email`` is as the person wrote it, ``email_key`` what makes it unique
-    (:func:`services.gateway.accounts.email_key`)."""
+    (:func:`services.gateway.people.users.email_key`)."""
 
     __tablename__ = "users"
 

@@ -1,7 +1,7 @@
 """The notifier: a process beside the website that turns facts into messages for users.
 
 It listens to what the services publish and writes to the gateway's database. Each handler
-names the message of one event; the texts stand in :mod:`services.gateway.messages`.
+names the message of one event; the texts stand in :mod:`services.gateway.notifications.messages`.
 """
 
 from sqlalchemy.orm import Session
@@ -29,7 +29,9 @@ from contracts.topup import (
     TopupReversed,
 )
 from contracts.wallet import AccountFroze, BalanceLow, WalletCredited
-from services.gateway import messages, notifications, rate_limits, retention
+from services.gateway import rate_limits, retention
+from services.gateway.notifications import messages
+from services.gateway.notifications.storage import Message, tell
 from services.gateway.settings import get_notifier_settings
 
 REMOVE_EVERY_S = 60
@@ -108,8 +110,8 @@ class NotifierService:
         forget(self.database, utc_now(), retention.kept(get_notifier_settings()))
 
 
-def _tell(session: Session, event: Event, message: notifications.Message | None) -> None:
+def _tell(session: Session, event: Event, message: Message | None) -> None:
     """Store the message of an event that has one. The user's id stands in every event here."""
     if message is not None:
         user_id = event.user_id  # type: ignore[attr-defined]
-        notifications.tell(session, utc_now(), user_id, event.event_id, message)
+        tell(session, utc_now(), user_id, event.event_id, message)

@@ -20,13 +20,14 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from werkzeug.wrappers import Response as WebResponse
 
 from chassis.clock import utc_now
-from services.gateway import known_devices, rate_limits
+from services.gateway import rate_limits
 from services.gateway.assets import ENDPOINTS
+from services.gateway.backend import current_backend, database, settings
 from services.gateway.errors import Problem, wants_json
-from services.gateway.frame import current_frame, database, settings
-from services.gateway.identity import current_identity
+from services.gateway.people import known_devices
+from services.gateway.people.identity import current_identity
+from services.gateway.people.way_back import page_of_form, to_login, to_page
 from services.gateway.settings import GatewaySettings
-from services.gateway.way_back import page_of_form, to_login, to_page
 
 log = logging.getLogger(__name__)
 
@@ -107,15 +108,15 @@ def _check_rate() -> None:
         return
     if hasattr(current_app.view_functions[request.endpoint], "is_unlimited"):
         return
-    frame = current_frame()
-    if time.monotonic() < frame.unlimited_until_s:
+    backend = current_backend()
+    if time.monotonic() < backend.unlimited_until_s:
         return
     identity = current_identity()
     try:
         throttle("default", str(identity.user.user_id) if identity else place())
     except (OperationalError, PoolTimeoutError):
         # What needs no database is not to wait for it, request after request.
-        frame.unlimited_until_s = time.monotonic() + UNLIMITED_S
+        backend.unlimited_until_s = time.monotonic() + UNLIMITED_S
         log.warning("requests are not limited: the database does not answer")
 
 

@@ -33,10 +33,10 @@ from deploy.local.broker import Node
 from deploy.local.child import Child
 from deploy.local.processes import ROOT
 from deploy.local.startup import free_port
-from services.gateway import accounts, tokens
 from services.gateway.app import create_app
 from services.gateway.models import User
 from services.gateway.openapi import as_text
+from services.gateway.people import tokens, users
 from services.gateway.settings import GatewaySettings
 from tests.patience import eventually
 
@@ -204,11 +204,11 @@ def site(serve: Callable[..., Site]) -> Site:
 
 def add_user(database: Connected, email: str | None = None, *, has_wallet: bool) -> User:
     """A user straight in the database: nobody's rate limit is used up."""
-    account = accounts.prepare(email or f"{uuid4()}@example.com", PASSWORD)
+    account = users.prepare(email or f"{uuid4()}@example.com", PASSWORD)
     with database.begin() as session:
-        user = accounts.register(session, utc_now(), account)
+        user = users.register(session, utc_now(), account)
         if has_wallet:
-            accounts.note_wallet_opened(session, utc_now(), user.user_id)
+            users.note_wallet_opened(session, utc_now(), user.user_id)
     return user
 
 

@@ -11,15 +11,15 @@ from sqlalchemy import update
 
 from chassis.clock import utc_now
 from chassis.database import Connected
-from services.gateway import accounts, sessions, tokens
 from services.gateway.models import User
+from services.gateway.people import sessions, tokens, users
 from tests.gateway.conftest import PASSWORD, add_user
 
 
 def test_an_address_differing_in_case_is_the_same_account(database: Connected) -> None:
     add_user(database, "Ann@Example.com", has_wallet=False)
 
-    with pytest.raises(accounts.EmailTaken):
+    with pytest.raises(users.EmailTaken):
         add_user(database, "ann@example.COM", has_wallet=False)
 
 
@@ -27,8 +27,8 @@ def test_an_address_differing_in_case_is_the_same_account(database: Connected) -
     "email", ["", "ann", "ann@", "@example.com", "a b@example.com", "ann@example..com", "a@b\x00.c"]
 )
 def test_what_is_no_address_is_refused_with_a_sentence(email: str) -> None:
-    with pytest.raises(accounts.InvalidEmail, match="not an email address"):
-        accounts.prepare(email, PASSWORD)
+    with pytest.raises(users.InvalidEmail, match="not an email address"):
+        users.prepare(email, PASSWORD)
 
 
 @pytest.mark.parametrize(
@@ -46,12 +46,12 @@ def test_what_is_no_address_is_refused_with_a_sentence(email: str) -> None:
     ],
 )
 def test_a_weak_password_is_refused_with_the_reason(password: str, reason: str) -> None:
-    with pytest.raises(accounts.WeakPassword, match=reason):
-        accounts.prepare("ann@example.com", password)
+    with pytest.raises(users.WeakPassword, match=reason):
+        users.prepare("ann@example.com", password)
 
 
 def test_a_password_is_stored_as_argon2id_only() -> None:
-    account = accounts.prepare("ann@example.com", PASSWORD)
+    account = users.prepare("ann@example.com", PASSWORD)
 
     assert account.password_hash.startswith("$argon2id$")
     assert PASSWORD not in repr(account)
@@ -60,16 +60,16 @@ def test_a_password_is_stored_as_argon2id_only() -> None:
 def test_the_right_password_logs_in_whatever_the_case_of_the_address(database: Connected) -> None:
     user = add_user(database, "ann@example.com", has_wallet=False)
 
-    assert accounts.log_in(database, " ANN@example.com", PASSWORD).user_id == user.user_id
+    assert users.log_in(database, " ANN@example.com", PASSWORD).user_id == user.user_id
 
 
 def test_a_wrong_password_and_an_unknown_address_say_the_same(database: Connected) -> None:
     add_user(database, "ann@example.com", has_wallet=False)
 
-    with pytest.raises(accounts.WrongCredentials) as wrong:
-        accounts.log_in(database, "ann@example.com", "another password")
-    with pytest.raises(accounts.WrongCredentials) as unknown:
-        accounts.log_in(database, "bob@example.com", "another password")
+    with pytest.raises(users.WrongCredentials) as wrong:
+        users.log_in(database, "ann@example.com", "another password")
+    with pytest.raises(users.WrongCredentials) as unknown:
+        users.log_in(database, "bob@example.com", "another password")
 
     assert str(wrong.value) == str(unknown.value)
 
@@ -138,8 +138,8 @@ def test_every_spelling_of_an_address_is_the_same_account(
 ) -> None:
     user = add_user(database, registered, has_wallet=False)
 
-    assert accounts.log_in(database, typed, PASSWORD).user_id == user.user_id
-    with pytest.raises(accounts.EmailTaken):
+    assert users.log_in(database, typed, PASSWORD).user_id == user.user_id
+    with pytest.raises(users.EmailTaken):
         add_user(database, typed, has_wallet=False)
 
 
@@ -147,8 +147,8 @@ def test_domains_that_only_caseless_letters_make_alike_are_two(database: Connect
     user = add_user(database, "ann@straße.example.com", has_wallet=False)
     other = add_user(database, "ann@strasse.example.com", has_wallet=False)
 
-    assert accounts.log_in(database, "ann@STRASSE.example.com", PASSWORD).user_id == other.user_id
-    assert accounts.log_in(database, "ann@straße.example.com", PASSWORD).user_id == user.user_id
+    assert users.log_in(database, "ann@STRASSE.example.com", PASSWORD).user_id == other.user_id
+    assert users.log_in(database, "ann@straße.example.com", PASSWORD).user_id == user.user_id
 
 
 @pytest.mark.parametrize(
@@ -165,11 +165,11 @@ def test_domains_that_only_caseless_letters_make_alike_are_two(database: Connect
 def test_a_password_logs_in_from_every_keyboard(
     database: Connected, registered: str, typed: str
 ) -> None:
-    account = accounts.prepare("ann@example.com", registered)
+    account = users.prepare("ann@example.com", registered)
     with database.begin() as session:
-        user = accounts.register(session, utc_now(), account)
+        user = users.register(session, utc_now(), account)
 
-    assert accounts.log_in(database, "ann@example.com", typed).user_id == user.user_id
+    assert users.log_in(database, "ann@example.com", typed).user_id == user.user_id
 
 
 def test_a_password_that_was_hashed_as_it_was_typed_logs_in_and_gets_its_normal_form(
@@ -181,14 +181,14 @@ def test_a_password_that_was_hashed_as_it_was_typed_logs_in_and_gets_its_normal_
         as_typed = PasswordHasher().hash(typed)
         session.execute(update(User).values(password_hash=as_typed))
 
-    assert accounts.log_in(database, "ann@example.com", typed).user_id == user.user_id
+    assert users.log_in(database, "ann@example.com", typed).user_id == user.user_id
     composed = unicodedata.normalize("NFC", typed)
-    assert accounts.log_in(database, "ann@example.com", composed).user_id == user.user_id
+    assert users.log_in(database, "ann@example.com", composed).user_id == user.user_id
 
 
 @given(st.text(max_size=80) | st.emails() | st.text("@.ab\u0301\u0323\u0345ßſKÅ", max_size=20))
 def test_the_key_of_an_address_is_one_for_all_its_spellings(typed: str) -> None:
-    key = accounts.email_key(typed)
+    key = users.email_key(typed)
 
     for spelling in (
         key,
@@ -196,4 +196,4 @@ def test_the_key_of_an_address_is_one_for_all_its_spellings(typed: str) -> None:
         unicodedata.normalize("NFC", typed),
         f"  {typed}\t",
     ):
-        assert accounts.email_key(spelling) == key
+        assert users.email_key(spelling) == key

@@ -7,9 +7,9 @@ from flask import Flask
 from simplejson import JSONDecodeError
 
 from contracts import errors
-from services.gateway import accounts
+from services.gateway.api.json_format import ExactJSONProvider
 from services.gateway.errors import STATUSES, from_service, title_of
-from services.gateway.json_format import ExactJSONProvider
+from services.gateway.people import users
 
 
 def _all_of(family: type[Exception]) -> set[type[Exception]]:
@@ -21,7 +21,7 @@ def test_every_error_of_the_contracts_has_a_status() -> None:
 
 
 def test_every_error_of_the_accounts_has_a_status() -> None:
-    raised = _all_of(accounts.AccountError) - {accounts.AccountError}
+    raised = _all_of(users.AccountError) - {users.AccountError}
 
     assert {error.code for error in raised} <= set(STATUSES)  # type: ignore[attr-defined]
 

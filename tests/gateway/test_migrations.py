@@ -9,7 +9,7 @@ from chassis.database import Connected, connect
 from chassis.identifiers import new_id
 from chassis.migrate import migrate
 from deploy.local.postgres import Postgres
-from services.gateway import accounts
+from services.gateway.people import users
 from tests.gateway.conftest import PASSWORD
 
 
@@ -35,7 +35,7 @@ def older_database(postgres: Postgres) -> Iterator[Connected]:
 def test_an_account_of_before_is_still_found_by_its_address(
     older_database: Connected, email: str, email_key: str
 ) -> None:
-    hashed = accounts.prepare("ann@example.com", PASSWORD).password_hash
+    hashed = users.prepare("ann@example.com", PASSWORD).password_hash
     row = {"id": new_id(), "email": email, "key": email_key, "hash": hashed}
     with older_database.begin() as session:
         session.execute(
@@ -48,4 +48,4 @@ def test_an_account_of_before_is_still_found_by_its_address(
 
     migrate("services.gateway", older_database.engine.url.render_as_string(hide_password=False))
 
-    assert accounts.log_in(older_database, email, PASSWORD).user_id == row["id"]
+    assert users.log_in(older_database, email, PASSWORD).user_id == row["id"]

@@ -10,17 +10,17 @@ from chassis.database import Connected
 from contracts.errors import NotFound
 from contracts.topup import AutoTopupRefused, RefusalCode, TopupFailed, TopupKind, Trigger
 from contracts.wallet import BalanceLow, TransactionKind, WalletCredited
-from services.gateway import messages, notifications
+from services.gateway.notifications import messages, storage
 from tests.gateway.conftest import Api, error_of, read
 
 USER = UUID(int=1)
-MESSAGE = notifications.Message("topup_credited", "success", "Credits arrived", "It is $25.00.")
+MESSAGE = storage.Message("topup_credited", "success", "Credits arrived", "It is $25.00.")
 
 
 def tell(database: Connected, user_id: UUID, event_id: UUID | None = None) -> UUID:
     with database.begin() as session:
-        notifications.tell(session, utc_now(), user_id, event_id or uuid4(), MESSAGE)
-        return notifications.newest(session, user_id)[0].notification_id
+        storage.tell(session, utc_now(), user_id, event_id or uuid4(), MESSAGE)
+        return storage.newest(session, user_id)[0].notification_id
 
 
 def test_the_same_event_is_told_once(database: Connected) -> None:
@@ -29,18 +29,18 @@ def test_the_same_event_is_told_once(database: Connected) -> None:
     tell(database, USER, event_id)
 
     with database.read() as session:
-        assert len(notifications.newest(session, USER)) == 1
+        assert len(storage.newest(session, USER)) == 1
 
 
 def test_reading_keeps_the_time_of_the_first_reading(database: Connected) -> None:
     notification_id, now = tell(database, USER), utc_now()
     with database.begin() as session:
-        notifications.mark_read(session, now, USER, notification_id)
-        notifications.mark_read(session, now + timedelta(hours=1), USER, notification_id)
+        storage.mark_read(session, now, USER, notification_id)
+        storage.mark_read(session, now + timedelta(hours=1), USER, notification_id)
 
     with database.read() as session:
-        assert notifications.newest(session, USER)[0].read_at == now
-        assert notifications.unread_count(session, USER) == 0
+        assert storage.newest(session, USER)[0].read_at == now
+        assert storage.unread_count(session, USER) == 0
 
 
 def test_unread_ones_are_counted_no_further_than_is_asked(database: Connected) -> None:
@@ -48,7 +48,7 @@ def test_unread_ones_are_counted_no_further_than_is_asked(database: Connected) -
         tell(database, USER)
 
     with database.read() as session:
-        counts = [notifications.unread_count(session, USER, at_most) for at_most in (2, 4, None)]
+        counts = [storage.unread_count(session, USER, at_most) for at_most in (2, 4, None)]
 
     assert counts == [2, 3, 3]
 
@@ -57,7 +57,7 @@ def test_reading_somebody_elses_is_not_found(database: Connected) -> None:
     notification_id = tell(database, USER)
 
     with pytest.raises(NotFound), database.begin() as session:
-        notifications.mark_read(session, utc_now(), UUID(int=2), notification_id)
+        storage.mark_read(session, utc_now(), UUID(int=2), notification_id)
 
 
 @pytest.fixture
@@ -75,18 +75,18 @@ def test_others_notifications_are_neither_listed_nor_counted(
     mine = three_users[1]
 
     with database.read() as session:
-        listed = [notice.user_id for notice in notifications.newest(session, mine)]
-        counted = notifications.unread_count(session, mine)
+        listed = [notice.user_id for notice in storage.newest(session, mine)]
+        counted = storage.unread_count(session, mine)
 
     assert (listed, counted) == ([mine], 1)
 
 
 def test_reading_all_reads_none_of_others(database: Connected, three_users: list[UUID]) -> None:
     with database.begin() as session:
-        notifications.mark_read(session, utc_now(), three_users[1], None)
+        storage.mark_read(session, utc_now(), three_users[1], None)
 
     with database.read() as session:
-        unread = [notifications.unread_count(session, user_id) for user_id in three_users]
+        unread = [storage.unread_count(session, user_id) for user_id in three_users]
     assert unread == [1, 0, 1]
 
 
@@ -95,13 +95,13 @@ def test_somebody_elses_is_not_found_and_stays_unread(
     database: Connected, three_users: list[UUID], other: int
 ) -> None:
     with database.read() as session:
-        (theirs,) = notifications.newest(session, three_users[other])
+        (theirs,) = storage.newest(session, three_users[other])
 
     with pytest.raises(NotFound), database.begin() as session:
-        notifications.mark_read(session, utc_now(), three_users[1], theirs.notification_id)
+        storage.mark_read(session, utc_now(), three_users[1], theirs.notification_id)
 
     with database.read() as session:
-        assert notifications.unread_count(session, three_users[other]) == 1
+        assert storage.unread_count(session, three_users[other]) == 1
 
 
 def test_the_api_pages_and_marks_read(member: Api, database: Connected) -> None:

@@ -9,8 +9,9 @@ from sqlalchemy import select, update
 
 from chassis.clock import utc_now
 from chassis.database import Connected
-from services.gateway import accounts, sessions, tokens
 from services.gateway.models import ApiToken, User, UserSession
+from services.gateway.people import sessions, tokens
+from services.gateway.people.users import log_in, note_wallet_opened
 from tests.gateway.conftest import PASSWORD, add_user
 
 DAY = timedelta(days=1)
@@ -118,7 +119,7 @@ def test_a_wallet_that_was_opened_is_noted_on_no_other_user(
     ids = [user.user_id for user in users]
 
     with database.begin() as session:
-        accounts.note_wallet_opened(session, utc_now(), ids[1])
+        note_wallet_opened(session, utc_now(), ids[1])
 
     with database.read() as session:
         opened = session.scalars(
@@ -136,7 +137,7 @@ def test_a_password_that_is_hashed_anew_is_no_other_users(
     with database.begin() as session:
         session.execute(update(User).where(User.user_id.in_(ids)).values(password_hash=outdated))
 
-    accounts.log_in(database, users[1].email, PASSWORD)
+    log_in(database, users[1].email, PASSWORD)
 
     with database.read() as session:
         renewed = session.scalars(

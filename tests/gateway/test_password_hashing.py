@@ -8,8 +8,8 @@ import pytest
 import requests
 
 from contracts.errors import Overloaded
-from services.gateway import password_hashing
-from services.gateway.password_hashing import IN_HAND_MAX, hash_of, is_hash_of
+from services.gateway.people import password_hashing
+from services.gateway.people.password_hashing import IN_HAND_MAX, hash_of, is_hash_of
 from tests.gateway.conftest import Front
 
 MIB = 1024 * 1024

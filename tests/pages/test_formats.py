@@ -7,7 +7,7 @@ import pytest
 
 from chassis.identifiers import new_id
 from contracts.wallet import AccountFroze, Transaction, TransactionKind
-from services.gateway.messages import account_froze
+from services.gateway.notifications.messages import account_froze
 from services.gateway.pages import formats
 
 NOON = datetime(2026, 11, 22, 12, 5, tzinfo=UTC)

@@ -7,11 +7,11 @@ from flask import Blueprint
 from pydantic import StringConstraints
 
 from chassis.clock import utc_now
-from services.gateway import accounts, tokens
 from services.gateway.api.endpoint import endpoint
 from services.gateway.api.shapes import AnyText, ApiBody, ApiReply, NoReply
-from services.gateway.frame import database
-from services.gateway.identity import (
+from services.gateway.backend import database
+from services.gateway.people import tokens, users
+from services.gateway.people.identity import (
     CurrentUser,
     current_identity,
     describe,
@@ -22,8 +22,8 @@ from services.gateway.security import place, throttle, throttle_login
 
 blueprint = Blueprint("api_accounts", __name__)
 
-Email = Annotated[AnyText, StringConstraints(min_length=1, max_length=accounts.TYPED_LENGTH_MAX)]
-Password = Annotated[AnyText, StringConstraints(min_length=1, max_length=accounts.TYPED_LENGTH_MAX)]
+Email = Annotated[AnyText, StringConstraints(min_length=1, max_length=users.TYPED_LENGTH_MAX)]
+Password = Annotated[AnyText, StringConstraints(min_length=1, max_length=users.TYPED_LENGTH_MAX)]
 
 
 class Credentials(ApiBody):
@@ -59,10 +59,10 @@ def register(body: Credentials) -> Registered:
     """Make an account, with an empty wallet, and a token for it. Passwords have 8 characters
     or more."""
     throttle("register", place())
-    account = accounts.prepare(body.email, body.password)
+    account = users.prepare(body.email, body.password)
     now = utc_now()
     with database().begin() as session:
-        user = accounts.register(session, now, account)
+        user = users.register(session, now, account)
         token = tokens.issue(session, now, user.user_id, "registration")
     ensure_wallet(describe(user))
     return Registered(user_id=user.user_id, token=token)
@@ -71,8 +71,8 @@ def register(body: Credentials) -> Registered:
 @endpoint(blueprint, "POST", "/api/auth/login", body=Credentials, reply=LoggedIn, public=True)
 def log_in(body: Credentials) -> LoggedIn:
     """Get a new token for an account."""
-    throttle_login(accounts.email_key(body.email))
-    user = accounts.log_in(database(), body.email, body.password)
+    throttle_login(users.email_key(body.email))
+    user = users.log_in(database(), body.email, body.password)
     with database().begin() as session:
         token = tokens.issue(session, utc_now(), user.user_id, "login")
     return LoggedIn(user_id=user.user_id, token=token)

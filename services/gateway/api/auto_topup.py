@@ -33,8 +33,8 @@ from services.gateway.api.shapes import (
     UsdOrZero,
 )
 from services.gateway.api.topups import TopupReply, shown_topup
-from services.gateway.frame import call
-from services.gateway.identity import CurrentUser
+from services.gateway.backend import call
+from services.gateway.people.identity import CurrentUser
 
 log = logging.getLogger(__name__)
 

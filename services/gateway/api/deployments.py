@@ -10,8 +10,8 @@ from contracts.billing import DeploymentStatus, GetBurnRate, ListDeployments
 from contracts.catalog import Category
 from services.gateway.api.endpoint import endpoint
 from services.gateway.api.shapes import ApiBody, ApiReply, CursorText, Limit, Usd
-from services.gateway.frame import call
-from services.gateway.identity import CurrentUser
+from services.gateway.backend import call
+from services.gateway.people.identity import CurrentUser
 
 blueprint = Blueprint("api_deployments", __name__)
 

@@ -18,12 +18,12 @@ from typing import Any, TypeVar
 from flask import Blueprint, Response, current_app, jsonify, request
 from pydantic import BaseModel, ValidationError
 
-from services.gateway import texts
+from services.gateway import storable_texts
+from services.gateway.api.json_format import GivenTwice
 from services.gateway.api.shapes import ApiBody, ApiReply
 from services.gateway.errors import Problem
 from services.gateway.idempotency import HEADER, scoped_key
-from services.gateway.identity import ensure_wallet, signed_in_user
-from services.gateway.json_format import GivenTwice
+from services.gateway.people.identity import ensure_wallet, signed_in_user
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -131,7 +131,7 @@ def _read_body(model: type[ModelT]) -> ModelT:
         raise Problem(415, "unsupported_media_type", "Send JSON: 'Content-Type: application/json'.")
     try:
         document = current_app.json.loads(request.get_data())
-        texts.check(document)
+        storable_texts.check(document)
     except GivenTwice as error:
         raise Problem(400, "malformed_json", str(error)) from None
     except (ValueError, ArithmeticError, RecursionError):

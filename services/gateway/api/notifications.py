@@ -6,11 +6,11 @@ from flask import Blueprint
 from pydantic import AwareDatetime, Field
 
 from chassis.clock import utc_now
-from services.gateway import notifications
 from services.gateway.api.endpoint import endpoint
 from services.gateway.api.shapes import ApiBody, ApiReply, Limit, NoReply, QueryFlag
-from services.gateway.frame import database
-from services.gateway.identity import CurrentUser
+from services.gateway.backend import database
+from services.gateway.notifications import storage
+from services.gateway.people.identity import CurrentUser
 
 blueprint = Blueprint("api_notifications", __name__)
 
@@ -52,14 +52,14 @@ class NotificationReplies(ApiReply):
 def list_notifications(user: CurrentUser, query: NotificationQuery) -> NotificationReplies:
     """The user's notifications."""
     with database().read() as session:
-        found = notifications.newest(
+        found = storage.newest(
             session,
             user.user_id,
             unread_only=query.unread,
             before=query.before,
             limit=query.limit + 1,
         )
-        unread = notifications.unread_count(session, user.user_id)
+        unread = storage.unread_count(session, user.user_id)
     shown = found[: query.limit]
     return NotificationReplies(
         notifications=[
@@ -74,5 +74,5 @@ def list_notifications(user: CurrentUser, query: NotificationQuery) -> Notificat
 def read_notification(user: CurrentUser, notification_id: UUID) -> NoReply:
     """Mark a notification as read; doing it twice changes nothing."""
     with database().begin() as session:
-        notifications.mark_read(session, utc_now(), user.user_id, notification_id)
+        storage.mark_read(session, utc_now(), user.user_id, notification_id)
     return NoReply()

@@ -25,7 +25,7 @@ from services.gateway.api.shapes import (
     PositiveUsdText,
     Usd,
 )
-from services.gateway.frame import call
+from services.gateway.backend import call
 
 blueprint = Blueprint("api_products", __name__)
 

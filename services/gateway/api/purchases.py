@@ -30,8 +30,8 @@ from services.gateway.api.shapes import (
     Usd,
     UsdOrZero,
 )
-from services.gateway.frame import call, current_frame
-from services.gateway.identity import CurrentUser
+from services.gateway.backend import call, current_backend
+from services.gateway.people.identity import CurrentUser
 from services.gateway.purchase_waiters import Setback, Waiter
 
 blueprint = Blueprint("api_purchases", __name__)
@@ -123,7 +123,7 @@ def purchase_with_topup(user: CurrentUser, body: PurchaseBody, key: str) -> Answ
     """The same, waiting up to 10 seconds for an automatic top-up to pay for it. 202 with a
     ``status_reason``: no money came; the purchase still waits."""
     deadline = time.monotonic() + WAIT_FOR_TOPUP_S
-    with current_frame().waiters.place_of(user.user_id) as waiter:
+    with current_backend().waiters.place_of(user.user_id) as waiter:
         purchase = _start(user, body, key)
         if waiter is None:
             return _answer(purchase)

@@ -9,8 +9,8 @@ from chassis.money import usd_number
 from contracts.topup import GetTopup, StartTopup, Topup, TopupKind, TopupStatus, Trigger
 from services.gateway.api.endpoint import Answer, endpoint
 from services.gateway.api.shapes import ApiBody, ApiReply, CardUsd, Usd
-from services.gateway.frame import call
-from services.gateway.identity import CurrentUser
+from services.gateway.backend import call
+from services.gateway.people.identity import CurrentUser
 
 blueprint = Blueprint("api_topups", __name__)
 

@@ -42,8 +42,8 @@ from services.gateway.api.shapes import (
     PositiveUsdText,
     Usd,
 )
-from services.gateway.frame import call
-from services.gateway.identity import CurrentUser
+from services.gateway.backend import call
+from services.gateway.people.identity import CurrentUser
 
 log = logging.getLogger(__name__)
 

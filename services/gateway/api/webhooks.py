@@ -8,8 +8,8 @@ from flask import Blueprint, Response, jsonify, request
 
 from contracts.errors import BadRequest, DeadlineExceeded, Unavailable
 from contracts.topup import ReceiveWebhook
+from services.gateway.backend import call
 from services.gateway.errors import RETRY_AFTER_S, Problem
-from services.gateway.frame import call
 from services.gateway.security import unlimited
 
 blueprint = Blueprint("webhooks", __name__)

@@ -9,15 +9,15 @@ from services.gateway.pages import (
     dashboard,
     home,
     marketplace,
-    navigation,
-    notices,
+    navbar,
+    notifications,
     purchases,
     topups,
     wallet,
 )
 
 blueprints: list[Blueprint] = [
-    navigation.blueprint,
+    navbar.blueprint,
     home.blueprint,
     accounts.blueprint,
     marketplace.blueprint,
@@ -27,5 +27,5 @@ blueprints: list[Blueprint] = [
     wallet.blueprint,
     auto_topup.blueprint,
     cards.blueprint,
-    notices.blueprint,
+    notifications.blueprint,
 ]

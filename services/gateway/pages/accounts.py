@@ -4,17 +4,17 @@ from flask import Blueprint, flash, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
 from chassis.clock import utc_now
-from services.gateway import accounts, known_devices
+from services.gateway.backend import database
 from services.gateway.errors import STATUSES
-from services.gateway.frame import database
-from services.gateway.identity import (
+from services.gateway.pages.forms import return_path
+from services.gateway.people import known_devices, users
+from services.gateway.people.identity import (
     current_user,
     describe,
     end_browser_session,
     ensure_wallet,
     start_browser_session,
 )
-from services.gateway.pages.forms import return_path
 from services.gateway.security import place, throttle, throttle_login
 
 blueprint = Blueprint("accounts", __name__)
@@ -34,10 +34,10 @@ def register() -> Answer:
     throttle("register", place())
     email, password = request.form.get("email", ""), request.form.get("password", "")
     try:
-        prepared = accounts.prepare(email, password)
+        prepared = users.prepare(email, password)
         with database().begin() as session:
-            user = accounts.register(session, utc_now(), prepared)
-    except accounts.AccountError as error:
+            user = users.register(session, utc_now(), prepared)
+    except users.AccountError as error:
         return _refused("register.html", error)
     start_browser_session(user)
     known_devices.remember(user.email_key)
@@ -56,10 +56,10 @@ def login_form() -> Answer:
 @blueprint.post("/login")
 def login() -> Answer:
     email, password = request.form.get("email", ""), request.form.get("password", "")
-    throttle_login(accounts.email_key(email))
+    throttle_login(users.email_key(email))
     try:
-        user = accounts.log_in(database(), email, password)
-    except accounts.AccountError as error:
+        user = users.log_in(database(), email, password)
+    except users.AccountError as error:
         return _refused("login.html", error)
     start_browser_session(user)
     known_devices.remember(user.email_key)
@@ -74,7 +74,7 @@ def logout() -> Response:
     return redirect(url_for("home.landing"), 303)
 
 
-def _refused(template: str, error: accounts.AccountError) -> tuple[str, int]:
+def _refused(template: str, error: users.AccountError) -> tuple[str, int]:
     """The form again, with what was typed except the password, and what is wrong with it."""
     page = render_template(
         template,

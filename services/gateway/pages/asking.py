@@ -7,7 +7,7 @@ from flask import g
 
 from contracts.errors import DeadlineExceeded, ServiceError, Unavailable
 from contracts.messages import Reply, Request
-from services.gateway.frame import call
+from services.gateway.backend import call
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ from chassis.money import format_usd
 from contracts.billing import BurnRate, Purchase, PurchaseStatus
 from contracts.topup import AutoTopupStatus
 from contracts.wallet import AccountStatus, Wallet
-from services.gateway.notifications import Notice, Severity
+from services.gateway.models import Notification
+from services.gateway.notifications.storage import Severity
 
 RUNWAY_WARNING_DAYS = 7
 
@@ -41,7 +42,7 @@ class Box:
     title: str
     body: str
     actions: Sequence[Action] = ()
-    notification: Notice | None = None
+    notification: Notification | None = None
 
 
 def boxes(
@@ -49,7 +50,7 @@ def boxes(
     auto_topup: AutoTopupStatus | None,
     waiting: Sequence[Purchase],
     burn: BurnRate | None,
-    unread: Iterable[Notice],
+    unread: Iterable[Notification],
 ) -> list[Box]:
     """The boxes, the most pressing first; None stands for what could not be asked.
 
@@ -159,14 +160,14 @@ def _runway(auto_topup: AutoTopupStatus | None, burn: BurnRate | None) -> Box | 
     )
 
 
-def _events(unread: Iterable[Notice]) -> Iterable[Box]:
+def _events(unread: Iterable[Notification]) -> Iterable[Box]:
     """The newest of each kind; the notifications page has the others."""
-    newest: dict[str, list[Notice]] = {}
-    for notice in unread:
-        newest.setdefault(notice.kind, []).append(notice)
-    for notice, *older in newest.values():
-        actions = [Action("Open", notice.link)] if notice.link else []
+    newest: dict[str, list[Notification]] = {}
+    for notification in unread:
+        newest.setdefault(notification.kind, []).append(notification)
+    for notification, *older in newest.values():
+        actions = [Action("Open", notification.link)] if notification.link else []
         if older:
-            actions.append(Action(f"{len(older)} more like this", url_for("notices.listing")))
-        severity: Severity = "danger" if notice.severity == "danger" else "warning"
-        yield Box(severity, notice.title, notice.body, actions, notice)
+            actions.append(Action(f"{len(older)} more like this", url_for("notifications.listing")))
+        severity: Severity = "danger" if notification.severity == "danger" else "warning"
+        yield Box(severity, notification.title, notification.body, actions, notification)

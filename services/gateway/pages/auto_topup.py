@@ -21,9 +21,8 @@ from contracts.topup import (
     PlannedCharge,
     TriggerAutoTopup,
 )
+from services.gateway.backend import call
 from services.gateway.errors import STATUSES
-from services.gateway.frame import call
-from services.gateway.identity import CurrentUser, login_required, signed_in_user
 from services.gateway.pages.asking import ask
 from services.gateway.pages.cards import say_what_happened
 from services.gateway.pages.formats import plain_dollars
@@ -33,6 +32,7 @@ from services.gateway.pages.forms import (
     optional_money_field,
     whole_number_field,
 )
+from services.gateway.people.identity import CurrentUser, login_required, signed_in_user
 
 blueprint = Blueprint("auto_topup", __name__)
 

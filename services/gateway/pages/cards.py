@@ -11,11 +11,11 @@ from contracts.topup import (
     SetDefaultPaymentMethod,
     StartCardSetup,
 )
+from services.gateway.backend import call
 from services.gateway.errors import Problem
-from services.gateway.frame import call
-from services.gateway.identity import login_required, signed_in_user
 from services.gateway.pages.forms import command_key, return_path
 from services.gateway.pages.topups import CARD_PROCESSOR_WITHIN_S
+from services.gateway.people.identity import login_required, signed_in_user
 
 blueprint = Blueprint("cards", __name__)
 

@@ -7,13 +7,13 @@ from chassis.clock import utc_now
 from contracts.billing import GetBurnRate, ListDeployments, ListPurchases, PurchaseStatus
 from contracts.topup import GetAutoTopup
 from contracts.wallet import GetWallet
+from services.gateway.backend import call
 from services.gateway.errors import Problem
-from services.gateway.frame import call
-from services.gateway.identity import login_required, signed_in_user
 from services.gateway.pages import attention
 from services.gateway.pages.asking import ask
-from services.gateway.pages.notices import unread
+from services.gateway.pages.notifications import unread
 from services.gateway.pages.projection import project
+from services.gateway.people.identity import login_required, signed_in_user
 
 blueprint = Blueprint("dashboard", __name__)
 

@@ -10,7 +10,7 @@ from chassis.digits import whole_number
 from chassis.identifiers import new_id
 from chassis.money import InvalidAmount, parse_usd, whole_cents
 from services.gateway.idempotency import scoped_key
-from services.gateway.way_back import page
+from services.gateway.people.way_back import page
 
 CREDIT_CHOICES_MICROS = (10_000_000, 25_000_000, 50_000_000)
 """The amounts of credits that stand ready to choose: $10, $25 and $50."""

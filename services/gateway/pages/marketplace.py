@@ -7,11 +7,11 @@ from werkzeug.wrappers import Response
 from chassis.digits import whole_number
 from chassis.money import InvalidAmount
 from contracts.catalog import GetProduct, ListProducts, SortOrder
+from services.gateway.backend import call
 from services.gateway.errors import Problem
-from services.gateway.frame import call
-from services.gateway.identity import login_required, signed_in_user
 from services.gateway.pages.forms import is_key, new_key, optional_money
 from services.gateway.pages.offers import make_offer
+from services.gateway.people.identity import login_required, signed_in_user
 
 blueprint = Blueprint("marketplace", __name__)
 

@@ -13,7 +13,7 @@ from contracts.topup import (
     RefusalCode,
 )
 from contracts.wallet import AccountStatus, Affordability, CheckAffordability
-from services.gateway.frame import call
+from services.gateway.backend import call
 from services.gateway.pages.asking import ask
 from services.gateway.pages.forms import (
     CREDIT_CHOICES_MICROS,

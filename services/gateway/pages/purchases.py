@@ -29,9 +29,8 @@ from contracts.topup import (
     RefusalCode,
 )
 from contracts.wallet import AccountStatus, GetWallet
+from services.gateway.backend import call
 from services.gateway.errors import Problem
-from services.gateway.frame import call
-from services.gateway.identity import login_required, signed_in_user
 from services.gateway.pages.asking import ask
 from services.gateway.pages.forms import (
     CREDIT_CHOICES_MICROS,
@@ -44,6 +43,7 @@ from services.gateway.pages.forms import (
     whole_number_field,
 )
 from services.gateway.pages.topups import begin_chosen_topup, begin_topup, payments_arriving
+from services.gateway.people.identity import login_required, signed_in_user
 
 blueprint = Blueprint("purchases", __name__)
 

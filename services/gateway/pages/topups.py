@@ -21,10 +21,10 @@ from contracts.topup import (
     TopupStatus,
 )
 from contracts.wallet import GetWallet
-from services.gateway.frame import call
-from services.gateway.identity import login_required, signed_in_user
+from services.gateway.backend import call
 from services.gateway.pages.asking import ask
 from services.gateway.pages.forms import chosen_credits, command_key, refuse_credits, return_path
+from services.gateway.people.identity import login_required, signed_in_user
 
 blueprint = Blueprint("topups", __name__)
 

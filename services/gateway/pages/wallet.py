@@ -11,13 +11,13 @@ from chassis.clock import start_of_day
 from chassis.money import whole_cents
 from contracts.topup import GetAutoTopup, ListPaymentMethods
 from contracts.wallet import GetWallet, Statement, TransactionKind
+from services.gateway.backend import call
 from services.gateway.errors import Problem
-from services.gateway.frame import call
-from services.gateway.identity import login_required, signed_in_user
 from services.gateway.pages.asking import ask
 from services.gateway.pages.cards import say_what_happened
 from services.gateway.pages.forms import CREDIT_CHOICES_MICROS
 from services.gateway.pages.topups import payments_arriving
+from services.gateway.people.identity import login_required, signed_in_user
 
 blueprint = Blueprint("wallet", __name__)
 

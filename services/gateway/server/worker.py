@@ -12,7 +12,7 @@ warnings.filterwarnings("ignore", message="\nEventlet is deprecated")
 from chassis.logs import log_to_stderr  # noqa: E402 - after the filter
 from services.gateway.api.webhooks import LARGER_BODIES  # noqa: E402
 from services.gateway.app import BODY_BYTES_MAX, create_app  # noqa: E402
-from services.gateway.frame import frame_of  # noqa: E402
+from services.gateway.backend import backend_of  # noqa: E402
 from services.gateway.server.wsgi import BufferedWsgi  # noqa: E402
 from services.gateway.settings import get_settings  # noqa: E402
 
@@ -37,7 +37,7 @@ def application() -> BufferedWsgi:
         threads=settings.gateway_threads,
         body_bytes_max=BODY_BYTES_MAX,
         larger_bodies=LARGER_BODIES,
-        close=frame_of(app).close,
+        close=backend_of(app).close,
     )
 
 

@@ -17,11 +17,11 @@ from flask import session as cookie
 from chassis.clock import utc_now
 from contracts.errors import DeadlineExceeded, ServiceError, Unavailable
 from contracts.wallet import OpenAccount
-from services.gateway import accounts, sessions, tokens
+from services.gateway.backend import call, database, settings
 from services.gateway.errors import Problem, wants_json
-from services.gateway.frame import call, database, settings
 from services.gateway.models import User
-from services.gateway.way_back import to_login
+from services.gateway.people import sessions, tokens, users
+from services.gateway.people.way_back import to_login
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ def ensure_wallet(user: CurrentUser) -> None:
         log.exception("the wallet could not be opened")
         return
     with database().begin() as session:
-        accounts.note_wallet_opened(session, utc_now(), user.user_id)
+        users.note_wallet_opened(session, utc_now(), user.user_id)
 
 
 def describe(user: User) -> CurrentUser:

@@ -1,4 +1,4 @@
-"""What surrounds every page: the balance and auto top-up in the menu, unread notices."""
+"""What surrounds every page: the balance and auto top-up in the menu, unread notifications."""
 
 from dataclasses import dataclass
 
@@ -7,38 +7,38 @@ from flask.sansio.blueprints import BlueprintSetupState
 
 from contracts.topup import AutoTopupStatus, GetAutoTopup
 from contracts.wallet import GetWallet, Wallet
-from services.gateway.identity import current_user
 from services.gateway.pages import formats
 from services.gateway.pages.asking import ask
 from services.gateway.pages.forms import new_key, refused_credits
-from services.gateway.pages.notices import unread_count
+from services.gateway.pages.notifications import unread_count
+from services.gateway.people.identity import current_user
 
-blueprint = Blueprint("navigation", __name__)
+blueprint = Blueprint("navbar", __name__)
 blueprint.add_app_template_global(new_key)
 blueprint.add_app_template_global(refused_credits)
 
 
 @dataclass(frozen=True)
-class Navigation:
+class Navbar:
     """None stands for what could not be asked at the moment."""
 
     wallet: Wallet | None
     auto_topup: AutoTopupStatus | None
-    unread_notices: int
+    unread_notifications: int
 
 
-def navigation() -> Navigation | None:
+def navbar() -> Navbar | None:
     """The menu of whoever is logged in, asked once for each request; None for a visitor."""
     user = current_user()
     if user is None:
         return None
-    if "navigation" not in g:
-        g.navigation = Navigation(
+    if "navbar" not in g:
+        g.navbar = Navbar(
             wallet=ask(GetWallet(user_id=user.user_id)),
             auto_topup=ask(GetAutoTopup(user_id=user.user_id)),
-            unread_notices=unread_count(user.user_id),
+            unread_notifications=unread_count(user.user_id),
         )
-    found: Navigation = g.navigation
+    found: Navbar = g.navbar
     return found
 
 
@@ -49,4 +49,4 @@ def _equip(state: BlueprintSetupState) -> None:
 
 @blueprint.app_context_processor
 def surroundings() -> dict[str, object]:
-    return {"navigation": navigation}
+    return {"navbar": navbar}

@@ -7,13 +7,14 @@ from flask import Blueprint, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
 from chassis.clock import utc_now
-from services.gateway import notifications
+from services.gateway.backend import database
 from services.gateway.errors import Problem
-from services.gateway.frame import database
-from services.gateway.identity import login_required, signed_in_user
+from services.gateway.models import Notification
+from services.gateway.notifications import storage
 from services.gateway.pages.forms import read_id, return_path
+from services.gateway.people.identity import login_required, signed_in_user
 
-blueprint = Blueprint("notices", __name__)
+blueprint = Blueprint("notifications", __name__)
 
 PAGE_SIZE = 25
 UNREAD_SHOWN_MAX = 99
@@ -22,25 +23,25 @@ UNREAD_SHOWN_MAX = 99
 def unread_count(user_id: UUID) -> int:
     """For the menu, which says "99+" where there are more: every page asks."""
     with database().read() as session:
-        return notifications.unread_count(session, user_id, at_most=UNREAD_SHOWN_MAX + 1)
+        return storage.unread_count(session, user_id, at_most=UNREAD_SHOWN_MAX + 1)
 
 
-def unread(user_id: UUID, kinds: Collection[str]) -> list[notifications.Notice]:
+def unread(user_id: UUID, kinds: Collection[str]) -> list[Notification]:
     """The newest notifications of these kinds that were not read."""
     with database().read() as session:
-        return notifications.newest(session, user_id, unread_only=True, kinds=kinds)
+        return storage.newest(session, user_id, unread_only=True, kinds=kinds)
 
 
 @blueprint.get("/dashboard/notifications")
 @login_required
 def listing() -> str:
     with database().read() as session:
-        found = notifications.newest(
+        found = storage.newest(
             session, signed_in_user().user_id, before=_before(), limit=PAGE_SIZE + 1
         )
     return render_template(
-        "notices.html",
-        notices=found[:PAGE_SIZE],
+        "notifications.html",
+        notifications=found[:PAGE_SIZE],
         next_before=found[PAGE_SIZE - 1].notification_id if len(found) > PAGE_SIZE else None,
     )
 
@@ -51,8 +52,8 @@ def mark_read() -> Response:
     """One notification, or all of them when the form names none."""
     user_id, wanted = signed_in_user().user_id, request.form.get("notification_id", "")
     with database().begin() as session:
-        notifications.mark_read(session, utc_now(), user_id, _id(wanted) if wanted else None)
-    return redirect(return_path(url_for("notices.listing")), 303)
+        storage.mark_read(session, utc_now(), user_id, _id(wanted) if wanted else None)
+    return redirect(return_path(url_for("notifications.listing")), 303)
 
 
 def _before() -> UUID | None:

@@ -31,7 +31,7 @@ from contracts.wallet import (
     TransactionKind,
     WalletCredited,
 )
-from services.gateway.notifications import Message
+from services.gateway.notifications.storage import Message
 
 WALLET = "/dashboard/wallet"
 AUTO_TOPUP = "/dashboard/wallet/auto-topup"

@@ -9,8 +9,8 @@ from flask import after_this_request, request
 from itsdangerous import BadSignature, URLSafeSerializer
 from werkzeug.wrappers import Response
 
-from services.gateway.bearer_secrets import new_secret
-from services.gateway.frame import settings
+from services.gateway.backend import settings
+from services.gateway.people.bearer_secrets import new_secret
 
 COOKIE = "mycelium_device"
 LIFETIME_S = 365 * 24 * 3600

@@ -30,10 +30,6 @@ class Message:
     link: str = ""
 
 
-Notice = Notification
-"""A stored message, as pages and the API show it."""
-
-
 def tell(session: Session, now: datetime, user_id: UUID, event_id: UUID, message: Message) -> None:
     """Store a message about an event. The same kind for the same event is stored once."""
     session.execute(
@@ -61,7 +57,7 @@ def newest(
     kinds: Collection[str] | None = None,
     before: UUID | None = None,
     limit: int = 25,
-) -> list[Notice]:
+) -> list[Notification]:
     """A user's notifications, newest first: their ids grow with time, so that they are the order.
 
     ``before`` is the id of the last one that was seen: the page after it.

@@ -8,8 +8,8 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from chassis.identifiers import new_id
-from services.gateway.bearer_secrets import fingerprint, new_secret
 from services.gateway.models import ApiToken, User
+from services.gateway.people.bearer_secrets import fingerprint, new_secret
 
 PREFIX = "myc_"
 USED_EVERY = timedelta(minutes=5)

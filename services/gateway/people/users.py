@@ -25,7 +25,7 @@ from zxcvbn.matching import RANKED_DICTIONARIES
 from chassis.database import Connected
 from chassis.identifiers import new_id
 from services.gateway.models import User
-from services.gateway.password_hashing import hash_of, is_hash_of, is_outdated
+from services.gateway.people.password_hashing import hash_of, is_hash_of, is_outdated
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """What every request can reach: the settings, the database, the services.
 
-One :class:`Frame` belongs to each application object. The RPC client is made in the process
+One :class:`Backend` belongs to each application object. The RPC client is made in the process
 that uses it, at its first use: its thread and its socket would not survive a fork.
 """
 
@@ -26,7 +26,7 @@ service that hangs would hold every thread of the site, also those that do not n
 _EXTENSION = "mycelium"
 
 
-class Frame:
+class Backend:
     """The settings and the connections of one worker process."""
 
     def __init__(self, settings: GatewaySettings, database: Connected) -> None:
@@ -94,27 +94,27 @@ class Frame:
         self.database.engine.dispose()
 
 
-def install(app: Flask, frame: Frame) -> None:
-    app.extensions[_EXTENSION] = frame
+def install(app: Flask, backend: Backend) -> None:
+    app.extensions[_EXTENSION] = backend
 
 
-def frame_of(app: Flask) -> Frame:
-    frame: Frame = app.extensions[_EXTENSION]
-    return frame
+def backend_of(app: Flask) -> Backend:
+    backend: Backend = app.extensions[_EXTENSION]
+    return backend
 
 
-def current_frame() -> Frame:
-    """The frame of the application that handles this request."""
-    return frame_of(current_app)
+def current_backend() -> Backend:
+    """The backend of the application that handles this request."""
+    return backend_of(current_app)
 
 
 def database() -> Connected:
     """The gateway's own database."""
-    return current_frame().database
+    return current_backend().database
 
 
 def settings() -> GatewaySettings:
-    return current_frame().settings
+    return current_backend().settings
 
 
 def call(request: Request[ReplyT], timeout_s: float | None = None) -> ReplyT:
@@ -125,5 +125,5 @@ def call(request: Request[ReplyT], timeout_s: float | None = None) -> ReplyT:
     ``DeadlineExceeded`` when no answer came in time: its outcome is unknown then, and the same
     command with the same key is the way to learn it.
     """
-    frame = current_frame()
-    return frame.ask(request, timeout_s or frame.settings.rpc_timeout_s)
+    backend = current_backend()
+    return backend.ask(request, timeout_s or backend.settings.rpc_timeout_s)

@@ -8,8 +8,8 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from chassis.identifiers import new_id
-from services.gateway.bearer_secrets import fingerprint, new_secret
 from services.gateway.models import User, UserSession
+from services.gateway.people.bearer_secrets import fingerprint, new_secret
 
 SEEN_EVERY = timedelta(minutes=5)
 """A session in use is noted no more often than this, so that reading a page writes nothing."""
