@@ -7,9 +7,15 @@ from uuid import UUID
 from sqlalchemy import BigInteger, DateTime, ForeignKey, Integer, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
+from contracts.billing import PurchaseStatus
+
 
 class Base(DeclarativeBase):
     type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: DateTime(timezone=True), str: Text()}
+
+
+WAITING = (PurchaseStatus.PENDING.value, PurchaseStatus.AWAITING_FUNDS.value)
+"""The states of a purchase that has not ended."""
 
 
 class PurchaseRow(Base):
@@ -17,8 +23,8 @@ class PurchaseRow(Base):
 
     ``due_at`` says when somebody should work on it next, ``claimed_until`` until when
     somebody does, ``try_owed_since`` that a payment is to be tried: see
-    :mod:`services.billing.claims`. ``closing_status`` is the end it is
-    being brought to without a payment; it is written before the wallet is told.
+    :mod:`services.billing.purchases.claims`. ``closing_status`` is the end it is being brought
+    to without a payment; it is written before the wallet is told.
     ``may_hold_stock`` says whether stock stays set aside for it while it is not paid.
     """
 

@@ -33,9 +33,13 @@ from contracts.billing import (
 )
 from contracts.topup import AutoTopupPaused, AutoTopupRefused, TopupFailed
 from contracts.wallet import WalletCredited
-from services.billing import burn_rate, claims, deployments, purchase_queries, refusals
-from services.billing.balances import balance_micros
-from services.billing.checkout import Checkout
+from services.billing.deployments.lifecycle import report_deployment
+from services.billing.deployments.queries import list_deployments, what_burns
+from services.billing.forecast.balances import balance_micros
+from services.billing.forecast.burn_rate import analyse
+from services.billing.purchases import claims, refusals
+from services.billing.purchases.checkout import Checkout
+from services.billing.purchases.queries import get_purchase, list_purchases
 from services.billing.settings import get_settings
 
 SWEEP_INTERVAL_S = 2.0
@@ -64,29 +68,29 @@ class BillingService:
     @rpc
     def get_purchase(self, request: GetPurchase) -> Purchase:
         with self.database.read() as session:
-            return purchase_queries.get_purchase(session, request)
+            return get_purchase(session, request)
 
     @rpc
     def list_purchases(self, request: ListPurchases) -> PurchasePage:
         with self.database.read() as session:
-            return purchase_queries.list_purchases(session, request)
+            return list_purchases(session, request)
 
     @rpc
     def list_deployments(self, request: ListDeployments) -> DeploymentList:
         with self.database.read() as session:
-            return deployments.list_deployments(session, request)
+            return list_deployments(session, request)
 
     @rpc
     def report_deployment(self, request: ReportDeployment) -> Deployment:
         with self.database.begin() as session:
-            return deployments.report(session, utc_now(), request)
+            return report_deployment(session, utc_now(), request)
 
     @rpc
     def get_burn_rate(self, request: GetBurnRate) -> BurnRate:
         balance = balance_micros(self.caller, request.user_id, get_settings().call_timeout_s)
         with self.database.read() as session:
-            burning = deployments.burning(session, request.user_id, request.limit)
-        return burn_rate.analyse(balance, burning, utc_now())
+            burning = what_burns(session, request.user_id, request.limit)
+        return analyse(balance, burning, utc_now())
 
     @event_handler(WalletCredited)
     def resume_purchases(self, session: Session, event: WalletCredited) -> None:

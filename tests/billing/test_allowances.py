@@ -9,8 +9,8 @@ from chassis.database import Connected
 from contracts.billing import PurchaseStatus
 from contracts.catalog import QuotedLine
 from contracts.errors import LimitExceeded
-from services.billing import allowances, purchases
 from services.billing.models import DeploymentRow, PurchaseRow
+from services.billing.purchases import allowances, lifecycle
 from tests.billing.conftest import NOW, RULES, quote_of, quoted, recorded
 
 
@@ -31,12 +31,12 @@ def may_hold(database: Connected, *lines: QuotedLine, user_id: UUID | None = Non
 def end(database: Connected, purchase_id: UUID, to: PurchaseStatus) -> None:
     with database.begin() as session:
         if to is PurchaseStatus.COMPLETED:
-            purchases.complete(session, NOW, purchase_id, uuid4(), "at_once")
+            lifecycle.complete(session, NOW, purchase_id, uuid4(), "at_once")
             return
         row = session.get_one(PurchaseRow, purchase_id, with_for_update=True)
-        purchases.begin_closing(NOW, row, to, "why", "A reason.")
+        lifecycle.begin_closing(NOW, row, to, "why", "A reason.")
         session.flush()
-        purchases.end_unpaid(session, NOW, purchase_id)
+        lifecycle.end_unpaid(session, NOW, purchase_id)
 
 
 @pytest.mark.parametrize(

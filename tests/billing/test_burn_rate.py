@@ -4,8 +4,8 @@ from uuid import uuid4
 import pytest
 
 from chassis.money import parse_usd
-from services.billing.burn_rate import analyse
-from services.billing.deployments import Burning
+from services.billing.deployments.queries import Burning
+from services.billing.forecast.burn_rate import analyse
 from services.billing.models import DeploymentRow
 from tests.billing.conftest import NOW
 

@@ -12,10 +12,10 @@ from chassis.database import Connected
 from contracts.billing import PurchaseStatus
 from contracts.errors import InsufficientFunds
 from contracts.wallet import Debit
-from services.billing import claims, purchases
-from services.billing.checkout import Checkout
-from services.billing.claims import Claim
 from services.billing.models import PurchaseRow
+from services.billing.purchases import claims, lifecycle
+from services.billing.purchases.checkout import Checkout
+from services.billing.purchases.claims import Claim
 from tests.billing.conftest import NOW, RULES, recorded
 
 LEASE = RULES.claim_lease
@@ -34,7 +34,7 @@ def claim(database: Connected, now: datetime, purchase_id: UUID) -> Claim | None
 
 def wait_for_funds(database: Connected, claimed: Claim, now: datetime = NOW) -> bool:
     with database.begin() as session:
-        return purchases.wait_for_funds(session, now, claimed, 0, RULES)
+        return lifecycle.wait_for_funds(session, now, claimed, 0, RULES)
 
 
 def mark_owed(database: Connected, user_id: UUID, now: datetime = NOW) -> int:

@@ -10,9 +10,15 @@ from sqlalchemy import event, text
 from chassis.database import Connected
 from contracts.billing import DeploymentStatus, ListDeployments, ReportDeployment
 from contracts.errors import BadRequest, Conflict, NotFound
-from services.billing import deployments, purchases
-from services.billing.deployments import TRANSITIONS, one_month_after
+from services.billing.deployments.lifecycle import (
+    TRANSITIONS,
+    change_status,
+    one_month_after,
+    report_deployment,
+)
+from services.billing.deployments.queries import list_deployments, what_burns
 from services.billing.models import DeploymentRow
+from services.billing.purchases import lifecycle
 from tests.billing.conftest import NOW, quoted, recorded
 
 Status = DeploymentStatus
@@ -23,14 +29,14 @@ def bought(
 ) -> list[DeploymentRow]:
     claimed = recorded(database, *lines, user_id=user_id)  # type: ignore[arg-type]
     with database.begin() as session:
-        row = purchases.complete(session, NOW, claimed.purchase_id, uuid4(), provisioning)
+        row = lifecycle.complete(session, NOW, claimed.purchase_id, uuid4(), provisioning)
     return row.deployments
 
 
 def report(database: Connected, deployment_id: UUID, status: DeploymentStatus) -> DeploymentStatus:
     command = ReportDeployment(deployment_id=deployment_id, status=status)
     with database.begin() as session:
-        return deployments.report(session, NOW, command).status
+        return report_deployment(session, NOW, command).status
 
 
 def count_events(database: Connected, event_type: str) -> int:
@@ -72,7 +78,7 @@ def test_an_illegal_move_raises(database: Connected, start: Status, to: Status) 
     row = DeploymentRow(status=start.value)
 
     with database.begin() as session, pytest.raises(Conflict):
-        deployments.move(session, NOW, row, to)
+        change_status(session, NOW, row, to)
 
 
 def test_each_unit_is_a_deployment_with_a_name_of_its_own(database: Connected) -> None:
@@ -121,10 +127,10 @@ def test_only_active_deployments_with_a_monthly_price_burn(database: Connected) 
     (stopped,) = bought(database, quoted(3_000_000), user_id=user_id)
     with database.begin() as session:
         row = session.get_one(DeploymentRow, stopped.deployment_id)
-        deployments.move(session, NOW, row, Status.STOPPED)
+        change_status(session, NOW, row, Status.STOPPED)
 
     with database.read() as session:
-        found = deployments.burning(session, user_id, limit=10)
+        found = what_burns(session, user_id, limit=10)
 
     assert (found.total, found.monthly_micros) == (1, 15_000_000)
     assert [row.deployment_id for row in found.dearest] == [burning.deployment_id]
@@ -136,7 +142,7 @@ def test_the_dearest_are_named_and_all_are_counted(database: Connected) -> None:
     bought(database, quoted(1_000), user_id=uuid4())
 
     with database.read() as session:
-        found = deployments.burning(session, user_id, limit=2)
+        found = what_burns(session, user_id, limit=2)
 
     assert [row.monthly_cost_micros for row in found.dearest] == [15, 9]
     assert (found.total, found.monthly_micros) == (4, 32)
@@ -187,7 +193,7 @@ def test_pages_hold_every_deployment_once(database: Connected) -> None:
     cursor = None
     while len(seen) < 20:
         with database.read() as session:
-            page = deployments.list_deployments(
+            page = list_deployments(
                 session, ListDeployments(user_id=user_id, limit=3, cursor=cursor)
             )
         seen += [deployment.deployment_id for deployment in page.deployments]

@@ -13,10 +13,10 @@ from contracts.billing import PurchaseLine, PurchaseStatus
 from contracts.catalog import ReserveStock
 from contracts.errors import BadRequest, LimitExceeded, PriceChanged, Unavailable
 from contracts.wallet import CloseKey
-from services.billing import allowances, claims, purchases
-from services.billing.checkout import EXPIRY_GRACE, Checkout
-from services.billing.claims import Claim
-from services.billing.models import PurchaseRow, StockReleaseRow
+from services.billing.models import PurchaseLineRow, PurchaseRow, StockReleaseRow
+from services.billing.purchases import allowances, claims, lifecycle, refusals
+from services.billing.purchases.checkout import EXPIRY_GRACE, Checkout
+from services.billing.purchases.claims import Claim
 from services.billing.settings import BillingSettings
 from tests.billing.conftest import NOW, RULES, quote_of, quoted, recorded
 from tests.billing.test_allowances import stocked
@@ -58,7 +58,7 @@ def waiting(database: Connected, *, is_owed: bool = False) -> Claim:
     """A purchase that fell short and holds stock, claimed anew."""
     claimed = recorded(database)
     with database.begin() as session:
-        purchases.wait_for_funds(session, NOW, claimed, 0, RULES)
+        lifecycle.wait_for_funds(session, NOW, claimed, 0, RULES)
         if is_owed:
             claims.mark_owed(session, NOW, claimed.row.user_id)
     with database.begin() as session:
@@ -167,13 +167,13 @@ def test_only_the_price_that_the_person_saw_is_taken(change: int, is_refused: bo
     )
 
     with raises_if(is_refused, PriceChanged):
-        purchases.check_prices([seen], quote_of(line))
+        lifecycle.check_prices([seen], quote_of(line))
 
 
 def test_who_names_no_price_takes_any() -> None:
     line = quoted(5_000_000)
 
-    purchases.check_prices([PurchaseLine(product_id=line.product.product_id)], quote_of(line))
+    lifecycle.check_prices([PurchaseLine(product_id=line.product.product_id)], quote_of(line))
 
 
 @pytest.mark.parametrize(("quantities", "is_refused"), [((50, 50), False), ((50, 51), True)])
@@ -183,7 +183,7 @@ def test_a_purchase_deploys_a_hundred_things_and_no_more(
     lines = [PurchaseLine(product_id=uuid4(), quantity=quantity) for quantity in quantities]
 
     with raises_if(is_refused, BadRequest):
-        purchases.check_units(lines)
+        lifecycle.check_units(lines)
 
 
 @pytest.mark.parametrize(("quantity", "is_refused"), [(5, False), (6, True)])
@@ -219,7 +219,7 @@ def test_what_is_said_from_the_instant_of_a_purchase_on_is_about_it(
     claimed = waiting(database)
 
     with database.begin() as session:
-        purchases.explain(session, said_at, claimed.row.user_id, "said", "…")
+        refusals.explain(session, said_at, claimed.row.user_id, "said", "…")
 
     assert (row_of(database, claimed).status_code == "said") is is_told
 
@@ -233,16 +233,16 @@ def test_what_was_said_last_stands(database: Connected, later: timedelta, is_tol
 
     for said_at, code in ((first_at, "first"), (first_at + later, "second")):
         with database.begin() as session:
-            purchases.explain(session, said_at, claimed.row.user_id, code, "…")
+            refusals.explain(session, said_at, claimed.row.user_id, code, "…")
 
     assert (row_of(database, claimed).status_code == "second") is is_told
 
 
 @pytest.mark.parametrize(("length", "kept"), [(199, 199), (200, 200), (201, 200)])
 def test_a_description_of_up_to_two_hundred_characters_stays_whole(length: int, kept: int) -> None:
-    row = purchases.PurchaseLineRow(product_name="x" * length, quantity=1)
+    row = PurchaseLineRow(product_name="x" * length, quantity=1)
 
-    description = purchases.describe([row])
+    description = lifecycle.describe([row])
 
     assert (len(description), description.endswith("…")) == (kept, length > 200)
 
@@ -252,7 +252,7 @@ def test_no_stock_is_held_where_no_time_is_given_for_it(database: Connected) -> 
     claimed = recorded(database, rules=rules)
 
     with database.begin() as session:
-        purchases.wait_for_funds(session, NOW, claimed, 0, rules)
+        lifecycle.wait_for_funds(session, NOW, claimed, 0, rules)
 
     with database.read() as session:
         released = session.get(StockReleaseRow, claimed.row.reservation_id)

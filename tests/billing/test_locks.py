@@ -22,10 +22,11 @@ from contracts.billing import (
     ReportDeployment,
 )
 from contracts.errors import Unavailable
-from services.billing import claims, deployments, purchases
-from services.billing.checkout import Checkout
-from services.billing.claims import Claim
+from services.billing.deployments.lifecycle import report_deployment
 from services.billing.models import PurchaseRow
+from services.billing.purchases import claims, lifecycle, refusals
+from services.billing.purchases.checkout import Checkout
+from services.billing.purchases.claims import Claim
 from tests.billing.conftest import NOW, RULES, command_for, quote_of, quoted, recorded
 from tests.billing.test_purchases import events
 from tests.locks import held, until_waiting, waits_at
@@ -67,14 +68,14 @@ def setting(database: Connected) -> Setting:
 
 def wait_for_funds(setting: Setting) -> None:
     setting.within(
-        lambda session: purchases.wait_for_funds(session, NOW, setting.claimed, 0, RULES)
+        lambda session: lifecycle.wait_for_funds(session, NOW, setting.claimed, 0, RULES)
     )
 
 
 def begin_closing(setting: Setting) -> None:
     def rule(session: Session) -> None:
         row = session.get_one(PurchaseRow, setting.claimed.purchase_id)
-        purchases.begin_closing(NOW, row, PurchaseStatus.CANCELLED, "why", "A reason.")
+        lifecycle.begin_closing(NOW, row, PurchaseStatus.CANCELLED, "why", "A reason.")
 
     setting.within(rule)
 
@@ -114,16 +115,16 @@ def mark_owed(setting: Setting) -> None:
 def complete(setting: Setting) -> None:
     purchase_id = setting.claimed.purchase_id
     setting.within(
-        lambda session: purchases.complete(session, NOW, purchase_id, uuid4(), "at_once")
+        lambda session: lifecycle.complete(session, NOW, purchase_id, uuid4(), "at_once")
     )
 
 
 def end_unpaid(setting: Setting) -> None:
-    setting.within(lambda session: purchases.end_unpaid(session, NOW, setting.claimed.purchase_id))
+    setting.within(lambda session: lifecycle.end_unpaid(session, NOW, setting.claimed.purchase_id))
 
 
 def explain(setting: Setting) -> None:
-    setting.within(lambda session: purchases.explain(session, NOW, setting.user_id, "code", "…"))
+    setting.within(lambda session: refusals.explain(session, NOW, setting.user_id, "code", "…"))
 
 
 @pytest.mark.parametrize(
@@ -156,7 +157,7 @@ def test_whoever_decides_over_a_purchase_waits_for_who_holds_it(
 
 def test_whoever_reports_a_deployment_waits_for_who_holds_it(setting: Setting) -> None:
     with setting.database.begin() as session:
-        row = purchases.complete(
+        row = lifecycle.complete(
             session, NOW, setting.claimed.purchase_id, uuid4(), provisioning="external"
         )
         (deployment_id,) = (one.deployment_id for one in row.deployments)
@@ -164,7 +165,7 @@ def test_whoever_reports_a_deployment_waits_for_who_holds_it(setting: Setting) -
 
     statement = waits_at(
         setting.database,
-        lambda: setting.within(lambda session: deployments.report(session, NOW, report)),
+        lambda: setting.within(lambda session: report_deployment(session, NOW, report)),
         DEPLOYMENT,
         id=deployment_id,
     )
@@ -202,11 +203,11 @@ def test_two_that_fall_short_at_once_are_both_in_the_last_shortfall(database: Co
 
     def fall_short(claimed: Claim) -> None:
         with database.begin() as session:
-            purchases.wait_for_funds(session, NOW, claimed, 0, RULES)
+            lifecycle.wait_for_funds(session, NOW, claimed, 0, RULES)
 
     with ThreadPoolExecutor(1) as workers:
         with database.begin() as session:
-            purchases.wait_for_funds(session, NOW, made[0], 0, RULES)
+            lifecycle.wait_for_funds(session, NOW, made[0], 0, RULES)
             second = workers.submit(fall_short, made[1])
             until_waiting(database, session, second)
         second.result()
@@ -233,10 +234,10 @@ def test_one_key_at_once_is_recorded_once(database: Connected) -> None:
 
     def record_it() -> Claim | None:
         with database.begin() as session:
-            return purchases.record(session, NOW, command, quote, RULES)
+            return lifecycle.record(session, NOW, command, quote, RULES)
 
     with ThreadPoolExecutor(1) as workers, database.begin() as session:
-        first = purchases.record(session, NOW, command, quote, RULES)
+        first = lifecycle.record(session, NOW, command, quote, RULES)
         second = workers.submit(record_it)
         until_waiting(database, session, second)
 

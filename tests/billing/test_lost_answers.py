@@ -29,8 +29,8 @@ from contracts.wallet import (
     Statement,
     TransactionKind,
 )
-from services.billing.checkout import EXPIRY_GRACE, Checkout
 from services.billing.models import DeploymentRow, PurchaseRow
+from services.billing.purchases.checkout import EXPIRY_GRACE, Checkout
 from services.catalog.seed import product_id_of
 from tests.billing.conftest import RULES
 from tests.billing.test_checkout import in_catalog

@@ -12,8 +12,10 @@ from chassis.database import Connected
 from contracts.billing import GetPurchase, ListDeployments, ListPurchases
 from contracts.catalog import QuotedLine
 from contracts.errors import NotFound
-from services.billing import allowances, claims, deployments, purchase_queries, purchases
+from services.billing.deployments.queries import list_deployments, what_burns
 from services.billing.models import PurchaseRow
+from services.billing.purchases import allowances, claims, lifecycle, refusals
+from services.billing.purchases.queries import get_purchase, list_purchases
 from services.billing.settings import BillingSettings
 from tests.billing.conftest import NOW, RULES, quote_of, quoted, recorded
 from tests.billing.test_allowances import stocked
@@ -46,7 +48,7 @@ def each_buys(database: Connected, users: Users, price_micros: int = 5_000_000) 
         at = NOW + timedelta(minutes=minute)
         claimed = recorded(database, quoted(price_micros), user_id=user_id, now=at)
         with database.begin() as session:
-            purchases.wait_for_funds(session, at, claimed, 0, RULES)
+            lifecycle.wait_for_funds(session, at, claimed, 0, RULES)
         made.append(claimed.purchase_id)
     return made
 
@@ -56,7 +58,7 @@ def each_gets(database: Connected, users: Users, price_micros: int = 5_000_000) 
     made = []
     for purchase_id in each_buys(database, users, price_micros):
         with database.begin() as session:
-            row = purchases.complete(session, NOW, purchase_id, uuid4(), "at_once")
+            row = lifecycle.complete(session, NOW, purchase_id, uuid4(), "at_once")
             made += [deployment.deployment_id for deployment in row.deployments]
     return made
 
@@ -65,7 +67,7 @@ def test_purchases_listed_are_the_users_own(database: Connected, users: Users) -
     _, mine, _ = each_buys(database, users)
 
     with database.read() as session:
-        page = purchase_queries.list_purchases(session, ListPurchases(user_id=users.mine))
+        page = list_purchases(session, ListPurchases(user_id=users.mine))
 
     assert [purchase.purchase_id for purchase in page.purchases] == [mine]
 
@@ -74,7 +76,7 @@ def test_deployments_listed_are_the_users_own(database: Connected, users: Users)
     _, mine, _ = each_gets(database, users)
 
     with database.read() as session:
-        page = deployments.list_deployments(session, ListDeployments(user_id=users.mine))
+        page = list_deployments(session, ListDeployments(user_id=users.mine))
 
     assert [one.deployment_id for one in page.deployments] == [mine]
 
@@ -83,7 +85,7 @@ def test_what_burns_is_the_users_own(database: Connected, users: Users) -> None:
     _, mine, _ = each_gets(database, users)
 
     with database.read() as session:
-        burning = deployments.burning(session, users.mine, limit=10)
+        burning = what_burns(session, users.mine, limit=10)
 
     assert (burning.total, burning.monthly_micros) == (1, 5_000_000)
     assert [row.deployment_id for row in burning.dearest] == [mine]
@@ -93,14 +95,10 @@ def test_a_purchase_is_found_by_its_own_user_only(database: Connected, users: Us
     made = each_buys(database, users)
 
     with database.read() as session:
-        found = purchase_queries.get_purchase(
-            session, GetPurchase(user_id=users.mine, purchase_id=made[1])
-        )
+        found = get_purchase(session, GetPurchase(user_id=users.mine, purchase_id=made[1]))
         for others in (made[0], made[2]):
             with pytest.raises(NotFound):
-                purchase_queries.get_purchase(
-                    session, GetPurchase(user_id=users.mine, purchase_id=others)
-                )
+                get_purchase(session, GetPurchase(user_id=users.mine, purchase_id=others))
 
     assert found.purchase_id == made[1]
 
@@ -133,7 +131,7 @@ def test_an_explanation_is_told_on_the_users_own_purchases(
 
     with database.begin() as session:
         later = NOW + timedelta(hours=1)
-        purchases.explain(session, later, users.mine, "card_declined", "Your card was declined.")
+        refusals.explain(session, later, users.mine, "card_declined", "Your card was declined.")
 
     with database.read() as session:
         codes = [session.get_one(PurchaseRow, one).status_code for one in made]
@@ -172,7 +170,7 @@ def test_free_things_that_others_have_take_nothing_from_the_users_allowance(
     for user_id in users.others:
         claimed = recorded(database, quoted(0, quantity=10), user_id=user_id)
         with database.begin() as session:
-            purchases.complete(session, NOW, claimed.purchase_id, None, "at_once")
+            lifecycle.complete(session, NOW, claimed.purchase_id, None, "at_once")
 
     assert recorded(database, quoted(0, quantity=10), user_id=users.mine) is not None
 

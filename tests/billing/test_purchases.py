@@ -14,9 +14,9 @@ from contracts.errors import (
     LimitExceeded,
     PriceChanged,
 )
-from services.billing import purchases
-from services.billing.models import DeploymentRow, PurchaseRow, StockReleaseRow
-from services.billing.purchases import TRANSITIONS
+from services.billing.models import DeploymentRow, PurchaseLineRow, PurchaseRow, StockReleaseRow
+from services.billing.purchases import lifecycle, refusals
+from services.billing.purchases.lifecycle import TRANSITIONS
 from services.billing.settings import BillingSettings
 from tests.billing.conftest import NOW, RULES, command_for, quote_of, quoted, recorded
 
@@ -38,7 +38,7 @@ def row_of(database: Connected, purchase_id: UUID) -> PurchaseRow:
 
 def complete(database: Connected, purchase_id: UUID) -> PurchaseRow:
     with database.begin() as session:
-        return purchases.complete(session, NOW, purchase_id, uuid4(), "at_once")
+        return lifecycle.complete(session, NOW, purchase_id, uuid4(), "at_once")
 
 
 def fall_short(
@@ -46,16 +46,16 @@ def fall_short(
 ) -> UUID:
     claimed = recorded(database, *lines, user_id=user_id)  # type: ignore[arg-type]
     with database.begin() as session:
-        purchases.wait_for_funds(session, NOW, claimed, available_micros, RULES)
+        lifecycle.wait_for_funds(session, NOW, claimed, available_micros, RULES)
     return claimed.purchase_id
 
 
 def close(database: Connected, purchase_id: UUID, to: PurchaseStatus, code: str = "why") -> None:
     with database.begin() as session:
         row = session.get_one(PurchaseRow, purchase_id, with_for_update=True)
-        purchases.begin_closing(NOW, row, to, code, "A reason.")
+        lifecycle.begin_closing(NOW, row, to, code, "A reason.")
     with database.begin() as session:
-        purchases.end_unpaid(session, NOW, purchase_id)
+        lifecycle.end_unpaid(session, NOW, purchase_id)
 
 
 def bring(database: Connected, purchase_id: UUID, to: PurchaseStatus) -> None:
@@ -127,7 +127,7 @@ def test_ending_twice_says_so_once(database: Connected) -> None:
     purchase_id = brought_to(database, PurchaseStatus.CANCELLED)
 
     with database.begin() as session:
-        purchases.end_unpaid(session, NOW, purchase_id)
+        lifecycle.end_unpaid(session, NOW, purchase_id)
 
     assert len(events(database, "purchase_ended")) == 1
 
@@ -136,7 +136,7 @@ def test_the_first_reason_to_close_stands(database: Connected) -> None:
     purchase_id = recorded(database).purchase_id
     with database.begin() as session:
         row = session.get_one(PurchaseRow, purchase_id, with_for_update=True)
-        purchases.begin_closing(NOW, row, PurchaseStatus.CANCELLED, "first", "First.")
+        lifecycle.begin_closing(NOW, row, PurchaseStatus.CANCELLED, "first", "First.")
 
     close(database, purchase_id, PurchaseStatus.EXPIRED, "second")
 
@@ -157,17 +157,17 @@ def test_the_same_key_with_another_body_is_a_conflict(database: Connected) -> No
     user_id = uuid4()
     first, second = quote_of(quoted(5_000_000)), quote_of(quoted(5_000_000))
     with database.begin() as session:
-        purchases.record(session, NOW, command_for(first, user_id, "key"), first, RULES)
+        lifecycle.record(session, NOW, command_for(first, user_id, "key"), first, RULES)
 
     with database.begin() as session, pytest.raises(IdempotencyConflict):
-        purchases.record(session, NOW, command_for(second, user_id, "key"), second, RULES)
+        lifecycle.record(session, NOW, command_for(second, user_id, "key"), second, RULES)
 
 
 def test_two_users_may_choose_the_same_key(database: Connected) -> None:
     quote = quote_of(quoted(5_000_000))
     with database.begin() as session:
-        first = purchases.record(session, NOW, command_for(quote, uuid4(), "key"), quote, RULES)
-        second = purchases.record(session, NOW, command_for(quote, uuid4(), "key"), quote, RULES)
+        first = lifecycle.record(session, NOW, command_for(quote, uuid4(), "key"), quote, RULES)
+        second = lifecycle.record(session, NOW, command_for(quote, uuid4(), "key"), quote, RULES)
 
     assert None not in (first, second)
 
@@ -177,10 +177,10 @@ def test_a_replay_is_found_even_when_too_many_wait(database: Connected) -> None:
     quote, user_id = quote_of(quoted(5_000_000)), uuid4()
     command = command_for(quote, user_id, "key")
     with database.begin() as session:
-        purchases.record(session, NOW, command, quote, rules)
+        lifecycle.record(session, NOW, command, quote, rules)
 
     with database.begin() as session:
-        again = purchases.record(session, NOW, command, quote, rules)
+        again = lifecycle.record(session, NOW, command, quote, rules)
 
     assert again is None
 
@@ -207,14 +207,14 @@ def test_another_price_than_the_person_saw_is_refused_with_the_new_one() -> None
     seen = PurchaseLine(product_id=line.product.product_id, expected_unit_price_micros=5_000_000)
 
     with pytest.raises(PriceChanged) as refusal:
-        purchases.check_prices([seen], quote_of(line))
+        lifecycle.check_prices([seen], quote_of(line))
 
     assert refusal.value.details == ("6000000",)
 
 
 def test_no_purchase_deploys_more_than_a_hundred_things() -> None:
     with pytest.raises(BadRequest):
-        purchases.check_units([PurchaseLine(product_id=uuid4(), quantity=51)] * 2)
+        lifecycle.check_units([PurchaseLine(product_id=uuid4(), quantity=51)] * 2)
 
 
 def test_the_shortfall_is_what_is_lacking(database: Connected) -> None:
@@ -250,7 +250,7 @@ def test_what_is_being_cancelled_is_not_part_of_the_total_shortfall(database: Co
     cancelled = fall_short(database, quoted(15_000_000), user_id=user_id)
     with database.begin() as session:
         row = session.get_one(PurchaseRow, cancelled, with_for_update=True)
-        purchases.begin_closing(NOW, row, PurchaseStatus.CANCELLED, "why", "A reason.")
+        lifecycle.begin_closing(NOW, row, PurchaseStatus.CANCELLED, "why", "A reason.")
 
     fall_short(database, quoted(5_000_000), user_id=user_id)
 
@@ -262,7 +262,7 @@ def test_a_refusal_is_told_on_what_waits(database: Connected) -> None:
     purchase_id = fall_short(database, user_id=user_id)
 
     with database.begin() as session:
-        purchases.explain(session, NOW, user_id, "card_declined", "Your card was declined.")
+        refusals.explain(session, NOW, user_id, "card_declined", "Your card was declined.")
 
     row = row_of(database, purchase_id)
     assert (row.status, row.status_code) == (PurchaseStatus.AWAITING_FUNDS, "card_declined")
@@ -274,7 +274,7 @@ def test_what_was_said_earlier_does_not_replace_what_was_said_later(database: Co
 
     for minutes, code in ((5, "later"), (3, "earlier")):
         with database.begin() as session:
-            purchases.explain(session, NOW + timedelta(minutes=minutes), user_id, code, "…")
+            refusals.explain(session, NOW + timedelta(minutes=minutes), user_id, code, "…")
 
     assert row_of(database, purchase_id).status_code == "later"
 
@@ -284,7 +284,7 @@ def test_what_was_said_before_a_purchase_is_not_about_it(database: Connected) ->
     purchase_id = fall_short(database, user_id=user_id)
 
     with database.begin() as session:
-        purchases.explain(session, NOW - timedelta(minutes=1), user_id, "old", "…")
+        refusals.explain(session, NOW - timedelta(minutes=1), user_id, "old", "…")
 
     assert row_of(database, purchase_id).status_code == ""
 
@@ -294,7 +294,7 @@ def test_a_purchase_that_is_named_is_told_whatever_the_clocks_say(database: Conn
     purchase_id = fall_short(database, user_id=user_id)
 
     with database.begin() as session:
-        purchases.explain(
+        refusals.explain(
             session, NOW - timedelta(minutes=1), user_id, "named", "…", str(purchase_id)
         )
 
@@ -309,7 +309,7 @@ def test_a_try_that_falls_short_again_keeps_the_last_reason(database: Connected)
         row.status_code = "card_declined"
 
     with database.begin() as session:
-        purchases.wait_for_funds(session, NOW, claimed, 0, RULES)
+        lifecycle.wait_for_funds(session, NOW, claimed, 0, RULES)
 
     assert row_of(database, claimed.purchase_id).status_code == "card_declined"
 
@@ -317,24 +317,23 @@ def test_a_try_that_falls_short_again_keeps_the_last_reason(database: Connected)
 def test_the_description_names_what_was_bought() -> None:
     claimed_lines = [("VM-Production", 1), ("Gateway-EU", 2)]
     rows = [
-        purchases.PurchaseLineRow(product_name=name, quantity=quantity)
-        for name, quantity in claimed_lines
+        PurchaseLineRow(product_name=name, quantity=quantity) for name, quantity in claimed_lines
     ]
 
-    assert purchases.describe(rows) == "VM-Production, Gateway-EU ×2"
+    assert lifecycle.describe(rows) == "VM-Production, Gateway-EU ×2"
 
 
 def test_a_long_description_is_cut_to_what_a_statement_holds() -> None:
-    rows = [purchases.PurchaseLineRow(product_name="x" * 50, quantity=1) for _ in range(10)]
+    rows = [PurchaseLineRow(product_name="x" * 50, quantity=1) for _ in range(10)]
 
-    assert len(purchases.describe(rows)) <= 200
+    assert len(lifecycle.describe(rows)) <= 200
 
 
 def test_the_database_refuses_a_completed_purchase_without_a_payment(database: Connected) -> None:
     purchase_id = recorded(database).purchase_id
 
     with pytest.raises(Exception, match="completed_means_paid"), database.begin() as session:
-        purchases.complete(session, NOW, purchase_id, None, "at_once")
+        lifecycle.complete(session, NOW, purchase_id, None, "at_once")
 
 
 def test_the_body_is_the_same_whatever_the_key() -> None:
@@ -343,4 +342,4 @@ def test_the_body_is_the_same_whatever_the_key() -> None:
     first = StartPurchase(idempotency_key="a", user_id=user_id, lines=[line])
     second = StartPurchase(idempotency_key="b", user_id=user_id, lines=[line])
 
-    assert purchases.body_hash(first) == purchases.body_hash(second)
+    assert lifecycle.body_hash(first) == lifecycle.body_hash(second)

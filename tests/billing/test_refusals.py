@@ -14,8 +14,8 @@ from contracts.topup import (
     TopupKind,
     Trigger,
 )
-from services.billing import purchases, refusals
 from services.billing.models import PurchaseRow
+from services.billing.purchases import lifecycle, refusals
 from tests.billing.conftest import NOW, RULES, recorded
 
 SILENT = {RefusalCode.IN_FLIGHT, RefusalCode.CARD_PAGE_OPEN, RefusalCode.NOT_NEEDED}
@@ -25,7 +25,7 @@ TOLD = sorted(set(RefusalCode) - SILENT)
 def waiting_purchase(database: Connected, user_id: UUID) -> UUID:
     claimed = recorded(database, user_id=user_id)
     with database.begin() as session:
-        purchases.wait_for_funds(session, NOW, claimed, 0, RULES)
+        lifecycle.wait_for_funds(session, NOW, claimed, 0, RULES)
     return claimed.purchase_id
 
 

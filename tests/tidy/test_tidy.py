@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
+from graphlib import TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -86,6 +87,22 @@ def test_a_service_imports_no_other_service() -> None:
     ]
 
     assert strangers == []
+
+
+@pytest.mark.parametrize("service", ["wallet", "catalog", "billing", "topup", "gateway"])
+def test_rooms_of_a_service_import_one_way(service: str) -> None:
+    ways: dict[str, set[str]] = {}
+    for name in python_files(f"services/{service}"):
+        room, *file = Path(name).parts[2:]
+        if file and room != "migrations":
+            ways.setdefault(room, set())
+            for imported in imports(name):
+                inside = imported.split(".")[2:]
+                if imported.startswith(f"services.{service}.") and inside[0] != room:
+                    ways[room].add(inside[0])
+
+    rooms = {room: ways[room] & set(ways) for room in ways}
+    tuple(TopologicalSorter(rooms).static_order())  # raises CycleError and names the circle
 
 
 def test_contracts_import_nothing_else_of_ours() -> None:

@@ -15,9 +15,8 @@ from sqlalchemy.orm import Session
 from contracts.billing import PurchaseStatus
 from contracts.catalog import Quote
 from contracts.errors import LimitExceeded
-from services.billing.claims import WAITING
-from services.billing.deployments import ENDS
-from services.billing.models import DeploymentRow, PurchaseLineRow, PurchaseRow
+from services.billing.deployments.lifecycle import ENDS
+from services.billing.models import WAITING, DeploymentRow, PurchaseLineRow, PurchaseRow
 from services.billing.settings import BillingSettings
 
 REMEMBERED_FOR = timedelta(hours=24)

@@ -1,29 +1,25 @@
-"""Deployments: what a purchase delivered, and what may become of it."""
+"""What may become of a deployment, from the purchase that ordered it to its end."""
 
 import calendar
 from datetime import datetime
 from typing import NamedTuple
-from uuid import UUID
 
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from chassis.cursors import decode_cursor, encode_cursor
 from chassis.identifiers import new_id
 from chassis.outbox import publish
 from contracts.billing import (
     Deployment,
     DeploymentActivated,
     DeploymentFailed,
-    DeploymentList,
     DeploymentRequested,
     DeploymentStatus,
-    ListDeployments,
     ReportDeployment,
 )
-from contracts.catalog import BillingPeriod, Category
+from contracts.catalog import BillingPeriod
 from contracts.errors import BadRequest, Conflict, NotFound
 from contracts.messages import Event
+from services.billing.deployments.queries import as_deployment
 from services.billing.models import DeploymentRow, PurchaseLineRow, PurchaseRow
 
 TRANSITIONS: dict[DeploymentStatus, frozenset[DeploymentStatus]] = {
@@ -57,15 +53,7 @@ class _Unit(NamedTuple):
     number: int
 
 
-class Burning(NamedTuple):
-    """What costs a user something every month: how many, their sum, and the dearest of them."""
-
-    total: int
-    monthly_micros: int
-    dearest: list[DeploymentRow]
-
-
-def create(
+def deploy(
     session: Session, now: datetime, purchase: PurchaseRow, provisioning: str
 ) -> list[DeploymentRow]:
     """One deployment for each unit of a purchase that is being completed.
@@ -85,7 +73,7 @@ def create(
     return rows
 
 
-def report(session: Session, now: datetime, command: ReportDeployment) -> Deployment:
+def report_deployment(session: Session, now: datetime, command: ReportDeployment) -> Deployment:
     """Take a provisioner's answer; the same answer twice changes nothing.
 
     Raises ``NotFound``, ``BadRequest`` for a status that a provisioner may not set, and
@@ -97,11 +85,11 @@ def report(session: Session, now: datetime, command: ReportDeployment) -> Deploy
     if row is None:
         raise NotFound("There is no such deployment.")
     if row.status != command.status:
-        move(session, now, row, command.status, command.reason)
+        change_status(session, now, row, command.status, command.reason)
     return as_deployment(row)
 
 
-def move(
+def change_status(
     session: Session, now: datetime, row: DeploymentRow, to: DeploymentStatus, reason: str = ""
 ) -> None:
     """Change a deployment's status. Raises ``Conflict`` for a move that the table lacks."""
@@ -153,59 +141,6 @@ def _requested(row: DeploymentRow, now: datetime) -> DeploymentRequested:
         deployment_id=row.deployment_id,
         product_id=row.product_id,
         name=row.name,
-    )
-
-
-def list_deployments(session: Session, command: ListDeployments) -> DeploymentList:
-    """A page of a user's deployments, newest first."""
-    query = select(DeploymentRow).where(DeploymentRow.user_id == command.user_id)
-    if command.cursor is not None:
-        (last_id,) = decode_cursor(command.cursor, UUID)
-        query = query.where(DeploymentRow.deployment_id < last_id)
-    query = query.order_by(DeploymentRow.deployment_id.desc()).limit(command.limit + 1)
-    rows = session.scalars(query).all()
-    page = rows[: command.limit]
-    more = len(rows) > command.limit
-    return DeploymentList(
-        deployments=[as_deployment(row) for row in page],
-        next_cursor=encode_cursor(page[-1].deployment_id) if more else None,
-    )
-
-
-def burning(session: Session, user_id: UUID, limit: int) -> Burning:
-    """The user's active deployments with a monthly price, the ``limit`` dearest by name."""
-    monthly_cost = DeploymentRow.monthly_cost_micros
-    burns = (
-        DeploymentRow.user_id == user_id,
-        DeploymentRow.status == DeploymentStatus.ACTIVE,
-        monthly_cost > 0,
-    )
-    total, monthly_micros = session.execute(
-        select(func.count(), func.coalesce(func.sum(monthly_cost), 0)).where(*burns)
-    ).one()
-    dearest = session.scalars(
-        select(DeploymentRow)
-        .where(*burns)
-        .order_by(monthly_cost.desc(), DeploymentRow.deployment_id)
-        .limit(limit)
-    )
-    return Burning(total, int(monthly_micros), list(dearest))
-
-
-def as_deployment(row: DeploymentRow) -> Deployment:
-    """The contract's view of a row."""
-    return Deployment(
-        deployment_id=row.deployment_id,
-        purchase_id=row.purchase_id,
-        product_id=row.product_id,
-        name=row.name,
-        category=Category(row.category),
-        status=DeploymentStatus(row.status),
-        status_reason=row.status_reason,
-        monthly_cost_micros=row.monthly_cost_micros,
-        created_at=row.created_at,
-        active_at=row.active_at,
-        ended_at=row.ended_at,
     )
 
 

@@ -16,8 +16,7 @@ from contracts.billing import (
 )
 from contracts.catalog import BillingPeriod, Category
 from contracts.errors import NotFound
-from services.billing.claims import WAITING
-from services.billing.models import PurchaseRow
+from services.billing.models import WAITING, PurchaseRow
 
 
 def get_purchase(session: Session, command: GetPurchase) -> Purchase:

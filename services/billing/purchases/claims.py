@@ -16,10 +16,8 @@ from uuid import UUID, uuid4
 from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.orm import Session
 
-from contracts.billing import PurchaseStatus
-from services.billing.models import PurchaseRow, StockReleaseRow
+from services.billing.models import WAITING, PurchaseRow, StockReleaseRow
 
-WAITING = (PurchaseStatus.PENDING.value, PurchaseStatus.AWAITING_FUNDS.value)
 RETRY_DELAY_MAX = timedelta(seconds=60)
 
 

@@ -4,10 +4,15 @@ They keep waiting, and any credit completes them: what was refused to the card c
 by hand.
 """
 
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Text, cast, or_, select
 from sqlalchemy.orm import Session
 
+from contracts.billing import PurchaseStatus
 from contracts.topup import AutoTopupPaused, AutoTopupRefused, RefusalCode, TopupFailed
-from services.billing.purchases import explain
+from services.billing.models import PurchaseRow
 
 
 def explain_failure(session: Session, event: TopupFailed) -> None:
@@ -38,3 +43,35 @@ def explain_refusal(session: Session, event: AutoTopupRefused) -> bool:
 def explain_pause(session: Session, event: AutoTopupPaused) -> None:
     """Auto top-up stopped by itself until the person acts."""
     explain(session, event.occurred_at, event.user_id, event.code, event.reason)
+
+
+def explain(
+    session: Session,
+    said_at: datetime,
+    user_id: UUID,
+    code: str,
+    reason: str,
+    reference: str | None = None,
+) -> None:
+    """Tell the buyer why no top-up came for what waits; it keeps waiting.
+
+    Events come in any order: what was said later stands, and what was said before a
+    purchase was made is not about it, unless ``reference`` names it.
+    """
+    rows = session.scalars(
+        select(PurchaseRow)
+        .where(
+            PurchaseRow.user_id == user_id,
+            PurchaseRow.status == PurchaseStatus.AWAITING_FUNDS,
+            or_(
+                PurchaseRow.created_at <= said_at,
+                cast(PurchaseRow.purchase_id, Text) == (reference or ""),
+            ),
+            or_(PurchaseRow.explained_at.is_(None), PurchaseRow.explained_at <= said_at),
+        )
+        .order_by(PurchaseRow.purchase_id)
+        .with_for_update()
+    )
+    for row in rows:
+        row.status_code, row.status_reason = code, reason
+        row.explained_at = row.updated_at = said_at

@@ -9,7 +9,7 @@ import json
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Text, cast, func, or_, select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from chassis.identifiers import new_id
@@ -26,9 +26,10 @@ from contracts.billing import (
 from contracts.catalog import Quote
 from contracts.errors import BadRequest, Conflict, IdempotencyConflict, PriceChanged
 from contracts.messages import MAX_AMOUNT_MICROS
-from services.billing import allowances, deployments
-from services.billing.claims import WAITING, Claim, give_back, take
-from services.billing.models import PurchaseLineRow, PurchaseRow, StockReleaseRow
+from services.billing.deployments.lifecycle import deploy
+from services.billing.models import WAITING, PurchaseLineRow, PurchaseRow
+from services.billing.purchases import allowances, stock
+from services.billing.purchases.claims import Claim, give_back, take
 from services.billing.settings import BillingSettings
 
 TRANSITIONS: dict[PurchaseStatus, frozenset[PurchaseStatus]] = {
@@ -106,7 +107,7 @@ def record(
     """Write the purchase before its first effect, claimed by its writer.
 
     None when another request with the same key wrote it first. Raises ``LimitExceeded``
-    for more than a user may have unpaid; see :mod:`services.billing.allowances`.
+    for more than a user may have unpaid; see :mod:`services.billing.purchases.allowances`.
     """
     # The lock keeps a second request with this key out until the first one is committed.
     _lock_buyer(session, command.user_id)
@@ -173,7 +174,7 @@ def complete(
     row.stock_held_until = None
     row.ended_at = now
     give_back(row, due_at=None)
-    row.deployments = deployments.create(session, now, row, provisioning)
+    row.deployments = deploy(session, now, row, provisioning)
     publish(
         session,
         PurchaseCompleted(
@@ -214,7 +215,7 @@ def wait_for_funds(
     if row.may_hold_stock and rules.stock_hold_s:
         row.stock_held_until = now + rules.stock_hold
     else:
-        let_stock_go(session, now, row)
+        stock.let_go(session, now, row)
     give_back(row, min(row.expires_at, row.stock_held_until or row.expires_at))
     session.flush()
     publish(session, _short_of_funds(session, now, row, available_micros))
@@ -251,7 +252,7 @@ def end_unpaid(session: Session, now: datetime, purchase_id: UUID) -> PurchaseRo
     row.status_code, row.status_reason = row.closing_code, row.closing_reason
     row.shortfall_micros = 0
     row.ended_at = now
-    let_stock_go(session, now, row)
+    stock.let_go(session, now, row)
     give_back(row, due_at=None)
     publish(
         session,
@@ -266,48 +267,6 @@ def end_unpaid(session: Session, now: datetime, purchase_id: UUID) -> PurchaseRo
         ),
     )
     return row
-
-
-def let_stock_go(session: Session, now: datetime, row: PurchaseRow) -> None:
-    """Give the locked purchase's stock back to the catalog; the next try takes some anew.
-
-    The release is a row of its own, deleted once the catalog has heard of it.
-    """
-    session.add(StockReleaseRow(reservation_id=row.reservation_id, requested_at=now))
-    row.reservation_id = new_id()
-    row.stock_held_until = None
-
-
-def explain(
-    session: Session,
-    said_at: datetime,
-    user_id: UUID,
-    code: str,
-    reason: str,
-    reference: str | None = None,
-) -> None:
-    """Tell the buyer why no top-up came for what waits; it keeps waiting.
-
-    Events come in any order: what was said later stands, and what was said before a
-    purchase was made is not about it, unless ``reference`` names it.
-    """
-    rows = session.scalars(
-        select(PurchaseRow)
-        .where(
-            PurchaseRow.user_id == user_id,
-            PurchaseRow.status == PurchaseStatus.AWAITING_FUNDS,
-            or_(
-                PurchaseRow.created_at <= said_at,
-                cast(PurchaseRow.purchase_id, Text) == (reference or ""),
-            ),
-            or_(PurchaseRow.explained_at.is_(None), PurchaseRow.explained_at <= said_at),
-        )
-        .order_by(PurchaseRow.purchase_id)
-        .with_for_update()
-    )
-    for row in rows:
-        row.status_code, row.status_reason = code, reason
-        row.explained_at = row.updated_at = said_at
 
 
 def describe(lines: list[PurchaseLineRow]) -> str:

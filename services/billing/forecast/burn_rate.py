@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from chassis.money import divide_half_even
 from contracts.billing import BurnRate, DeploymentBurnRate, DeploymentStatus
 from contracts.catalog import Category
-from services.billing.deployments import Burning
+from services.billing.deployments.queries import Burning
 from services.billing.models import DeploymentRow
 
 DAYS_PER_MONTH = 30

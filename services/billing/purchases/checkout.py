@@ -21,8 +21,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import delete, select
-
 from chassis.client import RpcClient
 from chassis.crash_points import crash_point
 from chassis.database import Connected, is_lost
@@ -47,10 +45,10 @@ from contracts.errors import (
     Unavailable,
 )
 from contracts.wallet import CloseKey, Debit, TransactionKind
-from services.billing import claims, purchases
-from services.billing.claims import Claim
-from services.billing.models import PurchaseLineRow, PurchaseRow, StockReleaseRow
-from services.billing.purchase_queries import as_purchase, own_purchase
+from services.billing.models import PurchaseLineRow, PurchaseRow
+from services.billing.purchases import claims, lifecycle, stock
+from services.billing.purchases.claims import Claim
+from services.billing.purchases.queries import as_purchase, own_purchase
 from services.billing.settings import BillingSettings
 
 log = logging.getLogger(__name__)
@@ -63,7 +61,6 @@ EXPIRY_GRACE = timedelta(hours=1)
 example. Past that it ends, whatever keeps its tries from coming to an end."""
 
 TRIES_IN_A_ROW_MAX = 5
-STOCK_RELEASES_AT_ONCE = 50
 
 OUT_OF_STOCK = "out_of_stock"
 ACCOUNT_FROZEN = "account_frozen"
@@ -85,21 +82,21 @@ class Checkout:
         A purchase whose outcome is not known yet is returned ``pending``.
         """
         with self.database.read() as session:
-            known = purchases.find_replay(session, command)
+            known = lifecycle.find_replay(session, command)
         if known is not None:
             return _answer(known, replayed=True)
-        purchases.check_units(command.lines)
+        lifecycle.check_units(command.lines)
         quote = self.rpc.call(
             GetQuote(lines=_quote_lines(command.lines)), timeout_s=self.rules.call_timeout_s
         )
-        purchases.check_prices(command.lines, quote)
+        lifecycle.check_prices(command.lines, quote)
         with self.database.begin() as session:
-            claimed = purchases.record(session, self.clock(), command, quote, self.rules)
+            claimed = lifecycle.record(session, self.clock(), command, quote, self.rules)
         crash_point("billing.purchase_recorded")
         if claimed is not None:
             self.settle(claimed)
         with self.database.read() as session:
-            row = purchases.find_replay(session, command)
+            row = lifecycle.find_replay(session, command)
         if row is None:
             raise ServiceError("The purchase was not recorded. Nothing was bought; try again.")
         return _answer(row, replayed=claimed is None)
@@ -115,7 +112,7 @@ class Checkout:
             row = own_purchase(session, command.user_id, command.purchase_id, locked=True)
             if row.status == PurchaseStatus.CANCELLED:
                 return as_purchase(row, replayed=True)
-            purchases.begin_closing(
+            lifecycle.begin_closing(
                 self.clock(),
                 row,
                 PurchaseStatus.CANCELLED,
@@ -178,11 +175,7 @@ class Checkout:
     def release_stock(self) -> None:
         """Tell the catalog what to put back; what it does not hear stays for the next time."""
         with self.database.read() as session:
-            waiting = session.scalars(
-                select(StockReleaseRow.reservation_id)
-                .order_by(StockReleaseRow.requested_at)
-                .limit(STOCK_RELEASES_AT_ONCE)
-            ).all()
+            waiting = stock.to_release(session)
         for reservation_id in waiting:
             try:
                 self.rpc.call(
@@ -194,9 +187,7 @@ class Checkout:
                 return
             crash_point("billing.stock_released")
             with self.database.begin() as session:
-                session.execute(
-                    delete(StockReleaseRow).where(StockReleaseRow.reservation_id == reservation_id)
-                )
+                stock.released(session, reservation_id)
 
     def _settle(self, claimed: Claim) -> None:
         row = claimed.row
@@ -244,7 +235,7 @@ class Checkout:
                 claimed,
                 PurchaseStatus.FAILED,
                 OUT_OF_STOCK,
-                f"{purchases.describe(row.lines)} is no longer available. {NOT_CHARGED}",
+                f"{lifecycle.describe(row.lines)} is no longer available. {NOT_CHARGED}",
             )
             return False
         except InsufficientFunds as refusal:
@@ -283,7 +274,7 @@ class Checkout:
                 user_id=row.user_id,
                 amount_micros=row.total_micros,
                 kind=TransactionKind.PURCHASE,
-                description=purchases.describe(row.lines),
+                description=lifecycle.describe(row.lines),
                 metadata={"purchase_id": str(row.purchase_id)},
                 dry_run=dry_run,
             ),
@@ -293,7 +284,7 @@ class Checkout:
 
     def _complete(self, purchase_id: UUID, transaction_id: UUID | None) -> PurchaseRow:
         with self.database.begin() as session:
-            row = purchases.complete(
+            row = lifecycle.complete(
                 session, self.clock(), purchase_id, transaction_id, self.rules.provisioning
             )
             session.flush()
@@ -303,7 +294,7 @@ class Checkout:
 
     def _wait_for_funds(self, claimed: Claim, available_micros: int) -> bool:
         with self.database.begin() as session:
-            money_came = purchases.wait_for_funds(
+            money_came = lifecycle.wait_for_funds(
                 session, self.clock(), claimed, available_micros, self.rules
             )
         crash_point("billing.awaiting_funds")
@@ -314,7 +305,7 @@ class Checkout:
         """End a claimed purchase without a payment, and for good."""
         with self.database.begin() as session:
             row = session.get_one(PurchaseRow, claimed.purchase_id, with_for_update=True)
-            purchases.begin_closing(self.clock(), row, to, code, reason)
+            lifecycle.begin_closing(self.clock(), row, to, code, reason)
         crash_point("billing.closing_marked")
         self._close_key(claimed.purchase_id)
 
@@ -331,7 +322,7 @@ class Checkout:
         if found.transaction is not None:
             return self._complete(purchase_id, found.transaction.transaction_id)
         with self.database.begin() as session:
-            row = purchases.end_unpaid(session, self.clock(), purchase_id)
+            row = lifecycle.end_unpaid(session, self.clock(), purchase_id)
         crash_point("billing.ended")
         self.release_stock()
         return row
@@ -339,13 +330,7 @@ class Checkout:
     def _end_stock_hold(self, claimed: Claim) -> None:
         """Stock was held long enough for somebody who has not paid."""
         with self.database.begin() as session:
-            now = self.clock()
-            row = session.get_one(PurchaseRow, claimed.purchase_id, with_for_update=True)
-            if row.claim_id != claimed.claim_id:
-                return
-            if row.stock_held_until is not None and row.stock_held_until <= now:
-                purchases.let_stock_go(session, now, row)
-            claims.give_back(row, min(row.expires_at, row.stock_held_until or row.expires_at))
+            stock.end_hold(session, self.clock(), claimed)
         self.release_stock()
 
     def _postpone(self, claimed: Claim, error: ServiceError) -> None:
