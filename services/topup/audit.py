@@ -22,10 +22,10 @@ from chassis.clock import utc_now
 from chassis.database import connect
 from chassis.money import format_usd
 from contracts.wallet import MadeCredit
-from services.topup import books
-from services.topup.books import UNEXPLAINED, Found
+from services.topup.charging import reconciliation
+from services.topup.charging.outcomes import PAID
+from services.topup.charging.reconciliation import UNEXPLAINED, Found
 from services.topup.models import CreditAudit, Difference, Reversal, Topup
-from services.topup.outcomes import PAID
 from services.topup.settings import get_settings
 from services.topup.till import Till
 
@@ -54,7 +54,7 @@ def look(till: Till, approved_logins: tuple[str, ...]) -> None:
                 for made in page.credits
                 if made.caller not in approved_logins and not _is_ours(session, made)
             ]
-            books.keep(session, found, till.clock())
+            reconciliation.keep(session, found, till.clock())
             session.merge(CreditAudit(id=1, position=position, looked_at=till.clock()))
         for difference in found:
             log.error(difference.message, extra={"transaction": difference.reference})

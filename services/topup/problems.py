@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from chassis.clock import utc_now
 from chassis.database import connect
 from contracts.topup import Problem, ProblemList, TopupStatus
-from services.topup import disputes
+from services.topup.automatic import disputes
 from services.topup.models import Difference, Notice, Reversal, Topup
 from services.topup.settings import get_settings
 

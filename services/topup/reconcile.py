@@ -19,13 +19,16 @@ from chassis.clock import start_of_day, utc_now
 from chassis.database import connect
 from chassis.metrics import Gauge
 from contracts.errors import ServiceError
-from services.topup import books, limits, problems
-from services.topup.books import Found
+from services.topup import problems
+from services.topup.automatic import limits
+from services.topup.charging import reconciliation
+from services.topup.charging.reconciliation import Found
 from services.topup.models import Comparison, Difference, Topup
 from services.topup.policy import Policy
 from services.topup.processor import Processor, ProcessorError
 from services.topup.settings import get_settings
-from services.topup.till import Till, WalletQuestions
+from services.topup.till import Till
+from services.topup.wallet_questions import WalletQuestions
 
 log = logging.getLogger(__name__)
 
@@ -48,10 +51,10 @@ def daily(till: Till) -> None:
             begun = last or session.scalar(select(func.min(Topup.created_at))) or now
             standing = session.scalars(
                 select(Difference.occurred_at).where(
-                    Difference.gone_at.is_(None), Difference.code != books.UNEXPLAINED
+                    Difference.gone_at.is_(None), Difference.code != reconciliation.UNEXPLAINED
                 )
             ).all()
-        is_settled = now >= today + books.SETTLES_WITHIN
+        is_settled = now >= today + reconciliation.SETTLES_WITHIN
         if not is_mine or not is_settled or (last is not None and last >= today):
             return
         since = min(limits.day_start(begun), today - timedelta(days=USUAL_DAYS))
@@ -60,7 +63,7 @@ def daily(till: Till) -> None:
         found = {
             difference.key
             for start, end in periods
-            for difference in books.reconcile(till, start, end)
+            for difference in reconciliation.reconcile(till, start, end)
         }
         with till.database.begin() as session:
             session.add(Comparison(compared_at=now, since=since, until=today))
@@ -98,7 +101,7 @@ def period(since: str | None, until: str | None, now: datetime) -> tuple[datetim
 
     Raises ``ValueError`` for dates that make no sense.
     """
-    latest = now - books.SETTLES_WITHIN
+    latest = now - reconciliation.SETTLES_WITHIN
     last = start_of_day(until) if until else latest
     first = start_of_day(since) if since else limits.day_start(now) - timedelta(days=USUAL_DAYS)
     last = min(last, latest)
@@ -138,7 +141,7 @@ def main(arguments: list[str] | None = None) -> int:
             clock=utc_now,
             later=lambda work, *arguments, owner: None,  # noqa: ARG005
         )
-        found = books.reconcile(till, since, until)
+        found = reconciliation.reconcile(till, since, until)
     except (ProcessorError, ServiceError, SQLAlchemyError) as error:
         print(f"The books could not be read: {error}", file=sys.stderr)
         return problems.UNREADABLE

@@ -58,33 +58,18 @@ from contracts.topup import (
     TriggerAutoTopup,
 )
 from contracts.wallet import AccountFroze, BalanceLow, LowBalanceLevel, WalletCredited
-from services.topup import (
-    audit,
-    auto_topup,
-    cards,
-    charges,
-    checkout,
-    forecast,
-    janitor,
-    notices,
-    pages,
-    problems,
-    receipts,
-    reconcile,
-    retention,
-    switch,
-    terms,
-    topups,
-    triggers,
-    turns,
-)
-from services.topup.background import Background
+from services.topup import audit, problems, reconcile, retention, switch, topups, turns
+from services.topup.automatic import card_changes, forecast, pages, rule, terms, triggers
+from services.topup.cards import saved_cards
+from services.topup.charging import charges, checkout, janitor, receipts, webhooks
+from services.topup.charging.background import Background
 from services.topup.models import Notice, TriggerRecord
 from services.topup.models import Topup as TopupRow
 from services.topup.policy import Policy
 from services.topup.processor import Processor
 from services.topup.settings import get_settings
-from services.topup.till import Till, WalletQuestions
+from services.topup.till import Till
+from services.topup.wallet_questions import WalletQuestions
 
 AUDIT_EVERY_S = 120
 ASLEEP_S = 5
@@ -103,7 +88,7 @@ class TopupService:
     name = "topup"
     database = Database()
     relay = OutboxRelay()
-    health = Health(gauges=reconcile.GAUGES | notices.GAUGES)
+    health = Health(gauges=reconcile.GAUGES | webhooks.GAUGES)
     caller = Caller()
     later = Background()
 
@@ -153,7 +138,7 @@ class TopupService:
     def list_payment_methods(self, request: ListPaymentMethods) -> PaymentMethodList:
         checkout.refresh_setups(self.till, request.user_id)
         with self.database.read() as session:
-            return cards.reply_list(session, request.user_id, utc_now())
+            return saved_cards.reply_list(session, request.user_id, utc_now())
 
     @rpc
     def start_card_setup(self, request: StartCardSetup) -> CardSetup:
@@ -162,16 +147,16 @@ class TopupService:
     @rpc
     def remove_payment_method(self, request: RemovePaymentMethod) -> PaymentMethodList:
         with self.database.begin() as session:
-            cards.remove(session, request.user_id, request.payment_method_id, utc_now())
-        self.later(cards.detach, self.till, request.payment_method_id, owner=request.user_id)
+            card_changes.remove(session, request.user_id, request.payment_method_id, utc_now())
+        self.later(saved_cards.detach, self.till, request.payment_method_id, owner=request.user_id)
         with self.database.read() as session:
-            return cards.reply_list(session, request.user_id, utc_now())
+            return saved_cards.reply_list(session, request.user_id, utc_now())
 
     @rpc
     def set_default_payment_method(self, request: SetDefaultPaymentMethod) -> PaymentMethodList:
         with self.database.begin() as session:
-            cards.set_default(session, request.user_id, request.payment_method_id)
-            return cards.reply_list(session, request.user_id, utc_now())
+            saved_cards.set_default(session, request.user_id, request.payment_method_id)
+            return saved_cards.reply_list(session, request.user_id, utc_now())
 
     # Automatic top-up
 
@@ -202,7 +187,7 @@ class TopupService:
             )
         charges.pursue(self.till, trigger_id)
         with self.database.read() as session:
-            return auto_topup.outcome(session, request.user_id, request.idempotency_key)
+            return rule.outcome(session, request.user_id, request.idempotency_key)
 
     @rpc
     def preview_auto_topup(self, request: PreviewAutoTopup) -> AutoTopupPreview:
@@ -290,7 +275,7 @@ class TopupService:
 
     @rpc
     def receive_webhook(self, request: ReceiveWebhook) -> Done:
-        notices.receive(self.till, request)
+        webhooks.receive(self.till, request)
         return Done()
 
     # Operators
@@ -324,7 +309,7 @@ class TopupService:
 
     @timer(interval_s=2, asleep_s=ASLEEP_S)
     def work_off_notices(self) -> datetime | None:
-        return self._work_off(Notice.next_try_at, notices.due, notices.work_off)
+        return self._work_off(Notice.next_try_at, webhooks.due, webhooks.work_off)
 
     def _work_off(
         self,
@@ -346,13 +331,13 @@ class TopupService:
     @timer(interval_s=30)
     def detach_removed_cards(self) -> None:
         with self.database.begin() as session:
-            removed = cards.to_detach(session, utc_now())
+            removed = saved_cards.to_detach(session, utc_now())
         for payment_method_id, owner in removed.items():
-            self.later(cards.detach, self.till, payment_method_id, owner=owner)
+            self.later(saved_cards.detach, self.till, payment_method_id, owner=owner)
 
     @timer(interval_s=300)
     def sweep_undelivered_notices(self) -> None:
-        notices.sweep_undelivered(self.till)
+        webhooks.sweep_undelivered(self.till)
 
     @timer(interval_s=AUDIT_EVERY_S)
     def audit_credits(self) -> None:
@@ -364,7 +349,7 @@ class TopupService:
 
     @timer(interval_s=3_600)
     def warn_of_expiry(self) -> None:
-        cards.warn_of_expiry(self.database, utc_now())
+        saved_cards.warn_of_expiry(self.database, utc_now())
 
     @timer(interval_s=3_600)
     def close_setups(self) -> None:

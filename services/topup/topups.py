@@ -37,7 +37,7 @@ from contracts.topup import (
     Trigger,
 )
 from contracts.topup import Topup as TopupReply
-from services.topup.models import Topup
+from services.topup.models import AutoTopupSettings, Topup
 from services.topup.policy import Policy
 
 TOLD_AGAIN_AFTER = timedelta(minutes=10)
@@ -79,6 +79,11 @@ def lock_user(session: Session, user_id: UUID) -> None:
         text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"),
         {"name": f"topup.user:{user_id}"},
     )
+
+
+def lock_settings(session: Session, user_id: UUID) -> AutoTopupSettings | None:
+    """The user's settings, locked to the end of the transaction."""
+    return session.get(AutoTopupSettings, user_id, with_for_update=True, populate_existing=True)
 
 
 def check_amount(amount_micros: int, policy: Policy) -> None:

@@ -28,11 +28,13 @@ from contracts.topup import (
 from contracts.wallet import CreditPage, MadeCredit
 from deploy.stripe_sandbox.server import SandboxServer, warm_up
 from deploy.stripe_sandbox.settings import Settings
-from services.topup import charges, checkout, pages, terms, triggers
+from services.topup.automatic import pages, terms, triggers
+from services.topup.charging import charges, checkout
 from services.topup.models import AutoTopupSettings, Base, Topup
 from services.topup.policy import Policy
 from services.topup.processor import Processor
-from services.topup.till import Entry, Funds, Till
+from services.topup.till import Till
+from services.topup.wallet_questions import Entry, Funds
 from tests.system import MigratedDatabases
 
 USD = 1_000_000
@@ -180,7 +182,7 @@ class Desk:
 
     def sweep(self) -> None:
         """One turn of every timer."""
-        from services.topup import janitor, notices
+        from services.topup.charging import janitor, webhooks
 
         now = self.clock()
         with self.till.database.begin() as session:
@@ -188,8 +190,8 @@ class Desk:
                 self.queue.append((charges.pursue, (self.till, trigger_id)))
             for topup_id in janitor.due(session, now):
                 self.queue.append((janitor.look, (self.till, topup_id)))
-            for event_id in notices.due(session, now):
-                self.queue.append((notices.work_off, (self.till, event_id)))
+            for event_id in webhooks.due(session, now):
+                self.queue.append((webhooks.work_off, (self.till, event_id)))
         self.drain()
 
     def customer(self, number: str = Card.GOOD, **settings: Any) -> "Customer":

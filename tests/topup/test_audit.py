@@ -11,7 +11,7 @@ from chassis.identifiers import new_id
 from chassis.metrics import exposition
 from contracts.wallet import Credit, MadeCredit, TransactionKind
 from services.topup import audit, problems, reconcile
-from services.topup.till import WalletQuestions
+from services.topup.wallet_questions import WalletQuestions
 from tests.conftest import StackFactory
 from tests.patience import eventually
 from tests.topup.conftest import USD, Customer, Desk

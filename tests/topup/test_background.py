@@ -7,7 +7,7 @@ import eventlet
 from eventlet.event import Event as Signal
 
 from chassis.identifiers import new_id
-from services.topup.background import OWNERS_WAITING_MAX, WAITING_MAX, Lane, Work
+from services.topup.charging.background import OWNERS_WAITING_MAX, WAITING_MAX, Lane, Work
 
 PATIENCE_S = 10
 

@@ -13,12 +13,15 @@ from chassis.database import Connected
 from chassis.identifiers import new_id
 from contracts.errors import AccountFrozen, BadRequest
 from contracts.topup import RefusalCode, StartTopup, TopupKind, TopupStatus, Trigger
-from services.topup import cards, charges, checkout, janitor, limits, pages, topups, triggers
-from services.topup.auto_topup import Charge, decide
-from services.topup.limits import Usage
+from services.topup import topups
+from services.topup.automatic import limits, pages, triggers
+from services.topup.automatic.limits import Usage
+from services.topup.automatic.rule import Charge, decide
+from services.topup.cards import saved_cards
+from services.topup.charging import charges, checkout, janitor
 from services.topup.models import CardSetup, Topup, TriggerRecord
 from services.topup.policy import Policy
-from services.topup.till import Funds
+from services.topup.wallet_questions import Funds
 from tests.topup.conftest import NOON, USD, Desk
 from tests.topup.test_rule import NOW, decision, refusal, settings
 from tests.topup.test_unknown_outcomes import break_charges
@@ -470,9 +473,9 @@ def test_a_removed_card_is_told_again_once_its_lease_ends(desk: Desk) -> None:
     with desk.till.database.begin() as session:
         session.execute(gone, {"now": now})
 
-    assert len(taken(desk, cards.to_detach, now)) == 1
-    assert taken(desk, cards.to_detach, now + cards.LEASE - INSTANT) == []
-    assert len(taken(desk, cards.to_detach, now + cards.LEASE)) == 1
+    assert len(taken(desk, saved_cards.to_detach, now)) == 1
+    assert taken(desk, saved_cards.to_detach, now + saved_cards.LEASE - INSTANT) == []
+    assert len(taken(desk, saved_cards.to_detach, now + saved_cards.LEASE)) == 1
 
 
 @pytest.mark.parametrize(("now", "is_told"), [((2027, 10, 31), False), ((2027, 11, 1), True)])
@@ -484,4 +487,6 @@ def test_a_card_is_told_of_from_the_first_of_the_month_before_its_last(
     with desk.till.database.begin() as session:
         session.execute(expires)
 
-    assert bool(cards.warn_of_expiry(desk.till.database, datetime(*now, tzinfo=UTC))) is is_told
+    told = saved_cards.warn_of_expiry(desk.till.database, datetime(*now, tzinfo=UTC))
+
+    assert bool(told) is is_told

@@ -11,7 +11,9 @@ from sqlalchemy import text
 
 from chassis.identifiers import new_id
 from contracts.errors import BadRequest, NotFound
-from services.topup import cards, charges, checkout, customers, notices
+from services.topup.automatic import card_changes
+from services.topup.cards import customers, saved_cards
+from services.topup.charging import charges, checkout, webhooks
 from services.topup.models import Card as CardRow
 from services.topup.processor import ProcessorError
 from tests.topup.conftest import USD, Card, Customer, Desk
@@ -19,13 +21,13 @@ from tests.topup.conftest import USD, Card, Customer, Desk
 
 def remove(desk: Desk, customer: Customer, payment_method_id: str) -> None:
     with desk.till.database.begin() as session:
-        cards.remove(session, customer.user_id, payment_method_id, desk.clock())
-    cards.detach(desk.till, payment_method_id)
+        card_changes.remove(session, customer.user_id, payment_method_id, desk.clock())
+    saved_cards.detach(desk.till, payment_method_id)
 
 
 def default_of(desk: Desk, customer: Customer) -> str | None:
     with desk.till.database.read() as session:
-        found = cards.default_of(session, customer.user_id)
+        found = saved_cards.default_of(session, customer.user_id)
         return found.payment_method_id if found else None
 
 
@@ -47,7 +49,7 @@ def test_a_card_that_several_notices_tell_of_at_once_is_kept_once(desk: Desk) ->
 
     def keep(_number: int) -> None:
         with desk.till.database.begin() as session:
-            cards.keep(session, told, desk.clock())
+            card_changes.keep(session, told, desk.clock())
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(keep, range(16)))
@@ -60,7 +62,7 @@ def test_another_card_can_be_made_the_default(desk: Desk) -> None:
     second = customer.add_card(Card.MASTERCARD)
 
     with desk.till.database.begin() as session:
-        cards.set_default(session, customer.user_id, second)
+        saved_cards.set_default(session, customer.user_id, second)
 
     assert default_of(desk, customer) == second
 
@@ -85,7 +87,7 @@ def test_a_removed_card_is_detached_at_the_processor(desk: Desk) -> None:
 
 def to_detach(desk: Desk) -> list[str]:
     with desk.till.database.begin() as session:
-        return list(cards.to_detach(session, desk.clock()))
+        return list(saved_cards.to_detach(session, desk.clock()))
 
 
 def test_a_detachment_that_fails_is_repeated(desk: Desk) -> None:
@@ -95,7 +97,7 @@ def test_a_detachment_that_fails_is_repeated(desk: Desk) -> None:
     remove(desk, customer, card)
     left = to_detach(desk)
 
-    cards.detach(desk.till, card)
+    saved_cards.detach(desk.till, card)
 
     desk.clock.advance(minutes=6)
     assert (left, to_detach(desk)) == ([card], [])
@@ -144,7 +146,7 @@ def detach_at_the_processor(desk: Desk, payment_method_id: str) -> None:
     """As from its dashboard, and the notice of it."""
     method = desk.till.processor.detach_payment_method(payment_method_id)
     with desk.till.database.begin() as session:
-        cards.keep(session, method, desk.clock())
+        card_changes.keep(session, method, desk.clock())
 
 
 def begin_a_customer(desk: Desk) -> Customer:
@@ -184,7 +186,7 @@ def tell_of_deletion(desk: Desk, customer_id: str) -> None:
         "type": "customer.deleted",
         "data": {"object": {"id": customer_id}},
     }
-    notices.store(desk.till, event)
+    webhooks.store(desk.till, event)
     desk.drain()
 
 
@@ -242,7 +244,7 @@ def test_an_expiring_card_is_told_of_once(desk: Desk) -> None:
         card = session.get_one(CardRow, customer.cards()[0])
         card.exp_year, card.exp_month = 2027, 4
     for _ in range(3):
-        cards.warn_of_expiry(desk.till.database, desk.clock())
+        saved_cards.warn_of_expiry(desk.till.database, desk.clock())
 
     (told,) = customer.events("card_expiring")
     assert told["is_auto_topup"]
@@ -251,7 +253,7 @@ def test_an_expiring_card_is_told_of_once(desk: Desk) -> None:
 def test_a_card_that_is_good_for_years_is_not_told_of(desk: Desk) -> None:
     customer = desk.customer()
 
-    told = cards.warn_of_expiry(desk.till.database, datetime(2027, 3, 10, tzinfo=UTC))
+    told = saved_cards.warn_of_expiry(desk.till.database, datetime(2027, 3, 10, tzinfo=UTC))
 
     assert (told, customer.events("card_expiring")) == (0, [])
 
@@ -260,7 +262,7 @@ def test_a_removed_card_is_queued_once_while_the_workers_are_busy(desk: Desk) ->
     customer = desk.customer(enabled=False)
     (card,) = customer.cards()
     with desk.till.database.begin() as session:
-        cards.remove(session, customer.user_id, card, desk.clock())
+        card_changes.remove(session, customer.user_id, card, desk.clock())
 
     queued = []
     for _ in range(4):
@@ -279,7 +281,7 @@ def test_the_same_card_saved_again_is_one_entry_and_the_old_one_is_detached(desk
 
     new = customer.add_card()
     for payment_method_id in to_detach(desk):
-        cards.detach(desk.till, payment_method_id)
+        saved_cards.detach(desk.till, payment_method_id)
 
     attached = [desk.till.processor.get_payment_method(card)["customer"] for card in (old, new)]
     assert customer.cards() == [new]
@@ -331,7 +333,7 @@ def test_a_card_saved_in_several_tabs_at_once_is_one_entry(desk: Desk) -> None:
 
     def keep(number: int) -> None:
         with desk.till.database.begin() as session:
-            cards.keep(session, {**known, "id": f"{known['id']}_{number}"}, desk.clock())
+            card_changes.keep(session, {**known, "id": f"{known['id']}_{number}"}, desk.clock())
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(keep, range(8)))
@@ -347,7 +349,7 @@ def test_late_news_of_the_entry_that_was_replaced_does_not_bring_it_back(desk: D
     new = customer.add_card()
 
     with desk.till.database.begin() as session:
-        cards.keep(session, described, desk.clock())
+        card_changes.keep(session, described, desk.clock())
 
     assert customer.cards() == [new]
 

@@ -7,8 +7,10 @@ import pytest
 
 from chassis.identifiers import new_id
 from contracts.topup import RefusalCode, TopupKind, TopupStatus, Trigger
-from services.topup import outcomes, topups, triggers
-from services.topup.auto_topup import Refusal
+from services.topup import topups
+from services.topup.automatic import triggers
+from services.topup.automatic.rule import Refusal
+from services.topup.charging import outcomes
 from services.topup.processor import Declined, Object, OutcomeUnknown, ProcessorError, Rejected
 from tests.topup.conftest import NOON, USD, Card, Customer, Desk
 
@@ -183,7 +185,7 @@ def test_what_still_lacks_money_after_the_cool_down_is_charged_then(desk: Desk) 
 
 @pytest.mark.parametrize("times", [2, 5])
 def test_charging_the_same_topup_again_charges_nothing(desk: Desk, times: int) -> None:
-    from services.topup import charges
+    from services.topup.charging import charges
 
     customer = desk.customer()
     customer.ask()

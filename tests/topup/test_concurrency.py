@@ -9,8 +9,8 @@ from uuid import UUID
 import pytest
 
 from contracts.topup import RefusalCode, StartCardSetup, StartTopup, TopupStatus, Trigger
-from services.topup import charges, checkout
-from services.topup.auto_topup import Refusal
+from services.topup.automatic.rule import Refusal
+from services.topup.charging import charges, checkout
 from services.topup.models import CardSetup, Topup
 from services.topup.policy import Policy
 from tests.topup.conftest import USD, Customer, Desk

@@ -3,8 +3,10 @@
 import pytest
 
 from contracts.topup import RefusalCode, Trigger
-from services.topup import cards, checkout, declines
-from services.topup.declines import Verdict
+from services.topup.automatic import card_changes
+from services.topup.cards import declines
+from services.topup.cards.declines import Verdict
+from services.topup.charging import checkout
 from services.topup.processor import KEY_REFUSED, Rejected
 from tests.topup.conftest import USD, Card, Customer, Desk
 from tests.topup.test_webhooks import events_of, receive
@@ -259,7 +261,7 @@ def test_a_late_webhook_does_not_bring_back_the_card_that_was_confirmed(desk: De
     chosen = customer.add_card(Card.MASTERCARD)
     customer.configure(payment_method_id=chosen)
     with desk.till.database.begin() as session:
-        cards.remove(session, customer.user_id, str(confirmed), desk.clock())
+        card_changes.remove(session, customer.user_id, str(confirmed), desk.clock())
 
     (event,) = events_of(desk, "checkout.session.completed")
     receive(desk, event)

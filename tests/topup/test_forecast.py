@@ -17,10 +17,10 @@ from sqlalchemy import func, select
 
 from contracts.errors import Conflict
 from contracts.topup import ChargeForecast, ForecastCharges, RefusalCode, TopupStatus, Trigger
-from services.topup import charges, forecast, triggers
-from services.topup.books import credit_key
+from services.topup.automatic import forecast, triggers
+from services.topup.charging import charges
 from services.topup.models import TriggerRecord
-from services.topup.till import Entry
+from services.topup.wallet_questions import Entry, credit_key
 from tests.topup.conftest import USD, Customer, Desk, empty
 
 EXAMPLES = int(os.environ.get("TOPUP_FORECASTS", "25"))

@@ -3,6 +3,7 @@
 In each test something that was done and is not committed yet meets something else that begins.
 """
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -20,23 +21,11 @@ from contracts.topup import (
     StartTopup,
     TopupStatus,
 )
-from services.topup import (
-    audit,
-    auto_topup,
-    cards,
-    charges,
-    checkout,
-    janitor,
-    notices,
-    outcomes,
-    pages,
-    pauses,
-    reversals,
-    terms,
-    topups,
-    triggers,
-)
-from services.topup.auto_topup import Refusal
+from services.topup import audit, topups
+from services.topup.automatic import card_changes, pages, pauses, rule, terms, triggers
+from services.topup.automatic.rule import Refusal
+from services.topup.cards import saved_cards
+from services.topup.charging import charges, checkout, janitor, outcomes, reversals, webhooks
 from services.topup.models import CardSetup, Difference, Notice, Topup, TriggerRecord
 from services.topup.policy import Policy
 from services.topup.processor import Declined, Rejected
@@ -128,7 +117,7 @@ def test_declines_at_the_same_moment_are_all_counted(desk: Desk) -> None:
     begun(desk, lambda session: session.execute(charges_under_way, {"id": topup_id}))
 
     def count_another(other: Session) -> None:
-        settings = auto_topup.lock_settings(other, customer.user_id)
+        settings = topups.lock_settings(other, customer.user_id)
         assert settings is not None
         settings.declines += 1
 
@@ -155,7 +144,7 @@ def test_settings_that_are_saved_see_what_is_changed_at_the_same_moment(
         )  # fmt: skip
 
     def change(other: Session) -> None:
-        settings = auto_topup.lock_settings(other, customer.user_id)
+        settings = topups.lock_settings(other, customer.user_id)
         assert settings is not None
         settings.settings_version += 1
 
@@ -176,7 +165,7 @@ def test_a_page_is_not_opened_for_a_purchase_that_is_being_charged(desk: Desk) -
     with pytest.raises(Conflict, match="being confirmed"):
         done_after(
             desk.till.database,
-            lambda other: auto_topup.reserve(other, now, trigger_id, funds, desk.till.policy),
+            lambda other: rule.reserve(other, now, trigger_id, funds, desk.till.policy),
             lambda: begun(
                 desk, checkout.begin, now, buying(customer, purchase_id=PURCHASE), desk.till.policy
             ),
@@ -188,7 +177,7 @@ def test_what_freezes_pauses_what_is_switched_on_at_the_same_moment(desk: Desk) 
     begun(desk, terms.configure, now, switching_off(customer), desk.till.policy)
 
     def switch_on(other: Session) -> None:
-        settings = auto_topup.lock_settings(other, customer.user_id)
+        settings = topups.lock_settings(other, customer.user_id)
         assert settings is not None
         settings.is_enabled = True
 
@@ -251,7 +240,7 @@ def test_reservations_of_two_people_at_once_keep_the_cap_of_the_whole_system(
 
     outcome = done_after(
         desk.till.database,
-        lambda other: auto_topup.reserve(other, now, first, funds, policy),
+        lambda other: rule.reserve(other, now, first, funds, policy),
         lambda: charges.pursue(desk.till, second),
     )
 
@@ -607,8 +596,8 @@ def test_a_card_told_of_from_two_sides_at_once_is_kept_once(desk: Desk, enabled:
 
     done_after(
         desk.till.database,
-        lambda other: cards.keep(other, method, now),
-        lambda: begun(desk, cards.keep, method, now),
+        lambda other: card_changes.keep(other, method, now),
+        lambda: begun(desk, card_changes.keep, method, now),
     )
 
     assert customer.cards() == [method["id"]]
@@ -627,8 +616,8 @@ def test_of_two_cards_made_the_default_at_once_the_later_one_is_it(desk: Desk) -
 
     done_after(
         desk.till.database,
-        lambda other: cards.set_default(other, customer.user_id, second),
-        lambda: begun(desk, cards.set_default, customer.user_id, third),
+        lambda other: saved_cards.set_default(other, customer.user_id, second),
+        lambda: begun(desk, saved_cards.set_default, customer.user_id, third),
     )
 
     assert defaults(desk, customer) == [third]
@@ -641,8 +630,8 @@ def test_two_cards_that_are_removed_at_once_leave_the_third_as_the_default(desk:
 
     done_after(
         desk.till.database,
-        lambda other: cards.remove(other, customer.user_id, default, now),
-        lambda: begun(desk, cards.remove, customer.user_id, third, now),
+        lambda other: card_changes.remove(other, customer.user_id, default, now),
+        lambda: begun(desk, card_changes.remove, customer.user_id, third, now),
     )
 
     assert (customer.cards(), defaults(desk, customer)) == ([second], [second])
@@ -655,8 +644,8 @@ def test_a_card_that_is_saved_while_its_customer_is_deleted_is_removed_too(desk:
 
     done_after(
         desk.till.database,
-        lambda other: cards.keep(other, method, now),
-        lambda: begun(desk, cards.forget_customer, method["customer"], now),
+        lambda other: card_changes.keep(other, method, now),
+        lambda: begun(desk, card_changes.forget_customer, method["customer"], now),
     )
 
     assert customer.cards() == []
@@ -671,21 +660,31 @@ def is_free(desk: Desk, table: str, user_id: UUID) -> None:
     begun(desk, lambda session: session.execute(query, {"user": user_id}))
 
 
-@pytest.mark.parametrize("work", ["keep", "set_default", "remove", "forget_customer"])
-def test_whoever_changes_cards_waits_for_the_settings_first(desk: Desk, work: str) -> None:
+@pytest.mark.parametrize(
+    "work",
+    [
+        card_changes.keep,
+        saved_cards.set_default,
+        card_changes.remove,
+        card_changes.forget_customer,
+    ],
+)
+def test_whoever_changes_cards_waits_for_the_settings_first(
+    desk: Desk, work: Callable[..., None]
+) -> None:
     customer, now = desk.customer(), desk.clock()
     method = method_of(desk, customer)
-    arguments: dict[str, tuple[Any, ...]] = {
-        "keep": (method, now),
-        "set_default": (customer.user_id, method["id"]),
-        "remove": (customer.user_id, method["id"], now),
-        "forget_customer": (method["customer"], now),
+    arguments: dict[Callable[..., None], tuple[Any, ...]] = {
+        card_changes.keep: (method, now),
+        saved_cards.set_default: (customer.user_id, method["id"]),
+        card_changes.remove: (customer.user_id, method["id"], now),
+        card_changes.forget_customer: (method["customer"], now),
     }
 
     done_after(
         desk.till.database,
-        lambda other: auto_topup.lock_settings(other, customer.user_id),
-        lambda: begun(desk, getattr(cards, work), *arguments[work]),
+        lambda other: topups.lock_settings(other, customer.user_id),
+        lambda: begun(desk, work, *arguments[work]),
         lambda: [is_free(desk, table, customer.user_id) for table in ("customers", "cards")],
     )
 
@@ -696,7 +695,7 @@ def test_whoever_changes_a_topup_waits_for_the_settings_first(desk: Desk) -> Non
 
     done_after(
         desk.till.database,
-        lambda other: auto_topup.lock_settings(other, customer.user_id),
+        lambda other: topups.lock_settings(other, customer.user_id),
         lambda: charges.charge(desk.till, topup_id),
         lambda: [is_free(desk, table, customer.user_id) for table in ("topups", "triggers")],
     )
@@ -708,7 +707,7 @@ def test_whoever_reserves_waits_for_the_settings_first(desk: Desk) -> None:
 
     done_after(
         desk.till.database,
-        lambda other: auto_topup.lock_settings(other, customer.user_id),
+        lambda other: topups.lock_settings(other, customer.user_id),
         lambda: charges.pursue(desk.till, trigger_id),
         lambda: is_free(desk, "triggers", customer.user_id),
     )
@@ -741,9 +740,9 @@ def test_a_notice_that_somebody_takes_up_is_passed_over(desk: Desk) -> None:
         begun(desk, stored_notice, name, now)
 
     with desk.till.database.begin() as holder:
-        taken = notices.due(holder, now, 1)
+        taken = webhooks.due(holder, now, 1)
         holder.flush()
-        others = begun(desk, notices.due, now)
+        others = begun(desk, webhooks.due, now)
 
     assert (list(taken), list(others)) == (["evt_1"], ["evt_2"])
 
@@ -767,7 +766,7 @@ def test_a_notice_that_is_done_at_the_same_moment_is_not_noted_as_failed(desk: D
     done_after(
         desk.till.database,
         lambda other: other.execute(done, {"now": now}),
-        lambda: notices.work_off(desk.till, "evt_1"),
+        lambda: webhooks.work_off(desk.till, "evt_1"),
     )
 
     with desk.till.database.read() as session:
@@ -776,14 +775,14 @@ def test_a_notice_that_is_done_at_the_same_moment_is_not_noted_as_failed(desk: D
 
 
 def warn_of_expiry(session: Session, now: datetime) -> int:
-    return cards._warn_some(session, now, limit=10)
+    return saved_cards._warn_some(session, now, limit=10)
 
 
-@pytest.mark.parametrize("take", [cards.to_detach, warn_of_expiry])
+@pytest.mark.parametrize("take", [saved_cards.to_detach, warn_of_expiry])
 def test_a_card_that_somebody_takes_up_is_passed_over(desk: Desk, take: Any) -> None:
     customer, now = desk.customer(enabled=False), desk.clock()
     change = text("UPDATE cards SET exp_year = 2020, removed_at = :removed_at")
-    removed_at = now if take is cards.to_detach else None
+    removed_at = now if take is saved_cards.to_detach else None
     begun(desk, lambda session: session.execute(change, {"removed_at": removed_at}))
 
     with desk.till.database.begin() as holder:

@@ -11,8 +11,11 @@ from contracts.errors import DeadlineExceeded, Unavailable
 from contracts.topup import RefusalCode, StartCardSetup
 from contracts.wallet import MadeCredit, TransactionKind
 from deploy.stripe_sandbox.server import SandboxServer
-from services.topup import audit, cards, checkout, notices, reconcile
-from services.topup.auto_topup import Refusal
+from services.topup import audit, reconcile
+from services.topup.automatic import card_changes
+from services.topup.automatic.rule import Refusal
+from services.topup.cards import saved_cards
+from services.topup.charging import checkout, webhooks
 from services.topup.models import Comparison, CreditAudit
 from services.topup.processor import OutcomeUnknown
 from tests.topup.conftest import NOON, USD, Card, Customer, Desk
@@ -148,16 +151,16 @@ def test_a_removed_card_is_detached(desk: Desk, kind: str) -> None:
     customer = desk.customer(enabled=False)
     (card,) = customer.cards()
     with desk.till.database.begin() as session:
-        cards.remove(session, customer.user_id, card, desk.clock())
+        card_changes.remove(session, customer.user_id, card, desk.clock())
     lose(desk, kind, "POST", "/v1/payment_methods/*/detach")
 
     def left() -> list[str]:
         with desk.till.database.begin() as session:
-            return list(cards.to_detach(session, desk.clock.advance(minutes=6)))
+            return list(saved_cards.to_detach(session, desk.clock.advance(minutes=6)))
 
     seen = []
     for _ in range(2):
-        cards.detach(desk.till, card)
+        saved_cards.detach(desk.till, card)
         seen.append(left())
 
     assert seen == [[card], []]
@@ -276,8 +279,8 @@ def test_what_was_never_delivered_is_fetched_by_the_next_sweep(
     lose(desk, kind, "GET", "/v1/events")
 
     with pytest.raises(OutcomeUnknown):
-        notices.sweep_undelivered(desk.till)
-    fresh = notices.sweep_undelivered(desk.till)
+        webhooks.sweep_undelivered(desk.till)
+    fresh = webhooks.sweep_undelivered(desk.till)
     desk.drain()
 
     assert (fresh, customer.statuses()) == (1, ["paid"])

@@ -25,20 +25,19 @@ from contracts.topup import (
     TopupStatus,
     Trigger,
 )
-from services.topup import (
-    auto_topup,
-    cards,
-    checkout,
-    customers,
+from services.topup import topups
+from services.topup.automatic import (
+    card_changes,
     disputes,
     limits,
     pages,
     pauses,
-    receipts,
+    rule,
     terms,
-    topups,
     triggers,
 )
+from services.topup.cards import customers, saved_cards
+from services.topup.charging import checkout, receipts
 from services.topup.models import (
     AutoTopupSettings,
     Base,
@@ -163,7 +162,7 @@ def unsent_of(session: Session, user_id: UUID) -> Topup:
 
 def made_by_hand(session: Session, user_id: UUID, reference: str) -> Any:
     try:
-        found = auto_topup.outcome(session, user_id, reference)
+        found = rule.outcome(session, user_id, reference)
     except NotFound:
         return None
     return found.topup or found.refusal_reason == f"of {user_id}" or "refused another"
@@ -189,9 +188,9 @@ QUESTIONS: dict[str, Callable[[Session, UUID], Any]] = {
     "waiting": lambda s, u: triggers.waiting_micros(s, u, NOON),
     "last topup": terms._last_topup,
     "last refusal": lambda s, u: terms._last_refusal(s, u) is not None,
-    "cards": cards.saved,
-    "same card": lambda s, u: cards.same_card(s, u, "one"),
-    "default card": cards.default_of,
+    "cards": saved_cards.of_user,
+    "same card": lambda s, u: saved_cards.same_card(s, u, "one"),
+    "default card": saved_cards.default_of,
     "dispute": disputes.has_open,
 }
 
@@ -264,9 +263,9 @@ def test_what_belongs_to_somebody_else_is_not_found(three: Connected, owner: UUI
         for look in (
             lambda: topups.get(session, ME, theirs),
             lambda: receipts.receipt(session, ME, _topup_id(owner)),
-            lambda: cards.get(session, ME, f"pm_one_{owner}"),
-            lambda: cards.set_default(session, ME, f"pm_two_{owner}"),
-            lambda: cards.remove(session, ME, f"pm_two_{owner}", NOON),
+            lambda: saved_cards.get(session, ME, f"pm_one_{owner}"),
+            lambda: saved_cards.set_default(session, ME, f"pm_two_{owner}"),
+            lambda: card_changes.remove(session, ME, f"pm_two_{owner}", NOON),
         ):
             with pytest.raises(NotFound):
                 look()
@@ -287,7 +286,7 @@ def the_card_is_saved_again(session: Session, user_id: UUID, now: datetime) -> N
         "card": {"exp_month": 1, "exp_year": 2041, "brand": "visa", "last4": "4242",
                  "fingerprint": "one"},
     }  # fmt: skip
-    cards.keep(session, method, now)
+    card_changes.keep(session, method, now)
 
 
 CHANGES: dict[str, Callable[[Session, UUID, datetime], Any]] = {
@@ -303,9 +302,9 @@ CHANGES: dict[str, Callable[[Session, UUID, datetime], Any]] = {
     "look at the balance": triggers.look_at_balance,
     "purchase ends": lambda s, u, now: pages.end_purchase(s, u, str(PURCHASE), "x", now),
     "wallet froze": lambda s, u, now: terms.account_froze(s, u, "x", now, now),
-    "default card": lambda s, u, _: cards.set_default(s, u, f"pm_two_{u}"),
-    "card removed": lambda s, u, now: cards.remove(s, u, f"pm_one_{u}", now),
-    "customer deleted": lambda s, u, now: cards.forget_customer(s, f"cus_{u}", now),
+    "default card": lambda s, u, _: saved_cards.set_default(s, u, f"pm_two_{u}"),
+    "card removed": lambda s, u, now: card_changes.remove(s, u, f"pm_one_{u}", now),
+    "customer deleted": lambda s, u, now: card_changes.forget_customer(s, f"cus_{u}", now),
     "card saved again": the_card_is_saved_again,
     "pause ends": pause_ends,
     "switched off": switched_off,
@@ -376,7 +375,7 @@ def test_the_same_key_of_another_user_answers_with_nothing_of_theirs(three: Conn
             one_of(session, user_id, "asked for").created_at = NOON
 
     with three.read() as session:
-        made = auto_topup.outcome(session, ME, "made").topup
+        made = rule.outcome(session, ME, "made").topup
 
     assert made is not None
     assert made.user_id == ME

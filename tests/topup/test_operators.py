@@ -7,7 +7,8 @@ from uuid import UUID
 import pytest
 
 from chassis.clock import utc_now
-from services.topup import notices, problems, reversals
+from services.topup import problems
+from services.topup.charging import reversals, webhooks
 from services.topup.models import Notice, Topup
 from tests.system import run_command
 from tests.topup.conftest import NOON, Desk
@@ -129,7 +130,7 @@ def flag(desk: Desk, topup_id: UUID) -> None:
 def test_notices_that_were_given_up_are_listed_replayed_and_discarded(desk: Desk) -> None:
     good, hopeless = pay_by_hand(desk), break_notice(desk)
     (event,) = events_of(desk, "checkout.session.completed")
-    notices.store(desk.till, event)
+    webhooks.store(desk.till, event)
     desk.queue.clear()
     with desk.till.database.begin() as session:
         for event_id in (event["id"], hopeless):

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from services.topup import cards, charges, checkout
+from services.topup.automatic import card_changes
+from services.topup.charging import charges, checkout
 from tests.topup.conftest import USD, Card, Customer, Desk
 from tests.topup.test_unknown_outcomes import break_charges, look
 
@@ -17,7 +18,7 @@ def the_purchase_ends(_desk: Desk, customer: Customer) -> None:
 
 def its_card_is_removed(desk: Desk, customer: Customer) -> None:
     with desk.till.database.begin() as session:
-        cards.remove(session, customer.user_id, customer.cards()[0], desk.clock())
+        card_changes.remove(session, customer.user_id, customer.cards()[0], desk.clock())
 
 
 def the_limit_is_lowered(_desk: Desk, customer: Customer) -> None:

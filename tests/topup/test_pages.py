@@ -16,8 +16,9 @@ from contracts.errors import (
     Unavailable,
 )
 from contracts.topup import RefusalCode, Topup, Trigger
-from services.topup import checkout, pages
-from services.topup.auto_topup import Refusal
+from services.topup.automatic import pages
+from services.topup.automatic.rule import Refusal
+from services.topup.charging import checkout
 from tests.topup.conftest import USD, Card, Customer, Desk
 
 PRICE = 32 * USD

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 
-from services.topup import charges
+from services.topup.charging import charges
 from services.topup.processor import OutcomeUnknown, Processor, Unreached
 from tests.topup.conftest import USD, Customer, Desk, Sandbox
 

@@ -7,9 +7,10 @@ import pytest
 from sqlalchemy import delete, select
 
 from chassis.metrics import exposition
-from services.topup import books, notices, reconcile, reversals
+from services.topup import reconcile
+from services.topup.charging import reconciliation, reversals, webhooks
 from services.topup.models import Comparison, Difference, Reversal, Topup
-from services.topup.till import Entry
+from services.topup.wallet_questions import Entry
 from tests.topup.conftest import NOON, USD, Customer, Desk
 from tests.topup.test_webhooks import event_about
 
@@ -34,7 +35,7 @@ def customer(desk: Desk) -> Customer:
 def codes(desk: Desk, since: datetime = SINCE, until: datetime = UNTIL) -> list[str]:
     """What differs, once everything has had the time to settle."""
     desk.clock.advance(hours=1)
-    return [found.code for found in books.reconcile(desk.till, since, until)]
+    return [found.code for found in reconciliation.reconcile(desk.till, since, until)]
 
 
 def refund(desk: Desk, customer: Customer) -> str:
@@ -91,7 +92,7 @@ def test_a_payment_of_another_product_in_the_same_account_is_none_of_ours(
     )
     desk.till.processor.refund(foreign.id, 300, idempotency_key="foreign")
 
-    notices.store(desk.till, event_about("payment_intent.succeeded", foreign.to_dict()))
+    webhooks.store(desk.till, event_about("payment_intent.succeeded", foreign.to_dict()))
     desk.drain()
 
     assert (foreign.status, codes(desk), customer.statuses()) == ("succeeded", [], ["credited"])
@@ -178,7 +179,7 @@ def test_money_that_reaches_the_balance_after_the_day_has_ended_is_no_difference
     payment_id = str(customer.topups()[-1].payment_id)
     at_once = desk.till.processor.get_payment(payment_id)["latest_charge"]
     customer.credited()
-    desk.clock.set(UNTIL + books.SETTLES_WITHIN)
+    desk.clock.set(UNTIL + reconciliation.SETTLES_WITHIN)
 
     reconcile.daily(desk.till)
 
@@ -315,7 +316,7 @@ def test_what_went_back_a_moment_ago_is_left_for_the_next_comparison(
     payment_id = str(customer.topups()[0].payment_id)
     desk.till.processor.refund(payment_id, 300, idempotency_key="just now")
 
-    found = books.reconcile(desk.till, SINCE, UNTIL)
+    found = reconciliation.reconcile(desk.till, SINCE, UNTIL)
 
     assert (found, codes(desk)) == ([], ["reversal_differs"])
 
@@ -469,7 +470,9 @@ def test_a_period_is_whole_days_up_to_a_quarter_of_an_hour_ago(
 
 
 def test_the_report_tells_each_difference_with_its_age() -> None:
-    found = books.Found("paid_not_credited", "x", "$5.00", datetime(2027, 3, 8, tzinfo=UTC))
+    found = reconciliation.Found(
+        "paid_not_credited", "x", "$5.00", datetime(2027, 3, 8, tzinfo=UTC)
+    )
 
     assert reconcile.report([found], NOON).split() == [
         "2d", "12h", "paid_not_credited", "x", "$5.00", "1", "differences",

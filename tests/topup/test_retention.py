@@ -5,7 +5,8 @@ from datetime import timedelta
 from sqlalchemy import text
 
 from chassis.retention import forget
-from services.topup import charges, retention
+from services.topup import retention
+from services.topup.charging import charges
 from services.topup.settings import TopupSettings
 from tests.topup.conftest import SECRET, USD, Desk
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from contracts.topup import ReceiptLine, RefusalCode
-from services.topup import outcomes, receipts, reversals
+from services.topup.charging import outcomes, receipts, reversals
 from services.topup.models import Topup
 from tests.topup.conftest import USD, Card, Customer, Desk
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from chassis.identifiers import new_id
 from contracts.topup import RefusalCode, Trigger
-from services.topup.auto_topup import Charge, Refusal, decide
-from services.topup.limits import Usage
+from services.topup.automatic.limits import Usage
+from services.topup.automatic.rule import Charge, Refusal, decide
 from services.topup.models import AutoTopupSettings
 from services.topup.policy import Policy
-from services.topup.till import Funds
+from services.topup.wallet_questions import Funds
 
 USD = 1_000_000
 NOW = datetime(2027, 3, 10, 12, 0, tzinfo=UTC)

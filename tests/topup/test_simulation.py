@@ -24,7 +24,10 @@ from sqlalchemy import text
 from chassis.money import from_cents
 from contracts.errors import ServiceError
 from contracts.topup import ReceiveWebhook, SetOperatorSwitch, TopupStatus, Trigger
-from services.topup import cards, charges, checkout, limits, notices, pages, switch
+from services.topup import switch
+from services.topup.automatic import card_changes, limits, pages
+from services.topup.cards import saved_cards
+from services.topup.charging import charges, checkout, webhooks
 from services.topup.models import Topup
 from tests.topup.conftest import USD, Card, Customer, Desk, empty, signed
 
@@ -252,8 +255,8 @@ class Life(RuleBasedStateMachine):
         if len(saved) > 1:
             card = saved[which % len(saved)]
             with self.desk.till.database.begin() as session:
-                cards.remove(session, customer.user_id, card, self.desk.clock())
-            self.quietly(cards.detach, self.desk.till, card)
+                card_changes.remove(session, customer.user_id, card, self.desk.clock())
+            self.quietly(saved_cards.detach, self.desk.till, card)
 
     @rule(
         who=pick,
@@ -375,7 +378,7 @@ class Life(RuleBasedStateMachine):
             body = json.dumps(events[which % min(len(events), 100)])
             for _ in range(times):
                 request = ReceiveWebhook(payload=body, signature=signed(body))
-                self.quietly(notices.receive, self.desk.till, request)
+                self.quietly(webhooks.receive, self.desk.till, request)
 
     @rule()
     def the_wallet_listens(self) -> None:
@@ -464,7 +467,7 @@ class Life(RuleBasedStateMachine):
             news = [event for event in self.sandbox_events() if event["id"] not in told]
             for event in news:
                 body = json.dumps(event)
-                notices.receive(
+                webhooks.receive(
                     self.desk.till, ReceiveWebhook(payload=body, signature=signed(body))
                 )
             told.update(event["id"] for event in news)
@@ -538,8 +541,8 @@ def test_a_long_random_life_keeps_every_promise(
 
     monkeypatch.setattr(charges, "crash_point", crash_point)
     monkeypatch.setattr(checkout, "crash_point", crash_point)
-    monkeypatch.setattr(notices, "crash_point", crash_point)
-    monkeypatch.setattr("services.topup.auto_topup.crash_point", crash_point)
+    monkeypatch.setattr(webhooks, "crash_point", crash_point)
+    monkeypatch.setattr("services.topup.automatic.rule.crash_point", crash_point)
 
     class ThisLife(Life):
         server = sandbox_server

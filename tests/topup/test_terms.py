@@ -16,7 +16,8 @@ from contracts.topup import (
     RefusalCode,
     SetOperatorSwitch,
 )
-from services.topup import consent, switch, terms, topups
+from services.topup import switch, topups
+from services.topup.automatic import consent, terms
 from services.topup.models import Consent
 from tests.topup.conftest import USD, Card, Customer, Desk
 
@@ -381,7 +382,7 @@ def test_the_operators_switch_stops_and_releases_everybody(desk: Desk) -> None:
 
 
 def test_a_charge_reserved_before_the_switch_does_not_go_out(desk: Desk) -> None:
-    from services.topup import charges
+    from services.topup.charging import charges
 
     customer = desk.customer()
     trigger_id = customer.raise_trigger()

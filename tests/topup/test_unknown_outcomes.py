@@ -5,7 +5,9 @@ from datetime import timedelta
 import pytest
 
 from contracts.topup import RefusalCode, SetOperatorSwitch
-from services.topup import cards, charges, switch, terms
+from services.topup import switch
+from services.topup.automatic import card_changes, terms
+from services.topup.charging import charges
 from services.topup.policy import Policy
 from tests.topup.conftest import USD, Card, Customer, Desk
 
@@ -176,7 +178,7 @@ def test_a_pause_that_began_and_ended_meanwhile_leaves_what_waits_to_be_charged(
     break_charges(desk, customer, "error_before", keep=True)
     customer.ask(needed_micros=5 * USD)
     with desk.till.database.begin() as session:
-        cards.remove(session, customer.user_id, customer.cards()[0], desk.clock())
+        card_changes.remove(session, customer.user_id, customer.cards()[0], desk.clock())
     look(desk, minutes=6)
     customer.add_card(Card.MASTERCARD)
 
@@ -217,7 +219,8 @@ def test_the_operators_switch_keeps_the_janitor_from_sending_again(desk: Desk) -
 
 
 def test_money_that_was_taken_after_we_gave_up_is_credited(desk: Desk) -> None:
-    from services.topup import outcomes, topups
+    from services.topup import topups
+    from services.topup.charging import outcomes
 
     customer = desk.customer()
     break_charges(desk, customer, "timeout_after")

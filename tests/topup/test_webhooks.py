@@ -10,7 +10,8 @@ import requests
 from contracts.errors import BadRequest
 from contracts.topup import ReceiveWebhook
 from deploy.stripe_sandbox.server import SandboxServer
-from services.topup import notices, outcomes, problems, topups
+from services.topup import problems, topups
+from services.topup.charging import outcomes, webhooks
 from services.topup.models import Notice, Topup
 from tests.topup.conftest import SECRET, USD, Card, Customer, Desk, signed
 
@@ -31,7 +32,7 @@ def events_of(desk: Desk, *kinds: str) -> list[dict[str, Any]]:
 
 def receive(desk: Desk, event: dict[str, Any]) -> None:
     body = json.dumps(event)
-    notices.receive(desk.till, ReceiveWebhook(payload=body, signature=signed(body)))
+    webhooks.receive(desk.till, ReceiveWebhook(payload=body, signature=signed(body)))
     desk.drain()
 
 
@@ -86,7 +87,7 @@ def test_a_webhook_after_the_credit_changes_nothing(desk: Desk) -> None:
 )
 def test_a_wrong_signature_is_refused(desk: Desk, signature: str) -> None:
     with pytest.raises(BadRequest):
-        notices.receive(desk.till, ReceiveWebhook(payload="{}", signature=signature))
+        webhooks.receive(desk.till, ReceiveWebhook(payload="{}", signature=signature))
 
 
 def test_an_old_signature_is_refused(desk: Desk) -> None:
@@ -99,7 +100,7 @@ def test_an_old_signature_is_refused(desk: Desk) -> None:
     )
 
     with pytest.raises(BadRequest, match="tolerance"):
-        notices.receive(desk.till, ReceiveWebhook(payload="{}", signature=old))
+        webhooks.receive(desk.till, ReceiveWebhook(payload="{}", signature=old))
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,7 @@ def test_an_old_signature_is_refused(desk: Desk) -> None:
 )
 def test_a_signed_body_that_is_no_event_is_refused(desk: Desk, body: str) -> None:
     with pytest.raises(BadRequest):
-        notices.receive(desk.till, ReceiveWebhook(payload=body, signature=signed(body)))
+        webhooks.receive(desk.till, ReceiveWebhook(payload=body, signature=signed(body)))
 
 
 def test_what_a_webhook_claims_is_not_believed(desk: Desk) -> None:
@@ -208,7 +209,7 @@ def test_a_notice_that_a_crash_left_is_worked_off_by_the_timer(desk: Desk) -> No
     customer = pay_by_hand(desk)
     (event,) = events_of(desk, "checkout.session.completed")
     body = json.dumps(event)
-    notices.receive(desk.till, ReceiveWebhook(payload=body, signature=signed(body)))
+    webhooks.receive(desk.till, ReceiveWebhook(payload=body, signature=signed(body)))
     desk.queue.clear()
 
     desk.clock.advance(seconds=61)
@@ -221,20 +222,20 @@ def test_a_notice_is_queued_once_while_the_workers_are_busy(desk: Desk) -> None:
     pay_by_hand(desk)
     (event,) = events_of(desk, "checkout.session.completed")
     body = json.dumps(event)
-    notices.receive(desk.till, ReceiveWebhook(payload=body, signature=signed(body)))
+    webhooks.receive(desk.till, ReceiveWebhook(payload=body, signature=signed(body)))
     desk.clock.advance(seconds=61)
 
     queued = []
     for _ in range(8):
         with desk.till.database.begin() as session:
-            queued += notices.due(session, desk.clock())
+            queued += webhooks.due(session, desk.clock())
         desk.clock.advance(seconds=2)
 
     assert queued == [event["id"]]
 
 
 def test_the_return_page_learns_of_the_payment_without_any_webhook(desk: Desk) -> None:
-    from services.topup import checkout
+    from services.topup.charging import checkout
 
     customer = pay_by_hand(desk)
     (topup,) = customer.topups()
@@ -245,7 +246,7 @@ def test_the_return_page_learns_of_the_payment_without_any_webhook(desk: Desk) -
 
 
 def test_the_return_page_asks_the_processor_once_in_three_seconds(desk: Desk) -> None:
-    from services.topup import checkout
+    from services.topup.charging import checkout
 
     customer = desk.customer(enabled=False)
     topup = customer.start_topup()
@@ -320,8 +321,8 @@ def test_events_that_were_never_delivered_are_fetched_after_an_outage(
     fail_delivery(sandbox_server, event)
     desk.clock.advance(days=away_days)
 
-    fresh = notices.sweep_undelivered(desk.till)
-    again = notices.sweep_undelivered(desk.till)
+    fresh = webhooks.sweep_undelivered(desk.till)
+    again = webhooks.sweep_undelivered(desk.till)
     desk.drain()
 
     assert (fresh, again, customer.statuses()) == (1, 0, ["paid"])
@@ -335,7 +336,7 @@ def test_an_event_that_cannot_be_stored_does_not_keep_the_others_away(desk: Desk
         unreadable,
     ]
 
-    assert notices.sweep_undelivered(desk.till) == 1
+    assert webhooks.sweep_undelivered(desk.till) == 1
 
 
 def test_the_amount_of_a_topup_by_hand_is_what_was_asked(desk: Desk) -> None:
@@ -374,7 +375,7 @@ def test_sixty_refunds_of_a_payment_are_taken_back_by_one_look(desk: Desk) -> No
     desk.sandbox.switch("latency", match={"method": "GET"}, seconds=0, times=None)
 
     for event in events:
-        notices.store(desk.till, event)
+        webhooks.store(desk.till, event)
     desk.drain()
 
     (counted,) = requests.get(f"{desk.sandbox.url}/_sandbox/switches", timeout=10).json()[
@@ -398,7 +399,7 @@ def test_a_notice_that_comes_during_a_look_is_looked_at_again(
         looks.append(payment_id)
         found = refunds_of(payment_id)
         if len(looks) == 1:
-            notices.store(desk.till, second)
+            webhooks.store(desk.till, second)
         return found
 
     monkeypatch.setattr(desk.till.processor, "refunds_of", look)
@@ -414,12 +415,12 @@ def test_the_notices_of_one_user_leave_turns_to_the_others(desk: Desk) -> None:
         customer.ask()
         customer.credited()
     for event in [*refund_many(desk, busy, 5), *refund_many(desk, other, 1)]:
-        notices.store(desk.till, event)
+        webhooks.store(desk.till, event)
         desk.clock.advance(seconds=1)
     desk.clock.advance(minutes=2)
 
     with desk.till.database.begin() as session:
-        first = notices.due(session, desk.clock(), limit=2)
+        first = webhooks.due(session, desk.clock(), limit=2)
 
     assert set(first.values()) == {busy.user_id, other.user_id}
 
@@ -446,7 +447,7 @@ def test_a_notice_that_can_never_be_worked_off_is_given_up_visibly(desk: Desk) -
     with desk.till.database.begin() as session:
         notice = session.get_one(Notice, event_id)
         found = problems.listed(session, desk.clock(), 9).problems
-    assert (notice.next_try_at, notice.tries) == (None, notices.TRIES_MAX)
+    assert (notice.next_try_at, notice.tries) == (None, webhooks.TRIES_MAX)
     assert [p.message for p in found if p.code == "notice_given_up"] == [
         f"payment_intent.succeeded {event_id}: {notice.last_error}"
     ]

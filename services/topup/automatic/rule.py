@@ -18,11 +18,12 @@ from chassis.money import format_usd, whole_cents
 from chassis.outbox import publish
 from contracts.errors import NotFound
 from contracts.topup import AutoTopupOutcome, AutoTopupRefused, RefusalCode, TopupKind, Trigger
-from services.topup import disputes, limits, pages, topups, triggers
-from services.topup.limits import Usage
+from services.topup import topups
+from services.topup.automatic import disputes, limits, pages, triggers
+from services.topup.automatic.limits import Usage
 from services.topup.models import AutoTopupSettings, RefusalRecord, Topup, TriggerRecord
 from services.topup.policy import Policy
-from services.topup.till import Funds
+from services.topup.wallet_questions import Funds
 
 STOPPED = "Automatic charges are stopped for everybody at present. You can still buy credits."
 RETRY_STOPPED = timedelta(minutes=5)
@@ -291,7 +292,7 @@ def reserve(
     ``waiting_micros`` is what a fresh event said, None to add up what waits.
     """
     user_id = session.get_one(TriggerRecord, trigger_id).user_id
-    settings = lock_settings(session, user_id)
+    settings = topups.lock_settings(session, user_id)
     record = session.get_one(
         TriggerRecord, trigger_id, with_for_update=True, populate_existing=True
     )
@@ -343,11 +344,6 @@ def decide_about(
     if is_too_much and 0 < needed_micros < waiting_micros:
         return decide(policy, settings, usage, funds, trigger, needed_micros, now)
     return decision
-
-
-def lock_settings(session: Session, user_id: UUID) -> AutoTopupSettings | None:
-    """The user's settings, locked to the end of the transaction."""
-    return session.get(AutoTopupSettings, user_id, with_for_update=True, populate_existing=True)
 
 
 def _wallet_silent(record: TriggerRecord, now: datetime) -> Refusal:

@@ -14,7 +14,8 @@ from sqlalchemy.orm import Session
 
 from contracts.errors import Conflict
 from contracts.topup import TopupKind, TopupStatus, Trigger
-from services.topup import topups, triggers
+from services.topup import topups
+from services.topup.automatic import triggers
 from services.topup.models import Topup
 from services.topup.policy import Policy
 

@@ -12,7 +12,7 @@ from chassis.identifiers import new_id
 from chassis.outbox import publish
 from contracts.errors import NotFound
 from contracts.topup import CardExpiring, PaymentMethod, PaymentMethodList
-from services.topup import auto_topup, customers, pauses
+from services.topup import topups
 from services.topup.models import AutoTopupSettings, Card, Customer
 from services.topup.processor import Missing, Object, ProcessorError
 from services.topup.till import Till
@@ -21,63 +21,6 @@ log = logging.getLogger(__name__)
 
 EXPIRES_SOON_MONTHS = 2
 LEASE = timedelta(minutes=5)
-
-
-def keep_of(session: Session, payment: Object, now: datetime) -> str | None:
-    """Keep the card of a payment if its owner wanted that: then it belongs to the customer."""
-    method = payment.get("payment_method")
-    if not isinstance(method, dict) or not method.get("customer"):
-        return None
-    keep(session, method, now)
-    return str(method["id"])
-
-
-def keep(session: Session, payment_method: Object, now: datetime) -> None:
-    """Store a card as the processor describes it. A new one ends pauses that an old one caused.
-
-    A card of nobody's, or of a customer that is not ours, is marked as removed if we knew it.
-    """
-    user_id = customers.user_of(session, payment_method.get("customer"))
-    details = payment_method.get("card")
-    settings = _lock_owner(session, user_id) if user_id is not None else None
-    card = session.get(Card, payment_method["id"], populate_existing=True)
-    if user_id is None or details is None:
-        if card is not None:
-            _mark_removed(session, card, now)
-            card.detached_at = now
-        return
-    is_new = card is None
-    if card is None:
-        card = Card(payment_method_id=payment_method["id"], user_id=user_id, added_at=now)
-        _describe(card, details)
-        _replace_same(session, card, settings, now)
-        session.add(card)
-    _describe(card, details)
-    session.flush()
-    if not is_new or settings is None or settings.paused_code not in pauses.A_NEW_CARD_HELPS:
-        return
-    settings.payment_method_id = card.payment_method_id
-    pauses.resume(session, settings, "You added a card.", now)
-
-
-def _replace_same(
-    session: Session, new: Card, settings: AutoTopupSettings | None, now: datetime
-) -> None:
-    """One card is one entry: saved again it takes the place of the entry that it had before.
-
-    The old entry is detached at the processor like any that was removed.
-    """
-    old = same_card(session, new.user_id, new.fingerprint)
-    new.is_default = old.is_default if old else default_of(session, new.user_id) is None
-    if old is None:
-        return
-    old.removed_at, old.is_default = now, False
-    session.flush()
-    if settings is None:
-        return
-    for role in ("payment_method_id", "backup_payment_method_id", "declined_payment_method_id"):
-        if getattr(settings, role) == old.payment_method_id:
-            setattr(settings, role, new.payment_method_id)
 
 
 def same_card(session: Session, user_id: UUID, fingerprint: str) -> Card | None:
@@ -92,18 +35,19 @@ def same_card(session: Session, user_id: UUID, fingerprint: str) -> Card | None:
     )
 
 
-def _lock_owner(session: Session, user_id: UUID) -> AutoTopupSettings | None:
+def lock_owner(session: Session, user_id: UUID) -> AutoTopupSettings | None:
     """The owner's settings. Holds all the owner's cards to the end of the transaction.
 
     A notice and the person's own return tell of the same card at the same moment. The settings
     are locked first, as everywhere, so that nobody waits in a circle.
     """
-    settings = auto_topup.lock_settings(session, user_id)
+    settings = topups.lock_settings(session, user_id)
     session.get(Customer, user_id, with_for_update=True)
     return settings
 
 
-def _describe(card: Card, details: Object) -> None:
+def describe(card: Card, details: Object) -> None:
+    """Write down what the processor says of a card."""
     expiry = (details["exp_month"], details["exp_year"])
     if (card.exp_month, card.exp_year) != expiry:
         card.expiry_warned_at = None
@@ -113,7 +57,7 @@ def _describe(card: Card, details: Object) -> None:
     card.fingerprint = details.get("fingerprint") or ""
 
 
-def saved(session: Session, user_id: UUID) -> list[Card]:
+def of_user(session: Session, user_id: UUID) -> list[Card]:
     """The user's cards, the default first, then the newest."""
     return list(
         session.scalars(
@@ -141,7 +85,7 @@ def get(session: Session, user_id: UUID, payment_method_id: str) -> Card:
 
 def set_default(session: Session, user_id: UUID, payment_method_id: str) -> None:
     """Make it the default one. Raises ``NotFound``."""
-    _lock_owner(session, user_id)
+    lock_owner(session, user_id)
     card = get(session, user_id, payment_method_id)
     _clear_default(session, user_id)
     card.is_default = True
@@ -153,56 +97,6 @@ def _clear_default(session: Session, user_id: UUID) -> None:
         .where(Card.user_id == user_id, Card.is_default, Card.removed_at.is_(None))
         .values(is_default=False)
     )
-
-
-def remove(session: Session, user_id: UUID, payment_method_id: str, now: datetime) -> None:
-    """Forget a card; the processor is told afterwards. Raises ``NotFound``."""
-    _mark_removed(session, get(session, user_id, payment_method_id), now)
-
-
-def _mark_removed(session: Session, card: Card, now: datetime) -> None:
-    settings = _lock_owner(session, card.user_id)
-    # Another card may have been removed meanwhile, and have left this one as the default.
-    session.refresh(card)
-    if card.removed_at is not None:
-        return
-    was_default = card.is_default
-    card.removed_at = now
-    card.is_default = False
-    session.flush()
-    if was_default:
-        others = saved(session, card.user_id)
-        if others:
-            others[0].is_default = True
-    if settings is not None:
-        _leave_auto_topup(session, settings, card.payment_method_id, now)
-
-
-def forget_customer(session: Session, customer_id: str, now: datetime) -> None:
-    """The processor has deleted this customer, and the cards with it."""
-    user_id = customers.user_of(session, customer_id)
-    if user_id is None:
-        return
-    _lock_owner(session, user_id)
-    customers.forget(session, customer_id, now)
-    for card in saved(session, user_id):
-        _mark_removed(session, card, now)
-        card.detached_at = now
-
-
-def _leave_auto_topup(
-    session: Session, settings: AutoTopupSettings, payment_method_id: str, now: datetime
-) -> None:
-    """Automatic top-up goes on with the backup card, or pauses and says so."""
-    if settings.backup_payment_method_id == payment_method_id:
-        settings.backup_payment_method_id = None
-    if settings.payment_method_id != payment_method_id:
-        return
-    settings.payment_method_id = settings.backup_payment_method_id
-    settings.backup_payment_method_id = None
-    if settings.payment_method_id is None:
-        reason = "The card for auto top-up was removed. Add or choose another one."
-        pauses.pause(session, settings, pauses.CARD_REMOVED, reason, now)
 
 
 def detach(till: Till, payment_method_id: str) -> None:
@@ -289,7 +183,7 @@ def _warn_some(session: Session, now: datetime, limit: int) -> int:
 def reply_list(session: Session, user_id: UUID, now: datetime) -> PaymentMethodList:
     """All saved cards as other services see them."""
     settings = session.get(AutoTopupSettings, user_id)
-    cards = [reply(card, settings, now) for card in saved(session, user_id)]
+    cards = [reply(card, settings, now) for card in of_user(session, user_id)]
     return PaymentMethodList(payment_methods=cards)
 
 

@@ -26,7 +26,10 @@ from contracts.errors import (
 from contracts.topup import CardSetup as CardSetupReply
 from contracts.topup import StartCardSetup, StartTopup, TopupKind, TopupStatus
 from contracts.topup import Topup as TopupReply
-from services.topup import auto_topup, cards, customers, outcomes, pages, pauses, topups, triggers
+from services.topup import topups
+from services.topup.automatic import card_changes, pages, pauses, triggers
+from services.topup.cards import customers
+from services.topup.charging import outcomes
 from services.topup.models import AutoTopupSettings, CardSetup, Command, Topup
 from services.topup.policy import Policy
 from services.topup.processor import (
@@ -129,7 +132,7 @@ def begin(
     topup.next_look_at = pages.first_look_at(topup, now)
     if command.purchase_id is not None:
         # Whoever reserves an automatic charge holds the settings: it sees this page, or we see it.
-        auto_topup.lock_settings(session, command.user_id)
+        topups.lock_settings(session, command.user_id)
         pages.refuse_second_payer(session, command.user_id, command.purchase_id)
         _give_way(session, command.user_id, command.purchase_id, now)
     session.add(topup)
@@ -204,7 +207,7 @@ def _opened(
             return open_page(customer_id)
         except CustomerGone:
             with till.database.begin() as session:
-                cards.forget_customer(session, customer_id, till.clock())
+                card_changes.forget_customer(session, customer_id, till.clock())
             return open_page(customers.ensure(till, command.user_id, command.email))
     except ProcessorError as error:
         raise _could_not_open(error) from error
@@ -319,7 +322,7 @@ def _settle_setup(session: Session, page: Object, now: datetime) -> None:
     session.execute(update(CardSetup).where(CardSetup.session_id == page["id"]).values(done_at=now))
     setup = page.get("setup_intent") or {}
     if page["status"] == "complete" and setup.get("status") == "succeeded":
-        cards.keep(session, setup["payment_method"], now)
+        card_changes.keep(session, setup["payment_method"], now)
 
 
 def _settle_payment(session: Session, till: Till, page: Object, now: datetime) -> None:
@@ -332,7 +335,7 @@ def _settle_payment(session: Session, till: Till, page: Object, now: datetime) -
     payment = page.get("payment_intent")
     if page["payment_status"] == "paid" and payment is not None:
         outcomes.settle(session, till.policy, settings, topup, payment, now)
-        cards.keep_of(session, payment, now)
+        card_changes.keep_of(session, payment, now)
     elif page["status"] == "expired" and topup.session_id == page["id"]:
         _give_up(session, settings, topup, topup.closing_reason or pages.NOT_USED, now)
 

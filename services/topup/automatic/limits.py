@@ -13,7 +13,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from contracts.topup import TopupKind, TopupStatus
-from services.topup import disputes, pages
+from services.topup.automatic import disputes, pages
 from services.topup.models import Switch, Topup
 from services.topup.policy import Policy
 from services.topup.processor import UNREACHED

@@ -18,7 +18,8 @@ from chassis.identifiers import new_id
 from chassis.money import format_usd, from_cents
 from chassis.outbox import publish
 from contracts.topup import TopupRestored, TopupReversed
-from services.topup import disputes, outcomes, pauses
+from services.topup.automatic import disputes, pauses
+from services.topup.charging import outcomes
 from services.topup.models import AutoTopupSettings, Reversal, Topup
 from services.topup.processor import Object
 from services.topup.till import Till

@@ -26,19 +26,19 @@ from contracts.topup import (
     Trigger,
 )
 from contracts.topup import Topup as TopupReply
-from services.topup import (
-    auto_topup,
-    cards,
+from services.topup import topups
+from services.topup.automatic import (
     consent,
     disputes,
     forecast,
     limits,
     pages,
     pauses,
-    topups,
+    rule,
     triggers,
 )
-from services.topup.consent import Terms
+from services.topup.automatic.consent import Terms
+from services.topup.cards import saved_cards
 from services.topup.models import (
     AutoTopupSettings,
     Card,
@@ -47,7 +47,7 @@ from services.topup.models import (
     Topup,
 )
 from services.topup.policy import Policy
-from services.topup.till import Funds
+from services.topup.wallet_questions import Funds
 
 QUIET = (
     RefusalCode.DISABLED,
@@ -144,7 +144,7 @@ def _was_done(session: Session, command: ConfigureAutoTopup, now: datetime) -> b
 
 
 def _switch_off(session: Session, user_id: UUID, now: datetime) -> None:
-    settings = auto_topup.lock_settings(session, user_id)
+    settings = topups.lock_settings(session, user_id)
     if settings is not None:
         settings.is_enabled = False
         _tell_new_version(session, settings, now)
@@ -155,14 +155,14 @@ def account_froze(
 ) -> None:
     """Nothing is charged for a wallet that cannot spend it, and no page is left to pay on."""
     pages.close_frozen(session, user_id, froze_at, now)
-    settings = auto_topup.lock_settings(session, user_id)
+    settings = topups.lock_settings(session, user_id)
     if settings is not None:
         sentence = f"The account is frozen: {reason}"
         pauses.pause(session, settings, pauses.ACCOUNT_FROZEN, sentence, now)
 
 
 def _locked_or_new(session: Session, user_id: UUID, now: datetime) -> AutoTopupSettings:
-    settings = auto_topup.lock_settings(session, user_id)
+    settings = topups.lock_settings(session, user_id)
     if settings is None:
         settings = AutoTopupSettings(
             user_id=user_id,
@@ -213,7 +213,7 @@ def _check(
     consent.require(command.consent, command.consent_version, is_needed=is_needed)
     for chosen in (command.payment_method_id, command.backup_payment_method_id):
         if chosen is not None:
-            cards.get(session, command.user_id, chosen)
+            saved_cards.get(session, command.user_id, chosen)
     backup = wanted.backup_payment_method_id
     if backup is not None and backup == wanted.payment_method_id:
         raise BadRequest(
@@ -241,7 +241,7 @@ def _check_limits(wanted: Terms) -> None:
 def _usual_card(session: Session, user_id: UUID, settings: AutoTopupSettings) -> str | None:
     if settings.payment_method_id is not None:
         return settings.payment_method_id
-    default = cards.default_of(session, user_id)
+    default = saved_cards.default_of(session, user_id)
     return default.payment_method_id if default else None
 
 
@@ -283,7 +283,7 @@ def _tell_new_version(session: Session, settings: AutoTopupSettings, now: dateti
 def preview(
     session: Session, now: datetime, request: PreviewAutoTopup, policy: Policy
 ) -> AutoTopupPreview:
-    """What would be done about a shortfall now, as :func:`auto_topup.decide` decides it.
+    """What would be done about a shortfall now, as :func:`rule.decide` decides it.
 
     Behind what only holds a charge up we look: a limit that comes then is what counts.
     """
@@ -291,19 +291,19 @@ def preview(
     settings = session.get(AutoTopupSettings, user_id)
     usage = limits.usage(session, user_id, now, policy, purchase)
 
-    def decide(usage: limits.Usage, at: datetime) -> auto_topup.Charge | auto_topup.Refusal:
+    def decide(usage: limits.Usage, at: datetime) -> rule.Charge | rule.Refusal:
         funds, shortfall_micros = Funds(available_micros=0), request.shortfall_micros
         trigger = Trigger.PURCHASE
-        return auto_topup.decide(policy, settings, usage, funds, trigger, shortfall_micros, at)
+        return rule.decide(policy, settings, usage, funds, trigger, shortfall_micros, at)
 
     refusal, then = None, decide(usage, now)
-    if isinstance(then, auto_topup.Refusal):
+    if isinstance(then, rule.Refusal):
         refusal = then
         is_sure = settings is None or not settings.declines
-        if refusal.code in auto_topup.HELD_UP and refusal.retry_at is not None and is_sure:
+        if refusal.code in rule.HELD_UP and refusal.retry_at is not None and is_sure:
             then = decide(usage.when_at_rest(), refusal.retry_at)
-            refusal = then if isinstance(then, auto_topup.Refusal) else refusal
-    charge = then if isinstance(then, auto_topup.Charge) else None
+            refusal = then if isinstance(then, rule.Refusal) else refusal
+    charge = then if isinstance(then, rule.Charge) else None
     card = session.get(Card, charge.payment_method_id) if charge is not None else None
     page = pages.open_for(session, user_id, purchase) if purchase else None
     amount_micros = charge.amount_micros if charge is not None else 0
@@ -316,7 +316,7 @@ def preview(
         card_brand=card.brand if card else "",
         card_last4=card.last4 if card else "",
         confirm_url=settings.confirm_url if settings is not None and refusal is not None else None,
-        retry_at=refusal.retry_at if refusal and refusal.code in auto_topup.PASSING else None,
+        retry_at=refusal.retry_at if refusal and refusal.code in rule.PASSING else None,
         is_being_confirmed=bool(purchase) and pages.is_being_confirmed(session, user_id, purchase),
         card_page_url=topups.reply(page).checkout_url if page is not None else None,
     )
@@ -375,7 +375,7 @@ def _state(settings: AutoTopupSettings, is_stopped: bool) -> tuple[str, str, str
     if settings.paused_code:
         return "paused", settings.paused_code, settings.paused_reason
     if is_stopped:
-        return "paused", RefusalCode.STOPPED_BY_OPERATOR, auto_topup.STOPPED
+        return "paused", RefusalCode.STOPPED_BY_OPERATOR, rule.STOPPED
     return "active", "", ""
 
 
@@ -387,7 +387,7 @@ def _card(
     session: Session, payment_method_id: str | None, settings: AutoTopupSettings, now: datetime
 ) -> PaymentMethod | None:
     card = session.get(Card, payment_method_id) if payment_method_id else None
-    return cards.reply(card, settings, now) if card is not None else None
+    return saved_cards.reply(card, settings, now) if card is not None else None
 
 
 def _limit(

@@ -14,7 +14,9 @@ from sqlalchemy.orm import Session
 from chassis.money import to_cents
 from contracts.errors import NotFound
 from contracts.topup import TopupKind, TopupStatus
-from services.topup import auto_topup, cards, declines, limits, pauses, topups, triggers
+from services.topup import topups
+from services.topup.automatic import card_changes, limits, pauses, triggers
+from services.topup.cards import declines, saved_cards
 from services.topup.models import AutoTopupSettings, Topup, TriggerRecord
 from services.topup.policy import Policy
 from services.topup.processor import (
@@ -77,7 +79,7 @@ def record_payment(till: Till, payment: Object) -> Topup | None:
 def lock_both(session: Session, topup_id: UUID) -> tuple[AutoTopupSettings | None, Topup]:
     """The settings of its owner, then the top-up, locked in the order that all keep to."""
     owner = topups.find(session, topup_id)
-    settings = auto_topup.lock_settings(session, owner.user_id)
+    settings = topups.lock_settings(session, owner.user_id)
     return settings, topups.lock(session, topup_id)
 
 
@@ -145,8 +147,8 @@ def _use_confirmed_card_from_now_on(
     session: Session, settings: AutoTopupSettings, payment: Object, now: datetime
 ) -> None:
     """The card that its owner confirmed is the one that the bank lets through."""
-    confirmed = cards.keep_of(session, payment, now)
-    saved = {card.payment_method_id for card in cards.saved(session, settings.user_id)}
+    confirmed = card_changes.keep_of(session, payment, now)
+    saved = {card.payment_method_id for card in saved_cards.of_user(session, settings.user_id)}
     if confirmed not in saved:
         return
     settings.payment_method_id = confirmed

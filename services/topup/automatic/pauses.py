@@ -8,8 +8,9 @@ from sqlalchemy.orm import Session
 from chassis.identifiers import new_id
 from chassis.outbox import publish
 from contracts.topup import AutoTopupPaused, AutoTopupResumed, TopupStatus
-from services.topup import declines, triggers
-from services.topup.declines import Verdict
+from services.topup.automatic import triggers
+from services.topup.cards import declines
+from services.topup.cards.declines import Verdict
 from services.topup.models import AutoTopupSettings, Topup
 from services.topup.policy import Policy
 

@@ -1,4 +1,4 @@
-"""What will be charged by itself: the rule of :mod:`services.topup.auto_topup`, played forward.
+"""What will be charged by itself: the rule of :mod:`services.topup.automatic.rule`, played forward.
 
 Pages, the API and dry runs ask here before a person confirms anything, and here alone, so that
 what they announce is what is charged then. The story that is played: the money is spent, a
@@ -20,14 +20,14 @@ from contracts.topup import (
     RefusalCode,
     Trigger,
 )
-from services.topup import auto_topup, limits, triggers
-from services.topup.auto_topup import Charge, Refusal
-from services.topup.books import credit_key
-from services.topup.limits import Usage
+from services.topup.automatic import limits, rule, triggers
+from services.topup.automatic.limits import Usage
+from services.topup.automatic.rule import Charge, Refusal
+from services.topup.automatic.triggers import Pending
 from services.topup.models import AutoTopupSettings, Card
 from services.topup.policy import Policy
-from services.topup.till import Funds, Till
-from services.topup.triggers import Pending
+from services.topup.till import Till
+from services.topup.wallet_questions import Funds, credit_key
 
 CHARGES_MAX = 20
 PASSING = (RefusalCode.COOL_DOWN, RefusalCode.IN_FLIGHT)
@@ -107,7 +107,7 @@ class Story:
 
     def _decide(self, item: Pending) -> None:
         is_own = item.needed_micros > 0 and item.reference == self.own
-        decision = auto_topup.decide_about(
+        decision = rule.decide_about(
             self.policy,
             self.settings,
             self.usage if is_own else replace(self.usage, card_page_until=None),

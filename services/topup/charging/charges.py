@@ -20,12 +20,15 @@ from chassis.database import after_commit
 from chassis.money import to_cents
 from contracts.errors import ServiceError
 from contracts.topup import TopupStatus, Trigger
-from services.topup import auto_topup, cards, checkout, disputes, limits, outcomes, topups, triggers
-from services.topup.auto_topup import Refusal
+from services.topup import topups
+from services.topup.automatic import card_changes, disputes, limits, rule, triggers
+from services.topup.automatic.rule import Refusal
+from services.topup.charging import checkout, outcomes
 from services.topup.models import AutoTopupSettings, Customer, Topup, TriggerRecord
 from services.topup.policy import Policy
 from services.topup.processor import CustomerGone, Object, ProcessorError, Unreached
-from services.topup.till import Funds, Till
+from services.topup.till import Till
+from services.topup.wallet_questions import Funds
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +57,7 @@ def pursue(till: Till, trigger_id: UUID) -> Topup | Refusal | None:
     is_fresh = record.tries == 0 and now - record.raised_at <= till.policy.stale_after
     funds, waiting_micros = _situation(till, record, now, is_fresh and not was_paid_since)
     with till.database.begin() as session:
-        outcome = auto_topup.reserve(session, now, trigger_id, funds, till.policy, waiting_micros)
+        outcome = rule.reserve(session, now, trigger_id, funds, till.policy, waiting_micros)
     if isinstance(outcome, Topup):
         crash_point("topup.after_reserve")
         till.later(charge, till, outcome.topup_id, owner=outcome.user_id)
@@ -94,7 +97,7 @@ def _mark_sent(session: Session, topup_id: UUID, policy: Policy, now: datetime) 
         topups.cancel(topup, refusal.reason if refusal else "", now)
         record = outcomes.trigger_of(session, topup)
         if record is not None and refusal is not None:
-            auto_topup.refuse(session, record, refusal, now)
+            rule.refuse(session, record, refusal, now)
         return None
     news = overtaken_by(session, settings, topup, policy, now)
     if news:
@@ -112,7 +115,7 @@ def may_send(
     session: Session, settings: AutoTopupSettings | None, policy: Policy, now: datetime
 ) -> Refusal | None:
     """Whether a reserved charge may still go out."""
-    return auto_topup.switched_off(
+    return rule.switched_off(
         settings,
         now,
         has_open_dispute=settings is not None and disputes.has_open(session, settings.user_id),
@@ -130,7 +133,7 @@ def overtaken_by(
         return "What it was for needs no money any more."
     if settings.settings_version != topup.settings_version:
         return "The settings were changed before it went out."
-    if auto_topup.card_to_charge(settings) != topup.payment_method_id:
+    if rule.card_to_charge(settings) != topup.payment_method_id:
         return "The card was removed or replaced before it went out."
     if limits.was_paid_since(session, topup.user_id, topup.created_at):
         return "Other credits were paid before it went out."
@@ -170,7 +173,7 @@ def send(till: Till, topup: Topup, *, is_first: bool = True) -> None:
         if is_unsent and outcomes.give_back_unsent(session, topup, till.clock()):
             return
         if isinstance(outcome, CustomerGone):
-            cards.forget_customer(session, topup.customer_id or "", till.clock())
+            card_changes.forget_customer(session, topup.customer_id or "", till.clock())
         topup = outcomes.record(session, till.policy, topup.topup_id, outcome, till.clock())
     crash_point("topup.after_record")
     if topup.status == TopupStatus.ACTION_REQUIRED:

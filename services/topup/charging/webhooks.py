@@ -24,10 +24,13 @@ from chassis.database import after_commit
 from chassis.metrics import Gauge
 from contracts.errors import BadRequest
 from contracts.topup import ReceiveWebhook
-from services.topup import cards, checkout, customers, outcomes, reversals, turns
+from services.topup import turns
+from services.topup.automatic import card_changes
+from services.topup.cards import customers
+from services.topup.charging import checkout, outcomes, reversals
+from services.topup.charging.reversals import Overtaken
 from services.topup.models import Notice, Topup
 from services.topup.processor import BadSignature, Missing, Object, ProcessorError
-from services.topup.reversals import Overtaken
 from services.topup.till import Till
 
 log = logging.getLogger(__name__)
@@ -205,19 +208,19 @@ def _payment_changed(till: Till, payment_id: str) -> None:
         log.warning("a payment of nobody's", extra={"payment": payment_id})
     elif payment["status"] == "succeeded":
         with till.database.begin() as session:
-            cards.keep_of(session, payment, till.clock())
+            card_changes.keep_of(session, payment, till.clock())
 
 
 def _card_changed(till: Till, payment_method_id: str) -> None:
     method = till.processor.get_payment_method(payment_method_id)
     with till.database.begin() as session:
-        cards.keep(session, method, till.clock())
+        card_changes.keep(session, method, till.clock())
 
 
 def _customer_deleted(till: Till, customer_id: str) -> None:
     if till.processor.get_customer(customer_id).get("deleted"):
         with till.database.begin() as session:
-            cards.forget_customer(session, customer_id, till.clock())
+            card_changes.forget_customer(session, customer_id, till.clock())
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,9 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from contracts.topup import TopupKind, TopupStatus
-from services.topup import charges, checkout, outcomes, pages, pauses, topups, turns
+from services.topup import topups, turns
+from services.topup.automatic import pages, pauses
+from services.topup.charging import charges, checkout, outcomes
 from services.topup.models import AutoTopupSettings, Topup
 from services.topup.processor import Object, ProcessorError
 from services.topup.till import Till

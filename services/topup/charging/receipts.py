@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 from chassis.money import MINUS, format_usd
 from contracts.errors import Conflict
 from contracts.topup import Receipt, ReceiptLine, TopupKind, TopupStatus, brand_name
-from services.topup import reversals, topups
+from services.topup import topups
+from services.topup.charging import reversals
 from services.topup.models import Reversal, Topup
 
 DESCRIPTION = "Mycelium credits (1 credit = 1 US dollar)"

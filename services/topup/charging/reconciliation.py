@@ -22,11 +22,12 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from chassis.money import format_usd, from_cents
-from services.topup import limits
+from services.topup.automatic import limits
+from services.topup.charging.outcomes import PAID, is_given_back, is_paid_with
 from services.topup.models import Difference, Reversal, Topup
-from services.topup.outcomes import PAID, is_given_back, is_paid_with
 from services.topup.processor import CURRENCY, TOPUP_ID, Missing, Object
 from services.topup.till import Till
+from services.topup.wallet_questions import credit_key, restored_key, reversal_key
 
 SETTLES_WITHIN = timedelta(minutes=15)
 """What is younger may still be on its way between two books."""
@@ -73,21 +74,6 @@ class Books:
     """All credits of top-ups that the ledger recorded on this day, None for part of a day."""
     ledger_found_micros: int = 0
     """Those of them that belong to our top-ups."""
-
-
-def credit_key(topup_id: UUID) -> str:
-    """The key under which the wallet credits a top-up."""
-    return f"topup:{topup_id}"
-
-
-def reversal_key(reversal_id: str) -> str:
-    """The key under which the wallet takes a reversal back."""
-    return f"reversal:{reversal_id}"
-
-
-def restored_key(reversal_id: str) -> str:
-    """The key under which the wallet gives it back."""
-    return f"restored:{reversal_id}"
 
 
 def compare(books: Books, since: datetime, until: datetime) -> list[Found]:

@@ -1,0 +1,116 @@
+"""What is asked of the wallet: what it holds, and what its ledger did under a key of ours."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+from uuid import UUID
+
+from contracts.errors import NotFound
+from contracts.messages import ReplyT, Request
+from contracts.wallet import (
+    AccountStatus,
+    CreditPage,
+    GetByKey,
+    GetWallet,
+    KeyState,
+    ListCredits,
+    Statement,
+    Totals,
+    TransactionKind,
+)
+
+WALLET_TIMEOUT_S = 3.0
+REPORT_TIMEOUT_S = 60.0
+TOPUPS = (TransactionKind.TOPUP, TransactionKind.AUTO_TOPUP)
+IDLE_AFTER = timedelta(days=35)
+"""Longer than a month, so that whoever has something running has paid for it within this."""
+SPENDING = [TransactionKind.PURCHASE, TransactionKind.RENEWAL, TransactionKind.USAGE]
+
+
+@dataclass(frozen=True)
+class Funds:
+    """What a wallet holds at present. ``is_idle``: nothing was bought or renewed for a month."""
+
+    available_micros: int
+    is_frozen: bool = False
+    is_idle: bool = False
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the ledger did under an idempotency key; positive is money into a wallet."""
+
+    amount_micros: int
+    recorded_at: datetime
+
+
+def credit_key(topup_id: UUID) -> str:
+    """The key under which the wallet credits a top-up."""
+    return f"topup:{topup_id}"
+
+
+def reversal_key(reversal_id: str) -> str:
+    """The key under which the wallet takes a reversal back."""
+    return f"reversal:{reversal_id}"
+
+
+def restored_key(reversal_id: str) -> str:
+    """The key under which the wallet gives it back."""
+    return f"restored:{reversal_id}"
+
+
+class CallsServices(Protocol):
+    """Whatever can make a call: the service's ``Caller``, or a client of a test's."""
+
+    def call(self, request: Request[ReplyT], timeout_s: float = ...) -> ReplyT: ...
+
+
+class WalletQuestions:
+    """The only thing that this service asks of another one."""
+
+    def __init__(self, caller: CallsServices) -> None:
+        self._caller = caller
+
+    def funds(self, user_id: UUID, now: datetime) -> Funds:
+        """Errors: ``Unavailable``, ``DeadlineExceeded``. Nobody's wallet is an empty one."""
+        try:
+            wallet = self._caller.call(GetWallet(user_id=user_id), WALLET_TIMEOUT_S)
+            spent = self._caller.call(
+                Statement(user_id=user_id, kinds=SPENDING, since=now - IDLE_AFTER, limit=1),
+                WALLET_TIMEOUT_S,
+            )
+        except NotFound:
+            return Funds(available_micros=0, is_idle=True)
+        return Funds(
+            available_micros=wallet.available_micros,
+            is_frozen=wallet.status == AccountStatus.FROZEN,
+            is_idle=not spent.transactions,
+        )
+
+    def entry(self, key: str) -> Entry | None:
+        """What the ledger did under this key, None if nothing. Errors: as :meth:`funds`."""
+        outcome = self._caller.call(GetByKey(idempotency_key=key), WALLET_TIMEOUT_S)
+        if outcome.state != KeyState.DONE or outcome.reply is None or outcome.recorded_at is None:
+            return None
+        return Entry(int(outcome.reply["amount_micros"]), outcome.recorded_at)
+
+    def topup_credits_micros(self, since: datetime, until: datetime) -> int:
+        """All that the ledger credited as top-ups in whole UTC days. Errors: as :meth:`funds`."""
+        report = self._caller.call(Totals(since=since, until=until), REPORT_TIMEOUT_S)
+        return sum(day.credited_micros for day in report.days if day.kind in TOPUPS)
+
+    def credits(self, after_position: int) -> CreditPage:
+        """What came into wallets after a position of the ledger. Errors: as :meth:`funds`."""
+        return self._caller.call(ListCredits(after_position=after_position), REPORT_TIMEOUT_S)
+
+
+class AsksWallet(Protocol):
+    """What is known of wallets; a simulation has its own."""
+
+    def funds(self, user_id: UUID, now: datetime) -> Funds: ...
+
+    def entry(self, key: str) -> Entry | None: ...
+
+    def topup_credits_micros(self, since: datetime, until: datetime) -> int: ...
+
+    def credits(self, after_position: int) -> CreditPage: ...
