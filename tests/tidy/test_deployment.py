@@ -78,3 +78,23 @@ def test_no_image_of_ours_runs_as_root(dockerfile: str) -> None:
     assert re.findall(r"^USER (\S+)$", (ROOT / dockerfile).read_text(), re.MULTILINE) == [
         "mycelium"
     ]
+
+
+def test_every_setting_of_what_is_kept_how_long_reaches_its_container() -> None:
+    told = re.findall(
+        r"`([A-Z_]+_KEPT_DAYS)`, ([a-z, ]+) \|", (ROOT / "docs/operations.md").read_text()
+    )
+    readers = {
+        setting: ["wallet", "catalog", "billing", "topup", "notifier"]
+        if who.startswith("services")
+        else [who]
+        for setting, who in told
+    }
+
+    assert len(readers) > 5
+    assert [
+        (name, setting)
+        for setting, names in readers.items()
+        for name in names
+        if setting not in service(name)["environment"]
+    ] == []
