@@ -30,7 +30,7 @@ DOCUMENTS = Path(__file__).parents[2] / "docs" / "schemas"
 def test_the_golden_example_of_a_message_is_still_read_with_every_value(
     service: str, message: type[BaseModel]
 ) -> None:
-    assert message.__name__ in examples(service), "run: python -m tests.contracts.golden"
+    assert message.__name__ in examples(service), "run: make docs"
     example = examples(service)[message.__name__]
 
     read = json.loads(message.model_validate(example).model_dump_json())

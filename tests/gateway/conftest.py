@@ -33,16 +33,17 @@ from deploy.local.broker import Node
 from deploy.local.child import Child
 from deploy.local.processes import ROOT
 from deploy.local.startup import free_port
+from services.gateway.api import OPERATIONS
+from services.gateway.api.openapi import as_text
 from services.gateway.app import create_app
 from services.gateway.models import User
-from services.gateway.openapi import as_text
 from services.gateway.people import tokens, users
 from services.gateway.settings import GatewaySettings
 from tests.patience import eventually
 
 PASSWORD = "correct horse battery"
 NO_BROKER = "amqp://nobody:nothing@127.0.0.1:1/"
-DOCUMENT = simplejson.loads(as_text())
+DOCUMENT = simplejson.loads(as_text(OPERATIONS))
 _REGISTRY = Registry().with_resource(
     "urn:api", Resource.from_contents(DOCUMENT, default_specification=DRAFT202012)
 )

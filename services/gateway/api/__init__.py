@@ -4,14 +4,15 @@ from services.gateway.api import (
     accounts,
     auto_topup,
     deployments,
-    document,
     notifications,
+    openapi,
     products,
     purchases,
     topups,
     wallet,
     webhooks,
 )
+from services.gateway.api.endpoint import OPERATIONS
 
 blueprints = [
     accounts.blueprint,
@@ -23,5 +24,5 @@ blueprints = [
     deployments.blueprint,
     notifications.blueprint,
     webhooks.blueprint,
-    document.blueprint,
+    openapi.serve(OPERATIONS),
 ]

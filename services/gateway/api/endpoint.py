@@ -7,7 +7,7 @@
 
 The view gets what it names: ``user`` unless the endpoint is public, ``body``, ``query``,
 the parts of the path, and ``key`` for a command, which needs an ``Idempotency-Key``.
-:mod:`services.gateway.openapi` writes the same declarations as an OpenAPI document.
+:mod:`services.gateway.api.openapi` writes the same declarations as an OpenAPI document.
 """
 
 from collections.abc import Callable

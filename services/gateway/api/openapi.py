@@ -1,27 +1,23 @@
-"""The OpenAPI 3.1 document, written from the endpoints as they are declared.
+"""The OpenAPI 3.1 document of the endpoints that are handed in, and /api/openapi.json.
 
-``python -m services.gateway.openapi`` writes it to docs/openapi.json; a test fails when that
-file is older than the code. pydantic makes the schemas; what is left is a list of paths. That
-is little enough to need no framework: those that do it as well (spectree, flask-openapi3)
-bring their own validation and error bodies, and ours are part of the contract.
+pydantic makes the schemas; what is left is a list of paths. That is little enough to need no
+framework: those that do it as well (spectree, flask-openapi3) bring their own validation and
+error bodies, and ours are part of the contract.
 """
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import simplejson
+from flask import Blueprint, Response, jsonify
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
+from services.gateway.api.endpoint import Operation
 from services.gateway.api.shapes import ErrorReply
 from services.gateway.idempotency import HEADER, KEY_PATTERN
 
-if TYPE_CHECKING:
-    from services.gateway.api.endpoint import Operation
-
-TARGET = Path(__file__).resolve().parents[2] / "docs" / "openapi.json"
 _REF = "#/components/schemas/{model}"
 _PATH_PART = re.compile(
     r"<(?:(?P<kind>[a-z]+)(?:\(maxlength=(?P<length_max>[0-9]+)\))?:)?(?P<name>\w+)>"
@@ -64,7 +60,7 @@ a person. **Paging** is by `next_cursor`.
 """
 
 
-def describe_api(operations: Sequence["Operation"]) -> dict[str, Any]:
+def describe_api(operations: Sequence[Operation]) -> dict[str, Any]:
     """The document of these endpoints."""
     schemas, definitions = _schemas(operations)
     paths: dict[str, dict[str, Any]] = {}
@@ -92,7 +88,7 @@ def describe_api(operations: Sequence["Operation"]) -> dict[str, Any]:
 
 
 def _schemas(
-    operations: Sequence["Operation"],
+    operations: Sequence[Operation],
 ) -> tuple[dict[type[BaseModel], dict[str, Any]], dict[str, Any]]:
     wanted: dict[type[BaseModel], JsonSchemaMode] = {ErrorReply: "serialization"}
     for operation in operations:
@@ -106,7 +102,7 @@ def _schemas(
 
 
 def _describe(
-    operation: "Operation", schemas: dict[type[BaseModel], dict[str, Any]]
+    operation: Operation, schemas: dict[type[BaseModel], dict[str, Any]]
 ) -> dict[str, Any]:
     described: dict[str, Any] = {
         "operationId": operation.name,
@@ -132,7 +128,7 @@ def _describe(
     return described
 
 
-def _path_parameters(operation: "Operation") -> list[dict[str, Any]]:
+def _path_parameters(operation: Operation) -> list[dict[str, Any]]:
     return [
         {
             "name": part["name"],
@@ -146,7 +142,7 @@ def _path_parameters(operation: "Operation") -> list[dict[str, Any]]:
     ]
 
 
-def _query_parameters(operation: "Operation") -> list[dict[str, Any]]:
+def _query_parameters(operation: Operation) -> list[dict[str, Any]]:
     if operation.query is None:
         return []
     schema = operation.query.model_json_schema(ref_template=_REF)
@@ -162,7 +158,7 @@ def _query_parameters(operation: "Operation") -> list[dict[str, Any]]:
 
 
 def _responses(
-    operation: "Operation", schemas: dict[type[BaseModel], dict[str, Any]]
+    operation: Operation, schemas: dict[type[BaseModel], dict[str, Any]]
 ) -> dict[str, Any]:
     statuses = {400, 404, 422, 429, 500, 502, 503, 504}
     statuses |= set() if operation.is_public else {401, 403}
@@ -183,14 +179,20 @@ def _json(schema: dict[str, Any]) -> dict[str, Any]:
     return {"application/json": {"schema": schema}}
 
 
-def as_text() -> str:
+def as_text(operations: Sequence[Operation]) -> str:
     """The document as it stands in docs/openapi.json."""
-    from services.gateway import api  # noqa: F401 - declares every endpoint
-    from services.gateway.api.endpoint import OPERATIONS
-
-    return simplejson.dumps(describe_api(OPERATIONS), indent=2, ensure_ascii=False) + "\n"
+    return simplejson.dumps(describe_api(operations), indent=2, ensure_ascii=False) + "\n"
 
 
-if __name__ == "__main__":
-    TARGET.write_text(as_text(), encoding="utf-8")
-    print(f"wrote {TARGET.relative_to(Path.cwd())}")
+def serve(operations: Sequence[Operation]) -> Blueprint:
+    """/api/openapi.json: the document of these endpoints."""
+    blueprint = Blueprint("api_openapi", __name__)
+    document = describe_api(operations)
+
+    @blueprint.get("/api/openapi.json")
+    def openapi() -> Response:
+        response = jsonify(document)
+        response.headers["Cache-Control"] = "public, max-age=300"
+        return response
+
+    return blueprint
