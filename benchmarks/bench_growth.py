@@ -14,7 +14,7 @@ from benchmarks.conftest import Record
 from chassis.database import Connected, connect
 from chassis.identifiers import new_id
 from contracts.wallet import Credit, TransactionKind
-from deploy.local.processes import DATABASES, NAMES
+from deploy.parts import DATABASES, PROCESSES
 from tests.conftest import StackFactory
 from tests.local.test_retention import BY_SERVICE
 from tests.patience import eventually
@@ -34,13 +34,13 @@ _SIZES = text(
 
 @pytest.fixture(scope="module")
 def stack(service_stack: StackFactory) -> System:
-    return service_stack(*NAMES)
+    return service_stack(*PROCESSES)
 
 
 @pytest.fixture
 def memory(stack: System) -> Iterator[dict[str, list[float]]]:
     """Process → MiB that are its own (with its children's), read every minute."""
-    seen: dict[str, list[float]] = {name: [] for name in NAMES}
+    seen: dict[str, list[float]] = {name: [] for name in PROCESSES}
     ended = Event()
 
     def watch() -> None:

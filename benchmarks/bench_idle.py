@@ -10,7 +10,8 @@ from sqlalchemy import text
 from benchmarks.conftest import Record
 from chassis.database import connect
 from deploy.local.child import Child
-from deploy.local.processes import DATABASES, NAMES, ROOT
+from deploy.local.processes import ROOT
+from deploy.parts import DATABASES, LISTENERS, PROCESSES
 from tests.conftest import StackFactory
 from tests.system import System
 
@@ -20,20 +21,19 @@ SETTLES_AFTER_S = 75
 _ENDED = text(
     "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()"
 )
-REPLICATED = ("wallet", "catalog", "billing", "topup", "notifier")
 
 
 @pytest.fixture(scope="module")
 def stack(service_stack: StackFactory) -> System:
-    return service_stack(*NAMES)
+    return service_stack(*PROCESSES)
 
 
 def measure_idle_services_of_one_and_of_two_replicas(
     stack: System, record: Record, tmp_path: Path
 ) -> None:
-    children = {name: stack.child(name) for name in NAMES if name != "sandbox"}
+    children = {name: stack.child(name) for name in PROCESSES if name != "sandbox"}
     _record(record, "one replica", stack, list(children.values()))
-    replicas = [_replica(stack, name, tmp_path) for name in REPLICATED]
+    replicas = [_replica(stack, name, tmp_path) for name in LISTENERS]
     try:
         _record(record, "two replicas", stack, [*children.values(), *replicas])
     finally:

@@ -30,6 +30,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deploy import parts
+
 VHOST = "mycelium"
 ADMIN = "mycelium_admin"
 CALLS = "nameko-rpc"
@@ -125,7 +127,6 @@ LOGINS = (
 )
 """The services. Nobody of them may call what makes money or moves it by hand (``credit``,
 ``adjust``, ``reverse``, ``transfer``, ``post_batch``…): that takes a login of a person's."""
-SERVICES = tuple(login.name for login in LOGINS)
 
 _UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _A_REPLY = rf"rpc\.reply-[a-z0-9_]+-{_UUID}"
@@ -246,7 +247,7 @@ def _binding(vhost: str, source: str, destination: str, routing_key: str) -> dic
 def definitions(passwords: Mapping[str, str]) -> dict[str, Entries]:
     """The product's virtual host and its users; ``passwords`` has one for each of them."""
     users = [_user(ADMIN, passwords[ADMIN], "administrator")]
-    users += [_user(name, passwords[name]) for name in SERVICES]
+    users += [_user(name, passwords[name]) for name in parts.LOGINS]
     return {"users": users, **access(VHOST)}
 
 
@@ -276,7 +277,7 @@ def hashed_password(password: str) -> str:
 def _name(value: str) -> str:
     if not re.fullmatch("[a-z][a-z0-9_]{1,40}", value):
         raise argparse.ArgumentTypeError("small letters, digits and underscores")
-    if value in (*SERVICES, ADMIN):
+    if value in (*parts.LOGINS, ADMIN):
         raise argparse.ArgumentTypeError(f"{value} is one of the product's own")
     return value
 
@@ -291,7 +292,9 @@ def _print_login(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m deploy.definitions login")
     parser.add_argument("name", type=_name)
     parser.add_argument("--may-call", nargs="+", default=[], type=_method, metavar="METHOD")
-    parser.add_argument("--listens-to", nargs="+", default=[], choices=SERVICES, metavar="SERVICE")
+    parser.add_argument(
+        "--listens-to", nargs="+", default=[], choices=parts.LOGINS, metavar="SERVICE"
+    )
     parser.add_argument("--vhost", default=VHOST)
     given = parser.parse_args(arguments)
     password = os.environ.get("LOGIN_PASSWORD")
@@ -304,7 +307,7 @@ def _print_login(arguments: list[str]) -> None:
 def _write_file(file: Path) -> None:
     variables = {
         ADMIN: "RABBITMQ_ADMIN_PASSWORD",
-        **{name: f"{name.upper()}_AMQP_PASSWORD" for name in SERVICES},
+        **{name: f"{name.upper()}_AMQP_PASSWORD" for name in parts.LOGINS},
     }
     if missing := sorted(name for name in variables.values() if not os.environ.get(name)):
         raise SystemExit(f"Set {', '.join(missing)}.")

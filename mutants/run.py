@@ -23,10 +23,10 @@ import pytest
 from deploy.local.broker import Node, start_node
 from deploy.local.postgres import Postgres
 from deploy.local.postgres import start as start_postgres
+from deploy.parts import DATABASES
 from mutants.faults import Fault, faults_in
 from mutants.parts import EQUIVALENT, PARTS, Part
 
-SERVICES = ("wallet", "catalog", "billing", "topup", "gateway")
 # What every test process would import anew. Not pytest's plugins, which it wants to rewrite.
 LIBRARIES = ("alembic.command", "kombu", "psycopg2", "pydantic", "sqlalchemy.orm", "stripe")
 OURS = {"chassis", "contracts", "services", "tests"}
@@ -103,7 +103,7 @@ class Trials:
         try:
             return self._outcome(tester)
         finally:
-            for service in SERVICES:
+            for service in DATABASES:
                 self._servers.postgres.drop_database(service)
 
     def _test(self, first: Sequence[str]) -> int:

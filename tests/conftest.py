@@ -21,7 +21,7 @@ from deploy.local import startup
 from deploy.local.broker import Node, start_node
 from deploy.local.postgres import Postgres
 from deploy.local.postgres import start as start_postgres
-from deploy.local.processes import NAMES
+from deploy.parts import PROCESSES
 from tests.system import MigratedDatabases, System
 
 # A busy machine is slow; no example fails for that.
@@ -121,7 +121,7 @@ def service_stack(
 @pytest.fixture(scope="session")
 def system(service_stack: StackFactory) -> System:
     """The whole product as real processes, with the catalog's example products."""
-    return service_stack(*NAMES)
+    return service_stack(*PROCESSES)
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -16,8 +16,9 @@ from chassis.migrate import migrate
 from deploy.local.broker import Node, VirtualHost
 from deploy.local.child import Child
 from deploy.local.postgres import Postgres
-from deploy.local.processes import DATABASES, NAMES, ROOT, Ports, Process, Secrets, processes
+from deploy.local.processes import ROOT, Ports, Process, Secrets, processes
 from deploy.local.startup import wait_for
+from deploy.parts import DATABASES, PROCESSES
 from tests.patience import PATIENCE_S
 
 # A developer's own settings must not change what a test sees.
@@ -43,7 +44,7 @@ class System:
         postgres: Postgres,
         broker: Node,
         directory: Path,
-        names: Iterable[str] = NAMES,
+        names: Iterable[str] = PROCESSES,
         settings: Mapping[str, str] | None = None,
         databases: Mapping[str, str] | None = None,
     ) -> None:
@@ -54,7 +55,7 @@ class System:
         self._postgres = postgres
         self._directory = directory
         self._wanted = tuple(names)
-        if unknown := set(self._wanted) - set(NAMES):
+        if unknown := set(self._wanted) - set(PROCESSES):
             raise ValueError(f"no such process: {', '.join(sorted(unknown))}")
         self._settings = dict(settings or {})
         self._urls = dict(databases or {})

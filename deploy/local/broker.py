@@ -23,9 +23,10 @@ from urllib.parse import quote
 import kombu
 
 from deploy import definitions
-from deploy.definitions import ADMIN, SERVICES, VHOST
+from deploy.definitions import ADMIN, VHOST
 from deploy.local.child import Child
 from deploy.local.startup import StartupError, free_port, take_lock, wait_for, write_private
+from deploy.parts import LOGINS
 
 NODE = "mycelium@localhost"
 START_TIMEOUT_S = 90
@@ -91,7 +92,7 @@ class GivenBroker:
 
     def wait_ready(self) -> None:
         """Raises StartupError unless every service can log in."""
-        for service in SERVICES:
+        for service in LOGINS:
             problem = _login_problem(self.uri(service))
             if problem:
                 address = kombu.Connection(self.uri(service)).as_uri()
@@ -112,7 +113,7 @@ class Node:
         self._directory = data_dir
         self._distribution_port = free_port()
         self._epmd_port = free_port()
-        self._passwords = {user: secrets.token_urlsafe(24) for user in (ADMIN, *SERVICES)}
+        self._passwords = {user: secrets.token_urlsafe(24) for user in (ADMIN, *LOGINS)}
         self._lock: IO[str] | None = None
         self._epmd: Child | None = None
         self._server: Child | None = None

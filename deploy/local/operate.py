@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from deploy.local.processes import SERVICES
 from deploy.local.run import ENVIRONMENTS
 from deploy.local.startup import StartupError, take_lock
+from deploy.parts import LISTENERS
 
-LISTENERS = (*SERVICES, "notifier")
 DEAD_LETTERS = "chassis.dead_letters"
 # Command → the process whose settings it needs, and its module. Each service has dead letters.
 COMMANDS = {

@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploy.local.startup import free_port
+from deploy.parts import LISTENERS, SERVICES
 
 ROOT = Path(__file__).resolve().parents[2]
-SERVICES = ("wallet", "catalog", "billing", "topup")
-DATABASES = (*SERVICES, "gateway")
-NAMES = (*SERVICES, "notifier", "sandbox", "gateway")
 
 _BIN = Path(sys.executable).parent
 
@@ -38,7 +36,7 @@ class Ports:
         return cls(
             gateway=gateway or free_port(),
             sandbox=sandbox or free_port(),
-            health={name: free_port() for name in (*SERVICES, "notifier")},
+            health={name: free_port() for name in LISTENERS},
         )
 
 
@@ -73,17 +71,18 @@ def processes(
         "GATEWAY_PORT": str(ports.gateway),
     }
 
-    def service(name: str, module: str, database: str, **own: str) -> Process:
+    def service(name: str, module: str, database: str, own: Mapping[str, str]) -> Process:
         connections = {"DATABASE_URL": database_url(database), "AMQP_URI": amqp_uri(name)}
         return _service(name, module, ports.health[name], {**everywhere, **connections, **own})
 
-    return [
+    own = {
         # Five times as many commands may be in hand, and the more there are, the larger its groups.
-        service("wallet", "services.wallet.service", "wallet", MAX_WORKERS="50"),
-        service("catalog", "services.catalog.service", "catalog"),
-        service("billing", "services.billing.service", "billing"),
-        service("topup", "services.topup.service", "topup", **stripe),
-        service("notifier", "services.gateway.notifier", "gateway", **website),
+        "wallet": {"MAX_WORKERS": "50"},
+        "topup": stripe,
+    }
+    return [
+        *(service(name, f"services.{name}.service", name, own.get(name, {})) for name in SERVICES),
+        service("notifier", "services.gateway.notifier", "gateway", website),
         *([_sandbox(ports, secret, sandbox_data, everywhere)] if stripe else []),
         _gateway(
             ports,

@@ -31,9 +31,10 @@ from chassis.settings import ServiceSettings
 from deploy.local import broker as brokers
 from deploy.local import postgres as postgresql
 from deploy.local.child import Child
-from deploy.local.processes import DATABASES, ROOT, Ports, Process, Secrets, processes
+from deploy.local.processes import ROOT, Ports, Process, Secrets, processes
 from deploy.local.startup import StartupError, is_port_free, take_lock, write_private
 from deploy.local.supervisor import Supervisor
+from deploy.parts import DATABASES
 
 DATA = ROOT / ".data"
 ENVIRONMENTS = DATA / "environment"

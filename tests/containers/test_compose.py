@@ -16,6 +16,7 @@ import requests
 
 from deploy.local.processes import ROOT
 from deploy.local.startup import free_port, wait_for
+from deploy.parts import DATABASES
 from tests.gateway.conftest import PASSWORD, Api, granted
 from tests.gateway.test_main_job import buy_credits
 from tests.patience import eventually
@@ -117,13 +118,13 @@ def buy(api: Api) -> dict[str, Any]:
 
 
 def test_all_are_healthy_with_two_of_each_service(containers: Containers) -> None:
-    twice = dict.fromkeys(("wallet", "catalog", "billing", "topup", "gateway"), 2)
+    twice = dict.fromkeys(DATABASES, 2)
     once = dict.fromkeys(("postgres", "rabbitmq", "notifier", "sandbox", "proxy"), 1)
 
     assert containers.running() == {**twice, **once}
 
 
-@pytest.mark.parametrize("service", ["wallet", "catalog", "billing", "topup", "gateway"])
+@pytest.mark.parametrize("service", DATABASES)
 def test_health_and_metrics_are_reached_from_another_container(
     containers: Containers, service: str
 ) -> None:
@@ -138,7 +139,7 @@ def test_the_proxy_keeps_metrics_inside(containers: Containers) -> None:
 def test_databases_are_in_utf8_with_postgresqls_own_collation(containers: Containers) -> None:
     query = (
         "SELECT DISTINCT pg_encoding_to_char(encoding), datlocprovider, datlocale"
-        " FROM pg_database WHERE datname IN ('wallet', 'catalog', 'billing', 'topup', 'gateway')"
+        " FROM pg_database WHERE datname <> 'postgres' AND NOT datistemplate"
     )
     found = containers.compose(
         "exec", "-T", "postgres", "psql", "-U", "postgres", "-tA", "-c", query

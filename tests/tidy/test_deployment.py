@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
+from deploy import parts
+from deploy.definitions import LOGINS
+
 ROOT = Path(__file__).resolve().parents[2]
 EXACT = re.compile(r"[\w./-]+:\d+\.\d+(\.\d+)?[\w.-]*")
 DOCKERFILES = ("services/Dockerfile", "deploy/stripe_sandbox/Dockerfile")
@@ -28,6 +31,52 @@ def service(name: str) -> dict[str, Any]:
 
 def base_of(dockerfile: str) -> str:
     return re.findall(r"^FROM (\S+)$", (ROOT / dockerfile).read_text(), re.MULTILINE)[0]
+
+
+def words(file: str, pattern: str) -> set[str]:
+    """The words of the one place in a file that the pattern finds."""
+    [place] = re.findall(pattern, (ROOT / file).read_text(), re.MULTILINE | re.DOTALL)
+    return set(place.split())
+
+
+NAMED = {
+    "LOGINS of deploy/definitions.py": ({login.name for login in LOGINS}, parts.LOGINS),
+    "passwords of docker-compose.yml": (
+        {
+            name.removesuffix("_AMQP_PASSWORD").lower()
+            for name in service("broker-access")["environment"]
+            if name.endswith("_AMQP_PASSWORD")
+        },
+        parts.LOGINS,
+    ),
+    "migrations of docker-compose.yml": (
+        {name.removesuffix("-migrate") for name in SERVICES if name.endswith("-migrate")},
+        parts.DATABASES,
+    ),
+    "processes of docker-compose.yml": (
+        {name for name in SERVICES if name in parts.PROCESSES},
+        parts.PROCESSES,
+    ),
+    "databases of deploy/compose/create-databases.sh": (
+        words("deploy/compose/create-databases.sh", "^for service in (.*?);"),
+        parts.DATABASES,
+    ),
+    "locks of the Makefile": (
+        {
+            word.removeprefix("services/")
+            for word in words("Makefile", r"^PARTS := (.*?)\n\n")
+            if word.startswith("services/")
+        },
+        parts.DATABASES,
+    ),
+}
+
+
+@pytest.mark.parametrize("place", NAMED)
+def test_whatever_names_the_parts_names_all_of_them(place: str) -> None:
+    found, wanted = NAMED[place]
+
+    assert sorted(found) == sorted(wanted)
 
 
 def test_each_image_of_ours_is_built_in_one_place() -> None:

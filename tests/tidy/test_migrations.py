@@ -17,7 +17,8 @@ from sqlalchemy import Connection, create_engine, text
 
 from chassis.migrate import migrate
 from deploy.local.postgres import Postgres
-from deploy.local.processes import DATABASES, ROOT
+from deploy.local.processes import ROOT
+from deploy.parts import DATABASES
 
 # Where the rule begins: these were there before it.
 BEFORE_THE_RULE = {

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from deploy.parts import DATABASES
+
 ROOT = Path(__file__).resolve().parents[2]
 OURS = ("chassis", "contracts", "services", "deploy", "tests", "benchmarks", "mutants")
 FUNCTION_LINES_MAX = 60
@@ -268,7 +270,7 @@ def test_all_locks_agree_on_versions(lock: str) -> None:
 PARTS = {
     **{
         f"services/{name}": (f"services/{name}/requirements.txt", ("chassis", "contracts"))
-        for name in ("wallet", "catalog", "billing", "topup", "gateway")
+        for name in DATABASES
     },
     "deploy/stripe_sandbox": ("deploy/stripe_sandbox/requirements.txt", ()),
     "deploy": ("requirements.txt", ("chassis", "contracts")),

@@ -17,7 +17,7 @@ from chassis.database import connect
 from chassis.migrate import migrate
 from deploy.local.broker import Node
 from deploy.local.postgres import Postgres
-from deploy.local.processes import DATABASES, NAMES
+from deploy.parts import DATABASES, PROCESSES
 from services.wallet import verification
 from tests.e2e.visitor import PASSWORD
 from tests.gateway.conftest import Api, read
@@ -54,7 +54,7 @@ def upgraded(postgres: Postgres, broker: Node, scratch: Path) -> Iterator[System
     urls = {service: first_version(postgres, service) for service in DATABASES}
     for service, url in urls.items():
         migrate(f"services.{service}", url)
-    system = System(postgres, broker, scratch / "upgraded", NAMES, databases=urls)
+    system = System(postgres, broker, scratch / "upgraded", PROCESSES, databases=urls)
     system.start_all()
     yield system
     system.end_processes()

@@ -14,6 +14,8 @@ from services.gateway.api import (
 )
 from services.gateway.api.endpoint import OPERATIONS
 
+__all__ = ["OPERATIONS", "blueprints"]
+
 blueprints = [
     accounts.blueprint,
     products.blueprint,

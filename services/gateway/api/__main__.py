@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from services.gateway import api
+from services.gateway.api import OPERATIONS
 from services.gateway.api.openapi import as_text
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(as_text(api.OPERATIONS), encoding="utf-8")
+    Path(sys.argv[1]).write_text(as_text(OPERATIONS), encoding="utf-8")
