@@ -164,6 +164,13 @@ class Command(Request[ReplyT], Generic[ReplyT]):
 
     idempotency_key: IdempotencyKey
 
+    may_differ: ClassVar[set[str]] = {"idempotency_key"}
+    """What does not tell one command from another: a retry may say it otherwise."""
+
+    def repeated(self) -> dict[str, Any]:
+        """What a retry repeats: the arguments that count and are not at their defaults."""
+        return self.model_dump(mode="json", exclude=self.may_differ, exclude_defaults=True)
+
 
 class Event(BaseModel):
     """A fact in the past tense, published at least once through its service's outbox.

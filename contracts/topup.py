@@ -1,7 +1,7 @@
 """Top-ups: cards, credits bought by hand, auto top-up."""
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 from uuid import UUID
 
 from pydantic import Field, StringConstraints
@@ -136,6 +136,8 @@ class StartTopup(Command[Topup], service=SERVICE, method="start_topup"):
     wallet takes no more than it owes), ``PaymentFailed``, ``Unavailable``, ``IdempotencyConflict``.
     """
 
+    may_differ: ClassVar[set[str]] = {*Command.may_differ, "email"}
+
     user_id: UUID
     email: Email
     amount_micros: AmountMicros
@@ -188,6 +190,8 @@ class CardSetup(Reply):
 
 class StartCardSetup(Command[CardSetup], service=SERVICE, method="start_card_setup"):
     """Begin to save a card on the processor's hosted page."""
+
+    may_differ: ClassVar[set[str]] = {*Command.may_differ, "email"}
 
     user_id: UUID
     email: Email
@@ -294,6 +298,8 @@ class ConfigureAutoTopup(Command[AutoTopupStatus], service=SERVICE, method="conf
     Errors: ``BadRequest`` (bounds, whole cents, no consent), ``NotFound`` (the card).
     """
 
+    may_differ: ClassVar[set[str]] = {*Command.may_differ, "client_address", "dry_run"}
+
     user_id: UUID
     enabled: bool
     threshold_micros: PriceMicros | None = None
@@ -310,6 +316,9 @@ class ConfigureAutoTopup(Command[AutoTopupStatus], service=SERVICE, method="conf
     def arguments(self) -> dict[str, Any]:
         """What was given, and nothing else: left out is not the same as None here."""
         return self.model_dump(mode="json", exclude_unset=True)
+
+    def repeated(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude=self.may_differ, exclude_unset=True)
 
 
 class AutoTopupOutcome(Reply):

@@ -2,7 +2,7 @@
 
 from datetime import UTC, date, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Generic
+from typing import Annotated, Any, ClassVar, Generic
 from uuid import UUID, uuid4
 
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints
@@ -129,6 +129,8 @@ class WalletCommand(Command[ReplyT], Generic[ReplyT]):
     unknown) leaves no trace: the same key may be tried again. Only an effect, or a closure of the
     key, is final.
     """
+
+    may_differ: ClassVar[set[str]] = {*Command.may_differ, "dry_run"}
 
     metadata: Metadata = Field(default_factory=dict)
     effective_at: EffectiveDate | None = None

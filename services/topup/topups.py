@@ -12,8 +12,6 @@ The last arrow is for money that the processor proves it took after we had given
 never kept without a credit. Nothing leads back from ``paid``: a refund is another record.
 """
 
-import hashlib
-import json
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -22,6 +20,7 @@ from sqlalchemy import select, text, tuple_
 from sqlalchemy.orm import Session
 
 from chassis.cursors import decode_cursor, encode_cursor
+from chassis.idempotency import is_retry, request_hash
 from chassis.identifiers import new_id
 from chassis.money import MICROS_PER_CENT, format_usd
 from chassis.outbox import publish
@@ -66,11 +65,6 @@ def move(topup: Topup, status: TopupStatus, now: datetime) -> None:
         raise IllegalMove(f"top-up {topup.topup_id}: {topup.status} → {status}")
     topup.status = status
     topup.updated_at = now
-
-
-def request_hash(body: dict[str, Any]) -> str:
-    """What a replay of an idempotency key is compared with."""
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def lock_user(session: Session, user_id: UUID) -> None:
@@ -133,16 +127,16 @@ def replay(session: Session, command: StartTopup) -> Topup | None:
             Topup.idempotency_key == command.idempotency_key,
         )
     )
-    if stored is not None and stored.request_hash != _body_hash(command):
+    if stored is not None and not is_retry(stored.request_hash, command, _once_hashed(command)):
         raise IdempotencyConflict(
             "This idempotency key was used for another top-up. Nothing was charged; use a new key."
         )
     return stored
 
 
-def _body_hash(command: StartTopup) -> str:
-    # Without what is not set, so that a field that is added later changes no stored hash.
-    return request_hash(command.model_dump(mode="json", exclude={"email"}, exclude_none=True))
+def _once_hashed(command: StartTopup) -> dict[str, Any]:
+    fields = {"idempotency_key", "user_id", "amount_micros", "save_card", "return_path"}
+    return command.model_dump(mode="json", include={*fields, "purchase_id"}, exclude_none=True)
 
 
 def by_hand(command: StartTopup, policy: Policy, now: datetime) -> Topup:
@@ -151,7 +145,7 @@ def by_hand(command: StartTopup, policy: Policy, now: datetime) -> Topup:
     topup = new(
         command.user_id, TopupKind.MANUAL, command.amount_micros, command.idempotency_key, now
     )
-    topup.request_hash = _body_hash(command)
+    topup.request_hash = request_hash(command).hex()
     topup.is_card_saved = command.save_card
     topup.return_path = command.return_path
     topup.purchase_id = command.purchase_id

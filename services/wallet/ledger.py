@@ -15,6 +15,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from chassis.context import CallContext, current_call
+from chassis.idempotency import request_hash
 from contracts.errors import ServiceError
 from contracts.messages import Command, Reply
 from contracts.wallet import (
@@ -125,7 +126,7 @@ def _carry_out(book: Book, command: Postable) -> Outcome:
     try:
         if isinstance(command, CloseKey):
             return _close(book, command, earlier)
-        digest = keys.request_hash(command)
+        digest = request_hash(command)
         if earlier is not None:
             return keys.first_answer(earlier, digest)
         if isinstance(command, WalletCommand):

@@ -12,10 +12,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from contracts.messages import Event, Reply, Request
+from chassis.idempotency import request_hash
+from contracts.messages import Command, Event, Reply, Request
 from contracts.schemas import SERVICES
 
 FOLDER = Path(__file__).parent / "golden"
+HASHES = FOLDER / "request_hashes.json"
 
 _BY_FORMAT = {
     "uuid": "01890a5d-ac96-774b-bcce-b302099a8057",
@@ -98,14 +100,25 @@ def _string(schema: dict[str, Any]) -> str:
     return text[: schema.get("maxLength", len(text))].ljust(schema.get("minLength", 0), "x")
 
 
+def request_hashes() -> dict[str, str]:
+    """Call → the hash of the command's example, as it stands in the databases."""
+    stored: dict[str, str] = json.loads(HASHES.read_text()) if HASHES.exists() else {}
+    return stored
+
+
 def add_missing() -> None:
-    """Write an example for each message that has none."""
+    """Write an example for each message that has none, and a hash for each command."""
     FOLDER.mkdir(exist_ok=True)
+    hashes = request_hashes()
     for service in SERVICES:
         stored = examples(service)
         for message in messages(service):
             stored.setdefault(message.__name__, make_example(message))
+            if issubclass(message, Command):
+                command = message.model_validate(stored[message.__name__])
+                hashes.setdefault(f"{service}.{command.method}", request_hash(command).hex())
         (FOLDER / f"{service}.json").write_text(json.dumps(stored, indent=2) + "\n")
+    HASHES.write_text(json.dumps(hashes, indent=2) + "\n")
 
 
 if __name__ == "__main__":

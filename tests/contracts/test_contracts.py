@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError, create_model
 
+from chassis.idempotency import request_hash
 from contracts import errors
 from contracts.messages import Command, Event, Moment, Request
 from contracts.schemas import SERVICES, service_schema
-from tests.contracts.golden import examples, messages
+from tests.contracts.golden import examples, messages, request_hashes
 
 EVERY_MESSAGE = [
     pytest.param(service, message, id=f"{service}.{message.__name__}")
@@ -22,6 +23,11 @@ EVERY_REQUEST = [
     parameter
     for parameter in EVERY_MESSAGE
     if issubclass(parameter.values[1], Request)  # type: ignore[arg-type]
+]
+EVERY_COMMAND = [
+    parameter
+    for parameter in EVERY_REQUEST
+    if issubclass(parameter.values[1], Command)  # type: ignore[arg-type]
 ]
 DOCUMENTS = Path(__file__).parents[2] / "docs" / "schemas"
 
@@ -68,6 +74,28 @@ def test_every_message_says_where_it_belongs(service: str, message: type[BaseMod
     if issubclass(message, Event):
         assert message.source == service
         assert "event_id" in message.model_fields
+
+
+@pytest.mark.parametrize(("service", "command"), EVERY_COMMAND)
+def test_a_retry_is_known_by_the_hash_that_an_earlier_version_stored(
+    service: str, command: type[Command[Any]]
+) -> None:
+    example = command.model_validate(examples(service)[command.__name__])
+    stored = request_hashes().get(f"{service}.{command.method}")
+
+    assert request_hash(example).hex() == stored, "run: python -m tests.contracts.golden"
+
+
+@pytest.mark.parametrize(("service", "command"), EVERY_COMMAND)
+def test_a_field_that_a_command_gains_later_changes_no_hash(
+    service: str, command: type[Command[Any]]
+) -> None:
+    example = examples(service)[command.__name__]
+    newer = create_model("Newer", __base__=command, added_later=(str, "its default"))
+
+    assert request_hash(newer.model_validate(example)) == request_hash(
+        command.model_validate(example)
+    )
 
 
 def test_every_error_has_a_code_of_its_own_and_takes_only_strings() -> None:

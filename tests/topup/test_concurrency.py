@@ -153,7 +153,7 @@ def test_a_card_page_asked_for_several_times_at_once_is_one(desk: Desk) -> None:
 
     def remember(_number: int) -> None:
         with desk.till.database.begin() as session:
-            checkout._remember_setup(session, command, "hash", page, desk.clock())
+            checkout._remember_setup(session, command, page, desk.clock())
 
     at_once(remember)
 

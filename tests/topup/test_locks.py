@@ -286,8 +286,8 @@ def test_a_page_for_saving_a_card_is_remembered_once(desk: Desk) -> None:
 
     done_after(
         desk.till.database,
-        lambda other: checkout._remember_setup(other, command, "hash", page, now),
-        lambda: begun(desk, checkout._remember_setup, command, "hash", page, now),
+        lambda other: checkout._remember_setup(other, command, page, now),
+        lambda: begun(desk, checkout._remember_setup, command, page, now),
     )
 
     with desk.till.database.read() as session:

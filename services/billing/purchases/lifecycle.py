@@ -4,14 +4,14 @@ The states and the moves between them stand in :data:`TRANSITIONS`. A row is loc
 length of one short transaction, never during a call.
 """
 
-import hashlib
-import json
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
+from chassis.idempotency import is_retry, request_hash
 from chassis.identifiers import new_id
 from chassis.money import format_usd
 from chassis.outbox import publish
@@ -62,12 +62,6 @@ UNITS_MAX = 100
 DESCRIPTION_LENGTH_MAX = 200
 
 
-def body_hash(command: StartPurchase) -> str:
-    """What tells one request body from another under the same key."""
-    body = command.model_dump(mode="json", exclude={"idempotency_key"})
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
 def find_replay(session: Session, command: StartPurchase) -> PurchaseRow | None:
     """The purchase that was made under this key. Raises ``IdempotencyConflict``."""
     row = session.scalar(
@@ -76,7 +70,7 @@ def find_replay(session: Session, command: StartPurchase) -> PurchaseRow | None:
             PurchaseRow.idempotency_key == command.idempotency_key,
         )
     )
-    if row is not None and row.body_hash != body_hash(command):
+    if row is not None and not is_retry(row.body_hash, command, _once_hashed(command)):
         raise IdempotencyConflict(
             "This idempotency key was used for another purchase. Use a new key for a new purchase."
         )
@@ -119,7 +113,7 @@ def record(
         purchase_id=new_id(),
         user_id=command.user_id,
         idempotency_key=command.idempotency_key,
-        body_hash=body_hash(command),
+        body_hash=request_hash(command).hex(),
         status=PurchaseStatus.PENDING.value,
         status_code="",
         status_reason="",
@@ -279,6 +273,11 @@ def describe(lines: list[PurchaseLineRow]) -> str:
     if len(description) <= DESCRIPTION_LENGTH_MAX:
         return description
     return description[: DESCRIPTION_LENGTH_MAX - 1].rstrip() + "…"
+
+
+def _once_hashed(command: StartPurchase) -> dict[str, Any]:
+    line = {"product_id", "quantity", "expected_unit_price_micros"}
+    return command.model_dump(mode="json", include={"user_id": True, "lines": {"__all__": line}})
 
 
 def _short_of_funds(

@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from chassis.idempotency import is_retry, request_hash
 from chassis.identifiers import new_id
 from chassis.money import MICROS_PER_CENT, format_usd
 from chassis.outbox import publish
@@ -118,9 +120,6 @@ def rehearse(
 
 def _was_done(session: Session, command: ConfigureAutoTopup, now: datetime) -> bool:
     key = (command.user_id, command.method, command.idempotency_key)
-    hashed = topups.request_hash(
-        command.model_dump(mode="json", exclude={"client_address", "dry_run"}, exclude_unset=True)
-    )
     stored = session.get(Command, key)
     if stored is None:
         session.add(
@@ -128,19 +127,24 @@ def _was_done(session: Session, command: ConfigureAutoTopup, now: datetime) -> b
                 user_id=command.user_id,
                 method=command.method,
                 idempotency_key=command.idempotency_key,
-                request_hash=hashed,
+                request_hash=request_hash(command).hex(),
                 outcome={},
                 created_at=now,
             )
         )
         session.flush()
         return False
-    if stored.request_hash != hashed:
+    if not is_retry(stored.request_hash, command, _once_hashed(command)):
         raise IdempotencyConflict(
             "This idempotency key was used to save other settings. Nothing was changed;"
             " use a new key."
         )
     return True
+
+
+def _once_hashed(command: ConfigureAutoTopup) -> dict[str, Any]:
+    uncompared = {"client_address", "dry_run"}
+    return command.model_dump(mode="json", exclude=uncompared, exclude_unset=True)
 
 
 def _switch_off(session: Session, user_id: UUID, now: datetime) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from chassis.crash_points import crash_point
+from chassis.idempotency import is_retry, request_hash
 from chassis.money import format_usd, to_cents, whole_cents
 from contracts.errors import (
     AccountFrozen,
@@ -248,11 +249,13 @@ def _could_not_open(error: ProcessorError) -> Exception:
 def start_card_setup(till: Till, command: StartCardSetup) -> CardSetupReply:
     """Open the page on which a card is saved. A replay of the key gives the same page."""
     key = (command.user_id, command.method, command.idempotency_key)
-    hashed = topups.request_hash(command.model_dump(mode="json", exclude={"email"}))
+    once_hashed = command.model_dump(
+        mode="json", include={"idempotency_key", "user_id", "return_path"}
+    )
     with till.database.read() as session:
         stored = session.get(Command, key)
     if stored is not None:
-        if stored.request_hash != hashed:
+        if not is_retry(stored.request_hash, command, once_hashed):
             raise IdempotencyConflict("This idempotency key was used with another request.")
         return CardSetupReply(checkout_url=stored.outcome["checkout_url"])
 
@@ -267,13 +270,11 @@ def start_card_setup(till: Till, command: StartCardSetup) -> CardSetupReply:
 
     page = _opened(till, command, open_page)
     with till.database.begin() as session:
-        _remember_setup(session, command, hashed, page, till.clock())
+        _remember_setup(session, command, page, till.clock())
     return CardSetupReply(checkout_url=page["url"])
 
 
-def _remember_setup(
-    session: Session, command: StartCardSetup, hashed: str, page: Object, now: datetime
-) -> None:
+def _remember_setup(session: Session, command: StartCardSetup, page: Object, now: datetime) -> None:
     topups.lock_user(session, command.user_id)
     session.merge(CardSetup(session_id=page["id"], user_id=command.user_id, created_at=now))
     session.merge(
@@ -281,7 +282,7 @@ def _remember_setup(
             user_id=command.user_id,
             method=command.method,
             idempotency_key=command.idempotency_key,
-            request_hash=hashed,
+            request_hash=request_hash(command).hex(),
             outcome={"checkout_url": page["url"]},
             created_at=now,
         )

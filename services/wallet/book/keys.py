@@ -5,8 +5,6 @@ change of status. The first answer is derived from that again, whenever it is as
 refusal binds nothing: the same key may be tried again when the money has come.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from chassis.bulk import Batch, Bulk
 from contracts.errors import BadRequest, IdempotencyConflict, KeyClosed
-from contracts.messages import Command, Reply
+from contracts.messages import Reply
 from contracts.wallet import (
     ClosedKey,
     Hold,
@@ -59,20 +57,6 @@ class KeyRecord:
     @property
     def is_closed(self) -> bool:
         return self.method == CLOSE_KEY
-
-
-def request_hash(command: Command[Any]) -> bytes:
-    """SHA-256 of the method and the arguments that are not at their defaults.
-
-    A field that is added to a command later, with a default, changes no old hash.
-    """
-    body = command.model_dump(
-        mode="json", exclude={"idempotency_key", "dry_run"}, exclude_defaults=True
-    )
-    return hashlib.sha256(_canonical([command.method, body]).encode()).digest()
-
-
-_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
 def require_callers_own(idempotency_key: str) -> None:
