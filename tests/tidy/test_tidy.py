@@ -21,7 +21,7 @@ MONEY_WORDS = re.compile(r"(micros|cents|usd|amount|balance|price|money)", re.IG
 # Where a person's text or Stripe's cents become micro-dollars and back.
 MONEY_MODULE = "chassis/money.py"
 # The HTTP API reads and shows JSON numbers, which are exact only as Decimals.
-DECIMAL_EDGE = (MONEY_MODULE, "services/gateway/api/")
+DECIMAL_EDGE = (MONEY_MODULE, "services/gateway/api/shapes.py")
 
 LOCKS = sorted(
     str(path.relative_to(ROOT))

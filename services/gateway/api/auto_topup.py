@@ -1,24 +1,19 @@
 """Auto top-up: its settings, what they would do now, and setting it off by hand."""
 
 import logging
-from decimal import Decimal
 from typing import Annotated, Self
+from uuid import UUID
 
 from flask import Blueprint, request
 from pydantic import AwareDatetime, Field, StringConstraints, model_validator
 
-from chassis.money import usd_number
 from contracts.errors import BadRequest, ServiceError
 from contracts.topup import (
-    AutoTopupStatus,
     ChargeForecast,
     ConfigureAutoTopup,
     ForecastCharges,
     GetAutoTopup,
-    PaymentMethod,
-    PlannedCharge,
     RefusalCode,
-    SpendingLimit,
     Trigger,
     TriggerAutoTopup,
 )
@@ -32,7 +27,7 @@ from services.gateway.api.shapes import (
     Usd,
     UsdOrZero,
 )
-from services.gateway.api.topups import TopupReply, shown_topup
+from services.gateway.api.topups import TopupReply
 from services.gateway.backend import call
 from services.gateway.people.identity import CurrentUser
 
@@ -88,8 +83,8 @@ class AutoTopupBody(ApiBody):
 
 
 class LimitReply(ApiReply):
-    limit: Usd
-    used: Usd
+    limit_micros: Usd
+    used_micros: Usd
     resets_at: AwareDatetime
 
 
@@ -102,7 +97,7 @@ class CardReply(ApiReply):
 class PlannedChargeReply(ApiReply):
     """``trigger`` says what for; ``at`` is when it can be made, or within seconds of that."""
 
-    amount: Usd
+    amount_micros: Usd
     trigger: Trigger
     at: AwareDatetime
     card_brand: str
@@ -117,21 +112,21 @@ class AutoTopupReply(ApiReply):
     state: str
     state_code: str
     state_reason: str
-    threshold_amount: Usd | None
-    topup_amount: Usd | None
-    topup_amount_min: Usd
-    topup_amount_max: Usd
+    threshold_micros: Usd | None = Field(serialization_alias="threshold_amount")
+    topup_amount_micros: Usd | None
+    topup_amount_min_micros: Usd
+    topup_amount_max_micros: Usd
     payment_method: CardReply | None
     backup_payment_method: CardReply | None
     daily_limit: LimitReply | None
     monthly_limit: LimitReply | None
     cool_down_until: AwareDatetime | None
-    in_flight_topup_id: str | None
+    in_flight_topup_id: UUID | None
     confirm_url: str | None
     consent_version: str
     consent_text: str
     last_topup: TopupReply | None
-    charge_now: Usd
+    charge_now_micros: Usd
     charges: list[PlannedChargeReply]
 
 
@@ -144,10 +139,10 @@ class ForecastReply(ApiReply):
 
     charges: list[PlannedChargeReply]
     more_follow: bool
-    in_flight_topup_id: str | None
-    in_flight: Usd
-    balance_after: Usd
-    reason_code: RefusalCode | None
+    in_flight_topup_id: UUID | None
+    in_flight_micros: Usd
+    balance_after_micros: Usd
+    refusal_code: RefusalCode | None = Field(serialization_alias="reason_code")
     reason: str
     retry_at: AwareDatetime | None
 
@@ -163,7 +158,7 @@ class TriggerReply(ApiReply):
 @endpoint(blueprint, "GET", "/api/wallet/auto-topup/status", reply=AutoTopupReply)
 def auto_topup_status(user: CurrentUser) -> AutoTopupReply:
     """The settings, how much of the limits is used, and the text to consent to."""
-    return _shown(call(GetAutoTopup(user_id=user.user_id)))
+    return AutoTopupReply.of(call(GetAutoTopup(user_id=user.user_id)))
 
 
 @endpoint(
@@ -189,7 +184,7 @@ def configure_auto_topup(user: CurrentUser, body: AutoTopupBody, key: str) -> Au
         **given,
     )
     try:
-        return _shown(call(command, timeout_s=25))
+        return AutoTopupReply.of(call(command, timeout_s=25))
     except BadRequest as error:
         raise BadRequest(
             str(error), *(_SHOWN_AS.get(name, name) for name in error.details)
@@ -208,38 +203,7 @@ def trigger_auto_topup(user: CurrentUser, key: str) -> Answer:
     """Ask for an automatic top-up now, within the same settings and limits. 202: one is on its
     way. 200: none was made, and why."""
     outcome = call(TriggerAutoTopup(idempotency_key=key, user_id=user.user_id), timeout_s=25)
-    reply = TriggerReply(
-        topup=shown_topup(outcome.topup) if outcome.topup else None,
-        refusal_code=outcome.refusal_code,
-        refusal_reason=outcome.refusal_reason,
-    )
-    return Answer(reply, 202 if outcome.topup else 200)
-
-
-def _shown(status: AutoTopupStatus) -> AutoTopupReply:
-    first, backup = status.payment_method, status.backup_payment_method
-    return AutoTopupReply(
-        enabled=status.enabled,
-        state=status.state,
-        state_code=status.state_code,
-        state_reason=status.state_reason,
-        threshold_amount=_usd(status.threshold_micros),
-        topup_amount=_usd(status.topup_amount_micros),
-        topup_amount_min=usd_number(status.topup_amount_min_micros),
-        topup_amount_max=usd_number(status.topup_amount_max_micros),
-        payment_method=_card(first) if first else None,
-        backup_payment_method=_card(backup) if backup else None,
-        daily_limit=_limit(status.daily_limit),
-        monthly_limit=_limit(status.monthly_limit),
-        cool_down_until=status.cool_down_until,
-        in_flight_topup_id=str(status.in_flight_topup_id) if status.in_flight_topup_id else None,
-        confirm_url=status.confirm_url,
-        consent_version=status.consent_version,
-        consent_text=status.consent_text,
-        last_topup=shown_topup(status.last_topup) if status.last_topup else None,
-        charge_now=usd_number(status.charge_now_micros),
-        charges=[_planned(charge) for charge in status.charges],
-    )
+    return Answer(TriggerReply.of(outcome), 202 if outcome.topup else 200)
 
 
 def forecast_if_reachable(question: ForecastCharges) -> ChargeForecast | None:
@@ -249,48 +213,3 @@ def forecast_if_reachable(question: ForecastCharges) -> ChargeForecast | None:
     except ServiceError as error:
         log.warning("charges cannot be foretold", extra={"reason": str(error)})
         return None
-
-
-def shown_forecast(forecast: ChargeForecast | None) -> ForecastReply | None:
-    """A forecast as the API shows it."""
-    if forecast is None:
-        return None
-    in_flight = forecast.in_flight_topup_id
-    return ForecastReply(
-        charges=[_planned(charge) for charge in forecast.charges],
-        more_follow=forecast.more_follow,
-        in_flight_topup_id=str(in_flight) if in_flight else None,
-        in_flight=usd_number(forecast.in_flight_micros),
-        balance_after=usd_number(forecast.balance_after_micros),
-        reason_code=forecast.refusal_code,
-        reason=forecast.reason,
-        retry_at=forecast.retry_at,
-    )
-
-
-def _planned(charge: PlannedCharge) -> PlannedChargeReply:
-    return PlannedChargeReply(
-        amount=usd_number(charge.amount_micros),
-        trigger=charge.trigger,
-        at=charge.at,
-        card_brand=charge.card_brand,
-        card_last4=charge.card_last4,
-    )
-
-
-def _usd(amount_micros: int | None) -> Decimal | None:
-    return None if amount_micros is None else usd_number(amount_micros)
-
-
-def _card(card: PaymentMethod) -> CardReply:
-    return CardReply(payment_method_id=card.payment_method_id, brand=card.brand, last4=card.last4)
-
-
-def _limit(limit: SpendingLimit | None) -> LimitReply | None:
-    if limit is None:
-        return None
-    return LimitReply(
-        limit=usd_number(limit.limit_micros),
-        used=usd_number(limit.used_micros),
-        resets_at=limit.resets_at,
-    )

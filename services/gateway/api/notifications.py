@@ -62,9 +62,7 @@ def list_notifications(user: CurrentUser, query: NotificationQuery) -> Notificat
         unread = storage.unread_count(session, user.user_id)
     shown = found[: query.limit]
     return NotificationReplies(
-        notifications=[
-            NotificationReply.model_validate(row, from_attributes=True) for row in shown
-        ],
+        notifications=[NotificationReply.of(row) for row in shown],
         unread_count=unread,
         next_cursor=shown[-1].notification_id if len(found) > len(shown) else None,
     )

@@ -6,13 +6,11 @@ from uuid import UUID
 from flask import Blueprint
 from pydantic import Field, StringConstraints
 
-from chassis.money import usd_number
 from contracts.catalog import (
     BillingPeriod,
     Category,
     GetProduct,
     ListProducts,
-    Product,
     SortOrder,
 )
 from services.gateway.api.endpoint import endpoint
@@ -55,7 +53,7 @@ class ProductReply(ApiReply):
     description: str
     provider_name: str
     location: str | None
-    price_usd: Usd
+    price_micros: Usd = Field(serialization_alias="price_usd")
     billing_period: BillingPeriod
     specification: list[Specification]
     stock: int | None
@@ -73,20 +71,17 @@ class ProductList(ApiReply):
 @endpoint(blueprint, "GET", "/api/products", query=ProductQuery, reply=ProductList, public=True)
 def list_products(query: ProductQuery) -> ProductList:
     """Search, filter and sort the products."""
-    page = call(
-        ListProducts(
-            category=query.category,
-            q=query.q,
-            max_price_micros=query.max_price_micros,
-            sort=query.sort,
-            cursor=query.cursor,
-            limit=query.limit,
+    return ProductList.of(
+        call(
+            ListProducts(
+                category=query.category,
+                q=query.q,
+                max_price_micros=query.max_price_micros,
+                sort=query.sort,
+                cursor=query.cursor,
+                limit=query.limit,
+            )
         )
-    )
-    return ProductList(
-        products=[_shown(product) for product in page.products],
-        next_cursor=page.next_cursor,
-        total=page.total,
     )
 
 
@@ -99,24 +94,4 @@ def list_products(query: ProductQuery) -> ProductList:
 )
 def get_product(product_id: str) -> ProductReply:
     """One product, by its id or by its slug."""
-    return _shown(call(GetProduct(product_id=product_id)))
-
-
-def _shown(product: Product) -> ProductReply:
-    return ProductReply(
-        product_id=product.product_id,
-        slug=product.slug,
-        name=product.name,
-        category=product.category,
-        summary=product.summary,
-        description=product.description,
-        provider_name=product.provider_name,
-        location=product.location,
-        price_usd=usd_number(product.price_micros),
-        billing_period=product.billing_period,
-        specification=[
-            Specification(label=item.label, value=item.value) for item in product.specification
-        ],
-        stock=product.stock,
-        available=product.available,
-    )
+    return ProductReply.of(call(GetProduct(product_id=product_id)))

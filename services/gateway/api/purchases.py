@@ -7,7 +7,6 @@ from uuid import UUID
 from flask import Blueprint
 from pydantic import AwareDatetime, Field
 
-from chassis.money import usd_number
 from contracts.billing import (
     CancelPurchase,
     GetPurchase,
@@ -17,8 +16,8 @@ from contracts.billing import (
     PurchaseStatus,
     StartPurchase,
 )
-from contracts.topup import ForecastCharges
-from services.gateway.api.auto_topup import ForecastReply, forecast_if_reachable, shown_forecast
+from contracts.topup import ChargeForecast, ForecastCharges
+from services.gateway.api.auto_topup import ForecastReply, forecast_if_reachable
 from services.gateway.api.endpoint import Answer, endpoint
 from services.gateway.api.shapes import (
     AnyText,
@@ -54,8 +53,8 @@ class PurchasedLineReply(ApiReply):
     product_id: UUID
     product_name: str
     quantity: int
-    unit_price_usd: Usd
-    amount_usd: Usd
+    unit_price_micros: Usd = Field(serialization_alias="unit_price_usd")
+    amount_micros: Usd = Field(serialization_alias="amount_usd")
 
 
 class PurchaseReply(ApiReply):
@@ -69,8 +68,8 @@ class PurchaseReply(ApiReply):
     status: PurchaseStatus
     status_code: str
     status_reason: str
-    total_usd: Usd
-    shortfall_usd: Usd
+    total_micros: Usd = Field(serialization_alias="total_usd")
+    shortfall_micros: Usd = Field(serialization_alias="shortfall_usd")
     lines: list[PurchasedLineReply]
     deployment_ids: list[UUID]
     transaction_id: UUID | None
@@ -133,30 +132,28 @@ def purchase_with_topup(user: CurrentUser, body: PurchaseBody, key: str) -> Answ
 @endpoint(blueprint, "GET", "/api/purchases", query=PurchaseQuery, reply=PurchaseList)
 def list_purchases(user: CurrentUser, query: PurchaseQuery) -> PurchaseList:
     """The user's purchases."""
-    page = call(
-        ListPurchases(
-            user_id=user.user_id,
-            statuses=[query.status] if query.status else [],
-            cursor=query.cursor,
-            limit=query.limit,
+    return PurchaseList.of(
+        call(
+            ListPurchases(
+                user_id=user.user_id,
+                statuses=[query.status] if query.status else [],
+                cursor=query.cursor,
+                limit=query.limit,
+            )
         )
-    )
-    return PurchaseList(
-        purchases=[_shown(purchase) for purchase in page.purchases],
-        next_cursor=page.next_cursor,
     )
 
 
 @endpoint(blueprint, "GET", "/api/purchases/<uuid:purchase_id>", reply=PurchaseReply)
 def get_purchase(user: CurrentUser, purchase_id: UUID) -> PurchaseReply:
     """One purchase and where it stands."""
-    return _shown(call(GetPurchase(user_id=user.user_id, purchase_id=purchase_id)))
+    return PurchaseReply.of(call(GetPurchase(user_id=user.user_id, purchase_id=purchase_id)))
 
 
 @endpoint(blueprint, "POST", "/api/purchases/<uuid:purchase_id>/cancel", reply=PurchaseReply)
 def cancel_purchase(user: CurrentUser, purchase_id: UUID) -> PurchaseReply:
     """Give up a purchase that waits for funds; one that is paid stays, with a 409."""
-    return _shown(call(CancelPurchase(user_id=user.user_id, purchase_id=purchase_id)))
+    return PurchaseReply.of(call(CancelPurchase(user_id=user.user_id, purchase_id=purchase_id)))
 
 
 def _start(user: CurrentUser, body: PurchaseBody, key: str) -> Purchase:
@@ -182,19 +179,17 @@ def _wait(purchase: Purchase, waiter: Waiter, deadline: float) -> Answer:
 
 
 def _answer(purchase: Purchase, setback: Setback | None = None) -> Answer:
-    shown = _shown(purchase)
-    if setback is not None and not shown.status_code:
-        shown = shown.model_copy(
-            update={"status_code": str(setback[0]), "status_reason": setback[1]}
-        )
+    if setback is not None and not purchase.status_code:
+        code, reason = setback
+        purchase = purchase.model_copy(update={"status_code": str(code), "status_reason": reason})
     return Answer(
-        shown.model_copy(update={"auto_topup": _forecast(purchase)}),
+        PurchaseReply.of(purchase, auto_topup=_forecast(purchase)),
         202 if purchase.status in _UNSETTLED else 200,
         {"Location": f"/api/purchases/{purchase.purchase_id}"},
     )
 
 
-def _forecast(purchase: Purchase) -> ForecastReply | None:
+def _forecast(purchase: Purchase) -> ChargeForecast | None:
     is_spent = purchase.status is PurchaseStatus.COMPLETED
     if not purchase.total_micros or not (is_spent or purchase.status in _UNSETTLED):
         return None
@@ -204,32 +199,4 @@ def _forecast(purchase: Purchase) -> ForecastReply | None:
         purchase_id=purchase.purchase_id,
         is_spent=is_spent,
     )
-    return shown_forecast(forecast_if_reachable(question))
-
-
-def _shown(purchase: Purchase) -> PurchaseReply:
-    return PurchaseReply(
-        purchase_id=purchase.purchase_id,
-        status=purchase.status,
-        status_code=purchase.status_code,
-        status_reason=purchase.status_reason,
-        total_usd=usd_number(purchase.total_micros),
-        shortfall_usd=usd_number(purchase.shortfall_micros),
-        lines=[
-            PurchasedLineReply(
-                product_id=line.product_id,
-                product_name=line.product_name,
-                quantity=line.quantity,
-                unit_price_usd=usd_number(line.unit_price_micros),
-                amount_usd=usd_number(line.amount_micros),
-            )
-            for line in purchase.lines
-        ],
-        deployment_ids=purchase.deployment_ids,
-        transaction_id=purchase.transaction_id,
-        created_at=purchase.created_at,
-        updated_at=purchase.updated_at,
-        expires_at=purchase.expires_at,
-        is_stock_limited=purchase.is_stock_limited,
-        stock_held_until=purchase.stock_held_until,
-    )
+    return forecast_if_reachable(question)

@@ -1,25 +1,28 @@
 """The shapes that bodies, queries and replies of the HTTP API are made of.
 
 Money is a JSON number of dollars outside and micro-dollars inside: a body's ``amount``
-arrives here as a Decimal and is ``amount_micros`` from here on.
+arrives here as a Decimal and is ``amount_micros`` from here on, and a reply's ``amount_micros``
+leaves as ``amount``.
 """
 
 import re
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
+    AliasGenerator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     StringConstraints,
     WithJsonSchema,
 )
 
 from chassis.digits import whole_number
-from chassis.money import InvalidAmount, parse_usd
+from chassis.money import InvalidAmount, parse_usd, usd_number
 from contracts.messages import CURSOR_LENGTH_MAX, MAX_AMOUNT_MICROS
 
 
@@ -30,10 +33,23 @@ class ApiBody(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ApiReply(BaseModel):
-    """What a program gets."""
+def _as_shown(name: str) -> str:
+    return name.removesuffix("_micros")
 
-    model_config = ConfigDict(frozen=True)
+
+class ApiReply(BaseModel):
+    """What a program gets. Fields have the names of the contracts; in the document ``_micros`` is
+    missing from them, unless they name another alias."""
+
+    model_config = ConfigDict(
+        frozen=True, alias_generator=AliasGenerator(serialization_alias=_as_shown)
+    )
+
+    @classmethod
+    def of(cls, told: object, **own: Any) -> Self:
+        """What a service told, as far as it is shown; ``own`` are fields that it did not tell."""
+        given = {name: getattr(told, name) for name in cls.model_fields if hasattr(told, name)}
+        return cls.model_validate({**given, **own}, from_attributes=True)
 
 
 def _micros(value: Any) -> int:
@@ -107,9 +123,12 @@ PositiveUsdText = Annotated[
 """A positive amount in a query string, such as ``amount=5.00``."""
 
 Usd = Annotated[
-    Decimal, WithJsonSchema({"type": "number", "description": "US dollars, two decimals."})
+    int,
+    PlainSerializer(usd_number),
+    WithJsonSchema({"type": "number", "description": "US dollars, two decimals."}),
 ]
-"""An amount in a reply. It may be negative where money went out."""
+"""An amount in a reply, in micro-dollars until it is written. It may be negative where money went
+out."""
 
 
 def _whole_number(value: Any) -> Any:

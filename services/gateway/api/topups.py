@@ -5,8 +5,7 @@ from uuid import UUID
 from flask import Blueprint
 from pydantic import AwareDatetime, Field
 
-from chassis.money import usd_number
-from contracts.topup import GetTopup, StartTopup, Topup, TopupKind, TopupStatus, Trigger
+from contracts.topup import GetTopup, StartTopup, TopupKind, TopupStatus, Trigger
 from services.gateway.api.endpoint import Answer, endpoint
 from services.gateway.api.shapes import ApiBody, ApiReply, CardUsd, Usd
 from services.gateway.backend import call
@@ -34,7 +33,7 @@ class TopupReply(ApiReply):
     topup_id: UUID
     kind: TopupKind
     status: TopupStatus
-    amount: Usd
+    amount_micros: Usd
     checkout_url: str | None
     trigger: Trigger | None
     trigger_reference: str | None
@@ -69,30 +68,10 @@ def start_topup(user: CurrentUser, body: TopupBody, key: str) -> Answer:
         ),
         timeout_s=25,
     )
-    return Answer(shown_topup(topup), 201, {"Location": f"/api/wallet/topups/{topup.topup_id}"})
+    return Answer(TopupReply.of(topup), 201, {"Location": f"/api/wallet/topups/{topup.topup_id}"})
 
 
 @endpoint(blueprint, "GET", "/api/wallet/topups/<uuid:topup_id>", reply=TopupReply)
 def get_topup(user: CurrentUser, topup_id: UUID) -> TopupReply:
     """One top-up, by hand or automatic."""
-    return shown_topup(call(GetTopup(user_id=user.user_id, topup_id=topup_id)))
-
-
-def shown_topup(topup: Topup) -> TopupReply:
-    """A top-up as the API shows it."""
-    return TopupReply(
-        topup_id=topup.topup_id,
-        kind=topup.kind,
-        status=topup.status,
-        amount=usd_number(topup.amount_micros),
-        checkout_url=topup.checkout_url,
-        trigger=topup.trigger,
-        trigger_reference=topup.trigger_reference,
-        failure_code=topup.failure_code,
-        failure_message=topup.failure_message,
-        card_brand=topup.card_brand,
-        card_last4=topup.card_last4,
-        receipt_url=topup.receipt_url,
-        created_at=topup.created_at,
-        updated_at=topup.updated_at,
-    )
+    return TopupReply.of(call(GetTopup(user_id=user.user_id, topup_id=topup_id)))

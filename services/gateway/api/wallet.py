@@ -7,10 +7,11 @@ from uuid import UUID
 from flask import Blueprint
 from pydantic import AwareDatetime, Field, model_validator
 
-from chassis.money import format_usd, usd_number
+from chassis.money import format_usd
 from contracts.errors import DeadlineExceeded, ServiceError, Unavailable
 from contracts.messages import Moment
 from contracts.topup import (
+    AutoTopupPreview,
     AutoTopupStatus,
     ForecastCharges,
     GetAutoTopup,
@@ -24,14 +25,12 @@ from contracts.wallet import (
     CheckAffordability,
     GetWallet,
     Statement,
-    Transaction,
     TransactionKind,
 )
 from services.gateway.api.auto_topup import (
     BESIDE_TIMEOUT_S,
     ForecastReply,
     forecast_if_reachable,
-    shown_forecast,
 )
 from services.gateway.api.endpoint import endpoint
 from services.gateway.api.shapes import (
@@ -54,12 +53,12 @@ class WalletInfo(ApiReply):
     """``balance`` includes what is held; ``available`` can be spent. The auto top-up fields are
     null while that service cannot be reached."""
 
-    balance: Usd
-    available: Usd
+    balance_micros: Usd
+    available_micros: Usd
     currency: str = "USD"
     status: AccountStatus
     auto_topup_enabled: bool | None
-    auto_topup_threshold: Usd | None
+    auto_topup_threshold_micros: Usd | None
 
 
 class TransactionQuery(ApiBody):
@@ -81,11 +80,11 @@ class TransactionReply(ApiReply):
 
     transaction_id: UUID
     kind: TransactionKind
-    amount_usd: Usd
-    balance_after: Usd
+    amount_micros: Usd = Field(serialization_alias="amount_usd")
+    balance_after_micros: Usd
     description: str
     metadata: dict[str, str]
-    created_at: AwareDatetime
+    effective_at: AwareDatetime = Field(serialization_alias="created_at")
 
 
 class TransactionList(ApiReply):
@@ -126,11 +125,11 @@ class ShortfallInfo(ApiReply):
     charged then, null where a payment that is under way may cover it or the last one was declined.
     A reason without it stays until somebody does something."""
 
-    shortfall: Usd
-    would_auto_topup: bool
-    topup_amount: Usd | None
-    balance_after_purchase: Usd | None
-    reason_code: str | None
+    shortfall_micros: Usd
+    would_topup: bool = Field(serialization_alias="would_auto_topup")
+    topup_amount_micros: Usd | None
+    balance_after_purchase_micros: Usd | None
+    refusal_code: str | None = Field(serialization_alias="reason_code")
     reason: str
     retry_at: AwareDatetime | None
     card_brand: str | None
@@ -142,8 +141,8 @@ class AffordabilityReply(ApiReply):
     that spending it would set off, also below the threshold afterwards; null while unknown."""
 
     can_afford: bool
-    amount: Usd
-    available: Usd
+    amount_micros: Usd
+    available_micros: Usd
     shortfall_info: ShortfallInfo | None
     auto_topup: ForecastReply | None
 
@@ -166,15 +165,10 @@ def wallet_info(user: CurrentUser) -> WalletInfo:
     """The balance, and whether auto top-up is on."""
     wallet = call(GetWallet(user_id=user.user_id))
     automatic = auto_topup_if_reachable(user)
-    has_threshold = automatic is not None and automatic.threshold_micros is not None
-    return WalletInfo(
-        balance=usd_number(wallet.balance_micros),
-        available=usd_number(wallet.available_micros),
-        status=wallet.status,
+    return WalletInfo.of(
+        wallet,
         auto_topup_enabled=automatic.enabled if automatic else None,
-        auto_topup_threshold=usd_number(automatic.threshold_micros or 0)
-        if automatic and has_threshold
-        else None,
+        auto_topup_threshold_micros=automatic.threshold_micros if automatic else None,
     )
 
 
@@ -187,32 +181,24 @@ def wallet_info(user: CurrentUser) -> WalletInfo:
 )
 def list_transactions(user: CurrentUser, query: TransactionQuery) -> TransactionList:
     """The statement, newest first, stable while new transactions are written."""
-    page = call(
-        Statement(
-            user_id=user.user_id,
-            kinds=[query.kind] if query.kind else [],
-            since=query.since,
-            until=query.until,
-            cursor=query.cursor,
-            limit=query.limit,
+    return TransactionList.of(
+        call(
+            Statement(
+                user_id=user.user_id,
+                kinds=[query.kind] if query.kind else [],
+                since=query.since,
+                until=query.until,
+                cursor=query.cursor,
+                limit=query.limit,
+            )
         )
-    )
-    return TransactionList(
-        transactions=[_shown(transaction) for transaction in page.transactions],
-        next_cursor=page.next_cursor,
     )
 
 
 @endpoint(blueprint, "GET", "/api/wallet/payment-methods", reply=PaymentMethodReplies)
 def list_payment_methods(user: CurrentUser) -> PaymentMethodReplies:
     """The saved cards."""
-    saved = call(ListPaymentMethods(user_id=user.user_id))
-    return PaymentMethodReplies(
-        payment_methods=[
-            PaymentMethodReply(**card.model_dump(include=set(PaymentMethodReply.model_fields)))
-            for card in saved.payment_methods
-        ]
-    )
+    return PaymentMethodReplies.of(call(ListPaymentMethods(user_id=user.user_id)))
 
 
 @endpoint(
@@ -225,10 +211,8 @@ def list_payment_methods(user: CurrentUser) -> PaymentMethodReplies:
 )
 def start_card_setup(user: CurrentUser, key: str) -> CardSetupReply:
     """Begin to save a card without a payment: send the person to ``checkout_url``."""
-    setup = call(
-        StartCardSetup(idempotency_key=key, user_id=user.user_id, email=user.email), timeout_s=25
-    )
-    return CardSetupReply(checkout_url=setup.checkout_url)
+    command = StartCardSetup(idempotency_key=key, user_id=user.user_id, email=user.email)
+    return CardSetupReply.of(call(command, timeout_s=25))
 
 
 @endpoint(
@@ -247,12 +231,8 @@ def check_affordability(user: CurrentUser, query: AffordabilityQuery) -> Afforda
     forecast = forecast_if_reachable(
         ForecastCharges(user_id=user.user_id, spend_micros=query.amount_micros)
     )
-    return AffordabilityReply(
-        can_afford=found.can_afford,
-        amount=usd_number(query.amount_micros),
-        available=usd_number(found.available_micros),
-        shortfall_info=shortfall,
-        auto_topup=shown_forecast(forecast),
+    return AffordabilityReply.of(
+        found, amount_micros=query.amount_micros, shortfall_info=shortfall, auto_topup=forecast
     )
 
 
@@ -280,51 +260,31 @@ def auto_topup_if_reachable(user: CurrentUser) -> AutoTopupStatus | None:
 
 def _shortfall(user: CurrentUser, found: Affordability) -> ShortfallInfo:
     shortfall_micros = found.shortfall_micros
-    nothing = ShortfallInfo(
-        shortfall=usd_number(shortfall_micros),
-        would_auto_topup=False,
-        topup_amount=None,
-        balance_after_purchase=None,
-        reason_code="unavailable",
-        reason="What auto top-up would do is not known at the moment.",
-        retry_at=None,
-        card_brand=None,
-        card_last4=None,
-    )
+    preview, why = AutoTopupPreview(would_topup=False, amount_micros=0), {}
     if found.status is AccountStatus.FROZEN:
-        reason = "The wallet is frozen: nothing can be paid from it. Please contact support."
-        return nothing.model_copy(update={"reason_code": "account_frozen", "reason": reason})
-    try:
-        preview = call(
-            PreviewAutoTopup(user_id=user.user_id, shortfall_micros=shortfall_micros),
-            timeout_s=BESIDE_TIMEOUT_S,
-        )
-    except ServiceError as error:
-        log.warning("auto top-up cannot be previewed", extra={"reason": str(error)})
-        return nothing
-    amount_micros = preview.amount_micros
-    return ShortfallInfo(
-        shortfall=usd_number(shortfall_micros),
-        would_auto_topup=preview.would_topup,
-        topup_amount=usd_number(amount_micros) if amount_micros else None,
-        balance_after_purchase=usd_number(amount_micros - shortfall_micros)
-        if amount_micros
-        else None,
-        reason_code=preview.refusal_code,
-        reason=preview.reason,
-        retry_at=preview.retry_at,
+        why = {
+            "refusal_code": "account_frozen",
+            "reason": "The wallet is frozen: nothing can be paid from it. Please contact support.",
+        }
+    else:
+        try:
+            preview = call(
+                PreviewAutoTopup(user_id=user.user_id, shortfall_micros=shortfall_micros),
+                timeout_s=BESIDE_TIMEOUT_S,
+            )
+        except ServiceError as error:
+            log.warning("auto top-up cannot be previewed", extra={"reason": str(error)})
+            why = {
+                "refusal_code": "unavailable",
+                "reason": "What auto top-up would do is not known at the moment.",
+            }
+    amount_micros = preview.amount_micros or None
+    return ShortfallInfo.of(
+        preview,
+        shortfall_micros=shortfall_micros,
+        topup_amount_micros=amount_micros,
+        balance_after_purchase_micros=amount_micros and amount_micros - shortfall_micros,
         card_brand=preview.card_brand or None,
         card_last4=preview.card_last4 or None,
-    )
-
-
-def _shown(transaction: Transaction) -> TransactionReply:
-    return TransactionReply(
-        transaction_id=transaction.transaction_id,
-        kind=transaction.kind,
-        amount_usd=usd_number(transaction.amount_micros),
-        balance_after=usd_number(transaction.balance_after_micros),
-        description=transaction.description,
-        metadata=transaction.metadata,
-        created_at=transaction.effective_at,
+        **why,
     )
