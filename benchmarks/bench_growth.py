@@ -66,7 +66,6 @@ def measure_what_steady_use_leaves(
     for number in range(users):
         time.sleep(max(0.0, started + number * WATCHED_S / users - time.monotonic()))
         _use(stack, product_id)
-    took_s = time.monotonic() - started
     time.sleep(60)  # for the last reading
     after = _sizes(stack)
     grown = {place: (after[place] - before[place]) / PURCHASES for place in after}
@@ -81,7 +80,7 @@ def measure_what_steady_use_leaves(
         + ", ".join(f"{service}.{table} {size:,.0f}" for (service, table), size in largest),
     )
     record(
-        f"Memory of all processes over {took_s / 60:.0f} minutes of use, last ÷ fifth minute",
+        "Memory of all processes over 20 minutes of use, last ÷ fifth minute",
         sum(readings[-1] for readings in memory.values())
         / sum(readings[4] for readings in memory.values()),
         detail=f"MiB of their own after 1, 5, 10 and {len(memory['wallet'])} minutes: "
