@@ -11,7 +11,6 @@ from contracts.messages import (
     AmountMicros,
     Command,
     Cursor,
-    Event,
     Moment,
     PageLimit,
     PriceMicros,
@@ -20,6 +19,7 @@ from contracts.messages import (
     ShortText,
     SignedMicros,
     Storable,
+    UserEvent,
     Value,
 )
 
@@ -203,13 +203,12 @@ class GetBurnRate(Request[BurnRate], service=SERVICE, method="get_burn_rate"):
     limit: PageLimit = 100
 
 
-class PurchaseShortOfFunds(Event, source=SERVICE, type="purchase_short_of_funds"):
+class PurchaseShortOfFunds(UserEvent, source=SERVICE, type="purchase_short_of_funds"):
     """A purchase waits for money. ``shortfall_micros`` closes the gap of this purchase alone;
 
     ``total_shortfall_micros`` that of everything this user waits for.
     """
 
-    user_id: UUID
     purchase_id: UUID
     total_micros: AmountMicros
     shortfall_micros: AmountMicros
@@ -217,51 +216,49 @@ class PurchaseShortOfFunds(Event, source=SERVICE, type="purchase_short_of_funds"
     available_micros: SignedMicros
 
 
-class RenewalShortOfFunds(Event, source=SERVICE, type="renewal_short_of_funds"):
-    user_id: UUID
+class RenewalShortOfFunds(UserEvent, source=SERVICE, type="renewal_short_of_funds"):
     deployment_id: UUID
     shortfall_micros: AmountMicros
     available_micros: SignedMicros
 
 
-class PurchaseCompleted(Event, source=SERVICE, type="purchase_completed"):
-    user_id: UUID
+class PurchaseCompleted(UserEvent, source=SERVICE, type="purchase_completed"):
     purchase_id: UUID
     total_micros: PriceMicros
     description: ShortText
     deployment_ids: list[UUID]
 
 
-class PurchaseEnded(Event, source=SERVICE, type="purchase_ended"):
+class PurchaseEnded(UserEvent, source=SERVICE, type="purchase_ended"):
     """A purchase ended without a payment: cancelled, expired or failed; nothing was charged."""
 
-    user_id: UUID
     purchase_id: UUID
     status: PurchaseStatus
     status_code: str
     reason: str
 
 
-class DeploymentRequested(Event, source=SERVICE, type="deployment_requested", needs_listener=False):
+class DeploymentRequested(
+    UserEvent, source=SERVICE, type="deployment_requested", needs_listener=False
+):
     """Something to provision; whoever does it answers with ``billing.report_deployment``."""
 
-    user_id: UUID
     deployment_id: UUID
     product_id: UUID
     name: str
 
 
-class DeploymentActivated(Event, source=SERVICE, type="deployment_activated", needs_listener=False):
-    user_id: UUID
+class DeploymentActivated(
+    UserEvent, source=SERVICE, type="deployment_activated", needs_listener=False
+):
     deployment_id: UUID
     name: str
     monthly_cost_micros: PriceMicros
 
 
-class DeploymentFailed(Event, source=SERVICE, type="deployment_failed", needs_listener=False):
+class DeploymentFailed(UserEvent, source=SERVICE, type="deployment_failed", needs_listener=False):
     """What was paid for could not be provisioned."""
 
-    user_id: UUID
     deployment_id: UUID
     purchase_id: UUID
     name: str

@@ -47,6 +47,11 @@ class BadRequest(ServiceError):
 
     code = "bad_request"
 
+    @property
+    def field(self) -> str:
+        """Empty where it is none of the caller's fields."""
+        return self.details[0] if self.details else ""
+
 
 class NotFound(ServiceError):
     code = "not_found"
@@ -69,6 +74,11 @@ class PriceChanged(Conflict):
 
     code = "price_changed"
 
+    @property
+    def unit_price_micros(self) -> int | None:
+        """None where it was not said."""
+        return int(self.details[0]) if self.details else None
+
 
 class OutOfStock(Conflict):
     """``details``: the product id."""
@@ -80,6 +90,11 @@ class InsufficientFunds(ServiceError):
     """``details``: the available balance and the shortfall, both in micro-dollars."""
 
     code = "insufficient_funds"
+
+    @property
+    def available_micros(self) -> int:
+        """What the wallet can spend; 0 where it was not said."""
+        return int(self.details[0]) if self.details else 0
 
 
 class AccountFrozen(ServiceError):

@@ -207,3 +207,9 @@ class Event(BaseModel):
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__()
+
+
+class UserEvent(Event):
+    """A fact about one user."""
+
+    user_id: UUID

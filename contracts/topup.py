@@ -11,7 +11,6 @@ from contracts.messages import (
     Command,
     Cursor,
     Done,
-    Event,
     Moment,
     PageLimit,
     PriceMicros,
@@ -20,6 +19,7 @@ from contracts.messages import (
     ShortText,
     SignedMicros,
     Storable,
+    UserEvent,
     Value,
 )
 
@@ -501,10 +501,9 @@ class ListProblems(Request[ProblemList], service=SERVICE, method="list_problems"
     limit: PageLimit = 100
 
 
-class TopupPaid(Event, source=SERVICE, type="topup_paid"):
+class TopupPaid(UserEvent, source=SERVICE, type="topup_paid"):
     """The processor has the money; the wallet credits it, once per ``topup_id``."""
 
-    user_id: UUID
     topup_id: UUID
     kind: TopupKind
     amount_micros: AmountMicros
@@ -516,10 +515,9 @@ class TopupPaid(Event, source=SERVICE, type="topup_paid"):
     threshold_micros: PriceMicros | None = None
 
 
-class TopupFailed(Event, source=SERVICE, type="topup_failed"):
+class TopupFailed(UserEvent, source=SERVICE, type="topup_failed"):
     """A charge was declined or given up; no money moved. ``message`` is for the person."""
 
-    user_id: UUID
     topup_id: UUID
     kind: TopupKind
     amount_micros: AmountMicros
@@ -529,33 +527,30 @@ class TopupFailed(Event, source=SERVICE, type="topup_failed"):
     trigger_reference: str | None = None
 
 
-class AutoTopupRefused(Event, source=SERVICE, type="auto_topup_refused"):
+class AutoTopupRefused(UserEvent, source=SERVICE, type="auto_topup_refused"):
     """An automatic top-up was due and not made, and why."""
 
-    user_id: UUID
     refusal_code: RefusalCode
     reason: ShortText
     trigger: Trigger
     trigger_reference: str | None = None
 
 
-class AutoTopupPaused(Event, source=SERVICE, type="auto_topup_paused"):
+class AutoTopupPaused(UserEvent, source=SERVICE, type="auto_topup_paused"):
     """Auto top-up stopped by itself until the person acts."""
 
-    user_id: UUID
     code: str
     reason: ShortText
     confirm_url: str | None = None
 
 
-class TopupReversed(Event, source=SERVICE, type="topup_reversed"):
+class TopupReversed(UserEvent, source=SERVICE, type="topup_reversed"):
     """Money went back to the card (a refund or a dispute): the wallet takes the credit back.
 
     ``reversal_id`` is the refund's or the dispute's id, with a number after it where a dispute
     that was won is lost after all: the effect happens once for each.
     """
 
-    user_id: UUID
     topup_id: UUID
     reversal_id: str
     amount_micros: AmountMicros
@@ -563,13 +558,12 @@ class TopupReversed(Event, source=SERVICE, type="topup_reversed"):
     description: ShortText
 
 
-class TopupRestored(Event, source=SERVICE, type="topup_restored"):
+class TopupRestored(UserEvent, source=SERVICE, type="topup_restored"):
     """A reversal was undone (a dispute won, a refund that failed): the wallet gives it back.
 
     At most once per ``reversal_id``, and only after its :class:`TopupReversed`.
     """
 
-    user_id: UUID
     topup_id: UUID
     reversal_id: str
     amount_micros: AmountMicros
@@ -577,10 +571,9 @@ class TopupRestored(Event, source=SERVICE, type="topup_restored"):
     description: ShortText
 
 
-class CardExpiring(Event, source=SERVICE, type="card_expiring", needs_listener=False):
+class CardExpiring(UserEvent, source=SERVICE, type="card_expiring", needs_listener=False):
     """A saved card expires soon; said once per card and expiry date."""
 
-    user_id: UUID
     payment_method_id: str
     brand: str
     last4: str
@@ -589,19 +582,17 @@ class CardExpiring(Event, source=SERVICE, type="card_expiring", needs_listener=F
     is_auto_topup: bool
 
 
-class AutoTopupResumed(Event, source=SERVICE, type="auto_topup_resumed", needs_listener=False):
+class AutoTopupResumed(UserEvent, source=SERVICE, type="auto_topup_resumed", needs_listener=False):
     """Auto top-up that was paused goes on, because the person added a card or saved again."""
 
-    user_id: UUID
     reason: ShortText
 
 
-class AutoTopupSettingsChanged(Event, source=SERVICE, type="auto_topup_settings_changed"):
+class AutoTopupSettingsChanged(UserEvent, source=SERVICE, type="auto_topup_settings_changed"):
     """The wallet arms its ``auto_topup`` level at the threshold, or drops it when None.
 
     ``settings_version`` grows with every save, so that an older one arriving late is ignored.
     """
 
-    user_id: UUID
     settings_version: int
     threshold_micros: PriceMicros | None

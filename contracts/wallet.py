@@ -12,7 +12,6 @@ from contracts.messages import (
     AmountMicros,
     Command,
     Cursor,
-    Event,
     IdempotencyKey,
     Metadata,
     Moment,
@@ -24,6 +23,7 @@ from contracts.messages import (
     ShortText,
     SignedMicros,
     Storable,
+    UserEvent,
     Value,
 )
 
@@ -119,6 +119,23 @@ class Transaction(Reply):
     caller: str | None = None
     replayed: bool = False
     dry_run: bool = False
+
+
+class Noted(StrEnum):
+    """Names in a transaction's metadata that others than their writer read.
+
+    Billing notes the purchase, the wallet what the top-up service told of a top-up.
+    """
+
+    PURCHASE_ID = "purchase_id"
+    TOPUP_ID = "topup_id"
+    REVERSAL_ID = "reversal_id"
+    PAYMENT_ID = "payment_id"
+    TRIGGER = "trigger"
+    TRIGGER_REFERENCE = "trigger_reference"
+    THRESHOLD_MICROS = "threshold_micros"
+    CARD_BRAND = "card_brand"
+    CARD_LAST4 = "card_last4"
 
 
 class WalletCommand(Command[ReplyT], Generic[ReplyT]):
@@ -629,10 +646,9 @@ class Verify(Request[Verdict], service=SERVICE, method="verify"):
     """
 
 
-class WalletCredited(Event, source=SERVICE, type="wallet_credited"):
+class WalletCredited(UserEvent, source=SERVICE, type="wallet_credited"):
     """Money came into a wallet; ``available_micros`` is what it can spend now."""
 
-    user_id: UUID
     transaction_id: UUID
     kind: TransactionKind
     amount_micros: AmountMicros
@@ -641,18 +657,16 @@ class WalletCredited(Event, source=SERVICE, type="wallet_credited"):
     topup_id: UUID | None = None
 
 
-class BalanceLow(Event, source=SERVICE, type="balance_low"):
+class BalanceLow(UserEvent, source=SERVICE, type="balance_low"):
     """A debit took a wallet below one of its levels; once per dip, re-armed above it."""
 
-    user_id: UUID
     level: Annotated[str, StringConstraints(min_length=1, max_length=40), Storable]
     threshold_micros: PriceMicros
     available_micros: SignedMicros
 
 
-class AccountFroze(Event, source=SERVICE, type="account_froze", needs_listener=False):
+class AccountFroze(UserEvent, source=SERVICE, type="account_froze", needs_listener=False):
     """An account may no longer be debited, for example after a disputed payment."""
 
-    user_id: UUID
     reason: ShortText
     balance_micros: SignedMicros

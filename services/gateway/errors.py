@@ -116,10 +116,10 @@ def from_service(error: ServiceError) -> Problem:
         problem.message = "Something went wrong on our side. Nothing is lost: try again later."
     if status in (503, 504):
         problem.headers["Retry-After"] = str(RETRY_AFTER_S)
-    if isinstance(error, BadRequest) and error.details:
-        problem.extra["field"] = error.details[0]
-    if isinstance(error, PriceChanged) and error.details and error.details[0].isdecimal():
-        problem.extra["unit_price_usd"] = usd_number(int(error.details[0]))
+    if isinstance(error, BadRequest) and error.field:
+        problem.extra["field"] = error.field
+    if isinstance(error, PriceChanged) and error.unit_price_micros is not None:
+        problem.extra["unit_price_usd"] = usd_number(error.unit_price_micros)
     return problem
 
 

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 from chassis.clock import utc_now
 from chassis.database import connect
 from chassis.money import format_usd
-from contracts.wallet import MadeCredit
+from contracts.wallet import MadeCredit, Noted
 from services.topup.charging import reconciliation
 from services.topup.charging.outcomes import PAID
 from services.topup.charging.reconciliation import UNEXPLAINED, Found
@@ -63,11 +63,11 @@ def look(till: Till, approved_logins: tuple[str, ...]) -> None:
 def _is_ours(session: Session, made: MadeCredit) -> bool:
     """Whether a top-up, or a reversal that was undone, stands behind it with this amount."""
     source: Topup | Reversal | None = None
-    if made.caller == TOPUP_EVENTS and "reversal_id" in made.metadata:
-        reversal = session.get(Reversal, made.metadata["reversal_id"])
+    if made.caller == TOPUP_EVENTS and Noted.REVERSAL_ID in made.metadata:
+        reversal = session.get(Reversal, made.metadata[Noted.REVERSAL_ID])
         source = reversal if reversal and reversal.restored_at else None
-    elif made.caller == TOPUP_EVENTS and "topup_id" in made.metadata:
-        topup = session.get(Topup, UUID(made.metadata["topup_id"]))
+    elif made.caller == TOPUP_EVENTS and Noted.TOPUP_ID in made.metadata:
+        topup = session.get(Topup, UUID(made.metadata[Noted.TOPUP_ID]))
         source = topup if topup and topup.status in PAID else None
     return source is not None and (source.user_id, source.amount_micros) == (
         made.user_id,

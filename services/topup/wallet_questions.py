@@ -44,21 +44,6 @@ class Entry:
     recorded_at: datetime
 
 
-def credit_key(topup_id: UUID) -> str:
-    """The key under which the wallet credits a top-up."""
-    return f"topup:{topup_id}"
-
-
-def reversal_key(reversal_id: str) -> str:
-    """The key under which the wallet takes a reversal back."""
-    return f"reversal:{reversal_id}"
-
-
-def restored_key(reversal_id: str) -> str:
-    """The key under which the wallet gives it back."""
-    return f"restored:{reversal_id}"
-
-
 class CallsServices(Protocol):
     """Whatever can make a call: the service's ``Caller``, or a client of a test's."""
 

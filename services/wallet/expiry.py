@@ -5,6 +5,7 @@ from datetime import datetime
 
 from chassis.database import Connected
 from contracts.errors import ServiceError
+from contracts.keys import expiry_key
 from services.wallet import ledger
 from services.wallet.book import holds
 from services.wallet.rules.holding import ExpireHold
@@ -26,7 +27,7 @@ def sweep(database: Connected, now: datetime) -> int:
     while True:
         with database.begin() as session:
             due = [
-                ExpireHold(idempotency_key=f"expire:{hold_id}", user_id=user_id, hold_id=hold_id)
+                ExpireHold(idempotency_key=expiry_key(hold_id), user_id=user_id, hold_id=hold_id)
                 for user_id, hold_id in holds.due(session, now, BATCH_SIZE)
             ]
             outcomes = ledger.post(session, now, due) if due else []

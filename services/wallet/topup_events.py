@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from chassis.outbox import publish
 from contracts.errors import Conflict
+from contracts.keys import opened_key, restored_key, reversal_key, topup_key
 from contracts.topup import (
     AutoTopupSettingsChanged,
     TopupKind,
@@ -18,6 +19,7 @@ from contracts.topup import (
 from contracts.wallet import (
     Credit,
     HouseAccount,
+    Noted,
     Reverse,
     Transaction,
     TransactionKind,
@@ -42,7 +44,7 @@ def credit(session: Session, now: datetime, event: TopupPaid) -> None:
         session,
         now,
         Credit(
-            idempotency_key=f"topup:{event.topup_id}",
+            idempotency_key=topup_key(event.topup_id),
             user_id=event.user_id,
             amount_micros=event.amount_micros,
             kind=TransactionKind.AUTO_TOPUP if is_auto else TransactionKind.TOPUP,
@@ -61,13 +63,13 @@ def credit(session: Session, now: datetime, event: TopupPaid) -> None:
 
 def _metadata(event: TopupPaid) -> dict[str, str]:
     known = {
-        "topup_id": event.topup_id,
-        "payment_id": event.payment_id,
-        "trigger": event.trigger,
-        "trigger_reference": event.trigger_reference,
-        "threshold_micros": event.threshold_micros,
-        "card_brand": event.card_brand,
-        "card_last4": event.card_last4,
+        Noted.TOPUP_ID: event.topup_id,
+        Noted.PAYMENT_ID: event.payment_id,
+        Noted.TRIGGER: event.trigger,
+        Noted.TRIGGER_REFERENCE: event.trigger_reference,
+        Noted.THRESHOLD_MICROS: event.threshold_micros,
+        Noted.CARD_BRAND: event.card_brand,
+        Noted.CARD_LAST4: event.card_last4,
     }
     return {name: str(value)[:500] for name, value in known.items() if value not in (None, "")}
 
@@ -75,12 +77,12 @@ def _metadata(event: TopupPaid) -> dict[str, str]:
 def take_back(session: Session, now: datetime, event: TopupReversed) -> None:
     """Take the credit of a reversed top-up back, once for each refund or dispute."""
     taking = TakeBack(
-        idempotency_key=_reversal_key(event),
+        idempotency_key=reversal_key(event.reversal_id),
         user_id=event.user_id,
         amount_micros=event.amount_micros,
         is_dispute=event.is_dispute,
         description=event.description,
-        metadata={"topup_id": str(event.topup_id), "reversal_id": event.reversal_id},
+        metadata={Noted.TOPUP_ID: str(event.topup_id), Noted.REVERSAL_ID: event.reversal_id},
     )
     # The reversal may come before the credit that it takes back: then it opens the wallet.
     accounts.open_missing(session, now, event.user_id)
@@ -92,19 +94,19 @@ def restore(session: Session, now: datetime, event: TopupRestored) -> None:
 
     Raises ``Conflict`` while the reversal itself has not arrived: the event is tried again.
     """
-    taken = keys.find(session, _reversal_key(event))
+    taken = keys.find(session, reversal_key(event.reversal_id))
     if taken is None or taken.transaction_id is None:
         raise Conflict("What is to be restored has not been taken back yet.")
     ledger.post_one(
         session,
         now,
         Reverse(
-            idempotency_key=f"restored:{event.reversal_id}",
+            idempotency_key=restored_key(event.reversal_id),
             user_id=event.user_id,
             transaction_id=taken.transaction_id,
             reason=event.description,
             actor=reclaims.ACTOR,
-            metadata={"topup_id": str(event.topup_id), "reversal_id": event.reversal_id},
+            metadata={Noted.TOPUP_ID: str(event.topup_id), Noted.REVERSAL_ID: event.reversal_id},
         ),
     )
     _open_if_settled(session, now, event.user_id, event.reversal_id, event.description)
@@ -118,16 +120,12 @@ def _open_if_settled(
             session,
             now,
             Unfreeze(
-                idempotency_key=f"opened:{settled_by}",
+                idempotency_key=opened_key(settled_by),
                 user_id=user_id,
                 reason=reason,
                 actor=reclaims.ACTOR,
             ),
         )
-
-
-def _reversal_key(event: TopupReversed | TopupRestored) -> str:
-    return f"reversal:{event.reversal_id}"
 
 
 def arm_level(session: Session, now: datetime, event: AutoTopupSettingsChanged) -> None:

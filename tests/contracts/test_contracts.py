@@ -4,14 +4,16 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError, create_model
 
 from chassis.idempotency import request_hash
-from contracts import errors
+from contracts import errors, keys
 from contracts.messages import Command, Event, Moment, Request
 from contracts.schemas import SERVICES, service_schema
+from contracts.wallet import Noted
 from tests.contracts.golden import examples, messages, request_hashes
 
 EVERY_MESSAGE = [
@@ -109,6 +111,51 @@ def test_every_error_has_a_code_of_its_own_and_takes_only_strings() -> None:
 
     assert len(codes) == len(set(codes))
     assert all(str(error("A sentence.", "detail")) == "A sentence." for error in classes)
+
+
+def test_what_stands_in_ledgers_keeps_its_keys_and_names() -> None:
+    number = UUID(int=7)
+    end = "00000000-0000-0000-0000-000000000007"
+
+    made = [
+        keys.wallet_key(number),
+        keys.purchase_key(number),
+        keys.topup_key(number),
+        keys.reversal_key("re_1"),
+        keys.restored_key("dp_1"),
+        keys.opened_key("dp_1"),
+        keys.expiry_key(number),
+    ]
+
+    assert made == [
+        f"open:{end}",
+        f"purchase:{end}",
+        f"topup:{end}",
+        "reversal:re_1",
+        "restored:dp_1",
+        "opened:dp_1",
+        f"expire:{end}",
+    ]
+    assert {name.value for name in Noted} >= {
+        "purchase_id",
+        "topup_id",
+        "reversal_id",
+        "payment_id",
+        "trigger",
+        "trigger_reference",
+        "threshold_micros",
+        "card_brand",
+        "card_last4",
+    }
+
+
+def test_an_error_reads_its_own_details() -> None:
+    assert errors.InsufficientFunds("Too little.", "-5", "7").available_micros == -5
+    assert errors.InsufficientFunds("Too little.").available_micros == 0
+    assert errors.PriceChanged("Dearer.", "9").unit_price_micros == 9
+    assert errors.PriceChanged("Dearer.").unit_price_micros is None
+    assert errors.BadRequest("Wrong.", "lines").field == "lines"
+    assert errors.BadRequest("Wrong.").field == ""
 
 
 def spoilt(example: Any, by: str) -> Iterator[Any]:

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select
 
 from contracts.errors import Conflict
+from contracts.keys import topup_key
 from contracts.topup import ChargeForecast, ForecastCharges, RefusalCode, TopupStatus, Trigger
 from services.topup.automatic import forecast, triggers
 from services.topup.charging import charges
 from services.topup.models import TriggerRecord
-from services.topup.wallet_questions import Entry, credit_key
+from services.topup.wallet_questions import Entry
 from tests.topup.conftest import USD, Customer, Desk, empty
 
 EXAMPLES = int(os.environ.get("TOPUP_FORECASTS", "25"))
@@ -302,7 +303,7 @@ def test_credits_that_are_in_the_wallet_are_not_awaited_as_well(desk: Desk) -> N
     before = foretold(customer).balance_after_micros
 
     # The wallet has credited it, and the event that says so is still on its way.
-    key = credit_key(paid.topup_id)
+    key = topup_key(paid.topup_id)
     desk.wallet.entries[key] = Entry(paid.amount_micros, desk.clock())
     desk.wallet.balances[customer.user_id] = 5 * USD + paid.amount_micros
 

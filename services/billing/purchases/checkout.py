@@ -44,7 +44,8 @@ from contracts.errors import (
     ServiceError,
     Unavailable,
 )
-from contracts.wallet import CloseKey, Debit, TransactionKind
+from contracts.keys import purchase_key
+from contracts.wallet import CloseKey, Debit, Noted, TransactionKind
 from services.billing.models import PurchaseLineRow, PurchaseRow
 from services.billing.purchases import claims, lifecycle, stock
 from services.billing.purchases.claims import Claim
@@ -239,7 +240,9 @@ class Checkout:
             )
             return False
         except InsufficientFunds as refusal:
-            return self._wait_for_funds(claimed, _available_micros(refusal, row))
+            # Never so much that the purchase would not be short.
+            available_micros = min(refusal.available_micros, row.total_micros - 1)
+            return self._wait_for_funds(claimed, available_micros)
         except NotFound:
             # A user without a wallet has no money yet; the first credit opens one.
             return self._wait_for_funds(claimed, 0)
@@ -270,12 +273,12 @@ class Checkout:
             return None
         transaction = self.rpc.call(
             Debit(
-                idempotency_key=wallet_key(row.purchase_id),
+                idempotency_key=purchase_key(row.purchase_id),
                 user_id=row.user_id,
                 amount_micros=row.total_micros,
                 kind=TransactionKind.PURCHASE,
                 description=lifecycle.describe(row.lines),
-                metadata={"purchase_id": str(row.purchase_id)},
+                metadata={Noted.PURCHASE_ID: str(row.purchase_id)},
                 dry_run=dry_run,
             ),
             timeout_s=self.rules.call_timeout_s,
@@ -315,7 +318,7 @@ class Checkout:
         If it turns out that the money was taken, the purchase is completed instead.
         """
         found = self.rpc.call(
-            CloseKey(idempotency_key=wallet_key(purchase_id)),
+            CloseKey(idempotency_key=purchase_key(purchase_id)),
             timeout_s=self.rules.call_timeout_s,
         )
         crash_point("billing.key_closed")
@@ -342,19 +345,8 @@ class Checkout:
             claims.postpone(session, self.clock(), claimed)
 
 
-def wallet_key(purchase_id: UUID) -> str:
-    """The idempotency key of a purchase's one debit."""
-    return f"purchase:{purchase_id}"
-
-
 def _quote_lines(lines: Sequence[PurchaseLine | PurchaseLineRow]) -> list[QuoteLine]:
     return [QuoteLine(product_id=line.product_id, quantity=line.quantity) for line in lines]
-
-
-def _available_micros(refusal: InsufficientFunds, row: PurchaseRow) -> int:
-    """What the wallet says it has; never so much that the purchase would not be short."""
-    available = int(refusal.details[0]) if refusal.details else 0
-    return min(available, row.total_micros - 1)
 
 
 def _answer(row: PurchaseRow, *, replayed: bool) -> Purchase:

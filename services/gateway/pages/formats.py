@@ -12,7 +12,7 @@ from chassis.money import MICROS_PER_CENT, MINUS, divide_half_even, format_usd, 
 from contracts.billing import DeploymentStatus, PurchaseStatus
 from contracts.catalog import BillingPeriod, Category, Product, SortOrder
 from contracts.topup import TopupStatus, Trigger, brand_name
-from contracts.wallet import Transaction, TransactionKind
+from contracts.wallet import Noted, Transaction, TransactionKind
 
 SOON = timedelta(seconds=15)
 CATEGORY_NAMES = {
@@ -156,21 +156,21 @@ def trigger_sentence(transaction: Transaction) -> str:
     """Why an automatic charge was made, from what the wallet recorded with it; else empty."""
     if transaction.kind is not TransactionKind.AUTO_TOPUP:
         return ""
-    trigger = transaction.metadata.get("trigger", "")
+    trigger = transaction.metadata.get(Noted.TRIGGER, "")
     try:
         reason = _TRIGGERS[Trigger(trigger)]
     except ValueError:
         return ""
-    threshold = transaction.metadata.get("threshold_micros", "")
+    threshold = transaction.metadata.get(Noted.THRESHOLD_MICROS, "")
     below = f" (threshold {format_usd(int(threshold))})" if threshold.isdecimal() else ""
     return f"Charged because {reason}{below}"
 
 
 def triggering_purchase(transaction: Transaction) -> str:
     """The id of the purchase that started an automatic charge; else empty."""
-    if transaction.metadata.get("trigger") != Trigger.PURCHASE:
+    if transaction.metadata.get(Noted.TRIGGER) != Trigger.PURCHASE:
         return ""
-    return transaction.metadata.get("trigger_reference", "")
+    return transaction.metadata.get(Noted.TRIGGER_REFERENCE, "")
 
 
 def duration(seconds: int) -> str:

@@ -16,6 +16,7 @@ from flask import session as cookie
 
 from chassis.clock import utc_now
 from contracts.errors import DeadlineExceeded, ServiceError, Unavailable
+from contracts.keys import wallet_key
 from contracts.wallet import OpenAccount
 from services.gateway.backend import call, database, settings
 from services.gateway.errors import Problem, wants_json
@@ -131,7 +132,9 @@ def ensure_wallet(user: CurrentUser) -> None:
     if user.has_wallet:
         return
     try:
-        call(OpenAccount(idempotency_key=f"open:{user.user_id}", user_id=user.user_id), timeout_s=3)
+        call(
+            OpenAccount(idempotency_key=wallet_key(user.user_id), user_id=user.user_id), timeout_s=3
+        )
     except (Unavailable, DeadlineExceeded) as error:
         log.warning("the wallet is not open yet", extra={"reason": str(error)})
         return

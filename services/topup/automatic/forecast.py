@@ -13,6 +13,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
+from contracts.keys import topup_key
 from contracts.topup import (
     ChargeForecast,
     ForecastCharges,
@@ -27,7 +28,7 @@ from services.topup.automatic.triggers import Pending
 from services.topup.models import AutoTopupSettings, Card
 from services.topup.policy import Policy
 from services.topup.till import Till
-from services.topup.wallet_questions import Funds, credit_key
+from services.topup.wallet_questions import Funds
 
 CHARGES_MAX = 20
 PASSING = (RefusalCode.COOL_DOWN, RefusalCode.IN_FLIGHT)
@@ -193,7 +194,7 @@ def look(till: Till, user_id: UUID) -> tuple[Funds, frozenset[UUID]]:
             paid = limits.paid_topups(session, user_id)
         if not paid:
             return funds, frozenset()
-        arrived = frozenset(topup for topup in paid if till.wallet.entry(credit_key(topup)))
+        arrived = frozenset(topup for topup in paid if till.wallet.entry(topup_key(topup)))
         again = till.wallet.funds(user_id, till.clock())
         if again == funds:
             return funds, arrived

@@ -22,12 +22,12 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from chassis.money import format_usd, from_cents
+from contracts.keys import is_topup, restored_key, reversal_key, topup_key
 from services.topup.automatic import limits
 from services.topup.charging.outcomes import PAID, is_given_back, is_paid_with
 from services.topup.models import Difference, Reversal, Topup
 from services.topup.processor import CURRENCY, TOPUP_ID, Missing, Object
 from services.topup.till import Till
-from services.topup.wallet_questions import credit_key, restored_key, reversal_key
 
 SETTLES_WITHIN = timedelta(minutes=15)
 """What is younger may still be on its way between two books."""
@@ -140,7 +140,7 @@ def _is_paid_in(topup: Topup, since: datetime, until: datetime) -> bool:
 
 def _topups_against_ledger(books: Books, until: datetime) -> Iterable[Found]:
     for topup in books.topups:
-        credited = books.ledger.get(credit_key(topup.topup_id))
+        credited = books.ledger.get(topup_key(topup.topup_id))
         if topup.status in PAID and credited is None:
             if topup.paid_at is not None and topup.paid_at < until:
                 message = f"{format_usd(topup.amount_micros)} was paid and not credited"
@@ -412,7 +412,7 @@ def _newest(
 
 
 def _read_ledger(till: Till, books: Books, since: datetime, until: datetime) -> None:
-    keys = [credit_key(topup.topup_id) for topup in books.topups]
+    keys = [topup_key(topup.topup_id) for topup in books.topups]
     for reversal in books.reversals:
         keys += [reversal_key(reversal.reversal_id), restored_key(reversal.reversal_id)]
     for key in keys:
@@ -420,7 +420,7 @@ def _read_ledger(till: Till, books: Books, since: datetime, until: datetime) -> 
         if entry is None:
             continue
         books.ledger[key] = entry.amount_micros
-        if key.startswith("topup:") and since <= entry.recorded_at < until:
+        if is_topup(key) and since <= entry.recorded_at < until:
             books.ledger_found_micros += entry.amount_micros
     if (since, until) == (limits.day_start(since), limits.day_end(since)):
         books.ledger_total_micros = till.wallet.topup_credits_micros(since, until)

@@ -22,6 +22,7 @@ from contracts.wallet import (
     AccountStatus,
     BalanceLow,
     HouseAccount,
+    Noted,
     Transaction,
     Wallet,
     WalletCredited,
@@ -287,7 +288,7 @@ def credited(now: datetime, owner: Account | Wallet, transaction: Transaction) -
 
 def _topup_id(metadata: dict[str, str]) -> UUID | None:
     try:
-        return UUID(metadata["topup_id"])
+        return UUID(metadata[Noted.TOPUP_ID])
     except (KeyError, ValueError):
         return None
 

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from chassis.bulk import Batch, Bulk
 from contracts.errors import BadRequest, IdempotencyConflict, KeyClosed
+from contracts.keys import WALLETS_OWN
 from contracts.messages import Reply
 from contracts.wallet import (
     ClosedKey,
@@ -30,8 +31,6 @@ from services.wallet.book import accounts, holds, levels
 from services.wallet.book.postings import transaction_from
 
 CLOSE_KEY = "close_key"
-OWN_PREFIXES = ("topup:", "reversal:", "restored:", "opened:", "expire:")
-"""How the keys begin under which the wallet itself acts, on an event or a timer."""
 
 
 @dataclass(slots=True)
@@ -61,9 +60,9 @@ class KeyRecord:
 
 def require_callers_own(idempotency_key: str) -> None:
     """Raises ``BadRequest`` for a key that is the wallet's: closing it would stop a credit."""
-    if idempotency_key.startswith(OWN_PREFIXES):
+    if idempotency_key.startswith(WALLETS_OWN):
         raise BadRequest(
-            f"idempotency_key: keys that begin with {', '.join(OWN_PREFIXES)} are the wallet's own."
+            f"idempotency_key: keys that begin with {', '.join(WALLETS_OWN)} are the wallet's own."
             " Choose another one.",
             "idempotency_key",
         )

@@ -1,0 +1,54 @@
+"""The idempotency keys under which money moves, where both sides of a call know them.
+
+Whoever wants to know what became of a purchase or a top-up asks the wallet by its key.
+"""
+
+from uuid import UUID
+
+_TOPUP = "topup:"
+_REVERSAL = "reversal:"
+_RESTORED = "restored:"
+_OPENED = "opened:"
+_EXPIRY = "expire:"
+
+WALLETS_OWN = (_TOPUP, _REVERSAL, _RESTORED, _OPENED, _EXPIRY)
+"""How the keys begin under which the wallet acts by itself, on an event or a timer."""
+
+
+def wallet_key(user_id: UUID) -> str:
+    """A new user's wallet is opened."""
+    return f"open:{user_id}"
+
+
+def purchase_key(purchase_id: UUID) -> str:
+    """A purchase is paid."""
+    return f"purchase:{purchase_id}"
+
+
+def topup_key(topup_id: UUID) -> str:
+    """A top-up is credited."""
+    return f"{_TOPUP}{topup_id}"
+
+
+def is_topup(key: str) -> bool:
+    return key.startswith(_TOPUP)
+
+
+def reversal_key(reversal_id: str) -> str:
+    """A refund or a dispute takes a top-up's credit back."""
+    return f"{_REVERSAL}{reversal_id}"
+
+
+def restored_key(reversal_id: str) -> str:
+    """What a reversal took is given back."""
+    return f"{_RESTORED}{reversal_id}"
+
+
+def opened_key(settled_by: str) -> str:
+    """A frozen wallet is opened, by the top-up or the reversal that settled its debt."""
+    return f"{_OPENED}{settled_by}"
+
+
+def expiry_key(hold_id: UUID) -> str:
+    """A hold expires."""
+    return f"{_EXPIRY}{hold_id}"
