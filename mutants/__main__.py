@@ -1,7 +1,9 @@
 """``make mutants PART=billing SAMPLE=40``: put faults into a part, and count those noticed."""
 
 import argparse
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +21,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="which ones a sample takes")
     parser.add_argument("--only", default="", help="only faults of files whose name has this")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     # The faults go into a copy: whatever ends this, the working tree is as it was.
     with tempfile.TemporaryDirectory(prefix="mycelium-mutants-") as name:
         scratch = Path(name)
@@ -27,9 +30,19 @@ def main() -> int:
         copy = scratch / "repository"
         _copy_repository(copy)
         command = [sys.executable, "-m", "mutants.run", given.part, str(scratch), given.only]
-        return subprocess.run(
-            [*command, str(given.seed), str(given.sample or 0)], cwd=copy, check=False
-        ).returncode
+        run = subprocess.Popen(
+            [*command, str(given.seed), str(given.sample or 0)],
+            cwd=copy,
+            # What the tests leave behind goes with the rest.
+            env={**os.environ, "TMPDIR": name},
+            # A Ctrl-C is ours alone, so that the servers are ended once.
+            start_new_session=True,
+        )
+        try:
+            return run.wait()
+        finally:
+            run.terminate()
+            run.wait()
 
 
 def _copy_repository(copy: Path) -> None:

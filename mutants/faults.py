@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cosmic_ray import plugins
 from cosmic_ray.ast import ast_nodes, get_ast
@@ -30,6 +30,9 @@ LINKS = {
 CONDITIONS = {"where", "and_", "or_", "filter"}
 # What is said and changes nothing, and where a test ends the process.
 IGNORED_CALLS = ("log.", "crash_point(")
+
+# What a statement lies in. Its lines are those before its own block.
+BLOCKS = {"suite", "file_input", "if_stmt", "for_stmt", "while_stmt", "try_stmt", "with_stmt"}
 
 REPLACEMENTS = {
     "ReplaceComparisonOperator": (
@@ -59,15 +62,27 @@ WHOLE = (
 )
 
 
+class Place(NamedTuple):
+    """Where a fault can be put, of which it is the ``occurrence``-th of its kind in the file."""
+
+    file: str
+    line: int
+    operator: Operator
+    occurrence: int
+    node: NodeOrLeaf
+
+
 @dataclass(frozen=True)
 class Fault:
     """One change to one file, ``within`` a function or a class, or nothing.
 
+    ``lines`` are those of its statement, or of none where that runs before any test, at import.
     ``before`` and ``after`` are the lines that it changes, on one line.
     """
 
     file: str
     line: int
+    lines: range
     within: str
     kind: str
     before: str
@@ -174,16 +189,17 @@ class LoseError(Operator):
         return (Example("try: a()\nexcept b.C: d()", "try: a()\nexcept (): d()"),)
 
 
-def faults_in(root: Path, file: str) -> list[Fault]:
-    """Every fault for this file, in the order of its lines."""
-    source = (root / file).read_text()
-    found = [
-        _fault(file, source, operator, occurrence, node, start[0])
+def places(file: str) -> list[Place]:
+    """Every place for a fault in this file."""
+    nodes = list(ast_nodes(get_ast(Path(file).read_text())))
+    return [
+        Place(file, start[0], operator, occurrence, node)
         for operator in _operators()
-        for occurrence, (node, start) in enumerate(_places(source, operator))
+        for occurrence, (node, (start, _)) in enumerate(
+            (node, position) for node in nodes for position in operator.mutation_positions(node)
+        )
         if not _is_beside_the_point(node)
     ]
-    return sorted(found, key=lambda fault: (fault.line, fault.kind, fault.after))
 
 
 def _operators() -> list[Operator]:
@@ -192,12 +208,6 @@ def _operators() -> list[Operator]:
         names += [f"core/{family}_{pair}" for pair in pairs]
     ours: list[Operator] = [DropLink(), DropCondition(), DropStatement(), LoseError()]
     return [*ours, *(plugins.get_operator(name)() for name in names)]
-
-
-def _places(source: str, operator: Operator) -> Iterator[tuple[NodeOrLeaf, tuple[int, int]]]:
-    for node in ast_nodes(get_ast(source)):
-        for start, _ in operator.mutation_positions(node):
-            yield node, start
 
 
 def _is_beside_the_point(node: NodeOrLeaf) -> bool:
@@ -223,28 +233,56 @@ def _is_type(node: NodeOrLeaf, above: NodeOrLeaf) -> bool:
     return above.type == "funcdef" and node is above.annotation
 
 
-def _fault(
-    file: str, source: str, operator: Operator, occurrence: int, node: NodeOrLeaf, line: int
-) -> Fault:
-    code = mutate_code(source, operator, occurrence)
+def fault_at(place: Place) -> Fault | None:
+    """The fault, or None where it would be no Python, as ``select(*)``."""
+    source = Path(place.file).read_text()
+    kind = type(place.operator).__name__
+    code = mutate_code(source, place.operator, place.occurrence)
     if code is None:
-        raise ValueError(f"{type(operator).__name__} made no change in {file}:{line}")
+        raise ValueError(f"{kind} made no change in {place.file}")
+    try:
+        compile(code, place.file, "exec")
+    except SyntaxError:
+        return None
     before, after = [], []
     for entry in difflib.ndiff(source.splitlines(), code.splitlines()):
         if entry.startswith("- "):
             before.append(entry[2:])
         elif entry.startswith("+ "):
             after.append(entry[2:])
-    definition = search_ancestor(node, "funcdef", "classdef")
+    definition = search_ancestor(place.node, "funcdef", "classdef")
     return Fault(
-        file=file,
-        line=line,
+        file=place.file,
+        line=place.line,
+        lines=_lines(place.node),
         within=definition.name.value if definition is not None else "",
-        kind=type(operator).__name__,
+        kind=kind,
         before=_one_line(before),
         after=_one_line(after),
         code=code,
     )
+
+
+def _lines(node: NodeOrLeaf) -> range:
+    """The lines that run when ``node`` does, none if that is at import."""
+    if not _is_called(node):
+        return range(0)
+    while node.parent.type not in BLOCKS:
+        node = node.parent
+    start, end = node.start_pos[0], node.get_last_leaf().start_pos[0]
+    for child in getattr(node, "children", ()):
+        if child.type == "suite":
+            return range(start, child.start_pos[0] + 1)
+    return range(start, end + 1)
+
+
+def _is_called(node: NodeOrLeaf) -> bool:
+    """Whether ``node`` lies in the body of a function."""
+    while node.parent is not None:
+        if node.parent.type == "funcdef" and node is node.parent.children[-1]:
+            return True
+        node = node.parent
+    return False
 
 
 def _one_line(lines: list[str]) -> str:

@@ -1,7 +1,6 @@
 """The parts: the files whose rules get faults, and the tests that are to notice.
 
-The quick tests stand first: most faults need no more. A test that stops the servers cannot be
-here, because all trials share them.
+A test that stops the servers cannot be here, because all trials share them.
 """
 
 import tomllib

@@ -1,11 +1,14 @@
 """Tries the faults of one part, in the copy of the repository that is the working directory.
 
-PostgreSQL and the broker are started once. Each fault gets a process forked from this one, which
-has imported pytest and the libraries but nothing of ours; it stops at the first test that fails.
-The processes that a test starts read the fault from the file, as everybody does.
+PostgreSQL and the broker are started once. A first run of the tests, without a fault, sees which
+lines each of them runs. Each fault gets a process forked from this one, which has imported pytest
+and the libraries but nothing of ours; it runs the tests that may notice, the quick ones first, up
+to the first that fails. The processes that a test starts read the fault from the file, as
+everybody does.
 """
 
 import importlib
+import json
 import os
 import random
 import signal
@@ -14,21 +17,28 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from hypothesis import Phase, settings
 
 from deploy.local.broker import Node, start_node
 from deploy.local.postgres import Postgres
 from deploy.local.postgres import start as start_postgres
 from deploy.parts import DATABASES
-from mutants.faults import Fault, faults_in
+from mutants.faults import Fault, fault_at, places
 from mutants.parts import EQUIVALENT, PARTS, Part
+from mutants.seen import Observer, Seen
 
 # What every test process would import anew. Not pytest's plugins, which it wants to rewrite.
-LIBRARIES = ("alembic.command", "kombu", "psycopg2", "pydantic", "sqlalchemy.orm", "stripe")
+LIBRARIES = (
+    *("alembic.command", "hypothesis.stateful", "kombu", "psycopg2", "pydantic"),
+    *("requests", "sqlalchemy.dialects.postgresql.psycopg2", "sqlalchemy.orm", "stripe"),
+)
 OURS = {"chassis", "contracts", "services", "tests"}
 NOTICED_MIN = 0.9
 PATIENCE_S = 20.0
@@ -54,33 +64,37 @@ class Trials:
 
     def __init__(self, scratch: Path, part: Part) -> None:
         self._log = scratch / "last-run.log"
-        self._tests = part.tests
+        self._part = part
+        self._seen_file = scratch / "seen.json"
+        self._seen = Seen()
         self._servers = Servers(
             start_postgres(scratch / "postgres"), start_node(scratch / "rabbitmq")
         )
-        self._time_limit_s = 3600.0
         self._written = int(time.time())
         for library in LIBRARIES:
             importlib.import_module(library)
 
-    def check_tests(self) -> float:
-        """Run the tests without a fault; how long they take. Exits if one fails."""
+    def observe_tests(self) -> float:
+        """Run all tests without a fault and see what they run; how long that takes.
+
+        Exits if one fails.
+        """
         started = time.monotonic()
         if self._run() is not Outcome.SURVIVED:
             sys.exit(f"The tests fail without any fault:\n{self._log.read_text()[-4000:]}")
-        took_s = time.monotonic() - started
-        self._time_limit_s = 60 + 3 * took_s
-        return took_s
+        self._seen = Seen(**json.loads(self._seen_file.read_text()))
+        return time.monotonic() - started
 
     def try_out(self, fault: Fault) -> Outcome:
-        """Run the tests with this fault in its file, and take it out again."""
+        """Run the tests that may notice with this fault in its file, and take it out again."""
+        tests = self._seen.tests_for(fault)
+        if not tests:
+            return Outcome.SURVIVED
         file = Path(fault.file)
         source = file.read_text()
-        # The tests named after the file notice most of its faults.
-        first = [test for test in self._tests if Path(test).name == f"test_{file.name}"]
         try:
             self._write(file, fault.code)
-            return self._run(first)
+            return self._run(tests)
         finally:
             self._write(file, source)
 
@@ -95,19 +109,26 @@ class Trials:
         self._written += 1
         os.utime(file, (self._written, self._written))
 
-    def _run(self, first: Sequence[str] = ()) -> Outcome:
+    def _run(self, tests: Sequence[str] = ()) -> Outcome:
         sys.stdout.flush()
         tester = os.fork()
         if tester == 0:
-            os._exit(self._test(first))
+            os._exit(self._test(tests))
         try:
-            return self._outcome(tester)
+            return self._outcome(tester, 3600.0 if not tests else self._time_limit_s(tests))
         finally:
+            # Whatever it started dies with it.
+            with suppress(ProcessLookupError):
+                os.killpg(tester, signal.SIGKILL)
             for service in DATABASES:
                 self._servers.postgres.drop_database(service)
 
-    def _test(self, first: Sequence[str]) -> int:
+    def _time_limit_s(self, tests: Sequence[str]) -> float:
+        return 60 + 3 * sum(self._seen.took_s[test] for test in tests)
+
+    def _test(self, tests: Sequence[str]) -> int:
         os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(log, 1)
         os.dup2(log, 2)
@@ -116,9 +137,19 @@ class Trials:
         try:
             patience = importlib.import_module("tests.patience")
             patience.PATIENCE_S = PATIENCE_S
-            options = ["-x", "-q", "-p", "no:cacheprovider", "--timeout", "120"]
-            tests = dict.fromkeys((*first, *self._tests))
-            return int(pytest.main([*options, *tests], plugins=[_named(self._servers)]))
+            # Of the plugins installed, which take a second to load, only the one that is needed.
+            os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+            options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "pytest_timeout"]
+            options += ["--timeout", "120"]
+            if tests:
+                files = dict.fromkeys(test.partition("::")[0] for test in tests)
+                plugins = [Setting(self._servers), Choice(tests)]
+                return int(pytest.main([*options, *files], plugins=plugins))
+            observer = Observer(self._seen, self._part.rules)
+            plugins = [Setting(self._servers), observer]
+            code = int(pytest.main([*options, *self._part.tests], plugins=plugins))
+            self._seen_file.write_text(json.dumps(vars(self._seen)))
+            return code
         except Exception:
             traceback.print_exc()
             return int(pytest.ExitCode.INTERNAL_ERROR)
@@ -126,49 +157,60 @@ class Trials:
             sys.stdout.flush()
             sys.stderr.flush()
 
-    def _outcome(self, tester: int) -> Outcome:
-        deadline = time.monotonic() + self._time_limit_s
+    def _outcome(self, tester: int, time_limit_s: float) -> Outcome:
+        deadline = time.monotonic() + time_limit_s
         while True:
             ended, status = os.waitpid(tester, os.WNOHANG)
             if ended:
                 break
             if time.monotonic() > deadline:
-                # What it started dies with it.
                 os.killpg(tester, signal.SIGKILL)
                 os.waitpid(tester, 0)
                 return Outcome.TOO_SLOW
-            time.sleep(0.05)
+            time.sleep(0.02)
         code = os.waitstatus_to_exitcode(status)
         if code in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED):
             sys.exit(f"pytest ran no test:\n{self._log.read_text()[-4000:]}")
         return Outcome.SURVIVED if code == pytest.ExitCode.OK else Outcome.NOTICED
 
 
-def _named(servers: Servers) -> object:
-    class Plugin:
-        @staticmethod
-        def pytest_configure(config: pytest.Config) -> None:
-            config.pluginmanager.register(servers, "running_servers")
+class Setting(NamedTuple):
+    """A plugin that lets tests run on our servers, and without much ado when one fails."""
 
-    return Plugin()
+    servers: Servers
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        config.pluginmanager.register(self.servers, "running_servers")
+        # The smallest example of a failure is for people.
+        phases = [Phase.explicit, Phase.generate]
+        settings.register_profile("mutants", deadline=None, phases=phases)
+        settings.load_profile("mutants")
+
+
+class Choice(NamedTuple):
+    """A plugin that takes these tests, in this order."""
+
+    tests: Sequence[str]
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        found = {item.nodeid: item for item in items}
+        items[:] = [found[test] for test in self.tests if test in found]
 
 
 def chosen(part: Part, only: str, seed: int, sample: int) -> list[Fault]:
     """The faults to try: all that are not known to be equivalent, or a sample of them."""
-    faults = [
+    found = [place for file in part.rules if only in file for place in places(file)]
+    print(f"{len(found)} faults can be put into {len(part.rules)} files.")
+    random.Random(seed).shuffle(found)
+    faults = (
         fault
-        for file in part.rules
-        if only in file
-        for fault in faults_in(Path(), file)
-        if not is_equivalent(fault)
-    ]
-    print(f"{len(faults)} faults can be put into {len(part.rules)} files.")
-    if 0 < sample < len(faults):
-        faults = sorted(
-            random.Random(seed).sample(faults, sample),
-            key=lambda fault: (fault.file, fault.line),
-        )
-    return faults
+        for place in found
+        if (fault := fault_at(place)) is not None and not is_equivalent(fault)
+    )
+    return sorted(
+        islice(faults, sample or None),
+        key=lambda fault: (part.rules.index(fault.file), fault.line, fault.kind, fault.after),
+    )
 
 
 def is_equivalent(fault: Fault) -> bool:
@@ -179,13 +221,14 @@ def is_equivalent(fault: Fault) -> bool:
 
 
 def main(name: str, scratch: str, only: str, seed: str, sample: str) -> int:
+    signal.signal(signal.SIGTERM, _end)
     part = PARTS[name]
     faults = chosen(part, only, int(seed), int(sample))
     trials = Trials(Path(scratch), part)
     survivors: list[Fault] = []
     outcomes: Counter[Outcome] = Counter()
     try:
-        print(f"The tests take {trials.check_tests():.0f} s. Trying {len(faults)} faults:")
+        print(f"The tests take {trials.observe_tests():.0f} s. Trying {len(faults)} faults:")
         for fault in faults:
             started = time.monotonic()
             outcome = trials.try_out(fault)
@@ -207,6 +250,11 @@ def main(name: str, scratch: str, only: str, seed: str, sample: str) -> int:
         for name in ("file", "within", "before", "after"):
             print(f"{name} = '{getattr(fault, name)}'")
     return 0 if noticed >= NOTICED_MIN * len(faults) else 1
+
+
+def _end(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit("ended")
 
 
 if __name__ == "__main__":

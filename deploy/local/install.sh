@@ -134,4 +134,5 @@ make_venv
 install_lock requirements.txt --only-binary :all:
 [ "$mode" = run ] || install_lock requirements-dev.txt --only-binary :all:
 [ "$mode" != bench ] || install_lock benchmarks/requirements.txt
-[ "$mode" != mutants ] || install_lock mutants/requirements.txt --only-binary :all:
+# Yattag comes as a source only.
+[ "$mode" != mutants ] || install_lock mutants/requirements.txt --only-binary :all: --no-binary yattag

@@ -287,6 +287,7 @@ NOT_INSTALLED = {
     "hordak": ["django-hordak"],
     "moneyed": ["py-moneyed"],
     "cosmic_ray": ["cosmic-ray"],
+    "coverage": ["coverage"],
     "parso": ["parso"],
 }
 
