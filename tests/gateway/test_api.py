@@ -76,7 +76,10 @@ def test_buying_takes_the_money_and_deploys(rich: Api, product: dict[str, Any]) 
     )
     assert deployments[0]["monthly_cost_usd"] == Decimal("5.00")
     rate = read(rich.get("/api/wallet/burn-rate-analysis"))
-    assert (rate["monthly_burn"], rate["projected_balance_30_days"]) == (Decimal(5), Decimal(15))
+    assert (rate["monthly_burn_rate"], rate["projected_balance_30_days"]) == (
+        Decimal(5),
+        Decimal(15),
+    )
 
 
 def test_the_statement_shows_the_purchase_with_its_balance(
@@ -188,7 +191,7 @@ def test_the_burn_rate_names_as_many_as_are_asked_for(rich: Api, product: dict[s
     burn = read(rich.get("/api/wallet/burn-rate-analysis?limit=2"))
 
     assert (len(burn["deployments"]), burn["deployments_total"]) == (2, 3)
-    assert burn["monthly_burn"] == Decimal("15.00")
+    assert burn["monthly_burn_rate"] == Decimal("15.00")
 
 
 def test_buying_credits_leads_to_the_hosted_page(api: Api) -> None:

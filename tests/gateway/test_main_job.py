@@ -77,7 +77,7 @@ def test_a_purchase_completes_by_itself_once_credits_were_bought(
     )
     assert done["shortfall_usd"] == 0
     assert read(api.get("/api/wallet/info"))["balance"] == Decimal("20.00")
-    assert read(api.get("/api/wallet/burn-rate-analysis"))["monthly_burn"] == Decimal("5.00")
+    assert read(api.get("/api/wallet/burn-rate-analysis"))["monthly_burn_rate"] == Decimal("5.00")
 
 
 def test_an_automatic_topup_pays_within_one_request(api: Api, dear: dict[str, Any]) -> None:

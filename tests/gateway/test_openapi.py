@@ -45,6 +45,88 @@ def test_every_route_of_the_api_is_described_and_no_other(routes: set[tuple[str,
     assert described == {(method, _as_template(rule)) for method, rule in routes}
 
 
+IN_THE_PLAN = {
+    "GET /api/wallet/info": {
+        "balance",
+        "currency",
+        "auto_topup_enabled",
+        "auto_topup_threshold",
+    },
+    "GET /api/navbar/dropdown-data": {
+        "wallet_balance_formatted",
+        "display_currency",
+        "auto_topup_enabled",
+        "auto_topup_status",
+    },
+    "GET /api/wallet/check-affordability": {"can_afford", "shortfall_info"},
+    "POST /api/wallet/instant-purchase": {
+        "product_id",
+        "product_name",
+        "quantity",
+        "unit_price_usd",
+    },
+    "POST /api/wallet/purchase-with-topup": {
+        "product_id",
+        "product_name",
+        "quantity",
+        "unit_price_usd",
+    },
+    "POST /api/wallet/auto-topup/configure": {
+        "enabled",
+        "threshold_amount",
+        "topup_amount",
+        "payment_method_id",
+        "daily_limit",
+        "monthly_limit",
+    },
+    "GET /api/wallet/auto-topup/status": {
+        "enabled",
+        "threshold_amount",
+        "topup_amount",
+        "daily_limit",
+        "monthly_limit",
+    },
+    "POST /api/wallet/auto-topup/trigger": set(),
+    "GET /api/wallet/burn-rate-analysis": {
+        "monthly_burn_rate",
+        "daily_burn_rate",
+        "hourly_burn_rate",
+        "deployments",
+        "projected_balance_30_days",
+        "days_until_empty",
+    },
+}
+"""The plan's endpoints, and its names in the body of a command or in the reply to a question."""
+
+
+@pytest.mark.parametrize("endpoint", IN_THE_PLAN)
+def test_an_endpoint_of_the_plan_has_the_names_of_the_plan(endpoint: str) -> None:
+    method, path = endpoint.split()
+    operation = DOCUMENT["paths"][path][method.lower()]
+
+    told = operation.get("requestBody") or operation["responses"]["200"]
+
+    assert IN_THE_PLAN[endpoint] <= set(_properties(told))
+
+
+def test_a_deployment_that_burns_has_the_names_of_the_plan() -> None:
+    shapes = DOCUMENT["components"]["schemas"]
+
+    assert set(shapes["DeploymentBurn"]["properties"]) >= {
+        "deployment_id",
+        "deployment_name",
+        "monthly_cost",
+        "daily_cost",
+        "status",
+    }
+
+
+def _properties(told: dict[str, Any]) -> dict[str, Any]:
+    shape = told["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+    properties: dict[str, Any] = DOCUMENT["components"]["schemas"][shape]["properties"]
+    return properties
+
+
 def test_every_operation_says_what_it_does() -> None:
     operations: list[dict[str, Any]] = [
         operation for path in DOCUMENT["paths"].values() for operation in path.values()

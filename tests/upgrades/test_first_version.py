@@ -87,7 +87,7 @@ def test_what_she_bought_runs_and_burns_as_before(ann: Api) -> None:
     running = read(ann.get("/api/deployments"))["deployments"]
 
     assert sorted(item["name"] for item in running) == ["VM-Builder", "VM-Starter"]
-    assert read(ann.get("/api/wallet/burn-rate-analysis"))["monthly_burn"] == 29
+    assert read(ann.get("/api/wallet/burn-rate-analysis"))["monthly_burn_rate"] == 29
 
 
 def test_her_card_and_her_settings_are_there(ann: Api) -> None:

@@ -61,9 +61,9 @@ class BurnRateReply(ApiReply):
     ``deployments_total`` how many they are in all; /api/deployments has every one."""
 
     balance_micros: Usd
-    monthly_burn_micros: Usd
-    daily_burn_micros: Usd
-    hourly_burn_micros: Usd
+    monthly_burn_micros: Usd = Field(serialization_alias="monthly_burn_rate")
+    daily_burn_micros: Usd = Field(serialization_alias="daily_burn_rate")
+    hourly_burn_micros: Usd = Field(serialization_alias="hourly_burn_rate")
     deployments: list[DeploymentBurn]
     deployments_total: int
     projected_balance_30_days_micros: Usd
