@@ -104,7 +104,7 @@ def run_env() -> None:
         context.run_migrations()
 
 
-def create_index_beside_traffic(op: Any, name: str, on: str) -> None:
+def create_index_beside_traffic(op: Any, name: str, on: str, *, unique: bool = False) -> None:
     """Build an index on a table that may be large, while others write to it.
 
     ``on`` is what follows ON. What was interrupted half-way leaves an index that is not valid:
@@ -112,7 +112,8 @@ def create_index_beside_traffic(op: Any, name: str, on: str) -> None:
     """
     with op.get_context().autocommit_block():
         op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
-        op.execute(f"CREATE INDEX CONCURRENTLY {name} ON {on}")
+        kind = "UNIQUE INDEX" if unique else "INDEX"
+        op.execute(f"CREATE {kind} CONCURRENTLY {name} ON {on}")
 
 
 def create_messaging_tables(op: Any) -> None:

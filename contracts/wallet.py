@@ -160,17 +160,34 @@ class OpenAccount(WalletCommand[Wallet], service=SERVICE, method="open_account")
     user_id: UUID
 
 
+class Share(Value):
+    """A part of what is taken, and who gets it: a user, into the wallet, or a house account."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    destination: UUID | HouseAccount
+    amount_micros: AmountMicros
+
+
+Shares = Annotated[list[Share], Field(max_length=50)]
+
+
 class Debit(WalletCommand[Transaction], service=SERVICE, method="debit"):
     """Take money out of a wallet, into a house account.
 
+    Or into several: ``shares`` say who gets what of the amount, come to all of it, and take the
+    place of ``destination``. To a user a share is an ``earning``; it may be the payer's own.
+
     Errors: :class:`~contracts.errors.InsufficientFunds`, ``AccountFrozen``, ``KeyClosed``,
-    ``IdempotencyConflict``, ``NotFound``, ``Overloaded``.
+    ``IdempotencyConflict``, ``NotFound`` (for who gets a share, too), ``Overloaded``, and
+    ``BadRequest`` for shares that do not come to the amount.
     """
 
     user_id: UUID
     amount_micros: AmountMicros
     kind: TransactionKind = TransactionKind.PURCHASE
     destination: HouseAccount = HouseAccount.MARKETPLACE_REVENUE
+    shares: Shares = Field(default_factory=list)
     description: ShortText
 
 
@@ -245,8 +262,9 @@ class PlaceHold(WalletCommand[Hold], service=SERVICE, method="hold"):
 class Capture(WalletCommand[Transaction], service=SERVICE, method="capture"):
     """Take held money: all of it, or ``amount_micros`` of it and release the rest.
 
+    ``shares``: as for :class:`Debit`; they come to what is taken.
     Errors: ``NotFound``, ``Conflict`` (already captured, voided or expired), ``BadRequest``
-    (more than was held), ``AccountFrozen``.
+    (more than was held, or the shares come to something else), ``AccountFrozen``.
     """
 
     user_id: UUID
@@ -254,6 +272,7 @@ class Capture(WalletCommand[Transaction], service=SERVICE, method="capture"):
     amount_micros: AmountMicros | None = None
     kind: TransactionKind = TransactionKind.PURCHASE
     destination: HouseAccount = HouseAccount.MARKETPLACE_REVENUE
+    shares: Shares = Field(default_factory=list)
     description: ShortText | None = None
 
 
@@ -267,10 +286,14 @@ class VoidHold(WalletCommand[Hold], service=SERVICE, method="void"):
 class Refund(WalletCommand[Transaction], service=SERVICE, method="refund"):
     """Give back all that is left of an earlier transaction, or ``amount_micros`` of it.
 
-    The money goes back the way it came. All refunds of a transaction together never exceed
-    it. The reply is the side of ``user_id``, who was a party to the transaction.
-    Errors: ``NotFound``, ``Conflict`` (nothing is left, or not so much), and those of
-    :class:`Debit` where the money came from a wallet.
+    The money goes back the way it came, from everybody who got some of it, in proportion to what
+    is left of each part. Micro-dollars that the division leaves over are taken where its
+    remainders are largest, of equal ones from the account with the lower id. All refunds of a
+    transaction together never exceed it, nor any part of it. The reply is the side of ``user_id``,
+    who was a party to the transaction; ``amount_micros`` is of the whole.
+    Errors: ``NotFound``, ``Conflict`` (nothing is left, or not so much), ``BadRequest`` (so small a
+    part that nothing of it is the side of ``user_id``), and those of :class:`Debit` where the
+    money came from a wallet.
     """
 
     user_id: UUID
@@ -280,7 +303,7 @@ class Refund(WalletCommand[Transaction], service=SERVICE, method="refund"):
 
 
 class Reverse(WalletCommand[Transaction], service=SERVICE, method="reverse"):
-    """Undo a whole transaction that was a mistake, with an adjustment that mirrors it.
+    """Undo a whole transaction that was a mistake, with an adjustment that mirrors each entry.
 
     Errors: ``NotFound``, ``Conflict`` (refunded or reversed before), ``InsufficientFunds``
     where a wallet no longer has the money.

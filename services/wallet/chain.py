@@ -71,9 +71,10 @@ _TEXTS = """
         to_char(t.effective_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24\\:MI\\:SS.US'),
         to_char(t.recorded_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24\\:MI\\:SS.US'),
         coalesce(t.corrects_transaction_id::text, ''), coalesce(t.correction, ''), t.caller,
-        (SELECT string_agg(format('[%s,%s,%s,%s]', e.account_id, e.entry_number,
-                e.amount_micros, coalesce(e.balance_after_micros::text, 'null')),
-                ',' ORDER BY e.account_id)
+        (SELECT string_agg(format('[%s,%s,%s,%s%s]', e.account_id, e.entry_number,
+                e.amount_micros, coalesce(e.balance_after_micros::text, 'null'),
+                CASE WHEN e.kind <> t.kind THEN format(',"%s"', e.kind) END),
+                ',' ORDER BY e.account_id, e.entry_number)
             FROM entries AS e WHERE e.transaction_id = t.transaction_id),
         {digest}
     FROM transactions AS t {join}
@@ -229,7 +230,7 @@ def check_lines(exported: Iterable[str], noted_head: bytes = GENESIS) -> tuple[s
             record = json.loads(line)
             content, digest = record["content"], bytes.fromhex(record["digest"])
             position, entries = content["position"], content["entries"]
-            total_micros = sum(amount for _, _, amount, _ in entries)
+            total_micros = sum(amount for _, _, amount, *_ in entries)
         except (ValueError, KeyError, TypeError):
             return f"line {number} is not a line of an export", link
         if link_digest(link.digest, canonical_json(content)) != digest:

@@ -82,7 +82,7 @@ def _open_book(session: Session, now: datetime, commands: Sequence[Postable]) ->
         book.originals = originals.load(session, corrected)
     users = {user_id for command in commands for user_id in owners(command)}
     for original in book.originals.values():
-        users.update(filter(None, (original.source_user_id, original.destination_user_id)))
+        users |= original.user_ids
     book.read(session, users, {command.idempotency_key for command in commands})
     _reserve_accounts(session, book, commands)
     if corrected:
@@ -112,12 +112,15 @@ def _load_holds(session: Session, book: Book, commands: Iterable[Postable]) -> N
 
 
 def owners(command: Postable) -> tuple[UUID, ...]:
-    """The users whose wallets a command names. A correction may touch one more."""
+    """The users whose wallets a command names. A correction may touch others, too."""
     if isinstance(command, CloseKey):
         return ()
     if isinstance(command, Transfer):
         return command.from_user_id, command.to_user_id
     user_id: UUID = command.user_id  # type: ignore[attr-defined]
+    if isinstance(command, Debit | Capture) and command.shares:
+        earners = [share.destination for share in command.shares]
+        return (user_id, *(earner for earner in earners if isinstance(earner, UUID)))
     return (user_id,)
 
 

@@ -80,7 +80,7 @@ def _entries(account_id: int) -> Select[Any]:
     return (
         select(
             TransactionRow.transaction_id,
-            TransactionRow.kind,
+            EntryRow.kind,
             EntryRow.amount_micros,
             EntryRow.balance_after_micros,
             TransactionRow.description,
@@ -96,12 +96,14 @@ def _entries(account_id: int) -> Select[Any]:
 
 
 def get_transaction(session: Session, user_id: UUID, transaction_id: UUID) -> Transaction:
-    """With its caller. Raises ``NotFound``, for somebody else's too."""
+    """With its caller; of who bought from himself, the payment. Raises ``NotFound``, for
+    somebody else's too."""
     account = accounts.find(session, user_id)
     row = None
     if account is not None:
         query = _entries(account.account_id).where(EntryRow.transaction_id == transaction_id)
-        row = session.execute(query.add_columns(TransactionRow.caller)).one_or_none()
+        first = query.add_columns(TransactionRow.caller).order_by(EntryRow.entry_number).limit(1)
+        row = session.execute(first).one_or_none()
     if row is None:
         raise NotFound("This wallet has no such transaction.")
     return transaction_from(row).model_copy(update={"caller": row.caller})

@@ -12,7 +12,7 @@ LONGEST = timedelta(days=400)
 
 # Users' sides only: a house account's side mirrors them.
 _TOTALS = text(
-    "SELECT (t.recorded_at AT TIME ZONE 'UTC')::date AS day, t.kind,"
+    "SELECT (t.recorded_at AT TIME ZONE 'UTC')::date AS day, e.kind,"
     " count(DISTINCT t.transaction_id) AS transaction_count,"
     " coalesce(sum(e.amount_micros) FILTER (WHERE e.amount_micros > 0), 0)::bigint"
     " AS credited_micros,"

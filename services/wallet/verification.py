@@ -37,8 +37,9 @@ CHECKS = (
     SELECT format('entry %s of account %s: its kind or a date is not its transaction''s',
         e.entry_number, e.account_id)
     FROM entries AS e LEFT JOIN transactions AS t ON t.transaction_id = e.transaction_id
-    WHERE (e.kind, e.effective_at, e.recorded_at)
-        IS DISTINCT FROM (t.kind, t.effective_at, t.recorded_at)
+    WHERE (e.effective_at, e.recorded_at) IS DISTINCT FROM (t.effective_at, t.recorded_at)
+        OR (e.kind <> t.kind AND (e.kind <> 'earning' OR e.amount_micros < 0
+            OR e.account_id < 1000 OR t.correction IS NOT NULL))
     LIMIT 1
     """,
     """
@@ -103,6 +104,7 @@ CHECKS = (
     FROM holds AS h
     LEFT JOIN entries AS e
         ON e.transaction_id = h.transaction_id AND e.account_id = h.account_id
+        AND e.amount_micros < 0
     WHERE h.status = 'captured' AND e.amount_micros IS DISTINCT FROM -h.captured_micros
     LIMIT 1
     """,
@@ -113,7 +115,8 @@ CHECKS = (
     WHERE h.status = 'captured' AND t.metadata ->> 'hold_id' IS DISTINCT FROM h.hold_id::text
     LIMIT 1
     """,
-    # A correction goes back the way its original came, and not further.
+    # A correction goes back the way its original came, in the proportion of its entries, and not
+    # further. The migration 0010 says how exactly.
     """
     SELECT format('transaction %s: it does not go back the way of %s', t.transaction_id,
         t.corrects_transaction_id)
@@ -121,8 +124,8 @@ CHECKS = (
     JOIN entries AS e ON e.transaction_id = t.transaction_id
     LEFT JOIN entries AS original ON original.account_id = e.account_id
         AND original.transaction_id = t.corrects_transaction_id
-    WHERE t.corrects_transaction_id IS NOT NULL
-        AND coalesce(sign(original.amount_micros) = sign(e.amount_micros), true)
+        AND (original.amount_micros > 0) = (e.amount_micros < 0)
+    WHERE t.corrects_transaction_id IS NOT NULL AND original.account_id IS NULL
     LIMIT 1
     """,
     """
@@ -133,6 +136,31 @@ CHECKS = (
         ON original.transaction_id = correcting.corrects_transaction_id
     GROUP BY original.transaction_id, original.amount_micros
     HAVING sum(correcting.amount_micros) > original.amount_micros
+        OR bool_or(correcting.correction = 'reversal'
+            AND correcting.amount_micros <> original.amount_micros)
+    LIMIT 1
+    """,
+    """
+    SELECT format('transaction %s: it and what else corrects %s gave back %s of %s to or from'
+        ' account %s, and %s of %s in all', c.last_id, c.original_id, coalesce(back.micros, 0),
+        abs(e.amount_micros), e.account_id, c.micros, t.amount_micros)
+    FROM (
+        SELECT corrects_transaction_id AS original_id, sum(amount_micros) AS micros,
+            count(*) AS times, (array_agg(transaction_id ORDER BY position DESC))[1] AS last_id
+        FROM transactions WHERE corrects_transaction_id IS NOT NULL GROUP BY 1
+    ) AS c
+    JOIN transactions AS t ON t.transaction_id = c.original_id
+    JOIN entries AS e ON e.transaction_id = c.original_id
+    LEFT JOIN (
+        SELECT t.corrects_transaction_id AS original_id, e.account_id,
+            e.amount_micros < 0 AS had_got, abs(sum(e.amount_micros)) AS micros
+        FROM transactions AS t JOIN entries AS e ON e.transaction_id = t.transaction_id
+        WHERE t.corrects_transaction_id IS NOT NULL GROUP BY 1, 2, 3
+    ) AS back ON back.original_id = e.transaction_id AND back.account_id = e.account_id
+        AND back.had_got = (e.amount_micros > 0)
+    WHERE back.micros > abs(e.amount_micros)
+        OR abs(coalesce(back.micros, 0) * t.amount_micros - abs(e.amount_micros) * c.micros)
+            >= c.times * t.amount_micros
     LIMIT 1
     """,
     # Every transaction, hold and change of status answers exactly one key.
@@ -152,7 +180,10 @@ CHECKS = (
         WHEN 'refund' THEN t.correction = 'refund'
         WHEN 'reverse' THEN t.correction = 'reversal'
         WHEN 'adjust' THEN t.kind = 'adjustment'
-        ELSE e.amount_micros < 0 END
+        -- Who pays and earns in one transaction has an entry of each.
+        ELSE e.amount_micros < 0 OR EXISTS (SELECT FROM entries AS paid
+            WHERE paid.transaction_id = e.transaction_id AND paid.account_id = e.account_id
+                AND paid.amount_micros < 0) END
     LIMIT 1
     """,
     """

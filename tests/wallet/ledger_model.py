@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from fractions import Fraction
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from contracts.wallet import (
     Credit,
     Debit,
     Freeze,
+    HouseAccount,
     OpenAccount,
     PlaceHold,
     Refund,
@@ -26,6 +28,7 @@ from contracts.wallet import (
 from services.wallet.rules.holding import ExpireHold
 from services.wallet.rules.reclaims import TakeBack
 
+Owner = UUID | HouseAccount
 Answer = tuple[Any, ...]
 """What a command answers: its effect in a few words, or the code of its error."""
 
@@ -64,12 +67,31 @@ class ModelHold:
 
 
 @dataclass
-class ModelTransaction:
-    source: UUID | None
-    destination: UUID | None
+class ModelLeg:
+    """What somebody gave, negative, or got."""
+
+    owner: Owner
     amount_micros: int
     left_micros: int
+
+
+@dataclass
+class ModelTransaction:
+    legs: list[ModelLeg]
     is_correction: bool = False
+    corrections: int = 0
+
+    @property
+    def owners(self) -> set[Owner]:
+        return {leg.owner for leg in self.legs}
+
+    @property
+    def amount_micros(self) -> int:
+        return sum(leg.amount_micros for leg in self.legs if leg.amount_micros > 0)
+
+    @property
+    def left_micros(self) -> int:
+        return sum(leg.left_micros for leg in self.legs if leg.amount_micros > 0)
 
 
 class Refused(Exception):
@@ -115,21 +137,44 @@ class Model:
         if account.available_micros < amount_micros:
             raise Refused("insufficient_funds")
 
-    def _move(
-        self, source, destination, amount_micros, made_id, seen_by, correction=False, silent=False
-    ):
-        if source is not None:
-            self.accounts[source].balance_micros -= amount_micros
-            if not silent:
-                self.accounts[source].check()
-        if destination is not None:
-            self.accounts[destination].balance_micros += amount_micros
-            self.accounts[destination].rearm()
+    def _move(self, source, destination, amount_micros, made_id, seen_by, silent=False):
+        legs = [(source or HouseAccount.FEES, -amount_micros)]
+        legs += [(destination or HouseAccount.FEES, amount_micros)]
+        return self._post(legs, made_id, seen_by, silent=silent)
+
+    def _post(self, legs, made_id, seen_by, *, correction=False, silent=False):
+        """Those who give stand first. The answer is the first that ``seen_by`` sees of it."""
+        answers = []
+        for owner, amount_micros in legs:
+            if owner in self.accounts:
+                self.accounts[owner].balance_micros += amount_micros
+                if owner == seen_by:
+                    answers.append(("moved", amount_micros, self.accounts[owner].balance_micros))
+        for owner, amount_micros in legs:
+            if owner in self.accounts:
+                if amount_micros > 0:
+                    self.accounts[owner].rearm()
+                elif not silent:
+                    self.accounts[owner].check()
         self.transactions[made_id] = ModelTransaction(
-            source, destination, amount_micros, amount_micros, correction
+            [ModelLeg(owner, micros, abs(micros)) for owner, micros in legs], correction
         )
-        sign = -1 if seen_by == source else 1
-        return ("moved", sign * amount_micros, self.accounts[seen_by].balance_micros)
+        return answers[0]
+
+    def _pay(self, command: Debit | Capture, amount_micros: int) -> list[tuple[Owner, int]]:
+        """The legs of a payment."""
+        shares = command.shares
+        if not shares:
+            return [(command.user_id, -amount_micros), (HouseAccount.FEES, amount_micros)]
+        if sum(share.amount_micros for share in shares) != amount_micros:
+            raise Refused("bad_request")
+        if len({share.destination for share in shares}) < len(shares):
+            raise Refused("bad_request")
+        for share in shares:
+            if isinstance(share.destination, UUID):
+                self._account(share.destination)
+        paid = [(share.destination, share.amount_micros) for share in shares]
+        return [(command.user_id, -amount_micros), *paid]
 
     def _open_account(self, command: OpenAccount, _made_id: UUID) -> Answer:
         self.accounts.setdefault(command.user_id, ModelAccount())
@@ -138,7 +183,7 @@ class Model:
     def _debit(self, command: Debit, made_id: UUID) -> Answer:
         user_id = command.user_id
         self._require(self._account(user_id), command.amount_micros)
-        return self._move(user_id, None, command.amount_micros, made_id, user_id)
+        return self._post(self._pay(command, command.amount_micros), made_id, user_id)
 
     def _credit(self, command: Credit, made_id: UUID) -> Answer:
         user_id = command.user_id
@@ -204,8 +249,9 @@ class Model:
             raise Refused("bad_request")
         if hold.expires_at <= self.now:
             raise Refused("conflict")
+        legs = self._pay(command, amount_micros)
         self._release(account, hold)
-        return self._move(command.user_id, None, amount_micros, made_id, command.user_id)
+        return self._post(legs, made_id, command.user_id)
 
     def _void(self, command: VoidHold, _made_id: UUID) -> Answer:
         account = self._account(command.user_id)
@@ -230,7 +276,7 @@ class Model:
     def _original(self, command: Refund | Reverse) -> ModelTransaction:
         self._account(command.user_id)
         original = self.transactions.get(command.transaction_id)
-        if original is None or command.user_id not in (original.source, original.destination):
+        if original is None or command.user_id not in original.owners:
             raise Refused("not_found")
         if original.is_correction:
             raise Refused("bad_request")
@@ -250,13 +296,29 @@ class Model:
         return self._send_back(command, original, original.amount_micros, made_id, opened=False)
 
     def _send_back(self, command, original, amount_micros, made_id, *, opened):
-        giver = original.destination
-        if giver is not None:
-            self._require(self.accounts[giver], amount_micros, opened=opened)
-        original.left_micros -= amount_micros
-        return self._move(
-            giver, original.source, amount_micros, made_id, command.user_id, correction=True
-        )
+        back = []
+        for sign in (-1, 1):
+            legs = [leg for leg in original.legs if leg.amount_micros * sign > 0]
+            legs.sort(key=lambda leg: self._place(leg.owner))
+            parts = divided(amount_micros, [leg.left_micros for leg in legs])
+            back += [(leg, -sign, part) for leg, part in zip(legs, parts, strict=True) if part]
+        if command.user_id not in {leg.owner for leg, _, _ in back}:
+            raise Refused("bad_request")
+        for user_id, account in self.accounts.items():
+            gives = -sum(sign * part for leg, sign, part in back if leg.owner == user_id)
+            if gives > 0:
+                self._require(account, gives, opened=opened)
+        for leg, _, part in back:
+            leg.left_micros -= part
+        original.corrections += 1
+        legs = [(leg.owner, sign * part) for leg, sign, part in back]
+        return self._post(legs, made_id, command.user_id, correction=True)
+
+    def _place(self, owner: Owner) -> int:
+        """House accounts have the lower ids, users those in the order in which they opened."""
+        if isinstance(owner, HouseAccount):
+            return list(HouseAccount).index(owner)
+        return 1000 + list(self.accounts).index(owner)
 
     def _freeze(self, command: Freeze, _made_id: UUID) -> Answer:
         account = self._account(command.user_id)
@@ -271,6 +333,16 @@ class Model:
             raise Refused("conflict")
         account.is_frozen = False
         return ("open",)
+
+
+def divided(amount_micros: int, left: list[int]) -> list[int]:
+    """In proportion to what is left; what rounding down leaves over, to the largest remainders."""
+    exact = [Fraction(amount_micros * micros, sum(left)) for micros in left]
+    parts = [int(part) for part in exact]
+    while sum(parts) < amount_micros:
+        lacking = [whole - part for whole, part in zip(exact, parts, strict=True)]
+        parts[lacking.index(max(lacking))] += 1
+    return parts
 
 
 def copy_of(account: ModelAccount | None) -> ModelAccount:
@@ -305,8 +377,17 @@ class Moment:
 
     @property
     def is_second_correction(self) -> bool:
-        original = self.model.transactions[self.command.transaction_id]
-        return original.left_micros + abs(self.answer[1]) < original.amount_micros
+        return self.model.transactions[self.command.transaction_id].corrections > 1
+
+    @property
+    def legs(self) -> list[ModelLeg]:
+        """Of what is corrected, if there is such a thing."""
+        original = self.model.transactions.get(self.command.transaction_id)
+        return original.legs if original else []
+
+    @property
+    def is_of_shares(self) -> bool:
+        return len(self.legs) > 2
 
 
 STATES: dict[str, Callable[[Moment], bool]] = {
@@ -338,6 +419,24 @@ STATES: dict[str, Callable[[Moment], bool]] = {
     "a hold expires": lambda m: m.is_(ExpireHold, "expired"),
     "a hold expires too early": lambda m: m.is_(ExpireHold, "conflict") and m.is_of_open_hold,
     "a purchase is refunded in parts": lambda m: m.is_(Refund, "moved") and m.is_second_correction,
+    "what several got is refunded in parts": lambda m: (
+        m.is_(Refund, "moved") and m.is_of_shares and m.is_second_correction
+    ),
+    "what several got is reversed": lambda m: m.is_(Reverse, "moved") and m.is_of_shares,
+    "of several one has spent what is refunded": lambda m: (
+        m.is_(Refund, "insufficient_funds") and m.is_of_shares
+    ),
+    "who earned refunds": lambda m: m.is_(Refund, "moved") and m.is_of_shares and m.answer[1] < 0,
+    "so little is refunded that it is none of who asks": lambda m: (
+        m.is_(Refund, "bad_request") and m.is_of_shares
+    ),
+    "who sells buys it himself": lambda m: (
+        m.is_(Debit, "moved")
+        and m.command.user_id in {share.destination for share in m.command.shares}
+    ),
+    "shares come to something else": lambda m: (
+        (m.is_(Debit, "bad_request") or m.is_(Capture, "bad_request")) and m.command.shares != []
+    ),
     "money that was spent is not reversed": lambda m: m.is_(Reverse, "insufficient_funds"),
     "a closed key stops a late command": lambda m: m.answer == ("key_closed",),
 }

@@ -30,12 +30,13 @@ def placing(user_id, amount_micros, **fields):
     )
 
 
-def capturing(hold: Hold, amount_micros=None):
+def capturing(hold: Hold, amount_micros=None, **fields):
     return Capture(
         idempotency_key=f"capture:{new_id()}",
         user_id=hold.user_id,
         hold_id=hold.hold_id,
         amount_micros=amount_micros,
+        **fields,
     )
 
 

@@ -31,7 +31,14 @@ def post(session, entries, *, kind="purchase", **columns):
 
 
 def begin_transaction(
-    session, *, amount_micros=5 * USD, kind="purchase", effective_at=NOON, refunds=None
+    session,
+    *,
+    amount_micros=5 * USD,
+    kind="purchase",
+    effective_at=NOON,
+    refunds=None,
+    correction="refund",
+    metadata="{}",
 ):
     """Write a transaction without its entries."""
     transaction_id = new_id()
@@ -39,8 +46,8 @@ def begin_transaction(
         text(
             "INSERT INTO transactions (transaction_id, kind, amount_micros, description,"
             " metadata, effective_at, recorded_at, corrects_transaction_id, correction)"
-            " VALUES (:id, :kind, :amount, 'x', '{}', :effective_at, :now, :refunds,"
-            " CASE WHEN CAST(:refunds AS uuid) IS NOT NULL THEN 'refund' END)"
+            " VALUES (:id, :kind, :amount, 'x', :metadata, :effective_at, :now, :refunds,"
+            " :correction)"
         ),
         {
             "id": transaction_id,
@@ -49,15 +56,19 @@ def begin_transaction(
             "effective_at": effective_at,
             "now": NOON,
             "refunds": refunds,
+            "correction": correction if refunds else None,
+            "metadata": metadata,
         },
     )
     return transaction_id
 
 
 def enter(session, transaction_id, entries, kind="purchase"):
+    """An entry may name a kind of its own."""
     values = ", ".join(
-        f"({account}, {number}, '{transaction_id}', {amount}, {after}, '{kind}', :now, :now)"
-        for account, number, amount, after in entries
+        f"({account}, {number}, '{transaction_id}', {amount}, {after}, '{(*own, kind)[0]}',"
+        " :now, :now)"
+        for account, number, amount, after, *own in entries
     )
     columns = (
         "account_id, entry_number, transaction_id, amount_micros, balance_after_micros, kind,"

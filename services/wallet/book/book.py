@@ -5,7 +5,7 @@ here and decide before they change anything, so that a refused command leaves no
 neighbours go on. Writing is one statement for each table.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -21,9 +21,8 @@ from contracts.messages import Event, Reply
 from contracts.wallet import (
     AccountStatus,
     BalanceLow,
-    HouseAccount,
     Noted,
-    Transaction,
+    TransactionKind,
     Wallet,
     WalletCredited,
 )
@@ -32,11 +31,8 @@ from services.wallet.book.accounts import Account
 from services.wallet.book.holds import OpenHold
 from services.wallet.book.levels import ArmedLevel
 from services.wallet.book.originals import Original
-from services.wallet.book.postings import Effect, Movement, Posted
+from services.wallet.book.postings import Effect, Leg, Movement, Posted
 from services.wallet.models import HOUSE_ACCOUNT_IDS
-
-Side = Account | HouseAccount
-"""One end of a movement of money."""
 
 
 class Book:
@@ -102,7 +98,7 @@ class Book:
     def open(self, user_id: UUID) -> Account:
         """The user's account, opened now if there was none."""
         if user_id not in self.accounts:
-            account = accounts.new(self.reserved_account_ids.pop(), user_id, self.now)
+            account = accounts.new(self.reserved_account_ids.pop(0), user_id, self.now)
             self.add_account(account)
             self._opened.append(account)
         return self.accounts[user_id]
@@ -113,37 +109,37 @@ class Book:
 
     # What rules do.
 
-    def move(
-        self, source: Side, destination: Side, amount_micros: int, movement: Movement
-    ) -> Posted:
-        """Move money. The caller has checked that the source may give it.
+    def post(self, legs: Sequence[Leg], movement: Movement) -> Posted:
+        """Write a transaction with an entry for each leg; they sum to zero.
 
-        Raises ``Conflict`` when the destination cannot hold so much.
+        Who gives stands before who gets. The caller has checked that they may give it. Raises
+        ``Conflict`` when somebody's wallet cannot hold so much.
         """
-        if isinstance(destination, Account):
-            accounts.require_room(destination, amount_micros)
-        recorded_at = self._recorded_at(source, destination)
+        for side, amount_micros, _ in legs:
+            if amount_micros > 0 and isinstance(side, Account):
+                accounts.require_room(side, amount_micros)
+        recorded_at = self._recorded_at(legs)
         effective_at = movement.effective_at or recorded_at
         posted = Posted(new_id(), movement, effective_at, recorded_at, {})
-        self._transactions.append(_transaction_row(posted, amount_micros, self.call.caller))
-        self._enter(posted, source, -amount_micros)
-        self._enter(posted, destination, amount_micros)
-        if isinstance(source, Account) and movement.says_balance_low:
-            self.check_levels(source)
-        if isinstance(destination, Account):
-            self._rearm(destination)
-            self._say(credited(self.now, destination, posted.seen_by(destination)))
+        given_micros = sum([leg.amount_micros for leg in legs if leg.amount_micros > 0])
+        self._transactions.append(_transaction_row(posted, given_micros, self.call.caller))
+        for leg in legs:
+            self._enter(posted, leg)
+        for leg in legs:
+            if isinstance(leg.side, Account):
+                self._tell_owner(leg.side, leg, posted)
         return posted
 
-    def _recorded_at(self, source: Side, destination: Side) -> datetime:
+    def _recorded_at(self, legs: Sequence[Leg]) -> datetime:
         """Now, or a little later: another replica's clock may be ahead, and dates only rise."""
         recorded_at = self.now
-        for side in (source, destination):
+        for side, _, _ in legs:
             if isinstance(side, Account):
                 recorded_at = max(recorded_at, side.last_entry_at or recorded_at)
         return recorded_at
 
-    def _enter(self, posted: Posted, side: Side, amount_micros: int) -> None:
+    def _enter(self, posted: Posted, leg: Leg) -> None:
+        side, amount_micros, kind = leg
         account_id: int
         number: int | None = None
         balance_after_micros: int | None = None
@@ -153,7 +149,7 @@ class Book:
             side.last_entry_at = posted.recorded_at
             account_id, number = side.account_id, side.entry_count
             balance_after_micros = side.balance_micros
-            posted.sides[account_id] = (amount_micros, balance_after_micros)
+            posted.sides.setdefault(account_id, (amount_micros, balance_after_micros))
         else:
             account_id = HOUSE_ACCOUNT_IDS[side]
         self._entries.append(
@@ -163,11 +159,21 @@ class Book:
                 posted.transaction_id,
                 amount_micros,
                 balance_after_micros,
-                posted.movement.kind,
+                kind or posted.movement.kind,
                 posted.effective_at,
                 posted.recorded_at,
             )
         )
+
+    def _tell_owner(self, account: Account, leg: Leg, posted: Posted) -> None:
+        """What the entries of a transaction, all of them, have made of a wallet."""
+        if leg.amount_micros > 0:
+            self._rearm(account)
+            kind = leg.kind or posted.movement.kind
+            moved = (posted.transaction_id, kind, leg.amount_micros, posted.movement.metadata)
+            self._say(credited(self.now, account, *moved))
+        elif posted.movement.says_balance_low:
+            self.check_levels(account)
 
     def announce(self, event_class: type[Event], **fields: Any) -> None:
         """An event to be published with the batch."""
@@ -271,18 +277,25 @@ class Book:
         ]
 
 
-def credited(now: datetime, owner: Account | Wallet, transaction: Transaction) -> WalletCredited:
+def credited(
+    now: datetime,
+    owner: Account | Wallet,
+    transaction_id: UUID,
+    kind: TransactionKind,
+    amount_micros: int,
+    metadata: dict[str, str],
+) -> WalletCredited:
     """What tells that a transaction brought money, and what the wallet holds now."""
     return WalletCredited(
         event_id=new_id(),
         occurred_at=now,
         user_id=owner.user_id,
-        transaction_id=transaction.transaction_id,
-        kind=transaction.kind,
-        amount_micros=transaction.amount_micros,
+        transaction_id=transaction_id,
+        kind=kind,
+        amount_micros=amount_micros,
         balance_micros=owner.balance_micros,
         available_micros=owner.available_micros,
-        topup_id=_topup_id(transaction.metadata),
+        topup_id=_topup_id(metadata),
     )
 
 

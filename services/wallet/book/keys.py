@@ -200,10 +200,12 @@ Place = tuple[Any, Any]
 Answers = Iterable[tuple[Place, Reply]]
 
 _TRANSACTIONS = Bulk(
-    "SELECT t.transaction_id, t.kind, e.amount_micros, e.balance_after_micros, t.description,"
+    "SELECT DISTINCT ON (e.account_id, e.transaction_id)"
+    " t.transaction_id, e.kind, e.amount_micros, e.balance_after_micros, t.description,"
     " t.metadata, t.effective_at, t.recorded_at, t.corrects_transaction_id, e.account_id"
     " FROM {rows} JOIN entries AS e USING (account_id, transaction_id)"
-    " JOIN transactions AS t USING (transaction_id)",
+    " JOIN transactions AS t USING (transaction_id)"
+    " ORDER BY e.account_id, e.transaction_id, e.entry_number",
     account_id="bigint",
     transaction_id="uuid",
 )

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from contracts.messages import Reply
-from contracts.wallet import Transaction, TransactionKind
+from contracts.wallet import HouseAccount, Transaction, TransactionKind
 from services.wallet.book.accounts import Account
 
 
@@ -19,6 +19,24 @@ class Effect:
     transaction_id: UUID | None = None
     hold_id: UUID | None = None
     change_number: int | None = None
+
+
+Side = Account | HouseAccount
+"""Whose entry a leg is."""
+
+
+class Leg(NamedTuple):
+    """What one side gives, negative, or gets in a transaction: one of its entries."""
+
+    side: Side
+    amount_micros: int
+    kind: TransactionKind | None = None
+    """Where it is another one to this side than to the others."""
+
+
+def between(source: Side, destination: Side, amount_micros: int) -> tuple[Leg, Leg]:
+    """The legs of what one side gives to another."""
+    return Leg(source, -amount_micros), Leg(destination, amount_micros)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +55,17 @@ class Movement:
 
 @dataclass(frozen=True, slots=True)
 class Posted:
-    """A transaction of this batch: two entries that sum to zero."""
+    """A transaction of this batch: entries that sum to zero."""
 
     transaction_id: UUID
     movement: Movement
     effective_at: datetime
     recorded_at: datetime
     sides: dict[int, tuple[int, int]]
-    """The users' sides: account id → signed amount and running balance, in micro-dollars."""
+    """The users' sides: account id → signed amount and running balance, in micro-dollars.
+
+    Of two entries of one account, the first: who buys from himself has paid.
+    """
 
     def seen_by(self, account: Account) -> Transaction:
         """The transaction as the owner of ``account`` sees it."""

@@ -11,7 +11,12 @@ from services.wallet.book.accounts import Account
 from services.wallet.book.book import Book
 from services.wallet.book.holds import OpenHold
 from services.wallet.book.postings import Effect, Movement
-from services.wallet.rules.payments import require_available, require_open, require_ordinary
+from services.wallet.rules.payments import (
+    payment,
+    require_available,
+    require_open,
+    require_ordinary,
+)
 
 
 class ExpireHold(Command[Hold], service="wallet", method="expire"):
@@ -58,8 +63,9 @@ def capture(book: Book, command: Capture) -> Effect:
         metadata={**hold.metadata, **command.metadata, "hold_id": str(hold.hold_id)},
         effective_at=command.effective_at,
     )
+    legs = payment(book, account, command, amount_micros)
     _end(book, account, hold, HoldStatus.CAPTURED)
-    posted = book.move(account, command.destination, amount_micros, movement)
+    posted = book.post(legs, movement)
     hold.captured_micros = amount_micros
     hold.transaction_id = posted.transaction_id
     return posted.effect(account)

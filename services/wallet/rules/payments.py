@@ -1,19 +1,22 @@
 """Payments: debits, credits, transfers, adjustments; what a wallet may be asked to give."""
 
 import dataclasses
+from collections.abc import Sequence
 
-from contracts.errors import AccountFrozen, BadRequest, InsufficientFunds
+from contracts.errors import AccountFrozen, BadRequest, InsufficientFunds, NotFound
 from contracts.wallet import (
     Adjust,
+    Capture,
     Credit,
     Debit,
     HouseAccount,
+    Share,
     TransactionKind,
     Transfer,
 )
 from services.wallet.book.accounts import Account
 from services.wallet.book.book import Book
-from services.wallet.book.postings import Effect, Movement
+from services.wallet.book.postings import Effect, Leg, Movement, between
 
 _SPECIAL_KINDS = {
     TransactionKind.ADJUSTMENT: "Use adjust, which asks for a reason and an actor.",
@@ -27,20 +30,41 @@ def debit(book: Book, command: Debit) -> Effect:
     require_ordinary(command.kind)
     require_open(account)
     require_available(account, command.amount_micros)
-    posted = book.move(
-        account, command.destination, command.amount_micros, _movement(command, command.kind)
-    )
-    return posted.effect(account)
+    legs = payment(book, account, command, command.amount_micros)
+    return book.post(legs, _movement(command, command.kind)).effect(account)
+
+
+def payment(
+    book: Book, payer: Account, command: Debit | Capture, amount_micros: int
+) -> Sequence[Leg]:
+    """Who gives and who gets what in a payment. Raises ``BadRequest``, ``NotFound``."""
+    if not command.shares:
+        return between(payer, command.destination, amount_micros)
+    shared_micros = sum(share.amount_micros for share in command.shares)
+    if shared_micros != amount_micros:
+        raise BadRequest(
+            f"shares: they come to {shared_micros}, and {amount_micros} is taken.", "shares"
+        )
+    if len({share.destination for share in command.shares}) < len(command.shares):
+        raise BadRequest("shares: one of them for each who gets something.", "shares")
+    return [Leg(payer, -amount_micros), *(_receiving(book, share) for share in command.shares)]
+
+
+def _receiving(book: Book, share: Share) -> Leg:
+    if isinstance(share.destination, HouseAccount):
+        return Leg(share.destination, share.amount_micros)
+    if share.destination not in book.accounts:
+        raise NotFound("A user who is to get a share has no wallet.")
+    earner = book.accounts[share.destination]
+    return Leg(earner, share.amount_micros, TransactionKind.EARNING)
 
 
 def credit(book: Book, command: Credit) -> Effect:
     """Opens the account if there is none. Raises ``BadRequest``."""
     require_ordinary(command.kind)
     account = book.open(command.user_id)
-    posted = book.move(
-        command.origin, account, command.amount_micros, _movement(command, command.kind)
-    )
-    return posted.effect(account)
+    legs = between(command.origin, account, command.amount_micros)
+    return book.post(legs, _movement(command, command.kind)).effect(account)
 
 
 def transfer(book: Book, command: Transfer) -> Effect:
@@ -57,7 +81,8 @@ def transfer(book: Book, command: Transfer) -> Effect:
         "to_user_id": str(command.to_user_id),
     }
     movement = dataclasses.replace(movement, metadata={**movement.metadata, **parties})
-    return book.move(sender, receiver, command.amount_micros, movement).effect(sender)
+    legs = between(sender, receiver, command.amount_micros)
+    return book.post(legs, movement).effect(sender)
 
 
 def adjust(book: Book, command: Adjust) -> Effect:
@@ -72,11 +97,11 @@ def adjust(book: Book, command: Adjust) -> Effect:
         effective_at=command.effective_at,
     )
     if command.amount_micros > 0:
-        posted = book.move(HouseAccount.ADJUSTMENTS, account, command.amount_micros, movement)
+        legs = between(HouseAccount.ADJUSTMENTS, account, command.amount_micros)
     else:
         require_available(account, -command.amount_micros)
-        posted = book.move(account, HouseAccount.ADJUSTMENTS, -command.amount_micros, movement)
-    return posted.effect(account)
+        legs = between(account, HouseAccount.ADJUSTMENTS, -command.amount_micros)
+    return book.post(legs, movement).effect(account)
 
 
 def _movement(command: Debit | Credit | Transfer, kind: TransactionKind) -> Movement:

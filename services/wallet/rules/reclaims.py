@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from contracts.messages import AmountMicros, Command, Metadata, ShortText
 from contracts.wallet import HouseAccount, Transaction, TransactionKind
 from services.wallet.book.book import Book
-from services.wallet.book.postings import Effect, Movement
+from services.wallet.book.postings import Effect, Movement, between
 from services.wallet.rules import freezing
 
 ACTOR = "card processor"
@@ -53,7 +53,8 @@ def take_back(book: Book, command: TakeBack) -> Effect:
     kind = TransactionKind.CHARGEBACK if command.is_dispute else TransactionKind.REFUND
     in_debt = account.available_micros < command.amount_micros
     movement = Movement(kind, command.description, command.metadata, says_balance_low=False)
-    posted = book.move(account, HouseAccount.CARD_RECEIPTS, command.amount_micros, movement)
+    legs = between(account, HouseAccount.CARD_RECEIPTS, command.amount_micros)
+    posted = book.post(legs, movement)
     if (command.is_dispute or in_debt) and not account.is_frozen:
         freezing.set_frozen(book, account, command.description, ACTOR)
     return posted.effect(account)
