@@ -2,7 +2,7 @@
 # Puts in place what `make run` and `make test` need, and nothing a second time:
 #   install.sh run     .venv with requirements.txt, and RabbitMQ
 #   install.sh test    besides: requirements-dev.txt, Chromium and what else the tests drive
-#   install.sh bench   besides: benchmarks/requirements.txt
+#   install.sh bench   besides: benchmarks/requirements.txt, and wrk
 #   install.sh mutants besides: mutants/requirements.txt
 # What is missing on the system is found first, all of it, and installed by one call of apt-get
 # when we are root or may use sudo without a password; else named in one message.
@@ -90,6 +90,7 @@ find_missing() {
         need docker-compose docker-compose
         need haproxy haproxy /usr/sbin/haproxy
     fi
+    [ "$mode" != bench ] || need wrk wrk
     # The tests need a server of their own; a run may use another broker, or an image.
     if [ "$mode" != run ] || { [ -z "${AMQP_URI:-}" ] && ! docker info >/dev/null 2>&1; }; then
         need rabbitmq-server /usr/lib/rabbitmq/bin/rabbitmq-server

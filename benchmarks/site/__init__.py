@@ -1,0 +1,1 @@
+"""The website under load: ours, that of an earlier commit, and one on stock nameko."""
