@@ -14,7 +14,7 @@ import eventlet.wsgi
 from nameko.extensions import DependencyProvider
 from sqlalchemy.exc import SQLAlchemyError
 
-from chassis.broker import event_exchange, own_queues
+from chassis.broker import own_queues
 from chassis.broker_check import BrokerCheck
 from chassis.consumer import QueueConsumer
 from chassis.metrics import OUTBOX_GAUGES, Gauge, exposition
@@ -77,12 +77,12 @@ class Health(DependencyProvider):
         return shown
 
     def _watch(self, settings: ServiceSettings) -> Readiness:
-        has_events = any(isinstance(each, OutboxRelay) for each in self.container.dependencies)
-        name = self.container.service_name
+        own = own_queues(self.container.service_name)
+        relays = (each for each in self.container.dependencies if isinstance(each, OutboxRelay))
         check_broker = BrokerCheck(
             settings.amqp_uri,
             settings.broker_heartbeat_s,
-            event_exchange(name) if has_events else own_queues(name),
+            next((relay.exchange for relay in relays), own),
             self.queue_consumer.declare,
         )
         readiness = Readiness(

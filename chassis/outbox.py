@@ -2,9 +2,10 @@
 
 :func:`publish` writes a row; nothing else in a service sends events. The
 :class:`OutboxRelay` of each container takes unsent rows, publishes them with confirms and
-marks them. It is woken by every commit with events, and looks by itself every few seconds for
-what another process left; every second where that was found, or sending failed. A crash between
-publish and mark sends an event twice, which every inbox notices.
+marks them; where a service runs in no container, one beside it relays for it. It is woken by
+every commit with events, and looks by itself every few seconds for what another process left;
+every second where that was found, or sending failed. A crash between publish and mark sends an
+event twice, which every inbox notices.
 """
 
 import logging
@@ -13,6 +14,7 @@ from typing import Any
 
 import eventlet
 from eventlet.event import Event as Signal
+from kombu import Exchange
 from nameko.extensions import DependencyProvider
 from sqlalchemy import text
 from sqlalchemy.orm import Session
@@ -90,10 +92,22 @@ def store(writes: Batch, events: Iterable[tuple[Event, CallContext]]) -> None:
 
 
 class OutboxRelay(DependencyProvider):
-    """Sends what the service stored in its outbox: ``relay = OutboxRelay()``."""
+    """Sends what the service stored in its outbox: ``relay = OutboxRelay()``.
+
+    ``source`` is whose events they are, where that is not the container's own service.
+    """
 
     connection = DatabaseConnection()
     confirmed = ConfirmedPublisher()
+
+    def __init__(self, source: str | None = None) -> None:
+        self._source = source
+        super().__init__()
+
+    @property
+    def exchange(self) -> Exchange:
+        """Where its events go."""
+        return event_exchange(self._source or self.container.service_name)
 
     def setup(self) -> None:
         self._wake = Signal()
@@ -118,7 +132,7 @@ class OutboxRelay(DependencyProvider):
         """Make sure of our exchange: a broker that lost its data has it no more."""
         try:
             with BrokerConnection(self.container.config["AMQP_URI"], is_read=False) as connection:
-                ensure_exchange(connection.connect(), event_exchange(self.container.service_name))
+                ensure_exchange(connection.connect(), self.exchange)
         except Exception as error:
             log.warning("the message broker cannot be reached", extra={"error": str(error)})
 

@@ -2,8 +2,8 @@
 
 Data only. Nothing here opens a connection, and nothing of ours is imported.
 
-* :mod:`contracts.wallet`, :mod:`contracts.catalog`, :mod:`contracts.billing`
-  and :mod:`contracts.topup` hold one service's vocabulary each;
+* :mod:`contracts.wallet`, :mod:`contracts.catalog`, :mod:`contracts.billing`,
+  :mod:`contracts.topup` and :mod:`contracts.gateway` hold one service's vocabulary each;
 * :mod:`contracts.errors` holds the errors that cross the wire;
 * :mod:`contracts.messages` holds the shapes that all of them share;
 * :mod:`contracts.schemas` writes the JSON Schemas into ``docs/schemas``.

@@ -46,14 +46,16 @@ class Login:
     """What a service, or another caller, may do.
 
     ``calls`` are the methods it may call, as ``service.method``; ``listens_to`` the services
-    whose events it may hear. Its own calls, replies, events and failed messages are its own in
-    any case. ``answers``: it has methods of its own, and so sends replies. ``is_ours``: it runs
-    on ``chassis``, and needs nothing of what stock nameko does.
+    whose events it may hear, and ``publishes_for`` those whose events it may send. Its own calls,
+    replies, events and failed messages are its own in any case. ``answers``: it has methods of its
+    own, and so sends replies. ``is_ours``: it runs on ``chassis``, and needs nothing of what stock
+    nameko does.
     """
 
     name: str
     calls: tuple[str, ...] = ()
     listens_to: tuple[str, ...] = ()
+    publishes_for: tuple[str, ...] = ()
     answers: bool = True
     is_ours: bool = False
 
@@ -123,7 +125,14 @@ LOGINS = (
         answers=False,
         is_ours=True,
     ),
-    Login("notifier", listens_to=("billing", "topup", "wallet"), answers=False, is_ours=True),
+    # The website runs no relay: the process beside it sends what stands in its outbox.
+    Login(
+        "notifier",
+        listens_to=("billing", "topup", "wallet"),
+        publishes_for=("gateway",),
+        answers=False,
+        is_ours=True,
+    ),
 )
 """The services. Nobody of them may call what makes money or moves it by hand (``credit``,
 ``adjust``, ``reverse``, ``transfer``, ``post_batch``…): that takes a login of a person's."""
@@ -154,9 +163,10 @@ def permissions(login: Login) -> dict[str, str]:
         own.append(rf"rpc\.reply-standalone_rpc_proxy-{_UUID}")
         exchanges.append(re.escape(STOCK_CALLS))
     sources = [rf"{source}\.events" for source in login.listens_to]
+    targets = [rf"{source}\.events" for source in login.publishes_for]
     return {
         "configure": _any_of(own),
-        "write": _any_of([*own, *exchanges]),
+        "write": _any_of([*own, *exchanges, *targets]),
         "read": _any_of([*own, *exchanges, *sources]),
     }
 

@@ -2,6 +2,7 @@
 
 It listens to what the services publish and writes to the gateway's database. Each handler
 names the message of one event; the texts stand in :mod:`services.gateway.notifications.messages`.
+It also sends what the website has to say, which is no container that could.
 """
 
 from sqlalchemy.orm import Session
@@ -9,9 +10,11 @@ from sqlalchemy.orm import Session
 from chassis.clock import utc_now
 from chassis.events import event_handler
 from chassis.health import Health
+from chassis.outbox import OutboxRelay
 from chassis.retention import FORGET_EVERY_S, forget
 from chassis.service_database import Database
 from chassis.timer import timer
+from contracts import gateway
 from contracts.billing import (
     DeploymentFailed,
     PurchaseCompleted,
@@ -42,6 +45,7 @@ class NotifierService:
     name = "notifier"
 
     database = Database()
+    relay = OutboxRelay(gateway.SERVICE)
     health = Health()
 
     @event_handler(PurchaseCompleted)

@@ -95,6 +95,15 @@ def on_exchange(exchange: str) -> dict[str, Do]:
     }
 
 
+def on_exchange_of_another(login: Login, exchange: str) -> dict[str, Do]:
+    if exchange in [f"{source}.events" for source in login.publishes_for]:
+        return on_exchange(exchange)
+    return {
+        **on_exchange(exchange),
+        f"publish through {exchange}": publish(exchange, "topup_paid"),
+    }
+
+
 def listen(login: str, exchange: str, routing_key: str) -> Do:
     def bind(channel: Any) -> None:
         queue = f"rpc.reply-{login}-{AN_ID}"
@@ -124,8 +133,7 @@ def forbidden(login: Login) -> dict[str, Do]:
         for queue in queues_of(other):
             acts |= on_queue(queue)
         for exchange in exchanges_of(other):
-            acts |= on_exchange(exchange)
-            acts[f"publish through {exchange}"] = publish(exchange, "topup_paid")
+            acts |= on_exchange_of_another(login, exchange)
         acts[f"listen for {other}"] = listen(name, CALLS, f"{other}.*")
         acts[f"listen for replies to {other}"] = listen(name, CALLS, f"rpc.reply-{other}-{AN_ID}")
         acts[f"take calls of {other}"] = lambda c, q=f"rpc-{other}": c.queue_bind(q, CALLS, "#")
@@ -159,6 +167,8 @@ def allowed(login: Login) -> dict[str, Do]:
         acts[f"call {method}"] = publish(CALLS, method)
     for source in login.listens_to:
         acts[f"hear {source}"] = listen(name, f"{source}.events", "#")
+    for source in login.publishes_for:
+        acts[f"publish for {source}"] = publish(f"{source}.events", "something_happened")
     return acts
 
 

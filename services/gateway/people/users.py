@@ -24,6 +24,8 @@ from zxcvbn.matching import RANKED_DICTIONARIES
 
 from chassis.database import Connected
 from chassis.identifiers import new_id
+from chassis.outbox import publish
+from contracts.gateway import UserRegistered
 from services.gateway.models import User
 from services.gateway.people.password_hashing import hash_of, is_hash_of, is_outdated
 
@@ -124,7 +126,7 @@ def prepare(email: str, password: str) -> NewAccount:
 
 
 def register(session: Session, now: datetime, account: NewAccount) -> User:
-    """Store a new account. Raises :class:`EmailTaken`."""
+    """Store a new account, and tell of it. Raises :class:`EmailTaken`."""
     user_id = session.scalar(
         insert(User)
         .values(
@@ -139,6 +141,7 @@ def register(session: Session, now: datetime, account: NewAccount) -> User:
     )
     if user_id is None:
         raise EmailTaken("There is an account with this email address already: log in instead.")
+    publish(session, UserRegistered(event_id=new_id(), occurred_at=now, user_id=user_id))
     return session.get_one(User, user_id)
 
 
