@@ -76,7 +76,7 @@ def users(wallet: System) -> list[str]:
         )
         for user_id in user_ids
     ]
-    wallet.rpc.call(PostBatch(commands=commands), timeout_s=60)
+    wallet.rpc.call(PostBatch(commands=commands))
     return [str(user_id) for user_id in user_ids]
 
 
@@ -168,7 +168,7 @@ def batch_rate(wallet: System, users: list[str], seconds: float) -> float:
             commands = [
                 BatchCommand(method="debit", arguments=debit_arguments(users)) for _ in range(BATCH)
             ]
-            outcome = wallet.rpc.call(PostBatch(commands=commands), timeout_s=60)
+            outcome = wallet.rpc.call(PostBatch(commands=commands))
             assert all(result.error is None for result in outcome.results)
             count += BATCH
         return count

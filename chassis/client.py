@@ -82,14 +82,16 @@ class RpcClient:
         self._start_lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def call(self, request: Request[ReplyT], timeout_s: float = 10.0) -> ReplyT:
-        """Make a call and wait for its reply.
+    def call(self, request: Request[ReplyT], timeout_s: float | None = None) -> ReplyT:
+        """Make a call and wait for its reply, as long as its contract says or for ``timeout_s``.
 
         Raises the error of :mod:`contracts.errors` that the service raised, ``Unavailable`` when
         nothing was sent, ``ServiceError`` when the broker does not let this login make the call,
         or ``DeadlineExceeded`` when no answer came in time.
         """
         parent = current_call.get()
+        if timeout_s is None:
+            timeout_s = request.answer_within_s
         remaining_s = parent.remaining_s()
         if remaining_s is not None:
             timeout_s = min(timeout_s, remaining_s)

@@ -1,7 +1,7 @@
 """The shapes every message is made of.
 
-A **request** knows the service and the method that answer it and the type of
-the reply, so that one object is the whole call::
+A **request** knows the service and the method that answer it, how long that may take, and
+the type of the reply, so that one object is the whole call::
 
     reply = rpc.call(GetWallet(user_id=user_id))        # reply: Wallet
 
@@ -131,15 +131,23 @@ class Request(BaseModel, Generic[ReplyT]):
     service: ClassVar[str]
     method: ClassVar[str]
     reply: ClassVar[type[Reply]]
+    answer_within_s: ClassVar[float] = 8.0
+    """How long an answer may take. A caller that has less time waits for less."""
 
     def __init_subclass__(
-        cls, service: str | None = None, method: str | None = None, **kwargs: Any
+        cls,
+        service: str | None = None,
+        method: str | None = None,
+        answer_within_s: float | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init_subclass__(**kwargs)
         if service is not None:
             cls.service = service
         if method is not None:
             cls.method = method
+        if answer_within_s is not None:
+            cls.answer_within_s = answer_within_s
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

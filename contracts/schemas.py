@@ -53,6 +53,7 @@ def service_schema(service: str) -> dict[str, Any]:
         "methods": {
             f"{service}.{request.method}": {
                 "changes_something": issubclass(request, Command),
+                "answer_within_s": request.answer_within_s,
                 "request": references[(request, "validation")],
                 "reply": references[(request.reply, "validation")],
             }

@@ -24,6 +24,8 @@ from contracts.messages import (
 )
 
 SERVICE = "topup"
+CARD_PROCESSOR_S = 25.0
+"""An answer that waits for the card processor, which may take its time."""
 
 Email = Annotated[str, StringConstraints(min_length=3, max_length=254), Storable]
 RETURN_PATH_LENGTH_MAX = 500
@@ -124,7 +126,9 @@ class Topup(Reply):
     replayed: bool = False
 
 
-class StartTopup(Command[Topup], service=SERVICE, method="start_topup"):
+class StartTopup(
+    Command[Topup], service=SERVICE, method="start_topup", answer_within_s=CARD_PROCESSOR_S
+):
     """Begin to buy credits on the processor's hosted page; ``checkout_url`` leads there.
 
     ``return_path`` is where the person comes back to on our own site. ``purchase_id`` is what the
@@ -188,7 +192,9 @@ class CardSetup(Reply):
     checkout_url: str
 
 
-class StartCardSetup(Command[CardSetup], service=SERVICE, method="start_card_setup"):
+class StartCardSetup(
+    Command[CardSetup], service=SERVICE, method="start_card_setup", answer_within_s=CARD_PROCESSOR_S
+):
     """Begin to save a card on the processor's hosted page."""
 
     may_differ: ClassVar[set[str]] = {*Command.may_differ, "email"}
@@ -199,7 +205,10 @@ class StartCardSetup(Command[CardSetup], service=SERVICE, method="start_card_set
 
 
 class RemovePaymentMethod(
-    Request[PaymentMethodList], service=SERVICE, method="remove_payment_method"
+    Request[PaymentMethodList],
+    service=SERVICE,
+    method="remove_payment_method",
+    answer_within_s=CARD_PROCESSOR_S,
 ):
     """Forget a card; auto top-up that used it is paused and says so."""
 
@@ -208,7 +217,10 @@ class RemovePaymentMethod(
 
 
 class SetDefaultPaymentMethod(
-    Request[PaymentMethodList], service=SERVICE, method="set_default_payment_method"
+    Request[PaymentMethodList],
+    service=SERVICE,
+    method="set_default_payment_method",
+    answer_within_s=CARD_PROCESSOR_S,
 ):
     user_id: UUID
     payment_method_id: PaymentMethodId
@@ -286,7 +298,12 @@ class GetAutoTopup(Request[AutoTopupStatus], service=SERVICE, method="get_auto_t
     user_id: UUID
 
 
-class ConfigureAutoTopup(Command[AutoTopupStatus], service=SERVICE, method="configure_auto_topup"):
+class ConfigureAutoTopup(
+    Command[AutoTopupStatus],
+    service=SERVICE,
+    method="configure_auto_topup",
+    answer_within_s=CARD_PROCESSOR_S,
+):
     """Save the settings. What is left out stays as it is; a limit of None is no limit.
 
     Enabling, another card, amount or threshold, and a limit that is raised or dropped need
@@ -329,7 +346,12 @@ class AutoTopupOutcome(Reply):
     refusal_reason: str = ""
 
 
-class TriggerAutoTopup(Command[AutoTopupOutcome], service=SERVICE, method="trigger_auto_topup"):
+class TriggerAutoTopup(
+    Command[AutoTopupOutcome],
+    service=SERVICE,
+    method="trigger_auto_topup",
+    answer_within_s=CARD_PROCESSOR_S,
+):
     """Ask for an automatic top-up now, by hand, within the same settings and limits."""
 
     user_id: UUID

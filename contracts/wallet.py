@@ -28,6 +28,8 @@ from contracts.messages import (
 )
 
 SERVICE = "wallet"
+REPORT_S = 60.0
+"""An answer that a thousand postings, or a year of them, are read or written for."""
 
 
 class TransactionKind(StrEnum):
@@ -421,7 +423,9 @@ class BatchOutcome(Reply):
     applied: bool
 
 
-class PostBatch(Request[BatchOutcome], service=SERVICE, method="post_batch"):
+class PostBatch(
+    Request[BatchOutcome], service=SERVICE, method="post_batch", answer_within_s=REPORT_S
+):
     """Up to 1,000 commands in one call, each with its own idempotency key.
 
     ``atomic``: all or none. Otherwise each stands by itself, in the order given. ``Unavailable``
@@ -574,7 +578,7 @@ class ExportPage(Reply):
     next_cursor: Cursor | None = None
 
 
-class Export(Request[ExportPage], service=SERVICE, method="export"):
+class Export(Request[ExportPage], service=SERVICE, method="export", answer_within_s=REPORT_S):
     """The entries of one user's account, or of all accounts, oldest first within an account.
 
     Ask again with ``next_cursor`` until it is None. Pages are asked for one after the other:
@@ -617,7 +621,9 @@ class CreditPage(Reply):
     is_last: bool
 
 
-class ListCredits(Request[CreditPage], service=SERVICE, method="list_credits"):
+class ListCredits(
+    Request[CreditPage], service=SERVICE, method="list_credits", answer_within_s=REPORT_S
+):
     """For an audit: the credits, and the corrections by hand, after a position of the ledger.
 
     Refunds are left out: they never exceed what was paid. A transaction is told once it is
@@ -644,7 +650,7 @@ class TotalsReport(Reply):
     days: list[DayTotal]
 
 
-class Totals(Request[TotalsReport], service=SERVICE, method="totals"):
+class Totals(Request[TotalsReport], service=SERVICE, method="totals", answer_within_s=REPORT_S):
     """Totals by kind and day, from ``since`` up to ``until`` (exclusive), at most 400 days."""
 
     since: Moment
@@ -662,7 +668,7 @@ class Verdict(Reply):
     sealed_count: int
 
 
-class Verify(Request[Verdict], service=SERVICE, method="verify"):
+class Verify(Request[Verdict], service=SERVICE, method="verify", answer_within_s=600):
     """Derive everything again from the entries and compare. Minutes for a large ledger.
 
     Raises ``Conflict`` while another verification is running.

@@ -118,12 +118,11 @@ def settings() -> GatewaySettings:
 
 
 def call(request: Request[ReplyT], timeout_s: float | None = None) -> ReplyT:
-    """Ask a service and wait for its answer.
+    """Ask a service and wait for its answer, as long as its contract says or for ``timeout_s``.
 
     Raises the errors of :mod:`contracts.errors`, which the application turns into a page or a
     JSON body by itself: ``Unavailable`` when the service is away; for a command
     ``DeadlineExceeded`` when no answer came in time: its outcome is unknown then, and the same
     command with the same key is the way to learn it.
     """
-    backend = current_backend()
-    return backend.ask(request, timeout_s or backend.settings.rpc_timeout_s)
+    return current_backend().ask(request, timeout_s or request.answer_within_s)

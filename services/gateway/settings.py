@@ -55,7 +55,6 @@ class GatewaySettings(ServiceSettings):
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     session_days: Annotated[int, Field(ge=1, le=365)] = 30
-    rpc_timeout_s: Annotated[float, Field(gt=0, le=60)] = 8.0
 
     rate_limit_default: RateLimit = "1200 per minute"
     """Of one user, or of one address."""

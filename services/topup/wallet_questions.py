@@ -20,7 +20,6 @@ from contracts.wallet import (
 )
 
 WALLET_TIMEOUT_S = 3.0
-REPORT_TIMEOUT_S = 60.0
 TOPUPS = (TransactionKind.TOPUP, TransactionKind.AUTO_TOPUP)
 IDLE_AFTER = timedelta(days=35)
 """Longer than a month, so that whoever has something running has paid for it within this."""
@@ -81,12 +80,12 @@ class WalletQuestions:
 
     def topup_credits_micros(self, since: datetime, until: datetime) -> int:
         """All that the ledger credited as top-ups in whole UTC days. Errors: as :meth:`funds`."""
-        report = self._caller.call(Totals(since=since, until=until), REPORT_TIMEOUT_S)
+        report = self._caller.call(Totals(since=since, until=until))
         return sum(day.credited_micros for day in report.days if day.kind in TOPUPS)
 
     def credits(self, after_position: int) -> CreditPage:
         """What came into wallets after a position of the ledger. Errors: as :meth:`funds`."""
-        return self._caller.call(ListCredits(after_position=after_position), REPORT_TIMEOUT_S)
+        return self._caller.call(ListCredits(after_position=after_position))
 
 
 class AsksWallet(Protocol):

@@ -170,6 +170,19 @@ def test_a_late_answer_is_an_unknown_outcome_and_the_work_goes_on(probe: Probe) 
     probe.comes_to_note(NAPPED, before + 1)
 
 
+class ShortNap(Nap, answer_within_s=0.1):
+    """A nap that nobody waits long for."""
+
+
+def test_a_call_waits_as_long_as_its_contract_says(probe: Probe) -> None:
+    before = probe.noted(NAPPED)
+
+    with pytest.raises(errors.DeadlineExceeded, match=r"within 0\.1 s"):
+        probe.rpc.call(ShortNap(n=400))
+
+    probe.comes_to_note(NAPPED, before + 1)
+
+
 def test_more_calls_than_may_wait_are_refused_at_once_and_the_others_answered(
     probe: Probe,
 ) -> None:

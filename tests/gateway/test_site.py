@@ -215,7 +215,7 @@ def test_registering_works_while_the_wallet_is_away(site: Site) -> None:
 def test_a_broker_that_is_away_is_a_503_as_well(
     serve: Callable[..., Site], database: Connected
 ) -> None:
-    site = serve(amqp_uri=NO_BROKER, rpc_timeout_s=0.2)
+    site = serve(amqp_uri=NO_BROKER)
     user = add_user(database, has_wallet=True)
     answer = Api(site.base_url, token_for(database, user)).get("/api/deployments")
 

@@ -316,7 +316,7 @@ def test_every_question_answers_through_the_broker(rpc):
 
 
 def test_verification_answers_through_the_broker(rpc):
-    verdict = rpc.call(Verify(), timeout_s=60)
+    verdict = rpc.call(Verify())
 
     assert verdict.first_difference is None
 
@@ -340,7 +340,7 @@ def test_the_chain_is_sealed_by_itself(rpc):
     new_user(rpc, 10 * USD)
 
     def is_sealed():
-        verdict = rpc.call(Verify(), timeout_s=60)
+        verdict = rpc.call(Verify())
         return verdict.sealed_count == verdict.transaction_count
 
     eventually(is_sealed, interval_s=1)

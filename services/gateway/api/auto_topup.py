@@ -184,7 +184,7 @@ def configure_auto_topup(user: CurrentUser, body: AutoTopupBody, key: str) -> Au
         **given,
     )
     try:
-        return AutoTopupReply.of(call(command, timeout_s=25))
+        return AutoTopupReply.of(call(command))
     except BadRequest as error:
         raise BadRequest(
             str(error), *(_SHOWN_AS.get(name, name) for name in error.details)
@@ -202,7 +202,7 @@ def configure_auto_topup(user: CurrentUser, body: AutoTopupBody, key: str) -> Au
 def trigger_auto_topup(user: CurrentUser, key: str) -> Answer:
     """Ask for an automatic top-up now, within the same settings and limits. 202: one is on its
     way. 200: none was made, and why."""
-    outcome = call(TriggerAutoTopup(idempotency_key=key, user_id=user.user_id), timeout_s=25)
+    outcome = call(TriggerAutoTopup(idempotency_key=key, user_id=user.user_id))
     return Answer(TriggerReply.of(outcome), 202 if outcome.topup else 200)
 
 

@@ -66,7 +66,6 @@ def start_topup(user: CurrentUser, body: TopupBody, key: str) -> Answer:
             save_card=body.save_card,
             purchase_id=body.purchase_id,
         ),
-        timeout_s=25,
     )
     return Answer(TopupReply.of(topup), 201, {"Location": f"/api/wallet/topups/{topup.topup_id}"})
 

@@ -212,7 +212,7 @@ def list_payment_methods(user: CurrentUser) -> PaymentMethodReplies:
 def start_card_setup(user: CurrentUser, key: str) -> CardSetupReply:
     """Begin to save a card without a payment: send the person to ``checkout_url``."""
     command = StartCardSetup(idempotency_key=key, user_id=user.user_id, email=user.email)
-    return CardSetupReply.of(call(command, timeout_s=25))
+    return CardSetupReply.of(call(command))
 
 
 @endpoint(

@@ -14,7 +14,6 @@ from contracts.topup import (
 from services.gateway.backend import call
 from services.gateway.errors import Problem
 from services.gateway.pages.forms import command_key, return_path
-from services.gateway.pages.topups import CARD_PROCESSOR_WITHIN_S
 from services.gateway.people.identity import login_required, signed_in_user
 
 blueprint = Blueprint("cards", __name__)
@@ -34,7 +33,6 @@ def add() -> Response:
                 email=user.email,
                 return_path=back,
             ),
-            timeout_s=CARD_PROCESSOR_WITHIN_S,
         )
     except ServiceError as error:
         flash(str(error), "danger")
@@ -83,7 +81,7 @@ def _change(
     except ValidationError:
         raise Problem(422, "bad_request", "Choose one of your cards.") from None
     try:
-        call(request_, timeout_s=CARD_PROCESSOR_WITHIN_S)
+        call(request_)
         flash(done, "success")
     except ServiceError as error:
         flash(str(error), "danger")

@@ -28,9 +28,6 @@ from services.gateway.people.identity import login_required, signed_in_user
 
 blueprint = Blueprint("topups", __name__)
 
-CARD_PROCESSOR_WITHIN_S = 25.0
-"""The service behind the call waits for the card processor, which may take its time."""
-
 _ENDED = (TopupStatus.CREDITED, TopupStatus.FAILED, TopupStatus.CANCELLED)
 _PAID_FOR = (TopupStatus.PAID, TopupStatus.UNKNOWN)
 
@@ -54,7 +51,6 @@ def begin_topup(
                 return_path=back_to,
                 purchase_id=purchase_id,
             ),
-            timeout_s=CARD_PROCESSOR_WITHIN_S,
         )
     except ServiceError as error:
         refuse_credits(str(error))
