@@ -251,8 +251,14 @@ class TopupService:
 
     @event_handler(PurchaseCompleted)
     def end_paid_purchase(self, session: Session, event: PurchaseCompleted) -> None:
-        reference = str(event.purchase_id)
-        pages.end_purchase(session, event.user_id, reference, pages.PAID_OTHERWISE, utc_now())
+        pages.end_purchase(
+            session,
+            event.user_id,
+            str(event.purchase_id),
+            pages.PAID_OTHERWISE,
+            utc_now(),
+            was_short=event.was_short,
+        )
         if event.total_micros:
             triggers.end_idleness(session, event.user_id, utc_now())
 

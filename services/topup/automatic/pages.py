@@ -108,11 +108,18 @@ def is_to_close(topup: Topup, policy: Policy, now: datetime) -> bool:
 
 
 def end_purchase(
-    session: Session, user_id: UUID, reference: str, reason: str, now: datetime
+    session: Session,
+    user_id: UUID,
+    reference: str,
+    reason: str,
+    now: datetime,
+    *,
+    was_short: bool = True,
 ) -> None:
     """A purchase needs no money any more: neither a page nor a charge is to bring any.
 
     A page that is being opened for it at this moment is closed, or sees that the purchase is over.
+    Of one that never ``was_short`` no news comes later, and nothing is kept.
     """
     topups.lock_user(session, user_id)
     is_for_it = or_(
@@ -120,7 +127,8 @@ def end_purchase(
         and_(Topup.trigger == Trigger.PURCHASE, Topup.trigger_reference == reference),
     )
     _close(session, user_id, is_for_it, reason, now)
-    triggers.end(session, user_id, Trigger.PURCHASE, reference, now)
+    if was_short:
+        triggers.end(session, user_id, Trigger.PURCHASE, reference, now)
 
 
 def close_frozen(session: Session, user_id: UUID, froze_at: datetime, now: datetime) -> None:
