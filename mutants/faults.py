@@ -6,6 +6,7 @@ left out, and an error that is not caught (its own knows no ``except module.Erro
 """
 
 import difflib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,9 @@ LINKS = {
 CONDITIONS = {"where", "and_", "or_", "filter"}
 # What is said and changes nothing, and where a test ends the process.
 IGNORED_CALLS = ("log.", "crash_point(")
+
+# A constant of this kind is a judgement: nothing is right with 10 seconds and wrong with 11.
+TUNED = re.compile(r"[A-Z_]+_(S|MS|SIZE)")
 
 # What a statement lies in. Its lines are those before its own block.
 BLOCKS = {"suite", "file_input", "if_stmt", "for_stmt", "while_stmt", "try_stmt", "with_stmt"}
@@ -211,12 +215,14 @@ def _operators() -> list[Operator]:
 
 
 def _is_beside_the_point(node: NodeOrLeaf) -> bool:
-    """Inside a type, or in what is only said."""
+    """Inside a type, in what is only said, or in what is only tuned."""
     below, above = node, node.parent
     if node.get_code().strip().startswith(IGNORED_CALLS):
         return True
     while above is not None:
         if _is_type(below, above):
+            return True
+        if above.type == "expr_stmt" and TUNED.fullmatch(above.children[0].get_code().strip()):
             return True
         if above.type == "simple_stmt" and above.get_code().strip().startswith(IGNORED_CALLS):
             return True

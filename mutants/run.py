@@ -145,7 +145,7 @@ class Trials:
                 files = dict.fromkeys(test.partition("::")[0] for test in tests)
                 plugins = [Setting(self._servers), Choice(tests)]
                 return int(pytest.main([*options, *files], plugins=plugins))
-            observer = Observer(self._seen, self._part.rules)
+            observer = Observer(self._seen, self._part.rules, self._seen_file.parent)
             plugins = [Setting(self._servers), observer]
             code = int(pytest.main([*options, *self._part.tests], plugins=plugins))
             self._seen_file.write_text(json.dumps(vars(self._seen)))

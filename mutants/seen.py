@@ -1,22 +1,24 @@
-"""What the tests run: the lines of the rules, and how long each test takes.
+"""What the tests run: the lines of the rules, and how long each test takes."""
 
-Lines that a process runs which a test starts are not seen. Such tests may run any line.
-"""
-
+import json
+import os
+import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
-from coverage import Coverage
 
+from mutants.at_start.sitecustomize import ROW_BYTES, follow
 from mutants.faults import Fault
 
-EVERY_TEST = ""
-"""In place of a test: what ran at import, or in a fixture that tests share."""
+ROWS_MAX = 10_000
+AT_START = Path(__file__).parent / "at_start"
 
 
 @dataclass
@@ -30,73 +32,99 @@ class Seen:
     def tests_for(self, fault: Fault) -> list[str]:
         """The tests that may notice the fault, the quick ones first."""
         ran = {test for line in fault.lines for test in self.ran.get(f"{fault.file}:{line}", ())}
-        may_notice = (ran - {EVERY_TEST}).union(self.with_processes)
-        if not fault.lines or EVERY_TEST in ran:
-            may_notice = set(self.took_s)
 
-        def place(test: str) -> tuple[bool, bool, str, bool, float]:
+        def place(test: str) -> tuple[bool, bool, str, float]:
             # Processes are shared by the tests of a file, and started anew for the next one.
             has_processes = test in self.with_processes
             file = test.partition("::")[0] if has_processes else ""
             has_its_name = Path(file).name == f"test_{Path(fault.file).name}"
-            return has_processes, not has_its_name, file, test not in ran, self.took_s[test]
+            return has_processes, not has_its_name, file, self.took_s[test]
 
-        return sorted(may_notice, key=place)
+        return sorted(ran if fault.lines else self.took_s, key=place)
 
 
 class Observer:
     """A plugin of pytest that fills in a :class:`Seen`."""
 
-    def __init__(self, seen: Seen, rules: Sequence[str]) -> None:
+    def __init__(self, seen: Seen, rules: Sequence[str], scratch: Path) -> None:
         self._seen = seen
-        self._rules = rules
-        self._coverage = Coverage(
-            data_file=None, include=rules, config_file=False, concurrency=["thread", "eventlet"]
-        )
-        self._context = EVERY_TEST
+        # What runs outside of any test, or in a fixture that tests share, is run by all of them.
+        self._rows = [""]
+        self._row = 0
+        self._tests_with: dict[str, list[str]] = defaultdict(list)
+        self._lines: list[str] = []
+        starts = {}
+        for rule in rules:
+            starts[str(Path(rule).resolve())] = len(self._lines)
+            count = len(Path(rule).read_text().splitlines())
+            self._lines += [f"{rule}:{line}" for line in range(count + 1)]
+        table = scratch / "lines"
+        table.touch()
+        os.truncate(table, ROW_BYTES + ROWS_MAX * len(self._lines))
+        plan = {"table": str(table), "width": len(self._lines), "starts": starts}
+        self._plan = scratch / "lines.json"
+        self._plan.write_text(json.dumps(plan))
         self._processes = 0
         self._shared_s = 0.0
         self._fixtures_with_processes: set[str] = set()
-        sys.addaudithook(self._hear)
-        self._coverage.start()
+        self._follow_processes()
+        self._table = follow(str(self._plan))
 
-    def _hear(self, event: str, _: object) -> None:
-        self._processes += event == "subprocess.Popen"
+    def _follow_processes(self) -> None:
+        begin = subprocess.Popen.__init__
+
+        def begin_followed(process: Any, *arguments: Any, **options: Any) -> None:
+            self._processes += 1
+            environment = dict(options.get("env") or os.environ)
+            path = [str(AT_START), *filter(None, [environment.get("PYTHONPATH")])]
+            environment |= {"LINES_PLAN": str(self._plan), "PYTHONPATH": os.pathsep.join(path)}
+            begin(process, *arguments, **{**options, "env": environment})
+
+        subprocess.Popen.__init__ = begin_followed  # type: ignore[method-assign]
 
     @contextmanager
-    def _switched(self, context: str) -> Iterator[None]:
-        before, self._context = self._context, context
-        self._coverage.switch_context(context)
+    def _row_of(self, name: str) -> Iterator[None]:
+        before = self._row
+        self._rows.append(name)
+        self._write_to(len(self._rows) - 1)
         yield
-        self._context = before
-        self._coverage.switch_context(before)
+        self._write_to(before)
+
+    def _write_to(self, row: int) -> None:
+        self._row = row
+        self._table[:ROW_BYTES] = row.to_bytes(ROW_BYTES, "little")
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        test, fixtures = item.nodeid, set(getattr(item, "fixturenames", ()))
+        for name in ("", test, *fixtures):
+            self._tests_with[name].append(test)
         started, processes, self._shared_s = time.monotonic(), self._processes, 0.0
-        with self._switched(item.nodeid):
+        with self._row_of(test):
             yield
-        self._seen.took_s[item.nodeid] = time.monotonic() - started - self._shared_s
-        fixtures = set(getattr(item, "fixturenames", ()))
+        self._seen.took_s[test] = time.monotonic() - started - self._shared_s
         if self._processes > processes or fixtures & self._fixtures_with_processes:
-            self._seen.with_processes.append(item.nodeid)
+            self._seen.with_processes.append(test)
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[object]) -> Iterator[None]:
-        started, processes = time.monotonic(), self._processes
+        started, processes, shared_s = time.monotonic(), self._processes, self._shared_s
         if fixturedef.scope == "function":
             yield
         else:
-            with self._switched(EVERY_TEST):
+            with self._row_of(fixturedef.argname):
                 yield
-            if self._context != EVERY_TEST:
-                self._shared_s += time.monotonic() - started
+            self._shared_s = shared_s + time.monotonic() - started
         if self._processes > processes:
             self._fixtures_with_processes.add(fixturedef.argname)
 
     def pytest_sessionfinish(self) -> None:
-        self._coverage.stop()
-        data = self._coverage.get_data()
-        for file in self._rules:
-            for line, tests in data.contexts_by_lineno(str(Path(file).resolve())).items():
-                self._seen.ran[f"{file}:{line}"] = tests
+        sys.settrace(None)
+        ran: dict[str, set[str]] = defaultdict(set)
+        for row, name in enumerate(self._rows):
+            start = ROW_BYTES + row * len(self._lines)
+            noted = self._table[start : start + len(self._lines)]
+            for line, is_noted in zip(self._lines, noted, strict=True):
+                if is_noted:
+                    ran[line].update(self._tests_with[name])
+        self._seen.ran = {line: sorted(tests) for line, tests in ran.items()}

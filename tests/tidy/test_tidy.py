@@ -287,7 +287,6 @@ NOT_INSTALLED = {
     "hordak": ["django-hordak"],
     "moneyed": ["py-moneyed"],
     "cosmic_ray": ["cosmic-ray"],
-    "coverage": ["coverage"],
     "parso": ["parso"],
 }
 
