@@ -11,6 +11,7 @@ from contracts.catalog import (
     GetQuote,
     ListProducts,
     QuoteLine,
+    ReleaseStock,
     ReserveStock,
     SortOrder,
 )
@@ -67,3 +68,16 @@ def test_more_than_there_is_cannot_be_reserved_and_nothing_is_taken(stack: Syste
         stack.rpc.call(reservation)
 
     assert stack.rpc.call(GetProduct(product_id=scarce.slug)).stock == scarce.stock
+
+
+def test_what_is_released_can_be_bought_again(stack: System) -> None:
+    everything = stack.rpc.call(ListProducts(limit=200)).products
+    scarce = next(product for product in everything if product.stock)
+    line = QuoteLine(product_id=scarce.product_id, quantity=1)
+    reservation = stack.rpc.call(ReserveStock(reservation_id=uuid.uuid4(), lines=[line]))
+    reserved = stack.rpc.call(GetProduct(product_id=scarce.slug)).stock
+
+    stack.rpc.call(ReleaseStock(reservation_id=reservation.reservation_id))
+
+    released = stack.rpc.call(GetProduct(product_id=scarce.slug)).stock
+    assert (reserved, released) == (scarce.stock - 1, scarce.stock)
