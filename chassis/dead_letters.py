@@ -6,8 +6,10 @@
     python -m chassis.dead_letters wallet replay MESSAGE…   (or --all)
     python -m chassis.dead_letters wallet discard MESSAGE…  (or --all)
 
-``replay`` gives messages back to the queues they came from, with their tries counted anew.
-MESSAGE is the id that ``list`` shows. Needs ``AMQP_URI``.
+``replay`` gives messages back to the queues they came from, with their tries counted anew. An
+event that is older than what the service knows of events it handled stays: its effect might
+happen twice. MESSAGE is the id that ``list`` shows. Needs ``AMQP_URI``, and ``INBOX_KEPT_DAYS``
+where the service has one of its own.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from functools import partial
 
 from kombu import Connection
@@ -31,7 +34,10 @@ from chassis.broker import (
     dead_letter_queue,
     own_queues,
 )
+from chassis.clock import utc_now
 from chassis.connection import BrokerConnection
+from chassis.settings import InboxSettings, load_settings
+from contracts.messages import moment_from
 
 
 def message_id(message: Message) -> str:
@@ -88,11 +94,44 @@ def replay(publisher: Publisher, service: str, message: Message) -> None:
     message.ack()
 
 
-def _replay_or_say_why(publisher: Publisher, service: str, message: Message) -> None:
+def forgotten(message: Message, known_since: datetime) -> datetime | None:
+    """When an event happened, if that was before ``known_since``: the inbox may have forgotten
+    that it was handled. None for a call, and for what cannot be read."""
+    try:
+        occurred_at = moment_from(bodies.decode(message)["occurred_at"])
+    except (ValueError, TypeError, LookupError):
+        return None
+    return occurred_at if occurred_at < known_since else None
+
+
+def _replay_or_say_why(
+    publisher: Publisher, service: str, kept_days: int, message: Message
+) -> bool:
+    occurred_at = forgotten(message, utc_now() - timedelta(days=kept_days))
+    if occurred_at is not None:
+        print(
+            f"{message_id(message)} stays: it is of {occurred_at:%Y-%m-%d %H:%M} UTC, and what was"
+            f" handled is known for {kept_days} days (INBOX_KEPT_DAYS): its effect might happen"
+            " twice. Discard it; or, if you know that it had none, replay it with a higher"
+            " INBOX_KEPT_DAYS."
+        )
+        return False
     try:
         replay(publisher, service, message)
     except Unroutable as queue:
         print(f"{message_id(message)} stays: the queue it came from is gone ({queue})")
+        return False
+    return True
+
+
+def _list(message: Message) -> bool:
+    print(json.dumps(describe(message)))
+    return True
+
+
+def _discard(message: Message) -> bool:
+    message.ack()
+    return True
 
 
 def _arguments() -> argparse.Namespace:
@@ -113,11 +152,12 @@ def main() -> None:
         amqp_uri = os.environ["AMQP_URI"]
     except KeyError:
         raise SystemExit("Set AMQP_URI to the broker's address.") from None
+    kept_days = load_settings(InboxSettings).inbox_kept_days
     publisher = Publisher(amqp_uri)
-    actions: dict[str, Callable[[Message], None]] = {
-        "list": lambda message: print(json.dumps(describe(message))),
-        "replay": partial(_replay_or_say_why, publisher, arguments.service),
-        "discard": lambda message: message.ack(),
+    actions: dict[str, Callable[[Message], bool]] = {
+        "list": _list,
+        "replay": partial(_replay_or_say_why, publisher, arguments.service, kept_days),
+        "discard": _discard,
     }
     done = 0
     with BrokerConnection(amqp_uri, is_read=False) as connection:
@@ -127,8 +167,7 @@ def main() -> None:
                 or arguments.all
                 or message_id(message) in arguments.messages
             ):
-                actions[arguments.action](message)
-                done += 1
+                done += actions[arguments.action](message)
     publisher.close()
     if arguments.action != "list":
         print(f"{arguments.action}: {done} of the dead letters of {arguments.service}")

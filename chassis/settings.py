@@ -31,10 +31,17 @@ KeptDays = Annotated[int, Field(ge=7, le=3_650)]
 _RETRY_DELAYS_S = (1, 5, 30, 120, 600)
 
 
-class ServiceSettings(BaseSettings):
-    """What every process needs. A service adds its own fields in its ``settings.py``."""
+class InboxSettings(BaseSettings):
+    """What a service knows of the events that it handled."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore")
+
+    inbox_kept_days: KeptDays = 30
+    """How long it is known that an event was handled: longer than a copy of it can wait."""
+
+
+class ServiceSettings(InboxSettings):
+    """What every process needs. A service adds its own fields in its ``settings.py``."""
 
     amqp_uri: str
     """The broker's address; several nodes of a cluster are separated by semicolons."""
@@ -48,9 +55,6 @@ class ServiceSettings(BaseSettings):
     health_host: str = "127.0.0.1"
     retry_delays_s: Annotated[tuple[int, ...], NoDecode, BeforeValidator(seconds)] = _RETRY_DELAYS_S
     """How long a failed event waits before each new try; then it is a dead letter."""
-
-    inbox_kept_days: KeptDays = 30
-    """How long it is known that an event was handled: longer than a copy of it can wait."""
 
     outbox_kept_days: KeptDays = 7
     """How long an event that was sent stays to be looked at."""

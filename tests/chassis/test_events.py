@@ -4,12 +4,14 @@ import json
 import time
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from kombu import Connection, Producer
+from kombu.message import Message
 from sqlalchemy import text
 
-from chassis import dead_letters
+from chassis import bodies, dead_letters
 from chassis.clock import utc_now
 from chassis.outbox import publish
 from contracts import errors
@@ -198,6 +200,46 @@ def test_a_handler_that_never_succeeds_makes_a_dead_letter_that_can_be_replayed(
     assert "discard: 1" in command("discard", str(dead["message"]))
     assert letter() is None
     assert probe.noted(666) == 0
+
+
+def test_a_dead_letter_that_the_inbox_may_have_forgotten_is_not_replayed(
+    probe: Probe, command: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event = told(666).model_copy(update={"occurred_at": utc_now() - timedelta(days=31)})
+    send(probe, event)
+    assert callable(command)
+    eventually(lambda: str(event.event_id) in command("list"))
+
+    refused = command("replay", "--all")
+    stays = str(event.event_id) in command("list")
+    monkeypatch.setenv("INBOX_KEPT_DAYS", "32")
+    replayed = command("replay", "--all")
+
+    assert "INBOX_KEPT_DAYS" in refused
+    assert "replay: 0" in refused
+    assert stays
+    assert "replay: 1" in replayed
+    eventually(lambda: str(event.event_id) in command("list"))
+
+
+@pytest.mark.parametrize(
+    ("body", "is_forgotten"),
+    [
+        ({"occurred_at": "2026-03-02T11:59:59.999999Z"}, True),
+        ({"occurred_at": "2026-03-02T12:00:00Z"}, False),
+        ({"occurred_at": "long ago"}, False),
+        ({"args": [], "kwargs": {}}, False),
+        (["no event"], False),
+    ],
+)
+def test_only_an_event_from_before_what_the_inbox_knows_is_forgotten(
+    body: object, is_forgotten: bool
+) -> None:
+    message = Message(body=bodies.encode(body), **bodies.PROPERTIES)
+
+    occurred_at = dead_letters.forgotten(message, datetime(2026, 3, 2, 12, 0, tzinfo=UTC))
+
+    assert (occurred_at is not None) is is_forgotten
 
 
 def test_an_event_without_its_fields_is_a_dead_letter_at_once(
