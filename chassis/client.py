@@ -15,7 +15,6 @@ unknown: ask again with the same idempotency key.
 What comes in and makes no sense is logged and dropped, and costs nobody else anything.
 """
 
-import contextlib
 import logging
 import threading
 import time
@@ -63,6 +62,7 @@ class _Reply(Future[Any]):
     def __init__(self, routing_key: str) -> None:
         super().__init__()
         self.routing_key = routing_key
+        self.request: OutgoingMessage | None = None
 
 
 class RpcClient:
@@ -99,9 +99,8 @@ class RpcClient:
         self._start()
         correlation_id = str(uuid.uuid4())
         future = _Reply(f"{request.service}.{request.method}")
-        self._waiting[correlation_id] = future
         try:
-            self._send(request, correlation_id, deadline, parent)
+            self._send(request, correlation_id, deadline, parent, future)
             body = future.result(max(deadline - time.monotonic(), 0.0))
         except FutureTimeoutError:
             raise errors.DeadlineExceeded(
@@ -138,7 +137,12 @@ class RpcClient:
             self._thread.join(CLOSE_TIMEOUT_S)
 
     def _send(
-        self, request: Request[Any], correlation_id: str, deadline: float, parent: CallContext
+        self,
+        request: Request[Any],
+        correlation_id: str,
+        deadline: float,
+        parent: CallContext,
+        future: _Reply,
     ) -> None:
         if not self._ready.wait(min(max(deadline - time.monotonic(), 0.0), CONNECT_WAIT_S)):
             raise errors.Unavailable(
@@ -149,7 +153,7 @@ class RpcClient:
             chain=parent.chain or (f"{self._name}.{correlation_id}",),
             deadline_ms=int((time.time() + timeout_s) * 1000),
         )
-        message = OutgoingMessage(
+        future.request = OutgoingMessage(
             bodies.encode({"args": [], "kwargs": request.arguments()}),
             **bodies.PROPERTIES,
             delivery_mode=TRANSIENT,
@@ -160,26 +164,31 @@ class RpcClient:
             application_headers=context.headers(),
         )
         try:
-            self._publish(message, f"{request.service}.{request.method}")
+            self._publish(correlation_id, future)
         except (OSError, AMQPError) as error:
             raise errors.DeadlineExceeded(
                 f"The connection to the message broker was lost on the way to {request.service};"
                 " whether it did the work is not known."
             ) from error
 
-    def _publish(self, message: OutgoingMessage, routing_key: str) -> None:
+    def _publish(self, correlation_id: str, future: _Reply) -> None:
         with self._publish_lock:
             if self._requests is None:
                 raise ConnectionResetError("the connection to the broker was lost")
-            try:
-                self._requests.basic_publish(
-                    message, RPC_EXCHANGE.name, routing_key, mandatory=True
-                )
-            except Exception:
-                # What went out of it may be half a frame, and nothing may follow that.
-                self._requests = None
-                self._connection.cut()
-                raise
+            # In the order in which they go out: see _refused.
+            self._waiting[correlation_id] = future
+            self._write(self._requests, future)
+
+    def _write(self, channel: Channel, future: _Reply) -> None:
+        try:
+            channel.basic_publish(
+                future.request, RPC_EXCHANGE.name, future.routing_key, mandatory=True
+            )
+        except Exception:
+            # What went out of it may be half a frame, and nothing may follow that.
+            self._requests = None
+            self._connection.cut()
+            raise
 
     def _start(self) -> None:
         if self._thread is None:
@@ -197,8 +206,6 @@ class RpcClient:
             try:
                 self._receive()
             except Exception as error:
-                if isinstance(error, AccessRefused):
-                    self._refused(error)
                 if isinstance(error, NotFound):
                     # The node of a cluster that kept the queue is gone, and the queue with it.
                     self._reply_key = self._new_reply_key()
@@ -232,8 +239,12 @@ class RpcClient:
         self._ready.set()
         next_tick = time.monotonic()
         while not self._closing.is_set():
-            with contextlib.suppress(TimeoutError):
+            try:
                 wire.drain_events(timeout=READ_TIMEOUT_S)
+            except TimeoutError:
+                pass
+            except AccessRefused as error:
+                self._refused(error)
             if time.monotonic() >= next_tick:
                 wire.heartbeat_tick()
                 next_tick = time.monotonic() + READ_TIMEOUT_S
@@ -266,15 +277,25 @@ class RpcClient:
             )
 
     def _refused(self, error: AccessRefused) -> None:
-        """Tell those whose call the broker refused, which closed the channel of all calls."""
-        for correlation_id, future in list(self._waiting.items()):
-            if f"'{future.routing_key}'" in str(error):
-                self._waiting.pop(correlation_id, None)
-                future.set_exception(
-                    errors.ServiceError(
-                        f"{self._login} may not call {future.routing_key}; nothing was done."
+        """Tell those whose call the broker refused, which closed the channel of all calls.
+
+        py-amqp has opened it again. The broker dropped what came on it after the refused call,
+        and has the calls before it: so those that follow go out once more. One that went out when
+        it was open again goes out twice, which its key or its being a question makes harmless.
+        """
+        with self._publish_lock:
+            is_dropped = False
+            for correlation_id, future in list(self._waiting.items()):
+                if f"'{future.routing_key}'" in str(error):
+                    is_dropped = True
+                    self._waiting.pop(correlation_id, None)
+                    future.set_exception(
+                        errors.ServiceError(
+                            f"{self._login} may not call {future.routing_key}; nothing was done."
+                        )
                     )
-                )
+                elif is_dropped and self._requests is not None:
+                    self._write(self._requests, future)
 
     def _on_reply(self, message: Message) -> None:
         future = self._waiting.pop(message.properties.get("correlation_id", ""), None)

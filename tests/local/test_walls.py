@@ -2,8 +2,10 @@
 
 import ast
 import importlib
+import threading
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -254,3 +256,30 @@ def test_the_catalog_makes_no_money_and_hears_so_at_once(
 
     client.close()
     assert system.rpc.call(wallet.Export()).entries == []
+
+
+def test_a_refused_call_costs_the_calls_beside_it_nothing(system: System) -> None:
+    client = RpcClient(system.vhost.uri("gateway"), name="gateway")
+    refused = wallet.Reverse(
+        idempotency_key="c",
+        user_id=uuid.uuid4(),
+        transaction_id=uuid.uuid4(),
+        reason="No",
+        actor="no",
+    )
+    asked = wallet.GetWallet(user_id=uuid.uuid4())
+    at_once = threading.Barrier(9)
+
+    def outcome(request: Request[Any]) -> str:
+        at_once.wait()
+        with pytest.raises(errors.ServiceError) as caught:
+            client.call(request, timeout_s=20)
+        return caught.value.code
+
+    with ThreadPoolExecutor(9) as callers:
+        answers = [
+            sorted(callers.map(outcome, [*[asked] * 4, refused, *[asked] * 4])) for _ in range(5)
+        ]
+
+    client.close()
+    assert answers == [["not_found"] * 8 + ["service_error"]] * 5
