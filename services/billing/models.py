@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import BigInteger, DateTime, ForeignKey, Integer, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from contracts.billing import PurchaseStatus
+from contracts.billing import DeploymentStatus, PurchaseStatus
 
 
 class Base(DeclarativeBase):
@@ -16,6 +16,9 @@ class Base(DeclarativeBase):
 
 WAITING = (PurchaseStatus.PENDING.value, PurchaseStatus.AWAITING_FUNDS.value)
 """The states of a purchase that has not ended."""
+
+OVER = (DeploymentStatus.FAILED.value, DeploymentStatus.CANCELLED.value)
+"""The states of a deployment that has."""
 
 
 class PurchaseRow(Base):

@@ -34,7 +34,7 @@ from contracts.billing import (
 from contracts.topup import AutoTopupPaused, AutoTopupRefused, TopupFailed
 from contracts.wallet import WalletCredited
 from services.billing.deployments.lifecycle import report_deployment
-from services.billing.deployments.queries import list_deployments, what_burns
+from services.billing.deployments.queries import as_deployment, list_deployments, what_burns
 from services.billing.forecast.balances import balance_micros
 from services.billing.forecast.burn_rate import analyse
 from services.billing.purchases import claims, refusals
@@ -83,7 +83,7 @@ class BillingService:
     @rpc
     def report_deployment(self, request: ReportDeployment) -> Deployment:
         with self.database.begin() as session:
-            return report_deployment(session, utc_now(), request)
+            return as_deployment(report_deployment(session, utc_now(), request))
 
     @rpc
     def get_burn_rate(self, request: GetBurnRate) -> BurnRate:

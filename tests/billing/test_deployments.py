@@ -36,7 +36,7 @@ def bought(
 def report(database: Connected, deployment_id: UUID, status: DeploymentStatus) -> DeploymentStatus:
     command = ReportDeployment(deployment_id=deployment_id, status=status)
     with database.begin() as session:
-        return report_deployment(session, NOW, command).status
+        return DeploymentStatus(report_deployment(session, NOW, command).status)
 
 
 def count_events(database: Connected, event_type: str) -> int:

@@ -9,7 +9,6 @@ from sqlalchemy.orm import Session
 from chassis.identifiers import new_id
 from chassis.outbox import publish
 from contracts.billing import (
-    Deployment,
     DeploymentActivated,
     DeploymentFailed,
     DeploymentRequested,
@@ -19,8 +18,7 @@ from contracts.billing import (
 from contracts.catalog import BillingPeriod
 from contracts.errors import BadRequest, Conflict, NotFound
 from contracts.messages import Event
-from services.billing.deployments.queries import as_deployment
-from services.billing.models import DeploymentRow, PurchaseLineRow, PurchaseRow
+from services.billing.models import OVER, DeploymentRow, PurchaseLineRow, PurchaseRow
 
 TRANSITIONS: dict[DeploymentStatus, frozenset[DeploymentStatus]] = {
     DeploymentStatus.REQUESTED: frozenset(
@@ -44,8 +42,6 @@ TRANSITIONS: dict[DeploymentStatus, frozenset[DeploymentStatus]] = {
 
 REPORTABLE = (DeploymentStatus.ACTIVE, DeploymentStatus.FAILED)
 """What a provisioner may say; the rest is the user's or billing's own decision."""
-
-ENDS = (DeploymentStatus.FAILED, DeploymentStatus.CANCELLED)
 
 
 class _Unit(NamedTuple):
@@ -73,7 +69,7 @@ def deploy(
     return rows
 
 
-def report_deployment(session: Session, now: datetime, command: ReportDeployment) -> Deployment:
+def report_deployment(session: Session, now: datetime, command: ReportDeployment) -> DeploymentRow:
     """Take a provisioner's answer; the same answer twice changes nothing.
 
     Raises ``NotFound``, ``BadRequest`` for a status that a provisioner may not set, and
@@ -86,7 +82,7 @@ def report_deployment(session: Session, now: datetime, command: ReportDeployment
         raise NotFound("There is no such deployment.")
     if row.status != command.status:
         change_status(session, now, row, command.status, command.reason)
-    return as_deployment(row)
+    return row
 
 
 def change_status(
@@ -104,7 +100,7 @@ def _move(now: datetime, row: DeploymentRow, to: DeploymentStatus, reason: str =
     row.status = to.value
     row.status_reason = reason
     row.status_changed_at = now
-    if to in ENDS:
+    if to in OVER:
         row.ended_at = now
     if to is DeploymentStatus.ACTIVE:
         _start_period(row, now)

@@ -15,8 +15,7 @@ from sqlalchemy.orm import Session
 from contracts.billing import PurchaseStatus
 from contracts.catalog import Quote
 from contracts.errors import LimitExceeded
-from services.billing.deployments.lifecycle import ENDS
-from services.billing.models import WAITING, DeploymentRow, PurchaseLineRow, PurchaseRow
+from services.billing.models import OVER, WAITING, DeploymentRow, PurchaseLineRow, PurchaseRow
 from services.billing.settings import BillingSettings
 
 REMEMBERED_FOR = timedelta(hours=24)
@@ -110,7 +109,7 @@ def _free_deployments(session: Session, user_id: UUID) -> int:
         )
         .where(
             DeploymentRow.user_id == user_id,
-            DeploymentRow.status.not_in(ENDS),
+            DeploymentRow.status.not_in(OVER),
             DeploymentRow.monthly_cost_micros == 0,
             PurchaseLineRow.unit_price_micros == 0,
         )

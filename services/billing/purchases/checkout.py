@@ -333,7 +333,7 @@ class Checkout:
     def _end_stock_hold(self, claimed: Claim) -> None:
         """Stock was held long enough for somebody who has not paid."""
         with self.database.begin() as session:
-            stock.end_hold(session, self.clock(), claimed)
+            lifecycle.end_stock_hold(session, self.clock(), claimed)
         self.release_stock()
 
     def _postpone(self, claimed: Claim, error: ServiceError) -> None:

@@ -218,6 +218,16 @@ def wait_for_funds(
     return row.try_owed_since is not None
 
 
+def end_stock_hold(session: Session, now: datetime, claimed: Claim) -> None:
+    """Stock was held long enough for somebody who has not paid; the claim is given back."""
+    row = session.get_one(PurchaseRow, claimed.purchase_id, with_for_update=True)
+    if row.claim_id != claimed.claim_id:
+        return
+    if row.stock_held_until is not None and row.stock_held_until <= now:
+        stock.let_go(session, now, row)
+    give_back(row, min(row.expires_at, row.stock_held_until or row.expires_at))
+
+
 def begin_closing(
     now: datetime, row: PurchaseRow, to: PurchaseStatus, code: str, reason: str
 ) -> None:

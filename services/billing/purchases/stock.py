@@ -12,7 +12,6 @@ from sqlalchemy.orm import Session
 
 from chassis.identifiers import new_id
 from services.billing.models import PurchaseRow, StockReleaseRow
-from services.billing.purchases.claims import Claim, give_back
 
 RELEASES_AT_ONCE = 50
 
@@ -22,16 +21,6 @@ def let_go(session: Session, now: datetime, row: PurchaseRow) -> None:
     session.add(StockReleaseRow(reservation_id=row.reservation_id, requested_at=now))
     row.reservation_id = new_id()
     row.stock_held_until = None
-
-
-def end_hold(session: Session, now: datetime, claimed: Claim) -> None:
-    """Stock was held long enough for somebody who has not paid; the claim is given back."""
-    row = session.get_one(PurchaseRow, claimed.purchase_id, with_for_update=True)
-    if row.claim_id != claimed.claim_id:
-        return
-    if row.stock_held_until is not None and row.stock_held_until <= now:
-        let_go(session, now, row)
-    give_back(row, min(row.expires_at, row.stock_held_until or row.expires_at))
 
 
 def to_release(session: Session) -> Sequence[UUID]:
