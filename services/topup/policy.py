@@ -25,7 +25,7 @@ class Policy:
     system_hourly_cap_micros: int = 200_000 * USD
     stale_after: timedelta = timedelta(seconds=300)
     page_life: timedelta = timedelta(minutes=30)
-    looks_after: tuple[timedelta, ...] = (
+    janitor_delays: tuple[timedelta, ...] = (
         timedelta(minutes=1),
         timedelta(minutes=5),
         timedelta(minutes=30),
@@ -52,11 +52,11 @@ class Policy:
             system_hourly_cap_micros=settings.system_hourly_cap_micros,
             stale_after=timedelta(seconds=settings.stale_after_s),
             page_life=timedelta(seconds=settings.purchase_page_life_s),
-            looks_after=tuple(timedelta(seconds=s) for s in settings.janitor_looks_s),
+            janitor_delays=tuple(timedelta(seconds=s) for s in settings.janitor_looks_s),
         )
 
-    def look_after(self, looks: int) -> timedelta:
+    def check_again_after(self, looks: int) -> timedelta:
         """How long after its start a charge is asked about for the ``looks`` + 1st time."""
-        if looks < len(self.looks_after):
-            return self.looks_after[looks]
-        return self.looks_after[-1] * (looks - len(self.looks_after) + 2)
+        if looks < len(self.janitor_delays):
+            return self.janitor_delays[looks]
+        return self.janitor_delays[-1] * (looks - len(self.janitor_delays) + 2)

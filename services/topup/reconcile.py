@@ -69,7 +69,7 @@ def daily(till: Till) -> None:
             session.add(Comparison(compared_at=now, since=since, until=today))
     log.log(
         logging.ERROR if found else logging.INFO,
-        "books compared",
+        "the books were compared",
         extra={"differences": len(found), "since": f"{since}", "until": f"{today}"},
     )
 

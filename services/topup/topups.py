@@ -39,7 +39,7 @@ from contracts.topup import Topup as TopupReply
 from services.topup.models import AutoTopupSettings, Topup
 from services.topup.policy import Policy
 
-TOLD_AGAIN_AFTER = timedelta(minutes=10)
+PUBLISHED_AGAIN_AFTER = timedelta(minutes=10)
 S = TopupStatus
 TRANSITIONS: dict[TopupStatus, frozenset[TopupStatus]] = {
     S.CREATED: frozenset({S.PROCESSING, S.FAILED, S.CANCELLED}),
@@ -194,19 +194,19 @@ def page(session: Session, request: ListTopups) -> TopupPage:
 
 
 def mark_paid(session: Session, topup: Topup, now: datetime) -> None:
-    """The processor has the money: said once, in the transaction that records it."""
+    """The processor has the money: published once, in the transaction that records it."""
     move(topup, TopupStatus.PAID, now)
     topup.paid_at = now
     topup.failure_code = topup.failure_message = topup.problem = ""
-    tell_paid(session, topup, now)
+    publish_paid(session, topup, now)
 
 
-def tell_paid(session: Session, topup: Topup, now: datetime) -> None:
-    """Tell the wallet, and again every ten minutes until it says that it has credited it.
+def publish_paid(session: Session, topup: Topup, now: datetime) -> None:
+    """Publish that it is paid, and again every ten minutes until the wallet has credited it.
 
     Only a broker that lost its queues makes the second time necessary; the wallet credits once.
     """
-    topup.next_look_at = now + TOLD_AGAIN_AFTER
+    topup.next_look_at = now + PUBLISHED_AGAIN_AFTER
     publish(
         session,
         TopupPaid(
@@ -227,7 +227,7 @@ def tell_paid(session: Session, topup: Topup, now: datetime) -> None:
 
 
 def mark_credited(session: Session, topup_id: UUID, now: datetime) -> None:
-    """The wallet says that it credited this top-up; again changes nothing."""
+    """The wallet has credited this top-up; again changes nothing."""
     topup = session.get(Topup, topup_id, with_for_update=True)
     if topup is None or topup.status == TopupStatus.CREDITED:
         return
@@ -269,7 +269,7 @@ def mark_failed(
 
 
 def cancel(topup: Topup, reason: str, now: datetime) -> None:
-    """Given up by its owner, or never begun; nobody needs to be told."""
+    """Given up by its owner, or never begun; nobody needs to be notified."""
     move(topup, TopupStatus.CANCELLED, now)
     topup.failure_code = "cancelled"
     topup.failure_message = reason

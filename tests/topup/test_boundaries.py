@@ -359,7 +359,7 @@ def test_the_janitor_looks_in_the_instant_that_is_planned_and_its_lease_ends(des
     customer.ask()
     (topup,) = customer.topups()
     planned = topup.next_look_at
-    assert planned == topup.sent_at + desk.till.policy.look_after(0)
+    assert planned == topup.sent_at + desk.till.policy.check_again_after(0)
 
     assert taken(desk, janitor.due, planned - INSTANT) == []
     assert taken(desk, janitor.due, planned) == [topup.topup_id]
@@ -368,9 +368,9 @@ def test_the_janitor_looks_in_the_instant_that_is_planned_and_its_lease_ends(des
 
 
 def test_the_last_delay_between_looks_goes_on() -> None:
-    policy = replace(Policy(), looks_after=(timedelta(minutes=1), timedelta(hours=1)))
+    policy = replace(Policy(), janitor_delays=(timedelta(minutes=1), timedelta(hours=1)))
 
-    assert [policy.look_after(looks) for looks in range(5)] == [
+    assert [policy.check_again_after(looks) for looks in range(5)] == [
         timedelta(minutes=1), timedelta(hours=1), timedelta(hours=2), timedelta(hours=3),
         timedelta(hours=4),
     ]  # fmt: skip

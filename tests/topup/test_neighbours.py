@@ -272,7 +272,7 @@ def test_what_belongs_to_somebody_else_is_not_found(three: Connected, owner: UUI
 
 
 def pause_ends(session: Session, user_id: UUID, now: datetime) -> None:
-    pauses.resume(session, session.get_one(AutoTopupSettings, user_id), "x", now)
+    pauses.confirmed(session, session.get_one(AutoTopupSettings, user_id), now)
 
 
 def switched_off(session: Session, user_id: UUID, now: datetime) -> None:

@@ -153,7 +153,7 @@ def test_a_process_that_was_frozen_before_the_call_does_not_send_what_was_given_
 
 
 @pytest.mark.parametrize(
-    "policy", [Policy(looks_after=tuple(timedelta(minutes=n) for n in range(1, 9)))]
+    "policy", [Policy(janitor_delays=tuple(timedelta(minutes=n) for n in range(1, 9)))]
 )
 def test_nothing_is_given_up_while_another_process_may_still_send_it(
     desk: Desk, policy: Policy

@@ -27,7 +27,7 @@ def keep_of(session: Session, payment: Object, now: datetime) -> str | None:
 def keep(session: Session, payment_method: Object, now: datetime) -> None:
     """Store a card as the processor describes it. A new one ends pauses that an old one caused.
 
-    A card of nobody's, or of a customer that is not ours, is marked as removed if we knew it.
+    A card without a customer, or of one that is not ours, is marked as removed if we knew it.
     """
     user_id = customers.user_of(session, payment_method.get("customer"))
     details = payment_method.get("card")
@@ -46,10 +46,8 @@ def keep(session: Session, payment_method: Object, now: datetime) -> None:
         session.add(card)
     saved_cards.describe(card, details)
     session.flush()
-    if not is_new or settings is None or settings.paused_code not in pauses.A_NEW_CARD_HELPS:
-        return
-    settings.payment_method_id = card.payment_method_id
-    pauses.resume(session, settings, "You added a card.", now)
+    if is_new and settings is not None:
+        pauses.card_added(session, settings, card.payment_method_id, now)
 
 
 def _replace_same(

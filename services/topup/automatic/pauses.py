@@ -1,4 +1,8 @@
-"""Pauses: when automatic top-up stops by itself, and what lets it go on."""
+"""Pauses: when automatic top-up stops by itself, and what lets it go on.
+
+What ends a pause is decided here alone: :func:`card_added`, :func:`saved_again`,
+:func:`dispute_closed`, :func:`confirmed`.
+"""
 
 from datetime import datetime
 
@@ -8,7 +12,7 @@ from sqlalchemy.orm import Session
 from chassis.identifiers import new_id
 from chassis.outbox import publish
 from contracts.topup import AutoTopupPaused, AutoTopupResumed, TopupStatus
-from services.topup.automatic import triggers
+from services.topup.automatic import disputes, triggers
 from services.topup.cards import declines
 from services.topup.cards.declines import Verdict
 from services.topup.models import AutoTopupSettings, Topup
@@ -37,19 +41,19 @@ SAVING_AGAIN_HELPS = (TOO_MANY_DECLINES, NOT_CONFIRMED)
 def pause(
     session: Session, settings: AutoTopupSettings, code: str, reason: str, now: datetime
 ) -> None:
-    """Stop until the person acts, and say so; a pause on top of one keeps the first."""
+    """Stop until the person acts, and publish it; a pause on top of one keeps the first."""
     if settings.paused_code or not settings.is_enabled:
         return
     settings.paused_code = code
     settings.paused_reason = reason
     settings.paused_at = now
     if code != AUTHENTICATION:
-        # That one is said when the link is there on which the person confirms.
-        say_paused(session, settings, now)
+        # That one is published when the link is there on which the person confirms.
+        _publish(session, settings, now)
 
 
-def say_paused(session: Session, settings: AutoTopupSettings, now: datetime) -> None:
-    """Tell that it is paused, with the link to confirm on if there is one."""
+def _publish(session: Session, settings: AutoTopupSettings, now: datetime) -> None:
+    """It is paused; with the link to confirm on if there is one."""
     publish(
         session,
         AutoTopupPaused(
@@ -63,9 +67,23 @@ def say_paused(session: Session, settings: AutoTopupSettings, now: datetime) -> 
     )
 
 
+def waits_for_person(settings: AutoTopupSettings | None) -> bool:
+    """Whether it is paused until its owner confirms a charge with the bank."""
+    return settings is not None and settings.paused_code == AUTHENTICATION
+
+
+def ask_to_confirm(
+    session: Session, settings: AutoTopupSettings | None, confirm_url: str | None, now: datetime
+) -> None:
+    """Publish that a charge waits to be confirmed; the link, if there is none yet, follows."""
+    if settings is not None and waits_for_person(settings):
+        settings.confirm_url = confirm_url
+        _publish(session, settings, now)
+
+
 def stop_waiting_for_person(session: Session, settings: AutoTopupSettings, now: datetime) -> None:
-    """No page is left to confirm the charge on: say what helps instead."""
-    if settings.paused_code != AUTHENTICATION:
+    """No page is left to confirm the charge on: publish what helps instead."""
+    if not waits_for_person(settings):
         return
     settings.paused_code = NOT_CONFIRMED
     settings.paused_reason = (
@@ -73,10 +91,45 @@ def stop_waiting_for_person(session: Session, settings: AutoTopupSettings, now: 
         " card, or save the auto top-up settings again to try the same one."
     )
     settings.confirm_url = None
-    say_paused(session, settings, now)
+    _publish(session, settings, now)
 
 
-def resume(session: Session, settings: AutoTopupSettings, reason: str, now: datetime) -> None:
+def card_added(
+    session: Session, settings: AutoTopupSettings, payment_method_id: str, now: datetime
+) -> None:
+    """A new card takes the place of the one that caused the pause."""
+    if settings.paused_code in A_NEW_CARD_HELPS:
+        settings.payment_method_id = payment_method_id
+        _resume(session, settings, "You added a card.", now)
+
+
+def saved_again(
+    session: Session, settings: AutoTopupSettings, now: datetime, *, is_other_card: bool
+) -> None:
+    """Saving ends a pause if it changes its cause: another card, or patience with the same."""
+    if settings.paused_code in DISPUTED:
+        is_over = not disputes.has_open(session, settings.user_id)
+    else:
+        is_over = is_other_card or settings.paused_code in SAVING_AGAIN_HELPS
+    if settings.paused_code and is_over:
+        _resume(session, settings, "You saved the settings again.", now)
+
+
+def dispute_closed(session: Session, settings: AutoTopupSettings, now: datetime) -> None:
+    """A dispute was won: automatic top-up goes on with the last one that was open."""
+    if settings.paused_code in DISPUTED and not disputes.has_open(session, settings.user_id):
+        _resume(session, settings, "The dispute was settled in your favour.", now)
+
+
+def confirmed(session: Session, settings: AutoTopupSettings, now: datetime) -> bool:
+    """The charge that waited for its owner is paid; whether it was that which paused it."""
+    if not waits_for_person(settings):
+        return False
+    _resume(session, settings, "You confirmed the payment with your bank.", now)
+    return True
+
+
+def _resume(session: Session, settings: AutoTopupSettings, reason: str, now: datetime) -> None:
     """Forget declines, delays and the pause; what waits for money is due again.
 
     So is a look at the balance: the wallet speaks once when it falls below the threshold, and
@@ -84,15 +137,12 @@ def resume(session: Session, settings: AutoTopupSettings, reason: str, now: date
     A charge that waits for the person to confirm it is looked at soon, and given up if the
     person chose another way.
     """
-    was_paused = bool(settings.paused_code)
     settings.declines = 0
     settings.declined_payment_method_id = None
     settings.cool_down_until = None
     settings.paused_code = settings.paused_reason = ""
     settings.paused_at = None
     settings.confirm_url = None
-    if not was_paused:
-        return
     publish(
         session,
         AutoTopupResumed(

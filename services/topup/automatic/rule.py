@@ -369,7 +369,7 @@ def _reserve(
     topup.trigger_reference = record.reference
     topup.threshold_micros = settings.threshold_micros
     topup.settings_version = settings.settings_version
-    topup.next_look_at = now + min(policy.look_after(0), RESUMED_AFTER)
+    topup.next_look_at = now + min(policy.check_again_after(0), RESUMED_AFTER)
     session.add(topup)
     settings.cool_down_until = now + policy.cool_down
     record.topup_id = topup.topup_id
@@ -380,7 +380,7 @@ def _reserve(
 
 
 def refuse(session: Session, record: TriggerRecord, refusal: Refusal, now: datetime) -> None:
-    """Record why nothing is charged; said aloud once per trigger and reason."""
+    """Record why nothing is charged; published once per trigger and reason."""
     triggers.postpone(record, refusal.retry_at)
     record.refusal_code = refusal.code
     is_new = session.scalar(

@@ -31,7 +31,6 @@ from contracts.topup import Topup as TopupReply
 from services.topup import topups
 from services.topup.automatic import (
     consent,
-    disputes,
     forecast,
     limits,
     pages,
@@ -91,9 +90,13 @@ def configure(
         settings.consent_id = consent.record(
             session, command.user_id, command.client_address, wanted, now
         )
-    _maybe_resume(session, settings, old_card, was_enabled, now)
+    if settings.paused_code:
+        is_other_card = settings.payment_method_id != old_card
+        pauses.saved_again(session, settings, now, is_other_card=is_other_card)
+    elif not was_enabled:
+        triggers.make_due(session, command.user_id, now)
     session.flush()
-    _tell_new_version(session, settings, now)
+    _publish_new_version(session, settings, now)
     if settings.paused_code:
         return None
     return triggers.raise_trigger(
@@ -151,7 +154,7 @@ def _switch_off(session: Session, user_id: UUID, now: datetime) -> None:
     settings = topups.lock_settings(session, user_id)
     if settings is not None:
         settings.is_enabled = False
-        _tell_new_version(session, settings, now)
+        _publish_new_version(session, settings, now)
 
 
 def account_froze(
@@ -249,27 +252,7 @@ def _usual_card(session: Session, user_id: UUID, settings: AutoTopupSettings) ->
     return default.payment_method_id if default else None
 
 
-def _maybe_resume(
-    session: Session,
-    settings: AutoTopupSettings,
-    old_card: str | None,
-    was_enabled: bool,
-    now: datetime,
-) -> None:
-    """Saving ends a pause if it changes its cause: another card, or patience with the same."""
-    code = settings.paused_code
-    is_other_card = settings.payment_method_id != old_card
-    if code in pauses.DISPUTED:
-        is_settled = not disputes.has_open(session, settings.user_id)
-    else:
-        is_settled = is_other_card or code in pauses.SAVING_AGAIN_HELPS
-    if code and is_settled:
-        pauses.resume(session, settings, "You saved the settings again.", now)
-    elif not was_enabled and not code:
-        triggers.make_due(session, settings.user_id, now)
-
-
-def _tell_new_version(session: Session, settings: AutoTopupSettings, now: datetime) -> None:
+def _publish_new_version(session: Session, settings: AutoTopupSettings, now: datetime) -> None:
     settings.settings_version += 1
     settings.updated_at = now
     publish(

@@ -56,7 +56,7 @@ def forget(session: Session, customer_id: str, now: datetime) -> None:
 
 
 def user_of(session: Session, customer_id: str | None) -> UUID | None:
-    """Whose customer this is; nobody's when a card has no customer."""
+    """Which user this customer is; None where it is no customer of ours, or a card has none."""
     if customer_id is None:
         return None
     return session.scalar(select(Customer.user_id).where(Customer.customer_id == customer_id))

@@ -107,7 +107,10 @@ def detach(till: Till, payment_method_id: str) -> None:
         pass
     except ProcessorError as error:
         if "not attached" not in error.message:
-            log.warning("a card could not be detached", extra={"reason": error.message})
+            log.warning(
+                "the card processor did not detach a removed card",
+                extra={"card": payment_method_id, "reason": error.message},
+            )
             return
     with till.database.begin() as session:
         session.execute(

@@ -74,7 +74,10 @@ def _situation(
     try:
         return till.wallet.funds(record.user_id, now), None
     except ServiceError as error:
-        log.warning("the wallet does not answer", extra={"error": error.code})
+        log.warning(
+            "the wallet did not say what a user has, so nothing is charged yet",
+            extra={"user": str(record.user_id), "error": error.code},
+        )
         return None, None
 
 
@@ -107,7 +110,7 @@ def _mark_sent(session: Session, topup_id: UUID, policy: Policy, now: datetime) 
     topup.customer_id = session.get_one(Customer, topup.user_id).customer_id
     topups.move(topup, TopupStatus.PROCESSING, now)
     topup.sent_at = now
-    topup.next_look_at = now + policy.look_after(0)
+    topup.next_look_at = now + policy.check_again_after(0)
     return topup
 
 
@@ -155,7 +158,10 @@ def send(till: Till, topup: Topup, *, is_first: bool = True) -> None:
     may have given it up by now.
     """
     if is_stale(topup, till.policy, till.clock()):
-        log.warning("a charge was held up and is not sent", extra={"topup": str(topup.topup_id)})
+        log.warning(
+            "a charge was held up for too long and is not sent",
+            extra={"topup": str(topup.topup_id)},
+        )
         return
     try:
         outcome: Object | ProcessorError = till.processor.charge_off_session(

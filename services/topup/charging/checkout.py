@@ -185,7 +185,7 @@ def close_page(till: Till, session_id: str) -> None:
     try:
         till.processor.expire_session(session_id)
     except Rejected:
-        log.info("the page was closed already", extra={"session": session_id})
+        log.info("the payment page was closed already", extra={"session": session_id})
     crash_point("topup.after_close")
     settle_session(till, session_id)
 
@@ -195,7 +195,10 @@ def _leave_unused(till: Till, session_id: str) -> None:
     try:
         till.processor.expire_session(session_id)
     except ProcessorError as error:
-        log.info("a page that nobody has seen stays open", extra={"reason": error.message})
+        log.info(
+            "a payment page that nobody has seen stays open",
+            extra={"session": session_id, "reason": error.message},
+        )
 
 
 def _opened(
@@ -225,7 +228,7 @@ def _page_opened(session: Session, till: Till, topup_id: UUID, page: Object) -> 
         topup.session_id = page["id"]
         topup.checkout_url = page["url"]
         topup.sent_at = now
-        topup.next_look_at = now + till.policy.look_after(1)
+        topup.next_look_at = now + till.policy.check_again_after(1)
     return topup
 
 
@@ -309,7 +312,7 @@ def settle_session(till: Till, session_id: str) -> None:
 
 def _page_is_gone(till: Till, session_id: str) -> None:
     """The processor knows of no such page, so that nobody can pay on it."""
-    log.warning("the processor does not know a page", extra={"session": session_id})
+    log.warning("the card processor does not know this payment page", extra={"session": session_id})
     with till.database.begin() as session:
         topup_id = session.scalar(select(Topup.topup_id).where(Topup.session_id == session_id))
         if topup_id is not None:
@@ -331,7 +334,7 @@ def _settle_payment(session: Session, till: Till, page: Object, now: datetime) -
         topup_id = UUID(page["metadata"].get("topup_id", ""))
         settings, topup = outcomes.lock_both(session, topup_id)
     except (ValueError, NotFound):
-        log.warning("a page of nobody's", extra={"session": page["id"]})
+        log.warning("the payment page belongs to no top-up of ours", extra={"session": page["id"]})
         return
     payment = page.get("payment_intent")
     if page["payment_status"] == "paid" and payment is not None:
@@ -380,7 +383,10 @@ def ask_person(till: Till, topup_id: UUID) -> None:
             idempotency_key=f"{topup_id}-confirm",
         )
     except ProcessorError as error:
-        log.warning("no page to confirm a charge on", extra={"reason": error.message})
+        log.warning(
+            "the card processor opened no page to confirm a charge on",
+            extra={"topup": str(topup_id), "reason": error.message},
+        )
         _go_on_without_link(till, topup, error)
         return
     crash_point("topup.after_confirm_page")
@@ -405,10 +411,8 @@ def _go_on_without_link(till: Till, topup: Topup, error: ProcessorError) -> None
         settings, topup = outcomes.lock_both(session, topup.topup_id)
         if isinstance(error, Rejected) and error.code != KEY_REFUSED:
             _give_up(session, settings, topup, "It could not be confirmed with the bank.", now)
-        elif topup.looks > 0 or settings is None:
-            return
-        elif settings.paused_code == pauses.AUTHENTICATION:
-            pauses.say_paused(session, settings, now)
+        elif topup.looks == 0:
+            pauses.ask_to_confirm(session, settings, None, now)
 
 
 def _was_paid_after_all(till: Till, topup: Topup) -> bool:
@@ -430,10 +434,8 @@ def _send_link(session: Session, topup_id: UUID, page: Object, till: Till) -> No
         return
     topup.session_id = page["id"]
     topup.checkout_url = page["url"]
-    topup.next_look_at = now if topup.closing_reason else now + till.policy.look_after(2)
-    if settings is not None and settings.paused_code == pauses.AUTHENTICATION:
-        settings.confirm_url = page["url"]
-        pauses.say_paused(session, settings, now)
+    topup.next_look_at = now if topup.closing_reason else now + till.policy.check_again_after(2)
+    pauses.ask_to_confirm(session, settings, page["url"], now)
 
 
 def refresh(till: Till, user_id: UUID, topup_id: UUID) -> Topup:
@@ -450,7 +452,10 @@ def refresh(till: Till, user_id: UUID, topup_id: UUID) -> Topup:
     try:
         settle_session(till, session_id)
     except ProcessorError as error:
-        log.info("the card processor was asked in vain", extra={"reason": error.message})
+        log.info(
+            "the card processor did not say what became of a page",
+            extra={"session": session_id, "reason": error.message},
+        )
     with till.database.read() as session:
         return topups.get(session, user_id, topup_id)
 
@@ -490,7 +495,10 @@ def refresh_setups(till: Till, user_id: UUID) -> None:
         try:
             settle_session(till, session_id)
         except ProcessorError as error:
-            log.info("the card processor was asked in vain", extra={"reason": error.message})
+            log.info(
+                "the card processor did not say what became of a page",
+                extra={"session": session_id, "reason": error.message},
+            )
 
 
 def close_setups(session: Session, now: datetime) -> None:

@@ -43,7 +43,7 @@ def look(till: Till, topup_id: UUID) -> None:
     with till.database.read() as session:
         topup = topups.find(session, topup_id)
     if topup.status == TopupStatus.PAID:
-        _tell_again(till, topup_id)
+        _publish_again(till, topup_id)
         return
     try:
         if topup.status == TopupStatus.CREATED:
@@ -56,16 +56,22 @@ def look(till: Till, topup_id: UUID) -> None:
             _look_at_charge(till, topup)
         _plan_next(till, topup_id, has_asked=True)
     except ProcessorError as error:
-        log.warning("the card processor was asked in vain", extra={"reason": error.message})
+        log.warning(
+            "the card processor did not say what became of a top-up",
+            extra={"topup": str(topup_id), "reason": error.message},
+        )
         _plan_next(till, topup_id, has_asked=False)
 
 
-def _tell_again(till: Till, topup_id: UUID) -> None:
+def _publish_again(till: Till, topup_id: UUID) -> None:
     with till.database.begin() as session:
         topup = topups.lock(session, topup_id)
         if topup.status == TopupStatus.PAID:
-            log.warning("a paid top-up is not credited yet", extra={"topup": str(topup_id)})
-            topups.tell_paid(session, topup, till.clock())
+            log.warning(
+                "the wallet has not credited a paid top-up; it is published again",
+                extra={"topup": str(topup_id)},
+            )
+            topups.publish_paid(session, topup, till.clock())
 
 
 def _plan_next(till: Till, topup_id: UUID, *, has_asked: bool) -> None:
@@ -80,8 +86,8 @@ def _plan_next(till: Till, topup_id: UUID, *, has_asked: bool) -> None:
         if has_asked:
             topup.looks += 1
         start = topup.sent_at or topup.created_at
-        planned = start + till.policy.look_after(topup.looks)
-        soonest = now + min(till.policy.look_after(0), LEASE)
+        planned = start + till.policy.check_again_after(topup.looks)
+        soonest = now + min(till.policy.check_again_after(0), LEASE)
         closes_at = pages.closes_at(topup, till.policy)
         if topup.closing_reason:
             planned = now
@@ -116,8 +122,7 @@ def _look_at_confirmation(till: Till, topup: Topup) -> None:
         return
     with till.database.read() as session:
         settings = session.get(AutoTopupSettings, topup.user_id)
-    is_wanted = settings is not None and settings.paused_code == pauses.AUTHENTICATION
-    if topup.closing_reason or not is_wanted:
+    if topup.closing_reason or not pauses.waits_for_person(settings):
         checkout.close_page(till, topup.session_id)
     else:
         checkout.settle_session(till, topup.session_id)

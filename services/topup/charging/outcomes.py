@@ -138,8 +138,7 @@ def _settle_paid(
         return
     settings.declines = 0
     settings.declined_payment_method_id = None
-    if was_waiting_for_person and settings.paused_code == pauses.AUTHENTICATION:
-        pauses.resume(session, settings, "You confirmed the payment with your bank.", now)
+    if was_waiting_for_person and pauses.confirmed(session, settings, now):
         _use_confirmed_card_from_now_on(session, settings, payment, now)
 
 
@@ -189,7 +188,9 @@ def mismatch(topup: Topup, payment: Object) -> str:
 
 def _flag(topup: Topup, problem: str) -> None:
     topup.problem = problem
-    log.error("a payment needs a person", extra={"topup": str(topup.topup_id), "problem": problem})
+    log.error(
+        "a payment needs an operator", extra={"topup": str(topup.topup_id), "problem": problem}
+    )
 
 
 def remember_payment(topup: Topup, payment: Object) -> None:
@@ -249,7 +250,7 @@ def _record_rejection(
     message = declines.sentence(error.code)
     topups.mark_failed(session, topup, error.code, message, now)
     about = {"topup": str(topup.topup_id), "reason": error.message}
-    log.error("a charge was rejected by the card processor", extra=about)
+    log.error("the card processor refused a charge", extra=about)
     if settings is None:
         return
     if error.code == KEY_REFUSED:

@@ -60,14 +60,16 @@ def _credited_by(till: Till, payment_id: str | None) -> UUID | None:
     """The top-up whose credit this payment is; recorded first, for its own news may come later.
 
     None where nothing was credited, so that nothing is to be taken back: the payment is of
-    another kind or nobody's, the second one of its top-up, or does not agree with it.
+    another kind or of no user of ours, the second one of its top-up, or does not agree with it.
     """
     if payment_id is not None:
         payment = till.processor.get_payment(payment_id)
         topup = outcomes.record_payment(till, payment)
         if topup is not None and outcomes.is_paid_with(topup, payment):
             return topup.topup_id
-    log.warning("money went back that was never credited", extra={"payment": payment_id})
+    log.warning(
+        "a refund or dispute is of a payment that was never credited", extra={"payment": payment_id}
+    )
     return None
 
 
@@ -123,13 +125,7 @@ def _change(
     if source["status"] in returns and reversal.restored_at is None:
         _restore(session, reversal, now)
         if is_dispute and settings is not None:
-            _end_pause(session, settings, now)
-
-
-def _end_pause(session: Session, settings: AutoTopupSettings, now: datetime) -> None:
-    """Automatic top-up goes on with the last dispute that was open."""
-    if settings.paused_code in pauses.DISPUTED and not disputes.has_open(session, settings.user_id):
-        pauses.resume(session, settings, "The dispute was settled in your favour.", now)
+            pauses.dispute_closed(session, settings, now)
 
 
 def _takes_of(session: Session, source_ids: list[str]) -> dict[str, list[Reversal]]:

@@ -150,9 +150,12 @@ def work_off(till: Till, event_id: str) -> None:
         if about is not None:
             about.look(till, about.object_id)
     except Missing as gone:
-        log.warning("a notice of something that is gone", extra={"reason": gone.message})
+        log.warning(
+            "the card processor has no more what its webhook is about",
+            extra={"event": event_id, "reason": gone.message},
+        )
     except Exception as failure:
-        log.exception("a notice could not be worked off", extra={"event": event_id})
+        log.exception("a webhook could not be worked off", extra={"event": event_id})
         error = f"{type(failure).__name__}: {failure}"[:500]
         is_passing = isinstance(failure, PASSING)
     with till.database.begin() as session:
@@ -191,7 +194,10 @@ def _note(notice: Notice, error: str, is_passing: bool, now: datetime) -> None:
     elif notice.tries >= TRIES_MAX and not is_passing:
         notice.given_up_at = now
         notice.next_try_at = None
-        log.error("a notice is given up", extra={"event": notice.event_id, "error": error})
+        log.error(
+            "a webhook is given up; an operator may replay it",
+            extra={"event": notice.event_id, "error": error},
+        )
     else:
         delay_s = DELAYS_S[min(notice.tries, len(DELAYS_S) - 1)]
         notice.tries += 1
@@ -205,7 +211,7 @@ def _session_changed(till: Till, session_id: str) -> None:
 def _payment_changed(till: Till, payment_id: str) -> None:
     payment = till.processor.get_payment(payment_id)
     if outcomes.record_payment(till, payment) is None:
-        log.warning("a payment of nobody's", extra={"payment": payment_id})
+        log.warning("payment belongs to no user of ours", extra={"payment": payment_id})
     elif payment["status"] == "succeeded":
         with till.database.begin() as session:
             card_changes.keep_of(session, payment, till.clock())
@@ -295,5 +301,8 @@ def _store_if_possible(till: Till, event: Object) -> bool:
     try:
         return store(till, event)
     except BadRequest as error:
-        log.error("an event cannot be stored", extra={"event": event.get("id"), "why": str(error)})
+        log.error(
+            "an event of the card processor's cannot be stored",
+            extra={"event": event.get("id"), "why": str(error)},
+        )
         return False
