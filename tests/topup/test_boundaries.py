@@ -16,7 +16,7 @@ from contracts.topup import RefusalCode, StartTopup, TopupKind, TopupStatus, Tri
 from services.topup import topups
 from services.topup.automatic import limits, pages, triggers
 from services.topup.automatic.limits import Usage
-from services.topup.automatic.rule import Charge, decide
+from services.topup.automatic.rule import Charge, Situation, decide
 from services.topup.cards import saved_cards
 from services.topup.charging import charges, checkout, janitor
 from services.topup.models import CardSetup, Topup, TriggerRecord
@@ -115,7 +115,7 @@ def test_a_low_balance_alone_is_topped_up_in_parts(
 ) -> None:
     chosen = settings(daily_limit_micros=25 * USD)
 
-    decided = decide(Policy(), chosen, Usage(), funds, trigger, 50 * USD, NOW)
+    decided = decide(Situation(Policy(), chosen, Usage(), funds, trigger, 50 * USD, NOW))
 
     assert isinstance(decided, Charge) is is_part
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from chassis.identifiers import new_id
 from contracts.topup import RefusalCode, Trigger
 from services.topup.automatic.limits import Usage
-from services.topup.automatic.rule import Charge, Refusal, decide
+from services.topup.automatic.rule import Charge, Refusal, Situation, decide
 from services.topup.models import AutoTopupSettings
 from services.topup.policy import Policy
 from services.topup.wallet_questions import Funds
@@ -49,13 +49,15 @@ def decision(
     policy: Policy | None = None,
 ) -> Charge | Refusal:
     return decide(
-        policy or Policy(),
-        chosen or settings(),
-        usage or Usage(),
-        funds or Funds(available_micros=0),
-        trigger,
-        waiting_micros,
-        NOW,
+        Situation(
+            policy or Policy(),
+            chosen or settings(),
+            usage or Usage(),
+            funds or Funds(available_micros=0),
+            trigger,
+            waiting_micros,
+            NOW,
+        )
     )
 
 
@@ -121,7 +123,7 @@ def test_a_purchase_above_a_limit_is_not_charged_in_parts(trigger: Trigger) -> N
 
 
 def test_without_settings_it_is_off() -> None:
-    decided = decide(Policy(), None, Usage(), Funds(0), Trigger.PURCHASE, 5 * USD, NOW)
+    decided = decide(Situation(Policy(), None, Usage(), Funds(0), Trigger.PURCHASE, 5 * USD, NOW))
 
     assert isinstance(decided, Refusal)
     assert decided.code == RefusalCode.DISABLED

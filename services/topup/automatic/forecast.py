@@ -23,7 +23,7 @@ from contracts.topup import (
 )
 from services.topup.automatic import limits, rule, triggers
 from services.topup.automatic.limits import Usage
-from services.topup.automatic.rule import Charge, Refusal
+from services.topup.automatic.rule import Charge, Refusal, Situation
 from services.topup.automatic.triggers import Pending
 from services.topup.models import AutoTopupSettings, Card
 from services.topup.policy import Policy
@@ -108,15 +108,17 @@ class Story:
 
     def _decide(self, item: Pending) -> None:
         is_own = item.needed_micros > 0 and item.reference == self.own
-        decision = rule.decide_about(
-            self.policy,
-            self.settings,
-            self.usage if is_own else replace(self.usage, card_page_until=None),
-            self.funds,
-            item.trigger,
-            item.needed_micros,
-            triggers.to_charge_for(self.pending),
-            self.now,
+        decision = rule.decide(
+            Situation(
+                policy=self.policy,
+                settings=self.settings,
+                usage=self.usage if is_own else replace(self.usage, card_page_until=None),
+                funds=self.funds,
+                trigger=item.trigger,
+                waiting_micros=triggers.to_charge_for(self.pending),
+                now=self.now,
+                needed_micros=item.needed_micros,
+            )
         )
         if isinstance(decision, Charge):
             self._charge(decision, item)

@@ -4,7 +4,7 @@
 transaction with the user's settings row locked, so that whoever comes second sees the first.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -65,43 +65,83 @@ class Refusal:
     retry_at: datetime | None = None
 
 
-def decide(
-    policy: Policy,
-    settings: AutoTopupSettings | None,
-    usage: Usage,
-    funds: Funds,
-    trigger: Trigger,
-    waiting_micros: int,
-    now: datetime,
-) -> Charge | Refusal:
-    """Charge or refuse. ``waiting_micros``: what all purchases that wait for money cost.
+@dataclass(frozen=True)
+class Situation:
+    """All that the rule looks at, as it stands at ``now``. Amounts are micro-dollars.
 
-    One charge closes the whole gap: max(configured amount, what is lacking), rounded up to a
+    ``waiting_micros`` is what all purchases that wait for money cost, ``needed_micros`` the one
+    that the trigger is about; 0 where it is about the balance.
+    """
+
+    policy: Policy
+    settings: AutoTopupSettings | None
+    usage: Usage
+    funds: Funds
+    trigger: Trigger
+    waiting_micros: int
+    now: datetime
+    needed_micros: int = 0
+
+    @property
+    def available_micros(self) -> int:
+        return self.funds.available_micros
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether more waits for money than there is."""
+        return self.waiting_micros > self.available_micros
+
+    @property
+    def is_for_purchase(self) -> bool:
+        """Whether a purchase or a renewal asks, and not a look at the balance."""
+        return self.trigger in triggers.WAITING
+
+
+def decide(situation: Situation) -> Charge | Refusal:
+    """Charge or refuse: close the whole gap; where a limit forbids that, at least the one that the
+    trigger is about.
+
+    Else one purchase that is too large for the limits would keep all small ones waiting.
+    """
+    decision = _close_gap(situation)
+    is_too_much = isinstance(decision, Refusal) and decision.code in TOO_MUCH
+    if is_too_much and 0 < situation.needed_micros < situation.waiting_micros:
+        return _close_gap(replace(situation, waiting_micros=situation.needed_micros))
+    return decision
+
+
+def _close_gap(situation: Situation) -> Charge | Refusal:
+    """One charge closes the whole gap: max(configured amount, what is lacking), rounded up to a
     whole cent. Where that is too much for a limit, a low balance is brought towards the threshold
     by the configured amount; a purchase is not, as part of its price buys nothing.
 
     Reasons are checked from the lasting to the passing, so that a person hears the one that they
     can do something about.
     """
-    refusal = (
-        switched_off(
-            settings,
-            now,
-            has_open_dispute=usage.has_open_dispute,
-            is_stopped=policy.is_stopped or usage.is_stopped,
-        )
-        or _left_to_card_page(usage, now)
-        or _not_needed(settings, funds, trigger, waiting_micros, now)
-        or _too_soon(settings, usage, now)
+    settings = situation.settings
+    refusal = switched_off(
+        settings,
+        situation.now,
+        has_open_dispute=situation.usage.has_open_dispute,
+        is_stopped=situation.policy.is_stopped or situation.usage.is_stopped,
     )
     if refusal is not None or settings is None:
         return refusal or _disabled()
-    amount_micros = charge_micros(settings, funds, trigger, waiting_micros)
-    refusal = _over_a_limit(policy, settings, usage, amount_micros, now)
-    is_part = refusal is not None and refusal.code in TOO_MUCH and _is_low(settings, funds, trigger)
+    refusal = (
+        _left_to_card_page(situation)
+        or _not_needed(situation, settings)
+        or _too_soon(situation, settings)
+    )
+    if refusal is not None:
+        return refusal
+    amount_micros = charge_micros(situation, settings)
+    refusal = _over_a_limit(situation, settings, amount_micros)
+    is_part = (
+        refusal is not None and refusal.code in TOO_MUCH and _is_about_balance(situation, settings)
+    )
     if is_part:
         amount_micros = settings.amount_micros
-        refusal = _over_a_limit(policy, settings, usage, amount_micros, now)
+        refusal = _over_a_limit(situation, settings, amount_micros)
     if refusal is not None:
         return refusal
     card = card_to_charge(settings)
@@ -110,25 +150,26 @@ def decide(
     return Charge(amount_micros, card, is_part)
 
 
-def _is_low(settings: AutoTopupSettings, funds: Funds, trigger: Trigger) -> bool:
+def _is_about_balance(situation: Situation, settings: AutoTopupSettings) -> bool:
     """Whether the balance itself is what is topped up, and not a purchase."""
-    return trigger == Trigger.BY_HAND or (
-        trigger not in (Trigger.PURCHASE, Trigger.RENEWAL)
-        and funds.available_micros < settings.threshold_micros
+    return situation.trigger == Trigger.BY_HAND or (
+        not situation.is_for_purchase and _is_low(situation, settings)
     )
 
 
-def charge_micros(
-    settings: AutoTopupSettings, funds: Funds, trigger: Trigger, waiting_micros: int
-) -> int:
+def _is_low(situation: Situation, settings: AutoTopupSettings) -> bool:
+    return situation.available_micros < settings.threshold_micros
+
+
+def charge_micros(situation: Situation, settings: AutoTopupSettings) -> int:
     """max(configured amount, gap), up to the next whole cent.
 
     The gap is to what waits for money, or to the threshold where a low balance was the reason.
     """
-    goal = waiting_micros
-    if trigger not in (Trigger.PURCHASE, Trigger.RENEWAL):
-        goal = max(waiting_micros, settings.threshold_micros)
-    return whole_cents(max(settings.amount_micros, goal - funds.available_micros))
+    goal = situation.waiting_micros
+    if not situation.is_for_purchase:
+        goal = max(goal, settings.threshold_micros)
+    return whole_cents(max(settings.amount_micros, goal - situation.available_micros))
 
 
 def card_to_charge(settings: AutoTopupSettings) -> str | None:
@@ -162,47 +203,42 @@ def switched_off(
     return None
 
 
-def _left_to_card_page(usage: Usage, now: datetime) -> Refusal | None:
-    if usage.card_page_until is None:
+def _left_to_card_page(situation: Situation) -> Refusal | None:
+    until = situation.usage.card_page_until
+    if until is None:
         return None
     return Refusal(
         RefusalCode.CARD_PAGE_OPEN,
         "A card page is open for this purchase. If it is not paid there, auto top-up goes on at"
-        f" {usage.card_page_until:%H:%M:%S} UTC.",
-        max(usage.card_page_until, now + RETRY_IN_FLIGHT),
+        f" {until:%H:%M:%S} UTC.",
+        max(until, situation.now + RETRY_IN_FLIGHT),
     )
 
 
-def _not_needed(
-    settings: AutoTopupSettings | None,
-    funds: Funds,
-    trigger: Trigger,
-    waiting_micros: int,
-    now: datetime,
-) -> Refusal | None:
-    if funds.is_frozen:
+def _not_needed(situation: Situation, settings: AutoTopupSettings) -> Refusal | None:
+    if situation.funds.is_frozen:
         return Refusal(
             RefusalCode.ACCOUNT_FROZEN,
             "The account is frozen. Write to support to settle it.",
-            now + RETRY_DAILY,
+            situation.now + RETRY_DAILY,
         )
-    is_waiting = waiting_micros > funds.available_micros
-    is_low = settings is not None and funds.available_micros < settings.threshold_micros
-    if trigger in (Trigger.PURCHASE, Trigger.RENEWAL) and not is_waiting:
+    if situation.is_waiting or situation.trigger == Trigger.BY_HAND:
+        return None
+    if situation.is_for_purchase:
         return Refusal(RefusalCode.NOT_NEEDED, "The balance covers what was waiting for money.")
-    if trigger in (Trigger.LOW_BALANCE, Trigger.SETTINGS_SAVED) and not (is_low or is_waiting):
+    if not _is_low(situation, settings):
         return Refusal(RefusalCode.NOT_NEEDED, "The balance is not below the threshold.")
-    if trigger == Trigger.LOW_BALANCE and funds.is_idle and not is_waiting:
+    if situation.trigger == Trigger.LOW_BALANCE and situation.funds.is_idle:
         return Refusal(
             RefusalCode.IDLE,
             "Nothing is running and no purchase waits, so the card is left alone.",
-            now + RETRY_DAILY,
+            situation.now + RETRY_DAILY,
         )
     return None
 
 
-def _too_soon(settings: AutoTopupSettings | None, usage: Usage, now: datetime) -> Refusal | None:
-    cool = settings.cool_down_until if settings is not None else None
+def _too_soon(situation: Situation, settings: AutoTopupSettings) -> Refusal | None:
+    cool, now, usage = settings.cool_down_until, situation.now, situation.usage
     if usage.in_flight_topup_id is not None:
         return Refusal(
             RefusalCode.IN_FLIGHT,
@@ -222,15 +258,16 @@ def _too_soon(settings: AutoTopupSettings | None, usage: Usage, now: datetime) -
     return None
 
 
-def _what_was_before(settings: AutoTopupSettings | None) -> str:
-    if settings is not None and settings.declines:
+def _what_was_before(settings: AutoTopupSettings) -> str:
+    if settings.declines:
         return "The last charge was declined. Auto top-up tries again"
     return "Auto top-up goes on by itself"
 
 
 def _over_a_limit(
-    policy: Policy, settings: AutoTopupSettings, usage: Usage, amount_micros: int, now: datetime
+    situation: Situation, settings: AutoTopupSettings, amount_micros: int
 ) -> Refusal | None:
+    policy, usage, now = situation.policy, situation.usage, situation.now
     asked = format_usd(amount_micros)
     if amount_micros > policy.topup_max_micros:
         return Refusal(
@@ -305,15 +342,17 @@ def reserve(
         usage = limits.usage(session, user_id, now, policy, triggers.purchase_of(record))
         if waiting_micros is None or pages.is_any_open(session, user_id):
             waiting_micros = triggers.waiting_micros(session, user_id, now)
-        decision = decide_about(
-            policy,
-            settings,
-            usage,
-            funds,
-            Trigger(record.trigger),
-            record.needed_micros,
-            waiting_micros,
-            now,
+        decision = decide(
+            Situation(
+                policy=policy,
+                settings=settings,
+                usage=usage,
+                funds=funds,
+                trigger=Trigger(record.trigger),
+                waiting_micros=waiting_micros,
+                now=now,
+                needed_micros=record.needed_micros,
+            )
         )
     if isinstance(decision, Refusal):
         refuse(session, record, decision, now)
@@ -322,28 +361,6 @@ def reserve(
         raise AssertionError("a charge was decided without settings")
     crash_point("topup.before_reserve")
     return _reserve(session, now, settings, record, decision, policy)
-
-
-def decide_about(
-    policy: Policy,
-    settings: AutoTopupSettings | None,
-    usage: Usage,
-    funds: Funds,
-    trigger: Trigger,
-    needed_micros: int,
-    waiting_micros: int,
-    now: datetime,
-) -> Charge | Refusal:
-    """Close the whole gap; where a limit forbids that, at least the one of ``needed_micros`` that
-    the trigger tells of.
-
-    Else one purchase that is too large for the limits would keep all small ones waiting.
-    """
-    decision = decide(policy, settings, usage, funds, trigger, waiting_micros, now)
-    is_too_much = isinstance(decision, Refusal) and decision.code in TOO_MUCH
-    if is_too_much and 0 < needed_micros < waiting_micros:
-        return decide(policy, settings, usage, funds, trigger, needed_micros, now)
-    return decision
 
 
 def _wallet_silent(record: TriggerRecord, now: datetime) -> Refusal:
@@ -398,12 +415,12 @@ def refuse(session: Session, record: TriggerRecord, refusal: Refusal, now: datet
         .returning(RefusalRecord.refusal_id)
     )
     if refusal.code == RefusalCode.NOT_NEEDED:
-        # Told every time to what waits, so that it takes the money that is there; and never
-        # after a look of ours that nothing waits for.
-        is_told = record.trigger in (Trigger.PURCHASE, Trigger.RENEWAL)
+        # Published every time where something waits, so that it takes the money that is there;
+        # and never after a look of ours that nothing waits for.
+        is_published = record.trigger in (Trigger.PURCHASE, Trigger.RENEWAL)
     else:
-        is_told = is_new is not None
-    if not is_told:
+        is_published = is_new is not None
+    if not is_published:
         return
     publish(
         session,

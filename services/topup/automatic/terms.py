@@ -276,19 +276,22 @@ def preview(
     """
     user_id, purchase = request.user_id, str(request.purchase_id or "")
     settings = session.get(AutoTopupSettings, user_id)
-    usage = limits.usage(session, user_id, now, policy, purchase)
-
-    def decide(usage: limits.Usage, at: datetime) -> rule.Charge | rule.Refusal:
-        funds, shortfall_micros = Funds(available_micros=0), request.shortfall_micros
-        trigger = Trigger.PURCHASE
-        return rule.decide(policy, settings, usage, funds, trigger, shortfall_micros, at)
-
-    refusal, then = None, decide(usage, now)
+    situation = rule.Situation(
+        policy=policy,
+        settings=settings,
+        usage=limits.usage(session, user_id, now, policy, purchase),
+        funds=Funds(available_micros=0),
+        trigger=Trigger.PURCHASE,
+        waiting_micros=request.shortfall_micros,
+        now=now,
+    )
+    refusal, then = None, rule.decide(situation)
     if isinstance(then, rule.Refusal):
         refusal = then
         is_sure = settings is None or not settings.declines
         if refusal.code in rule.HELD_UP and refusal.retry_at is not None and is_sure:
-            then = decide(usage.when_at_rest(), refusal.retry_at)
+            later = replace(situation, usage=situation.usage.when_at_rest(), now=refusal.retry_at)
+            then = rule.decide(later)
             refusal = then if isinstance(then, rule.Refusal) else refusal
     charge = then if isinstance(then, rule.Charge) else None
     card = session.get(Card, charge.payment_method_id) if charge is not None else None
