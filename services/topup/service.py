@@ -1,13 +1,9 @@
 """The top-up service: entrypoints only. Rules live in the files named for their nouns."""
 
-import base64
 import functools
-from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
-from uuid import UUID
 
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.orm import Session
 
 from chassis.clock import utc_now
 from chassis.events import event_handler
@@ -54,17 +50,14 @@ from contracts.topup import (
     StartTopup,
     Topup,
     TopupPage,
-    Trigger,
     TriggerAutoTopup,
 )
-from contracts.wallet import AccountFroze, BalanceLow, LowBalanceLevel, WalletCredited
-from services.topup import audit, problems, reconcile, retention, switch, topups, turns
-from services.topup.automatic import card_changes, forecast, pages, rule, terms, triggers
+from contracts.wallet import AccountFroze, BalanceLow, WalletCredited
+from services.topup import audit, problems, reconcile, retention, switch, topups
+from services.topup.automatic import card_changes, forecast, pages, terms, triggers
 from services.topup.cards import saved_cards
-from services.topup.charging import charges, checkout, janitor, receipts, webhooks
-from services.topup.charging.background import Background
-from services.topup.models import Notice, TriggerRecord
-from services.topup.models import Topup as TopupRow
+from services.topup.charging import charges, checkout, janitor, outcomes, receipts, webhooks
+from services.topup.charging.background import Background, take_up
 from services.topup.policy import Policy
 from services.topup.processor import Processor
 from services.topup.settings import get_settings
@@ -128,9 +121,8 @@ class TopupService:
     @rpc
     def render_receipt(self, request: RenderReceipt) -> RenderedReceipt:
         with self.database.read() as session:
-            receipt = receipts.receipt(session, request.user_id, request.topup_id)
-        pdf = base64.b64encode(receipts.pdf(receipt)).decode()
-        return RenderedReceipt(file_name=f"{receipt.number}.pdf", pdf_base64=pdf)
+            paper = receipts.receipt(session, request.user_id, request.topup_id)
+        return receipts.rendered(paper)
 
     # Cards
 
@@ -146,11 +138,7 @@ class TopupService:
 
     @rpc
     def remove_payment_method(self, request: RemovePaymentMethod) -> PaymentMethodList:
-        with self.database.begin() as session:
-            card_changes.remove(session, request.user_id, request.payment_method_id, utc_now())
-        self.later(saved_cards.detach, self.till, request.payment_method_id, owner=request.user_id)
-        with self.database.read() as session:
-            return saved_cards.reply_list(session, request.user_id, utc_now())
+        return card_changes.remove_by_hand(self.till, request)
 
     @rpc
     def set_default_payment_method(self, request: SetDefaultPaymentMethod) -> PaymentMethodList:
@@ -167,27 +155,11 @@ class TopupService:
 
     @rpc
     def configure_auto_topup(self, request: ConfigureAutoTopup) -> AutoTopupStatus:
-        till = self.till
-        if request.dry_run:
-            funds = till.wallet.funds(request.user_id, utc_now())
-            with self.database.rehearse() as session:
-                return terms.rehearse(session, utc_now(), request, funds, till.policy)
-        with self.database.begin() as session:
-            trigger_id = terms.configure(session, utc_now(), request, till.policy)
-        if trigger_id is not None:
-            charges.pursue(till, trigger_id)
-        with self.database.read() as session:
-            return terms.status(session, request.user_id, till.policy, utc_now())
+        return charges.configure(self.till, request)
 
     @rpc
     def trigger_auto_topup(self, request: TriggerAutoTopup) -> AutoTopupOutcome:
-        with self.database.begin() as session:
-            trigger_id = triggers.ask_by_hand(
-                session, request.user_id, request.idempotency_key, utc_now()
-            )
-        charges.pursue(self.till, trigger_id)
-        with self.database.read() as session:
-            return rule.outcome(session, request.user_id, request.idempotency_key)
+        return charges.ask_by_hand(self.till, request)
 
     @rpc
     def preview_auto_topup(self, request: PreviewAutoTopup) -> AutoTopupPreview:
@@ -205,62 +177,24 @@ class TopupService:
 
     @event_handler(PurchaseShortOfFunds)
     def top_up_for_purchase(self, session: Session, event: PurchaseShortOfFunds) -> None:
-        trigger_id = triggers.raise_trigger(
-            session,
-            event.user_id,
-            Trigger.PURCHASE,
-            str(event.purchase_id),
-            utc_now(),
-            raised_at=event.occurred_at,
-            needed_micros=event.total_micros,
-            shortfall_micros=event.total_shortfall_micros,
-            available_micros=event.available_micros,
-        )
+        trigger_id = triggers.raise_for_purchase(session, event, utc_now())
         charges.pursue_soon(session, self.till, event.user_id, trigger_id)
 
     @event_handler(RenewalShortOfFunds)
     def top_up_for_renewal(self, session: Session, event: RenewalShortOfFunds) -> None:
-        trigger_id = triggers.raise_trigger(
-            session,
-            event.user_id,
-            Trigger.RENEWAL,
-            str(event.deployment_id),
-            utc_now(),
-            raised_at=event.occurred_at,
-            needed_micros=event.shortfall_micros + event.available_micros,
-            shortfall_micros=event.shortfall_micros,
-            available_micros=event.available_micros,
-        )
+        trigger_id = triggers.raise_for_renewal(session, event, utc_now())
         charges.pursue_soon(session, self.till, event.user_id, trigger_id)
 
     @event_handler(BalanceLow)
     def top_up_low_balance(self, session: Session, event: BalanceLow) -> None:
-        if event.level != LowBalanceLevel.AUTO_TOPUP:
-            return
-        trigger_id = triggers.raise_trigger(
-            session,
-            event.user_id,
-            Trigger.LOW_BALANCE,
-            str(event.event_id),
-            utc_now(),
-            raised_at=event.occurred_at,
-        )
+        trigger_id = triggers.raise_for_low_balance(session, event, utc_now())
         charges.pursue_soon(session, self.till, event.user_id, trigger_id)
 
     # What ends it
 
     @event_handler(PurchaseCompleted)
     def end_paid_purchase(self, session: Session, event: PurchaseCompleted) -> None:
-        pages.end_purchase(
-            session,
-            event.user_id,
-            str(event.purchase_id),
-            pages.PAID_OTHERWISE,
-            utc_now(),
-            was_short=event.was_short,
-        )
-        if event.total_micros:
-            triggers.end_idleness(session, event.user_id, utc_now())
+        pages.purchase_completed(session, event, utc_now())
 
     @event_handler(PurchaseEnded)
     def end_unpaid_purchase(self, session: Session, event: PurchaseEnded) -> None:
@@ -269,9 +203,7 @@ class TopupService:
 
     @event_handler(WalletCredited)
     def note_credit(self, session: Session, event: WalletCredited) -> None:
-        if event.topup_id is not None:
-            topups.mark_credited(session, event.topup_id, utc_now())
-        triggers.credit_arrived(session, event.user_id, utc_now())
+        outcomes.credited(session, event.user_id, event.topup_id, utc_now())
 
     @event_handler(AccountFroze)
     def pause_frozen_account(self, session: Session, event: AccountFroze) -> None:
@@ -307,32 +239,15 @@ class TopupService:
 
     @timer(interval_s=1, asleep_s=ASLEEP_S)
     def sweep_triggers(self) -> datetime | None:
-        return self._work_off(TriggerRecord.due_at, triggers.due, charges.pursue)
+        return take_up(self.till, triggers.DUE, charges.pursue)
 
     @timer(interval_s=1, asleep_s=ASLEEP_S)
     def settle_unknown(self) -> datetime | None:
-        return self._work_off(TopupRow.next_look_at, janitor.due, janitor.look)
+        return take_up(self.till, janitor.DUE, janitor.look)
 
     @timer(interval_s=2, asleep_s=ASLEEP_S)
     def work_off_notices(self) -> datetime | None:
-        return self._work_off(Notice.next_try_at, webhooks.due, webhooks.work_off)
-
-    def _work_off(
-        self,
-        due_at: InstrumentedAttribute[Any],
-        take: Callable[[Session, datetime], Mapping[Any, UUID | None]],
-        work: Callable[[Till, Any], object],
-    ) -> datetime | None:
-        """Have done in the background what is due; when something is due next."""
-        with self.database.read() as session:
-            next_at = turns.next_at(session, due_at)
-        if next_at is None or next_at > utc_now():
-            return next_at
-        with self.database.begin() as session:
-            due = take(session, utc_now())
-        for key, owner in due.items():
-            self.later(work, self.till, key, owner=owner)
-        return None
+        return take_up(self.till, webhooks.DUE, webhooks.work_off)
 
     @timer(interval_s=30)
     def detach_removed_cards(self) -> None:

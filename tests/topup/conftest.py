@@ -186,11 +186,11 @@ class Desk:
 
         now = self.clock()
         with self.till.database.begin() as session:
-            for trigger_id in triggers.due(session, now):
+            for trigger_id in triggers.DUE.take(session, now):
                 self.queue.append((charges.pursue, (self.till, trigger_id)))
-            for topup_id in janitor.due(session, now):
+            for topup_id in janitor.DUE.take(session, now):
                 self.queue.append((janitor.look, (self.till, topup_id)))
-            for event_id in webhooks.due(session, now):
+            for event_id in webhooks.DUE.take(session, now):
                 self.queue.append((webhooks.work_off, (self.till, event_id)))
         self.drain()
 

@@ -232,10 +232,10 @@ def test_a_trigger_is_taken_up_in_the_instant_in_which_it_is_due_and_its_lease_e
     trigger_id = desk.customer().raise_trigger()
     now = desk.clock()
 
-    assert taken(desk, triggers.due, now - INSTANT) == []
-    assert taken(desk, triggers.due, now) == [trigger_id]
-    assert taken(desk, triggers.due, now + triggers.LEASE - INSTANT) == []
-    assert taken(desk, triggers.due, now + triggers.LEASE) == [trigger_id]
+    assert taken(desk, triggers.DUE.take, now - INSTANT) == []
+    assert taken(desk, triggers.DUE.take, now) == [trigger_id]
+    assert taken(desk, triggers.DUE.take, now + triggers.DUE.lease - INSTANT) == []
+    assert taken(desk, triggers.DUE.take, now + triggers.DUE.lease) == [trigger_id]
 
 
 def test_news_of_the_same_instant_are_no_newer(desk: Desk) -> None:
@@ -361,10 +361,10 @@ def test_the_janitor_looks_in_the_instant_that_is_planned_and_its_lease_ends(des
     planned = topup.next_look_at
     assert planned == topup.sent_at + desk.till.policy.check_again_after(0)
 
-    assert taken(desk, janitor.due, planned - INSTANT) == []
-    assert taken(desk, janitor.due, planned) == [topup.topup_id]
-    assert taken(desk, janitor.due, planned + janitor.LEASE - INSTANT) == []
-    assert taken(desk, janitor.due, planned + janitor.LEASE) == [topup.topup_id]
+    assert taken(desk, janitor.DUE.take, planned - INSTANT) == []
+    assert taken(desk, janitor.DUE.take, planned) == [topup.topup_id]
+    assert taken(desk, janitor.DUE.take, planned + janitor.LEASE - INSTANT) == []
+    assert taken(desk, janitor.DUE.take, planned + janitor.LEASE) == [topup.topup_id]
 
 
 def test_the_last_delay_between_looks_goes_on() -> None:

@@ -258,7 +258,7 @@ def test_a_due_trigger_is_queued_once_while_the_workers_are_busy(desk: Desk) -> 
     queued = []
     for _ in range(8):
         with desk.till.database.begin() as session:
-            queued += triggers.due(session, desk.clock())
+            queued += triggers.DUE.take(session, desk.clock())
         desk.clock.advance(seconds=1)
 
     assert queued == [trigger_id]

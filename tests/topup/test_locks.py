@@ -4,6 +4,7 @@ In each test something that was done and is not committed yet meets something el
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -540,7 +541,7 @@ def test_a_charge_that_somebody_takes_up_at_the_same_moment_is_not_given_back(de
 
     is_given_back = done_after(
         desk.till.database,
-        lambda other: janitor.due(other, now + timedelta(hours=1)),
+        lambda other: janitor.DUE.take(other, now + timedelta(hours=1)),
         lambda: begun(desk, outcomes.give_back_unsent, topup, now),
     )
 
@@ -716,7 +717,7 @@ def test_whoever_reserves_waits_for_the_settings_first(desk: Desk) -> None:
 # What several processes take up
 
 
-@pytest.mark.parametrize("take", [triggers.due, janitor.due])
+@pytest.mark.parametrize("take", [triggers.DUE.take, janitor.DUE.take])
 def test_what_somebody_takes_up_is_passed_over(desk: Desk, take: Any) -> None:
     first, second = desk.customer(), desk.customer()
     for customer in (first, second):
@@ -740,9 +741,9 @@ def test_a_notice_that_somebody_takes_up_is_passed_over(desk: Desk) -> None:
         begun(desk, stored_notice, name, now)
 
     with desk.till.database.begin() as holder:
-        taken = webhooks.due(holder, now, 1)
+        taken = replace(webhooks.DUE, limit=1).take(holder, now)
         holder.flush()
-        others = begun(desk, webhooks.due, now)
+        others = begun(desk, webhooks.DUE.take, now)
 
     assert (list(taken), list(others)) == (["evt_1"], ["evt_2"])
 

@@ -1,6 +1,7 @@
 """Webhooks: in any order, any number of times, and believed only after a look of our own."""
 
 import json
+from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
@@ -228,7 +229,7 @@ def test_a_notice_is_queued_once_while_the_workers_are_busy(desk: Desk) -> None:
     queued = []
     for _ in range(8):
         with desk.till.database.begin() as session:
-            queued += webhooks.due(session, desk.clock())
+            queued += webhooks.DUE.take(session, desk.clock())
         desk.clock.advance(seconds=2)
 
     assert queued == [event["id"]]
@@ -420,7 +421,7 @@ def test_the_notices_of_one_user_leave_turns_to_the_others(desk: Desk) -> None:
     desk.clock.advance(minutes=2)
 
     with desk.till.database.begin() as session:
-        first = webhooks.due(session, desk.clock(), limit=2)
+        first = replace(webhooks.DUE, limit=2).take(session, desk.clock())
 
     assert set(first.values()) == {busy.user_id, other.user_id}
 

@@ -9,10 +9,12 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
+from contracts.topup import PaymentMethodList, RemovePaymentMethod
 from services.topup.automatic import pauses
 from services.topup.cards import customers, saved_cards
 from services.topup.models import AutoTopupSettings, Card
 from services.topup.processor import Object
+from services.topup.till import Till
 
 
 def keep_of(session: Session, payment: Object, now: datetime) -> str | None:
@@ -68,6 +70,15 @@ def _replace_same(
     for role in ("payment_method_id", "backup_payment_method_id", "declined_payment_method_id"):
         if getattr(settings, role) == old.payment_method_id:
             setattr(settings, role, new.payment_method_id)
+
+
+def remove_by_hand(till: Till, command: RemovePaymentMethod) -> PaymentMethodList:
+    """Forget a card, and have the processor forget it; what is left. Raises ``NotFound``."""
+    with till.database.begin() as session:
+        remove(session, command.user_id, command.payment_method_id, till.clock())
+    till.later(saved_cards.detach, till, command.payment_method_id, owner=command.user_id)
+    with till.database.read() as session:
+        return saved_cards.reply_list(session, command.user_id, till.clock())
 
 
 def remove(session: Session, user_id: UUID, payment_method_id: str, now: datetime) -> None:

@@ -12,6 +12,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Text, and_, cast, or_, select, update
 from sqlalchemy.orm import Session
 
+from contracts.billing import PurchaseCompleted
 from contracts.errors import Conflict
 from contracts.topup import TopupKind, TopupStatus, Trigger
 from services.topup import topups
@@ -105,6 +106,20 @@ def is_to_close(topup: Topup, policy: Policy, now: datetime) -> bool:
     """Whether nothing is to be paid on this page any more."""
     until = closes_at(topup, policy)
     return bool(topup.closing_reason) or (until is not None and until <= now)
+
+
+def purchase_completed(session: Session, event: PurchaseCompleted, now: datetime) -> None:
+    """It is paid; where it cost something, the account is not idle any more."""
+    end_purchase(
+        session,
+        event.user_id,
+        str(event.purchase_id),
+        PAID_OTHERWISE,
+        now,
+        was_short=event.was_short,
+    )
+    if event.total_micros:
+        triggers.end_idleness(session, event.user_id, now)
 
 
 def end_purchase(

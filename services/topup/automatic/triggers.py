@@ -14,11 +14,14 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from chassis.identifiers import new_id
+from chassis.leases import Leases
+from contracts.billing import PurchaseShortOfFunds, RenewalShortOfFunds
 from contracts.topup import RefusalCode, TopupKind, TopupStatus, Trigger
-from services.topup import turns
+from contracts.wallet import BalanceLow, LowBalanceLevel
 from services.topup.models import Topup, TriggerRecord
 
-LEASE = timedelta(seconds=10)
+DUE = Leases(TriggerRecord.due_at, TriggerRecord.user_id, lease=timedelta(seconds=10))
+"""Triggers that nobody has decided about."""
 PURCHASES_FIRST = timedelta(seconds=5)
 """After a credit, waiting purchases take their money before we look what is still lacking."""
 WAITS_AT_MOST = {
@@ -49,6 +52,50 @@ class Pending:
     needed_micros: int
     is_due: bool
     has_card_page: bool = False
+
+
+def raise_for_purchase(session: Session, event: PurchaseShortOfFunds, now: datetime) -> UUID | None:
+    """A purchase lacks money; see :func:`raise_trigger`."""
+    return raise_trigger(
+        session,
+        event.user_id,
+        Trigger.PURCHASE,
+        str(event.purchase_id),
+        now,
+        raised_at=event.occurred_at,
+        needed_micros=event.total_micros,
+        shortfall_micros=event.total_shortfall_micros,
+        available_micros=event.available_micros,
+    )
+
+
+def raise_for_renewal(session: Session, event: RenewalShortOfFunds, now: datetime) -> UUID | None:
+    """A renewal lacks money; see :func:`raise_trigger`."""
+    return raise_trigger(
+        session,
+        event.user_id,
+        Trigger.RENEWAL,
+        str(event.deployment_id),
+        now,
+        raised_at=event.occurred_at,
+        needed_micros=event.shortfall_micros + event.available_micros,
+        shortfall_micros=event.shortfall_micros,
+        available_micros=event.available_micros,
+    )
+
+
+def raise_for_low_balance(session: Session, event: BalanceLow, now: datetime) -> UUID | None:
+    """The balance fell below the threshold of auto top-up; other levels are none of its."""
+    if event.level != LowBalanceLevel.AUTO_TOPUP:
+        return None
+    return raise_trigger(
+        session,
+        event.user_id,
+        Trigger.LOW_BALANCE,
+        str(event.event_id),
+        now,
+        raised_at=event.occurred_at,
+    )
 
 
 def raise_trigger(
@@ -291,16 +338,6 @@ def credit_arrived(session: Session, user_id: UUID, now: datetime) -> None:
         )
         .values(due_at=soon)
     )
-
-
-def due(session: Session, now: datetime, limit: int = 100) -> dict[UUID, UUID]:
-    """Triggers that nobody has decided about, each leased to the caller; whose each is."""
-    rows = turns.take(
-        session, TriggerRecord, TriggerRecord.due_at, TriggerRecord.user_id, now, limit
-    )
-    for record in rows:
-        record.due_at = now + LEASE
-    return {record.trigger_id: record.user_id for record in rows}
 
 
 def postpone(record: TriggerRecord, until: datetime | None) -> None:

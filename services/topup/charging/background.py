@@ -11,6 +11,7 @@ a timer finds. So nothing is stored here, and a full lane may leave work to the 
 import logging
 from collections import deque
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -18,7 +19,9 @@ import eventlet
 from eventlet.greenpool import GreenPool
 from nameko.extensions import DependencyProvider
 
+from chassis.leases import Leases
 from services.topup.settings import get_settings
+from services.topup.till import Till
 
 log = logging.getLogger(__name__)
 
@@ -105,3 +108,17 @@ class Background(DependencyProvider):
                 "too much waits for the card processor; it is left to the timers",
                 extra={"lane": work.__module__, "owner": str(owner)},
             )
+
+
+def take_up(till: Till, due: Leases, work: Callable[[Till, Any], object]) -> datetime | None:
+    """Have done in the background what is due; when something is due next."""
+    now = till.clock()
+    with till.database.read() as session:
+        next_at = due.next_at(session)
+    if next_at is None or next_at > now:
+        return next_at
+    with till.database.begin() as session:
+        taken = due.take(session, now)
+    for key, owner in taken.items():
+        till.later(work, till, key, owner=owner)
+    return None

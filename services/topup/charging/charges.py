@@ -19,9 +19,16 @@ from chassis.crash_points import crash_point
 from chassis.database import after_commit
 from chassis.money import to_cents
 from contracts.errors import ServiceError
-from contracts.topup import TopupStatus, Trigger
+from contracts.topup import (
+    AutoTopupOutcome,
+    AutoTopupStatus,
+    ConfigureAutoTopup,
+    TopupStatus,
+    Trigger,
+    TriggerAutoTopup,
+)
 from services.topup import topups
-from services.topup.automatic import card_changes, disputes, limits, rule, triggers
+from services.topup.automatic import card_changes, disputes, limits, rule, terms, triggers
 from services.topup.automatic.rule import Refusal
 from services.topup.charging import checkout, outcomes
 from services.topup.models import AutoTopupSettings, Customer, Topup, TriggerRecord
@@ -34,6 +41,33 @@ log = logging.getLogger(__name__)
 
 SAYS_ALL = (Trigger.PURCHASE, Trigger.RENEWAL)
 """Triggers whose event says what is available and what is lacking."""
+
+
+def configure(till: Till, command: ConfigureAutoTopup) -> AutoTopupStatus:
+    """Save the terms of auto top-up, and charge what they call for now; a dry run only says what.
+
+    Errors: see :func:`terms.configure`, and those of the wallet for a dry run.
+    """
+    if command.dry_run:
+        funds = till.wallet.funds(command.user_id, till.clock())
+        with till.database.rehearse() as session:
+            return terms.rehearse(session, till.clock(), command, funds, till.policy)
+    with till.database.begin() as session:
+        trigger_id = terms.configure(session, till.clock(), command, till.policy)
+    if trigger_id is not None:
+        pursue(till, trigger_id)
+    with till.database.read() as session:
+        return terms.status(session, command.user_id, till.policy, till.clock())
+
+
+def ask_by_hand(till: Till, command: TriggerAutoTopup) -> AutoTopupOutcome:
+    """A person asks for a charge now: the top-up, or why there is none; again, the same."""
+    key = command.idempotency_key
+    with till.database.begin() as session:
+        trigger_id = triggers.ask_by_hand(session, command.user_id, key, till.clock())
+    pursue(till, trigger_id)
+    with till.database.read() as session:
+        return rule.outcome(session, command.user_id, key)
 
 
 def pursue_soon(session: Session, till: Till, user_id: UUID, trigger_id: UUID | None) -> None:

@@ -10,10 +10,9 @@ import logging
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy.orm import Session
-
+from chassis.leases import Leases
 from contracts.topup import TopupKind, TopupStatus
-from services.topup import topups, turns
+from services.topup import topups
 from services.topup.automatic import pages, pauses
 from services.topup.charging import charges, checkout, outcomes
 from services.topup.models import AutoTopupSettings, Topup
@@ -23,19 +22,13 @@ from services.topup.till import Till
 log = logging.getLogger(__name__)
 
 LEASE = timedelta(seconds=30)
+DUE = Leases(Topup.next_look_at, Topup.user_id, LEASE, limit=50)
+"""Top-ups to look at."""
 LOOKS_IN_VAIN = 2
 """So many looks that found no payment, after the last call, prove that there is none."""
 CLOCKS_DIFFER = timedelta(days=1)
 """How far ahead of the processor's our clock may be. Payments are told apart by their metadata,
 so that looking far back costs a longer list and nothing else."""
-
-
-def due(session: Session, now: datetime, limit: int = 50) -> dict[UUID, UUID]:
-    """Top-ups to look at, each leased to the caller for a while; whose each is."""
-    rows = turns.take(session, Topup, Topup.next_look_at, Topup.user_id, now, limit)
-    for topup in rows:
-        topup.next_look_at = now + LEASE
-    return {topup.topup_id: topup.user_id for topup in rows}
 
 
 def look(till: Till, topup_id: UUID) -> None:

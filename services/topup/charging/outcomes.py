@@ -76,6 +76,13 @@ def record_payment(till: Till, payment: Object) -> Topup | None:
     return None
 
 
+def credited(session: Session, user_id: UUID, topup_id: UUID | None, now: datetime) -> None:
+    """Credits came into a wallet, by this top-up or otherwise: what waited for them may go on."""
+    if topup_id is not None:
+        topups.mark_credited(session, topup_id, now)
+    triggers.credit_arrived(session, user_id, now)
+
+
 def lock_both(session: Session, topup_id: UUID) -> tuple[AutoTopupSettings | None, Topup]:
     """The settings of its owner, then the top-up, locked in the order that all keep to."""
     owner = topups.find(session, topup_id)

@@ -1,5 +1,6 @@
 """Receipts: one for every charge, as data for a page and as a PDF document."""
 
+import base64
 import io
 from datetime import datetime
 from uuid import UUID
@@ -11,7 +12,14 @@ from sqlalchemy.orm import Session
 
 from chassis.money import MINUS, format_usd
 from contracts.errors import Conflict
-from contracts.topup import Receipt, ReceiptLine, TopupKind, TopupStatus, brand_name
+from contracts.topup import (
+    Receipt,
+    ReceiptLine,
+    RenderedReceipt,
+    TopupKind,
+    TopupStatus,
+    brand_name,
+)
 from services.topup import topups
 from services.topup.charging import reversals
 from services.topup.models import Reversal, Topup
@@ -64,6 +72,12 @@ def _lines_of(reversal: Reversal) -> list[ReceiptLine]:
         label = f"Returned on {reversal.restored_at:%Y-%m-%d}"
         lines.append(ReceiptLine(label=label, amount_micros=reversal.amount_micros))
     return lines
+
+
+def rendered(paper: Receipt) -> RenderedReceipt:
+    """The receipt as a document, and the name under which it is saved."""
+    document = base64.b64encode(pdf(paper)).decode()
+    return RenderedReceipt(file_name=f"{paper.number}.pdf", pdf_base64=document)
 
 
 def pdf(paper: Receipt) -> bytes:

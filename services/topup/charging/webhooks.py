@@ -21,10 +21,10 @@ from sqlalchemy.orm import Session
 
 from chassis.crash_points import crash_point
 from chassis.database import after_commit
+from chassis.leases import Leases
 from chassis.metrics import Gauge
 from contracts.errors import BadRequest
 from contracts.topup import ReceiveWebhook
-from services.topup import turns
 from services.topup.automatic import card_changes
 from services.topup.cards import customers
 from services.topup.charging import checkout, outcomes, reversals
@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 LEASE = timedelta(seconds=60)
 """How long a notice belongs to whoever works on it, before the timer takes it up."""
+DUE = Leases(Notice.next_try_at, Notice.user_id, LEASE)
+"""Notices that a crash or a failure left undone."""
 DELAYS_S = (5, 30, 120, 600, 3_600)
 TRIES_MAX = 10
 """So many tries, over six hours, and then it is for an operator: ``dead_notices.py``."""
@@ -271,15 +273,6 @@ _LOOKS: tuple[tuple[str, str, str, Callable[[Till, str], None]], ...] = (
     ("refund.", "refunds", "payment_intent", reversals.take_refunds),
 )
 """By the head of an event's type: what is looked at, and which field of its object names it."""
-
-
-def due(session: Session, now: datetime, limit: int = 100) -> dict[str, UUID | None]:
-    """Notices that a crash or a failure left undone, each leased to the caller for a while;
-    whose turn each takes."""
-    rows = turns.take(session, Notice, Notice.next_try_at, Notice.user_id, now, limit)
-    for notice in rows:
-        notice.next_try_at = now + LEASE
-    return {notice.event_id: notice.user_id for notice in rows}
 
 
 GAUGES = {

@@ -1,0 +1,55 @@
+"""Leases: what is due is taken up by one worker at a time, and for each owner in turn.
+
+A row is due when its moment has come. Whoever takes it moves that moment to the end of a lease and
+works without holding the row; what it does then sets the moment anew, or removes it. A worker
+that dies leaves a lease that runs out, and the row is due again.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import func, inspect, select
+from sqlalchemy.orm import InstrumentedAttribute, Mapper, Session
+
+
+@dataclass(frozen=True, eq=False)
+class Leases:
+    """Rows of one table, by the column that says when each is due; None is never.
+
+    A worker has a row for ``lease``, and gets ``limit`` rows at once at most.
+    """
+
+    due_at: InstrumentedAttribute[datetime | None]
+    owner: InstrumentedAttribute[Any]
+    lease: timedelta
+    limit: int = 100
+
+    def next_at(self, session: Session) -> datetime | None:
+        """When something is due next; a moment that has passed: now."""
+        found: datetime | None = session.scalar(select(func.min(self.due_at)))
+        return found
+
+    def take(self, session: Session, now: datetime) -> dict[Any, Any]:
+        """Lease what is due: the oldest row of every owner, then the second of every owner, …
+
+        Whose each is, by its key. What somebody else holds is left out. What is due at once goes
+        by its key, which grows with time.
+        """
+        table: Mapper[Any] = inspect(self.due_at.class_)
+        (key,) = table.primary_key
+        turn = func.row_number().over(partition_by=self.owner, order_by=(self.due_at, key))
+        waiting = select(key.label("key"), self.due_at.label("due_at"), turn.label("turn"))
+        queue = waiting.where(self.due_at <= now).subquery()
+        chosen = select(queue.c.key).order_by(queue.c.turn, queue.c.due_at).limit(self.limit)
+        rows = session.scalars(
+            select(table)
+            .where(key.in_(chosen), self.due_at <= now)
+            .order_by(self.due_at, key)
+            .with_for_update(skip_locked=True)
+        ).all()
+        for row in rows:
+            setattr(row, self.due_at.key, now + self.lease)
+        return {
+            table.primary_key_from_instance(row)[0]: getattr(row, self.owner.key) for row in rows
+        }
