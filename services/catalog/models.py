@@ -36,6 +36,7 @@ class ProductRow(Base):
     searchable: Mapped[str] = mapped_column(
         Text,
         Computed("search_form(name || ' ' || summary || ' ' || provider_name)", persisted=True),
+        nullable=True,
     )
 
 

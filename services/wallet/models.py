@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, ClassVar
 from uuid import UUID
 
-from sqlalchemy import BigInteger, LargeBinary, Text
+from sqlalchemy import BigInteger, Integer, LargeBinary, Text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -52,14 +52,14 @@ class BalanceRow(Base):
     held_micros: Mapped[int]
     entry_count: Mapped[int]
     status: Mapped[str]
-    status_change_count: Mapped[int]
+    status_change_count: Mapped[int] = mapped_column(Integer)
     last_entry_at: Mapped[datetime]
 
 
 class StatusChangeRow(Base):
     __tablename__ = "status_changes"
     account_id: Mapped[int] = mapped_column(primary_key=True)
-    change_number: Mapped[int] = mapped_column(primary_key=True)
+    change_number: Mapped[int] = mapped_column(Integer, primary_key=True)
     status: Mapped[str]
     reason: Mapped[str]
     actor: Mapped[str]
@@ -116,8 +116,10 @@ class KeyRow(Base):
     account_id: Mapped[int | None]
     transaction_id: Mapped[UUID | None]
     hold_id: Mapped[UUID | None]
-    change_number: Mapped[int | None]
+    change_number: Mapped[int | None] = mapped_column(Integer)
     recorded_at: Mapped[datetime]
+    metadata_: Mapped[dict[str, Any] | None] = mapped_column("metadata")
+    effective_at: Mapped[datetime | None]
 
 
 class LevelRow(Base):

@@ -6,11 +6,9 @@ from typing import Any
 import pytest
 from openapi_spec_validator import validate
 
-from chassis.database import Connected
 from services.gateway.api import OPERATIONS
 from services.gateway.api.openapi import as_text
 from services.gateway.app import create_app
-from services.gateway.models import Base
 from tests.gateway.conftest import DOCUMENT, gateway_settings
 
 WRITTEN = Path(__file__).resolve().parents[2] / "docs" / "openapi.json"
@@ -133,24 +131,6 @@ def test_every_operation_says_what_it_does() -> None:
     ]
 
     assert [operation["operationId"] for operation in operations if not operation["summary"]] == []
-
-
-def test_the_migrations_make_the_tables_of_the_models(database: Connected) -> None:
-    from alembic.autogenerate import compare_metadata
-    from alembic.migration import MigrationContext
-
-    with database.engine.connect() as connection:
-        context = MigrationContext.configure(
-            connection,
-            opts={"include_name": lambda name, kind, _: kind != "table" or name in _tables()},
-        )
-        differences = compare_metadata(context, Base.metadata)
-
-    assert differences == []
-
-
-def _tables() -> set[str]:
-    return set(Base.metadata.tables)
 
 
 def _as_template(rule: str) -> str:
