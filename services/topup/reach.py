@@ -45,24 +45,24 @@ def _note(connection: Any) -> None:
         _sending.get(Sending()).may_have_arrived = True
 
 
-class _Plain(HTTPConnection):
+class _Noted:
+    """A connection that notes when it stands, and when something goes over it."""
+
     def connect(self) -> None:
-        super().connect()
+        super().connect()  # type: ignore[misc]
         _note(self)
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         _note(self)
-        super().request(*args, **kwargs)
+        super().request(*args, **kwargs)  # type: ignore[misc]
 
 
-class _Encrypted(HTTPSConnection):
-    def connect(self) -> None:
-        super().connect()
-        _note(self)
+class _Plain(_Noted, HTTPConnection):
+    pass
 
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        _note(self)
-        super().request(*args, **kwargs)
+
+class _Encrypted(_Noted, HTTPSConnection):
+    pass
 
 
 class _PlainPool(HTTPConnectionPool):
