@@ -86,11 +86,11 @@ class Topup(Base):
     problem: Mapped[str] = mapped_column(default="")
     """What an operator should look at; empty when all is well."""
     looks: Mapped[int] = mapped_column(Integer, default=0)
-    """How often the janitor asked the processor about it."""
+    """How often the janitor asked the processor about it since it was last sent."""
     next_look_at: Mapped[datetime | None]
     asked_at: Mapped[datetime | None]
     sent_at: Mapped[datetime | None]
-    """When the processor was first asked for the money."""
+    """When the processor was last asked for the money."""
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
     paid_at: Mapped[datetime | None]

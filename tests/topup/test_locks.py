@@ -14,6 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from chassis.identifiers import new_id
+from chassis.leases import Leases
 from contracts.errors import Conflict
 from contracts.topup import (
     ConfigureAutoTopup,
@@ -717,8 +718,8 @@ def test_whoever_reserves_waits_for_the_settings_first(desk: Desk) -> None:
 # What several processes take up
 
 
-@pytest.mark.parametrize("take", [triggers.DUE.take, janitor.DUE.take])
-def test_what_somebody_takes_up_is_passed_over(desk: Desk, take: Any) -> None:
+@pytest.mark.parametrize("due", [triggers.DUE, janitor.DUE])
+def test_what_somebody_takes_up_is_passed_over(desk: Desk, due: Leases) -> None:
     first, second = desk.customer(), desk.customer()
     for customer in (first, second):
         reserved(desk, customer)
@@ -726,9 +727,9 @@ def test_what_somebody_takes_up_is_passed_over(desk: Desk, take: Any) -> None:
     now = desk.clock.advance(minutes=1)
 
     with desk.till.database.begin() as holder:
-        taken = take(holder, now, 1)
+        taken = replace(due, limit=1).take(holder, now)
         holder.flush()
-        others = begun(desk, take, now)
+        others = begun(desk, due.take, now)
 
     assert len(taken) == 1
     assert others

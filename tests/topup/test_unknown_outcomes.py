@@ -113,7 +113,7 @@ def test_a_stored_500_is_given_up_after_the_processor_knows_of_no_payment(desk: 
     break_charges(desk, customer, "error_before", keep=True)
     customer.ask(needed_micros=5 * USD)
 
-    for minutes in (1.1, 5, 30):
+    for minutes in (1.1, 5, 5, 30):
         look(desk, minutes)
 
     first = customer.topups()[0]
@@ -125,10 +125,27 @@ def test_after_it_was_given_up_what_still_waits_is_charged_anew(desk: Desk) -> N
     break_charges(desk, customer, "error_before", keep=True)
     customer.ask(needed_micros=5 * USD)
 
-    for minutes in (1.1, 5, 30, 1, 1):
+    for minutes in (1.1, 5, 5, 30, 1, 1):
         look(desk, minutes)
 
     assert (customer.statuses(), customer.charge_count()) == (["failed", "paid"], 1)
+
+
+@pytest.mark.parametrize(
+    "policy", [Policy(janitor_delays=tuple(timedelta(minutes=n) for n in range(1, 9)))]
+)
+def test_what_was_looked_for_before_a_charge_was_sent_again_proves_nothing(desk: Desk) -> None:
+    customer = desk.customer()
+    break_charges(desk, customer, "reset_before", times=None)
+    customer.ask()
+
+    for _ in range(5):
+        look(desk, minutes=1)
+    assert desk.clock() == customer.topups()[0].created_at + desk.till.policy.stale_after
+    for expected in ("unknown", "unknown", "failed"):
+        look(desk, minutes=4)
+
+        assert customer.statuses()[0] == expected
 
 
 def test_a_process_that_was_frozen_before_the_call_does_not_send_what_was_given_up(
@@ -142,7 +159,7 @@ def test_a_process_that_was_frozen_before_the_call_does_not_send_what_was_given_
             return
         monkeypatch.undo()
         break_charges(desk, customer, "reset_before")
-        for minutes in (1.01, 4, 30, 2):
+        for minutes in (1.01, 4, 30, 2, 2):
             look(desk, minutes)
         assert customer.statuses() == ["failed", "paid"]
 

@@ -182,6 +182,17 @@ def is_stale(topup: Topup, policy: Policy, now: datetime) -> bool:
     return now - topup.created_at > policy.stale_after
 
 
+def send_again(till: Till, topup: Topup) -> None:
+    """The same call once more. What was found before it proves nothing of it: looks and their
+    times are counted anew."""
+    with till.database.begin() as session:
+        topup = topups.lock(session, topup.topup_id)
+        if topup.status not in outcomes.OPEN:
+            return
+        topup.sent_at, topup.looks = till.clock(), 0
+    send(till, topup, is_first=False)
+
+
 def send(till: Till, topup: Topup, *, is_first: bool = True) -> None:
     """Call the processor and record what it says. Safe to repeat: the id is the key.
 

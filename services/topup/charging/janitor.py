@@ -38,6 +38,7 @@ def look(till: Till, topup_id: UUID) -> None:
     if topup.status == TopupStatus.PAID:
         _publish_again(till, topup_id)
         return
+    is_sent_again = False
     try:
         if topup.status == TopupStatus.CREATED:
             _look_at_created(till, topup)
@@ -46,8 +47,8 @@ def look(till: Till, topup_id: UUID) -> None:
         elif topup.status in outcomes.OPEN and topup.kind == TopupKind.MANUAL:
             _look_at_page(till, topup)
         elif topup.status in outcomes.OPEN:
-            _look_at_charge(till, topup)
-        _plan_next(till, topup_id, has_asked=True)
+            is_sent_again = _look_at_charge(till, topup)
+        _plan_next(till, topup_id, has_asked=not is_sent_again)
     except ProcessorError as error:
         log.warning(
             "the card processor did not say what became of a top-up",
@@ -121,7 +122,8 @@ def _look_at_confirmation(till: Till, topup: Topup) -> None:
         checkout.settle_session(till, topup.session_id)
 
 
-def _look_at_charge(till: Till, topup: Topup) -> None:
+def _look_at_charge(till: Till, topup: Topup) -> bool:
+    """Settle it, send it again, or give it up; whether it was sent again."""
     payment = _find_payment(till, topup)
     now = till.clock()
     if payment is not None:
@@ -130,12 +132,14 @@ def _look_at_charge(till: Till, topup: Topup) -> None:
         if row.status == TopupStatus.ACTION_REQUIRED:
             checkout.ask_person(till, topup.topup_id)
     elif _may_send_again(till, topup, now):
-        charges.send(till, topup, is_first=False)
+        charges.send_again(till, topup)
+        return True
     elif topup.looks >= LOOKS_IN_VAIN and charges.is_stale(topup, till.policy, now):
         with till.database.begin() as session:
             settings, row = outcomes.lock_both(session, topup.topup_id)
             if row.status in outcomes.OPEN:
                 outcomes.give_up_unreached(session, row, settings, now)
+    return False
 
 
 def _find_payment(till: Till, topup: Topup) -> Object | None:
