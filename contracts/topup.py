@@ -180,12 +180,17 @@ class PaymentMethod(Value):
 
 class PaymentMethodList(Reply):
     payment_methods: list[PaymentMethod]
+    next_cursor: Cursor | None = None
 
 
 class ListPaymentMethods(
     Request[PaymentMethodList], service=SERVICE, method="list_payment_methods"
 ):
+    """The saved cards: the default one first, then the newest."""
+
     user_id: UUID
+    cursor: Cursor | None = None
+    limit: PageLimit = 100
 
 
 class CardSetup(Reply):

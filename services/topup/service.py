@@ -130,7 +130,7 @@ class TopupService:
     def list_payment_methods(self, request: ListPaymentMethods) -> PaymentMethodList:
         checkout.refresh_setups(self.till, request.user_id)
         with self.database.read() as session:
-            return saved_cards.reply_list(session, request.user_id, utc_now())
+            return saved_cards.page(session, request, utc_now())
 
     @rpc
     def start_card_setup(self, request: StartCardSetup) -> CardSetup:
@@ -144,7 +144,8 @@ class TopupService:
     def set_default_payment_method(self, request: SetDefaultPaymentMethod) -> PaymentMethodList:
         with self.database.begin() as session:
             saved_cards.set_default(session, request.user_id, request.payment_method_id)
-            return saved_cards.reply_list(session, request.user_id, utc_now())
+            first = ListPaymentMethods(user_id=request.user_id)
+            return saved_cards.page(session, first, utc_now())
 
     # Automatic top-up
 

@@ -259,7 +259,10 @@ def test_the_navigation_bar_shows_the_balance(rich: Api) -> None:
 
 
 def test_a_new_user_has_no_cards(api: Api) -> None:
-    assert read(api.get("/api/wallet/payment-methods")) == {"payment_methods": []}
+    assert read(api.get("/api/wallet/payment-methods")) == {
+        "payment_methods": [],
+        "next_cursor": None,
+    }
 
 
 def test_products_are_searched_filtered_sorted_and_paged(visitor: Api) -> None:

@@ -11,12 +11,13 @@ from sqlalchemy import text
 
 from chassis.identifiers import new_id
 from contracts.errors import BadRequest, NotFound
+from contracts.topup import ListPaymentMethods
 from services.topup.automatic import card_changes
 from services.topup.cards import customers, saved_cards
 from services.topup.charging import charges, checkout, webhooks
 from services.topup.models import Card as CardRow
 from services.topup.processor import ProcessorError
-from tests.topup.conftest import USD, Card, Customer, Desk
+from tests.topup.conftest import NOON, USD, Card, Customer, Desk
 
 
 def remove(desk: Desk, customer: Customer, payment_method_id: str) -> None:
@@ -55,6 +56,29 @@ def test_a_card_that_several_notices_tell_of_at_once_is_kept_once(desk: Desk) ->
         list(threads.map(keep, range(16)))
 
     assert sorted(customer.cards()) == sorted([known["id"], told["id"]])
+
+
+def test_the_cards_are_listed_page_by_page_to_the_end(desk: Desk) -> None:
+    customer, stranger = desk.customer(enabled=False), desk.customer(enabled=False)
+    (known,) = customer.cards()
+    method = desk.till.processor.get_payment_method(known)
+    for number in range(4):
+        card = {**method["card"], "fingerprint": f"of another number {number}"}
+        with desk.till.database.begin() as session:
+            card_changes.keep(session, {**method, "id": f"pm_{number}", "card": card}, NOON)
+
+    seen: list[str] = []
+    cursor = None
+    while cursor is not None or not seen:
+        request = ListPaymentMethods(user_id=customer.user_id, cursor=cursor, limit=2)
+        with desk.till.database.read() as session:
+            page = saved_cards.page(session, request, NOON)
+        seen += [card.payment_method_id for card in page.payment_methods]
+        cursor = page.next_cursor
+
+    assert len(page.payment_methods) == 1
+    assert seen == [known, "pm_3", "pm_2", "pm_1", "pm_0"]
+    assert stranger.cards()[0] not in seen
 
 
 def test_another_card_can_be_made_the_default(desk: Desk) -> None:

@@ -106,8 +106,16 @@ class PaymentMethodReply(ApiReply):
     is_backup: bool
 
 
+class PaymentMethodQuery(ApiBody):
+    cursor: CursorText | None = None
+    limit: Limit = 100
+
+
 class PaymentMethodReplies(ApiReply):
+    """The default one first, then the newest; ``next_cursor`` asks for more, null at the end."""
+
     payment_methods: list[PaymentMethodReply]
+    next_cursor: str | None
 
 
 class CardSetupReply(ApiReply):
@@ -195,10 +203,18 @@ def list_transactions(user: CurrentUser, query: TransactionQuery) -> Transaction
     )
 
 
-@endpoint(blueprint, "GET", "/api/wallet/payment-methods", reply=PaymentMethodReplies)
-def list_payment_methods(user: CurrentUser) -> PaymentMethodReplies:
+@endpoint(
+    blueprint,
+    "GET",
+    "/api/wallet/payment-methods",
+    query=PaymentMethodQuery,
+    reply=PaymentMethodReplies,
+)
+def list_payment_methods(user: CurrentUser, query: PaymentMethodQuery) -> PaymentMethodReplies:
     """The saved cards."""
-    return PaymentMethodReplies.of(call(ListPaymentMethods(user_id=user.user_id)))
+    return PaymentMethodReplies.of(
+        call(ListPaymentMethods(user_id=user.user_id, cursor=query.cursor, limit=query.limit))
+    )
 
 
 @endpoint(

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from contracts.topup import PaymentMethodList, RemovePaymentMethod
+from contracts.topup import ListPaymentMethods, PaymentMethodList, RemovePaymentMethod
 from services.topup.automatic import pauses
 from services.topup.cards import customers, saved_cards
 from services.topup.models import AutoTopupSettings, Card
@@ -73,12 +73,15 @@ def _replace_same(
 
 
 def remove_by_hand(till: Till, command: RemovePaymentMethod) -> PaymentMethodList:
-    """Forget a card, and have the processor forget it; what is left. Raises ``NotFound``."""
+    """Forget a card, and have the processor forget it; the first page of what is left.
+
+    Raises ``NotFound``.
+    """
     with till.database.begin() as session:
         remove(session, command.user_id, command.payment_method_id, till.clock())
     till.later(saved_cards.detach, till, command.payment_method_id, owner=command.user_id)
     with till.database.read() as session:
-        return saved_cards.reply_list(session, command.user_id, till.clock())
+        return saved_cards.page(session, ListPaymentMethods(user_id=command.user_id), till.clock())
 
 
 def remove(session: Session, user_id: UUID, payment_method_id: str, now: datetime) -> None:

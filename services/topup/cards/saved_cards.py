@@ -4,14 +4,15 @@ import logging
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import Select, or_, select, tuple_, update
 from sqlalchemy.orm import Session
 
+from chassis.cursors import decode_cursor, encode_cursor
 from chassis.database import Connected
 from chassis.identifiers import new_id
 from chassis.outbox import publish
 from contracts.errors import NotFound
-from contracts.topup import CardExpiring, PaymentMethod, PaymentMethodList
+from contracts.topup import CardExpiring, ListPaymentMethods, PaymentMethod, PaymentMethodList
 from services.topup import topups
 from services.topup.models import AutoTopupSettings, Card, Customer
 from services.topup.processor import Missing, Object, ProcessorError
@@ -59,12 +60,14 @@ def describe(card: Card, details: Object) -> None:
 
 def of_user(session: Session, user_id: UUID) -> list[Card]:
     """The user's cards, the default first, then the newest."""
-    return list(
-        session.scalars(
-            select(Card)
-            .where(Card.user_id == user_id, Card.removed_at.is_(None))
-            .order_by(Card.is_default.desc(), Card.added_at.desc())
-        )
+    return list(session.scalars(_saved(user_id)))
+
+
+def _saved(user_id: UUID) -> Select[Card]:
+    return (
+        select(Card)
+        .where(Card.user_id == user_id, Card.removed_at.is_(None))
+        .order_by(Card.is_default.desc(), Card.added_at.desc(), Card.payment_method_id.desc())
     )
 
 
@@ -183,11 +186,23 @@ def _warn_some(session: Session, now: datetime, limit: int) -> int:
     return len(expiring)
 
 
-def reply_list(session: Session, user_id: UUID, now: datetime) -> PaymentMethodList:
-    """All saved cards as other services see them."""
-    settings = session.get(AutoTopupSettings, user_id)
-    cards = [reply(card, settings, now) for card in of_user(session, user_id)]
-    return PaymentMethodList(payment_methods=cards)
+def page(session: Session, request: ListPaymentMethods, now: datetime) -> PaymentMethodList:
+    """Saved cards as other services see them, in the order of :func:`of_user`."""
+    query = _saved(request.user_id)
+    if request.cursor is not None:
+        is_default, added_at, last_id = decode_cursor(request.cursor, int, datetime, str)
+        place = tuple_(Card.is_default, Card.added_at, Card.payment_method_id)
+        query = query.where(place < (bool(is_default), added_at, last_id))
+    rows = session.scalars(query.limit(request.limit + 1)).all()
+    shown = rows[: request.limit]
+    last = shown[-1] if len(rows) > len(shown) else None
+    settings = session.get(AutoTopupSettings, request.user_id)
+    return PaymentMethodList(
+        payment_methods=[reply(card, settings, now) for card in shown],
+        next_cursor=encode_cursor(int(last.is_default), last.added_at, last.payment_method_id)
+        if last
+        else None,
+    )
 
 
 def reply(card: Card, settings: AutoTopupSettings | None, now: datetime) -> PaymentMethod:
