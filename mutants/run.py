@@ -135,8 +135,9 @@ class Trials:
         for name in [name for name in sys.modules if name.partition(".")[0] in OURS]:
             del sys.modules[name]
         try:
-            patience = importlib.import_module("tests.patience")
-            patience.PATIENCE_S = PATIENCE_S
+            if tests:
+                patience = importlib.import_module("tests.patience")
+                patience.PATIENCE_S = PATIENCE_S
             # Of the plugins installed, which take a second to load, only the one that is needed.
             os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
             options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "pytest_timeout"]

@@ -37,6 +37,7 @@ def every_page(database: Connected, sort: SortOrder, limit: int) -> list[UUID]:
         cursor = page.next_cursor
         if cursor is None:
             return seen
+        assert len(seen) < 50, "the pages never end"
 
 
 def test_search_finds_every_word_anywhere_in_name_summary_or_provider(
@@ -182,6 +183,25 @@ def test_pages_hold_every_product_once_even_where_sort_keys_are_equal(
     database: Connected, add_product: AddProduct, sort: SortOrder
 ) -> None:
     everything = {add_product() for _ in range(7)}
+
+    pages = every_page(database, sort, limit=2)
+
+    assert (len(pages), set(pages)) == (7, everything)
+
+
+@pytest.mark.parametrize("sort", list(SortOrder))
+def test_pages_hold_every_product_once_where_all_sort_keys_differ(
+    database: Connected, add_product: AddProduct, sort: SortOrder
+) -> None:
+    everything = {
+        add_product(
+            name=f"Product {n}",
+            price_micros=n,
+            featured_rank=n,
+            created_at=NOW + timedelta(days=n),
+        )
+        for n in (4, 1, 7, 2, 6, 3, 5)
+    }
 
     pages = every_page(database, sort, limit=2)
 

@@ -44,6 +44,16 @@ def test_stock_is_counted_over_all_lines(database: Connected, add_product: AddPr
     assert refusal.value.details == (str(scarce),)
 
 
+@pytest.mark.parametrize(("stock", "message"), [(0, "is sold out"), (1, "are only 1 of")])
+def test_a_refusal_says_what_is_left(
+    database: Connected, add_product: AddProduct, stock: int, message: str
+) -> None:
+    scarce = add_product(stock=stock)
+
+    with database.read() as session, pytest.raises(OutOfStock, match=message):
+        quotes.quote(session, [QuoteLine(product_id=scarce, quantity=2)])
+
+
 @pytest.mark.parametrize(("quantity", "is_refused"), [(2, False), (3, False), (4, True)])
 def test_all_there_is_has_a_quote_and_no_more(
     database: Connected, add_product: AddProduct, quantity: int, is_refused: bool

@@ -7,9 +7,10 @@ from uuid import UUID
 from sqlalchemy import func, select
 
 from chassis.database import Connected
-from chassis.retention import forget
+from chassis.retention import FORGET_EVERY_S, forget
 from services.catalog import retention
 from services.catalog.models import ReservationLineRow
+from services.catalog.service import CatalogService
 from services.catalog.settings import CatalogSettings
 from tests.catalog.conftest import NOW
 from tests.catalog.test_stock import left, reserve
@@ -28,3 +29,9 @@ def test_an_old_reservation_goes_with_its_lines_and_its_stock_stays_sold(
     with database.read() as session:
         lines = session.scalar(select(func.count()).select_from(ReservationLineRow))
     assert (lines, left(database, product_id)) == (0, 3)
+
+
+def test_the_service_looks_for_what_is_old_every_ten_minutes() -> None:
+    (timer,) = CatalogService.forget_old.nameko_entrypoints  # type: ignore[attr-defined]
+
+    assert timer.interval == FORGET_EVERY_S == 600

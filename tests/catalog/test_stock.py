@@ -53,6 +53,19 @@ def test_the_same_reservation_twice_takes_stock_once(
     assert left(database, product_id) == 3
 
 
+def test_the_same_reservation_twice_is_the_same_among_those_of_others(
+    database: Connected, add_product: AddProduct
+) -> None:
+    product_id = add_product(stock=9)
+    reserve(database, product_id, 3)
+    reservation_id = reserve(database, product_id, 2)
+    reserve(database, add_product(stock=5), 1)
+
+    reserve(database, product_id, 2, reservation_id)
+
+    assert left(database, product_id) == 4
+
+
 def test_the_same_reservation_for_other_lines_is_a_conflict(
     database: Connected, add_product: AddProduct
 ) -> None:
@@ -116,14 +129,18 @@ def test_a_reservation_that_comes_after_its_release_takes_nothing(
 def test_what_had_no_limit_when_it_was_taken_is_not_put_back(
     database: Connected, add_product: AddProduct
 ) -> None:
-    product_id = add_product(stock=None)
-    reservation_id = reserve(database, product_id, 2)
+    limited, unlimited = add_product(stock=5), add_product(stock=None)
+    command = ReserveStock(
+        reservation_id=uuid4(),
+        lines=[QuoteLine(product_id=limited), QuoteLine(product_id=unlimited)],
+    )
     with database.begin() as session:
+        stock.reserve(session, NOW, command)
         session.execute(update(ProductRow).values(stock=1))
 
-    release(database, reservation_id)
+    release(database, command.reservation_id)
 
-    assert left(database, product_id) == 1
+    assert (left(database, limited), left(database, unlimited)) == (2, 1)
 
 
 def test_what_is_there_without_end_leaves_nothing_to_remember(
@@ -213,6 +230,15 @@ def test_whoever_reserves_waits_for_who_holds_the_product(
 
     assert statement is not None
     assert statement.startswith("SELECT")
+
+
+def test_whoever_reserves_does_not_wait_for_who_holds_another_product(
+    database: Connected, add_product: AddProduct
+) -> None:
+    before, product_id, after = (add_product(stock=5) for _ in range(3))
+
+    for other in (before, after):
+        assert waits_at(database, lambda: reserve(database, product_id), PRODUCT, id=other) is None
 
 
 def test_whoever_releases_waits_for_who_holds_the_reservation(
