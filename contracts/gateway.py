@@ -1,13 +1,9 @@
 """What the gateway says: people register with it, and it is asked for nothing by the services."""
 
-from uuid import UUID
-
-from contracts.messages import Event
+from contracts.messages import UserEvent
 
 SERVICE = "gateway"
 
 
-class UserRegistered(Event, source=SERVICE, type="user_registered", needs_listener=False):
+class UserRegistered(UserEvent, source=SERVICE, type="user_registered", needs_listener=False):
     """Somebody has an account. Said once for each; whoever wants the address asks the person."""
-
-    user_id: UUID
