@@ -27,7 +27,7 @@ from deploy.local.startup import StartupError, free_port, take_lock, wait_for, w
 SUPERUSER = "mycelium_admin"
 # PostgreSQL refuses to run as root; then it runs as this system user.
 SYSTEM_USER = "pgserver"
-MAX_CONNECTIONS = 300
+MAX_CONNECTIONS = 600
 STOP_TIMEOUT_S = 30
 
 # "sameuser" lets a role into the database of its own name, and nowhere else.

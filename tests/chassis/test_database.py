@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import psycopg2
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from chassis import inbox
@@ -153,6 +153,39 @@ def test_an_event_that_is_being_handled_is_not_new_a_second_time(postgres: Postg
 
     assert (second, is_new("another")) == (False, True)
     fresh.engine.dispose()
+    postgres.drop_database(name)
+
+
+def test_who_reads_cannot_write_and_keeps_no_transaction_open(database: Connected) -> None:
+    state = text("SELECT state FROM pg_stat_activity WHERE pid = :pid")
+    with database.read() as session:
+        pid = session.scalar(text("SELECT pg_backend_pid()"))
+        with database.begin() as other:
+            seen = other.scalar(state, {"pid": pid})
+        with pytest.raises(InternalError):
+            session.execute(text("CREATE TABLE written ()"))
+
+    assert seen == "idle"
+
+
+def test_a_snapshot_cannot_write(database: Connected) -> None:
+    with pytest.raises(InternalError), database.snapshot() as session:
+        session.execute(text("CREATE TABLE written ()"))
+
+
+def test_a_database_that_is_left_keeps_no_connection(postgres: Postgres) -> None:
+    name = f"left_{new_id().hex}"
+    left = connect(postgres.create_database(name))
+    for way in (left.begin, left.read):
+        with way() as session:
+            session.execute(text("SELECT 1"))
+    left.engine.dispose()
+
+    watcher = connect(postgres.admin_url)
+    count = text("SELECT count(*) FROM pg_stat_activity WHERE datname = :name")
+    with watcher.read() as session:
+        eventually(lambda: session.scalar(count, {"name": name}) == 0)
+    watcher.engine.dispose()
     postgres.drop_database(name)
 
 
