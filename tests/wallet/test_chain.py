@@ -6,12 +6,14 @@ from datetime import UTC, datetime, timedelta
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import select
+from sqlalchemy import column, select, table
 
 from contracts.wallet import Adjust, Refund
 from services.wallet import chain
-from services.wallet.models import ChainRow, EntryRow, TransactionRow
+from services.wallet.models import EntryRow, TransactionRow
 from tests.wallet.conftest import NOON, USD, Ledger, debit
+
+CHAIN = table("chain", column("position"), column("digest"))
 
 # PostgreSQL's text has no NUL, and its JSON no lone surrogates.
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
@@ -48,8 +50,8 @@ def test_a_link_is_the_hash_of_the_one_before_and_of_sorted_json(
 
     with own_book.session() as session:
         links = session.execute(
-            select(TransactionRow, ChainRow.digest)
-            .join(ChainRow, ChainRow.position == TransactionRow.position)
+            select(TransactionRow, CHAIN.c.digest)
+            .join(CHAIN, CHAIN.c.position == TransactionRow.position)
             .order_by(TransactionRow.position)
         ).all()
         for row, digest in links:
