@@ -89,6 +89,13 @@ class RpcClient:
         nothing was sent, ``ServiceError`` when the broker does not let this login make the call,
         or ``DeadlineExceeded`` when no answer came in time.
         """
+        return self.begin(request, timeout_s)()
+
+    def begin(
+        self, request: Request[ReplyT], timeout_s: float | None = None
+    ) -> Callable[[], ReplyT]:
+        """Send a call, so that others can be sent beside it; what is returned waits for the reply,
+        and must be called. Both raise what :meth:`call` raises."""
         parent = current_call.get()
         if timeout_s is None:
             timeout_s = request.answer_within_s
@@ -101,15 +108,23 @@ class RpcClient:
         future = _Reply(f"{request.service}.{request.method}")
         try:
             self._send(request, correlation_id, deadline, parent, future)
-            body = future.result(max(deadline - time.monotonic(), 0.0))
-        except FutureTimeoutError:
-            raise errors.DeadlineExceeded(
-                f"{request.service} did not answer within {timeout_s:g} s;"
-                " whether it did the work is not known."
-            ) from None
-        finally:
+        except BaseException:
             self._waiting.pop(correlation_id, None)
-        return _reply_in(body, request)
+            raise
+
+        def reply() -> ReplyT:
+            try:
+                body = future.result(max(deadline - time.monotonic(), 0.0))
+            except FutureTimeoutError:
+                raise errors.DeadlineExceeded(
+                    f"{request.service} did not answer within {timeout_s:g} s;"
+                    " whether it did the work is not known."
+                ) from None
+            finally:
+                self._waiting.pop(correlation_id, None)
+            return _reply_in(body, request)
+
+        return reply
 
     def subscribe(self, event_class: type[EventT], callback: Callable[[EventT], None]) -> None:
         """Hear of events as they pass, in this process only; to be set up before the first call.

@@ -1,13 +1,22 @@
 """What every request can reach: the settings, the database, the services.
 
+A service is asked by :func:`call` for what the answer needs, and by :func:`ask` or, several at
+once, :func:`ask_all` for what it can do without.
+
 One :class:`Backend` belongs to each application object. The RPC client is made in the process
 that uses it, at its first use: its thread and its socket would not survive a fork.
 """
 
+import logging
+import math
 import threading
-from typing import TypeVar
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar, overload
 
-from flask import Flask, current_app
+from flask import Flask, current_app, g
 
 from chassis.client import RpcClient
 from chassis.database import Connected
@@ -17,7 +26,16 @@ from contracts.messages import Command, Reply, Request
 from services.gateway.purchase_waiters import PurchaseWaiters
 from services.gateway.settings import GatewaySettings
 
+log = logging.getLogger(__name__)
+
 ReplyT = TypeVar("ReplyT", bound=Reply)
+AnswerA = TypeVar("AnswerA", bound=Reply)
+AnswerB = TypeVar("AnswerB", bound=Reply)
+AnswerC = TypeVar("AnswerC", bound=Reply)
+AnswerD = TypeVar("AnswerD", bound=Reply)
+
+ANSWER_WITHIN_S = 3.0
+"""How long an answer waits for what it can do without."""
 
 SILENT_TIMEOUT_S = 1.0
 """How long a question may wait for a service that left the last call unanswered. Without this a
@@ -35,7 +53,8 @@ class Backend:
         self._lock = threading.Lock()
         self._rpc: RpcClient | None = None
         self._waiters: PurchaseWaiters | None = None
-        self._silent: set[str] = set()
+        self._silent_since_s: dict[str, float] = {}
+        """Services that left the last call unanswered, and when that was noticed."""
         self.unlimited_until_s = 0.0
         """Until then, by the monotonic clock, requests are not limited: the database is away."""
         self.readiness: Readiness | None = None
@@ -60,16 +79,36 @@ class Backend:
                 self._waiters = PurchaseWaiters(self._rpc)
             return self._rpc, self._waiters
 
-    def ask(self, request: Request[ReplyT], timeout_s: float) -> ReplyT:
+    def call(self, request: Request[ReplyT], timeout_s: float) -> ReplyT:
         """See :func:`call`."""
-        is_repeatable = not isinstance(request, Command)
-        if is_repeatable and request.service in self._silent:
+        return self.begin(request, timeout_s)()
+
+    def begin(self, request: Request[ReplyT], timeout_s: float) -> Callable[[], ReplyT]:
+        """Ask a service; what is returned waits for the answer."""
+        if request.service in self._silent_since_s and not isinstance(request, Command):
             timeout_s = min(timeout_s, SILENT_TIMEOUT_S)
+        with self._noting_silence(request):
+            reply = self.rpc.begin(request, timeout_s)
+
+        def answer() -> ReplyT:
+            with self._noting_silence(request):
+                answered = reply()
+            self._silent_since_s.pop(request.service, None)
+            return answered
+
+        return answer
+
+    def fell_silent_after(self, moment_s: float, service: str) -> bool:
+        """Whether somebody waited in vain for the service since then, by the monotonic clock."""
+        return self._silent_since_s.get(service, -math.inf) > moment_s
+
+    @contextmanager
+    def _noting_silence(self, request: Request[Any]) -> Iterator[None]:
         try:
-            reply = self.rpc.call(request, timeout_s=timeout_s)
+            yield
         except DeadlineExceeded as error:
-            self._silent.add(request.service)
-            if not is_repeatable:
+            self._silent_since_s[request.service] = time.monotonic()
+            if isinstance(request, Command):
                 raise
             # What is no command can be repeated freely: nobody need care how this one ended.
             raise Unavailable(
@@ -77,13 +116,11 @@ class Backend:
                 " seconds; that is always safe here."
             ) from error
         except Unavailable:
-            self._silent.add(request.service)
+            self._silent_since_s[request.service] = time.monotonic()
             raise
         except ServiceError:
-            self._silent.discard(request.service)
+            self._silent_since_s.pop(request.service, None)
             raise
-        self._silent.discard(request.service)
-        return reply
 
     def close(self) -> None:
         with self._lock:
@@ -125,4 +162,76 @@ def call(request: Request[ReplyT], timeout_s: float | None = None) -> ReplyT:
     ``DeadlineExceeded`` when no answer came in time: its outcome is unknown then, and the same
     command with the same key is the way to learn it.
     """
-    return current_backend().ask(request, timeout_s or request.answer_within_s)
+    return current_backend().call(request, timeout_s or request.answer_within_s)
+
+
+@overload
+def ask_all(
+    first: Request[AnswerA] | None, second: Request[AnswerB] | None, /
+) -> tuple[AnswerA | None, AnswerB | None]: ...
+
+
+@overload
+def ask_all(
+    first: Request[AnswerA] | None,
+    second: Request[AnswerB] | None,
+    third: Request[AnswerC] | None,
+    /,
+) -> tuple[AnswerA | None, AnswerB | None, AnswerC | None]: ...
+
+
+@overload
+def ask_all(
+    first: Request[AnswerA] | None,
+    second: Request[AnswerB] | None,
+    third: Request[AnswerC] | None,
+    fourth: Request[AnswerD] | None,
+    /,
+) -> tuple[AnswerA | None, AnswerB | None, AnswerC | None, AnswerD | None]: ...
+
+
+def ask_all(*questions: Request[Any] | None) -> tuple[Any, ...]:
+    """The answers to questions that are asked at once, and None for what cannot be told now.
+
+    For what a page can do without, which leaves a gap in it and no error page; never for commands.
+    The menu and the page below it often want to know the same: it is asked once in a request. A
+    service that somebody waited for in vain since the request began is not waited for again.
+    """
+    answers: dict[str, Any] = g.setdefault("answers", {})
+    since_s: float = g.setdefault("asking_since_s", time.monotonic())
+    deadline_s = time.monotonic() + ANSWER_WITHIN_S
+    backend = current_backend()
+    begun: dict[str, tuple[Request[Any], Callable[[], Any] | None]] = {}
+    for question in questions:
+        name = _name(question)
+        if question is None or name in answers or name in begun:
+            continue
+        begin = None
+        if not backend.fell_silent_after(since_s, question.service):
+            begin = partial(backend.begin, question, max(deadline_s - time.monotonic(), 0))
+        begun[name] = (question, begin and _unless_it_fails(question, begin))
+    for name, (question, answer) in begun.items():
+        answers[name] = answer and _unless_it_fails(question, answer)
+    return tuple(answers.get(_name(question)) for question in questions)
+
+
+def ask(question: Request[ReplyT]) -> ReplyT | None:
+    """The answer to a question that a page can do without: see :func:`ask_all`."""
+    answer, _ = ask_all(question, None)
+    return answer
+
+
+def _name(question: Request[Any] | None) -> str:
+    """Tells one question from another."""
+    return f"{type(question).__name__} {question.model_dump_json()}" if question else ""
+
+
+def _unless_it_fails(question: Request[Any], step: Callable[[], Any]) -> Any:
+    try:
+        return step()
+    except ServiceError as error:
+        log.warning(
+            "an answer is given without one of its parts",
+            extra={"question": f"{question.service}.{question.method}", "reason": str(error)},
+        )
+        return None

@@ -79,7 +79,7 @@ def _ask_database(backend: Backend) -> None:
 
 def _ask_service(backend: Backend, question: Request[Any]) -> None:
     try:
-        backend.ask(question, ANSWER_WITHIN_S)
+        backend.call(question, ANSWER_WITHIN_S)
     except NotFound:
         pass  # a sign of life
     except (Unavailable, DeadlineExceeded) as error:

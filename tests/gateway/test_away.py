@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import uuid4
 
+import psutil
 import pytest
 import requests
 
+from services.gateway.backend import ANSWER_WITHIN_S
 from tests.gateway.conftest import PASSWORD, Api, error_of, read
 from tests.patience import eventually
 
@@ -100,3 +102,22 @@ def _until_it_waits(system: Any, api: Api) -> None:
     """Until the purchase is stored: from then on the request waits for its money."""
     other = Api(system.base_url, api.token, api.user_id)
     eventually(lambda: read(other.get("/api/purchases"))["purchases"])
+
+
+def test_services_that_hang_are_waited_for_side_by_side_and_once(system: Any, api: Api) -> None:
+    """The dashboard asks three of them; one after the other they took twice as long."""
+    hanging = [psutil.Process(system.child(name).pid) for name in ("wallet", "billing", "topup")]
+    browser = requests.Session()
+    browser.headers["Authorization"] = f"Bearer {api.token}"
+    read(api.get("/api/wallet/info"))
+    for process in hanging:
+        process.suspend()
+    try:
+        page = browser.get(f"{system.base_url}/dashboard", timeout=30)
+    finally:
+        for process in hanging:
+            process.resume()
+
+    assert page.status_code == 200
+    assert page.elapsed.total_seconds() < 2 * ANSWER_WITHIN_S
+    assert eventually(lambda: api.get("/api/wallet/info"), lambda answer: answer.ok)

@@ -1,17 +1,14 @@
 """Auto top-up: its settings, what they would do now, and setting it off by hand."""
 
-import logging
 from typing import Annotated, Self
 from uuid import UUID
 
 from flask import Blueprint, request
 from pydantic import AwareDatetime, Field, StringConstraints, model_validator
 
-from contracts.errors import BadRequest, ServiceError
+from contracts.errors import BadRequest
 from contracts.topup import (
-    ChargeForecast,
     ConfigureAutoTopup,
-    ForecastCharges,
     GetAutoTopup,
     RefusalCode,
     Trigger,
@@ -31,12 +28,7 @@ from services.gateway.api.topups import TopupReply
 from services.gateway.backend import call
 from services.gateway.people.identity import CurrentUser
 
-log = logging.getLogger(__name__)
-
 blueprint = Blueprint("api_auto_topup", __name__)
-
-BESIDE_TIMEOUT_S = 3.0
-"""How long an answer waits for what it can do without."""
 
 CardId = Annotated[PlainText, StringConstraints(min_length=1, max_length=255)]
 
@@ -204,12 +196,3 @@ def trigger_auto_topup(user: CurrentUser, key: str) -> Answer:
     way. 200: none was made, and why."""
     outcome = call(TriggerAutoTopup(idempotency_key=key, user_id=user.user_id))
     return Answer(TriggerReply.of(outcome), 202 if outcome.topup else 200)
-
-
-def forecast_if_reachable(question: ForecastCharges) -> ChargeForecast | None:
-    """What will be charged by itself; None while that cannot be asked, which hides no answer."""
-    try:
-        return call(question, timeout_s=BESIDE_TIMEOUT_S)
-    except ServiceError as error:
-        log.warning("charges cannot be foretold", extra={"reason": str(error)})
-        return None

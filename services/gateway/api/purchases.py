@@ -17,7 +17,7 @@ from contracts.billing import (
     StartPurchase,
 )
 from contracts.topup import ChargeForecast, ForecastCharges
-from services.gateway.api.auto_topup import ForecastReply, forecast_if_reachable
+from services.gateway.api.auto_topup import ForecastReply
 from services.gateway.api.endpoint import Answer, endpoint
 from services.gateway.api.shapes import (
     AnyText,
@@ -29,7 +29,7 @@ from services.gateway.api.shapes import (
     Usd,
     UsdOrZero,
 )
-from services.gateway.backend import call, current_backend
+from services.gateway.backend import ask, call, current_backend
 from services.gateway.people.identity import CurrentUser
 from services.gateway.purchase_waiters import Setback, Waiter
 
@@ -199,4 +199,4 @@ def _forecast(purchase: Purchase) -> ChargeForecast | None:
         purchase_id=purchase.purchase_id,
         is_spent=is_spent,
     )
-    return forecast_if_reachable(question)
+    return ask(question)

@@ -1,6 +1,5 @@
 """The wallet: balance, statement, cards, whether it covers an amount."""
 
-import logging
 from typing import Self
 from uuid import UUID
 
@@ -8,11 +7,9 @@ from flask import Blueprint
 from pydantic import AwareDatetime, Field, model_validator
 
 from chassis.money import format_usd
-from contracts.errors import DeadlineExceeded, ServiceError, Unavailable
 from contracts.messages import Moment
 from contracts.topup import (
     AutoTopupPreview,
-    AutoTopupStatus,
     ForecastCharges,
     GetAutoTopup,
     ListPaymentMethods,
@@ -27,11 +24,7 @@ from contracts.wallet import (
     Statement,
     TransactionKind,
 )
-from services.gateway.api.auto_topup import (
-    BESIDE_TIMEOUT_S,
-    ForecastReply,
-    forecast_if_reachable,
-)
+from services.gateway.api.auto_topup import ForecastReply
 from services.gateway.api.endpoint import endpoint
 from services.gateway.api.shapes import (
     ApiBody,
@@ -41,10 +34,8 @@ from services.gateway.api.shapes import (
     PositiveUsdText,
     Usd,
 )
-from services.gateway.backend import call
+from services.gateway.backend import ask, call
 from services.gateway.people.identity import CurrentUser
-
-log = logging.getLogger(__name__)
 
 blueprint = Blueprint("api_wallet", __name__)
 
@@ -172,7 +163,7 @@ class NavbarData(ApiReply):
 def wallet_info(user: CurrentUser) -> WalletInfo:
     """The balance, and whether auto top-up is on."""
     wallet = call(GetWallet(user_id=user.user_id))
-    automatic = auto_topup_if_reachable(user)
+    automatic = ask(GetAutoTopup(user_id=user.user_id))
     return WalletInfo.of(
         wallet,
         auto_topup_enabled=automatic.enabled if automatic else None,
@@ -244,9 +235,7 @@ def check_affordability(user: CurrentUser, query: AffordabilityQuery) -> Afforda
     shortfall = None
     if not found.can_afford:
         shortfall = _shortfall(user, found)
-    forecast = forecast_if_reachable(
-        ForecastCharges(user_id=user.user_id, spend_micros=query.amount_micros)
-    )
+    forecast = ask(ForecastCharges(user_id=user.user_id, spend_micros=query.amount_micros))
     return AffordabilityReply.of(
         found, amount_micros=query.amount_micros, shortfall_info=shortfall, auto_topup=forecast
     )
@@ -256,7 +245,7 @@ def check_affordability(user: CurrentUser, query: AffordabilityQuery) -> Afforda
 def navbar_data(user: CurrentUser) -> NavbarData:
     """What the navigation bar shows on every page."""
     wallet = call(GetWallet(user_id=user.user_id))
-    automatic = auto_topup_if_reachable(user)
+    automatic = ask(GetAutoTopup(user_id=user.user_id))
     return NavbarData(
         wallet_balance_formatted=format_usd(wallet.balance_micros),
         available_balance_formatted=format_usd(wallet.available_micros),
@@ -265,35 +254,24 @@ def navbar_data(user: CurrentUser) -> NavbarData:
     )
 
 
-def auto_topup_if_reachable(user: CurrentUser) -> AutoTopupStatus | None:
-    """The auto top-up settings; None while their service is away, which hides no balance."""
-    try:
-        return call(GetAutoTopup(user_id=user.user_id), timeout_s=BESIDE_TIMEOUT_S)
-    except (Unavailable, DeadlineExceeded) as error:
-        log.warning("auto top-up cannot be shown", extra={"reason": str(error)})
-        return None
+_UNKNOWN = {
+    "refusal_code": "unavailable",
+    "reason": "What auto top-up would do is not known at the moment.",
+}
+_FROZEN = {
+    "refusal_code": "account_frozen",
+    "reason": "The wallet is frozen: nothing can be paid from it. Please contact support.",
+}
 
 
 def _shortfall(user: CurrentUser, found: Affordability) -> ShortfallInfo:
     shortfall_micros = found.shortfall_micros
-    preview, why = AutoTopupPreview(would_topup=False, amount_micros=0), {}
+    preview, why = None, _UNKNOWN
     if found.status is AccountStatus.FROZEN:
-        why = {
-            "refusal_code": "account_frozen",
-            "reason": "The wallet is frozen: nothing can be paid from it. Please contact support.",
-        }
-    else:
-        try:
-            preview = call(
-                PreviewAutoTopup(user_id=user.user_id, shortfall_micros=shortfall_micros),
-                timeout_s=BESIDE_TIMEOUT_S,
-            )
-        except ServiceError as error:
-            log.warning("auto top-up cannot be previewed", extra={"reason": str(error)})
-            why = {
-                "refusal_code": "unavailable",
-                "reason": "What auto top-up would do is not known at the moment.",
-            }
+        why = _FROZEN
+    elif preview := ask(PreviewAutoTopup(user_id=user.user_id, shortfall_micros=shortfall_micros)):
+        why = {}
+    preview = preview or AutoTopupPreview(would_topup=False, amount_micros=0)
     amount_micros = preview.amount_micros or None
     return ShortfallInfo.of(
         preview,

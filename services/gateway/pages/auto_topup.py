@@ -21,9 +21,8 @@ from contracts.topup import (
     PlannedCharge,
     TriggerAutoTopup,
 )
-from services.gateway.backend import call
+from services.gateway.backend import ask, call
 from services.gateway.errors import STATUSES
-from services.gateway.pages.asking import ask
 from services.gateway.pages.cards import say_what_happened
 from services.gateway.pages.formats import plain_dollars
 from services.gateway.pages.forms import (

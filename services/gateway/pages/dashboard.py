@@ -7,10 +7,9 @@ from chassis.clock import utc_now
 from contracts.billing import GetBurnRate, ListDeployments, ListPurchases, PurchaseStatus
 from contracts.topup import GetAutoTopup
 from contracts.wallet import GetWallet
-from services.gateway.backend import call
+from services.gateway.backend import ask, ask_all, call
 from services.gateway.errors import Problem
 from services.gateway.pages import attention
-from services.gateway.pages.asking import ask
 from services.gateway.pages.notifications import unread
 from services.gateway.pages.projection import project
 from services.gateway.people.identity import login_required, signed_in_user
@@ -26,15 +25,15 @@ PAGE_SIZE = 25
 def overview() -> str:
     """The balance, the burn rate and its projection, what runs, what needs attention."""
     user_id = signed_in_user().user_id
-    wallet = ask(GetWallet(user_id=user_id))
-    burn = ask(GetBurnRate(user_id=user_id, limit=DEAREST_MAX))
-    auto_topup = ask(GetAutoTopup(user_id=user_id))
-    waiting = ask(
+    wallet, burn, auto_topup, waiting = ask_all(
+        GetWallet(user_id=user_id),
+        GetBurnRate(user_id=user_id, limit=DEAREST_MAX),
+        GetAutoTopup(user_id=user_id),
         ListPurchases(
             user_id=user_id,
             statuses=[PurchaseStatus.AWAITING_FUNDS, PurchaseStatus.PENDING],
             limit=5,
-        )
+        ),
     )
     return render_template(
         "overview.html",

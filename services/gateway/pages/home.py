@@ -3,7 +3,7 @@
 from flask import Blueprint, render_template
 
 from contracts.catalog import ListProducts
-from services.gateway.pages.asking import ask
+from services.gateway.backend import ask
 
 blueprint = Blueprint("home", __name__)
 

@@ -7,8 +7,8 @@ from flask.sansio.blueprints import BlueprintSetupState
 
 from contracts.topup import AutoTopupStatus, GetAutoTopup
 from contracts.wallet import GetWallet, Wallet
+from services.gateway.backend import ask_all
 from services.gateway.pages import formats
-from services.gateway.pages.asking import ask
 from services.gateway.pages.forms import new_key, refused_credits
 from services.gateway.pages.notifications import unread_count
 from services.gateway.people.identity import current_user
@@ -33,9 +33,12 @@ def navbar() -> Navbar | None:
     if user is None:
         return None
     if "navbar" not in g:
+        wallet, auto_topup = ask_all(
+            GetWallet(user_id=user.user_id), GetAutoTopup(user_id=user.user_id)
+        )
         g.navbar = Navbar(
-            wallet=ask(GetWallet(user_id=user.user_id)),
-            auto_topup=ask(GetAutoTopup(user_id=user.user_id)),
+            wallet=wallet,
+            auto_topup=auto_topup,
             unread_notifications=unread_count(user.user_id),
         )
     found: Navbar = g.navbar

@@ -13,8 +13,7 @@ from contracts.topup import (
     RefusalCode,
 )
 from contracts.wallet import AccountStatus, Affordability, CheckAffordability
-from services.gateway.backend import call
-from services.gateway.pages.asking import ask
+from services.gateway.backend import ask_all, call
 from services.gateway.pages.forms import (
     CREDIT_CHOICES_MICROS,
     custom_credits,
@@ -91,9 +90,11 @@ def make_offer(user_id: UUID, product: Product, quantity: int) -> Offer:
     quote = call(GetQuote(lines=[QuoteLine(product_id=product.product_id, quantity=quantity)]))
     line = quote.lines[0]
     cover = _cover(user_id, quote.total_micros)
-    preview = None
-    if cover.shortfall_micros:
-        preview = ask(PreviewAutoTopup(user_id=user_id, shortfall_micros=cover.shortfall_micros))
+    lacking = cover.shortfall_micros
+    preview, forecast = ask_all(
+        PreviewAutoTopup(user_id=user_id, shortfall_micros=lacking) if lacking else None,
+        ForecastCharges(user_id=user_id, spend_micros=quote.total_micros),
+    )
     will_topup = preview is not None and (
         preview.amount_micros > 0 or preview.refusal_code is RefusalCode.IN_FLIGHT
     )
@@ -106,7 +107,7 @@ def make_offer(user_id: UUID, product: Product, quantity: int) -> Offer:
         shortfall_micros=cover.shortfall_micros,
         auto_topup=preview if will_topup else None,
         auto_topup_refusal=_refusal(preview),
-        forecast=ask(ForecastCharges(user_id=user_id, spend_micros=quote.total_micros)),
+        forecast=forecast,
         is_frozen=cover.status is AccountStatus.FROZEN,
     )
 

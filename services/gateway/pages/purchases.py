@@ -29,9 +29,8 @@ from contracts.topup import (
     RefusalCode,
 )
 from contracts.wallet import AccountStatus, GetWallet
-from services.gateway.backend import call
+from services.gateway.backend import ask_all, call
 from services.gateway.errors import Problem
-from services.gateway.pages.asking import ask
 from services.gateway.pages.forms import (
     CREDIT_CHOICES_MICROS,
     chosen_credits,
@@ -270,29 +269,25 @@ class PurchaseView:
 def _view(purchase_id: UUID) -> PurchaseView:
     user_id = signed_in_user().user_id
     purchase = call(GetPurchase(user_id=user_id, purchase_id=purchase_id))
-    wallet = ask(GetWallet(user_id=user_id))
     is_waiting = purchase.status is PurchaseStatus.AWAITING_FUNDS
-    preview = None
-    if is_waiting and purchase.shortfall_micros:
-        preview = ask(
-            PreviewAutoTopup(
-                user_id=user_id,
-                shortfall_micros=purchase.shortfall_micros,
-                purchase_id=purchase_id,
-            )
-        )
-    is_recent = utc_now() - purchase.updated_at < QUICK_FOR
-    follows = None
     is_paid = purchase.status is PurchaseStatus.COMPLETED
-    if purchase.total_micros and (is_waiting or (is_paid and is_recent)):
-        follows = ask(
-            ForecastCharges(
-                user_id=user_id,
-                spend_micros=purchase.total_micros,
-                purchase_id=purchase_id,
-                is_spent=is_paid,
-            )
+    is_recent = utc_now() - purchase.updated_at < QUICK_FOR
+    lacking = purchase.shortfall_micros if is_waiting else 0
+    is_followed = purchase.total_micros and (is_waiting or (is_paid and is_recent))
+    wallet, preview, follows = ask_all(
+        GetWallet(user_id=user_id),
+        PreviewAutoTopup(user_id=user_id, shortfall_micros=lacking, purchase_id=purchase_id)
+        if lacking
+        else None,
+        ForecastCharges(
+            user_id=user_id,
+            spend_micros=purchase.total_micros,
+            purchase_id=purchase_id,
+            is_spent=is_paid,
         )
+        if is_followed
+        else None,
+    )
     return PurchaseView(
         purchase=purchase,
         balance_micros=wallet.available_micros if wallet else None,

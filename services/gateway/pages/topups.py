@@ -21,8 +21,7 @@ from contracts.topup import (
     TopupStatus,
 )
 from contracts.wallet import GetWallet
-from services.gateway.backend import call
-from services.gateway.pages.asking import ask
+from services.gateway.backend import ask, call
 from services.gateway.pages.forms import chosen_credits, command_key, refuse_credits, return_path
 from services.gateway.people.identity import login_required, signed_in_user
 

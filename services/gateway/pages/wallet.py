@@ -11,9 +11,8 @@ from chassis.clock import start_of_day
 from chassis.money import whole_cents
 from contracts.topup import GetAutoTopup, ListPaymentMethods
 from contracts.wallet import GetWallet, Statement, TransactionKind
-from services.gateway.backend import call
+from services.gateway.backend import ask_all, call
 from services.gateway.errors import Problem
-from services.gateway.pages.asking import ask
 from services.gateway.pages.cards import say_what_happened
 from services.gateway.pages.forms import CREDIT_CHOICES_MICROS
 from services.gateway.pages.topups import payments_arriving
@@ -35,8 +34,12 @@ def overview() -> str | Response:
     if topup_id or "card_setup" in request.args:
         say_what_happened()
         return redirect(url_for("wallet.overview"), 303)
-    wallet = ask(GetWallet(user_id=user_id))
-    auto_topup = ask(GetAutoTopup(user_id=user_id))
+    wallet, auto_topup, cards, statement = ask_all(
+        GetWallet(user_id=user_id),
+        GetAutoTopup(user_id=user_id),
+        ListPaymentMethods(user_id=user_id),
+        Statement(user_id=user_id, limit=RECENT),
+    )
     debt_micros = max(-wallet.available_micros, 0) if wallet else 0
     least_micros = auto_topup.topup_amount_min_micros if auto_topup else 0
     return render_template(
@@ -45,8 +48,8 @@ def overview() -> str | Response:
         auto_topup=auto_topup,
         debt_micros=debt_micros,
         settles_micros=max(whole_cents(debt_micros), least_micros),
-        cards=ask(ListPaymentMethods(user_id=user_id)),
-        statement=ask(Statement(user_id=user_id, limit=RECENT)),
+        cards=cards,
+        statement=statement,
         topups_in_progress=payments_arriving(user_id),
         choices=CREDIT_CHOICES_MICROS,
     )
