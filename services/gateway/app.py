@@ -41,6 +41,9 @@ def create_app(settings: GatewaySettings | None = None) -> Flask:
         MAX_CONTENT_LENGTH=BODY_BYTES_MAX,
         MAX_FORM_PARTS=200,
         PERMANENT_SESSION_LIFETIME=timedelta(days=settings.session_days),
+        # What a page fetches beside itself would bring back the cookie of a moment ago, with
+        # messages that were shown meanwhile; see people/identity.py.
+        SESSION_REFRESH_EACH_REQUEST=False,
         PROPAGATE_EXCEPTIONS=False,
     )
     app.jinja_options = {"autoescape": True}

@@ -29,7 +29,7 @@ from services.gateway.pages.forms import (
     command_key,
     money_field,
     optional_money_field,
-    whole_number_field,
+    said_field,
 )
 from services.gateway.people.identity import CurrentUser, login_required, signed_in_user
 
@@ -102,7 +102,7 @@ def configure() -> Response | str | tuple[str, int]:
     try:
         command = _command(user)
         charges = _charges(command)
-        if sum(charge.amount_micros for charge in charges) > _charge_said():
+        if sum(charge.amount_micros for charge in charges) > said_field("charge_said"):
             agreed_terms = _terms() if command.consent else ""
             return _again(user, charges=tuple(charges), agreed_terms=agreed_terms)
         status = call(command)
@@ -148,7 +148,7 @@ def trigger() -> Response:
     user = signed_in_user()
     back = url_for("auto_topup.settings")
     forecast = _forecast_by_hand(user)
-    if sum(charge.amount_micros for charge in forecast.charges) > _charge_said():
+    if sum(charge.amount_micros for charge in forecast.charges) > said_field("charge_said"):
         return redirect(url_for("auto_topup.confirm_trigger"), 303)
     try:
         outcome = call(
@@ -227,14 +227,6 @@ def _charges(command: ConfigureAutoTopup) -> list[PlannedCharge]:
     if not command.enabled:
         return []
     return call(command.model_copy(update={"dry_run": True})).charges
-
-
-def _charge_said() -> int:
-    """What the person was told that saving charges; a form that says nonsense told nothing."""
-    try:
-        return whole_number_field("charge_said", otherwise=0)
-    except ValueError:
-        return 0
 
 
 def _at_least_a_cent(name: str, label: str) -> int:

@@ -1,6 +1,7 @@
 """What the pages' forms have in common: keys, amounts of money, addresses to return to."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -9,6 +10,7 @@ from flask import flash, get_flashed_messages, request
 from chassis.digits import whole_number
 from chassis.identifiers import new_id
 from chassis.money import InvalidAmount, parse_usd, whole_cents
+from contracts.topup import PlannedCharge
 from services.gateway.idempotency import scoped_key
 from services.gateway.people.way_back import page
 
@@ -83,6 +85,20 @@ def whole_number_field(name: str, otherwise: int | None = None) -> int:
     return whole_number(text or "")
 
 
+def said_field(name: str) -> int:
+    """A figure that the person was told, as the form brings it back; nonsense told nothing."""
+    try:
+        return whole_number_field(name, otherwise=0)
+    except ValueError:
+        return 0
+
+
+def are_more_than_said(charges: Sequence[PlannedCharge]) -> bool:
+    """Whether these charges are more, or more money, than the form that was sent announced."""
+    amount_micros = sum(charge.amount_micros for charge in charges)
+    return len(charges) > said_field("charges_said") or amount_micros > said_field("charge_said")
+
+
 def optional_money_field(name: str, label: str) -> int | None:
     """The amount in a field of the form that was sent; None where it is empty."""
     return optional_money(request.form.get(name, ""), label)
@@ -126,7 +142,9 @@ def refuse_credits(sentence: str) -> None:
 
 
 def refused_credits() -> RefusedCredits | None:
-    """What :func:`refuse_credits` left for this page."""
+    """What :func:`refuse_credits` left for this page; a part of one takes no message away."""
+    if "HX-Request" in request.headers:
+        return None
     typed, error = (
         get_flashed_messages(category_filter=[kind]) for kind in (TYPED_CREDITS, REFUSED_CREDITS)
     )

@@ -1,6 +1,7 @@
 """Purchases: Buy Now, the page that follows one to its end, and the list of them."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -25,14 +26,16 @@ from contracts.topup import (
     AutoTopupPreview,
     ChargeForecast,
     ForecastCharges,
+    PlannedCharge,
     PreviewAutoTopup,
     RefusalCode,
 )
 from contracts.wallet import AccountStatus, GetWallet
-from services.gateway.backend import ask_all, call
+from services.gateway.backend import ask, ask_all, call
 from services.gateway.errors import Problem
 from services.gateway.pages.forms import (
     CREDIT_CHOICES_MICROS,
+    are_more_than_said,
     chosen_credits,
     command_key,
     custom_credits,
@@ -57,17 +60,28 @@ _MOVING = (PurchaseStatus.PENDING, PurchaseStatus.AWAITING_FUNDS)
 @blueprint.post("/purchases")
 @login_required
 def start() -> Response:
-    """Buy Now. Where credits were chosen with it, the hosted card page comes next."""
+    """Buy Now. Where credits were chosen with it, the hosted card page comes next.
+
+    Where it sets off more charges than the person was told, they are asked again.
+    """
     user = signed_in_user()
     slug = request.form.get("slug", "")
     back = url_for("marketplace.product", slug=slug) if slug else url_for("marketplace.listing")
+    line = _line()
     try:
         amount_micros = chosen_credits()
+        if amount_micros is None and are_more_than_said(_charges(user.user_id, line)):
+            flash(
+                "Auto top-up would charge more than you were told. Nothing is bought yet: look at"
+                " the new figures, then press again.",
+                "warning",
+            )
+            return redirect(_same_form(slug), 303)
         purchase = call(
             StartPurchase(
                 idempotency_key=command_key(user.user_id, "purchase"),
                 user_id=user.user_id,
-                lines=[_line()],
+                lines=[line],
             )
         )
     except (DeadlineExceeded, Unavailable, Overloaded) as error:
@@ -297,6 +311,13 @@ def _view(purchase_id: UUID) -> PurchaseView:
         poll_every_s=1 if is_recent else 4,
         follows=follows,
     )
+
+
+def _charges(user_id: UUID, line: PurchaseLine) -> Sequence[PlannedCharge]:
+    """What buying sets off as things are now; nothing where that cannot be told."""
+    spend_micros = (line.expected_unit_price_micros or 0) * line.quantity
+    forecast = ask(ForecastCharges(user_id=user_id, spend_micros=spend_micros))
+    return forecast.charges if forecast else ()
 
 
 def _same_form(slug: str) -> str:

@@ -183,6 +183,9 @@ def _by_cookie(secret: str) -> Identity | None:
     if now - found.last_seen_at > sessions.SEEN_EVERY:
         with database().begin() as session:
             sessions.note_seen(session, now, found.session_id, _session_lifetime())
+    # The cookie lives on with every page that is opened, and with nothing that a page fetches.
+    if not wants_json() and "HX-Request" not in request.headers:
+        cookie.modified = True
     return Identity(describe(found.user), "session", found.session_id)
 
 
