@@ -115,7 +115,6 @@ class QueueConsumer(NamekoQueueConsumer):
     def on_consume_ready(self, connection: Connection, channel: Any, consumers: Any) -> None:
         skip_blocked_check(connection)
         make_frugal(connection)
-        self._replies = connection.channel()
         super().on_consume_ready(connection, channel, consumers)
         self._is_consuming = True
 
@@ -136,6 +135,9 @@ class QueueConsumer(NamekoQueueConsumer):
         self._replies.basic_publish(reply, RPC_EXCHANGE.name, message.properties["reply_to"])
 
     def get_consumers(self, consumer_cls: Any, channel: Any) -> Any:
+        # Before any message comes: a call that is refused is answered while the next thing that
+        # we ask the broker for is still on its way.
+        self._replies = channel.connection.channel()
         self.declare(channel)
         consumers = super().get_consumers(consumer_cls, channel)
         for provider, consumer in self._consumers.items():

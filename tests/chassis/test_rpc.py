@@ -264,6 +264,20 @@ def test_a_call_that_waited_past_its_deadline_is_never_begun(probe: Probe) -> No
     assert probe.noted(NAPPED) == before
 
 
+def test_calls_that_waited_for_the_service_to_start_are_all_answered(
+    probe: Probe, stranger: Stranger
+) -> None:
+    """Those that are refused at once, too, which is before anything else can have happened."""
+    probe.children[-1].stop()
+    for _ in range(30):
+        stranger.send(b'{"args": [1]}', "probe.echo", content_type="application/json")
+
+    probe.start()
+
+    answers = [stranger.hears()["error"]["exc_type"] for _ in range(30)]
+    assert answers == ["BadRequest"] * 30
+
+
 def test_the_chain_of_calls_travels_through_services(probe: Probe) -> None:
     direct = probe.rpc.call(CallChain(n=0)).n
 
