@@ -162,6 +162,23 @@ def test_words_are_looked_for_once_for_a_page_and_its_total(
     assert len([line for line in plans if "strpos" in line]) == 1
 
 
+def test_a_page_reads_one_product_more_than_it_shows(
+    database: Connected, add_product: AddProduct
+) -> None:
+    for _ in range(5):
+        add_product()
+    read: list[int] = []
+
+    def note(_connection: object, cursor: Any, *_: object) -> None:
+        read.append(cursor.rowcount)
+
+    event.listen(database.engine, "after_cursor_execute", note)
+    names(database, limit=2)
+    event.remove(database.engine, "after_cursor_execute", note)
+
+    assert max(read) == 3
+
+
 def test_a_page_after_the_last_product_still_has_the_total(
     database: Connected, add_product: AddProduct
 ) -> None:
