@@ -59,9 +59,10 @@ class Sandbox:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self.session = requests.Session()
 
     def post(self, path: str, **body: Any) -> Any:
-        reply = requests.post(f"{self.url}/_sandbox/{path}", json=body, timeout=20)
+        reply = self.session.post(f"{self.url}/_sandbox/{path}", json=body, timeout=20)
         assert reply.ok, reply.text
         return reply.json()
 
@@ -70,7 +71,7 @@ class Sandbox:
 
     def mend(self) -> None:
         """Switch every fault off."""
-        requests.delete(f"{self.url}/_sandbox/switches", timeout=20)
+        self.session.delete(f"{self.url}/_sandbox/switches", timeout=20)
 
     def pay(self, session_id: str, number: str = Card.GOOD, **body: Any) -> Any:
         return self.post(f"checkout/{session_id}/pay", number=number, **body)
@@ -80,7 +81,7 @@ class Sandbox:
 
     def delete_customer(self, customer_id: str) -> None:
         """As from the processor's dashboard."""
-        reply = requests.delete(
+        reply = self.session.delete(
             f"{self.url}/v1/customers/{customer_id}",
             headers={"Authorization": "Bearer sk_test_x"},
             timeout=20,
@@ -91,7 +92,7 @@ class Sandbox:
         self.post("clock", offset_s=int(now.timestamp() - time.time()))
 
     def totals(self, customer_id: str) -> Any:
-        reply = requests.get(
+        reply = self.session.get(
             f"{self.url}/_sandbox/totals", params={"customer": customer_id}, timeout=20
         )
         return reply.json()
@@ -347,16 +348,14 @@ class Customer:
         from services.topup import topups
 
         till = self.desk.till
-        with till.database.begin() as session:
-            for topup in self.topups():
-                if topup.status == TopupStatus.PAID:
-                    triggers.credit_arrived(session, self.user_id, till.clock())
-                    topups.mark_credited(session, topup.topup_id, till.clock())
-                    held = self.desk.wallet.balances.get(self.user_id, 0)
-                    self.desk.wallet.balances[self.user_id] = held + topup.amount_micros
-                    key = f"topup:{topup.topup_id}"
-                    entry = Entry(topup.amount_micros, till.clock())
-                    self.desk.wallet.entries[key] = entry
+        for topup in [topup for topup in self.topups() if topup.status == TopupStatus.PAID]:
+            with till.database.begin() as session:
+                triggers.credit_arrived(session, self.user_id, till.clock())
+                topups.mark_credited(session, topup.topup_id, till.clock())
+            held = self.desk.wallet.balances.get(self.user_id, 0)
+            self.desk.wallet.balances[self.user_id] = held + topup.amount_micros
+            entry = Entry(topup.amount_micros, till.clock())
+            self.desk.wallet.entries[f"topup:{topup.topup_id}"] = entry
 
     def end_purchase(self, reference: str, reason: str = pages.ENDED) -> None:
         till = self.desk.till
