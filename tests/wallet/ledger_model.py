@@ -64,6 +64,8 @@ class ModelHold:
     amount_micros: int
     expires_at: datetime
     is_open: bool = True
+    saw_money_go: bool = False
+    """Money of its account was taken back while it was open."""
 
 
 @dataclass
@@ -194,6 +196,8 @@ class Model:
         account = self._account(command.user_id)
         if command.is_dispute or account.available_micros < command.amount_micros:
             account.is_frozen = True
+        for hold in self.holds.values():
+            hold.saw_money_go |= hold.is_open and hold.user_id == command.user_id
         user_id = command.user_id
         return self._move(user_id, None, command.amount_micros, made_id, user_id, silent=True)
 
@@ -399,6 +403,11 @@ STATES: dict[str, Callable[[Moment], bool]] = {
     ),
     "a dispute takes what is held": lambda m: (
         m.is_(TakeBack, "moved") and m.command.is_dispute and m.takes_held
+    ),
+    "a hold is captured in part while money is taken back": lambda m: (
+        m.is_(Capture, "moved")
+        and m.model.holds[m.command.hold_id].saw_money_go
+        and abs(m.answer[1]) < m.model.holds[m.command.hold_id].amount_micros
     ),
     "a frozen wallet's hold is not captured": lambda m: (
         m.is_(Capture, "account_frozen") and m.is_of_open_hold

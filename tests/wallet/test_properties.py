@@ -128,9 +128,16 @@ class Clients(RuleBasedStateMachine):
         rest=st.integers(0, 9),
         is_dispute=st.booleans(),
         then=st.lists(st.sampled_from([Capture, VoidHold, ExpireHold, Unfreeze]), max_size=3),
+        part=st.sampled_from((1, None)),
     )
     def held_money_is_taken_back(
-        self, who: int, life: int, rest: int, is_dispute: bool, then: list[type[Command[Any]]]
+        self,
+        who: int,
+        life: int,
+        rest: int,
+        is_dispute: bool,
+        then: list[type[Command[Any]]],
+        part: int | None,
     ) -> None:
         """What is held, what was held before, or all, and then what its owner or a timer does."""
         account = copy_of(self.model.accounts.get(self.user_ids[who]))
@@ -140,8 +147,18 @@ class Clients(RuleBasedStateMachine):
             self.send_these([(TakeBack, who, account.balance_micros - rest, is_dispute)])
         newest = len(self.holds) - 1
         for kind in then if self.holds else []:
-            hold = (newest, None) if kind is Capture else (newest,)
+            hold = (newest, part) if kind is Capture else (newest,)
             self.send_these([(kind, who) if kind is Unfreeze else (kind, *hold)])
+
+    @rule(who=users, life=st.sampled_from(LIVES_S), part=st.sampled_from((1, None)))
+    def what_is_not_held_is_taken_back(self, who: int, life: int, part: int | None) -> None:
+        """A refund to the card that leaves the hold its money."""
+        account = copy_of(self.model.accounts.get(self.user_ids[who]))
+        if account.available_micros > 2 and not account.is_frozen:
+            held = account.available_micros - 1
+            self.send_these([(PlaceHold, who, held, life)])
+            newest = len(self.holds) - 1
+            self.send_these([(TakeBack, who, 1, False), (Capture, newest, part)])
 
     @rule(
         who=users,
