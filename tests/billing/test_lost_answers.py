@@ -18,7 +18,7 @@ from chassis.clock import utc_now
 from chassis.database import Connected
 from contracts.billing import CancelPurchase, Purchase, PurchaseLine, PurchaseStatus, StartPurchase
 from contracts.catalog import GetProduct, GetQuote, ReleaseStock, ReserveStock
-from contracts.errors import Conflict, DeadlineExceeded
+from contracts.errors import BadRequest, Conflict, DeadlineExceeded
 from contracts.wallet import (
     CloseKey,
     Credit,
@@ -31,6 +31,7 @@ from contracts.wallet import (
 )
 from services.billing.models import DeploymentRow, PurchaseRow
 from services.billing.purchases.checkout import EXPIRY_GRACE, Checkout
+from services.billing.purchases.lifecycle import UNITS_MAX
 from services.catalog.seed import product_id_of
 from tests.billing.conftest import RULES
 from tests.billing.test_checkout import in_catalog
@@ -115,11 +116,14 @@ class Shop:
             )
         )
 
-    def order(self, quantity: int = 1) -> StartPurchase:
+    def order(self, *quantities: int) -> StartPurchase:
         return StartPurchase(
             idempotency_key=f"order:{uuid4()}",
             user_id=self.user_id,
-            lines=[PurchaseLine(product_id=product_id_of(SLUG), quantity=quantity)],
+            lines=[
+                PurchaseLine(product_id=product_id_of(SLUG), quantity=quantity)
+                for quantity in quantities or [1]
+            ],
         )
 
     def cancel(self, purchase: Purchase) -> Purchase:
@@ -204,6 +208,14 @@ def test_a_lost_quote_records_nothing_and_the_same_order_buys_once(shop: Shop, w
 
     assert (recorded_at_first, purchase.status) == (0, Status.COMPLETED)
     assert shop.payments() == [-PRICE_MICROS]
+
+
+def test_more_things_than_a_purchase_may_deploy_are_not_even_asked_for(shop: Shop) -> None:
+    shop.has(1_000 * PRICE_MICROS)
+    shop.wire.lose(is_a(GetQuote), "before it was heard")
+
+    with pytest.raises(BadRequest):
+        shop.checkout.start(shop.order(UNITS_MAX, 1))
 
 
 @pytest.mark.parametrize("when", LOST)
