@@ -7,7 +7,6 @@ neighbours go on. Writing is one statement for each table.
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -72,13 +71,19 @@ class Book:
         """
         wanted = {"user_ids": array("uuid", user_ids), "keys": array("text", idempotency_keys)}
         used: list[keys.KeyRecord] = []
-        for row in session.connection().exec_driver_sql(_READ, wanted):
+        rows = session.connection().exec_driver_sql(_READ, wanted)
+        # A slice is cut ten times as fast as its columns are asked for one by one.
+        place = list(rows.keys()).index
+        account = slice(place("account_id"), place("last_entry_at") + 1)
+        level = slice(place("level"), place("is_armed") + 1)
+        key = slice(place("idempotency_key"), place("recorded_at") + 1)
+        for row in rows:
             if row.opened_at is not None:
-                self.add_account(accounts.from_row(_ACCOUNT(row)))
+                self.add_account(accounts.from_row(row[account]))
             elif row.level is not None:
-                self.accounts[row.user_id].levels.append(ArmedLevel(*_LEVEL(row)))
+                self.accounts[row.user_id].levels.append(ArmedLevel(row.account_id, *row[level]))
             else:
-                used.append(keys.from_row(_KEY(row)))
+                used.append(keys.from_row(row[key]))
         self.keys = keys.answered(session, used)
 
     # What rules ask.
@@ -308,28 +313,6 @@ def _topup_id(metadata: dict[str, str]) -> UUID | None:
 
 _READ = "SELECT * FROM open_book(CAST(%(user_ids)s AS uuid[]), CAST(%(keys)s AS text[]))"
 """A row for each account, each level and each used key, in the columns of that; see 0004."""
-_ACCOUNT = attrgetter(
-    "account_id",
-    "user_id",
-    "opened_at",
-    "balance_micros",
-    "held_micros",
-    "entry_count",
-    "status",
-    "status_change_count",
-    "last_entry_at",
-)
-_LEVEL = attrgetter("account_id", "level", "threshold_micros", "is_armed")
-_KEY = attrgetter(
-    "idempotency_key",
-    "method",
-    "request_hash",
-    "key_account_id",
-    "transaction_id",
-    "hold_id",
-    "change_number",
-    "recorded_at",
-)
 
 _POST_TRANSACTIONS = Bulk(
     "INSERT INTO transactions ({columns}) SELECT * FROM {rows}",
