@@ -223,15 +223,10 @@ class RenewalShortOfFunds(UserEvent, source=SERVICE, type="renewal_short_of_fund
 
 
 class PurchaseCompleted(UserEvent, source=SERVICE, type="purchase_completed"):
-    """A purchase is paid and delivered. Where it was never ``was_short``, no
-    :class:`PurchaseShortOfFunds` told of it; a message that does not say may be of one that was.
-    """
-
     purchase_id: UUID
     total_micros: PriceMicros
     description: ShortText
     deployment_ids: list[UUID]
-    was_short: bool = True
 
 
 class PurchaseEnded(UserEvent, source=SERVICE, type="purchase_ended"):

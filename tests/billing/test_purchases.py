@@ -114,21 +114,6 @@ def test_every_unfinished_purchase_can_come_to_every_end(
     assert row_of(database, purchase_id).status == to
 
 
-@pytest.mark.parametrize("was_short", [True, False])
-def test_a_purchase_that_was_paid_says_whether_it_had_been_announced_as_short(
-    database: Connected, was_short: bool
-) -> None:
-    claimed = recorded(database)
-    if was_short:
-        with database.begin() as session:
-            lifecycle.wait_for_funds(session, NOW, claimed, 0, RULES)
-
-    complete(database, claimed.purchase_id)
-
-    (told,) = events(database, "purchase_completed")
-    assert told["was_short"] is was_short
-
-
 def test_completing_twice_delivers_once(database: Connected) -> None:
     purchase_id = recorded(database, quoted(5_000_000, quantity=3)).purchase_id
 

@@ -6,10 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import select
 
 from chassis.money import format_usd
-from contracts.billing import PurchaseCompleted
 from contracts.errors import (
     AccountFrozen,
     Conflict,
@@ -21,8 +19,6 @@ from contracts.topup import RefusalCode, Topup, Trigger
 from services.topup.automatic import pages
 from services.topup.automatic.rule import Refusal
 from services.topup.charging import checkout
-from services.topup.models import TriggerRecord
-from services.topup.service import TopupService
 from tests.topup.conftest import USD, Card, Customer, Desk
 
 PRICE = 32 * USD
@@ -522,32 +518,3 @@ def test_the_same_request_again_leads_to_its_page_though_the_wallet_froze(
     desk.wallet.frozen.add(buyer.customer.user_id)
 
     assert buyer.customer.start_topup(25 * USD, idempotency_key=key).topup_id == first.topup_id
-
-
-@pytest.mark.parametrize(
-    ("told", "kept"), [({}, 1), ({"was_short": True}, 1), ({"was_short": False}, 0)]
-)
-def test_of_a_paid_purchase_that_was_never_short_nothing_is_kept_and_its_page_is_closed(
-    buyer: Buyer, told: dict[str, bool], kept: int
-) -> None:
-    buyer.open_page()
-    paid = PurchaseCompleted(
-        event_id=uuid.uuid4(),
-        occurred_at=buyer.desk.clock(),
-        user_id=buyer.customer.user_id,
-        purchase_id=buyer.purchase_id,
-        total_micros=PRICE,
-        description="VM-Production",
-        deployment_ids=[],
-    )
-    service = TopupService()
-    service.database = buyer.desk.till.database  # type: ignore[assignment]
-
-    service.end_paid_purchase({**paid.model_dump(mode="json", exclude={"was_short"}), **told})
-
-    with buyer.desk.till.database.read() as session:
-        triggers = session.scalars(
-            select(TriggerRecord).where(TriggerRecord.reference == str(buyer.purchase_id))
-        ).all()
-    assert len(triggers) == kept
-    assert [topup.closing_reason for topup in buyer.customer.topups()] == [pages.PAID_OTHERWISE]

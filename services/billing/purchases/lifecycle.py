@@ -160,7 +160,6 @@ def complete(
     row = session.get_one(PurchaseRow, purchase_id, with_for_update=True)
     if row.status == PurchaseStatus.COMPLETED:
         return row
-    was_short = row.status == PurchaseStatus.AWAITING_FUNDS
     _move(row, PurchaseStatus.COMPLETED, now)
     row.transaction_id = transaction_id
     row.shortfall_micros = 0
@@ -180,7 +179,6 @@ def complete(
             total_micros=row.total_micros,
             description=describe(row.lines),
             deployment_ids=[deployment.deployment_id for deployment in row.deployments],
-            was_short=was_short,
         ),
     )
     return row

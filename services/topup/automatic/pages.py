@@ -110,31 +110,17 @@ def is_to_close(topup: Topup, policy: Policy, now: datetime) -> bool:
 
 def purchase_completed(session: Session, event: PurchaseCompleted, now: datetime) -> None:
     """It is paid; where it cost something, the account is not idle any more."""
-    end_purchase(
-        session,
-        event.user_id,
-        str(event.purchase_id),
-        PAID_OTHERWISE,
-        now,
-        was_short=event.was_short,
-    )
+    end_purchase(session, event.user_id, str(event.purchase_id), PAID_OTHERWISE, now)
     if event.total_micros:
         triggers.end_idleness(session, event.user_id, now)
 
 
 def end_purchase(
-    session: Session,
-    user_id: UUID,
-    reference: str,
-    reason: str,
-    now: datetime,
-    *,
-    was_short: bool = True,
+    session: Session, user_id: UUID, reference: str, reason: str, now: datetime
 ) -> None:
     """A purchase needs no money any more: neither a page nor a charge is to bring any.
 
     A page that is being opened for it at this moment is closed, or sees that the purchase is over.
-    Of one that never ``was_short`` no news comes later, and nothing is kept.
     """
     topups.lock_user(session, user_id)
     is_for_it = or_(
@@ -142,8 +128,7 @@ def end_purchase(
         and_(Topup.trigger == Trigger.PURCHASE, Topup.trigger_reference == reference),
     )
     _close(session, user_id, is_for_it, reason, now)
-    if was_short:
-        triggers.end(session, user_id, Trigger.PURCHASE, reference, now)
+    triggers.end(session, user_id, Trigger.PURCHASE, reference, now)
 
 
 def close_frozen(session: Session, user_id: UUID, froze_at: datetime, now: datetime) -> None:
