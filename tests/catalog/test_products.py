@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import delete, event
+from sqlalchemy import Engine, delete, event
 from sqlalchemy.exc import IntegrityError
 
 from chassis.database import Connected
@@ -148,9 +148,9 @@ def test_words_are_looked_for_once_for_a_page_and_its_total(
     def note(_connection: object, cursor: Any, *_: object) -> None:
         sent.append(cursor.query.decode())
 
-    event.listen(database.engine, "after_cursor_execute", note)
+    event.listen(Engine, "after_cursor_execute", note)
     names(database, q="plain")
-    event.remove(database.engine, "after_cursor_execute", note)
+    event.remove(Engine, "after_cursor_execute", note)
 
     with database.read() as session:
         plans = [
@@ -172,9 +172,9 @@ def test_a_page_reads_one_product_more_than_it_shows(
     def note(_connection: object, cursor: Any, *_: object) -> None:
         read.append(cursor.rowcount)
 
-    event.listen(database.engine, "after_cursor_execute", note)
+    event.listen(Engine, "after_cursor_execute", note)
     names(database, limit=2)
-    event.remove(database.engine, "after_cursor_execute", note)
+    event.remove(Engine, "after_cursor_execute", note)
 
     assert max(read) == 3
 
