@@ -111,6 +111,9 @@ def _load_holds(session: Session, book: Book, commands: Iterable[Postable]) -> N
         book.holds = {hold.hold_id: hold for hold in holds.load(session, wanted)}
 
 
+_SHARED = (Debit, Capture)
+
+
 def owners(command: Postable) -> tuple[UUID, ...]:
     """The users whose wallets a command names. A correction may touch others, too."""
     if isinstance(command, CloseKey):
@@ -118,7 +121,7 @@ def owners(command: Postable) -> tuple[UUID, ...]:
     if isinstance(command, Transfer):
         return command.from_user_id, command.to_user_id
     user_id: UUID = command.user_id  # type: ignore[attr-defined]
-    if isinstance(command, Debit | Capture) and command.shares:
+    if isinstance(command, _SHARED) and command.shares:
         earners = [share.destination for share in command.shares]
         return (user_id, *(earner for earner in earners if isinstance(earner, UUID)))
     return (user_id,)

@@ -120,28 +120,23 @@ class Book:
         Who gives stands before who gets. The caller has checked that they may give it. Raises
         ``Conflict`` when somebody's wallet cannot hold so much.
         """
-        for side, amount_micros, _ in legs:
-            if amount_micros > 0 and isinstance(side, Account):
-                accounts.require_room(side, amount_micros)
-        recorded_at = self._recorded_at(legs)
+        users_legs = [(leg.side, leg) for leg in legs if isinstance(leg.side, Account)]
+        # Now, or a little later: another replica's clock may be ahead, and dates only rise.
+        recorded_at = self.now
+        for account, leg in users_legs:
+            if leg.amount_micros > 0:
+                accounts.require_room(account, leg.amount_micros)
+            if account.last_entry_at is not None and account.last_entry_at > recorded_at:
+                recorded_at = account.last_entry_at
         effective_at = movement.effective_at or recorded_at
         posted = Posted(new_id(), movement, effective_at, recorded_at, {})
         given_micros = sum([leg.amount_micros for leg in legs if leg.amount_micros > 0])
         self._transactions.append(_transaction_row(posted, given_micros, self.call.caller))
         for leg in legs:
             self._enter(posted, leg)
-        for leg in legs:
-            if isinstance(leg.side, Account):
-                self._tell_owner(leg.side, leg, posted)
+        for account, leg in users_legs:
+            self._tell_owner(account, leg, posted)
         return posted
-
-    def _recorded_at(self, legs: Sequence[Leg]) -> datetime:
-        """Now, or a little later: another replica's clock may be ahead, and dates only rise."""
-        recorded_at = self.now
-        for side, _, _ in legs:
-            if isinstance(side, Account):
-                recorded_at = max(recorded_at, side.last_entry_at or recorded_at)
-        return recorded_at
 
     def _enter(self, posted: Posted, leg: Leg) -> None:
         side, amount_micros, kind = leg
