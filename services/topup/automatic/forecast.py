@@ -7,6 +7,7 @@ threshold, the cool-down passes, and so on until nothing is due or a reason stop
 not pass within minutes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from uuid import UUID
@@ -48,17 +49,18 @@ class Story:
     """How things stand while the rule is played forward.
 
     ``pending`` are the triggers that may lead to a charge, oldest first, and ``own`` the
-    reference of the purchase that is asked about.
+    reference of the purchase that is asked about. ``usage`` is counted when something is to be
+    decided.
     """
 
     policy: Policy
     settings: AutoTopupSettings | None
-    usage: Usage
     funds: Funds
     pending: list[Pending]
     arriving_micros: int
     now: datetime
     own: str = ""
+    usage: Usage = field(init=False)
     charges: list[Foreseen] = field(default_factory=list)
     refusal: Refusal | None = None
     is_cut: bool = False
@@ -94,8 +96,11 @@ class Story:
     def forget_own(self) -> None:
         self.pending = [item for item in self.pending if item.reference != self.own]
 
-    def play(self) -> None:
+    def play(self, count_usage: Callable[[], Usage]) -> None:
         """Until nothing is due any more."""
+        if not self.arriving_micros and not any(item.is_due for item in self.pending):
+            return
+        self.usage = count_usage()
         while len(self.charges) < CHARGES_MAX:
             item = next((item for item in self.pending if item.is_due), None)
             if item is not None:
@@ -219,7 +224,6 @@ def foresee(
     story = Story(
         policy=policy,
         settings=_copy(stored) if stored else None,
-        usage=limits.usage(session, request.user_id, now, policy, str(request.purchase_id or "")),
         funds=funds,
         pending=triggers.pending(session, request.user_id, now),
         arriving_micros=limits.arriving_micros(session, request.user_id, arrived),
@@ -227,7 +231,7 @@ def foresee(
         own=str(request.purchase_id or ""),
     )
     _begin(story, request)
-    story.play()
+    story.play(lambda: limits.usage(session, request.user_id, now, policy, story.own))
     in_flight = limits.in_flight_topup(session, request.user_id)
     refusal = story.refusal
     return ChargeForecast(
