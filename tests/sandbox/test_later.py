@@ -81,7 +81,7 @@ def test_a_pending_refund_succeeds_later(
 
     assert refund.status == "pending"
     assert client.v1.refunds.retrieve(refund.id).status == "succeeded"
-    eventually(lambda: statuses(receiver, refund.id)["refund.updated"] == "succeeded")
+    eventually(lambda: statuses(receiver, refund.id).get("refund.updated") == "succeeded")
     assert statuses(receiver, refund.id)["refund.created"] == "pending"
 
 
