@@ -72,8 +72,8 @@ def start() -> Response:
         amount_micros = chosen_credits()
         if amount_micros is None and are_more_than_said(_charges(user.user_id, line)):
             flash(
-                "Auto top-up would charge more than you were told. Nothing is bought yet: look at"
-                " the new figures, then press again.",
+                "Auto top-up would charge more than you were told. This press bought nothing:"
+                " look at the new figures, then press again. Pressing again buys once.",
                 "warning",
             )
             return redirect(_same_form(slug), 303)
