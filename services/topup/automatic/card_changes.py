@@ -43,10 +43,10 @@ def keep(session: Session, payment_method: Object, now: datetime) -> None:
     is_new = card is None
     if card is None:
         card = Card(payment_method_id=payment_method["id"], user_id=user_id, added_at=now)
-        saved_cards.describe(card, details)
+    saved_cards.describe(card, details)
+    if is_new:
         _replace_same(session, card, settings, now)
         session.add(card)
-    saved_cards.describe(card, details)
     session.flush()
     if is_new and settings is not None:
         pauses.card_added(session, settings, card.payment_method_id, now)

@@ -68,7 +68,10 @@ class Story:
     @property
     def waits(self) -> bool:
         """Whether the purchase that is asked about is not paid yet."""
-        return any(item.needed_micros and item.reference == self.own for item in self.pending)
+        return any(self._is_own(item) for item in self.pending)
+
+    def _is_own(self, item: Pending) -> bool:
+        return item.needed_micros > 0 and item.reference == self.own
 
     def spend(self, amount_micros: int) -> None:
         """Money leaves the wallet, which speaks when it falls below the threshold.
@@ -112,7 +115,7 @@ class Story:
         self.is_cut = True
 
     def _decide(self, item: Pending) -> None:
-        is_own = item.needed_micros > 0 and item.reference == self.own
+        is_own = self._is_own(item)
         decision = rule.decide(
             Situation(
                 policy=self.policy,
@@ -135,8 +138,7 @@ class Story:
     def _refuse(self, refusal: Refusal, item: Pending) -> None:
         """This trigger comes to nothing now; the others are decided about by themselves."""
         if refusal.code != RefusalCode.NOT_NEEDED:
-            is_own = item.needed_micros > 0 and item.reference == self.own
-            self.refusal = refusal if is_own else self.refusal or refusal
+            self.refusal = refusal if self._is_own(item) else self.refusal or refusal
         self._put_off(item)
         self._arrive(0)
 
@@ -221,18 +223,19 @@ def foresee(
     ``arrived``: see :func:`look`.
     """
     stored = session.get(AutoTopupSettings, request.user_id)
+    arriving_micros = limits.arriving_micros(session, request.user_id, arrived)
     story = Story(
         policy=policy,
         settings=_copy(stored) if stored else None,
         funds=funds,
         pending=triggers.pending(session, request.user_id, now),
-        arriving_micros=limits.arriving_micros(session, request.user_id, arrived),
+        arriving_micros=arriving_micros,
         now=now,
         own=str(request.purchase_id or ""),
     )
     _begin(story, request)
     story.play(lambda: limits.usage(session, request.user_id, now, policy, story.own))
-    in_flight = limits.in_flight_topup(session, request.user_id)
+    in_flight = limits.in_flight_topup(session, request.user_id) if arriving_micros else None
     refusal = story.refusal
     return ChargeForecast(
         charges=[_planned(session, foreseen) for foreseen in story.charges],

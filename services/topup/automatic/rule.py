@@ -417,7 +417,7 @@ def refuse(session: Session, record: TriggerRecord, refusal: Refusal, now: datet
     if refusal.code == RefusalCode.NOT_NEEDED:
         # Published every time where something waits, so that it takes the money that is there;
         # and never after a look of ours that nothing waits for.
-        is_published = record.trigger in (Trigger.PURCHASE, Trigger.RENEWAL)
+        is_published = record.trigger in triggers.WAITING
     else:
         is_published = is_new is not None
     if not is_published:

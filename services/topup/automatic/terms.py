@@ -295,7 +295,8 @@ def preview(
             refusal = then if isinstance(then, rule.Refusal) else refusal
     charge = then if isinstance(then, rule.Charge) else None
     card = session.get(Card, charge.payment_method_id) if charge is not None else None
-    page = pages.open_for(session, user_id, purchase) if purchase else None
+    has_page = situation.usage.card_page_until is not None
+    page = pages.open_for(session, user_id, purchase) if has_page else None
     amount_micros = charge.amount_micros if charge is not None else 0
     said = f"Auto top-up charges {format_usd(amount_micros)}."
     return AutoTopupPreview(

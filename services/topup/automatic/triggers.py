@@ -182,24 +182,22 @@ def purchase_of(record: TriggerRecord) -> str:
 
 def is_over(session: Session, user_id: UUID, purchase_id: UUID) -> bool:
     """Whether this purchase needs no money any more."""
-    found = session.scalar(
-        select(TriggerRecord.trigger_id).where(
-            TriggerRecord.user_id == user_id,
-            TriggerRecord.trigger == Trigger.PURCHASE,
-            TriggerRecord.reference == str(purchase_id),
-            TriggerRecord.ended_at.is_not(None),
-        )
-    )
-    return found is not None
+    return _needs_nothing(session, user_id, Trigger.PURCHASE, str(purchase_id))
 
 
 def has_ended(session: Session, topup: Topup) -> bool:
     """Whether what asked for this top-up needs no money any more."""
+    return _needs_nothing(session, topup.user_id, topup.trigger, topup.trigger_reference)
+
+
+def _needs_nothing(
+    session: Session, user_id: UUID, trigger: str | None, reference: str | None
+) -> bool:
     found = session.scalar(
         select(TriggerRecord.trigger_id).where(
-            TriggerRecord.user_id == topup.user_id,
-            TriggerRecord.trigger == topup.trigger,
-            TriggerRecord.reference == topup.trigger_reference,
+            TriggerRecord.user_id == user_id,
+            TriggerRecord.trigger == trigger,
+            TriggerRecord.reference == reference,
             TriggerRecord.ended_at.is_not(None),
         )
     )
@@ -317,7 +315,7 @@ def make_due(session: Session, user_id: UUID, now: datetime) -> None:
         update(TriggerRecord)
         .where(
             TriggerRecord.user_id == user_id,
-            TriggerRecord.trigger.in_((Trigger.PURCHASE, Trigger.RENEWAL)),
+            TriggerRecord.trigger.in_(WAITING),
             TriggerRecord.needed_micros > 0,
             TriggerRecord.ended_at.is_(None),
             TriggerRecord.raised_at > now - WAITS_AT_MOST[Trigger.PURCHASE],

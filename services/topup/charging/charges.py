@@ -24,7 +24,6 @@ from contracts.topup import (
     AutoTopupStatus,
     ConfigureAutoTopup,
     TopupStatus,
-    Trigger,
     TriggerAutoTopup,
 )
 from services.topup import topups
@@ -38,9 +37,6 @@ from services.topup.till import Till
 from services.topup.wallet_questions import Funds
 
 log = logging.getLogger(__name__)
-
-SAYS_ALL = (Trigger.PURCHASE, Trigger.RENEWAL)
-"""Triggers whose event says what is available and what is lacking."""
 
 
 def configure(till: Till, command: ConfigureAutoTopup) -> AutoTopupStatus:
@@ -102,7 +98,7 @@ def _situation(
     till: Till, record: TriggerRecord, now: datetime, is_fresh: bool
 ) -> tuple[Funds | None, int | None]:
     """The wallet and what waits: as a fresh event says, or else as the wallet says now."""
-    if is_fresh and record.available_micros is not None and record.trigger in SAYS_ALL:
+    if is_fresh and record.available_micros is not None and record.trigger in triggers.WAITING:
         waiting_micros = record.shortfall_micros + record.available_micros
         return Funds(available_micros=record.available_micros), waiting_micros
     try:

@@ -449,6 +449,13 @@ def refresh(till: Till, user_id: UUID, topup_id: UUID) -> Topup:
         session_id = _claim_question(session, topup, till.clock())
     if session_id is None:
         return topup
+    _settle_if_answered(till, session_id)
+    with till.database.read() as session:
+        return topups.get(session, user_id, topup_id)
+
+
+def _settle_if_answered(till: Till, session_id: str) -> None:
+    """What the processor does not say now is asked again by the next look."""
     try:
         settle_session(till, session_id)
     except ProcessorError as error:
@@ -456,8 +463,6 @@ def refresh(till: Till, user_id: UUID, topup_id: UUID) -> Topup:
             "the card processor did not say what became of a page",
             extra={"session": session_id, "reason": error.message},
         )
-    with till.database.read() as session:
-        return topups.get(session, user_id, topup_id)
 
 
 def _claim_question(session: Session, topup: Topup, now: datetime) -> str | None:
@@ -492,13 +497,7 @@ def refresh_setups(till: Till, user_id: UUID) -> None:
             .returning(CardSetup.session_id)
         ).all()
     for session_id in open_setups[:5]:
-        try:
-            settle_session(till, session_id)
-        except ProcessorError as error:
-            log.info(
-                "the card processor did not say what became of a page",
-                extra={"session": session_id, "reason": error.message},
-            )
+        _settle_if_answered(till, session_id)
 
 
 def close_setups(session: Session, now: datetime) -> None:

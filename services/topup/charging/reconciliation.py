@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 from chassis.money import format_usd, from_cents
 from contracts.keys import is_topup, restored_key, reversal_key, topup_key
 from services.topup.automatic import limits
-from services.topup.charging.outcomes import PAID, is_given_back, is_paid_with
+from services.topup.charging.outcomes import PAID, is_given_back, is_paid_with, topup_id_of
 from services.topup.models import Difference, Reversal, Topup
 from services.topup.processor import CURRENCY, TOPUP_ID, Missing, Object
 from services.topup.till import Till
@@ -321,12 +321,7 @@ def _topups(
     session: Session, since: datetime, until: datetime, payments: list[Object]
 ) -> list[Topup]:
     """Top-ups made, paid or credited in the period, and those that a payment of it names."""
-    ids = []
-    for payment in payments:
-        try:
-            ids.append(UUID(payment["metadata"].get(TOPUP_ID, "")))
-        except ValueError:
-            continue
+    ids = [found for payment in payments if (found := topup_id_of(payment)) is not None]
     was_credited_since = or_(Topup.credited_at.is_(None), Topup.credited_at >= since)
     return list(
         session.scalars(
