@@ -10,6 +10,7 @@ from sqlalchemy import text
 from chassis.database import Connected, connect
 from contracts.billing import PurchaseLine, StartPurchase
 from contracts.catalog import BillingPeriod, Category, Product, Quote, QuotedLine
+from services.billing.models import PurchaseRow
 from services.billing.purchases import lifecycle
 from services.billing.purchases.claims import Claim
 from services.billing.settings import BillingSettings
@@ -95,3 +96,9 @@ def recorded(
         claimed = lifecycle.record(session, now, command, quote, rules)
     assert claimed is not None
     return claimed
+
+
+def row_of(database: Connected, purchase_id: UUID) -> PurchaseRow:
+    """A purchase as it is stored by now."""
+    with database.read() as session:
+        return session.get_one(PurchaseRow, purchase_id)

@@ -13,12 +13,12 @@ from contracts.billing import PurchaseLine, PurchaseStatus
 from contracts.catalog import ReserveStock
 from contracts.errors import BadRequest, LimitExceeded, PriceChanged, Unavailable
 from contracts.wallet import CloseKey
-from services.billing.models import PurchaseLineRow, PurchaseRow, StockReleaseRow
+from services.billing.models import PurchaseLineRow, StockReleaseRow
 from services.billing.purchases import allowances, claims, lifecycle, refusals
 from services.billing.purchases.checkout import EXPIRY_GRACE, Checkout
 from services.billing.purchases.claims import Claim
 from services.billing.settings import BillingSettings
-from tests.billing.conftest import NOW, RULES, quote_of, quoted, recorded
+from tests.billing.conftest import NOW, RULES, quote_of, quoted, recorded, row_of
 from tests.billing.test_allowances import stocked
 
 INSTANT = timedelta(microseconds=1)
@@ -47,11 +47,6 @@ def asked(database: Connected, claimed: Claim, now: datetime) -> list[type]:
 
 def raises_if(is_refused: bool, error: type[Exception]) -> AbstractContextManager[object]:
     return pytest.raises(error) if is_refused else nullcontext()
-
-
-def row_of(database: Connected, claimed: Claim) -> PurchaseRow:
-    with database.read() as session:
-        return session.get_one(PurchaseRow, claimed.purchase_id)
 
 
 def waiting(database: Connected, *, is_owed: bool = False) -> Claim:
@@ -99,7 +94,7 @@ def test_a_purchase_expires_on_the_instant(
 
     asked(database, claimed, now)
 
-    assert row_of(database, claimed).closing_status == closing
+    assert row_of(database, claimed.purchase_id).closing_status == closing
 
 
 @pytest.mark.parametrize(
@@ -146,7 +141,7 @@ def test_what_no_longer_holds_stock_is_due_when_it_expires(database: Connected) 
 
     asked(database, claimed, END_OF_HOLD)
 
-    assert row_of(database, claimed).due_at == EXPIRY
+    assert row_of(database, claimed.purchase_id).due_at == EXPIRY
 
 
 def test_stock_that_the_catalog_did_not_hear_of_stays_to_be_put_back(database: Connected) -> None:
@@ -221,7 +216,7 @@ def test_what_is_said_from_the_instant_of_a_purchase_on_is_about_it(
     with database.begin() as session:
         refusals.explain(session, said_at, claimed.row.user_id, "said", "…")
 
-    assert (row_of(database, claimed).status_code == "said") is is_told
+    assert (row_of(database, claimed.purchase_id).status_code == "said") is is_told
 
 
 @pytest.mark.parametrize(
@@ -235,7 +230,7 @@ def test_what_was_said_last_stands(database: Connected, later: timedelta, is_tol
         with database.begin() as session:
             refusals.explain(session, said_at, claimed.row.user_id, code, "…")
 
-    assert (row_of(database, claimed).status_code == "second") is is_told
+    assert (row_of(database, claimed.purchase_id).status_code == "second") is is_told
 
 
 @pytest.mark.parametrize(("length", "kept"), [(199, 199), (200, 200), (201, 200)])

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import text
@@ -14,15 +14,10 @@ from services.billing.deployments.lifecycle import change_status
 from services.billing.models import DeploymentRow, PurchaseRow, StockReleaseRow
 from services.billing.purchases import claims, lifecycle, refusals
 from services.billing.purchases.claims import Claim
-from tests.billing.conftest import NOW, RULES, quoted, recorded
+from tests.billing.conftest import NOW, RULES, quoted, recorded, row_of
 
 LATER = NOW + timedelta(minutes=5)
 PRICE_MICROS = 5_000_000
-
-
-def row_of(database: Connected, purchase_id: UUID) -> PurchaseRow:
-    with database.read() as session:
-        return session.get_one(PurchaseRow, purchase_id)
 
 
 def told(database: Connected) -> list[tuple[str, dict[str, Any]]]:

@@ -20,7 +20,7 @@ from services.billing.models import DeploymentRow, PurchaseLineRow, PurchaseRow,
 from services.billing.purchases import lifecycle, refusals
 from services.billing.purchases.lifecycle import TRANSITIONS
 from services.billing.settings import BillingSettings
-from tests.billing.conftest import NOW, RULES, command_for, quote_of, quoted, recorded
+from tests.billing.conftest import NOW, RULES, command_for, quote_of, quoted, recorded, row_of
 
 ENDS = [status for status, moves in TRANSITIONS.items() if not moves]
 
@@ -31,11 +31,6 @@ def events(database: Connected, event_type: str) -> list[dict[str, object]]:
             text("SELECT payload FROM outbox WHERE type = :type ORDER BY id"), {"type": event_type}
         )
         return [row.payload for row in rows]
-
-
-def row_of(database: Connected, purchase_id: UUID) -> PurchaseRow:
-    with database.read() as session:
-        return session.get_one(PurchaseRow, purchase_id)
 
 
 def complete(database: Connected, purchase_id: UUID) -> PurchaseRow:

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from chassis.database import Connected, connect
 from chassis.identifiers import new_id
 from chassis.money import to_cents
+from contracts.catalog import ListProducts
 from contracts.topup import (
     ConfigureAutoTopup,
     StartCardSetup,
@@ -35,7 +36,7 @@ from services.topup.policy import Policy
 from services.topup.processor import Processor
 from services.topup.till import Till
 from services.topup.wallet_questions import Entry, Funds
-from tests.system import MigratedDatabases
+from tests.system import MigratedDatabases, System
 
 USD = 1_000_000
 SECRET = "whsec_of_the_tests"
@@ -455,3 +456,10 @@ def desk(database: Connected, sandbox: Sandbox, policy: Policy) -> Desk:
         later=lambda work, *arguments, owner: queue.append((work, arguments)),  # noqa: ARG005
     )
     return Desk(till, sandbox, wallet, clock, queue)
+
+
+@pytest.fixture(scope="module")
+def product_id(stack: System) -> UUID:
+    """A virtual machine of $15.00, of the module's own ``stack``."""
+    products = stack.rpc.call(ListProducts(q="VM", limit=50)).products
+    return next(p.product_id for p in products if p.price_micros == 15 * USD)

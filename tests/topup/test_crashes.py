@@ -8,7 +8,6 @@ import pytest
 import requests
 
 from contracts.billing import GetPurchase
-from contracts.catalog import ListProducts
 from contracts.errors import ServiceError
 from contracts.topup import GetTopup
 from tests.conftest import StackFactory
@@ -48,12 +47,6 @@ def stack(service_stack: StackFactory, order: Path) -> System:
             "MYCELIUM_CRASH_FILE": str(order),
         },
     )
-
-
-@pytest.fixture(scope="module")
-def product_id(stack: System) -> UUID:
-    products = stack.rpc.call(ListProducts(q="VM", limit=50)).products
-    return next(p.product_id for p in products if p.price_micros == 15 * USD)
 
 
 def restart_after_crash(stack: System) -> None:

@@ -12,7 +12,6 @@ import stripe
 
 from chassis.identifiers import new_id
 from contracts.billing import GetPurchase, Purchase, PurchaseLine, StartPurchase
-from contracts.catalog import ListProducts
 from contracts.errors import BadRequest, IdempotencyConflict, LimitExceeded, NotFound
 from contracts.topup import (
     AutoTopupStatus,
@@ -140,12 +139,6 @@ def session_of(url: str) -> str:
 @pytest.fixture
 def person(stack: System) -> Person:
     return Person(stack)
-
-
-@pytest.fixture(scope="module")
-def product_id(stack: System) -> UUID:
-    products = stack.rpc.call(ListProducts(q="VM", limit=50)).products
-    return next(p.product_id for p in products if p.price_micros == 15 * USD)
 
 
 def test_credits_bought_by_hand_arrive_though_no_webhook_came(person: Person) -> None:
