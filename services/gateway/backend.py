@@ -162,7 +162,11 @@ def call(request: Request[ReplyT], timeout_s: float | None = None) -> ReplyT:
     ``DeadlineExceeded`` when no answer came in time: its outcome is unknown then, and the same
     command with the same key is the way to learn it.
     """
-    return current_backend().call(request, timeout_s or request.answer_within_s)
+    reply = current_backend().call(request, timeout_s or request.answer_within_s)
+    if not isinstance(request, Command):
+        # The menu often wants to know the same: see ask_all.
+        _answers()[_name(request)] = reply
+    return reply
 
 
 @overload
@@ -197,7 +201,7 @@ def ask_all(*questions: Request[Any] | None) -> tuple[Any, ...]:
     The menu and the page below it often want to know the same: it is asked once in a request. A
     service that somebody waited for in vain since the request began is not waited for again.
     """
-    answers: dict[str, Any] = g.setdefault("answers", {})
+    answers = _answers()
     since_s: float = g.setdefault("asking_since_s", time.monotonic())
     deadline_s = time.monotonic() + ANSWER_WITHIN_S
     backend = current_backend()
@@ -219,6 +223,12 @@ def ask(question: Request[ReplyT]) -> ReplyT | None:
     """The answer to a question that a page can do without: see :func:`ask_all`."""
     answer, _ = ask_all(question, None)
     return answer
+
+
+def _answers() -> dict[str, Any]:
+    """What is known in this request, by the name of the question."""
+    answers: dict[str, Any] = g.setdefault("answers", {})
+    return answers
 
 
 def _name(question: Request[Any] | None) -> str:

@@ -7,6 +7,7 @@ error bodies, and ours are part of the contract.
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import simplejson
@@ -187,11 +188,11 @@ def as_text(operations: Sequence[Operation]) -> str:
 def serve(operations: Sequence[Operation]) -> Blueprint:
     """/api/openapi.json: the document of these endpoints."""
     blueprint = Blueprint("api_openapi", __name__)
-    document = describe_api(operations)
+    document = cache(lambda: describe_api(operations))
 
     @blueprint.get("/api/openapi.json")
     def openapi() -> Response:
-        response = jsonify(document)
+        response = jsonify(document())
         response.headers["Cache-Control"] = "public, max-age=300"
         return response
 
