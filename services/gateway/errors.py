@@ -51,14 +51,12 @@ _HTTP_CODES = {
     408: "request_timeout",
     413: "body_too_large",
     415: "unsupported_media_type",
-    429: "too_many_requests",
 }
 
 _HTTP_MESSAGES = {
     404: "There is nothing at this address.",
     405: "This address does not take this method; the Allow header lists those that it takes.",
     413: "The body is too large.",
-    429: "Too many requests: wait a little, then try again.",
 }
 
 _TITLES = {
@@ -142,11 +140,7 @@ def _without_csrf() -> Problem:
 def _from_http(error: HTTPException) -> Problem:
     status = error.code or 500
     message = _HTTP_MESSAGES.get(status) or error.description or "The request failed."
-    headers = {
-        name: value
-        for name, value in error.get_headers()
-        if name in ("Allow", "Retry-After", "Location")
-    }
+    headers = {name: value for name, value in error.get_headers() if name in ("Allow", "Location")}
     return Problem(status, _HTTP_CODES.get(status, "http_error"), message, headers=headers)
 
 

@@ -26,6 +26,7 @@ from services.gateway.errors import STATUSES
 from services.gateway.pages.cards import say_what_happened
 from services.gateway.pages.formats import plain_dollars
 from services.gateway.pages.forms import (
+    charged_micros,
     command_key,
     money_field,
     optional_money_field,
@@ -80,7 +81,7 @@ class SettingsForm:
 
     @property
     def charge_micros(self) -> int:
-        return sum(charge.amount_micros for charge in self.charges)
+        return charged_micros(self.charges)
 
 
 @blueprint.get("/dashboard/wallet/auto-topup")
@@ -102,7 +103,7 @@ def configure() -> Response | str | tuple[str, int]:
     try:
         command = _command(user)
         charges = _charges(command)
-        if sum(charge.amount_micros for charge in charges) > said_field("charge_said"):
+        if charged_micros(charges) > said_field("charge_said"):
             agreed_terms = _terms() if command.consent else ""
             return _again(user, charges=tuple(charges), agreed_terms=agreed_terms)
         status = call(command)
@@ -134,7 +135,7 @@ def confirm_trigger() -> str | Response:
     return render_template(
         "auto_topup_now.html",
         forecast=forecast,
-        charge_micros=sum(charge.amount_micros for charge in forecast.charges),
+        charge_micros=charged_micros(forecast.charges),
     )
 
 
@@ -148,7 +149,7 @@ def trigger() -> Response:
     user = signed_in_user()
     back = url_for("auto_topup.settings")
     forecast = _forecast_by_hand(user)
-    if sum(charge.amount_micros for charge in forecast.charges) > said_field("charge_said"):
+    if charged_micros(forecast.charges) > said_field("charge_said"):
         return redirect(url_for("auto_topup.confirm_trigger"), 303)
     try:
         outcome = call(

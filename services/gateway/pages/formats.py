@@ -141,7 +141,7 @@ def not_now(moment: datetime) -> str:
     """`` at 14:05:30 UTC`` for what begins later than within seconds; else empty."""
     if moment - utc_now() < SOON:
         return ""
-    return f" at {moment.astimezone(UTC):%H:%M:%S} UTC"
+    return f" at {clock(moment)}"
 
 
 def state_name(state: str) -> str:

@@ -1,7 +1,7 @@
 """What the pages' forms have in common: keys, amounts of money, addresses to return to."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -93,10 +93,15 @@ def said_field(name: str) -> int:
         return 0
 
 
+def charged_micros(charges: Iterable[PlannedCharge]) -> int:
+    """What charges come to, in micro-dollars."""
+    return sum(charge.amount_micros for charge in charges)
+
+
 def are_more_than_said(charges: Sequence[PlannedCharge]) -> bool:
     """Whether these charges are more, or more money, than the form that was sent announced."""
-    amount_micros = sum(charge.amount_micros for charge in charges)
-    return len(charges) > said_field("charges_said") or amount_micros > said_field("charge_said")
+    is_more_money = charged_micros(charges) > said_field("charge_said")
+    return len(charges) > said_field("charges_said") or is_more_money
 
 
 def optional_money_field(name: str, label: str) -> int | None:

@@ -16,6 +16,7 @@ from contracts.wallet import AccountStatus, Affordability, CheckAffordability
 from services.gateway.backend import ask_all, call
 from services.gateway.pages.forms import (
     CREDIT_CHOICES_MICROS,
+    charged_micros,
     custom_credits,
     suggested_credits,
 )
@@ -51,8 +52,9 @@ class Offer:
     @property
     def charges(self) -> list[PlannedCharge]:
         """What pressing Buy Now sets off."""
-        is_known = self.forecast is not None and not self.is_frozen and not self.needs_credits
-        return self.forecast.charges if self.forecast is not None and is_known else []
+        if self.forecast is None or self.is_frozen or self.needs_credits:
+            return []
+        return self.forecast.charges
 
     choices = CREDIT_CHOICES_MICROS
 
@@ -69,8 +71,8 @@ class Offer:
         """What purchases that wait already take of the credits that come."""
         if self.forecast is None or not self.charges:
             return 0
-        charged_micros = sum(charge.amount_micros for charge in self.charges)
-        came_micros = self.balance_micros + self.forecast.in_flight_micros + charged_micros
+        arriving_micros = self.forecast.in_flight_micros + charged_micros(self.charges)
+        came_micros = self.balance_micros + arriving_micros
         return came_micros - self.total_micros - self.balance_after_micros
 
     @property
