@@ -210,19 +210,22 @@ class QueueConsumer(NamekoQueueConsumer):
 
     def dead_letter(self, provider: Any, message: Message, error: str) -> None:
         """Move a message to the service's dead letters; back to its queue when that fails."""
-        service = self.container.service_name
-        headers = {
+        self.bury(message, self.marked(provider, message, error))
+        log.error("dead letter", extra={"queue": provider.queue.name, "error": error})
+
+    def marked(self, provider: Any, message: Message, error: str) -> dict[str, Any]:
+        """The headers of a message that failed: with where it was, and why."""
+        return {
             **bodies.headers_of(message),
             ORIGIN_HEADER: provider.queue.name,
             ERROR_HEADER: error[:1000],
         }
-        self.move(
-            message,
-            headers,
-            exchange=own_queues(service),
-            routing_key=dead_letter_queue(service).name,
-        )
-        log.error("dead letter", extra={"queue": provider.queue.name, "error": error})
+
+    def bury(self, message: Message, headers: dict[str, Any]) -> None:
+        """Move a message to the service's dead letters."""
+        service = self.container.service_name
+        dead_letters = dead_letter_queue(service).name
+        self.move(message, headers, exchange=own_queues(service), routing_key=dead_letters)
 
     def move(self, message: Message, headers: dict[str, Any], **destination: Any) -> None:
         """Publish a message elsewhere with a confirm, then acknowledge it here.

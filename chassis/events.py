@@ -25,16 +25,8 @@ from nameko.rpc import Rpc as NamekoRpc
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from chassis import bodies, inbox
-from chassis.broker import (
-    ATTEMPTS_HEADER,
-    ERROR_HEADER,
-    ORIGIN_HEADER,
-    dead_letter_queue,
-    event_exchange,
-    own_queues,
-    retry_exchange,
-)
+from chassis import inbox
+from chassis.broker import ATTEMPTS_HEADER, event_exchange, retry_exchange
 from chassis.consumer import QueueConsumer
 from chassis.context import CALLER_KEY
 from chassis.settings import service_settings
@@ -132,24 +124,15 @@ class EventHandler(NamekoEventHandler):
             exc_info=exc_info,
             extra={"queue": self.queue.name, "attempts": attempts},
         )
-        headers = {
-            **bodies.headers_of(message),
-            ATTEMPTS_HEADER: attempts,
-            ORIGIN_HEADER: self.queue.name,
-            ERROR_HEADER: f"{type(error).__name__}: {error}"[:1000],
-        }
-        service = self.container.service_name
+        marked = self.queue_consumer.marked(self, message, f"{type(error).__name__}: {error}")
+        headers = {**marked, ATTEMPTS_HEADER: attempts}
         if isinstance(error, ValidationError) or attempts > len(self._delays_s):
-            self.queue_consumer.move(
-                message,
-                headers,
-                exchange=own_queues(service),
-                routing_key=dead_letter_queue(service).name,
-            )
+            self.queue_consumer.bury(message, headers)
         else:
+            delay_s = self._delays_s[attempts - 1]
             self.queue_consumer.move(
                 message,
                 headers,
-                exchange=retry_exchange(service, self._delays_s[attempts - 1]),
+                exchange=retry_exchange(self.container.service_name, delay_s),
                 routing_key=self.queue.name,
             )
