@@ -18,13 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from psycopg2 import errorcodes
 from sqlalchemy import TextClause, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from chassis.bulk import Bulk
-from chassis.database import Connected, connect
+from chassis.database import Connected, connect, is_held
 from chassis.settings import service_settings
 
 GENESIS = bytes(32)
@@ -146,7 +145,7 @@ def seal(database: Connected) -> int:
         with database.begin() as session:
             until = settled_position(session)
     except OperationalError as error:
-        if getattr(error.orig, "pgcode", None) != errorcodes.LOCK_NOT_AVAILABLE:
+        if not is_held(error):
             raise
         return 0
     sealed = 0

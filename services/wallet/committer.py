@@ -31,7 +31,7 @@ from sqlalchemy.orm import Session
 from chassis.clock import utc_now
 from chassis.context import CallContext, current_call
 from chassis.crash_points import crash_point
-from chassis.database import Connected, is_lost
+from chassis.database import Connected, is_held, is_lost
 from chassis.deferred import Deferred
 from chassis.service_database import DatabaseConnection
 from contracts.errors import DeadlineExceeded, Overloaded, ServiceError, Unavailable
@@ -96,8 +96,7 @@ class Queue:
             )
         self._size += len(job.commands)
         self._jobs.append(job)
-        if not self._filled.ready():
-            self._filled.send()
+        self.wake()
 
     def wait(self) -> None:
         """Until there is a job, or the committer is woken to stop."""
@@ -273,9 +272,9 @@ class _Fate(Enum):
 def _fate(error: Exception) -> _Fate:
     if is_lost(error) or isinstance(error, OSError):
         return _Fate.LOST
-    code = getattr(error.orig, "pgcode", None) if isinstance(error, DBAPIError) else None
-    if code == errorcodes.LOCK_NOT_AVAILABLE:
+    if is_held(error):
         return _Fate.LOCKED
+    code = getattr(error.orig, "pgcode", None) if isinstance(error, DBAPIError) else None
     return _Fate.PASSING if code in _PASSING else _Fate.REFUSED
 
 
@@ -295,7 +294,7 @@ def _unknown() -> Unavailable:
 
 
 class Committer(DependencyProvider):
-    """Injects itself: ``committer = Committer()``, then ``self.committer.carry_out(…)``."""
+    """Injects itself: ``committer = Committer()``, then ``self.committer.submit(…)``."""
 
     connection = DatabaseConnection()
 

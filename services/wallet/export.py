@@ -19,7 +19,7 @@ from chassis.database import connect
 from chassis.settings import service_settings
 from contracts.errors import NotFound
 from contracts.wallet import Export, ExportedEntry, ExportPage
-from services.wallet.book import accounts
+from services.wallet import statements
 from services.wallet.reply_size import fitting
 
 STREAM_PAGE_SIZE = 1_000
@@ -42,7 +42,7 @@ def page(session: Session, request: Export) -> ExportPage:
     """A page of entries, oldest first within an account. Raises ``NotFound``, ``BadRequest``."""
     place, last_account_id = (0, 0), _LAST_ACCOUNT_ID
     if request.user_id is not None:
-        account_id = _account_id(session, request.user_id)
+        account_id = statements.get_wallet(session, request.user_id).account_id
         place, last_account_id = (account_id, 0), account_id
     if request.cursor:
         account_id, entry_number = decode_cursor(request.cursor, int, int)
@@ -54,13 +54,6 @@ def page(session: Session, request: Export) -> ExportPage:
     if len(rows) > len(shown):
         next_cursor = encode_cursor(entries[-1].account_id, entries[-1].entry_number)
     return ExportPage(entries=entries, next_cursor=next_cursor)
-
-
-def _account_id(session: Session, user_id: UUID) -> int:
-    account = accounts.find(session, user_id)
-    if account is None:
-        raise NotFound("This user has no wallet.")
-    return account.account_id
 
 
 def _rows(

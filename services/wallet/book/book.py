@@ -17,7 +17,7 @@ from chassis.bulk import Batch, Bulk, array
 from chassis.context import CallContext
 from chassis.identifiers import new_id
 from contracts.errors import BadRequest, NotFound
-from contracts.messages import Event, Reply
+from contracts.messages import Event
 from contracts.wallet import (
     AccountStatus,
     BalanceLow,
@@ -31,7 +31,7 @@ from services.wallet.book.accounts import Account
 from services.wallet.book.holds import OpenHold
 from services.wallet.book.levels import ArmedLevel
 from services.wallet.book.originals import Original
-from services.wallet.book.postings import Effect, Leg, Movement, Posted
+from services.wallet.book.postings import Leg, Movement, Posted
 from services.wallet.models import HOUSE_ACCOUNT_IDS
 
 
@@ -237,10 +237,6 @@ class Book:
                 self.now,
             )
         )
-
-    def effect(self, reply: Reply, account: Account, change_number: int | None = None) -> Effect:
-        """The effect of a command on an account as such."""
-        return Effect(reply, account.account_id, change_number=change_number)
 
     def remember(self, record: keys.KeyRecord) -> None:
         """Bind a key to its outcome, for this batch and for ever."""

@@ -15,7 +15,8 @@ def set_alert(book: Book, command: SetLevel) -> Effect:
     """Set or drop the user's ``alert`` level. Raises ``NotFound``."""
     account = book.account(command.user_id)
     book.set_level(account, LowBalanceLevel.ALERT, command.threshold_micros)
-    return book.effect(levels.alert(command.user_id, command.threshold_micros), account)
+    reply = levels.alert(command.user_id, command.threshold_micros)
+    return Effect(reply, account.account_id)
 
 
 def arm_auto_topup(

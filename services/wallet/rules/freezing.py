@@ -17,7 +17,7 @@ from services.wallet.book.postings import Effect
 def open_account(book: Book, command: OpenAccount) -> Effect:
     """Opens the account if there is none."""
     account = book.open(command.user_id)
-    return book.effect(account.wallet(), account)
+    return Effect(account.wallet(), account.account_id)
 
 
 def freeze(book: Book, command: Freeze) -> Effect:
@@ -59,4 +59,4 @@ def _change_status(
     reply = StatusChange(
         user_id=account.user_id, status=status, reason=reason, actor=actor, changed_at=book.now
     )
-    return book.effect(reply, account, change_number=account.status_change_count)
+    return Effect(reply, account.account_id, change_number=account.status_change_count)
