@@ -3,11 +3,11 @@
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 from sqlalchemy import text
 
 from benchmarks.conftest import Record
+from benchmarks.site.processor import used_s
 from chassis.database import connect
 from deploy.local.child import Child
 from deploy.local.processes import ROOT
@@ -76,10 +76,5 @@ def _transactions(stack: System) -> dict[str, int]:
 
 
 def _processor_s(children: list[Child]) -> float:
-    total = 0.0
-    for child in children:
-        parent = psutil.Process(child.pid)
-        for process in (parent, *parent.children(recursive=True)):
-            times = process.cpu_times()
-            total += times.user + times.system
-    return total
+    # By number: replicas share their names.
+    return sum(used_s({str(child.pid): child.pid for child in children if child.pid}).values())

@@ -36,13 +36,14 @@ def migrate(
     ``announce`` is told before tables that hold data are changed. Raises DataAreNewer.
     """
     config = _config(package)
+    scripts = ScriptDirectory.from_config(config)
     engine = create_engine(database_url)
     try:
         with engine.connect() as connection:
             _wait_for_turn(connection)
-            current = _known_revision(package, connection)
+            current = _known_revision(package, scripts, connection)
             connection.commit()
-            newest = ScriptDirectory.from_config(config).get_current_head()
+            newest = scripts.get_current_head()
             if announce is not None and current not in (None, newest):
                 announce(f"Migrating the data of {package} from {current} to {newest}…")
             config.attributes["connection"] = connection
@@ -53,17 +54,17 @@ def migrate(
 
 def refuse_newer(package: str, database_url: str) -> None:
     """Change nothing; raises DataAreNewer where ``migrate`` would."""
+    scripts = ScriptDirectory.from_config(_config(package))
     engine = create_engine(database_url)
     try:
         with engine.connect() as connection:
-            _known_revision(package, connection)
+            _known_revision(package, scripts, connection)
     finally:
         engine.dispose()
 
 
-def _known_revision(package: str, connection: Connection) -> str | None:
+def _known_revision(package: str, scripts: ScriptDirectory, connection: Connection) -> str | None:
     """The revision of the data, None before the first; one of those that this version has."""
-    scripts = ScriptDirectory.from_config(_config(package))
     current = MigrationContext.configure(connection).get_current_revision()
     if current is None or current in {script.revision for script in scripts.walk_revisions()}:
         return current

@@ -212,10 +212,6 @@ class Event(BaseModel):
             cls.type = type
         cls.needs_listener = needs_listener
 
-    @classmethod
-    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        super().__pydantic_init_subclass__()
-
 
 class UserEvent(Event):
     """A fact about one user."""

@@ -7,6 +7,7 @@ works here is found to mean something else there. A name stands for all that is 
 from typing import Any
 
 from .errors import InvalidRequest
+from .params import bracketed
 
 _PAGED = "limit starting_after ending_before"
 _LISTED = f"{_PAGED} created"
@@ -106,7 +107,7 @@ def check(params: dict[str, Any], honoured: frozenset[str]) -> None:
     for path in _leaves(params) if params else ():
         names = [part for part in path if not part.isdigit()]
         if not any(".".join(names[: end + 1]) in honoured for end in range(len(names))):
-            name = path[0] + "".join(f"[{part}]" for part in path[1:])
+            name = bracketed(path)
             raise InvalidRequest(
                 f"The sandbox does not know this parameter and would drop it: {name}.", param=name
             )
