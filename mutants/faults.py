@@ -32,6 +32,9 @@ CONDITIONS = {"where", "and_", "or_", "filter"}
 # What is said and changes nothing, and where a test ends the process.
 IGNORED_CALLS = ("log.", "crash_point(")
 
+# What costs memory only, or what mypy refuses.
+IGNORED_ARGUMENTS = {"frozen", "slots"}
+
 # A constant of this kind is a judgement: nothing is right with 10 seconds and wrong with 11.
 TUNED = re.compile(r"[A-Z_]+_(S|MS|SIZE)")
 
@@ -222,6 +225,12 @@ def _is_beside_the_point(node: NodeOrLeaf) -> bool:
     while above is not None:
         if _is_type(below, above):
             return True
+        if above.type == "argument":
+            name = above.children[0].get_code().strip()
+            if name in IGNORED_ARGUMENTS or (
+                below.type == "number" and TUNED.fullmatch(name.upper())
+            ):
+                return True
         if above.type == "expr_stmt" and TUNED.fullmatch(above.children[0].get_code().strip()):
             return True
         if above.type == "simple_stmt" and above.get_code().strip().startswith(IGNORED_CALLS):

@@ -26,6 +26,8 @@ class Seen:
     """How long each test takes, and which tests ``ran`` a line, as in ``file.py:12``."""
 
     took_s: dict[str, float] = field(default_factory=dict)
+    fixtures_s: float = 0.0
+    """How long one test at most set up what it shares with others."""
     with_processes: list[str] = field(default_factory=list)
     ran: dict[str, list[str]] = field(default_factory=dict)
 
@@ -41,6 +43,10 @@ class Seen:
             return has_processes, not has_its_name, file, self.took_s[test]
 
         return sorted(ran if fault.lines else self.took_s, key=place)
+
+    def took_in_all_s(self, test: str) -> float:
+        """How long a test takes, if it is the one that starts the processes it shares."""
+        return self.took_s[test] + (self.fixtures_s if test in self.with_processes else 0)
 
 
 class Observer:
@@ -103,6 +109,7 @@ class Observer:
         with self._row_of(test):
             yield
         self._seen.took_s[test] = time.monotonic() - started - self._shared_s
+        self._seen.fixtures_s = max(self._seen.fixtures_s, self._shared_s)
         if self._processes > processes or fixtures & self._fixtures_with_processes:
             self._seen.with_processes.append(test)
 
