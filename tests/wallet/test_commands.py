@@ -36,6 +36,7 @@ def test_verification_says_what_it_looked_at(book: Ledger):
 def test_an_export_of_one_user_is_lines_of_json(book: Ledger):
     done = command(book, "export", "--user", str(book.users[0]))
 
+    assert done.returncode == 0
     amounts = [json.loads(line)["amount_micros"] for line in done.stdout.splitlines()]
     assert amounts == [25 * USD, -5 * USD]
 
@@ -47,14 +48,16 @@ def test_an_export_of_an_unknown_user_fails_and_says_so(book: Ledger):
 
 
 def test_the_chain_is_exported_and_checked_against_its_head(book: Ledger, tmp_path: Path):
-    head = command(book, "chain", "head").stdout.split()[1]
+    noted, written = (command(book, "chain", action) for action in ("head", "export"))
+    assert (noted.returncode, written.returncode) == (0, 0)
+    position, head = noted.stdout.split()
     file = tmp_path / "ledger.jsonl"
-    file.write_text(command(book, "chain", "export").stdout)
+    file.write_text(written.stdout)
 
     done = command(book, "chain", "check", str(file), "--head", head)
 
     assert done.returncode == 0
-    assert head in done.stdout
+    assert done.stdout == f"The chain holds up to position {position}: {head}\n"
 
 
 def test_what_was_sealed_after_the_noted_head_does_not_make_it_wrong(book: Ledger, tmp_path: Path):

@@ -4,9 +4,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import count
+from types import SimpleNamespace
 
 import psycopg2
 import pytest
+from greenlet import GreenletExit
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
@@ -21,7 +23,15 @@ from contracts.errors import (
 )
 from contracts.wallet import Transaction
 from services.wallet import committer
-from services.wallet.committer import Job, Queue, held_by_others, in_time, pass_over, settle
+from services.wallet.committer import (
+    Committer,
+    Job,
+    Queue,
+    held_by_others,
+    in_time,
+    pass_over,
+    settle,
+)
 from services.wallet.ledger import Outcome
 from tests.wallet.conftest import USD, Ledger, credit, debit, wallet_held
 
@@ -228,6 +238,12 @@ def test_a_wallet_that_is_known_to_be_held_is_not_waited_for_again(book: Ledger)
     assert [type(job.outcomes[0]) for job in jobs] == [Overloaded, Transaction]
 
 
+def test_nobody_is_said_to_hold_a_wallet_where_the_database_does_not_answer(book: Ledger):
+    away = failing(book.database.begin, lambda _number: True)
+
+    assert held_by_others(away, frozenset({book.user()})) == frozenset()
+
+
 def test_an_atomic_batch_with_a_held_wallet_does_nothing(book: Ledger):
     locked, free = book.user(10 * USD), book.user(10 * USD)
     job = Job([debit(free, USD), debit(locked, USD)], is_atomic=True)
@@ -294,9 +310,16 @@ def test_a_group_is_bounded_and_keeps_the_order():
     for job in jobs:
         queue.put(job)
 
-    assert queue.take(batch_size=5) == jobs[:2]
-    assert queue.take(batch_size=5) == jobs[2:]
-    assert queue.take(batch_size=5) == []
+    assert queue.take(batch_size=4) == jobs[:2]
+    assert queue.take(batch_size=4) == jobs[2:]
+    assert queue.take(batch_size=4) == []
+
+
+def test_what_was_taken_from_a_full_queue_makes_room_for_as_much():
+    queue = Queue(size_max=2)
+    for _ in range(2):
+        queue.put(Job([debit(new_id(), USD), debit(new_id(), USD)]))
+        queue.take(batch_size=2)
 
 
 def test_a_job_larger_than_a_group_is_carried_out_alone():
@@ -315,6 +338,32 @@ def test_an_atomic_job_shares_its_transaction_with_nobody():
         queue.put(job)
 
     assert [queue.take(batch_size=5) for _ in range(3)] == [[job] for job in jobs]
+
+
+def test_a_committer_that_has_nothing_to_do_waits(monkeypatch: pytest.MonkeyPatch):
+    asked: list[str] = []
+
+    class EmptyQueue(Queue):
+        def take(self, batch_size: int) -> list[Job]:
+            asked.append("take")
+            assert len(asked) <= 2, "it spins"
+            return super().take(batch_size)
+
+        def wait(self) -> None:
+            asked.append("wait")
+            raise GreenletExit
+
+    sizes = SimpleNamespace(committer_batch_size=1, committer_queue_size=1)
+    monkeypatch.setattr(committer, "get_settings", lambda: sizes)
+    monkeypatch.setattr(committer, "Queue", EmptyQueue)
+    idle = Committer()
+    idle.connection = SimpleNamespace(connected=None)
+    idle.setup()
+
+    with pytest.raises(GreenletExit):
+        idle._run()
+
+    assert asked == ["take", "wait"]
 
 
 def test_what_waited_past_its_deadline_is_not_begun_and_its_caller_hears_so():

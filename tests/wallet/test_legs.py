@@ -34,6 +34,7 @@ from contracts.wallet import (
 from deploy.local.postgres import Postgres
 from services.wallet import batches, chain, export, statements, totals, verification
 from services.wallet.rules.correcting import apportion
+from services.wallet.rules.reclaims import TakeBack
 from tests.wallet.conftest import NOON, USD, Ledger, debit, fresh_ledger
 from tests.wallet.test_corrections import freezing, refunding, reversing
 from tests.wallet.test_holds import capturing, money, place
@@ -251,6 +252,26 @@ def test_who_bought_from_himself_is_refunded_whatever_he_has_spent(book: Ledger)
 
     assert (back.amount_micros, book.balance(user_id)) == (10 * USD, 1_500_000)
     assert fees(book, paid.transaction_id) == 0
+
+
+@pytest.mark.parametrize("correcting", [refunding, reversing])
+def test_who_gives_to_himself_what_he_gets_may_be_frozen_and_in_debt(book: Ledger, correcting):
+    user_id = book.user(10 * USD)
+    paid = book.transaction(debit(user_id, 10 * USD, shares=shares((user_id, 10 * USD))))
+    book.do(
+        TakeBack(
+            idempotency_key=f"reversal:{new_id()}",
+            user_id=user_id,
+            amount_micros=11 * USD,
+            is_dispute=True,
+            description="Dispute",
+            metadata={},
+        )
+    )
+
+    book.do(correcting(user_id, paid))
+
+    assert book.balance(user_id) == -USD
 
 
 def test_a_hold_is_captured_by_who_buys_from_himself(book: Ledger):

@@ -10,6 +10,7 @@ from sqlalchemy import text
 from chassis.identifiers import new_id
 from contracts.errors import (
     BadRequest,
+    Conflict,
     IdempotencyConflict,
     InsufficientFunds,
     KeyClosed,
@@ -27,8 +28,9 @@ from contracts.wallet import (
     Wallet,
 )
 from services.wallet import ledger
+from services.wallet.book import accounts
 from tests.patience import eventually
-from tests.wallet.conftest import USD, Ledger, credit, debit, transfer
+from tests.wallet.conftest import NOON, USD, Ledger, credit, debit, transfer
 
 
 def test_a_new_wallet_is_empty_and_open(book: Ledger):
@@ -282,6 +284,24 @@ def test_money_in_is_announced_with_the_new_balance(book: Ledger):
     (event,) = book.events(user_id, "wallet_credited")
     assert event["transaction_id"] == str(made.transaction_id)
     assert event["available_micros"] == 25 * USD
+
+
+def test_a_micro_dollar_that_comes_in_is_announced(book: Ledger):
+    user_id = book.user()
+
+    book.do(credit(user_id, 1))
+
+    (event,) = book.events(user_id, "wallet_credited")
+    assert event["balance_micros"] == 1
+
+
+def test_a_wallet_holds_as_much_as_it_can_and_not_a_micro_dollar_more():
+    account = accounts.new(1000, new_id(), NOON)
+    account.balance_micros = 2**62 - 2
+
+    accounts.require_room(account, 2)
+    with pytest.raises(Conflict):
+        accounts.require_room(account, 3)
 
 
 def test_an_ordinary_debit_announces_nothing(book: Ledger):

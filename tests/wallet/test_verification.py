@@ -241,6 +241,15 @@ def test_sealing_goes_on_where_it_ended(busy: Ledger):
     assert verification.verify(busy.database).clean
 
 
+def test_a_ledger_is_sealed_in_batches_whatever_its_size(own_book: Ledger, monkeypatch):
+    monkeypatch.setattr(chain, "BATCH_SIZE", 2)
+    user_id = own_book.user(10 * USD)
+    own_book.post(*(debit(user_id, USD) for _ in range(3)))
+
+    assert chain.seal(own_book.database) == 4
+    assert verification.verify(own_book.database).sealed_count == 4
+
+
 def test_a_transaction_that_is_still_on_its_way_is_not_passed_over(busy: Ledger):
     """A writer that began first and commits last keeps the sealer waiting, then giving up."""
     with busy.session() as slow:
