@@ -169,10 +169,7 @@ class TopupService:
 
     @rpc
     def forecast_charges(self, request: ForecastCharges) -> ChargeForecast:
-        funds, arrived = forecast.look(self.till, request.user_id)
-        # All of one moment: a charge that begins meanwhile is not counted in one place alone.
-        with self.database.snapshot() as session:
-            return forecast.foresee(session, utc_now(), request, funds, self.till.policy, arrived)
+        return forecast.foretell(self.till, request)
 
     # What starts it
 

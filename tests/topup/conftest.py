@@ -110,6 +110,7 @@ class Wallet:
     entries: dict[str, Entry] = field(default_factory=dict)
     made: list[MadeCredit] = field(default_factory=list)
     """What came into wallets, in the order of the ledger."""
+    asked_for_funds: int = 0
 
     def answers(self) -> None:
         if self.failure is not None:
@@ -138,8 +139,13 @@ class Wallet:
             is_last=position + len(page) == len(self.made),
         )
 
+    def balance(self, user_id: UUID) -> Funds:
+        self.answers()
+        return Funds(self.balances.get(user_id, 0), is_frozen=user_id in self.frozen)
+
     def funds(self, user_id: UUID, _now: datetime) -> Funds:
         self.answers()
+        self.asked_for_funds += 1
         return Funds(
             available_micros=self.balances.get(user_id, 0),
             is_frozen=user_id in self.frozen,

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
@@ -32,9 +33,7 @@ PASSES_WITHIN = timedelta(minutes=5)
 def foretold(customer: Customer, spend_micros: int = 0, **how: Any) -> ChargeForecast:
     desk = customer.desk
     request = ForecastCharges(user_id=customer.user_id, spend_micros=spend_micros, **how)
-    funds, arrived = forecast.look(desk.till, customer.user_id)
-    with desk.till.database.read() as session:
-        return forecast.foresee(session, desk.clock(), request, funds, desk.till.policy, arrived)
+    return forecast.foretell(desk.till, request)
 
 
 def amounts(told: ChargeForecast) -> list[int]:
@@ -292,6 +291,42 @@ def test_nothing_is_announced_where_auto_topup_is_off(desk: Desk) -> None:
     told = foretold(customer, 15 * USD)
 
     assert (told.charges, told.threshold_micros, told.is_covered) == ([], None, True)
+
+
+@pytest.mark.parametrize(
+    ("enabled", "balance", "spent", "how"),
+    [
+        (False, 20, 15, {}),
+        (False, 20, 15, {"is_spent": True}),
+        (True, 50, 15, {}),
+        (True, 50, 15, {"is_spent": True}),
+        (True, 5, 0, {}),
+    ],
+)
+def test_where_nothing_becomes_due_the_rule_is_not_played_and_would_say_the_same(
+    desk: Desk, enabled: bool, balance: int, spent: int, how: dict[str, bool]
+) -> None:
+    customer = desk.customer(enabled=enabled)
+    desk.wallet.balances[customer.user_id] = balance * USD
+    asked_before = desk.wallet.asked_for_funds
+
+    told = foretold(customer, spent * USD, **how)
+    asked = desk.wallet.asked_for_funds - asked_before
+
+    request = ForecastCharges(user_id=customer.user_id, spend_micros=spent * USD, **how)
+    funds, _ = forecast.look(desk.till, customer.user_id)
+    with desk.till.database.read() as session:
+        played = forecast.foresee(session, desk.clock(), request, funds, desk.till.policy)
+    assert (asked, told) == (0, played)
+
+
+def test_who_is_a_cent_short_is_told_that_it_is_not_covered(desk: Desk) -> None:
+    customer = desk.customer(enabled=False)
+    desk.wallet.balances[customer.user_id] = 15 * USD - 10_000
+
+    told = foretold(customer, 15 * USD)
+
+    assert (told.is_covered, told.refusal_code) == (False, RefusalCode.DISABLED)
 
 
 def test_credits_that_are_in_the_wallet_are_not_awaited_as_well(desk: Desk) -> None:
