@@ -8,8 +8,9 @@ import logging
 import re
 import time
 from datetime import timedelta
+from functools import lru_cache
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response, g, request, url_for
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from chassis.context import CallContext, current_call
@@ -27,6 +28,7 @@ from services.gateway.settings import GatewaySettings, get_settings
 
 access_log = logging.getLogger("gateway.access")
 
+ADDRESSES_MAX = 2_000
 BODY_BYTES_MAX = 64 * 1024
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 
@@ -48,6 +50,9 @@ def create_app(settings: GatewaySettings | None = None) -> Flask:
     )
     app.jinja_options = {"autoescape": True}
     app.add_template_filter(format_usd, "usd")
+    # A page has dozens of addresses, each of which Flask would put together anew.
+    app.add_template_global(lru_cache(ADDRESSES_MAX)(url_for), "url_for")
+    app.add_template_global(assets.address_of, "asset")
     app.context_processor(lambda: {"current_user": current_user()})
     install(app, Backend(settings, connect(settings.database_url, settings.database_pool_size)))
     app.before_request(_begin_request)

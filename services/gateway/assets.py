@@ -32,6 +32,11 @@ def address() -> str:
     return f"/static/{digest.hexdigest()[:_DIGEST_LENGTH]}"
 
 
+def address_of(filename: str) -> str:
+    """Where a page finds a static file."""
+    return f"{address()}/{filename}"
+
+
 def serve(app: Flask) -> None:
     """Say how long files are kept, and compress every answer that is text.
 

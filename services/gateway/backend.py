@@ -24,6 +24,8 @@ from chassis.readiness import Readiness
 from contracts.errors import DeadlineExceeded, ServiceError, Unavailable
 from contracts.messages import Command, Reply, Request
 from services.gateway.purchase_waiters import PurchaseWaiters
+from services.gateway.rate_limits import TakenAhead
+from services.gateway.recent import Recent
 from services.gateway.settings import GatewaySettings
 
 log = logging.getLogger(__name__)
@@ -41,6 +43,17 @@ SILENT_TIMEOUT_S = 1.0
 """How long a question may wait for a service that left the last call unanswered. Without this a
 service that hangs would hold every thread of the site, also those that do not need it."""
 
+IDENTITY_AGE_S = 1.0
+"""How long who is behind a token or a session is not asked again. What ends one forgets it here;
+another process may take it for as long."""
+
+IDENTITIES_MAX = 10_000
+
+CATALOG_AGE_S = 1.0
+"""How old what the site shows of the catalog may be: see showcase.py."""
+
+CATALOG_MAX = 200
+
 _EXTENSION = "mycelium"
 
 
@@ -55,9 +68,14 @@ class Backend:
         self._waiters: PurchaseWaiters | None = None
         self._silent_since_s: dict[str, float] = {}
         """Services that left the last call unanswered, and when that was noticed."""
+        self.requests_ahead = TakenAhead(database)
         self.unlimited_until_s = 0.0
         """Until then, by the monotonic clock, requests are not limited: the database is away."""
         self.readiness: Readiness | None = None
+        self.identities: Recent[Any] = Recent(IDENTITY_AGE_S, IDENTITIES_MAX)
+        """Who was behind which secret, by its fingerprint: see people/identity.py."""
+        self.catalog: Recent[Any] = Recent(CATALOG_AGE_S, CATALOG_MAX)
+        """What the catalog told, by question, and answers that were made of it, by address."""
 
     @property
     def rpc(self) -> RpcClient:
@@ -167,6 +185,18 @@ def call(request: Request[ReplyT], timeout_s: float | None = None) -> ReplyT:
         # The menu often wants to know the same: see ask_all.
         _answers()[_name(request)] = reply
     return reply
+
+
+def call_and_ask(
+    request: Request[ReplyT], question: Request[AnswerA]
+) -> tuple[ReplyT, AnswerA | None]:
+    """What the answer needs, and beside it what it can do without: :func:`call`, :func:`ask`."""
+    reply = current_backend().begin(request, request.answer_within_s)
+    try:
+        answer = ask(question)
+    finally:
+        needed = reply()
+    return needed, answer
 
 
 @overload

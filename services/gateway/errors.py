@@ -147,7 +147,7 @@ def _from_http(error: HTTPException) -> Problem:
 def _database_away(error: Exception) -> Response:
     log.error("the gateway's database did not answer", exc_info=error)
     # The error page shows who asks, and would ask the same database for that.
-    g.setdefault("identity", None)
+    g.identity = None
     return _respond(
         Problem(
             503,

@@ -7,14 +7,16 @@ source, with neither a nonce nor 'unsafe-inline'.
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
-from functools import cache
+from functools import partial
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import ParamSpec, TypeVar
 
 from flask import Flask, Response, current_app, flash, request
+from flask.sessions import SecureCookieSessionInterface
 from flask_wtf.csrf import CSRFError, CSRFProtect
+from itsdangerous import URLSafeTimedSerializer
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from werkzeug.wrappers import Response as WebResponse
@@ -43,6 +45,18 @@ UNLIMITED_S = 5.0
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
+class CookieSessions(SecureCookieSessionInterface):
+    """Flask's, which makes what signs a cookie anew for each request, with one that it keeps."""
+
+    def __init__(self) -> None:
+        self._signer: URLSafeTimedSerializer | None = None
+
+    def get_signing_serializer(self, app: Flask) -> URLSafeTimedSerializer | None:
+        if self._signer is None:
+            self._signer = super().get_signing_serializer(app)
+        return self._signer
+
+
 def unlimited(view: Callable[P, R]) -> Callable[P, R]:
     """Requests to this view do not count against ``RATE_LIMIT_DEFAULT``."""
     view.is_unlimited = True  # type: ignore[attr-defined]
@@ -60,10 +74,11 @@ def protect(app: Flask, configured: GatewaySettings) -> None:
         WTF_CSRF_CHECK_DEFAULT=False,
         WTF_CSRF_TIME_LIMIT=None,
     )
+    app.session_interface = CookieSessions()
     csrf.init_app(app)
     app.before_request(_check_csrf)
     app.before_request(_check_rate)
-    app.after_request(_add_headers)
+    app.after_request(partial(_add_headers, _safe_headers(configured)))
 
 
 def throttle(rule: str, who: str) -> None:
@@ -113,11 +128,19 @@ def _check_rate() -> None:
         return
     identity = current_identity()
     try:
-        throttle("default", str(identity.user.user_id) if identity else place())
+        _count_request(str(identity.user.user_id) if identity else place())
     except (OperationalError, PoolTimeoutError):
         # What needs no database is not to wait for it, request after request.
         backend.unlimited_until_s = time.monotonic() + UNLIMITED_S
         log.warning("requests are not limited: the database does not answer")
+
+
+def _count_request(who: str) -> None:
+    backend = current_backend()
+    rates = rate_limits.parse(backend.settings.rate_limit_default)
+    wait = backend.requests_ahead.take(utc_now(), f"default:{who}", rates)
+    if wait is not None:
+        raise _too_many(wait)
 
 
 def _too_many(wait: timedelta) -> Problem:
@@ -169,26 +192,33 @@ def _from_an_old_page(form_page: str) -> WebResponse:
     return to_page(form_page)
 
 
-def _add_headers(response: Response) -> Response:
-    configured = settings()
+def _add_headers(safe: Iterable[tuple[str, str, str]], response: Response) -> Response:
     headers = response.headers
-    headers.setdefault("Content-Security-Policy", _policy(configured))
-    headers.setdefault("X-Content-Type-Options", "nosniff")
-    headers.setdefault("X-Frame-Options", "DENY")
-    headers.setdefault("Referrer-Policy", "same-origin")
-    headers.setdefault("Cross-Origin-Opener-Policy", "same-origin")
-    headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
-    headers.setdefault(
-        "Permissions-Policy", "camera=(), geolocation=(), microphone=(), payment=(), usb=()"
-    )
-    if configured.is_secure:
-        headers.setdefault("Strict-Transport-Security", "max-age=31536000; includeSubDomains")
-    if request.endpoint not in ENDPOINTS:
-        headers.setdefault("Cache-Control", "no-store")
+    given = {name.lower() for name, _ in headers}
+    for name, lowered, value in safe:
+        if lowered not in given:
+            headers.add(name, value)
+    if "cache-control" not in given and request.endpoint not in ENDPOINTS:
+        headers.add("Cache-Control", "no-store")
     return response
 
 
-@cache
+def _safe_headers(configured: GatewaySettings) -> list[tuple[str, str, str]]:
+    """The name, the name in small letters, and the value of each."""
+    headers = {
+        "Content-Security-Policy": _policy(configured),
+        "X-Content-Type-Options": "nosniff",
+        "X-Frame-Options": "DENY",
+        "Referrer-Policy": "same-origin",
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Cross-Origin-Resource-Policy": "same-origin",
+        "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+    }
+    if configured.is_secure:
+        headers["Strict-Transport-Security"] = "max-age=31536000; includeSubDomains"
+    return [(name, name.lower(), value) for name, value in headers.items()]
+
+
 def _policy(configured: GatewaySettings) -> str:
     return "; ".join(
         (

@@ -12,7 +12,7 @@ from chassis.database import Connected
 from chassis.retention import forget
 from services.gateway import rate_limits
 from services.gateway.models import User
-from services.gateway.rate_limits import parse, take
+from services.gateway.rate_limits import TakenAhead, parse, take
 from tests.gateway.conftest import PASSWORD, Front, Site, add_user
 from tests.gateway.test_site import csrf_token
 
@@ -194,3 +194,77 @@ def test_the_addresses_of_one_ipv6_network_count_as_one(
     ]
 
     assert statuses == [401, 429, 401]
+
+
+def used_up(database: Connected) -> timedelta:
+    """How much time of the only limit there is its tries have used up."""
+    with database.read() as session:
+        used_until = session.scalar(text("SELECT used_until FROM rate_limits"))
+    assert used_until is not None
+    return used_until - NOW
+
+
+def test_what_processes_take_ahead_lets_no_more_through_than_the_limit(
+    database: Connected,
+) -> None:
+    rates = parse("180 per minute")
+    processes = [TakenAhead(database) for _ in range(2)]
+
+    passed = sum(
+        processes[number % 2].take(NOW, "somebody", rates) is None for number in range(400)
+    )
+
+    assert passed == 180
+
+
+def test_who_asks_often_costs_few_statements(database: Connected) -> None:
+    rates, process = parse("6000 per minute"), TakenAhead(database)
+    taken = []
+
+    for _ in range(100):
+        process.take(NOW, "somebody", rates)
+        taken.append(used_up(database))
+
+    assert len(set(taken)) < 30
+    assert taken[-1] < timedelta(seconds=100 * 0.01 * 1.25)
+
+
+def test_who_asks_now_and_then_is_counted_once_for_each(database: Connected) -> None:
+    rates, process = parse("60 per minute"), TakenAhead(database)
+
+    for number in range(20):
+        process.take(NOW + number * SECOND / 3, "somebody", rates)
+
+    assert used_up(database) == 20 * SECOND
+
+
+def test_what_was_taken_ahead_is_gone_after_its_second(database: Connected) -> None:
+    rates, process = parse("60 per minute"), TakenAhead(database)
+    for _ in range(4):
+        process.take(NOW, "somebody", rates)
+    assert used_up(database) == 5 * SECOND
+
+    process.take(NOW + 2 * SECOND, "somebody", rates)
+
+    assert used_up(database) == 6 * SECOND
+
+
+def test_what_one_subject_took_ahead_is_not_another_s(database: Connected) -> None:
+    rates, process = parse("60 per minute"), TakenAhead(database)
+    for _ in range(4):
+        process.take(NOW, "ann", rates)
+
+    process.take(NOW, "ben", rates)
+
+    with database.read() as session:
+        assert session.scalar(text("SELECT count(*) FROM rate_limits")) == 2
+
+
+def test_of_several_rates_nothing_is_taken_ahead(database: Connected) -> None:
+    rates, process = parse("60 per minute; 600 per hour"), TakenAhead(database)
+    for _ in range(20):
+        process.take(NOW, "somebody", rates)
+
+    with database.read() as session:
+        used = session.scalars(text("SELECT used_until FROM rate_limits ORDER BY 1")).all()
+    assert used == [NOW + 20 * SECOND, NOW + 120 * SECOND]

@@ -12,12 +12,12 @@ from services.gateway.api.shapes import AnyText, ApiBody, ApiReply, NoReply
 from services.gateway.backend import database
 from services.gateway.people import tokens, users
 from services.gateway.people.identity import (
-    CurrentUser,
     current_identity,
-    describe,
     end_browser_session,
+    end_token,
     ensure_wallet,
 )
+from services.gateway.people.users import CurrentUser
 from services.gateway.security import place, throttle, throttle_login
 
 blueprint = Blueprint("api_accounts", __name__)
@@ -64,7 +64,7 @@ def register(body: Credentials) -> Registered:
     with database().begin() as session:
         user = users.register(session, now, account)
         token = tokens.issue(session, now, user.user_id, "registration")
-    ensure_wallet(describe(user))
+    ensure_wallet(users.describe(user))
     return Registered(user_id=user.user_id, token=token)
 
 
@@ -83,8 +83,7 @@ def log_out(user: CurrentUser) -> NoReply:  # noqa: ARG001 - it is for users onl
     """End the token, or the browser session, that this request came with."""
     identity = current_identity()
     if identity is not None and identity.via == "token":
-        with database().begin() as session:
-            tokens.revoke(session, utc_now(), identity.credential_id)
+        end_token(identity.credential_id)
     else:
         end_browser_session()
     return NoReply()

@@ -26,7 +26,7 @@ from services.gateway.api.shapes import (
 )
 from services.gateway.api.topups import TopupReply
 from services.gateway.backend import call
-from services.gateway.people.identity import CurrentUser
+from services.gateway.people.users import CurrentUser
 
 blueprint = Blueprint("api_auto_topup", __name__)
 

@@ -10,7 +10,7 @@ from contracts.catalog import Category
 from services.gateway.api.endpoint import endpoint
 from services.gateway.api.shapes import ApiBody, ApiReply, CursorText, Limit, Usd
 from services.gateway.backend import call
-from services.gateway.people.identity import CurrentUser
+from services.gateway.people.users import CurrentUser
 
 blueprint = Blueprint("api_deployments", __name__)
 

@@ -10,6 +10,7 @@ the parts of the path, and ``key`` for a command, which needs an ``Idempotency-K
 :mod:`services.gateway.api.openapi` writes the same declarations as an OpenAPI document.
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import wraps
@@ -21,6 +22,7 @@ from pydantic import BaseModel, ValidationError
 from services.gateway import storable_texts
 from services.gateway.api.json_format import GivenTwice
 from services.gateway.api.shapes import ApiBody, ApiReply
+from services.gateway.backend import current_backend
 from services.gateway.errors import Problem
 from services.gateway.idempotency import HEADER, scoped_key
 from services.gateway.people.identity import ensure_wallet, signed_in_user
@@ -44,6 +46,7 @@ class Operation:
     query: type[ApiBody] | None
     is_public: bool
     is_command: bool
+    is_of_catalog: bool
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,13 @@ def endpoint(
     query: type[ApiBody] | None = None,
     public: bool = False,
     command: bool = False,
+    of_catalog: bool = False,
 ) -> Callable[[Callable[..., ApiReply | Answer]], Callable[..., ApiReply | Answer]]:
-    """Declare a view as an endpoint. See the module's text for what the view is given."""
+    """Declare a view as an endpoint. See the module's text for what the view is given.
+
+    What is ``of_catalog`` tells everybody the same: it is public, and made once in
+    ``CATALOG_AGE_S`` for each address.
+    """
 
     def decorate(view: Callable[..., ApiReply | Answer]) -> Callable[..., ApiReply | Answer]:
         operation = Operation(
@@ -86,14 +94,18 @@ def endpoint(
             also=also,
             body=body,
             query=query,
-            is_public=public,
+            is_public=public or of_catalog,
             is_command=command,
+            is_of_catalog=of_catalog,
         )
         OPERATIONS.append(operation)
 
         @wraps(view)
         def respond(**path_parts: Any) -> Response:
-            return _send(operation, view(**_given(operation, path_parts)))
+            def answer() -> Response:
+                return _send(operation, view(**_given(operation, path_parts)))
+
+            return _made_lately(answer) if of_catalog else answer()
 
         blueprint.add_url_rule(path, view.__name__, respond, methods=[method])
         return view
@@ -164,3 +176,21 @@ def _send(operation: Operation, result: ApiReply | Answer) -> Response:
     response.status_code = answer.status
     response.headers.extend(answer.headers)
     return response
+
+
+def _made_lately(answer: Callable[[], Response]) -> Response:
+    """The answer with a tag of its content, by which who has it already is told just that."""
+    address = (request.path, request.query_string)
+    made: tuple[bytes, str] = current_backend().catalog.find(address, lambda: _tagged(answer()))
+    body, tag = made
+    response = current_app.response_class(body, mimetype="application/json")
+    # Weak: it is the same content however it is compressed. To be asked about each time.
+    response.headers["ETag"], response.headers["Cache-Control"] = tag, "no-cache"
+    if "If-None-Match" in request.headers:
+        response.make_conditional(request)
+    return response
+
+
+def _tagged(response: Response) -> tuple[bytes, str]:
+    body = response.get_data()
+    return body, f'W/"{hashlib.sha256(body).hexdigest()[:32]}"'

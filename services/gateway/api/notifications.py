@@ -10,7 +10,7 @@ from services.gateway.api.endpoint import endpoint
 from services.gateway.api.shapes import ApiBody, ApiReply, Limit, NoReply, QueryFlag
 from services.gateway.backend import database
 from services.gateway.notifications import storage
-from services.gateway.people.identity import CurrentUser
+from services.gateway.people.users import CurrentUser
 
 blueprint = Blueprint("api_notifications", __name__)
 

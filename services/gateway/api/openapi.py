@@ -171,6 +171,8 @@ def _responses(
         str(status): {"description": text, "content": _json(schemas[operation.reply])}
         for status, text in good.items()
     }
+    if operation.is_of_catalog:
+        responses["304"] = {"description": "It is as the ETag in If-None-Match says."}
     for status in sorted(statuses):
         responses[str(status)] = {"$ref": f"#/components/responses/{status}"}
     return responses

@@ -68,7 +68,7 @@ class ProductList(ApiReply):
     total: int
 
 
-@endpoint(blueprint, "GET", "/api/products", query=ProductQuery, reply=ProductList, public=True)
+@endpoint(blueprint, "GET", "/api/products", query=ProductQuery, reply=ProductList, of_catalog=True)
 def list_products(query: ProductQuery) -> ProductList:
     """Search, filter and sort the products."""
     return ProductList.of(
@@ -90,7 +90,7 @@ def list_products(query: ProductQuery) -> ProductList:
     "GET",
     "/api/products/<string(maxlength=100):product_id>",
     reply=ProductReply,
-    public=True,
+    of_catalog=True,
 )
 def get_product(product_id: str) -> ProductReply:
     """One product, by its id or by its slug."""

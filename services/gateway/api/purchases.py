@@ -30,7 +30,7 @@ from services.gateway.api.shapes import (
     UsdOrZero,
 )
 from services.gateway.backend import ask, call, current_backend
-from services.gateway.people.identity import CurrentUser
+from services.gateway.people.users import CurrentUser
 from services.gateway.purchase_waiters import Setback, Waiter
 
 blueprint = Blueprint("api_purchases", __name__)

@@ -9,7 +9,7 @@ from contracts.topup import GetTopup, StartTopup, TopupKind, TopupStatus, Trigge
 from services.gateway.api.endpoint import Answer, endpoint
 from services.gateway.api.shapes import ApiBody, ApiReply, CardUsd, Usd
 from services.gateway.backend import call
-from services.gateway.people.identity import CurrentUser
+from services.gateway.people.users import CurrentUser
 
 blueprint = Blueprint("api_topups", __name__)
 

@@ -34,8 +34,8 @@ from services.gateway.api.shapes import (
     PositiveUsdText,
     Usd,
 )
-from services.gateway.backend import ask, call
-from services.gateway.people.identity import CurrentUser
+from services.gateway.backend import ask, call, call_and_ask
+from services.gateway.people.users import CurrentUser
 
 blueprint = Blueprint("api_wallet", __name__)
 
@@ -162,8 +162,9 @@ class NavbarData(ApiReply):
 @endpoint(blueprint, "GET", "/api/wallet/info", reply=WalletInfo)
 def wallet_info(user: CurrentUser) -> WalletInfo:
     """The balance, and whether auto top-up is on."""
-    wallet = call(GetWallet(user_id=user.user_id))
-    automatic = ask(GetAutoTopup(user_id=user.user_id))
+    wallet, automatic = call_and_ask(
+        GetWallet(user_id=user.user_id), GetAutoTopup(user_id=user.user_id)
+    )
     return WalletInfo.of(
         wallet,
         auto_topup_enabled=automatic.enabled if automatic else None,
@@ -244,8 +245,9 @@ def check_affordability(user: CurrentUser, query: AffordabilityQuery) -> Afforda
 @endpoint(blueprint, "GET", "/api/navbar/dropdown-data", reply=NavbarData)
 def navbar_data(user: CurrentUser) -> NavbarData:
     """What the navigation bar shows on every page."""
-    wallet = call(GetWallet(user_id=user.user_id))
-    automatic = ask(GetAutoTopup(user_id=user.user_id))
+    wallet, automatic = call_and_ask(
+        GetWallet(user_id=user.user_id), GetAutoTopup(user_id=user.user_id)
+    )
     return NavbarData(
         wallet_balance_formatted=format_usd(wallet.balance_micros),
         available_balance_formatted=format_usd(wallet.available_micros),

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Integer, bindparam, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -77,14 +77,18 @@ def newest(
     return list(session.scalars(query))
 
 
+# Made once, because every page asks.
+_UNREAD_COUNT = select(func.count()).select_from(
+    select(Notification.notification_id)
+    .where(Notification.user_id == bindparam("user_id"), Notification.read_at.is_(None))
+    .limit(bindparam("at_most", type_=Integer))
+    .subquery()
+)
+
+
 def unread_count(session: Session, user_id: UUID, at_most: int | None = None) -> int:
     """How many a user has not read, counted no further than ``at_most``."""
-    unread = (
-        select(Notification.notification_id)
-        .where(Notification.user_id == user_id, Notification.read_at.is_(None))
-        .limit(at_most)
-    )
-    return session.scalar(select(func.count()).select_from(unread.subquery())) or 0
+    return session.scalar(_UNREAD_COUNT, {"user_id": user_id, "at_most": at_most}) or 0
 
 
 def mark_read(session: Session, now: datetime, user_id: UUID, notification_id: UUID | None) -> None:

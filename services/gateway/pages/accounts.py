@@ -10,7 +10,6 @@ from services.gateway.pages.forms import return_path
 from services.gateway.people import known_devices, users
 from services.gateway.people.identity import (
     current_user,
-    describe,
     end_browser_session,
     ensure_wallet,
     start_browser_session,
@@ -41,7 +40,7 @@ def register() -> Answer:
         return _refused("register.html", error)
     start_browser_session(user)
     known_devices.remember(user.email_key)
-    ensure_wallet(describe(user))
+    ensure_wallet(users.describe(user))
     flash("Welcome. Your account and an empty wallet are ready.", "success")
     return redirect(return_path(url_for("dashboard.overview")), 303)
 
@@ -63,7 +62,7 @@ def login() -> Answer:
         return _refused("login.html", error)
     start_browser_session(user)
     known_devices.remember(user.email_key)
-    ensure_wallet(describe(user))
+    ensure_wallet(users.describe(user))
     return redirect(return_path(url_for("dashboard.overview")), 303)
 
 

@@ -32,7 +32,8 @@ from services.gateway.pages.forms import (
     optional_money_field,
     said_field,
 )
-from services.gateway.people.identity import CurrentUser, login_required, signed_in_user
+from services.gateway.people.identity import login_required, signed_in_user
+from services.gateway.people.users import CurrentUser
 
 blueprint = Blueprint("auto_topup", __name__)
 

@@ -3,12 +3,12 @@
 from flask import Blueprint, render_template
 
 from contracts.catalog import ListProducts
-from services.gateway.backend import ask
+from services.gateway.showcase import show_if_it_answers
 
 blueprint = Blueprint("home", __name__)
 
 
 @blueprint.get("/")
 def landing() -> str:
-    featured = ask(ListProducts(limit=3))
+    featured = show_if_it_answers(ListProducts(limit=3))
     return render_template("home.html", featured=featured.products if featured else [])

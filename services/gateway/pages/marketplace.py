@@ -7,11 +7,11 @@ from werkzeug.wrappers import Response
 from chassis.digits import whole_number
 from chassis.money import InvalidAmount
 from contracts.catalog import GetProduct, ListProducts, SortOrder
-from services.gateway.backend import call
 from services.gateway.errors import Problem
 from services.gateway.pages.forms import is_key, new_key, optional_money
 from services.gateway.pages.offers import make_offer
 from services.gateway.people.identity import login_required, signed_in_user
+from services.gateway.showcase import show
 
 blueprint = Blueprint("marketplace", __name__)
 
@@ -28,7 +28,7 @@ def listing() -> str:
         if request.args.get(name)
     }
     question = _question(chosen, request.args.get("cursor"))
-    page = call(question)
+    page = show(question)
     template = "parts/product_cards.html" if "HX-Request" in request.headers else "marketplace.html"
     return render_template(
         template,
@@ -42,7 +42,7 @@ def listing() -> str:
 
 @blueprint.get("/marketplace/<string(maxlength=100):slug>")
 def product(slug: str) -> str:
-    return render_template("product.html", product=call(GetProduct(product_id=slug)))
+    return render_template("product.html", product=show(GetProduct(product_id=slug)))
 
 
 @blueprint.get("/marketplace/<string(maxlength=100):slug>/buy")
@@ -59,7 +59,7 @@ def buy(slug: str) -> str | Response:
     if not in_dialog and not is_key(key):
         again = url_for("marketplace.buy", slug=slug, quantity=quantity, key=new_key())
         return redirect(again, 303)
-    offer = make_offer(signed_in_user().user_id, call(GetProduct(product_id=slug)), quantity)
+    offer = make_offer(signed_in_user().user_id, show(GetProduct(product_id=slug)), quantity)
     template = "parts/buy_dialog.html" if in_dialog else "buy.html"
     return render_template(template, offer=offer, key=key if is_key(key) else new_key())
 

@@ -1,12 +1,13 @@
 """Who asks: the user behind a session cookie or a bearer token.
 
-A request with a bearer token is judged by the token alone; its cookie is not looked at.
+A request with a bearer token is judged by the token alone; its cookie is not looked at. Who was
+behind either is known for a second: what one process ends, another one takes for that long.
 """
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import wraps
 from typing import Literal, ParamSpec, TypeVar
 from uuid import UUID
@@ -18,11 +19,14 @@ from chassis.clock import utc_now
 from contracts.errors import DeadlineExceeded, ServiceError, Unavailable
 from contracts.keys import wallet_key
 from contracts.wallet import OpenAccount
-from services.gateway.backend import call, database, settings
+from services.gateway.backend import call, current_backend, database, settings
 from services.gateway.errors import Problem, wants_json
 from services.gateway.models import User
 from services.gateway.people import sessions, tokens, users
+from services.gateway.people.bearer_secrets import fingerprint
+from services.gateway.people.users import CurrentUser
 from services.gateway.people.way_back import to_login
+from services.gateway.recent import Recent
 
 log = logging.getLogger(__name__)
 
@@ -30,14 +34,6 @@ _COOKIE_FIELD = "sid"
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class CurrentUser:
-    user_id: UUID
-    email: str
-    created_at: datetime
-    has_wallet: bool
 
 
 @dataclass(frozen=True)
@@ -145,21 +141,49 @@ def ensure_wallet(user: CurrentUser) -> None:
         users.note_wallet_opened(session, utc_now(), user.user_id)
 
 
-def describe(user: User) -> CurrentUser:
-    return CurrentUser(
-        user_id=user.user_id,
-        email=user.email,
-        created_at=user.created_at,
-        has_wallet=user.wallet_opened_at is not None,
-    )
+def end_token(credential_id: UUID) -> None:
+    """End the token that this request came with."""
+    with database().begin() as session:
+        tokens.revoke(session, utc_now(), credential_id)
+    _forget(_by_token, _bearer_secret() or "")
 
 
 def _identify() -> Identity | None:
-    authorization = request.authorization
-    if authorization is not None and authorization.type == "bearer":
-        return _by_token(authorization.token or "")
+    secret = _bearer_secret()
+    if secret is not None:
+        return _remembered(_by_token, secret)
     secret = cookie.get(_COOKIE_FIELD)
-    return _by_cookie(secret) if isinstance(secret, str) else None
+    if not isinstance(secret, str):
+        return None
+    identity = _remembered(_by_cookie, secret)
+    # The cookie lives on with every page that is opened, and with nothing that a page fetches.
+    if identity is not None and not wants_json() and "HX-Request" not in request.headers:
+        cookie.modified = True
+    return identity
+
+
+def _bearer_secret() -> str | None:
+    authorization = request.authorization
+    if authorization is None or authorization.type != "bearer":
+        return None
+    return authorization.token or ""
+
+
+Finder = Callable[[str], Identity | None]
+
+
+def _remembered(find: Finder, secret: str) -> Identity | None:
+    """Who is behind the secret. What is a session's is no token, whoever sends it as one."""
+    known: Recent[Identity] = current_backend().identities
+    identity = known.find((find, fingerprint(secret)), lambda: find(secret))
+    if identity is not None and not identity.user.has_wallet:
+        # This request opens one, and the next is not to try that again.
+        _forget(find, secret)
+    return identity
+
+
+def _forget(find: Finder, secret: str) -> None:
+    current_backend().identities.forget((find, fingerprint(secret)))
 
 
 def _by_token(secret: str) -> Identity | None:
@@ -171,7 +195,7 @@ def _by_token(secret: str) -> Identity | None:
     if now - found.last_used_at > tokens.USED_EVERY:
         with database().begin() as session:
             tokens.note_used(session, now, found.token_id)
-    return Identity(describe(found.user), "token", found.token_id)
+    return Identity(found.user, "token", found.token_id)
 
 
 def _by_cookie(secret: str) -> Identity | None:
@@ -183,10 +207,7 @@ def _by_cookie(secret: str) -> Identity | None:
     if now - found.last_seen_at > sessions.SEEN_EVERY:
         with database().begin() as session:
             sessions.note_seen(session, now, found.session_id, _session_lifetime())
-    # The cookie lives on with every page that is opened, and with nothing that a page fetches.
-    if not wants_json() and "HX-Request" not in request.headers:
-        cookie.modified = True
-    return Identity(describe(found.user), "session", found.session_id)
+    return Identity(found.user, "session", found.session_id)
 
 
 def _revoke_cookie() -> None:
@@ -194,6 +215,7 @@ def _revoke_cookie() -> None:
     if isinstance(secret, str):
         with database().begin() as session:
             sessions.revoke(session, utc_now(), secret)
+        _forget(_by_cookie, secret)
 
 
 def _session_lifetime() -> timedelta:

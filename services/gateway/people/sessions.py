@@ -4,21 +4,33 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from chassis.identifiers import new_id
 from services.gateway.models import User, UserSession
 from services.gateway.people.bearer_secrets import fingerprint, new_secret
+from services.gateway.people.users import DESCRIBED, CurrentUser, describe
 
 SEEN_EVERY = timedelta(minutes=5)
 """A session in use is noted no more often than this, so that reading a page writes nothing."""
 
 
+_FIND = (
+    select(UserSession.session_id, UserSession.last_seen_at, *DESCRIBED)
+    .join(User, User.user_id == UserSession.user_id)
+    .where(
+        UserSession.secret_sha256 == bindparam("secret_sha256"),
+        UserSession.revoked_at.is_(None),
+        UserSession.expires_at > bindparam("now"),
+    )
+)
+
+
 @dataclass(frozen=True)
 class FoundSession:
     session_id: UUID
-    user: User
+    user: CurrentUser
     last_seen_at: datetime
 
 
@@ -50,18 +62,11 @@ def start(
 
 def find(session: Session, now: datetime, secret: str) -> FoundSession | None:
     """The session of a cookie; None when it is unknown, revoked or expired."""
-    row = session.execute(
-        select(UserSession.session_id, UserSession.last_seen_at, User)
-        .join(User, User.user_id == UserSession.user_id)
-        .where(
-            UserSession.secret_sha256 == fingerprint(secret),
-            UserSession.revoked_at.is_(None),
-            UserSession.expires_at > now,
-        )
-    ).one_or_none()
+    given = {"secret_sha256": fingerprint(secret), "now": now}
+    row = session.execute(_FIND, given).one_or_none()
     if row is None:
         return None
-    return FoundSession(session_id=row[0], last_seen_at=row[1], user=row[2])
+    return FoundSession(row.session_id, describe(row), row.last_seen_at)
 
 
 def note_seen(session: Session, now: datetime, session_id: UUID, lifetime: timedelta) -> None:

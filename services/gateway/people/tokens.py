@@ -4,22 +4,31 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from chassis.identifiers import new_id
 from services.gateway.models import ApiToken, User
 from services.gateway.people.bearer_secrets import fingerprint, new_secret
+from services.gateway.people.users import DESCRIBED, CurrentUser, describe
 
 PREFIX = "myc_"
 USED_EVERY = timedelta(minutes=5)
 """A token in use is noted no more often than this, so that a question writes nothing."""
 
 
+# Made once: putting a query together takes longer than asking it.
+_FIND = (
+    select(ApiToken.token_id, ApiToken.last_used_at, *DESCRIBED)
+    .join(User, User.user_id == ApiToken.user_id)
+    .where(ApiToken.secret_sha256 == bindparam("secret_sha256"), ApiToken.revoked_at.is_(None))
+)
+
+
 @dataclass(frozen=True)
 class FoundToken:
     token_id: UUID
-    user: User
+    user: CurrentUser
     last_used_at: datetime
 
 
@@ -41,14 +50,10 @@ def issue(session: Session, now: datetime, user_id: UUID, name: str) -> str:
 
 def find(session: Session, secret: str) -> FoundToken | None:
     """The token and its user; None when it is unknown or revoked."""
-    row = session.execute(
-        select(ApiToken.token_id, ApiToken.last_used_at, User)
-        .join(User, User.user_id == ApiToken.user_id)
-        .where(ApiToken.secret_sha256 == fingerprint(secret), ApiToken.revoked_at.is_(None))
-    ).one_or_none()
+    row = session.execute(_FIND, {"secret_sha256": fingerprint(secret)}).one_or_none()
     if row is None:
         return None
-    return FoundToken(token_id=row[0], last_used_at=row[1], user=row[2])
+    return FoundToken(row.token_id, describe(row), row.last_used_at)
 
 
 def note_used(session: Session, now: datetime, token_id: UUID) -> None:

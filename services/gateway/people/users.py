@@ -13,11 +13,11 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from datetime import datetime
-from typing import ClassVar
+from typing import Any, ClassVar
 from uuid import UUID
 
 from email_validator import EmailNotValidError, validate_email
-from sqlalchemy import select, update
+from sqlalchemy import Row, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 from zxcvbn.matching import RANKED_DICTIONARIES
@@ -38,6 +38,30 @@ TYPED_LENGTH_MAX = 4 * PASSWORD_LENGTH_MAX
 Normalising takes time that grows with the square of the length."""
 
 _MOST_USED = RANKED_DICTIONARIES["passwords"]
+
+
+@dataclass(frozen=True)
+class CurrentUser:
+    """A user as far as a request needs to know who asks."""
+
+    user_id: UUID
+    email: str
+    created_at: datetime
+    has_wallet: bool
+
+
+DESCRIBED = (User.user_id, User.email, User.created_at, User.wallet_opened_at)
+"""The columns that :func:`describe` needs."""
+
+
+def describe(user: User | Row[*tuple[Any, ...]]) -> CurrentUser:
+    """From a row of the table, or of a query with the columns ``DESCRIBED``."""
+    return CurrentUser(
+        user_id=user.user_id,
+        email=user.email,
+        created_at=user.created_at,
+        has_wallet=user.wallet_opened_at is not None,
+    )
 
 
 class AccountError(Exception):

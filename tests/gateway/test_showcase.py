@@ -1,0 +1,119 @@
+"""The catalog as it is shown: a second old at most, and told by its tag to who has it."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+import requests
+from flask import Flask
+from sqlalchemy import create_engine, text
+
+from contracts.catalog import GetProduct, ListProducts
+from contracts.errors import Unavailable
+from services.gateway import showcase
+from services.gateway.app import create_app
+from services.gateway.backend import CATALOG_AGE_S
+from tests.gateway.conftest import Api, gateway_settings, read
+from tests.patience import eventually
+
+
+@pytest.fixture
+def app() -> Flask:
+    return create_app(gateway_settings("postgresql+psycopg2://nobody@127.0.0.1:1/none"))
+
+
+def test_a_page_does_not_ask_the_catalog_what_another_one_was_told(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(showcase, "call", lambda question: asked.append(question) or "told")
+    one, other = GetProduct(product_id="vm-1"), GetProduct(product_id="vm-2")
+
+    for question in (one, other, one):
+        with app.test_request_context():
+            assert showcase.show(question) == "told"
+
+    assert asked == [one, other]
+
+
+def test_that_the_catalog_is_away_is_not_kept(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    question = ListProducts(limit=3)
+    with app.test_request_context():
+        monkeypatch.setattr(showcase, "ask", lambda _: None)
+        assert showcase.show_if_it_answers(question) is None
+
+        monkeypatch.setattr(showcase, "ask", lambda _: "told")
+        assert showcase.show_if_it_answers(question) == "told"
+
+
+def test_that_something_is_not_there_is_an_error_each_time(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise Unavailable("away")
+
+    monkeypatch.setattr(showcase, "call", fail)
+    for _ in range(2):
+        with app.test_request_context(), pytest.raises(Unavailable):
+            showcase.show(GetProduct(product_id="vm-1"))
+
+
+@pytest.fixture
+def summarise(system: Any, product: dict[str, Any]) -> Iterator[Any]:
+    """Changes what the catalog says of the product, until the test is over."""
+    engine = create_engine(system.database_url("catalog"))
+
+    def change(summary: str) -> None:
+        with engine.begin() as connection:
+            connection.execute(
+                text("UPDATE products SET summary = :summary WHERE product_id = :id"),
+                {"summary": summary, "id": UUID(product["product_id"])},
+            )
+
+    yield change
+    change(product["summary"])
+    engine.dispose()
+
+
+def test_what_changes_in_the_catalog_is_shown_after_a_second(
+    visitor: Api, product: dict[str, Any], summarise: Any
+) -> None:
+    address = f"/api/products/{product['product_id']}"
+    visitor.get(address)
+    summarise("Changed meanwhile")
+    changed_s = time.monotonic()
+
+    eventually(lambda: time.monotonic() - changed_s > CATALOG_AGE_S)
+
+    assert read(visitor.get(address))["summary"] == "Changed meanwhile"
+
+
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+def test_who_has_a_product_is_told_so_until_it_changes(
+    visitor: Api, product: dict[str, Any], summarise: Any, encoding: str
+) -> None:
+    address = f"{visitor.base_url}/api/products/{product['product_id']}"
+    headers = {"Accept-Encoding": encoding}
+
+    def ask() -> requests.Response:
+        return requests.get(address, headers=headers, timeout=30)
+
+    summarise(f"As it was, {encoding}")
+    known = eventually(ask, lambda answer: f"As it was, {encoding}" in answer.text)
+    headers["If-None-Match"] = tag = known.headers["ETag"]
+    # Another worker may know for a second more what the product was before.
+    same = eventually(ask, lambda answer: answer.status_code == 304)
+    summarise(f"Changed, {encoding}")
+    changed = eventually(ask, lambda answer: f"Changed, {encoding}" in answer.text)
+
+    assert (same.content, same.headers["ETag"]) == (b"", tag)
+    assert same.headers["Cache-Control"] == "no-cache"
+    assert changed.json()["summary"] == f"Changed, {encoding}"
+
+
+def test_two_questions_about_products_have_two_answers(visitor: Api) -> None:
+    answers = [read(visitor.get(f"/api/products?limit={limit}")) for limit in (1, 2)]
+
+    assert [len(answer["products"]) for answer in answers] == [1, 2]
