@@ -303,6 +303,20 @@ class GetAutoTopup(Request[AutoTopupStatus], service=SERVICE, method="get_auto_t
     user_id: UUID
 
 
+class AutoTopupState(Reply):
+    """Of the status what is shown everywhere: ``state`` and the others as they stand there."""
+
+    enabled: bool
+    state: str
+    threshold_micros: PriceMicros | None = None
+
+
+class GetAutoTopupState(Request[AutoTopupState], service=SERVICE, method="get_auto_topup_state"):
+    """One look at the database, where the whole status takes three or more."""
+
+    user_id: UUID
+
+
 class ConfigureAutoTopup(
     Command[AutoTopupStatus],
     service=SERVICE,

@@ -104,6 +104,7 @@ LOGINS = (
             "topup.configure_auto_topup",
             "topup.forecast_charges",
             "topup.get_auto_topup",
+            "topup.get_auto_topup_state",
             "topup.get_receipt",
             "topup.get_topup",
             "topup.list_payment_methods",

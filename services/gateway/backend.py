@@ -255,6 +255,11 @@ def ask(question: Request[ReplyT]) -> ReplyT | None:
     return answer
 
 
+def known(question: Request[ReplyT]) -> ReplyT | None:
+    """The answer to a question that was asked in this request before; None if it was not."""
+    return _answers().get(_name(question))
+
+
 def _answers() -> dict[str, Any]:
     """What is known in this request, by the name of the question."""
     answers: dict[str, Any] = g.setdefault("answers", {})

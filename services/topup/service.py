@@ -23,12 +23,14 @@ from contracts.messages import Done
 from contracts.topup import (
     AutoTopupOutcome,
     AutoTopupPreview,
+    AutoTopupState,
     AutoTopupStatus,
     CardSetup,
     ChargeForecast,
     ConfigureAutoTopup,
     ForecastCharges,
     GetAutoTopup,
+    GetAutoTopupState,
     GetOperatorSwitch,
     GetReceipt,
     GetTopup,
@@ -153,6 +155,11 @@ class TopupService:
     def get_auto_topup(self, request: GetAutoTopup) -> AutoTopupStatus:
         with self.database.read() as session:
             return terms.status(session, request.user_id, self.till.policy, utc_now())
+
+    @rpc
+    def get_auto_topup_state(self, request: GetAutoTopupState) -> AutoTopupState:
+        with self.database.read() as session:
+            return terms.state(session, request.user_id, self.till.policy)
 
     @rpc
     def configure_auto_topup(self, request: ConfigureAutoTopup) -> AutoTopupStatus:

@@ -10,6 +10,7 @@ from sqlalchemy import select
 from contracts.errors import BadRequest, IdempotencyConflict, NotFound
 from contracts.topup import (
     AutoTopupPreview,
+    AutoTopupState,
     ConfigureAutoTopup,
     ListTopups,
     PreviewAutoTopup,
@@ -25,7 +26,11 @@ from tests.topup.conftest import USD, Card, Customer, Desk
 def status(customer: Customer) -> Any:
     till = customer.desk.till
     with till.database.read() as session:
-        return terms.status(session, customer.user_id, till.policy, till.clock())
+        found = terms.status(session, customer.user_id, till.policy, till.clock())
+        # What is told in short is the same, in every case that a test of this file makes.
+        state = terms.state(session, customer.user_id, till.policy)
+    assert state == AutoTopupState.model_validate(found, from_attributes=True)
+    return found
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from contracts.messages import Moment
 from contracts.topup import (
     AutoTopupPreview,
     ForecastCharges,
-    GetAutoTopup,
+    GetAutoTopupState,
     ListPaymentMethods,
     PreviewAutoTopup,
     StartCardSetup,
@@ -163,7 +163,7 @@ class NavbarData(ApiReply):
 def wallet_info(user: CurrentUser) -> WalletInfo:
     """The balance, and whether auto top-up is on."""
     wallet, automatic = call_and_ask(
-        GetWallet(user_id=user.user_id), GetAutoTopup(user_id=user.user_id)
+        GetWallet(user_id=user.user_id), GetAutoTopupState(user_id=user.user_id)
     )
     return WalletInfo.of(
         wallet,
@@ -246,7 +246,7 @@ def check_affordability(user: CurrentUser, query: AffordabilityQuery) -> Afforda
 def navbar_data(user: CurrentUser) -> NavbarData:
     """What the navigation bar shows on every page."""
     wallet, automatic = call_and_ask(
-        GetWallet(user_id=user.user_id), GetAutoTopup(user_id=user.user_id)
+        GetWallet(user_id=user.user_id), GetAutoTopupState(user_id=user.user_id)
     )
     return NavbarData(
         wallet_balance_formatted=format_usd(wallet.balance_micros),

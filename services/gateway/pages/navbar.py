@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from flask import Blueprint, g
 from flask.sansio.blueprints import BlueprintSetupState
 
-from contracts.topup import AutoTopupStatus, GetAutoTopup
+from contracts.topup import AutoTopupState, AutoTopupStatus, GetAutoTopup, GetAutoTopupState
 from contracts.wallet import GetWallet, Wallet
-from services.gateway.backend import ask_all
+from services.gateway.backend import ask_all, known
 from services.gateway.pages import formats
 from services.gateway.pages.forms import new_key, refused_credits
 from services.gateway.pages.notifications import unread_count
@@ -23,7 +23,7 @@ class Navbar:
     """None stands for what could not be asked at the moment."""
 
     wallet: Wallet | None
-    auto_topup: AutoTopupStatus | None
+    auto_topup: AutoTopupStatus | AutoTopupState | None
     unread_notifications: int
 
 
@@ -33,12 +33,12 @@ def navbar() -> Navbar | None:
     if user is None:
         return None
     if "navbar" not in g:
-        wallet, auto_topup = ask_all(
-            GetWallet(user_id=user.user_id), GetAutoTopup(user_id=user.user_id)
-        )
+        whole = known(GetAutoTopup(user_id=user.user_id))
+        state = None if whole else GetAutoTopupState(user_id=user.user_id)
+        wallet, auto_topup = ask_all(GetWallet(user_id=user.user_id), state)
         g.navbar = Navbar(
             wallet=wallet,
-            auto_topup=auto_topup,
+            auto_topup=whole or auto_topup,
             unread_notifications=unread_count(user.user_id),
         )
     found: Navbar = g.navbar

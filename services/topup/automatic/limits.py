@@ -206,9 +206,12 @@ def fuse_lock(session: Session) -> None:
     session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('topup.fuse', 0))"))
 
 
+IS_STOPPED = select(Switch.is_stopped).where(Switch.id == 1)
+
+
 def is_stopped(session: Session) -> bool:
     """Whether the operator's switch stops all automatic charges."""
-    return bool(session.scalar(select(Switch.is_stopped).where(Switch.id == 1)))
+    return bool(session.scalar(IS_STOPPED))
 
 
 def unsent_count(session: Session, user_id: UUID, now: datetime) -> int:

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import Row, bindparam, select
 from sqlalchemy.orm import Session
 
 from chassis.idempotency import is_retry, request_hash
@@ -16,6 +16,7 @@ from contracts.errors import BadRequest, IdempotencyConflict
 from contracts.topup import (
     AutoTopupPreview,
     AutoTopupSettingsChanged,
+    AutoTopupState,
     AutoTopupStatus,
     ConfigureAutoTopup,
     ForecastCharges,
@@ -313,6 +314,26 @@ def preview(
     )
 
 
+_STATE = select(
+    AutoTopupSettings.is_enabled,
+    AutoTopupSettings.threshold_micros,
+    AutoTopupSettings.paused_code,
+    AutoTopupSettings.paused_reason,
+    limits.IS_STOPPED.scalar_subquery().label("is_stopped"),
+).where(AutoTopupSettings.user_id == bindparam("user_id"))
+
+
+def state(session: Session, user_id: UUID, policy: Policy) -> AutoTopupState:
+    """Of the status what every page of the website shows, found in one look."""
+    settings = session.execute(_STATE, {"user_id": user_id}).one_or_none()
+    if settings is None:
+        return AutoTopupState(enabled=False, state="off")
+    name, _, _ = _state(settings, policy.is_stopped or bool(settings.is_stopped))
+    return AutoTopupState(
+        enabled=settings.is_enabled, state=name, threshold_micros=settings.threshold_micros
+    )
+
+
 def status(session: Session, user_id: UUID, policy: Policy, now: datetime) -> AutoTopupStatus:
     """The settings and how they stand: limits with what is used, pause, last top-up, refusal."""
     settings = session.get(AutoTopupSettings, user_id)
@@ -360,7 +381,9 @@ def status(session: Session, user_id: UUID, policy: Policy, now: datetime) -> Au
     )
 
 
-def _state(settings: AutoTopupSettings, is_stopped: bool) -> tuple[str, str, str]:
+def _state(
+    settings: AutoTopupSettings | Row[*tuple[Any, ...]], is_stopped: bool
+) -> tuple[str, str, str]:
     if not settings.is_enabled:
         return "off", "", ""
     if settings.paused_code:
