@@ -35,6 +35,7 @@ AnswerA = TypeVar("AnswerA", bound=Reply)
 AnswerB = TypeVar("AnswerB", bound=Reply)
 AnswerC = TypeVar("AnswerC", bound=Reply)
 AnswerD = TypeVar("AnswerD", bound=Reply)
+AnswerE = TypeVar("AnswerE", bound=Reply)
 
 ANSWER_WITHIN_S = 3.0
 """How long an answer waits for what it can do without."""
@@ -222,6 +223,17 @@ def ask_all(
     fourth: Request[AnswerD] | None,
     /,
 ) -> tuple[AnswerA | None, AnswerB | None, AnswerC | None, AnswerD | None]: ...
+
+
+@overload
+def ask_all(
+    first: Request[AnswerA] | None,
+    second: Request[AnswerB] | None,
+    third: Request[AnswerC] | None,
+    fourth: Request[AnswerD] | None,
+    fifth: Request[AnswerE] | None,
+    /,
+) -> tuple[AnswerA | None, AnswerB | None, AnswerC | None, AnswerD | None, AnswerE | None]: ...
 
 
 def ask_all(*questions: Request[Any] | None) -> tuple[Any, ...]:

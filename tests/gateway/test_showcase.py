@@ -117,3 +117,10 @@ def test_two_questions_about_products_have_two_answers(visitor: Api) -> None:
     answers = [read(visitor.get(f"/api/products?limit={limit}")) for limit in (1, 2)]
 
     assert [len(answer["products"]) for answer in answers] == [1, 2]
+
+
+def test_the_cards_of_who_is_logged_in_are_not_a_visitor_s(api: Api, visitor: Api) -> None:
+    """They open the dialog of Buy Now in the page, for which one has to be logged in."""
+    pages = [who.get("/marketplace").text for who in (api, visitor, api)]
+
+    assert ['hx-target="#dialog"' in page for page in pages] == [True, False, True]

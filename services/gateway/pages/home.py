@@ -3,7 +3,8 @@
 from flask import Blueprint, render_template
 
 from contracts.catalog import ListProducts
-from services.gateway.showcase import show_if_it_answers
+from services.gateway.people.identity import current_user
+from services.gateway.showcase import show_if_it_answers, show_part
 
 blueprint = Blueprint("home", __name__)
 
@@ -11,4 +12,11 @@ blueprint = Blueprint("home", __name__)
 @blueprint.get("/")
 def landing() -> str:
     featured = show_if_it_answers(ListProducts(limit=3))
-    return render_template("home.html", featured=featured.products if featured else [])
+    if featured is None:
+        return render_template("home.html")
+    cards = show_part(
+        featured,
+        current_user() is None,
+        lambda: render_template("parts/product_list.html", products=featured.products),
+    )
+    return render_template("home.html", cards=cards)

@@ -10,8 +10,8 @@ from contracts.catalog import GetProduct, ListProducts, SortOrder
 from services.gateway.errors import Problem
 from services.gateway.pages.forms import is_key, new_key, optional_money
 from services.gateway.pages.offers import make_offer
-from services.gateway.people.identity import login_required, signed_in_user
-from services.gateway.showcase import show
+from services.gateway.people.identity import current_user, login_required, signed_in_user
+from services.gateway.showcase import show, show_part
 
 blueprint = Blueprint("marketplace", __name__)
 
@@ -29,10 +29,17 @@ def listing() -> str:
     }
     question = _question(chosen, request.args.get("cursor"))
     page = show(question)
-    template = "parts/product_cards.html" if "HX-Request" in request.headers else "marketplace.html"
+    cards = show_part(
+        page,
+        (*sorted(chosen.items()), current_user() is None),
+        lambda: render_template("parts/product_cards.html", page=page, chosen=chosen),
+    )
+    if "HX-Request" in request.headers:
+        return cards
     return render_template(
-        template,
+        "marketplace.html",
         page=page,
+        cards=cards,
         question=question,
         chosen=chosen,
         SortOrder=SortOrder,

@@ -44,7 +44,12 @@ from services.gateway.pages.forms import (
     suggested_credits,
     whole_number_field,
 )
-from services.gateway.pages.topups import begin_chosen_topup, begin_topup, payments_arriving
+from services.gateway.pages.topups import (
+    begin_chosen_topup,
+    begin_topup,
+    latest_topups,
+    payments_arriving,
+)
 from services.gateway.people.identity import login_required, signed_in_user
 
 blueprint = Blueprint("purchases", __name__)
@@ -306,7 +311,7 @@ def _view(purchase_id: UUID) -> PurchaseView:
         purchase=purchase,
         balance_micros=wallet.available_micros if wallet else None,
         auto_topup=preview,
-        is_paying=is_waiting and bool(payments_arriving(user_id)),
+        is_paying=is_waiting and bool(payments_arriving(ask(latest_topups(user_id)))),
         is_frozen=wallet is not None and wallet.status is AccountStatus.FROZEN,
         poll_every_s=1 if is_recent else 4,
         follows=follows,

@@ -18,6 +18,7 @@ from contracts.topup import (
     StartTopup,
     Topup,
     TopupKind,
+    TopupPage,
     TopupStatus,
 )
 from contracts.wallet import GetWallet
@@ -71,13 +72,17 @@ def begin_chosen_topup(back_to: str, purpose: str, purchase_id: UUID | None = No
     return begin_topup(amount_micros, back_to, purpose, purchase_id)
 
 
-def payments_arriving(user_id: UUID) -> list[Topup]:
+def latest_topups(user_id: UUID) -> ListTopups:
+    """The question that :func:`payments_arriving` needs the answer to."""
+    return ListTopups(user_id=user_id, limit=10)
+
+
+def payments_arriving(latest: TopupPage | None) -> list[Topup]:
     """Top-ups by hand that the card has paid, or may have paid, and that are not credited yet.
 
     The card page leads back with the top-up in the address: then it was paid, although the
     processor's own notice may still be on its way.
     """
-    latest = ask(ListTopups(user_id=user_id, limit=10))
     came_back_from = request.args.get("topup") if "cancelled" not in request.args else None
     return [
         topup

@@ -15,7 +15,7 @@ from services.gateway.backend import ask_all, call
 from services.gateway.errors import Problem
 from services.gateway.pages.cards import say_what_happened
 from services.gateway.pages.forms import CREDIT_CHOICES_MICROS
-from services.gateway.pages.topups import payments_arriving
+from services.gateway.pages.topups import latest_topups, payments_arriving
 from services.gateway.people.identity import login_required, signed_in_user
 
 blueprint = Blueprint("wallet", __name__)
@@ -34,11 +34,12 @@ def overview() -> str | Response:
     if topup_id or "card_setup" in request.args:
         say_what_happened()
         return redirect(url_for("wallet.overview"), 303)
-    wallet, auto_topup, cards, statement = ask_all(
+    wallet, auto_topup, cards, statement, topups = ask_all(
         GetWallet(user_id=user_id),
         GetAutoTopup(user_id=user_id),
         ListPaymentMethods(user_id=user_id),
         Statement(user_id=user_id, limit=RECENT),
+        latest_topups(user_id),
     )
     debt_micros = max(-wallet.available_micros, 0) if wallet else 0
     least_micros = auto_topup.topup_amount_min_micros if auto_topup else 0
@@ -50,7 +51,7 @@ def overview() -> str | Response:
         settles_micros=max(whole_cents(debt_micros), least_micros),
         cards=cards,
         statement=statement,
-        topups_in_progress=payments_arriving(user_id),
+        topups_in_progress=payments_arriving(topups),
         choices=CREDIT_CHOICES_MICROS,
     )
 

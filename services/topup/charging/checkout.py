@@ -484,17 +484,19 @@ def _claim_question(session: Session, topup: Topup, now: datetime) -> str | None
 def refresh_setups(till: Till, user_id: UUID) -> None:
     """Ask about this user's pages for saving a card, so that a new card is there on return."""
     now = till.clock()
+    to_ask = (
+        CardSetup.user_id == user_id,
+        CardSetup.done_at.is_(None),
+        CardSetup.created_at > now - SETUPS_LIVE,
+        or_(CardSetup.asked_at.is_(None), CardSetup.asked_at < now - ASK_AGAIN_AFTER),
+    )
+    with till.database.read() as session:
+        # Hardly ever there is one, and looking costs a fraction of a transaction that writes.
+        if session.scalar(select(CardSetup.session_id).where(*to_ask).limit(1)) is None:
+            return
     with till.database.begin() as session:
         open_setups = session.scalars(
-            update(CardSetup)
-            .where(
-                CardSetup.user_id == user_id,
-                CardSetup.done_at.is_(None),
-                CardSetup.created_at > now - SETUPS_LIVE,
-                or_(CardSetup.asked_at.is_(None), CardSetup.asked_at < now - ASK_AGAIN_AFTER),
-            )
-            .values(asked_at=now)
-            .returning(CardSetup.session_id)
+            update(CardSetup).where(*to_ask).values(asked_at=now).returning(CardSetup.session_id)
         ).all()
     for session_id in open_setups[:5]:
         _settle_if_answered(till, session_id)
