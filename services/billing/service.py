@@ -1,14 +1,16 @@
 """Billing's entrypoints."""
 
+import functools
 from datetime import datetime
 from functools import partial
 from uuid import UUID
 
 from sqlalchemy.orm import Session
 
+from chassis.client import RpcClient
 from chassis.clock import utc_now
 from chassis.crash_points import crash_point
-from chassis.database import after_commit
+from chassis.database import Connected, after_commit
 from chassis.events import event_handler
 from chassis.health import Health
 from chassis.outbox import OutboxRelay
@@ -130,4 +132,10 @@ class BillingService:
         crash_point("billing.credit_heard")
 
     def _checkout(self) -> Checkout:
-        return Checkout(self.database, self.caller, get_settings(), utc_now)
+        return _checkout_over(self.database, self.caller)
+
+
+@functools.cache
+def _checkout_over(database: Connected, rpc: RpcClient) -> Checkout:
+    """One for all workers, who do together what they ask for at the same moment."""
+    return Checkout(database, rpc, get_settings(), utc_now)

@@ -11,8 +11,9 @@ from chassis.database import Connected, connect
 from contracts.billing import PurchaseLine, StartPurchase
 from contracts.catalog import BillingPeriod, Category, Product, Quote, QuotedLine
 from services.billing.models import PurchaseRow
-from services.billing.purchases import lifecycle
+from services.billing.purchases import recording
 from services.billing.purchases.claims import Claim
+from services.billing.purchases.recording import Order
 from services.billing.settings import BillingSettings
 from tests.conftest import StackFactory
 from tests.system import System
@@ -93,7 +94,7 @@ def recorded(
     quote = quote_of(*(lines or (quoted(5_000_000),)))
     command = command_for(quote, user_id or uuid4(), f"key-{uuid4()}")
     with database.begin() as session:
-        claimed = lifecycle.record(session, now, command, quote, rules)
+        claimed = recording.record(session, now, Order(command, quote), rules)
     assert claimed is not None
     return claimed
 

@@ -24,9 +24,10 @@ from contracts.billing import (
 from contracts.errors import Unavailable
 from services.billing.deployments.lifecycle import report_deployment
 from services.billing.models import PurchaseRow
-from services.billing.purchases import claims, lifecycle, refusals
+from services.billing.purchases import claims, lifecycle, recording, refusals
 from services.billing.purchases.checkout import Checkout
 from services.billing.purchases.claims import Claim
+from services.billing.purchases.recording import Order
 from tests.billing.conftest import NOW, RULES, command_for, quote_of, quoted, recorded
 from tests.billing.test_purchases import events
 from tests.locks import held, until_waiting, waits_at
@@ -234,10 +235,10 @@ def test_one_key_at_once_is_recorded_once(database: Connected) -> None:
 
     def record_it() -> Claim | None:
         with database.begin() as session:
-            return lifecycle.record(session, NOW, command, quote, RULES)
+            return recording.record(session, NOW, Order(command, quote), RULES)
 
     with ThreadPoolExecutor(1) as workers, database.begin() as session:
-        first = lifecycle.record(session, NOW, command, quote, RULES)
+        first = recording.record(session, NOW, Order(command, quote), RULES)
         second = workers.submit(record_it)
         until_waiting(database, session, second)
 

@@ -6,7 +6,6 @@ from typing import NamedTuple
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy.orm import Session
 
 from chassis.database import Connected
 from contracts.billing import GetPurchase, ListDeployments, ListPurchases
@@ -138,12 +137,13 @@ def test_an_explanation_is_told_on_the_users_own_purchases(
     assert codes == ["", "card_declined", ""]
 
 
-def wait_for_money(session: Session, user_id: UUID) -> None:
-    allowances.refuse_too_many_waiting(session, user_id, ONE_WAITS)
+def wait_for_money(database: Connected, user_id: UUID) -> None:
+    recorded(database, user_id=user_id, rules=ONE_WAITS)
 
 
-def free_on_their_way(session: Session, user_id: UUID) -> None:
-    allowances.refuse_too_many_free(session, user_id, quote_of(quoted(0, quantity=6)), RULES)
+def free_on_their_way(database: Connected, user_id: UUID) -> None:
+    with database.read() as session:
+        allowances.refuse_too_many_free(session, user_id, quote_of(quoted(0, quantity=6)), RULES)
 
 
 @pytest.mark.parametrize(
@@ -155,13 +155,12 @@ def test_what_others_wait_for_takes_nothing_from_the_users_allowance(
     database: Connected,
     users: Users,
     others_have: QuotedLine,
-    allowance: Callable[[Session, UUID], None],
+    allowance: Callable[[Connected, UUID], None],
 ) -> None:
     for user_id in users.others:
         recorded(database, others_have, user_id=user_id)
 
-    with database.read() as session:
-        allowance(session, users.mine)
+    allowance(database, users.mine)
 
 
 def test_free_things_that_others_have_take_nothing_from_the_users_allowance(

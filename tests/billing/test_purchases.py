@@ -5,7 +5,7 @@ from datetime import timedelta
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import text, update
 
 from chassis.database import Connected
 from contracts.billing import PurchaseLine, PurchaseStatus
@@ -17,8 +17,9 @@ from contracts.errors import (
     PriceChanged,
 )
 from services.billing.models import DeploymentRow, PurchaseLineRow, PurchaseRow, StockReleaseRow
-from services.billing.purchases import lifecycle, refusals
+from services.billing.purchases import lifecycle, recording, refusals, replays
 from services.billing.purchases.lifecycle import TRANSITIONS
+from services.billing.purchases.recording import Order
 from services.billing.settings import BillingSettings
 from tests.billing.conftest import NOW, RULES, command_for, quote_of, quoted, recorded, row_of
 
@@ -154,19 +155,21 @@ def test_the_same_key_with_another_body_is_a_conflict(database: Connected) -> No
     user_id = uuid4()
     first, second = quote_of(quoted(5_000_000)), quote_of(quoted(5_000_000))
     with database.begin() as session:
-        lifecycle.record(session, NOW, command_for(first, user_id, "key"), first, RULES)
+        recording.record(session, NOW, Order(command_for(first, user_id, "key"), first), RULES)
 
     with database.begin() as session, pytest.raises(IdempotencyConflict):
-        lifecycle.record(session, NOW, command_for(second, user_id, "key"), second, RULES)
+        recording.record(session, NOW, Order(command_for(second, user_id, "key"), second), RULES)
 
 
 def test_two_users_may_choose_the_same_key(database: Connected) -> None:
     quote = quote_of(quoted(5_000_000))
     with database.begin() as session:
-        first = lifecycle.record(session, NOW, command_for(quote, uuid4(), "key"), quote, RULES)
-        second = lifecycle.record(session, NOW, command_for(quote, uuid4(), "key"), quote, RULES)
+        made = [
+            recording.record(session, NOW, Order(command_for(quote, uuid4(), "key"), quote), RULES)
+            for _ in range(2)
+        ]
 
-    assert None not in (first, second)
+    assert None not in made
 
 
 def test_a_replay_is_found_even_when_too_many_wait(database: Connected) -> None:
@@ -174,10 +177,10 @@ def test_a_replay_is_found_even_when_too_many_wait(database: Connected) -> None:
     quote, user_id = quote_of(quoted(5_000_000)), uuid4()
     command = command_for(quote, user_id, "key")
     with database.begin() as session:
-        lifecycle.record(session, NOW, command, quote, rules)
+        recording.record(session, NOW, Order(command, quote), rules)
 
     with database.begin() as session:
-        again = lifecycle.record(session, NOW, command, quote, rules)
+        again = recording.record(session, NOW, Order(command, quote), rules)
 
     assert again is None
 
@@ -342,12 +345,14 @@ def test_a_retry_finds_a_purchase_whose_hash_was_stored_before_all_services_shar
     line = {"expected_unit_price_micros": None, "product_id": product_id, "quantity": 1}
     body = json.dumps({"lines": [line], "user_id": str(command.user_id)})
     with database.begin() as session:
-        made = lifecycle.record(session, NOW, command, quote, RULES)
+        made = recording.record(session, NOW, Order(command, quote), RULES)
         assert made is not None
-        made.row.body_hash = hashlib.sha256(body.encode()).hexdigest()
+        session.execute(
+            update(PurchaseRow).values(body_hash=hashlib.sha256(body.encode()).hexdigest())
+        )
 
     with database.read() as session:
-        found = lifecycle.find_replay(session, command)
+        found = replays.find_replay(session, command)
 
     assert found is not None
     assert found.purchase_id == made.purchase_id

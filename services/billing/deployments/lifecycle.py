@@ -1,11 +1,13 @@
 """What may become of a deployment, from the purchase that ordered it to its end."""
 
 import calendar
+from collections.abc import Iterable
 from datetime import datetime
 from typing import NamedTuple
 
 from sqlalchemy.orm import Session
 
+from chassis.bulk import Batch, Bulk
 from chassis.identifiers import new_id
 from chassis.outbox import publish
 from contracts.billing import (
@@ -50,9 +52,9 @@ class _Unit(NamedTuple):
 
 
 def deploy(
-    session: Session, now: datetime, purchase: PurchaseRow, provisioning: str
-) -> list[DeploymentRow]:
-    """One deployment for each unit of a purchase that is being completed.
+    now: datetime, purchase: PurchaseRow, provisioning: str
+) -> tuple[list[DeploymentRow], list[Event]]:
+    """One deployment for each unit of a purchase that is being completed, and what it tells.
 
     ``provisioning`` ``at_once`` makes them active; ``external`` asks a provisioner to.
     """
@@ -60,13 +62,37 @@ def deploy(
         _Unit(line, number) for line in purchase.lines for number in range(1, line.quantity + 1)
     ]
     rows = [_row(purchase, unit, now) for unit in units]
-    session.add_all(rows)
     if provisioning == "external":
-        events: list[Event] = [_requested(row, now) for row in rows]
-    else:
-        events = [event for row in rows for event in _move(now, row, DeploymentStatus.ACTIVE)]
-    publish(session, *events)
-    return rows
+        return rows, [_requested(row, now) for row in rows]
+    return rows, [event for row in rows for event in _move(now, row, DeploymentStatus.ACTIVE)]
+
+
+def write(writes: Batch, rows: Iterable[DeploymentRow]) -> None:
+    """Store new deployments."""
+    writes.add(_INSERT, [[getattr(row, name) for name in _COLUMNS] for row in rows])
+
+
+_COLUMNS = {
+    "deployment_id": "uuid",
+    "purchase_id": "uuid",
+    "line_position": "integer",
+    "unit_number": "integer",
+    "user_id": "uuid",
+    "product_id": "uuid",
+    "name": "text",
+    "category": "text",
+    "billing_period": "text",
+    "monthly_cost_micros": "bigint",
+    "status": "text",
+    "status_reason": "text",
+    "created_at": "timestamptz",
+    "status_changed_at": "timestamptz",
+    "active_at": "timestamptz",
+    "period_anchor_at": "timestamptz",
+    "paid_until": "timestamptz",
+    "ended_at": "timestamptz",
+}
+_INSERT = Bulk("INSERT INTO deployments ({columns}) SELECT * FROM {rows}", **_COLUMNS)
 
 
 def report_deployment(session: Session, now: datetime, command: ReportDeployment) -> DeploymentRow:

@@ -24,18 +24,20 @@ REMEMBERED_FOR = timedelta(hours=24)
 _UNPAID = (*WAITING, PurchaseStatus.CANCELLED.value, PurchaseStatus.EXPIRED.value)
 
 
-def refuse_too_many_waiting(session: Session, user_id: UUID, rules: BillingSettings) -> None:
-    """Raise ``LimitExceeded`` when as many of the user's purchases wait as may wait."""
-    waiting = session.scalar(
-        select(func.count())
-        .select_from(PurchaseRow)
-        .where(PurchaseRow.user_id == user_id, PurchaseRow.status.in_(WAITING))
-    )
-    if (waiting or 0) >= rules.waiting_purchases_max:
+def refuse_too_many_waiting(waiting: int, rules: BillingSettings) -> None:
+    """Raise ``LimitExceeded`` when as many of a user's purchases wait as may wait."""
+    if waiting >= rules.waiting_purchases_max:
         raise LimitExceeded(
             f"{rules.waiting_purchases_max} of your purchases are waiting for payment already."
             " Buy credits, or cancel one of them, and try again."
         )
+
+
+def is_bounded(quote: Quote) -> bool:
+    """Whether what the user has had before decides over some of this."""
+    return any(
+        line.product.stock is not None or line.unit_price_micros == 0 for line in quote.lines
+    )
 
 
 def refuse_too_many_free(

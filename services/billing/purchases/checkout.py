@@ -19,11 +19,13 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from uuid import UUID
 
 from chassis.client import RpcClient
 from chassis.crash_points import crash_point
 from chassis.database import Connected, is_lost
+from chassis.together import Alone, Together
 from contracts.billing import (
     CancelPurchase,
     Purchase,
@@ -31,7 +33,7 @@ from contracts.billing import (
     PurchaseStatus,
     StartPurchase,
 )
-from contracts.catalog import GetQuote, QuoteLine, ReleaseStock, ReserveStock
+from contracts.catalog import GetQuote, Quote, QuoteLine, ReleaseStock, ReserveStock
 from contracts.errors import (
     AccountFrozen,
     Conflict,
@@ -47,9 +49,12 @@ from contracts.errors import (
 from contracts.keys import purchase_key
 from contracts.wallet import CloseKey, Debit, Noted, TransactionKind
 from services.billing.models import PurchaseLineRow, PurchaseRow
-from services.billing.purchases import claims, lifecycle, stock
+from services.billing.purchases import claims, lifecycle, recording, stock
 from services.billing.purchases.claims import Claim
+from services.billing.purchases.lifecycle import Paid
 from services.billing.purchases.queries import as_purchase, own_purchase
+from services.billing.purchases.recording import Order
+from services.billing.purchases.replays import find_replay
 from services.billing.settings import BillingSettings
 
 log = logging.getLogger(__name__)
@@ -82,22 +87,18 @@ class Checkout:
 
         A purchase whose outcome is not known yet is returned ``pending``.
         """
-        with self.database.read() as session:
-            known = lifecycle.find_replay(session, command)
-        if known is not None:
+        try:
+            quote = self._quote(command)
+        except ServiceError:
+            # A retry gets the first answer, whatever the catalog says by now.
+            known = self._replay(command)
+            if known is None:
+                raise
             return _answer(known, replayed=True)
-        lifecycle.check_units(command.lines)
-        quote = self.rpc.call(
-            GetQuote(lines=_quote_lines(command.lines)), timeout_s=self.rules.call_timeout_s
-        )
-        lifecycle.check_prices(command.lines, quote)
-        with self.database.begin() as session:
-            claimed = lifecycle.record(session, self.clock(), command, quote, self.rules)
+        claimed = self._records.do(Order(command, quote))
         crash_point("billing.purchase_recorded")
-        if claimed is not None:
-            self.settle(claimed)
-        with self.database.read() as session:
-            row = lifecycle.find_replay(session, command)
+        row = self._settle_first(claimed) if claimed is not None else None
+        row = row or self._replay(command)
         if row is None:
             raise ServiceError("The purchase was not recorded. Nothing was bought; try again.")
         return _answer(row, replayed=claimed is None)
@@ -166,11 +167,9 @@ class Checkout:
         """
         try:
             self._settle(claimed)
-        except (DeadlineExceeded, Unavailable) as error:
-            self._postpone(claimed, error)
-            return False
         except ServiceError as error:
             self._postpone(claimed, error)
+            return not isinstance(error, DeadlineExceeded | Unavailable)
         return True
 
     def release_stock(self) -> None:
@@ -190,13 +189,48 @@ class Checkout:
             with self.database.begin() as session:
                 stock.released(session, reservation_id)
 
-    def _settle(self, claimed: Claim) -> None:
+    def _quote(self, command: StartPurchase) -> Quote:
+        lifecycle.check_units(command.lines)
+        quote = self.rpc.call(
+            GetQuote(lines=_quote_lines(command.lines)), timeout_s=self.rules.call_timeout_s
+        )
+        lifecycle.check_prices(command.lines, quote)
+        return quote
+
+    def _replay(self, command: StartPurchase) -> PurchaseRow | None:
+        with self.database.read() as session:
+            return find_replay(session, command)
+
+    @cached_property
+    def _records(self) -> Together[Order, Claim | None]:
+        return Together(self._record_together, self._record)
+
+    def _record(self, order: Order) -> Claim | None:
+        with self.database.begin() as session:
+            return recording.record(session, self.clock(), order, self.rules)
+
+    def _record_together(
+        self, orders: Sequence[Order]
+    ) -> list[Claim | ServiceError | Alone | None]:
+        with self.database.begin() as session:
+            return recording.record_together(session, self.clock(), orders, self.rules)
+
+    def _settle_first(self, claimed: Claim) -> PurchaseRow | None:
+        """Settle a purchase that was just recorded; its row if it is complete now."""
+        try:
+            return self._settle(claimed)
+        except ServiceError as error:
+            self._postpone(claimed, error)
+            return None
+
+    def _settle(self, claimed: Claim) -> PurchaseRow | None:
+        """The row, where it was completed here."""
         row = claimed.row
         now = self.clock()
         if row.closing_status is not None:
             self._close_key(claimed.purchase_id)
         elif claimed.is_try_owed and now < row.expires_at + EXPIRY_GRACE:
-            self._pay(claimed)
+            return self._pay(claimed)
         elif row.expires_at <= now:
             self._close(
                 claimed,
@@ -206,29 +240,32 @@ class Checkout:
             )
         else:
             self._end_stock_hold(claimed)
+        return None
 
-    def _pay(self, claimed: Claim) -> None:
+    def _pay(self, claimed: Claim) -> PurchaseRow | None:
         """Reserve, debit, record; again if money came during a try that fell short."""
         for _ in range(TRIES_IN_A_ROW_MAX):
-            if not self._try_to_pay(claimed):
-                return
+            row, money_came = self._try_to_pay(claimed)
+            if not money_came:
+                return row
             with self.database.begin() as session:
                 again = claims.claim(
                     session, self.clock(), self.rules.claim_lease, claimed.purchase_id
                 )
             if again is None:
-                return
+                return None
             claimed = again
+        return None
 
-    def _try_to_pay(self, claimed: Claim) -> bool:
-        """One try. True when it fell short and money came meanwhile."""
+    def _try_to_pay(self, claimed: Claim) -> tuple[PurchaseRow | None, bool]:
+        """One try: the row where it is complete, and whether money came while it fell short."""
         row = claimed.row
         try:
             if not row.may_hold_stock:
                 # Who has no money takes no stock, not even for the length of a try. The debit
                 # is rehearsed under its own key: if it was made before a crash, it says so.
                 self._debit(row, dry_run=True)
-            self._reserve_stock(row)
+            self._reserve_stock(claimed)
             crash_point("billing.stock_reserved")
             transaction_id = self._debit(row)
         except OutOfStock:
@@ -238,27 +275,29 @@ class Checkout:
                 OUT_OF_STOCK,
                 f"{lifecycle.describe(row.lines)} is no longer available. {NOT_CHARGED}",
             )
-            return False
         except InsufficientFunds as refusal:
             # Never so much that the purchase would not be short.
             available_micros = min(refusal.available_micros, row.total_micros - 1)
-            return self._wait_for_funds(claimed, available_micros)
+            return None, self._wait_for_funds(claimed, available_micros)
         except NotFound:
             # A user without a wallet has no money yet; the first credit opens one.
-            return self._wait_for_funds(claimed, 0)
+            return None, self._wait_for_funds(claimed, 0)
         except AccountFrozen as refusal:
             self._close(claimed, PurchaseStatus.FAILED, ACCOUNT_FROZEN, str(refusal))
-            return False
         except (KeyClosed, IdempotencyConflict) as refusal:
             # A cancellation came first. Closing the key again tells whether the money was taken.
             log.warning("a purchase's key is closed or taken", extra={"error": str(refusal)})
             self._close(claimed, PurchaseStatus.FAILED, refusal.code, NOT_CHARGED)
-            return False
-        crash_point("billing.wallet_debited")
-        self._complete(claimed.purchase_id, transaction_id)
-        return False
+        else:
+            crash_point("billing.wallet_debited")
+            return self._completions.do(Paid(row, transaction_id)), False
+        return None, False
 
-    def _reserve_stock(self, row: PurchaseRow) -> None:
+    def _reserve_stock(self, claimed: Claim) -> None:
+        row = claimed.row
+        if claimed.is_new and not any(line.is_stocked for line in row.lines):
+            # The catalog has just said that there is no end to it, and would take nothing.
+            return
         if row.stock_held_until is not None and row.stock_held_until > self.clock():
             # An earlier try reserved it, and only who holds the claim may let it go.
             return
@@ -285,6 +324,13 @@ class Checkout:
         )
         return transaction.transaction_id
 
+    @cached_property
+    def _completions(self) -> Together[Paid, PurchaseRow]:
+        return Together(
+            self._complete_together,
+            lambda paid: self._complete(paid.row.purchase_id, paid.transaction_id),
+        )
+
     def _complete(self, purchase_id: UUID, transaction_id: UUID | None) -> PurchaseRow:
         with self.database.begin() as session:
             row = lifecycle.complete(
@@ -294,6 +340,13 @@ class Checkout:
             crash_point("billing.completing")
         crash_point("billing.completed")
         return row
+
+    def _complete_together(self, paid: Sequence[Paid]) -> list[PurchaseRow | Alone]:
+        with self.database.begin() as session:
+            rows = lifecycle.complete_together(session, self.clock(), paid, self.rules.provisioning)
+            crash_point("billing.completing")
+        crash_point("billing.completed")
+        return rows
 
     def _wait_for_funds(self, claimed: Claim, available_micros: int) -> bool:
         with self.database.begin() as session:

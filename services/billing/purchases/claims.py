@@ -23,11 +23,15 @@ RETRY_DELAY_MAX = timedelta(seconds=60)
 
 @dataclass(frozen=True)
 class Claim:
-    """A claimed purchase, as its row was then. ``is_try_owed``: a payment is to be tried."""
+    """A claimed purchase, as its row was then. ``is_try_owed``: a payment is to be tried.
+
+    ``is_new``: its writer has it, who has just heard of the catalog what there is.
+    """
 
     row: PurchaseRow
     claim_id: UUID
     is_try_owed: bool
+    is_new: bool = False
 
     @property
     def purchase_id(self) -> UUID:

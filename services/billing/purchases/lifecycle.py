@@ -4,32 +4,35 @@ The states and the moves between them stand in :data:`TRANSITIONS`. A row is loc
 length of one short transaction, never during a call.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from chassis.idempotency import is_retry, request_hash
+from chassis.bulk import Batch, Bulk
+from chassis.context import CallContext, current_call
 from chassis.identifiers import new_id
 from chassis.money import format_usd
-from chassis.outbox import publish
+from chassis.outbox import publish, store
+from chassis.together import ALONE, Alone
 from contracts.billing import (
     PurchaseCompleted,
     PurchaseEnded,
     PurchaseLine,
     PurchaseShortOfFunds,
     PurchaseStatus,
-    StartPurchase,
 )
 from contracts.catalog import Quote
-from contracts.errors import BadRequest, Conflict, IdempotencyConflict, PriceChanged
-from contracts.messages import MAX_AMOUNT_MICROS
-from services.billing.deployments.lifecycle import deploy
+from contracts.errors import BadRequest, Conflict, PriceChanged
+from contracts.messages import MAX_AMOUNT_MICROS, Event
+from services.billing.deployments.lifecycle import deploy, write
 from services.billing.models import WAITING, PurchaseLineRow, PurchaseRow
-from services.billing.purchases import allowances, stock
-from services.billing.purchases.claims import Claim, give_back, take
+from services.billing.purchases import stock
+from services.billing.purchases.claims import Claim, give_back
+from services.billing.purchases.recording import lock_buyer
 from services.billing.settings import BillingSettings
 
 TRANSITIONS: dict[PurchaseStatus, frozenset[PurchaseStatus]] = {
@@ -62,21 +65,6 @@ UNITS_MAX = 100
 DESCRIPTION_LENGTH_MAX = 200
 
 
-def find_replay(session: Session, command: StartPurchase) -> PurchaseRow | None:
-    """The purchase that was made under this key. Raises ``IdempotencyConflict``."""
-    row = session.scalar(
-        select(PurchaseRow).where(
-            PurchaseRow.user_id == command.user_id,
-            PurchaseRow.idempotency_key == command.idempotency_key,
-        )
-    )
-    if row is not None and not is_retry(row.body_hash, command, _once_hashed(command)):
-        raise IdempotencyConflict(
-            "This idempotency key was used for another purchase. Use a new key for a new purchase."
-        )
-    return row
-
-
 def check_units(lines: list[PurchaseLine]) -> None:
     """Raise ``BadRequest`` for more units than one purchase may deploy."""
     if sum(line.quantity for line in lines) > UNITS_MAX:
@@ -95,58 +83,13 @@ def check_prices(lines: list[PurchaseLine], quote: Quote) -> None:
             )
 
 
-def record(
-    session: Session, now: datetime, command: StartPurchase, quote: Quote, rules: BillingSettings
-) -> Claim | None:
-    """Write the purchase before its first effect, claimed by its writer.
+@dataclass(frozen=True)
+class Paid:
+    """A purchase that the wallet took the money for, as a worker has it, and the call it is for."""
 
-    None when another request with the same key wrote it first. Raises ``LimitExceeded``
-    for more than a user may have unpaid; see :mod:`services.billing.purchases.allowances`.
-    """
-    # The lock keeps a second request with this key out until the first one is committed.
-    _lock_buyer(session, command.user_id)
-    if find_replay(session, command) is not None:
-        return None
-    allowances.refuse_too_many_waiting(session, command.user_id, rules)
-    allowances.refuse_too_many_free(session, command.user_id, quote, rules)
-    row = PurchaseRow(
-        purchase_id=new_id(),
-        user_id=command.user_id,
-        idempotency_key=command.idempotency_key,
-        body_hash=request_hash(command).hex(),
-        status=PurchaseStatus.PENDING.value,
-        status_code="",
-        status_reason="",
-        total_micros=quote.total_micros,
-        shortfall_micros=0,
-        reservation_id=new_id(),
-        may_hold_stock=allowances.may_hold_stock(session, now, command.user_id, quote, rules),
-        closing_code="",
-        closing_reason="",
-        attempts=0,
-        try_owed_since=now,
-        created_at=now,
-        updated_at=now,
-        expires_at=now + rules.purchase_lifetime,
-    )
-    claimed = take(row, now, rules.claim_lease)
-    row.lines = [
-        PurchaseLineRow(
-            position=position,
-            product_id=quoted.product.product_id,
-            product_name=quoted.product.name,
-            provider_id=quoted.product.provider_id,
-            category=quoted.product.category.value,
-            billing_period=quoted.product.billing_period.value,
-            quantity=quoted.quantity,
-            unit_price_micros=quoted.unit_price_micros,
-            amount_micros=quoted.amount_micros,
-            is_stocked=quoted.product.stock is not None,
-        )
-        for position, quoted in enumerate(quote.lines)
-    ]
-    session.add(row)
-    return claimed
+    row: PurchaseRow
+    transaction_id: UUID | None
+    call: CallContext = field(default_factory=current_call.get)
 
 
 def complete(
@@ -158,8 +101,70 @@ def complete(
 ) -> PurchaseRow:
     """The wallet took the money: deliver. A second call changes nothing."""
     row = session.get_one(PurchaseRow, purchase_id, with_for_update=True)
-    if row.status == PurchaseStatus.COMPLETED:
-        return row
+    if row.status != PurchaseStatus.COMPLETED:
+        publish(session, *_complete(now, row, transaction_id, provisioning))
+    return row
+
+
+def complete_together(
+    session: Session, now: datetime, paid: Sequence[Paid], provisioning: str
+) -> list[PurchaseRow | Alone]:
+    """Complete several that workers have; the same rows, as they are then.
+
+    One that somebody holds at this moment, or that has ended, is left alone.
+    """
+    held = _HOLD.execute(session, [(each.row.purchase_id,) for each in paid])
+    status = {row.purchase_id: row.status for row in held}
+    outcomes: list[PurchaseRow | Alone] = []
+    events: list[tuple[Event, CallContext]] = []
+    for each in paid:
+        row, found = each.row, status.pop(each.row.purchase_id, None)
+        if found not in WAITING:
+            outcomes.append(ALONE)
+            continue
+        row.status = found
+        told = _complete(now, row, each.transaction_id, provisioning)
+        events += [(event, each.call) for event in told]
+        outcomes.append(row)
+    rows = [row for row in outcomes if isinstance(row, PurchaseRow)]
+    with Batch(session) as writes:
+        writes.add(_COMPLETE, [[getattr(row, name) for name in _COMPLETED] for row in rows])
+        write(writes, [deployment for row in rows for deployment in row.deployments])
+        store(writes, events)
+    return outcomes
+
+
+_HOLD = Bulk(
+    "SELECT purchase_id, status FROM {rows} JOIN purchases USING (purchase_id)"
+    " ORDER BY purchase_id FOR UPDATE OF purchases SKIP LOCKED",
+    purchase_id="uuid",
+)
+_COMPLETED = {
+    "purchase_id": "uuid",
+    "status": "text",
+    "status_code": "text",
+    "status_reason": "text",
+    "transaction_id": "uuid",
+    "shortfall_micros": "bigint",
+    "closing_status": "text",
+    "stock_held_until": "timestamptz",
+    "claim_id": "uuid",
+    "claimed_until": "timestamptz",
+    "due_at": "timestamptz",
+    "updated_at": "timestamptz",
+    "ended_at": "timestamptz",
+}
+_COMPLETE = Bulk(
+    f"UPDATE purchases AS old SET {', '.join(f'{name} = new.{name}' for name in _COMPLETED)}"  # noqa: S608
+    " FROM {rows} WHERE old.purchase_id = new.purchase_id",
+    **_COMPLETED,
+)
+
+
+def _complete(
+    now: datetime, row: PurchaseRow, transaction_id: UUID | None, provisioning: str
+) -> list[Event]:
+    """What a locked row comes to hold, and what is to be published of it."""
     _move(row, PurchaseStatus.COMPLETED, now)
     row.transaction_id = transaction_id
     row.shortfall_micros = 0
@@ -168,20 +173,17 @@ def complete(
     row.stock_held_until = None
     row.ended_at = now
     give_back(row, due_at=None)
-    row.deployments = deploy(session, now, row, provisioning)
-    publish(
-        session,
-        PurchaseCompleted(
-            event_id=new_id(),
-            occurred_at=now,
-            user_id=row.user_id,
-            purchase_id=row.purchase_id,
-            total_micros=row.total_micros,
-            description=describe(row.lines),
-            deployment_ids=[deployment.deployment_id for deployment in row.deployments],
-        ),
+    row.deployments, events = deploy(now, row, provisioning)
+    completed = PurchaseCompleted(
+        event_id=new_id(),
+        occurred_at=now,
+        user_id=row.user_id,
+        purchase_id=row.purchase_id,
+        total_micros=row.total_micros,
+        description=describe(row.lines),
+        deployment_ids=[deployment.deployment_id for deployment in row.deployments],
     )
-    return row
+    return [*events, completed]
 
 
 def wait_for_funds(
@@ -194,7 +196,7 @@ def wait_for_funds(
     said once, and what is said next replaces it.
     """
     # One at a time for each buyer, so that each event knows of all purchases before it.
-    _lock_buyer(session, claimed.row.user_id)
+    lock_buyer(session, claimed.row.user_id)
     row = session.get_one(PurchaseRow, claimed.purchase_id, with_for_update=True)
     if row.claim_id != claimed.claim_id or row.status not in WAITING:
         return False
@@ -285,11 +287,6 @@ def describe(lines: list[PurchaseLineRow]) -> str:
     return description[: DESCRIPTION_LENGTH_MAX - 1].rstrip() + "…"
 
 
-def _once_hashed(command: StartPurchase) -> dict[str, Any]:
-    line = {"product_id", "quantity", "expected_unit_price_micros"}
-    return command.model_dump(mode="json", include={"user_id": True, "lines": {"__all__": line}})
-
-
 def _short_of_funds(
     session: Session, now: datetime, row: PurchaseRow, available_micros: int
 ) -> PurchaseShortOfFunds:
@@ -326,11 +323,3 @@ def _check_move(row: PurchaseRow, to: PurchaseStatus) -> None:
             f"This purchase is {status.replace('_', ' ')}: it cannot become"
             f" {to.replace('_', ' ')} any more."
         )
-
-
-def _lock_buyer(session: Session, user_id: UUID) -> None:
-    """Let one transaction at a time decide over this user's purchases as a whole."""
-    session.execute(
-        text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"),
-        {"name": f"buyer:{user_id}"},
-    )

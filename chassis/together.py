@@ -1,0 +1,117 @@
+"""What many ask for at the same moment, done in one go.
+
+::
+
+    records = Together(record_all, record_one)
+    claimed = records.do(order)          # in each caller's own worker
+
+The first who asks leads: he waits for those who ask in the same moment, does it for all of
+them, and hands on to the first of those who came meanwhile. A transaction, or a call, that
+stands for many costs each of them little; who is by himself pays nothing for it.
+
+Nobody pays for another. One whose part cannot be done with the others (somebody holds his row)
+does it alone, and so does each of them where the whole fails: what is done has a key, so that
+doing it again changes nothing.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Generic, TypeVar
+
+log = logging.getLogger(__name__)
+
+GROUP_MAX = 100
+
+JobT = TypeVar("JobT")
+OutcomeT = TypeVar("OutcomeT")
+
+
+class Alone(Enum):
+    """Stands for the outcome of what is not done with the others."""
+
+    ALONE = "alone"
+
+
+ALONE = Alone.ALONE
+
+
+class _Place(Generic[JobT, OutcomeT]):
+    """Where one waits until he is called: to lead, or to hear his outcome."""
+
+    def __init__(self, job: JobT) -> None:
+        self.job = job
+        self.leads = False
+        self.called = threading.Event()
+        self.outcome: OutcomeT | Exception | Alone = ALONE
+
+
+class Together(Generic[JobT, OutcomeT]):
+    """Does what is asked for, in groups.
+
+    ``group`` does several and returns an outcome for each: the result, an exception that its
+    caller is to raise, or ``ALONE``. ``alone`` does one. ``in_turn``: one group at a time, so that
+    the next one gathers meanwhile; otherwise nobody waits for a group that he is no part of.
+    """
+
+    def __init__(
+        self,
+        group: Callable[[Sequence[JobT]], Sequence[OutcomeT | Exception | Alone]],
+        alone: Callable[[JobT], OutcomeT],
+        *,
+        in_turn: bool = True,
+    ) -> None:
+        self._group = group
+        self._alone = alone
+        self._in_turn = in_turn
+        self._lock = threading.Lock()
+        self._waiting: deque[_Place[JobT, OutcomeT]] = deque()
+        self._is_led = False
+
+    def do(self, job: JobT) -> OutcomeT:
+        """Do it, with others or alone. Raises what became of it."""
+        mine: _Place[JobT, OutcomeT] = _Place(job)
+        with self._lock:
+            self._waiting.append(mine)
+            mine.leads = not self._is_led
+            self._is_led = True
+        if not mine.leads:
+            mine.called.wait()
+        if mine.leads:
+            self._lead()
+        if isinstance(mine.outcome, Alone):
+            return self._alone(job)
+        if isinstance(mine.outcome, Exception):
+            raise mine.outcome
+        return mine.outcome
+
+    def _lead(self) -> None:
+        # Whoever asks in this moment gets a place.
+        time.sleep(0)
+        with self._lock:
+            size = min(len(self._waiting), GROUP_MAX)
+            places = [self._waiting.popleft() for _ in range(size)]
+        if not self._in_turn:
+            self._hand_on()
+        try:
+            outcomes = self._group([place.job for place in places])
+            for place, outcome in zip(places, outcomes, strict=True):
+                place.outcome = outcome
+        except Exception as error:
+            log.warning("a group failed; each is done alone", extra={"error": str(error)[:500]})
+        finally:
+            if self._in_turn:
+                self._hand_on()
+            for place in places:
+                place.called.set()
+
+    def _hand_on(self) -> None:
+        with self._lock:
+            if self._waiting:
+                self._waiting[0].leads = True
+                self._waiting[0].called.set()
+            else:
+                self._is_led = False

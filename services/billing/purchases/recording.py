@@ -1,0 +1,246 @@
+"""Writing purchases down before their first effect: what is refused, and the rows.
+
+Several that are asked for at once are one transaction. A buyer's purchases are decided over by
+one transaction at a time, which keeps a second request with the same key out as well.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from chassis.bulk import Batch, Bulk
+from chassis.idempotency import request_hash
+from chassis.identifiers import new_id
+from chassis.together import ALONE, Alone
+from contracts.billing import PurchaseStatus, StartPurchase
+from contracts.catalog import Quote
+from contracts.errors import ServiceError
+from services.billing.models import PurchaseLineRow, PurchaseRow
+from services.billing.purchases import allowances
+from services.billing.purchases.claims import Claim, take
+from services.billing.purchases.replays import require_same
+from services.billing.settings import BillingSettings
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be bought, and what the catalog says of it now."""
+
+    command: StartPurchase
+    quote: Quote
+
+    @property
+    def key(self) -> tuple[UUID, str]:
+        return self.command.user_id, self.command.idempotency_key
+
+
+def record(session: Session, now: datetime, order: Order, rules: BillingSettings) -> Claim | None:
+    """Write the purchase, claimed by its writer, after waiting for who decides over the buyer's.
+
+    None when another request with the same key wrote it first. Raises ``IdempotencyConflict``, and
+    ``LimitExceeded`` for more than a user may have unpaid; see :mod:`.allowances`.
+    """
+    lock_buyer(session, order.command.user_id)
+    (outcome,) = _record(session, now, [order], rules)
+    if isinstance(outcome, ServiceError):
+        raise outcome
+    return outcome
+
+
+def record_together(
+    session: Session, now: datetime, orders: Sequence[Order], rules: BillingSettings
+) -> list[Claim | ServiceError | Alone | None]:
+    """What :func:`record` comes to for each. For a buyer over whose purchases somebody decides at
+    this moment nobody waits."""
+    buyers = {order.command.user_id for order in orders}
+    locked = _TRY_TO_LOCK_BUYERS.execute(session, [(user_id,) for user_id in buyers])
+    free = {row.user_id for row in locked if row.is_locked}
+    ours = [order for order in orders if order.command.user_id in free]
+    outcomes = iter(_record(session, now, ours, rules) if ours else ())
+    return [next(outcomes) if order.command.user_id in free else ALONE for order in orders]
+
+
+def lock_buyer(session: Session, user_id: UUID) -> None:
+    """Let one transaction at a time decide over this user's purchases as a whole."""
+    session.execute(
+        text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"),
+        {"name": f"buyer:{user_id}"},
+    )
+
+
+_TRY_TO_LOCK_BUYERS = Bulk(
+    "SELECT user_id, pg_try_advisory_xact_lock(hashtextextended('buyer:' || user_id, 0))"
+    " AS is_locked FROM {rows}",
+    user_id="uuid",
+)
+_LOOK = Bulk(
+    "SELECT new.user_id, new.idempotency_key, known.body_hash, ("
+    "SELECT count(*) FROM purchases AS one WHERE one.user_id = new.user_id"
+    " AND one.status IN ('pending', 'awaiting_funds')) AS waiting"
+    " FROM {rows} LEFT JOIN purchases AS known USING (user_id, idempotency_key)",
+    user_id="uuid",
+    idempotency_key="text",
+)
+_PURCHASE = {
+    "purchase_id": "uuid",
+    "user_id": "uuid",
+    "idempotency_key": "text",
+    "body_hash": "text",
+    "status": "text",
+    "status_code": "text",
+    "status_reason": "text",
+    "total_micros": "bigint",
+    "shortfall_micros": "bigint",
+    "reservation_id": "uuid",
+    "may_hold_stock": "boolean",
+    "closing_code": "text",
+    "closing_reason": "text",
+    "attempts": "integer",
+    "due_at": "timestamptz",
+    "claim_id": "uuid",
+    "claimed_until": "timestamptz",
+    "created_at": "timestamptz",
+    "updated_at": "timestamptz",
+    "expires_at": "timestamptz",
+}
+_INSERT_PURCHASES = Bulk("INSERT INTO purchases ({columns}) SELECT * FROM {rows}", **_PURCHASE)
+_LINE = {
+    "purchase_id": "uuid",
+    "position": "integer",
+    "product_id": "uuid",
+    "product_name": "text",
+    "provider_id": "uuid",
+    "category": "text",
+    "billing_period": "text",
+    "quantity": "integer",
+    "unit_price_micros": "bigint",
+    "amount_micros": "bigint",
+    "is_stocked": "boolean",
+}
+_INSERT_LINES = Bulk("INSERT INTO purchase_lines ({columns}) SELECT * FROM {rows}", **_LINE)
+
+
+def _record(
+    session: Session, now: datetime, orders: Sequence[Order], rules: BillingSettings
+) -> list[Claim | ServiceError | None]:
+    """The buyers are locked."""
+    known: dict[tuple[UUID, str], str | None] = {}
+    waiting: Counter[UUID] = Counter()
+    for row in _LOOK.execute(session, {order.key for order in orders}):
+        known[row.user_id, row.idempotency_key] = row.body_hash
+        waiting[row.user_id] = row.waiting
+    writing = _Writing(session, now, rules, known, waiting)
+    outcomes: list[Claim | ServiceError | None] = []
+    for order in orders:
+        try:
+            outcomes.append(writing.claim(order))
+        except ServiceError as refusal:
+            outcomes.append(refusal)
+    writing.flush()
+    return outcomes
+
+
+@dataclass
+class _Writing:
+    """Purchases that are written in one transaction.
+
+    ``known`` are the hashes of what was made under the keys before, ``waiting`` how many purchases
+    of each buyer wait; both count what is made here.
+    """
+
+    session: Session
+    now: datetime
+    rules: BillingSettings
+    known: dict[tuple[UUID, str], str | None]
+    waiting: Counter[UUID]
+    unwritten: list[PurchaseRow] = field(default_factory=list)
+
+    def claim(self, order: Order) -> Claim | None:
+        user_id = order.command.user_id
+        body_hash = self.known[order.key]
+        if body_hash is not None:
+            require_same(body_hash, order.command)
+            return None
+        allowances.refuse_too_many_waiting(self.waiting[user_id], self.rules)
+        may_hold_stock = self._is_allowed(order)
+        row = _row(self.now, order, self.rules, may_hold_stock)
+        claimed = replace(take(row, self.now, self.rules.claim_lease), is_new=True)
+        row.lines = _lines(order.quote)
+        self.known[order.key] = row.body_hash
+        self.waiting[user_id] += 1
+        self.unwritten.append(row)
+        return claimed
+
+    def flush(self) -> None:
+        with Batch(self.session) as writes:
+            writes.add(_INSERT_PURCHASES, [_values(row, _PURCHASE) for row in self.unwritten])
+            writes.add(
+                _INSERT_LINES,
+                [
+                    (row.purchase_id, *_values(line, _LINE)[1:])
+                    for row in self.unwritten
+                    for line in row.lines
+                ],
+            )
+        self.unwritten.clear()
+
+    def _is_allowed(self, order: Order) -> bool:
+        """Whether stock may be set aside for it. Raises ``LimitExceeded`` for too much for free."""
+        if not allowances.is_bounded(order.quote):
+            return True
+        # What is written by now counts.
+        self.flush()
+        user_id = order.command.user_id
+        allowances.refuse_too_many_free(self.session, user_id, order.quote, self.rules)
+        return allowances.may_hold_stock(self.session, self.now, user_id, order.quote, self.rules)
+
+
+def _row(now: datetime, order: Order, rules: BillingSettings, may_hold_stock: bool) -> PurchaseRow:
+    return PurchaseRow(
+        purchase_id=new_id(),
+        user_id=order.command.user_id,
+        idempotency_key=order.command.idempotency_key,
+        body_hash=request_hash(order.command).hex(),
+        status=PurchaseStatus.PENDING.value,
+        status_code="",
+        status_reason="",
+        total_micros=order.quote.total_micros,
+        shortfall_micros=0,
+        reservation_id=new_id(),
+        may_hold_stock=may_hold_stock,
+        closing_code="",
+        closing_reason="",
+        attempts=0,
+        try_owed_since=now,
+        created_at=now,
+        updated_at=now,
+        expires_at=now + rules.purchase_lifetime,
+    )
+
+
+def _lines(quote: Quote) -> list[PurchaseLineRow]:
+    return [
+        PurchaseLineRow(
+            position=position,
+            product_id=quoted.product.product_id,
+            product_name=quoted.product.name,
+            provider_id=quoted.product.provider_id,
+            category=quoted.product.category.value,
+            billing_period=quoted.product.billing_period.value,
+            quantity=quoted.quantity,
+            unit_price_micros=quoted.unit_price_micros,
+            amount_micros=quoted.amount_micros,
+            is_stocked=quoted.product.stock is not None,
+        )
+        for position, quoted in enumerate(quote.lines)
+    ]
+
+
+def _values(row: Any, columns: Iterable[str]) -> tuple[Any, ...]:
+    return tuple(getattr(row, name) for name in columns)

@@ -1,0 +1,111 @@
+"""What many ask for at once is done in one go, and nobody pays for another."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+
+import pytest
+
+from chassis.together import ALONE, Alone, Together
+from tests.patience import PATIENCE_S, eventually
+
+
+class Work:
+    """Doubles numbers; the first group is held up until ``begin`` is set."""
+
+    def __init__(self) -> None:
+        self.groups: list[list[int]] = []
+        self.alone: list[int] = []
+        self.begin = Event()
+        self.fails = False
+        self.together = Together(self.double_all, self.double)
+
+    def double_all(self, numbers: Sequence[int]) -> list[int | Exception | Alone]:
+        self.groups.append(list(numbers))
+        assert self.begin.wait(PATIENCE_S)
+        if self.fails:
+            raise RuntimeError("the database is away")
+        return [_outcome(number) for number in numbers]
+
+    def double(self, number: int) -> int:
+        self.alone.append(number)
+        return 2 * number
+
+
+def _outcome(number: int) -> int | Exception | Alone:
+    if number == 13:
+        return ValueError("an unlucky number")
+    return ALONE if number == 1 else 2 * number
+
+
+def all_at_once(work: Work, *numbers: int) -> list[int | BaseException]:
+    """The first number leads, and the others come while its group is under way."""
+    with ThreadPoolExecutor(len(numbers)) as callers:
+        asked = [callers.submit(work.together.do, numbers[0])]
+        eventually(lambda: work.groups)
+        asked += [callers.submit(work.together.do, number) for number in numbers[1:]]
+        eventually(lambda: len(work.together._waiting) == len(numbers) - 1)
+        work.begin.set()
+        return [each.exception() or each.result() for each in asked]
+
+
+def test_who_comes_while_a_group_is_under_way_is_in_the_next_one() -> None:
+    work = Work()
+
+    assert all_at_once(work, 2, 3, 4, 5) == [4, 6, 8, 10]
+    assert [len(group) for group in work.groups] == [1, 3]
+
+
+def test_one_that_is_refused_fails_by_itself() -> None:
+    work = Work()
+
+    _, refused, fine = all_at_once(work, 2, 13, 4)
+
+    assert (type(refused), fine) == (ValueError, 8)
+
+
+def test_one_that_cannot_be_done_with_the_others_is_done_alone() -> None:
+    work = Work()
+
+    assert all_at_once(work, 2, 1, 4) == [4, 2, 8]
+    assert work.alone == [1]
+
+
+def test_each_is_done_alone_where_the_whole_fails() -> None:
+    work = Work()
+    work.fails = True
+
+    assert all_at_once(work, 2, 3, 4) == [4, 6, 8]
+    assert sorted(work.alone) == [2, 3, 4]
+
+
+def test_the_next_caller_leads_after_a_failure() -> None:
+    work = Work()
+    work.begin.set()
+    work.fails = True
+    work.together.do(2)
+    work.fails = False
+
+    assert work.together.do(3) == 6
+    assert work.groups == [[2], [3]]
+
+
+def test_out_of_turn_nobody_waits_for_a_group_that_he_is_no_part_of() -> None:
+    work = Work()
+    work.together = Together(work.double_all, work.double, in_turn=False)
+
+    with ThreadPoolExecutor(2) as callers:
+        asked = [callers.submit(work.together.do, number) for number in (2, 3)]
+        eventually(lambda: sum(len(group) for group in work.groups) == 2)
+        work.begin.set()
+
+        assert [each.result() for each in asked] == [4, 6]
+
+
+@pytest.mark.parametrize("number", [13])
+def test_what_is_refused_by_itself_is_raised(number: int) -> None:
+    work = Work()
+    work.begin.set()
+
+    with pytest.raises(ValueError, match="unlucky"):
+        work.together.do(number)
