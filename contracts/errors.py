@@ -121,3 +121,15 @@ class DeadlineExceeded(ServiceError):
 
 class Unavailable(ServiceError):
     code = "unavailable"
+
+
+def with_code(code: str, message: str, *details: str) -> ServiceError:
+    """The error with this code; a plain one for a code that is not known here."""
+    return _BY_CODE.get(code, ServiceError)(message, *details)
+
+
+_BY_CODE = {
+    error.code: error
+    for error in list(globals().values())
+    if isinstance(error, type) and issubclass(error, ServiceError)
+}

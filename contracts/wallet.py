@@ -438,6 +438,28 @@ class PostBatch(
     dry_run: bool = False
 
 
+class DebitResult(Value):
+    """The transaction of one debit as it would have been alone, or why it was refused."""
+
+    transaction: Transaction | None = None
+    error: BatchError | None = None
+
+
+class DebitOutcomes(Reply):
+    """One result for each debit, in their order."""
+
+    results: list[DebitResult]
+
+
+class DebitAll(Request[DebitOutcomes], service=SERVICE, method="debit_all"):
+    """Up to 1,000 debits in one call, each by itself, for a caller that may do nothing else.
+
+    ``BadRequest`` for a dry run among them; nothing is done then.
+    """
+
+    debits: Annotated[list[Debit], Field(min_length=1, max_length=1_000)]
+
+
 class ClosedKey(Reply):
     """What closing a key found. ``transaction`` is the one made under it before, if any."""
 

@@ -71,6 +71,7 @@ LOGINS = (
             "catalog.reserve_stock",
             "wallet.close_key",
             "wallet.debit",
+            "wallet.debit_all",
             "wallet.get_wallet",
         ),
         listens_to=("topup", "wallet"),

@@ -75,9 +75,11 @@ def processes(
         connections = {"DATABASE_URL": database_url(database), "AMQP_URI": amqp_uri(name)}
         return _service(name, module, ports.health[name], {**everywhere, **connections, **own})
 
+    # The more there is in hand, the larger are the groups in which it is done.
+    groups = {"MAX_WORKERS": "50"}
     own = {
-        # Five times as many commands may be in hand, and the more there are, the larger its groups.
-        "wallet": {"MAX_WORKERS": "50"},
+        "wallet": groups,
+        "billing": groups,
         "topup": stripe,
     }
     return [

@@ -1,7 +1,7 @@
 """Batches of commands that come in one call."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
 
@@ -18,6 +18,9 @@ from contracts.wallet import (
     CloseKey,
     Credit,
     Debit,
+    DebitAll,
+    DebitOutcomes,
+    DebitResult,
     Freeze,
     OpenAccount,
     PlaceHold,
@@ -25,6 +28,7 @@ from contracts.wallet import (
     Refund,
     Reverse,
     SetLevel,
+    Transaction,
     Transfer,
     Unfreeze,
     VoidHold,
@@ -69,6 +73,21 @@ def post(submit_all: SubmitAll, request: PostBatch) -> BatchOutcome:
     return BatchOutcome(results=[_result(outcome) for outcome in kept], applied=False)
 
 
+def debit_all(submit_all: SubmitAll, request: DebitAll) -> DebitOutcomes:
+    """Make debits, each by itself. Raises ``BadRequest`` and ``Overloaded``."""
+    for debit in request.debits:
+        keys.require_callers_own(debit.idempotency_key)
+        if debit.dry_run:
+            raise BadRequest("dry_run: a rehearsal is a call by itself.", "dry_run")
+    return DebitOutcomes(results=[_debited(outcome) for outcome in submit_all(request.debits)])
+
+
+def _debited(outcome: Outcome) -> DebitResult:
+    if isinstance(outcome, ServiceError):
+        return DebitResult(error=_error(outcome))
+    return DebitResult(transaction=cast(Transaction, outcome))
+
+
 def _parse(command: BatchCommand) -> Command[Any] | BadRequest:
     request_class = METHODS.get(command.method)
     if request_class is None:
@@ -91,6 +110,9 @@ def _result(outcome: Outcome | None) -> BatchResult:
     if outcome is None:
         return BatchResult()
     if isinstance(outcome, ServiceError):
-        error = BatchError(code=outcome.code, message=str(outcome), details=list(outcome.details))
-        return BatchResult(error=error)
+        return BatchResult(error=_error(outcome))
     return BatchResult(reply=outcome.model_dump(mode="json"))
+
+
+def _error(refusal: ServiceError) -> BatchError:
+    return BatchError(code=refusal.code, message=str(refusal), details=list(refusal.details))

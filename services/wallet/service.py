@@ -25,6 +25,8 @@ from contracts.wallet import (
     Credit,
     CreditPage,
     Debit,
+    DebitAll,
+    DebitOutcomes,
     Export,
     ExportPage,
     Freeze,
@@ -129,6 +131,10 @@ class WalletService:
     @rpc
     def close_key(self, request: CloseKey) -> Deferred[ClosedKey]:
         return self.committer.submit(request)
+
+    @rpc
+    def debit_all(self, request: DebitAll) -> DebitOutcomes:
+        return batches.debit_all(self.committer.submit_all, request)
 
     @rpc
     def post_batch(self, request: PostBatch) -> BatchOutcome:

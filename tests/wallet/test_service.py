@@ -22,6 +22,7 @@ from contracts.wallet import (
     Capture,
     CheckAffordability,
     CloseKey,
+    DebitAll,
     Export,
     Freeze,
     GetByKey,
@@ -103,6 +104,35 @@ def test_the_same_debit_from_many_callers_at_once_is_made_once(rpc):
 
     assert len({answer.transaction_id for answer in answers}) == 1
     assert sum(not answer.replayed for answer in answers) == 1
+
+
+def test_each_of_several_debits_stands_by_itself(rpc):
+    user_id, poor = new_user(rpc, 10 * USD), new_user(rpc, 2 * USD)
+    made = debit(user_id, 4 * USD)
+    first = rpc.call(made)
+
+    outcome = rpc.call(DebitAll(debits=[made, debit(poor, 5 * USD), debit(user_id, USD)]))
+
+    again, refused, new = outcome.results
+    assert (again.transaction.transaction_id, again.transaction.replayed) == (
+        first.transaction_id,
+        True,
+    )
+    assert (refused.error.code, refused.error.details) == (
+        "insufficient_funds",
+        [str(2 * USD), str(3 * USD)],
+    )
+    assert new.transaction.balance_after_micros == 5 * USD
+
+
+def test_a_rehearsal_or_a_key_of_the_wallets_own_among_debits_is_refused_before_anything(rpc):
+    user_id = new_user(rpc, 10 * USD)
+    fine = debit(user_id, USD)
+    for wrong in ({"dry_run": True}, {"idempotency_key": "topup:1"}):
+        with pytest.raises(BadRequest):
+            rpc.call(DebitAll(debits=[fine, fine.model_copy(update=wrong)]))
+
+    assert rpc.call(GetWallet(user_id=user_id)).balance_micros == 10 * USD
 
 
 def test_a_batch_answers_for_each_command(rpc):

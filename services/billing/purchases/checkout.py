@@ -33,7 +33,7 @@ from contracts.billing import (
     PurchaseStatus,
     StartPurchase,
 )
-from contracts.catalog import GetQuote, Quote, QuoteLine, ReleaseStock, ReserveStock
+from contracts.catalog import Quote, QuoteLine, ReleaseStock, ReserveStock
 from contracts.errors import (
     AccountFrozen,
     Conflict,
@@ -50,6 +50,7 @@ from contracts.keys import purchase_key
 from contracts.wallet import CloseKey, Debit, Noted, TransactionKind
 from services.billing.models import PurchaseLineRow, PurchaseRow
 from services.billing.purchases import claims, lifecycle, recording, stock
+from services.billing.purchases.calls import Calls
 from services.billing.purchases.claims import Claim
 from services.billing.purchases.lifecycle import Paid
 from services.billing.purchases.queries import as_purchase, own_purchase
@@ -191,11 +192,13 @@ class Checkout:
 
     def _quote(self, command: StartPurchase) -> Quote:
         lifecycle.check_units(command.lines)
-        quote = self.rpc.call(
-            GetQuote(lines=_quote_lines(command.lines)), timeout_s=self.rules.call_timeout_s
-        )
+        quote = self._calls.quote(_quote_lines(command.lines))
         lifecycle.check_prices(command.lines, quote)
         return quote
+
+    @cached_property
+    def _calls(self) -> Calls:
+        return Calls(self.rpc, self.rules.call_timeout_s)
 
     def _replay(self, command: StartPurchase) -> PurchaseRow | None:
         with self.database.read() as session:
@@ -310,19 +313,18 @@ class Checkout:
     def _debit(self, row: PurchaseRow, *, dry_run: bool = False) -> UUID | None:
         if row.total_micros == 0:
             return None
-        transaction = self.rpc.call(
-            Debit(
-                idempotency_key=purchase_key(row.purchase_id),
-                user_id=row.user_id,
-                amount_micros=row.total_micros,
-                kind=TransactionKind.PURCHASE,
-                description=lifecycle.describe(row.lines),
-                metadata={Noted.PURCHASE_ID: str(row.purchase_id)},
-                dry_run=dry_run,
-            ),
-            timeout_s=self.rules.call_timeout_s,
+        debit = Debit(
+            idempotency_key=purchase_key(row.purchase_id),
+            user_id=row.user_id,
+            amount_micros=row.total_micros,
+            kind=TransactionKind.PURCHASE,
+            description=lifecycle.describe(row.lines),
+            metadata={Noted.PURCHASE_ID: str(row.purchase_id)},
+            dry_run=dry_run,
         )
-        return transaction.transaction_id
+        if dry_run:
+            return self.rpc.call(debit, timeout_s=self.rules.call_timeout_s).transaction_id
+        return self._calls.debit(debit).transaction_id
 
     @cached_property
     def _completions(self) -> Together[Paid, PurchaseRow]:

@@ -1,0 +1,92 @@
+"""Calls to the catalog and the wallet: those of the same moment go as one."""
+
+from collections.abc import Sequence
+
+from chassis.client import RpcClient
+from chassis.context import CallContext, current_call
+from chassis.together import ALONE, Alone, Together
+from contracts.catalog import GetQuote, Quote, QuoteLine
+from contracts.errors import (
+    DeadlineExceeded,
+    Overloaded,
+    ServiceError,
+    Unavailable,
+    with_code,
+)
+from contracts.messages import ReplyT, Request
+from contracts.wallet import Debit, DebitAll, DebitResult, Transaction
+
+QUOTED_AT_ONCE_MAX = 50
+
+Lines = tuple[QuoteLine, ...]
+
+
+class Calls:
+    """Asks for prices and takes money, for whoever needs it at the same moment."""
+
+    def __init__(self, rpc: RpcClient, timeout_s: float) -> None:
+        self._rpc = rpc
+        self._timeout_s = timeout_s
+        # A price is asked for before anything is begun, and may wait for the question before it.
+        self._quotes = Together(self._quote_all, self._quote_one)
+        # A debit is made under a claim, whose length counts on no wait.
+        self._debits = Together(self._debit_all, self._debit_one, in_turn=False)
+
+    def quote(self, lines: Sequence[QuoteLine]) -> Quote:
+        """The prices of now. Raises what :class:`contracts.catalog.GetQuote` does."""
+        return self._quotes.do(tuple(lines))
+
+    def debit(self, debit: Debit) -> Transaction:
+        """Take money. Raises what :class:`contracts.wallet.Debit` does."""
+        return self._debits.do(debit)
+
+    def _quote_one(self, lines: Lines) -> Quote:
+        return self._rpc.call(GetQuote(lines=list(lines)), timeout_s=self._timeout_s)
+
+    def _quote_all(self, orders: Sequence[Lines]) -> list[Quote | Exception | Alone]:
+        """Orders of one line each are asked for in one question, each price once."""
+        wanted = list(dict.fromkeys(lines[0] for lines in orders if len(lines) == 1))
+        wanted = wanted[:QUOTED_AT_ONCE_MAX]
+        if len(orders) == 1 or not wanted:
+            return [ALONE] * len(orders)
+        try:
+            quote = self._for_all(GetQuote(lines=wanted))
+        except (DeadlineExceeded, Unavailable) as error:
+            return [error] * len(orders)
+        except ServiceError:
+            # One of them cannot be had: each hears for itself.
+            return [ALONE] * len(orders)
+        found: dict[Lines, Quote] = {
+            (line,): Quote(lines=[quoted], total_micros=quoted.amount_micros)
+            for line, quoted in zip(wanted, quote.lines, strict=True)
+        }
+        return [found.get(lines, ALONE) for lines in orders]
+
+    def _debit_one(self, debit: Debit) -> Transaction:
+        return self._rpc.call(debit, timeout_s=self._timeout_s)
+
+    def _debit_all(self, debits: Sequence[Debit]) -> list[Transaction | Exception | Alone]:
+        if len(debits) == 1:
+            return [ALONE]
+        try:
+            made = self._for_all(DebitAll(debits=list(debits)))
+        except (DeadlineExceeded, Unavailable, Overloaded) as error:
+            return [error] * len(debits)
+        except ServiceError:
+            # A wallet, or a broker's table, that is older than this call.
+            return [ALONE] * len(debits)
+        return [_outcome(result) for result in made.results]
+
+    def _for_all(self, request: Request[ReplyT]) -> ReplyT:
+        """A call that is nobody's own: no single caller's deadline ends it."""
+        token = current_call.set(CallContext())
+        try:
+            return self._rpc.call(request, timeout_s=self._timeout_s)
+        finally:
+            current_call.reset(token)
+
+
+def _outcome(result: DebitResult) -> Transaction | Exception | Alone:
+    if result.error is not None:
+        return with_code(result.error.code, result.error.message, *result.error.details)
+    return result.transaction or ALONE
