@@ -128,7 +128,7 @@ def submit_login(site: Site, browser: requests.Session, user: User) -> int:
 def test_wrong_passwords_by_a_stranger_do_not_lock_the_owner_out(
     serve: Callable[..., Site], user: User
 ) -> None:
-    site = serve(trusted_proxies=1)
+    site = serve(trusted_proxies=1, rate_limit_login_email="10 per day")
     stranger = [try_login(site, user, "wrong password", "203.0.113.9") for _ in range(20)]
 
     owner = try_login(site, user, PASSWORD, "198.51.100.7")

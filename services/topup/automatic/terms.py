@@ -345,7 +345,6 @@ def status(session: Session, user_id: UUID, policy: Policy, now: datetime) -> Au
         "cool_down_s": int(policy.cool_down.total_seconds()),
         "topup_amount_min_micros": policy.topup_min_micros,
         "topup_amount_max_micros": policy.topup_max_micros,
-        "last_topup": _last_topup(session, user_id),
     }
     if settings is None:
         return AutoTopupStatus(enabled=False, state="off", **bounds)
@@ -377,6 +376,7 @@ def status(session: Session, user_id: UUID, policy: Policy, now: datetime) -> Au
         in_flight_topup_id=limits.in_flight_topup_id(session, user_id),
         confirm_url=settings.confirm_url,
         last_refusal=_last_refusal(session, user_id),
+        last_topup=_last_topup(session, user_id),
         **bounds,
     )
 
