@@ -65,6 +65,23 @@ class _Reply(Future[Any]):
         self.request: OutgoingMessage | None = None
 
 
+class _RequestChannel(Channel):
+    """The channel of all calls, which py-amqp opens again inside the read that heard of a refusal.
+
+    That read lasts a second, and a broker that takes longer to open a channel would have py-amqp
+    raise ``TimeoutError`` in the place of the refusal, which nobody heard of then.
+    """
+
+    def open(self) -> None:
+        sock = self.connection.transport.sock
+        read_timeout_s = sock.gettimeout()
+        sock.settimeout(HEARTBEAT_S)
+        try:
+            super().open()
+        finally:
+            sock.settimeout(read_timeout_s)
+
+
 class RpcClient:
     """Calls services by request object. Make one for each process and share it."""
 
@@ -247,7 +264,8 @@ class RpcClient:
         wire = self._connection.connection
         self._consume(self._connection.channel())
         skip_blocked_check(self._connection)
-        requests = self._connection.channel()
+        requests = _RequestChannel(wire)
+        requests.open()
         requests.events["basic_return"].add(self._on_return)
         self._connection.wait_at_most(READ_TIMEOUT_S)
         self._requests = requests

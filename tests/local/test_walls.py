@@ -14,7 +14,7 @@ import kombu
 import pytest
 from amqp.exceptions import AccessRefused
 
-from chassis.client import RpcClient
+from chassis.client import READ_TIMEOUT_S, RpcClient
 from contracts import billing, catalog, errors, topup, wallet
 from contracts.messages import Event, Request
 from deploy.definitions import LOGINS, Login
@@ -258,7 +258,15 @@ def test_the_catalog_makes_no_money_and_hears_so_at_once(
     assert system.rpc.call(wallet.Export()).entries == []
 
 
-def test_a_refused_call_costs_the_calls_beside_it_nothing(system: System) -> None:
+@pytest.mark.parametrize(
+    "read_timeout_s",
+    [READ_TIMEOUT_S, 0.0001],
+    ids=["", "a broker that is slower than one read"],
+)
+def test_a_refused_call_costs_the_calls_beside_it_nothing(
+    system: System, monkeypatch: pytest.MonkeyPatch, read_timeout_s: float
+) -> None:
+    monkeypatch.setattr("chassis.client.READ_TIMEOUT_S", read_timeout_s)
     client = RpcClient(system.vhost.uri("gateway"), name="gateway")
     refused = wallet.Reverse(
         idempotency_key="c",
