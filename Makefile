@@ -28,7 +28,7 @@ run: install  ## Run the whole product on this machine; its data stays in .data/
 	@exec $(PY) -m deploy.local.run
 
 .PHONY: test
-test: install-test  ## Run every test, on real servers of its own (under 10 minutes)
+test: install-test  ## Run every test, on real servers of its own (in under 15 minutes on two cores)
 	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 .PHONY: check

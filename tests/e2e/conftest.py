@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
@@ -36,9 +37,9 @@ def browser() -> Iterator[Browser]:
         chromium.close()
 
 
-@pytest.fixture
-def new_visitor(browser: Browser, system: System) -> Iterator[NewVisitor]:
-    """``new_visitor(PHONE, javascript=False)``. No page may have made the browser complain."""
+@contextmanager
+def visiting(browser: Browser, system: System) -> Iterator[NewVisitor]:
+    """Makes visitors, and sees them out. No page may have made the browser complain."""
     visitors: list[Visitor] = []
 
     def make(window: dict[str, int] = DESKTOP, *, javascript: bool = True) -> Visitor:
@@ -57,6 +58,13 @@ def new_visitor(browser: Browser, system: System) -> Iterator[NewVisitor]:
         visitor.context.close()
     complaints = [complaint for visitor in visitors for complaint in visitor.complaints]
     assert complaints == []
+
+
+@pytest.fixture
+def new_visitor(browser: Browser, system: System) -> Iterator[NewVisitor]:
+    """``new_visitor(PHONE, javascript=False)``, for one test."""
+    with visiting(browser, system) as make:
+        yield make
 
 
 @pytest.fixture

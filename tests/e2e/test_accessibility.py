@@ -1,14 +1,17 @@
 """Everybody can use the pages: contrast, names and roles by axe, and a focus that is seen."""
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser
 
-from tests.e2e.conftest import NewVisitor
+from tests.e2e.conftest import visiting
 from tests.e2e.test_pages import PAGES
 from tests.e2e.visitor import Visitor
+from tests.system import System
 
 AXE = Axe()
 WCAG = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
@@ -37,33 +40,39 @@ FOCUSED = """() => {
 STOPS_MAX = 60
 
 
-@pytest.fixture(scope="module", params=["light", "dark"])
-def scheme(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture
-def shopper(new_visitor: NewVisitor, scheme: str) -> Visitor:
+@pytest.fixture(scope="module")
+def regular(browser: Browser, system: System) -> Iterator[Visitor]:
     """Somebody with credits, a deployment, a purchase that waits, and a saved card."""
-    someone = new_visitor()
-    someone.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-    someone.register()
-    someone.buy_credits(10)
-    someone.buy_now("vm-starter")
-    someone.expect_purchase("completed")
-    someone.open_buy_now("vm-production")
-    someone.page.get_by_role("button", name="Buy Credits and continue").click()
-    someone.page.get_by_role("link", name="Cancel and go back").click()
-    someone.expect_purchase("awaiting_funds")
-    someone.save_card()
-    return someone
+    with visiting(browser, system) as new_visitor:
+        someone = new_visitor()
+        someone.register()
+        someone.buy_credits(10)
+        someone.buy_now("vm-starter")
+        someone.expect_purchase("completed")
+        someone.save_card()
+        someone.open_buy_now("vm-production")
+        someone.page.get_by_role("button", name="Buy Credits and continue").click()
+        someone.page.get_by_role("link", name="Cancel and go back").click()
+        someone.expect_purchase("awaiting_funds")
+        yield someone
 
 
-def test_no_page_breaks_a_rule_that_axe_knows(shopper: Visitor) -> None:
-    waiting = shopper.page.url
+@pytest.fixture(scope="module")
+def purchase_path(regular: Visitor) -> str:
+    """The page of the purchase that waits."""
+    return regular.page.url.removeprefix(regular.base_url)
+
+
+@pytest.fixture(params=["light", "dark"])
+def shopper(request: pytest.FixtureRequest, regular: Visitor, purchase_path: str) -> Visitor:
+    regular.page.emulate_media(color_scheme=request.param)
+    return regular
+
+
+def test_no_page_breaks_a_rule_that_axe_knows(shopper: Visitor, purchase_path: str) -> None:
     found = {}
-    for path in [*PAGES, waiting]:
-        shopper.open(path.removeprefix(shopper.base_url))
+    for path in [*PAGES, purchase_path]:
+        shopper.open(path)
         shopper.page.wait_for_load_state("networkidle")
         results = AXE.run(shopper.page, options=WCAG)
         if results.violations_count:

@@ -56,7 +56,7 @@ def test_who_is_logged_in_sees_the_page_that_says_so(
     assert all("</html>" in page.text for page in pages)
 
 
-def test_a_thousand_requests_write_the_same_failure_a_few_times(
+def test_two_hundred_requests_write_the_same_failure_a_few_times(
     start_front: Callable[..., Front], user: User, close_database: Callable[[], None]
 ) -> None:
     front = start_front()
@@ -64,14 +64,14 @@ def test_a_thousand_requests_write_the_same_failure_a_few_times(
     before = len(front.child.log_path.read_text())
     close_database()
 
-    for _ in range(1000):
+    for _ in range(200):
         assert browser.get(front.base_url + "/dashboard", timeout=30).status_code == 503
 
     lines = front.child.log_path.read_text()[before:].splitlines()
     failures = [line for line in lines if json.loads(line)["level"] == "ERROR"]
     assert failures
-    assert sum(map(len, failures)) < 100_000
-    assert len(failures) < 100
+    assert sum(map(len, failures)) < 50_000
+    assert len(failures) < 50
 
 
 def test_readiness_is_answered_in_time(site: Site, close_database: Callable[[], None]) -> None:

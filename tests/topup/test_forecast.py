@@ -25,7 +25,7 @@ from services.topup.models import TriggerRecord
 from services.topup.wallet_questions import Entry
 from tests.topup.conftest import USD, Customer, Desk, empty
 
-EXAMPLES = int(os.environ.get("TOPUP_FORECASTS", "25"))
+EXAMPLES = int(os.environ.get("TOPUP_FORECASTS", "8"))
 PASSES_WITHIN = timedelta(minutes=5)
 """Longer than a cool-down, shorter than it takes until a limit starts anew."""
 

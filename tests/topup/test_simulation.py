@@ -38,7 +38,7 @@ from services.topup.charging import charges, checkout, webhooks
 from tests.topup.conftest import USD, Card, Customer, Desk, empty, signed
 from tests.topup.life_states import STATES, Histories, Moment, Sight, sights
 
-EXAMPLES, STEPS = map(int, os.environ.get("TOPUP_SIMULATION", "4x8").split("x"))
+EXAMPLES, STEPS = map(int, os.environ.get("TOPUP_SIMULATION", "2x8").split("x"))
 
 LEFT = 10 * USD
 ROOM = ((30, 60), (30, 60), (300, 900))

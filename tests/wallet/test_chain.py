@@ -26,7 +26,7 @@ def moment(value: datetime) -> str:
     return value.astimezone(UTC).isoformat(timespec="microseconds")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(description=words, metadata=notes, effective_at=pasts)
 def test_a_link_is_the_hash_of_the_one_before_and_of_sorted_json(
     own_book: Ledger, description: str, metadata: dict[str, str], effective_at: datetime | None

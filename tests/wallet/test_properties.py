@@ -405,7 +405,7 @@ def run(book: Ledger, examples: int, steps: int, *, shrink: bool = False) -> Non
 
 @pytest.mark.timeout(600)
 def test_the_ledger_agrees_with_the_model(own_book: Ledger) -> None:
-    run(own_book, examples=50, steps=25)
+    run(own_book, examples=25, steps=25)
 
 
 @pytest.mark.soak
