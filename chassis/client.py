@@ -68,9 +68,18 @@ class _Reply(Future[Any]):
 class _RequestChannel(Channel):
     """The channel of all calls, which py-amqp opens again inside the read that heard of a refusal.
 
-    That read lasts a second, and a broker that takes longer to open a channel would have py-amqp
-    raise ``TimeoutError`` in the place of the refusal, which nobody heard of then.
+    Nobody may write to it meanwhile: for what comes between a channel's end and its beginning the
+    broker ends the connection. And a read lasts a second. A broker that takes longer to open a
+    channel would have py-amqp raise ``TimeoutError`` in the place of the refusal.
     """
+
+    def __init__(self, connection: Any, publish_lock: threading.Lock) -> None:
+        self._publish_lock = publish_lock
+        super().__init__(connection)
+
+    def _on_close(self, *reason: Any) -> None:
+        with self._publish_lock:
+            super()._on_close(*reason)
 
     def open(self) -> None:
         sock = self.connection.transport.sock
@@ -264,7 +273,7 @@ class RpcClient:
         wire = self._connection.connection
         self._consume(self._connection.channel())
         skip_blocked_check(self._connection)
-        requests = _RequestChannel(wire)
+        requests = _RequestChannel(wire, self._publish_lock)
         requests.open()
         requests.events["basic_return"].add(self._on_return)
         self._connection.wait_at_most(READ_TIMEOUT_S)
