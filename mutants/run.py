@@ -1,10 +1,10 @@
 """Tries the faults of one part, in the copy of the repository that is the working directory.
 
 PostgreSQL and the broker are started once. A first run of the tests, without a fault, sees which
-lines each of them runs. Each fault gets a process forked from this one, which has imported pytest
-and the libraries but nothing of ours; it runs the tests that may notice, the quick ones first, up
-to the first that fails. The processes that a test starts read the fault from the file, as
-everybody does.
+lines each of them runs. Each fault gets a process forked from this one, which has imported pytest,
+the libraries and, of ours, the contracts, which get no faults. It runs the tests that may notice,
+the quick ones first, up to the first that fails. The processes that a test starts read the fault
+from the file, as everybody does.
 """
 
 import importlib
@@ -35,11 +35,12 @@ from mutants.parts import EQUIVALENT, PARTS, Part
 from mutants.seen import Observer, Seen
 
 # What every test process would import anew. Not pytest's plugins, which it wants to rewrite.
-LIBRARIES = (
-    *("alembic.command", "hypothesis.stateful", "kombu", "psycopg2", "pydantic"),
+IMPORTED = (
+    *("alembic.command", "hypothesis.stateful", "kombu", "nameko.rpc", "psycopg2", "pydantic"),
     *("requests", "sqlalchemy.dialects.postgresql.psycopg2", "sqlalchemy.orm", "stripe"),
+    *("contracts.billing", "contracts.catalog", "contracts.topup", "contracts.wallet"),
 )
-OURS = {"chassis", "contracts", "services", "tests"}
+IMPORTED_ANEW = {"chassis", "services", "tests"}
 NOTICED_MIN = 0.9
 RUN_TIME_LIMIT_S = 3600
 # Of one test. A machine may have more to do with a fault than it had without.
@@ -74,8 +75,8 @@ class Trials:
             start_postgres(scratch / "postgres"), start_node(scratch / "rabbitmq")
         )
         self._written = int(time.time())
-        for library in LIBRARIES:
-            importlib.import_module(library)
+        for module in IMPORTED:
+            importlib.import_module(module)
 
     def observe_tests(self) -> float:
         """Run all tests without a fault and see what they run; how long that takes.
@@ -141,7 +142,7 @@ class Trials:
         log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        for name in [name for name in sys.modules if name.partition(".")[0] in OURS]:
+        for name in [name for name in sys.modules if name.partition(".")[0] in IMPORTED_ANEW]:
             del sys.modules[name]
         try:
             # Of the plugins installed, which take a second to load, only the one that is needed.

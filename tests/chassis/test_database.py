@@ -189,6 +189,23 @@ def test_a_database_that_is_left_keeps_no_connection(postgres: Postgres) -> None
     postgres.drop_database(name)
 
 
+def test_a_connection_that_died_in_the_pool_is_not_given_out(
+    database: Connected, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chassis.database.TESTED_AFTER_S", 0.0)
+    with database.begin() as session:
+        process = {"id": session.scalar(text("SELECT pg_backend_pid()"))}
+    watcher = connect(postgres.admin_url)
+    with watcher.read() as session:
+        session.execute(text("SELECT pg_terminate_backend(:id)"), process)
+        is_there = text("SELECT count(*) FROM pg_stat_activity WHERE pid = :id")
+        eventually(lambda: session.scalar(is_there, process) == 0)
+    watcher.engine.dispose()
+
+    with database.begin() as session:
+        assert session.scalar(text("SELECT 1")) == 1
+
+
 def test_a_snapshot_sees_one_moment_and_may_take_its_time(database: Connected) -> None:
     asked = "SELECT current_setting('transaction_isolation'), current_setting('statement_timeout')"
     with database.snapshot() as session:

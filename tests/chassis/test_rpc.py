@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,8 @@ from kombu.message import Message
 from chassis.client import RpcClient
 from chassis.clock import utc_now
 from chassis.dead_letters import dead_letters, describe
+from chassis.deferred import Deferred
+from chassis.rpc import RpcConsumer, signature_of
 from contracts import errors
 from contracts.messages import Request
 from tests.chassis.conftest import Probe
@@ -34,6 +37,51 @@ from tests.chassis.probe.messages import (
 )
 from tests.chassis.probe.service import MEETING, NAPPED, NAPPING
 from tests.patience import PATIENCE_S, eventually
+
+
+class Methods:
+    """What a service may be written like, and what not."""
+
+    def echo(self, request: Echo) -> Number: ...
+    def meet(self, request: Meet) -> Deferred[Number]: ...
+    def mirror(self, request: Echo) -> Number: ...
+    def untyped(self, request): ...  # type: ignore[no-untyped-def]
+    def other(self, request: int) -> Number: ...
+    def union(self, request: Echo | Meet) -> Number: ...
+
+
+def test_a_method_is_known_by_the_type_of_its_request() -> None:
+    assert signature_of(Methods.echo) == (Echo, False)
+    assert signature_of(Methods.meet) == (Meet, True)
+
+
+@pytest.mark.parametrize("name", ["untyped", "other", "union"])
+def test_a_method_that_takes_no_request_is_refused(name: str) -> None:
+    with pytest.raises(TypeError, match=rf"Methods\.{name} needs a contracts request"):
+        signature_of(getattr(Methods, name))
+
+
+def test_a_method_of_another_name_than_its_request_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"Methods\.mirror must be called echo"):
+        signature_of(Methods.mirror)
+
+
+def test_a_call_that_could_not_be_begun_is_not_in_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_body: object, _message: Message) -> None:
+        raise ValueError("a header that makes no sense")
+
+    consumer = RpcConsumer()
+    consumer.container = SimpleNamespace(max_workers=1)
+    consumer._entrypoints = {"probe.echo": SimpleNamespace(handle_message=fail)}
+    message = Message(
+        delivery_info={"exchange": "nameko-rpc", "routing_key": "probe.echo"},
+        properties={"reply_to": f"rpc.reply-x-{uuid.uuid4()}"},
+    )
+
+    with pytest.raises(ValueError, match="no sense"):
+        consumer.handle_message({}, message)
+
+    assert consumer._in_hand == set()
 
 
 class Unheard(Request[Number], service="probe", method="unheard_of"):
