@@ -105,6 +105,21 @@ def test_a_card_that_vanished_is_no_problem_for_ever(desk: Desk) -> None:
     assert (soon, listed(desk)) == (["topup_failed"], [])
 
 
+def test_of_many_charges_that_failed_the_last_ones_are_listed(desk: Desk) -> None:
+    users = []
+    for _ in range(3):
+        customer = desk.customer()
+        desk.till.processor.detach_payment_method(customer.cards()[0])
+        customer.ask()
+        users.append(customer.user_id)
+        desk.clock.advance(minutes=1)
+
+    with desk.till.database.read() as session:
+        found = problems.listed(session, desk.clock(), 2).problems
+
+    assert [problem.user_id for problem in found] == users[1:]
+
+
 def test_a_second_payment_is_a_problem_until_it_is_given_back(desk: Desk) -> None:
     customer = desk.customer()
     customer.ask()

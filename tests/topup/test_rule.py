@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from chassis.identifiers import new_id
 from contracts.topup import RefusalCode, Trigger
 from services.topup.automatic.limits import Usage
-from services.topup.automatic.rule import Charge, Refusal, Situation, decide
-from services.topup.models import AutoTopupSettings
+from services.topup.automatic.rule import Charge, Refusal, Situation, _wallet_silent, decide
+from services.topup.models import AutoTopupSettings, TriggerRecord
 from services.topup.policy import Policy
 from services.topup.wallet_questions import Funds
 
@@ -183,6 +183,15 @@ def test_a_limit_says_when_it_starts_anew() -> None:
 
 def test_the_operators_setting_stops_everything() -> None:
     assert refusal(policy=Policy(is_stopped=True)) == RefusalCode.STOPPED_BY_OPERATOR
+
+
+@pytest.mark.parametrize(("tries", "wait_s"), [(0, 20), (1, 40), (4, 320), (5, 600), (99, 600)])
+def test_a_wallet_that_does_not_answer_is_asked_less_and_less_often(
+    tries: int, wait_s: int
+) -> None:
+    silent = _wallet_silent(TriggerRecord(tries=tries), NOW)
+
+    assert silent.retry_at == NOW + timedelta(seconds=wait_s)
 
 
 def test_more_than_the_largest_topup_is_for_a_person_to_pay() -> None:

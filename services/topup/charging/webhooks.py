@@ -131,7 +131,7 @@ def _user_of(session: Session, subject: Object) -> UUID | None:
         return customers.user_of(session, customer_id)
     payment_id = subject.get("payment_intent")
     if isinstance(payment_id, str):
-        return session.scalar(select(Topup.user_id).where(Topup.payment_id == payment_id).limit(1))
+        return session.scalar(select(Topup.user_id).where(Topup.payment_id == payment_id))
     return None
 
 
