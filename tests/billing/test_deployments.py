@@ -186,22 +186,27 @@ def test_an_unknown_deployment_is_not_found(database: Connected) -> None:
         report(database, uuid4(), Status.ACTIVE)
 
 
-def test_pages_hold_every_deployment_once(database: Connected) -> None:
+@pytest.mark.parametrize(("limit", "pages"), [(3, [3, 3, 1]), (7, [7])])
+def test_pages_hold_every_deployment_once_newest_first(
+    database: Connected, limit: int, pages: list[int]
+) -> None:
     user_id = uuid4()
-    everything = {row.deployment_id for row in bought(database, quoted(1, 7), user_id=user_id)}
+    everything = [row.deployment_id for row in bought(database, quoted(1, 7), user_id=user_id)]
     seen: list[UUID] = []
+    sizes: list[int] = []
     cursor = None
     while len(seen) < 20:
         with database.read() as session:
             page = list_deployments(
-                session, ListDeployments(user_id=user_id, limit=3, cursor=cursor)
+                session, ListDeployments(user_id=user_id, limit=limit, cursor=cursor)
             )
         seen += [deployment.deployment_id for deployment in page.deployments]
+        sizes.append(len(page.deployments))
         cursor = page.next_cursor
         if cursor is None:
             break
 
-    assert (len(seen), set(seen)) == (7, everything)
+    assert (seen, sizes) == (sorted(everything, reverse=True), pages)
 
 
 @pytest.mark.parametrize(

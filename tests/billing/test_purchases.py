@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text, update
 
 from chassis.database import Connected
-from contracts.billing import PurchaseLine, PurchaseStatus
+from contracts.billing import ListPurchases, PurchaseLine, PurchaseStatus
 from contracts.errors import (
     BadRequest,
     Conflict,
@@ -19,6 +19,7 @@ from contracts.errors import (
 from services.billing.models import DeploymentRow, PurchaseLineRow, PurchaseRow, StockReleaseRow
 from services.billing.purchases import lifecycle, recording, refusals, replays
 from services.billing.purchases.lifecycle import TRANSITIONS
+from services.billing.purchases.queries import list_purchases
 from services.billing.purchases.recording import Order
 from services.billing.settings import BillingSettings
 from tests.billing.conftest import NOW, RULES, command_for, quote_of, quoted, recorded, row_of
@@ -192,6 +193,41 @@ def test_the_twenty_first_waiting_purchase_is_refused(database: Connected) -> No
 
     with pytest.raises(LimitExceeded):
         recorded(database, user_id=user_id)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_purchases_come_in_pages_newest_first_and_the_last_one_says_so(
+    database: Connected, limit: int
+) -> None:
+    user_id = uuid4()
+    made = [recorded(database, quoted(1), user_id=user_id).purchase_id for _ in range(3)]
+    listed, sizes, cursor = [], [], None
+    while cursor is not None or not sizes:
+        with database.read() as session:
+            command = ListPurchases(user_id=user_id, limit=limit, cursor=cursor)
+            page = list_purchases(session, command)
+        listed += [purchase.purchase_id for purchase in page.purchases]
+        sizes.append(len(page.purchases))
+        cursor = page.next_cursor
+
+    assert listed == made[::-1]
+    assert sizes == {1: [1, 1, 1], 2: [2, 1], 3: [3]}[limit]
+
+
+def test_purchases_of_some_statuses_are_listed_without_the_others(database: Connected) -> None:
+    user_id = uuid4()
+    pending = recorded(database, quoted(1), user_id=user_id)
+    paid = recorded(database, quoted(1), user_id=user_id)
+    complete(database, paid.purchase_id)
+
+    def listed(*statuses: PurchaseStatus) -> list[UUID]:
+        with database.read() as session:
+            command = ListPurchases(user_id=user_id, statuses=list(statuses))
+            return [each.purchase_id for each in list_purchases(session, command).purchases]
+
+    assert listed(PurchaseStatus.COMPLETED) == [paid.purchase_id]
+    assert listed(PurchaseStatus.PENDING) == [pending.purchase_id]
+    assert listed(PurchaseStatus.PENDING, PurchaseStatus.COMPLETED) == listed()
 
 
 def test_finished_purchases_do_not_count_towards_the_limit(database: Connected) -> None:
