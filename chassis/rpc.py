@@ -234,7 +234,7 @@ def signature_of(method: Any) -> tuple[type[Request[Any]], bool]:
 
 def bad_request(error: ValidationError) -> BadRequest:
     """The first thing that is wrong with some arguments, as a sentence."""
-    problem = error.errors(include_url=False, include_input=False)[0]
+    problem = error.errors()[0]
     field = ".".join(str(part) for part in problem["loc"])
     reason = problem["msg"].removeprefix("Value error, ")
     return BadRequest(f"{field or 'The request'}: {reason}.", field)
