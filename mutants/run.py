@@ -36,7 +36,7 @@ from mutants.seen import Observer, Seen
 
 # What every test process would import anew. Not pytest's plugins, which it wants to rewrite.
 IMPORTED = (
-    *("alembic.command", "hypothesis.stateful", "kombu", "nameko.rpc", "psycopg2", "pydantic"),
+    *("alembic.command", "hypothesis.stateful", "kombu", "psycopg2", "pydantic"),
     *("requests", "sqlalchemy.dialects.postgresql.psycopg2", "sqlalchemy.orm", "stripe"),
     *("contracts.billing", "contracts.catalog", "contracts.topup", "contracts.wallet"),
 )

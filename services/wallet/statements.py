@@ -129,7 +129,7 @@ def balance_at(session: Session, request: BalanceAt) -> PastBalance:
     place = {"account_id": account.account_id, "at": request.at}
     balance_micros = session.scalar(_RECORDED_UNTIL, place) or 0
     if request.axis is DateAxis.EFFECTIVE:
-        balance_micros += int(session.scalar(_OTHERWISE_DATED, place) or 0)
+        balance_micros += int(session.scalar(_OTHERWISE_DATED, place))
     return PastBalance(
         user_id=request.user_id, at=request.at, axis=request.axis, balance_micros=balance_micros
     )

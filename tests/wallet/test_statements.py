@@ -162,7 +162,9 @@ def test_what_several_holds_come_to_has_no_bound_of_one_amount(book: Ledger):
 def balance_at(book: Ledger, user_id, at, axis=DateAxis.RECORDED):
     with book.database.read() as session:
         request = BalanceAt(user_id=user_id, at=at, axis=axis)
-        return statements.balance_at(session, request).balance_micros // USD
+        dollars, rest = divmod(statements.balance_at(session, request).balance_micros, USD)
+    assert rest == 0
+    return dollars
 
 
 def test_the_balance_of_a_past_moment_counts_what_was_recorded_by_then(book: Ledger):

@@ -28,8 +28,8 @@ def paid(user_id, amount_micros=25 * USD, **fields):
         kind=fields.pop("kind", TopupKind.MANUAL),
         amount_micros=amount_micros,
         payment_id="pi_1",
-        card_brand="visa",
-        card_last4="4242",
+        card_brand=fields.pop("card_brand", "visa"),
+        card_last4=fields.pop("card_last4", "4242"),
         **fields,
     )
 
@@ -71,6 +71,22 @@ def test_a_paid_topup_opens_the_wallet_and_credits_it(book: Ledger):
 
     assert book.balance(user_id) == 25 * USD
     assert newest(book, user_id).kind == "topup"
+
+
+@pytest.mark.parametrize(
+    ("fields", "description"),
+    [
+        ({}, "Top-up from Visa ending in 4242"),
+        ({"kind": TopupKind.AUTO}, "Automatic top-up from Visa ending in 4242"),
+        ({"card_brand": "", "card_last4": ""}, "Top-up from a card"),
+    ],
+)
+def test_the_statement_says_what_a_topup_was_paid_with(book: Ledger, fields, description):
+    user_id = new_id()
+
+    handle(book, topup_events.credit, paid(user_id, occurred_at=book.now, **fields))
+
+    assert newest(book, user_id).description == description
 
 
 def test_a_topup_that_is_told_twice_is_credited_once(book: Ledger):
