@@ -35,12 +35,19 @@ class Seen:
         """The tests that may notice the fault, the quick ones first."""
         ran = {test for line in fault.lines for test in self.ran.get(f"{fault.file}:{line}", ())}
 
-        def place(test: str) -> tuple[bool, bool, str, float]:
-            # Processes are shared by the tests of a file, and started anew for the next one.
+        def place(test: str) -> tuple[bool, bool, bool, str, float]:
+            file = test.partition("::")[0]
+            is_of_others = Path(file).name != f"test_{Path(fault.file).name}"
             has_processes = test in self.with_processes
-            file = test.partition("::")[0] if has_processes else ""
-            has_its_name = Path(file).name == f"test_{Path(fault.file).name}"
-            return has_processes, not has_its_name, file, self.took_s[test]
+            return (
+                # What runs at import is run by all: for an entrypoint, most of them in vain.
+                is_of_others and not fault.lines,
+                has_processes,
+                # Processes are shared by the tests of a file, and started anew for the next one.
+                has_processes and is_of_others,
+                file if has_processes else "",
+                self.took_s[test],
+            )
 
         return sorted(ran if fault.lines else self.took_s, key=place)
 
