@@ -30,10 +30,13 @@ class Seen:
     """How long one test at most set up what it shares with others."""
     with_processes: list[str] = field(default_factory=list)
     ran: dict[str, list[str]] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
+    """Those that fail without a fault, as on a machine that is too busy for them."""
 
     def tests_for(self, fault: Fault) -> list[str]:
         """The tests that may notice the fault, the quick ones first."""
         ran = {test for line in fault.lines for test in self.ran.get(f"{fault.file}:{line}", ())}
+        tests = (ran if fault.lines else self.took_s.keys()) - set(self.failed)
 
         def place(test: str) -> tuple[bool, bool, bool, str, float]:
             file = test.partition("::")[0]
@@ -49,7 +52,7 @@ class Seen:
                 self.took_s[test],
             )
 
-        return sorted(ran if fault.lines else self.took_s, key=place)
+        return sorted(tests, key=place)
 
     def took_in_all_s(self, test: str) -> float:
         """How long a test takes, if it is the one that starts the processes it shares."""
@@ -131,6 +134,10 @@ class Observer:
             self._shared_s = shared_s + time.monotonic() - started
         if self._processes > processes:
             self._fixtures_with_processes.add(fixturedef.argname)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self._seen.failed.append(report.nodeid)
 
     def pytest_sessionfinish(self) -> None:
         sys.settrace(None)
