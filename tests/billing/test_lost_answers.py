@@ -242,7 +242,7 @@ def test_stock_whose_release_got_no_answer_is_put_back_once(shop: Shop, when: st
 
     shop.cancel(purchase)
     still_to_tell = shop.releases_waiting()
-    shop.checkout.release_stock()
+    shop.checkout.sweep()
 
     assert (held, still_to_tell) == (STOCK - 1, 1)
     assert (shop.stock(), shop.releases_waiting()) == (STOCK, 0)
