@@ -46,6 +46,32 @@ class DeploymentStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
+class ChangeCause(StrEnum):
+    """Why something changed about a deployment; the last three leave its status as it is."""
+
+    PROVISIONER = "provisioner"
+    OWNER = "owner"
+    UNPAID = "unpaid"
+    MONTH_ENDED = "month_ended"
+    KEPT_LONG_ENOUGH = "kept_long_enough"
+    RENAMED = "renamed"
+    WILL_END = "will_end"
+    WILL_GO_ON = "will_go_on"
+
+
+class Actor(StrEnum):
+    """Who changed a deployment."""
+
+    OWNER = "owner"
+    BILLING = "billing"
+    PROVISIONER = "provisioner"
+
+
+class CancelWhen(StrEnum):
+    PERIOD_END = "period_end"
+    NOW = "now"
+
+
 class PurchaseLine(Value):
     """What to buy. ``expected_unit_price_micros`` is the price the person saw, if known."""
 
@@ -127,8 +153,23 @@ class ListPurchases(Request[PurchasePage], service=SERVICE, method="list_purchas
     limit: PageLimit = 25
 
 
+class DeploymentChange(Value):
+    """One line of a deployment's history: what happened, and the status after it."""
+
+    changed_at: Moment
+    status: DeploymentStatus
+    cause: ChangeCause
+    actor: Actor
+
+
 class Deployment(Reply):
-    """A thing that runs. ``monthly_cost_micros`` is 0 for what was paid once."""
+    """A thing that runs. ``monthly_cost_micros`` is 0 for what was paid once.
+
+    ``next_renewal_at`` is when ``next_renewal_micros`` are due for another month; None where there
+    is none. ``owed_micros`` is for time that ran, or is to run now, and could not be paid. Unless
+    somebody acts, the status becomes ``next_status`` at ``next_status_at``. ``history`` is newest
+    first, and of a single deployment only.
+    """
 
     deployment_id: UUID
     purchase_id: UUID
@@ -141,6 +182,13 @@ class Deployment(Reply):
     created_at: Moment
     active_at: Moment | None = None
     ended_at: Moment | None = None
+    paid_until: Moment | None = None
+    next_renewal_at: Moment | None = None
+    next_renewal_micros: PriceMicros = 0
+    owed_micros: PriceMicros = 0
+    next_status: DeploymentStatus | None = None
+    next_status_at: Moment | None = None
+    history: list[DeploymentChange] = Field(default_factory=list)
 
 
 class DeploymentList(Reply):
@@ -154,6 +202,55 @@ class ListDeployments(Request[DeploymentList], service=SERVICE, method="list_dep
     user_id: UUID
     cursor: Cursor | None = None
     limit: PageLimit = 200
+
+
+class GetDeployment(Request[Deployment], service=SERVICE, method="get_deployment"):
+    """One deployment with its history. ``NotFound`` for somebody else's."""
+
+    user_id: UUID
+    deployment_id: UUID
+
+
+class RenameDeployment(Command[Deployment], service=SERVICE, method="rename_deployment"):
+    """Errors of each command of an owner: ``NotFound``, ``IdempotencyConflict``."""
+
+    user_id: UUID
+    deployment_id: UUID
+    name: Annotated[
+        str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100), Storable
+    ]
+
+
+class StopDeployment(Command[Deployment], service=SERVICE, method="stop_deployment"):
+    """Switch it off. Its paid month runs on, and is not renewed. ``Conflict`` unless active."""
+
+    user_id: UUID
+    deployment_id: UUID
+
+
+class StartDeployment(Command[Deployment], service=SERVICE, method="start_deployment"):
+    """Let it run again, and be renewed.
+
+    Within the month that is paid it costs nothing. After that what it owes is charged, and a month
+    that begins now: ``InsufficientFunds`` or ``AccountFrozen`` where the wallet does not pay it,
+    ``DeadlineExceeded`` where it is not known yet whether it did. ``Conflict`` for one that has
+    ended or is being set up.
+    """
+
+    user_id: UUID
+    deployment_id: UUID
+
+
+class CancelDeployment(Command[Deployment], service=SERVICE, method="cancel_deployment"):
+    """End it: with the month that is paid, or now and for good, without money back.
+
+    One that does not run, or owes its month, ends now whatever ``when`` says. ``Conflict`` for one
+    that has ended or is being set up.
+    """
+
+    user_id: UUID
+    deployment_id: UUID
+    when: CancelWhen = CancelWhen.PERIOD_END
 
 
 class ReportDeployment(Request[Deployment], service=SERVICE, method="report_deployment"):
@@ -216,10 +313,40 @@ class PurchaseShortOfFunds(UserEvent, source=SERVICE, type="purchase_short_of_fu
     available_micros: SignedMicros
 
 
+class RenewalAnnounced(UserEvent, source=SERVICE, type="renewal_announced"):
+    """A month ends soon, and another one will be charged."""
+
+    deployment_id: UUID
+    name: str
+    amount_micros: AmountMicros
+    renews_at: Moment
+
+
+class DeploymentRenewed(UserEvent, source=SERVICE, type="deployment_renewed"):
+    """A month was paid."""
+
+    deployment_id: UUID
+    name: str
+    amount_micros: AmountMicros
+    starts_at: Moment
+    ends_at: Moment
+    transaction_id: UUID
+
+
 class RenewalShortOfFunds(UserEvent, source=SERVICE, type="renewal_short_of_funds"):
+    """Months are due that the wallet does not pay: once for a user, with all that is due now.
+
+    ``deployment_id`` has waited longest, ``deployments`` says how many wait, and
+    ``suspended_at`` when the first of them is suspended.
+    """
+
     deployment_id: UUID
     shortfall_micros: AmountMicros
     available_micros: SignedMicros
+    name: str = ""
+    deployments: int = 1
+    suspended_at: Moment | None = None
+    is_frozen: bool = False
 
 
 class PurchaseCompleted(UserEvent, source=SERVICE, type="purchase_completed"):
@@ -254,6 +381,28 @@ class DeploymentActivated(
     deployment_id: UUID
     name: str
     monthly_cost_micros: PriceMicros
+
+
+class DeploymentChanged(UserEvent, source=SERVICE, type="deployment_changed"):
+    """Its status changed after it first ran, or was to run. Whoever runs it does as it says.
+
+    Unless somebody acts, the status becomes ``next_status`` at ``next_status_at``.
+    """
+
+    deployment_id: UUID
+    name: str
+    status: DeploymentStatus
+    cause: ChangeCause
+    next_status: DeploymentStatus | None = None
+    next_status_at: Moment | None = None
+
+
+class DeletionAnnounced(UserEvent, source=SERVICE, type="deletion_announced"):
+    """A deployment that does not run is deleted soon."""
+
+    deployment_id: UUID
+    name: str
+    deleted_at: Moment
 
 
 class DeploymentFailed(UserEvent, source=SERVICE, type="deployment_failed", needs_listener=False):

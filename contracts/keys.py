@@ -3,6 +3,7 @@
 Whoever wants to know what became of a purchase or a top-up asks the wallet by its key.
 """
 
+from datetime import UTC, datetime
 from uuid import UUID
 
 _TOPUP = "topup:"
@@ -23,6 +24,16 @@ def wallet_key(user_id: UUID) -> str:
 def purchase_key(purchase_id: UUID) -> str:
     """A purchase is paid."""
     return f"purchase:{purchase_id}"
+
+
+def period_key(deployment_id: UUID, kind: str, starts_at: datetime) -> str:
+    """A period of a deployment is paid: ``month`` or ``arrears``, from this instant."""
+    return f"{kind}:{deployment_id}:{starts_at.astimezone(UTC).isoformat()}"
+
+
+def period_refund_key(deployment_id: UUID, kind: str, starts_at: datetime) -> str:
+    """A period that was paid, and did not run, is given back."""
+    return f"refund:{period_key(deployment_id, kind, starts_at)}"
 
 
 def topup_key(topup_id: UUID) -> str:

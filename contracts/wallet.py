@@ -126,10 +126,12 @@ class Transaction(Reply):
 class Noted(StrEnum):
     """Names in a transaction's metadata that others than their writer read.
 
-    Billing notes the purchase, the wallet what the top-up service told of a top-up.
+    Billing notes the purchase or the deployment, the wallet what the top-up service told it of a
+    top-up.
     """
 
     PURCHASE_ID = "purchase_id"
+    DEPLOYMENT_ID = "deployment_id"
     TOPUP_ID = "topup_id"
     REVERSAL_ID = "reversal_id"
     PAYMENT_ID = "payment_id"

@@ -92,7 +92,11 @@ class PurchaseLineRow(Base):
 class DeploymentRow(Base):
     """One unit of a purchased line. ``period_anchor_at`` is the instant its months count from.
 
-    ``paid_until`` is the end of the period that is paid; both are NULL for what is paid once.
+    ``paid_until`` is the end of the month that is paid; both are NULL for what is paid once.
+    ``due_at`` is when somebody should look at it next, see :mod:`services.billing.renewals`;
+    ``short_since`` when the wallet first had too little for the month that is due;
+    ``ends_with_month`` says that it is not to be renewed, ``announced`` what was last announced
+    of what is going to happen.
     """
 
     __tablename__ = "deployments"
@@ -114,7 +118,54 @@ class DeploymentRow(Base):
     active_at: Mapped[datetime | None]
     period_anchor_at: Mapped[datetime | None]
     paid_until: Mapped[datetime | None]
+    due_at: Mapped[datetime | None]
+    short_since: Mapped[datetime | None]
+    ends_with_month: Mapped[bool] = mapped_column(default=False)
+    announced: Mapped[str] = mapped_column(default="")
+    announced_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
+
+
+class ChangeRow(Base):
+    """Something that happened to a deployment: the history that its owner reads.
+
+    One that a command made carries its key and the hash of what it asked.
+    """
+
+    __tablename__ = "deployment_changes"
+
+    change_id: Mapped[UUID] = mapped_column(primary_key=True)
+    deployment_id: Mapped[UUID] = mapped_column(ForeignKey("deployments.deployment_id"))
+    user_id: Mapped[UUID]
+    changed_at: Mapped[datetime]
+    status: Mapped[str]
+    cause: Mapped[str]
+    actor: Mapped[str]
+    idempotency_key: Mapped[str | None]
+    body_hash: Mapped[str]
+
+
+class PeriodRow(Base):
+    """A time for which a deployment is charged, other than the month that its purchase paid.
+
+    ``kind`` is ``month``, paid ahead, or ``arrears``: time that ran and was not paid for. Its
+    states and their moves stand in :mod:`services.billing.renewals.periods`.
+    """
+
+    __tablename__ = "periods"
+
+    deployment_id: Mapped[UUID] = mapped_column(
+        ForeignKey("deployments.deployment_id"), primary_key=True
+    )
+    starts_at: Mapped[datetime] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    ends_at: Mapped[datetime]
+    user_id: Mapped[UUID]
+    amount_micros: Mapped[int] = mapped_column(BigInteger)
+    status: Mapped[str]
+    transaction_id: Mapped[UUID | None]
+    created_at: Mapped[datetime]
+    changed_at: Mapped[datetime]
 
 
 class StockReleaseRow(Base):

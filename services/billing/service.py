@@ -21,27 +21,39 @@ from chassis.timer import timer
 from contracts.billing import (
     SERVICE,
     BurnRate,
+    CancelDeployment,
     CancelPurchase,
     Deployment,
     DeploymentList,
     GetBurnRate,
+    GetDeployment,
     GetPurchase,
     ListDeployments,
     ListPurchases,
     Purchase,
     PurchasePage,
+    RenameDeployment,
     ReportDeployment,
+    StartDeployment,
     StartPurchase,
+    StopDeployment,
 )
 from contracts.topup import AutoTopupPaused, AutoTopupRefused, TopupFailed
 from contracts.wallet import WalletCredited
+from services.billing.deployments import commands
 from services.billing.deployments.lifecycle import report_deployment
-from services.billing.deployments.queries import as_deployment, list_deployments, what_burns
+from services.billing.deployments.queries import (
+    get_deployment,
+    list_deployments,
+    single,
+    what_burns,
+)
 from services.billing.forecast.balances import balance_micros
 from services.billing.forecast.burn_rate import analyse
 from services.billing.purchases import claims, refusals
 from services.billing.purchases.checkout import Checkout
 from services.billing.purchases.queries import get_purchase, list_purchases
+from services.billing.renewals.renewals import DUE, Renewals, money_came
 from services.billing.settings import get_settings
 
 SWEEP_INTERVAL_S = 2.0
@@ -80,12 +92,40 @@ class BillingService:
     @rpc
     def list_deployments(self, request: ListDeployments) -> DeploymentList:
         with self.database.read() as session:
-            return list_deployments(session, request)
+            return list_deployments(session, request, get_settings())
+
+    @rpc
+    def get_deployment(self, request: GetDeployment) -> Deployment:
+        with self.database.read() as session:
+            return get_deployment(session, request, get_settings())
 
     @rpc
     def report_deployment(self, request: ReportDeployment) -> Deployment:
         with self.database.begin() as session:
-            return as_deployment(report_deployment(session, utc_now(), request))
+            row = report_deployment(session, utc_now(), request, get_settings())
+            return single(session, row, get_settings())
+
+    @rpc
+    def rename_deployment(self, request: RenameDeployment) -> Deployment:
+        with self.database.begin() as session:
+            row = commands.rename(session, utc_now(), request)
+            return single(session, row, get_settings())
+
+    @rpc
+    def stop_deployment(self, request: StopDeployment) -> Deployment:
+        with self.database.begin() as session:
+            row = commands.stop(session, utc_now(), request, get_settings())
+            return single(session, row, get_settings())
+
+    @rpc
+    def start_deployment(self, request: StartDeployment) -> Deployment:
+        return self._renewals().start(request)
+
+    @rpc
+    def cancel_deployment(self, request: CancelDeployment) -> Deployment:
+        with self.database.begin() as session:
+            row = commands.cancel(session, utc_now(), request, get_settings())
+            return single(session, row, get_settings())
 
     @rpc
     def get_burn_rate(self, request: GetBurnRate) -> BurnRate:
@@ -97,6 +137,7 @@ class BillingService:
     @event_handler(WalletCredited)
     def resume_purchases(self, session: Session, event: WalletCredited) -> None:
         self._try_again(session, event.user_id)
+        money_came(session, utc_now(), event.user_id)
 
     @event_handler(TopupFailed)
     def explain_failed_topup(self, session: Session, event: TopupFailed) -> None:
@@ -121,6 +162,16 @@ class BillingService:
         self._checkout().sweep()
         return None
 
+    @timer(interval_s=SWEEP_INTERVAL_S, asleep_s=ASLEEP_S)
+    def renew(self) -> datetime | None:
+        """Months that are due, and the ladder of those that are not paid."""
+        with self.database.read() as session:
+            next_at = DUE.next_at(session)
+        if next_at is None or next_at > utc_now():
+            return next_at
+        self._renewals().run()
+        return None
+
     @timer(FORGET_EVERY_S)
     def forget_old(self) -> None:
         forget(self.database, utc_now(), messages(get_settings()))
@@ -130,6 +181,9 @@ class BillingService:
             after_commit(session, partial(self._checkout().settle_user, user_id))
         session.flush()
         crash_point("billing.credit_heard")
+
+    def _renewals(self) -> Renewals:
+        return Renewals(self.database, self.caller, get_settings(), utc_now)
 
     def _checkout(self) -> Checkout:
         return _checkout_over(self.database, self.caller)

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from chassis.settings import ServiceSettings, load_settings
 
+DAY_S = 24 * 3600
+
 
 class BillingSettings(ServiceSettings):
     """``provisioning`` says who makes a deployment active: billing itself, at once, or a
@@ -33,6 +35,24 @@ class BillingSettings(ServiceSettings):
     free_deployments_max: Annotated[int, Field(ge=0)] = 10
     """How many deployments that cost nothing a user may have at once."""
 
+    renewal_notice_s: Annotated[int, Field(ge=0)] = 3 * DAY_S
+    """How long before a month is charged its owner is told."""
+
+    grace_s: Annotated[int, Field(ge=0)] = 3 * DAY_S
+    """How long a deployment runs on after its owner was told that its month is not paid."""
+
+    suspended_s: Annotated[int, Field(ge=0)] = 14 * DAY_S
+    """How long a suspended deployment waits before it is stopped."""
+
+    kept_s: Annotated[int, Field(ge=0)] = 30 * DAY_S
+    """How long the data of a stopped deployment is kept."""
+
+    deletion_notices_s: tuple[int, int] = (7 * DAY_S, DAY_S)
+    """How long before its data is deleted its owner is told, the first and the last time."""
+
+    renewal_retry_s: Annotated[int, Field(ge=1)] = 6 * 3600
+    """How long after a wallet did not pay it is asked again, unless money comes sooner."""
+
     call_timeout_s: Annotated[int, Field(ge=1, le=30)] = 3
     """How long one call to the catalog or the wallet may take."""
 
@@ -44,6 +64,26 @@ class BillingSettings(ServiceSettings):
         deadline: a worker that lost its lease can no longer have an effect.
         """
         return timedelta(seconds=4 * self.call_timeout_s + 1)
+
+    @property
+    def grace(self) -> timedelta:
+        return timedelta(seconds=self.grace_s)
+
+    @property
+    def renewal_notice(self) -> timedelta:
+        return timedelta(seconds=self.renewal_notice_s)
+
+    @property
+    def renewal_retry(self) -> timedelta:
+        return timedelta(seconds=self.renewal_retry_s)
+
+    @property
+    def suspended(self) -> timedelta:
+        return timedelta(seconds=self.suspended_s)
+
+    @property
+    def kept(self) -> timedelta:
+        return timedelta(seconds=self.kept_s)
 
     @property
     def purchase_lifetime(self) -> timedelta:

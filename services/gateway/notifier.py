@@ -16,10 +16,15 @@ from chassis.service_database import Database
 from chassis.timer import timer
 from contracts import gateway
 from contracts.billing import (
+    DeletionAnnounced,
+    DeploymentChanged,
     DeploymentFailed,
+    DeploymentRenewed,
     PurchaseCompleted,
     PurchaseEnded,
     PurchaseShortOfFunds,
+    RenewalAnnounced,
+    RenewalShortOfFunds,
 )
 from contracts.messages import Event
 from contracts.topup import (
@@ -63,6 +68,26 @@ class NotifierService:
     @event_handler(DeploymentFailed)
     def deployment_failed(self, session: Session, event: DeploymentFailed) -> None:
         _tell(session, event, messages.deployment_failed(event))
+
+    @event_handler(RenewalAnnounced)
+    def renewal_announced(self, session: Session, event: RenewalAnnounced) -> None:
+        _tell(session, event, messages.renewal_announced(event))
+
+    @event_handler(DeploymentRenewed)
+    def deployment_renewed(self, session: Session, event: DeploymentRenewed) -> None:
+        _tell(session, event, messages.deployment_renewed(event))
+
+    @event_handler(RenewalShortOfFunds)
+    def renewal_short_of_funds(self, session: Session, event: RenewalShortOfFunds) -> None:
+        _tell(session, event, messages.renewal_short_of_funds(event))
+
+    @event_handler(DeploymentChanged)
+    def deployment_changed(self, session: Session, event: DeploymentChanged) -> None:
+        _tell(session, event, messages.deployment_changed(event))
+
+    @event_handler(DeletionAnnounced)
+    def deletion_announced(self, session: Session, event: DeletionAnnounced) -> None:
+        _tell(session, event, messages.deletion_announced(event))
 
     @event_handler(WalletCredited)
     def wallet_credited(self, session: Session, event: WalletCredited) -> None:

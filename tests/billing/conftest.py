@@ -20,6 +20,7 @@ from tests.system import System
 
 NOW = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
 RULES = BillingSettings(amqp_uri="", database_url="")
+EXTERNAL = RULES.model_copy(update={"provisioning": "external"})
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +34,10 @@ def billing_database(databases: dict[str, str]) -> Iterator[Connected]:
 def database(billing_database: Connected) -> Connected:
     with billing_database.begin() as session:
         session.execute(
-            text("TRUNCATE purchases, purchase_lines, deployments, stock_releases, outbox, inbox")
+            text(
+                "TRUNCATE purchases, purchase_lines, deployments, deployment_changes, periods,"
+                " stock_releases, outbox, inbox"
+            )
         )
     return billing_database
 

@@ -31,7 +31,7 @@ def may_hold(database: Connected, *lines: QuotedLine, user_id: UUID | None = Non
 def end(database: Connected, purchase_id: UUID, to: PurchaseStatus) -> None:
     with database.begin() as session:
         if to is PurchaseStatus.COMPLETED:
-            lifecycle.complete(session, NOW, purchase_id, uuid4(), "at_once")
+            lifecycle.complete(session, NOW, purchase_id, uuid4(), RULES)
             return
         row = session.get_one(PurchaseRow, purchase_id, with_for_update=True)
         lifecycle.begin_closing(NOW, row, to, "why", "A reason.")

@@ -8,35 +8,36 @@ import pytest
 from sqlalchemy import event, text
 
 from chassis.database import Connected
-from contracts.billing import DeploymentStatus, ListDeployments, ReportDeployment
+from contracts.billing import ChangeCause, DeploymentStatus, ListDeployments, ReportDeployment
 from contracts.errors import BadRequest, Conflict, NotFound
 from services.billing.deployments.lifecycle import (
     TRANSITIONS,
     change_status,
-    one_month_after,
     report_deployment,
 )
+from services.billing.deployments.months import one_month_after
 from services.billing.deployments.queries import list_deployments, what_burns
 from services.billing.models import DeploymentRow
 from services.billing.purchases import lifecycle
-from tests.billing.conftest import NOW, quoted, recorded
+from services.billing.settings import BillingSettings
+from tests.billing.conftest import EXTERNAL, NOW, RULES, quoted, recorded
 
 Status = DeploymentStatus
 
 
 def bought(
-    database: Connected, *lines: object, provisioning: str = "at_once", user_id: UUID | None = None
+    database: Connected, *lines: object, rules: BillingSettings = RULES, user_id: UUID | None = None
 ) -> list[DeploymentRow]:
     claimed = recorded(database, *lines, user_id=user_id)  # type: ignore[arg-type]
     with database.begin() as session:
-        row = lifecycle.complete(session, NOW, claimed.purchase_id, uuid4(), provisioning)
+        row = lifecycle.complete(session, NOW, claimed.purchase_id, uuid4(), rules)
     return row.deployments
 
 
 def report(database: Connected, deployment_id: UUID, status: DeploymentStatus) -> DeploymentStatus:
     command = ReportDeployment(deployment_id=deployment_id, status=status)
     with database.begin() as session:
-        return DeploymentStatus(report_deployment(session, NOW, command).status)
+        return DeploymentStatus(report_deployment(session, NOW, command, RULES).status)
 
 
 def count_events(database: Connected, event_type: str) -> int:
@@ -78,7 +79,7 @@ def test_an_illegal_move_raises(database: Connected, start: Status, to: Status) 
     row = DeploymentRow(status=start.value)
 
     with database.begin() as session, pytest.raises(Conflict):
-        change_status(session, NOW, row, to)
+        change_status(session, NOW, row, to, ChangeCause.OWNER, RULES)
 
 
 def test_each_unit_is_a_deployment_with_a_name_of_its_own(database: Connected) -> None:
@@ -87,17 +88,17 @@ def test_each_unit_is_a_deployment_with_a_name_of_its_own(database: Connected) -
     assert [row.name for row in rows] == ["VM-Production 1", "VM-Production 2", "Backup"]
 
 
-@pytest.mark.parametrize("provisioning", ["at_once", "external"])
+@pytest.mark.parametrize("rules", [RULES, EXTERNAL], ids=["at once", "external"])
 def test_a_hundred_units_cost_no_more_statements_than_one(
-    database: Connected, provisioning: str
+    database: Connected, rules: BillingSettings
 ) -> None:
     counts = []
     for quantity in (1, 100):
         with statements(database) as sent:
-            rows = bought(database, quoted(1, quantity), provisioning=provisioning)
+            rows = bought(database, quoted(1, quantity), rules=rules)
         counts.append(len(sent))
 
-    event_type = "deployment_activated" if provisioning == "at_once" else "deployment_requested"
+    event_type = "deployment_activated" if rules is RULES else "deployment_requested"
     assert (counts[0], count_events(database, event_type)) == (counts[1], 1 + len(rows))
 
 
@@ -123,11 +124,11 @@ def test_only_active_deployments_with_a_monthly_price_burn(database: Connected) 
     user_id = uuid4()
     (burning,) = bought(database, quoted(15_000_000), user_id=user_id)
     bought(database, quoted(389_000_000, period="once"), user_id=user_id)
-    bought(database, quoted(5_000_000), provisioning="external", user_id=user_id)
+    bought(database, quoted(5_000_000), rules=EXTERNAL, user_id=user_id)
     (stopped,) = bought(database, quoted(3_000_000), user_id=user_id)
     with database.begin() as session:
         row = session.get_one(DeploymentRow, stopped.deployment_id)
-        change_status(session, NOW, row, Status.STOPPED)
+        change_status(session, NOW, row, Status.STOPPED, ChangeCause.OWNER, RULES)
 
     with database.read() as session:
         found = what_burns(session, user_id, limit=10)
@@ -149,13 +150,13 @@ def test_the_dearest_are_named_and_all_are_counted(database: Connected) -> None:
 
 
 def test_an_outside_provisioner_is_asked(database: Connected) -> None:
-    (row,) = bought(database, provisioning="external")
+    (row,) = bought(database, rules=EXTERNAL)
 
     assert (row.status, count_events(database, "deployment_requested")) == (Status.REQUESTED, 1)
 
 
 def test_a_provisioners_answer_twice_activates_once(database: Connected) -> None:
-    (row,) = bought(database, provisioning="external")
+    (row,) = bought(database, rules=EXTERNAL)
 
     report(database, row.deployment_id, Status.ACTIVE)
     report(database, row.deployment_id, Status.ACTIVE)
@@ -164,7 +165,7 @@ def test_a_provisioners_answer_twice_activates_once(database: Connected) -> None
 
 
 def test_a_provisioner_cannot_take_back_a_failure(database: Connected) -> None:
-    (row,) = bought(database, provisioning="external")
+    (row,) = bought(database, rules=EXTERNAL)
     report(database, row.deployment_id, Status.FAILED)
 
     with pytest.raises(Conflict):
@@ -175,7 +176,7 @@ def test_a_provisioner_cannot_take_back_a_failure(database: Connected) -> None:
 def test_a_provisioner_reports_success_or_failure_only(
     database: Connected, status: DeploymentStatus
 ) -> None:
-    (row,) = bought(database, provisioning="external")
+    (row,) = bought(database, rules=EXTERNAL)
 
     with pytest.raises(BadRequest):
         report(database, row.deployment_id, status)
@@ -198,7 +199,7 @@ def test_pages_hold_every_deployment_once_newest_first(
     while len(seen) < 20:
         with database.read() as session:
             page = list_deployments(
-                session, ListDeployments(user_id=user_id, limit=limit, cursor=cursor)
+                session, ListDeployments(user_id=user_id, limit=limit, cursor=cursor), RULES
             )
         seen += [deployment.deployment_id for deployment in page.deployments]
         sizes.append(len(page.deployments))

@@ -28,7 +28,7 @@ from services.billing.purchases import claims, lifecycle, recording, refusals
 from services.billing.purchases.checkout import Checkout
 from services.billing.purchases.claims import Claim
 from services.billing.purchases.recording import Order
-from tests.billing.conftest import NOW, RULES, command_for, quote_of, quoted, recorded
+from tests.billing.conftest import EXTERNAL, NOW, RULES, command_for, quote_of, quoted, recorded
 from tests.billing.test_purchases import events
 from tests.locks import held, until_waiting, waits_at
 
@@ -115,9 +115,7 @@ def mark_owed(setting: Setting) -> None:
 
 def complete(setting: Setting) -> None:
     purchase_id = setting.claimed.purchase_id
-    setting.within(
-        lambda session: lifecycle.complete(session, NOW, purchase_id, uuid4(), "at_once")
-    )
+    setting.within(lambda session: lifecycle.complete(session, NOW, purchase_id, uuid4(), RULES))
 
 
 def end_unpaid(setting: Setting) -> None:
@@ -158,15 +156,13 @@ def test_whoever_decides_over_a_purchase_waits_for_who_holds_it(
 
 def test_whoever_reports_a_deployment_waits_for_who_holds_it(setting: Setting) -> None:
     with setting.database.begin() as session:
-        row = lifecycle.complete(
-            session, NOW, setting.claimed.purchase_id, uuid4(), provisioning="external"
-        )
+        row = lifecycle.complete(session, NOW, setting.claimed.purchase_id, uuid4(), EXTERNAL)
         (deployment_id,) = (one.deployment_id for one in row.deployments)
     report = ReportDeployment(deployment_id=deployment_id, status=DeploymentStatus.ACTIVE)
 
     statement = waits_at(
         setting.database,
-        lambda: setting.within(lambda session: report_deployment(session, NOW, report)),
+        lambda: setting.within(lambda session: report_deployment(session, NOW, report, RULES)),
         DEPLOYMENT,
         id=deployment_id,
     )

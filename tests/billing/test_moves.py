@@ -8,13 +8,13 @@ import pytest
 from sqlalchemy import text
 
 from chassis.database import Connected
-from contracts.billing import DeploymentStatus, PurchaseStatus
+from contracts.billing import ChangeCause, DeploymentStatus, PurchaseStatus
 from contracts.messages import MAX_AMOUNT_MICROS
 from services.billing.deployments.lifecycle import change_status
 from services.billing.models import DeploymentRow, PurchaseRow, StockReleaseRow
 from services.billing.purchases import claims, lifecycle, refusals
 from services.billing.purchases.claims import Claim
-from tests.billing.conftest import NOW, RULES, quoted, recorded, row_of
+from tests.billing.conftest import EXTERNAL, NOW, RULES, quoted, recorded, row_of
 
 LATER = NOW + timedelta(minutes=5)
 PRICE_MICROS = 5_000_000
@@ -45,7 +45,7 @@ def test_what_is_complete_holds_nothing_of_the_time_when_it_waited(database: Con
     claimed, transaction_id = explained_and_short(database), uuid4()
 
     with database.begin() as session:
-        lifecycle.complete(session, LATER, claimed.purchase_id, transaction_id, "at_once")
+        lifecycle.complete(session, LATER, claimed.purchase_id, transaction_id, RULES)
 
     row = row_of(database, claimed.purchase_id)
     assert (row.status, row.status_code, row.status_reason) == (PurchaseStatus.COMPLETED, "", "")
@@ -63,7 +63,7 @@ def test_what_was_paid_while_it_was_closed_is_not_being_closed_any_more(
         lifecycle.begin_closing(NOW, row, PurchaseStatus.CANCELLED, "cancelled", "By the buyer.")
 
     with database.begin() as session:
-        lifecycle.complete(session, LATER, claimed.purchase_id, uuid4(), "at_once")
+        lifecycle.complete(session, LATER, claimed.purchase_id, uuid4(), RULES)
 
     row = row_of(database, claimed.purchase_id)
     assert (row.status, row.closing_status) == (PurchaseStatus.COMPLETED, None)
@@ -73,7 +73,7 @@ def test_a_completion_tells_what_was_bought(database: Connected) -> None:
     claimed = recorded(database, quoted(PRICE_MICROS, 2))
 
     with database.begin() as session:
-        lifecycle.complete(session, NOW, claimed.purchase_id, uuid4(), "at_once")
+        lifecycle.complete(session, NOW, claimed.purchase_id, uuid4(), RULES)
 
     row = row_of(database, claimed.purchase_id)
     (event,) = [payload for kind, payload in told(database) if kind == "purchase_completed"]
@@ -169,7 +169,7 @@ def test_the_next_thing_to_do_is_the_first_of_what_waits_and_of_stock_to_put_bac
     recorded(database, now=NOW)
     recorded(database, now=LATER)
     with database.begin() as session:
-        lifecycle.complete(session, NOW, done.purchase_id, uuid4(), "at_once")
+        lifecycle.complete(session, NOW, done.purchase_id, uuid4(), RULES)
     purchase = _next_at(database)
     with database.begin() as session:
         session.add(StockReleaseRow(reservation_id=uuid4(), requested_at=NOW - timedelta(days=1)))
@@ -187,22 +187,30 @@ def _next_at(database: Connected) -> object:
     ("to", "kinds", "is_over"),
     [
         (DeploymentStatus.FAILED, ["deployment_failed"], True),
-        (DeploymentStatus.CANCELLED, [], True),
+        (DeploymentStatus.CANCELLED, ["deployment_changed"], True),
         (DeploymentStatus.ACTIVE, ["deployment_activated"], False),
     ],
 )
-def test_a_deployment_tells_of_its_failure_and_its_activation_only(
+def test_a_deployment_tells_what_it_became(
     database: Connected, to: DeploymentStatus, kinds: list[str], is_over: bool
 ) -> None:
     claimed = recorded(database, quoted(PRICE_MICROS))
     with database.begin() as session:
-        row = lifecycle.complete(session, NOW, claimed.purchase_id, uuid4(), "external")
+        row = lifecycle.complete(session, NOW, claimed.purchase_id, uuid4(), EXTERNAL)
         (deployment_id,) = [deployment.deployment_id for deployment in row.deployments]
     with database.begin() as session:
         session.execute(text("DELETE FROM outbox"))
 
     with database.begin() as session:
-        change_status(session, LATER, session.get_one(DeploymentRow, deployment_id), to, "So.")
+        change_status(
+            session,
+            LATER,
+            session.get_one(DeploymentRow, deployment_id),
+            to,
+            ChangeCause.PROVISIONER,
+            RULES,
+            reason="So.",
+        )
 
     with database.read() as session:
         deployment = session.get_one(DeploymentRow, deployment_id)
@@ -214,12 +222,19 @@ def test_a_deployment_tells_of_its_failure_and_its_activation_only(
 def test_a_deployment_that_runs_again_keeps_its_months(database: Connected) -> None:
     claimed = recorded(database, quoted(PRICE_MICROS))
     with database.begin() as session:
-        row = lifecycle.complete(session, NOW, claimed.purchase_id, uuid4(), "at_once")
+        row = lifecycle.complete(session, NOW, claimed.purchase_id, uuid4(), RULES)
         (deployment_id,) = [deployment.deployment_id for deployment in row.deployments]
 
     for to in (DeploymentStatus.STOPPED, DeploymentStatus.ACTIVE):
         with database.begin() as session:
-            change_status(session, LATER, session.get_one(DeploymentRow, deployment_id), to)
+            change_status(
+                session,
+                LATER,
+                session.get_one(DeploymentRow, deployment_id),
+                to,
+                ChangeCause.OWNER,
+                RULES,
+            )
 
     with database.read() as session:
         deployment = session.get_one(DeploymentRow, deployment_id)

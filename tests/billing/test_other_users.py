@@ -57,7 +57,7 @@ def each_gets(database: Connected, users: Users, price_micros: int = 5_000_000) 
     made = []
     for purchase_id in each_buys(database, users, price_micros):
         with database.begin() as session:
-            row = lifecycle.complete(session, NOW, purchase_id, uuid4(), "at_once")
+            row = lifecycle.complete(session, NOW, purchase_id, uuid4(), RULES)
             made += [deployment.deployment_id for deployment in row.deployments]
     return made
 
@@ -75,7 +75,7 @@ def test_deployments_listed_are_the_users_own(database: Connected, users: Users)
     _, mine, _ = each_gets(database, users)
 
     with database.read() as session:
-        page = list_deployments(session, ListDeployments(user_id=users.mine))
+        page = list_deployments(session, ListDeployments(user_id=users.mine), RULES)
 
     assert [one.deployment_id for one in page.deployments] == [mine]
 
@@ -169,7 +169,7 @@ def test_free_things_that_others_have_take_nothing_from_the_users_allowance(
     for user_id in users.others:
         claimed = recorded(database, quoted(0, quantity=10), user_id=user_id)
         with database.begin() as session:
-            lifecycle.complete(session, NOW, claimed.purchase_id, None, "at_once")
+            lifecycle.complete(session, NOW, claimed.purchase_id, None, RULES)
 
     assert recorded(database, quoted(0, quantity=10), user_id=users.mine) is not None
 

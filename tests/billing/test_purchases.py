@@ -37,7 +37,7 @@ def events(database: Connected, event_type: str) -> list[dict[str, object]]:
 
 def complete(database: Connected, purchase_id: UUID) -> PurchaseRow:
     with database.begin() as session:
-        return lifecycle.complete(session, NOW, purchase_id, uuid4(), "at_once")
+        return lifecycle.complete(session, NOW, purchase_id, uuid4(), RULES)
 
 
 def fall_short(
@@ -369,7 +369,7 @@ def test_the_database_refuses_a_completed_purchase_without_a_payment(database: C
     purchase_id = recorded(database).purchase_id
 
     with pytest.raises(Exception, match="completed_means_paid"), database.begin() as session:
-        lifecycle.complete(session, NOW, purchase_id, None, "at_once")
+        lifecycle.complete(session, NOW, purchase_id, None, RULES)
 
 
 def test_a_retry_finds_a_purchase_whose_hash_was_stored_before_all_services_shared_one(

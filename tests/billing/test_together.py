@@ -37,7 +37,7 @@ def record_all(database: Connected, *orders: Order, rules: BillingSettings = RUL
 def complete_all(database: Connected, *claimed: Claim) -> list[object]:
     paid = [Paid(each.row, uuid4()) for each in claimed]
     with database.begin() as session:
-        return list(lifecycle.complete_together(session, LATER, paid, "at_once"))
+        return list(lifecycle.complete_together(session, LATER, paid, RULES))
 
 
 def test_each_of_several_is_written_with_its_own_lines(database: Connected) -> None:

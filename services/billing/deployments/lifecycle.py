@@ -1,17 +1,20 @@
 """What may become of a deployment, from the purchase that ordered it to its end."""
 
-import calendar
 from collections.abc import Iterable
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy.orm import Session
 
 from chassis.bulk import Batch, Bulk
+from chassis.idempotency import request_hash
 from chassis.identifiers import new_id
 from chassis.outbox import publish
 from contracts.billing import (
+    Actor,
+    ChangeCause,
     DeploymentActivated,
+    DeploymentChanged,
     DeploymentFailed,
     DeploymentRequested,
     DeploymentStatus,
@@ -19,8 +22,17 @@ from contracts.billing import (
 )
 from contracts.catalog import BillingPeriod
 from contracts.errors import BadRequest, Conflict, NotFound
-from contracts.messages import Event
-from services.billing.models import OVER, DeploymentRow, PurchaseLineRow, PurchaseRow
+from contracts.messages import Command, Event
+from services.billing.deployments import ladder
+from services.billing.deployments.months import one_month_after
+from services.billing.models import (
+    OVER,
+    ChangeRow,
+    DeploymentRow,
+    PurchaseLineRow,
+    PurchaseRow,
+)
+from services.billing.settings import BillingSettings
 
 TRANSITIONS: dict[DeploymentStatus, frozenset[DeploymentStatus]] = {
     DeploymentStatus.REQUESTED: frozenset(
@@ -46,25 +58,33 @@ REPORTABLE = (DeploymentStatus.ACTIVE, DeploymentStatus.FAILED)
 """What a provisioner may say; the rest is the user's or billing's own decision."""
 
 
+_ACTORS = {
+    ChangeCause.PROVISIONER: Actor.PROVISIONER,
+    ChangeCause.UNPAID: Actor.BILLING,
+    ChangeCause.MONTH_ENDED: Actor.BILLING,
+    ChangeCause.KEPT_LONG_ENOUGH: Actor.BILLING,
+}
+
+
 class _Unit(NamedTuple):
     line: PurchaseLineRow
     number: int
 
 
 def deploy(
-    now: datetime, purchase: PurchaseRow, provisioning: str
+    now: datetime, purchase: PurchaseRow, rules: BillingSettings
 ) -> tuple[list[DeploymentRow], list[Event]]:
     """One deployment for each unit of a purchase that is being completed, and what it tells.
 
-    ``provisioning`` ``at_once`` makes them active; ``external`` asks a provisioner to.
+    They are active at once, or a provisioner is asked to make them so.
     """
     units = [
         _Unit(line, number) for line in purchase.lines for number in range(1, line.quantity + 1)
     ]
     rows = [_row(purchase, unit, now) for unit in units]
-    if provisioning == "external":
+    if rules.provisioning == "external":
         return rows, [_requested(row, now) for row in rows]
-    return rows, [event for row in rows for event in _move(now, row, DeploymentStatus.ACTIVE)]
+    return rows, [_move(now, row, DeploymentStatus.ACTIVE, rules) for row in rows]
 
 
 def write(writes: Batch, rows: Iterable[DeploymentRow]) -> None:
@@ -90,12 +110,17 @@ _COLUMNS = {
     "active_at": "timestamptz",
     "period_anchor_at": "timestamptz",
     "paid_until": "timestamptz",
+    "due_at": "timestamptz",
+    "ends_with_month": "boolean",
+    "announced": "text",
     "ended_at": "timestamptz",
 }
 _INSERT = Bulk("INSERT INTO deployments ({columns}) SELECT * FROM {rows}", **_COLUMNS)
 
 
-def report_deployment(session: Session, now: datetime, command: ReportDeployment) -> DeploymentRow:
+def report_deployment(
+    session: Session, now: datetime, command: ReportDeployment, rules: BillingSettings
+) -> DeploymentRow:
     """Take a provisioner's answer; the same answer twice changes nothing.
 
     Raises ``NotFound``, ``BadRequest`` for a status that a provisioner may not set, and
@@ -107,52 +132,107 @@ def report_deployment(session: Session, now: datetime, command: ReportDeployment
     if row is None:
         raise NotFound("There is no such deployment.")
     if row.status != command.status:
-        change_status(session, now, row, command.status, command.reason)
+        if row.status not in (DeploymentStatus.REQUESTED, *REPORTABLE):
+            raise Conflict(f"This deployment is {row.status}: only its owner has it run again.")
+        cause = ChangeCause.PROVISIONER
+        change_status(session, now, row, command.status, cause, rules, reason=command.reason)
     return row
 
 
 def change_status(
-    session: Session, now: datetime, row: DeploymentRow, to: DeploymentStatus, reason: str = ""
+    session: Session,
+    now: datetime,
+    row: DeploymentRow,
+    to: DeploymentStatus,
+    cause: ChangeCause,
+    rules: BillingSettings,
+    *,
+    reason: str = "",
+    command: Command[Any] | None = None,
 ) -> None:
-    """Change a deployment's status. Raises ``Conflict`` for a move that the table lacks."""
-    publish(session, *_move(now, row, to, reason))
+    """Change a locked deployment's status. Raises ``Conflict`` for a move that the table lacks."""
+    row.status_reason = reason
+    event = _move(now, row, to, rules, cause)
+    note(session, now, row, cause, command)
+    publish(session, event)
 
 
-def _move(now: datetime, row: DeploymentRow, to: DeploymentStatus, reason: str = "") -> list[Event]:
+def note(
+    session: Session,
+    now: datetime,
+    row: DeploymentRow,
+    cause: ChangeCause,
+    command: Command[Any] | None = None,
+) -> None:
+    """Add a line to a deployment's history, after what happened; by a command, if by one."""
+    session.add(
+        ChangeRow(
+            change_id=new_id(),
+            deployment_id=row.deployment_id,
+            user_id=row.user_id,
+            changed_at=now,
+            status=row.status,
+            cause=cause,
+            actor=_ACTORS.get(cause, Actor.OWNER),
+            idempotency_key=command.idempotency_key if command else None,
+            body_hash=request_hash(command).hex() if command else "",
+        )
+    )
+
+
+def _move(
+    now: datetime,
+    row: DeploymentRow,
+    to: DeploymentStatus,
+    rules: BillingSettings,
+    cause: ChangeCause = ChangeCause.OWNER,
+) -> Event:
     """Change a row's status; what is to be published of it."""
     status = DeploymentStatus(row.status)
     if to not in TRANSITIONS[status]:
         raise Conflict(f"This deployment is {status}: it cannot become {to}.")
     row.status = to.value
-    row.status_reason = reason
     row.status_changed_at = now
+    row.announced = ladder.Announced.NOTHING.value
+    row.announced_at = None
+    row.short_since = None
     if to in OVER:
         row.ended_at = now
     if to is DeploymentStatus.ACTIVE:
+        row.ends_with_month = False
         _start_period(row, now)
-        return [
-            DeploymentActivated(
-                event_id=new_id(),
-                occurred_at=now,
-                user_id=row.user_id,
-                deployment_id=row.deployment_id,
-                name=row.name,
-                monthly_cost_micros=row.monthly_cost_micros,
-            )
-        ]
+    row.due_at = ladder.due_at(row, now, rules)
+    if status is DeploymentStatus.REQUESTED and to is DeploymentStatus.ACTIVE:
+        return DeploymentActivated(
+            event_id=new_id(),
+            occurred_at=now,
+            user_id=row.user_id,
+            deployment_id=row.deployment_id,
+            name=row.name,
+            monthly_cost_micros=row.monthly_cost_micros,
+        )
     if to is DeploymentStatus.FAILED:
-        return [
-            DeploymentFailed(
-                event_id=new_id(),
-                occurred_at=now,
-                user_id=row.user_id,
-                deployment_id=row.deployment_id,
-                purchase_id=row.purchase_id,
-                name=row.name,
-                reason=reason,
-            )
-        ]
-    return []
+        return DeploymentFailed(
+            event_id=new_id(),
+            occurred_at=now,
+            user_id=row.user_id,
+            deployment_id=row.deployment_id,
+            purchase_id=row.purchase_id,
+            name=row.name,
+            reason=row.status_reason,
+        )
+    rung = ladder.next_rung(row, rules)
+    return DeploymentChanged(
+        event_id=new_id(),
+        occurred_at=now,
+        user_id=row.user_id,
+        deployment_id=row.deployment_id,
+        name=row.name,
+        status=to,
+        cause=cause,
+        next_status=rung.status if rung else None,
+        next_status_at=rung.at if rung else None,
+    )
 
 
 def _requested(row: DeploymentRow, now: datetime) -> DeploymentRequested:
@@ -164,17 +244,6 @@ def _requested(row: DeploymentRow, now: datetime) -> DeploymentRequested:
         product_id=row.product_id,
         name=row.name,
     )
-
-
-def one_month_after(anchor: datetime, months: int = 1) -> datetime:
-    """The same day ``months`` later, or the month's last day where that day is missing.
-
-    Counted from the anchor each time, so that a subscription of the 31st stays one.
-    """
-    month_index = anchor.month - 1 + months
-    year, month = anchor.year + month_index // 12, month_index % 12 + 1
-    day = min(anchor.day, calendar.monthrange(year, month)[1])
-    return anchor.replace(year=year, month=month, day=day)
 
 
 def _row(purchase: PurchaseRow, unit: _Unit, now: datetime) -> DeploymentRow:
@@ -193,6 +262,8 @@ def _row(purchase: PurchaseRow, unit: _Unit, now: datetime) -> DeploymentRow:
         monthly_cost_micros=line.unit_price_micros if recurs else 0,
         status=DeploymentStatus.REQUESTED.value,
         status_reason="",
+        ends_with_month=False,
+        announced=ladder.Announced.NOTHING.value,
         created_at=now,
         status_changed_at=now,
     )

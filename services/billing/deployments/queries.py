@@ -1,5 +1,6 @@
 """Looking at deployments."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 from uuid import UUID
 
@@ -7,9 +8,25 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from chassis.cursors import decode_cursor, encode_cursor
-from contracts.billing import Deployment, DeploymentList, DeploymentStatus, ListDeployments
+from contracts.billing import (
+    Actor,
+    ChangeCause,
+    Deployment,
+    DeploymentChange,
+    DeploymentList,
+    DeploymentStatus,
+    GetDeployment,
+    ListDeployments,
+)
 from contracts.catalog import Category
-from services.billing.models import DeploymentRow
+from contracts.errors import NotFound
+from services.billing.deployments import ladder
+from services.billing.deployments.periods import owed_micros
+from services.billing.models import ChangeRow, DeploymentRow
+from services.billing.settings import BillingSettings
+
+HISTORY_MAX = 200
+"""How many changes of one deployment are shown; the newest."""
 
 
 class Burning(NamedTuple):
@@ -20,7 +37,37 @@ class Burning(NamedTuple):
     dearest: list[DeploymentRow]
 
 
-def list_deployments(session: Session, command: ListDeployments) -> DeploymentList:
+def get_deployment(session: Session, command: GetDeployment, rules: BillingSettings) -> Deployment:
+    """One deployment of this user, with its history. Raises ``NotFound``, also for another's."""
+    row = own_deployment(session, command.user_id, command.deployment_id)
+    return single(session, row, rules)
+
+
+def own_deployment(
+    session: Session, user_id: UUID, deployment_id: UUID, *, locked: bool = False
+) -> DeploymentRow:
+    """This user's deployment. Raises ``NotFound``, also for somebody else's."""
+    row = session.get(DeploymentRow, deployment_id, with_for_update=locked or None)
+    if row is None or row.user_id != user_id:
+        raise NotFound("There is no such deployment.")
+    return row
+
+
+def single(session: Session, row: DeploymentRow, rules: BillingSettings) -> Deployment:
+    """The contract's view of one deployment, with its history."""
+    (view,) = as_deployments(session, [row], rules)
+    changes = session.scalars(
+        select(ChangeRow)
+        .where(ChangeRow.deployment_id == row.deployment_id)
+        .order_by(ChangeRow.change_id.desc())
+        .limit(HISTORY_MAX)
+    ).all()
+    return view.model_copy(update={"history": [_as_change(change) for change in changes]})
+
+
+def list_deployments(
+    session: Session, command: ListDeployments, rules: BillingSettings
+) -> DeploymentList:
     """A page of a user's deployments, newest first."""
     query = select(DeploymentRow).where(DeploymentRow.user_id == command.user_id)
     if command.cursor is not None:
@@ -31,7 +78,7 @@ def list_deployments(session: Session, command: ListDeployments) -> DeploymentLi
     page = rows[: command.limit]
     more = len(rows) > command.limit
     return DeploymentList(
-        deployments=[as_deployment(row) for row in page],
+        deployments=as_deployments(session, page, rules),
         next_cursor=encode_cursor(page[-1].deployment_id) if more else None,
     )
 
@@ -56,8 +103,18 @@ def what_burns(session: Session, user_id: UUID, limit: int) -> Burning:
     return Burning(total, int(monthly_micros), list(dearest))
 
 
-def as_deployment(row: DeploymentRow) -> Deployment:
-    """The contract's view of a row."""
+def as_deployments(
+    session: Session, rows: Iterable[DeploymentRow], rules: BillingSettings
+) -> list[Deployment]:
+    """The contract's view of rows, without their histories."""
+    rows = list(rows)
+    owed = owed_micros(session, [row.deployment_id for row in rows]) if rows else {}
+    return [_as_deployment(row, owed.get(row.deployment_id, 0), rules) for row in rows]
+
+
+def _as_deployment(row: DeploymentRow, owed: int, rules: BillingSettings) -> Deployment:
+    renewal_at = ladder.renews_at(row)
+    rung = ladder.next_rung(row, rules)
     return Deployment(
         deployment_id=row.deployment_id,
         purchase_id=row.purchase_id,
@@ -70,4 +127,19 @@ def as_deployment(row: DeploymentRow) -> Deployment:
         created_at=row.created_at,
         active_at=row.active_at,
         ended_at=row.ended_at,
+        paid_until=row.paid_until,
+        next_renewal_at=renewal_at,
+        next_renewal_micros=row.monthly_cost_micros if renewal_at else 0,
+        owed_micros=owed,
+        next_status=rung.status if rung else None,
+        next_status_at=rung.at if rung else None,
+    )
+
+
+def _as_change(change: ChangeRow) -> DeploymentChange:
+    return DeploymentChange(
+        changed_at=change.changed_at,
+        status=DeploymentStatus(change.status),
+        cause=ChangeCause(change.cause),
+        actor=Actor(change.actor),
     )

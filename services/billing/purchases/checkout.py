@@ -335,9 +335,7 @@ class Checkout:
 
     def _complete(self, purchase_id: UUID, transaction_id: UUID | None) -> PurchaseRow:
         with self.database.begin() as session:
-            row = lifecycle.complete(
-                session, self.clock(), purchase_id, transaction_id, self.rules.provisioning
-            )
+            row = lifecycle.complete(session, self.clock(), purchase_id, transaction_id, self.rules)
             session.flush()
             crash_point("billing.completing")
         crash_point("billing.completed")
@@ -345,7 +343,7 @@ class Checkout:
 
     def _complete_together(self, paid: Sequence[Paid]) -> list[PurchaseRow | Alone]:
         with self.database.begin() as session:
-            rows = lifecycle.complete_together(session, self.clock(), paid, self.rules.provisioning)
+            rows = lifecycle.complete_together(session, self.clock(), paid, self.rules)
             crash_point("billing.completing")
         crash_point("billing.completed")
         return rows

@@ -97,17 +97,17 @@ def complete(
     now: datetime,
     purchase_id: UUID,
     transaction_id: UUID | None,
-    provisioning: str,
+    rules: BillingSettings,
 ) -> PurchaseRow:
     """The wallet took the money: deliver. A second call changes nothing."""
     row = session.get_one(PurchaseRow, purchase_id, with_for_update=True)
     if row.status != PurchaseStatus.COMPLETED:
-        publish(session, *_complete(now, row, transaction_id, provisioning))
+        publish(session, *_complete(now, row, transaction_id, rules))
     return row
 
 
 def complete_together(
-    session: Session, now: datetime, paid: Sequence[Paid], provisioning: str
+    session: Session, now: datetime, paid: Sequence[Paid], rules: BillingSettings
 ) -> list[PurchaseRow | Alone]:
     """Complete several that workers have; the same rows, as they are then.
 
@@ -123,7 +123,7 @@ def complete_together(
             outcomes.append(ALONE)
             continue
         row.status = found
-        told = _complete(now, row, each.transaction_id, provisioning)
+        told = _complete(now, row, each.transaction_id, rules)
         events += [(event, each.call) for event in told]
         outcomes.append(row)
     rows = [row for row in outcomes if isinstance(row, PurchaseRow)]
@@ -162,7 +162,7 @@ _COMPLETE = Bulk(
 
 
 def _complete(
-    now: datetime, row: PurchaseRow, transaction_id: UUID | None, provisioning: str
+    now: datetime, row: PurchaseRow, transaction_id: UUID | None, rules: BillingSettings
 ) -> list[Event]:
     """What a locked row comes to hold, and what is to be published of it."""
     _move(row, PurchaseStatus.COMPLETED, now)
@@ -173,7 +173,7 @@ def _complete(
     row.stock_held_until = None
     row.ended_at = now
     give_back(row, due_at=None)
-    row.deployments, events = deploy(now, row, provisioning)
+    row.deployments, events = deploy(now, row, rules)
     completed = PurchaseCompleted(
         event_id=new_id(),
         occurred_at=now,

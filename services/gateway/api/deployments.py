@@ -1,11 +1,24 @@
 """What runs, and how long the money lasts."""
 
+from typing import Annotated
 from uuid import UUID
 
 from flask import Blueprint
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, Field, StringConstraints
 
-from contracts.billing import DeploymentStatus, GetBurnRate, ListDeployments
+from contracts.billing import (
+    Actor,
+    CancelDeployment,
+    CancelWhen,
+    ChangeCause,
+    DeploymentStatus,
+    GetBurnRate,
+    GetDeployment,
+    ListDeployments,
+    RenameDeployment,
+    StartDeployment,
+    StopDeployment,
+)
 from contracts.catalog import Category
 from services.gateway.api.endpoint import endpoint
 from services.gateway.api.shapes import ApiBody, ApiReply, CursorText, Limit, Usd
@@ -15,7 +28,18 @@ from services.gateway.people.users import CurrentUser
 blueprint = Blueprint("api_deployments", __name__)
 
 
+class DeploymentChangeReply(ApiReply):
+    changed_at: AwareDatetime
+    status: DeploymentStatus
+    cause: ChangeCause
+    actor: Actor
+
+
 class DeploymentReply(ApiReply):
+    """``next_renewal_at`` is when ``next_renewal_usd`` is charged for another month; null: it is
+    not renewed. ``owed_usd`` could not be paid so far. Unless somebody acts, the status becomes
+    ``next_status`` at ``next_status_at``. ``history``, newest first, is empty in lists."""
+
     deployment_id: UUID
     purchase_id: UUID
     product_id: UUID
@@ -27,6 +51,21 @@ class DeploymentReply(ApiReply):
     created_at: AwareDatetime
     active_at: AwareDatetime | None
     ended_at: AwareDatetime | None
+    paid_until: AwareDatetime | None
+    next_renewal_at: AwareDatetime | None
+    next_renewal_micros: Usd = Field(serialization_alias="next_renewal_usd")
+    owed_micros: Usd = Field(serialization_alias="owed_usd")
+    next_status: DeploymentStatus | None
+    next_status_at: AwareDatetime | None
+    history: list[DeploymentChangeReply]
+
+
+class RenameBody(ApiBody):
+    name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
+
+
+class CancelBody(ApiBody):
+    when: CancelWhen = CancelWhen.PERIOD_END
 
 
 class DeploymentQuery(ApiBody):
@@ -76,6 +115,94 @@ def list_deployments(user: CurrentUser, query: DeploymentQuery) -> DeploymentRep
     """Everything the user has deployed."""
     return DeploymentReplies.of(
         call(ListDeployments(user_id=user.user_id, cursor=query.cursor, limit=query.limit))
+    )
+
+
+@endpoint(blueprint, "GET", "/api/deployments/<uuid:deployment_id>", reply=DeploymentReply)
+def get_deployment(user: CurrentUser, deployment_id: UUID) -> DeploymentReply:
+    """One deployment, what it is going to cost, and what happened to it."""
+    return DeploymentReply.of(
+        call(GetDeployment(user_id=user.user_id, deployment_id=deployment_id))
+    )
+
+
+@endpoint(
+    blueprint,
+    "PATCH",
+    "/api/deployments/<uuid:deployment_id>",
+    body=RenameBody,
+    reply=DeploymentReply,
+    command=True,
+)
+def rename_deployment(
+    user: CurrentUser, deployment_id: UUID, body: RenameBody, key: str
+) -> DeploymentReply:
+    """Give it another name."""
+    return DeploymentReply.of(
+        call(
+            RenameDeployment(
+                idempotency_key=key,
+                user_id=user.user_id,
+                deployment_id=deployment_id,
+                name=body.name,
+            )
+        )
+    )
+
+
+@endpoint(
+    blueprint,
+    "POST",
+    "/api/deployments/<uuid:deployment_id>/stop",
+    reply=DeploymentReply,
+    command=True,
+)
+def stop_deployment(user: CurrentUser, deployment_id: UUID, key: str) -> DeploymentReply:
+    """Switch it off. The month that is paid runs on, and is not renewed."""
+    return DeploymentReply.of(
+        call(StopDeployment(idempotency_key=key, user_id=user.user_id, deployment_id=deployment_id))
+    )
+
+
+@endpoint(
+    blueprint,
+    "POST",
+    "/api/deployments/<uuid:deployment_id>/start",
+    reply=DeploymentReply,
+    command=True,
+)
+def start_deployment(user: CurrentUser, deployment_id: UUID, key: str) -> DeploymentReply:
+    """Let it run again, and be renewed. After the month that was paid this charges what it owes,
+    and a month from now; a 402 says what is lacking."""
+    return DeploymentReply.of(
+        call(
+            StartDeployment(idempotency_key=key, user_id=user.user_id, deployment_id=deployment_id)
+        )
+    )
+
+
+@endpoint(
+    blueprint,
+    "POST",
+    "/api/deployments/<uuid:deployment_id>/cancel",
+    body=CancelBody,
+    reply=DeploymentReply,
+    command=True,
+)
+def cancel_deployment(
+    user: CurrentUser, deployment_id: UUID, body: CancelBody, key: str
+) -> DeploymentReply:
+    """End it with the month that is paid, or now and for good; no money comes back. One that does
+    not run, or owes its month, ends now."""
+    return DeploymentReply.of(
+        call(
+            CancelDeployment(
+                idempotency_key=key,
+                user_id=user.user_id,
+                deployment_id=deployment_id,
+                when=body.when,
+            )
+        )
     )
 
 

@@ -3,13 +3,22 @@
 A message says what happened, what was kept, and what to do.
 """
 
+from datetime import datetime
+
 from chassis.money import format_usd
 from contracts.billing import (
+    ChangeCause,
+    DeletionAnnounced,
+    DeploymentChanged,
     DeploymentFailed,
+    DeploymentRenewed,
+    DeploymentStatus,
     PurchaseCompleted,
     PurchaseEnded,
     PurchaseShortOfFunds,
     PurchaseStatus,
+    RenewalAnnounced,
+    RenewalShortOfFunds,
 )
 from contracts.topup import (
     AutoTopupPaused,
@@ -89,6 +98,95 @@ def deployment_failed(event: DeploymentFailed) -> Message:
         "danger",
         f"{event.name} could not be set up",
         f"{event.reason} It was paid for: write to support to get the credits back.",
+        DEPLOYMENTS,
+    )
+
+
+def renewal_announced(event: RenewalAnnounced) -> Message:
+    return Message(
+        "renewal_announced",
+        "info",
+        f"{event.name} renews on {_day(event.renews_at)}",
+        f"{format_usd(event.amount_micros)} is then taken from your wallet for another month."
+        " Cancel it before that if you do not need it any more.",
+        DEPLOYMENTS,
+    )
+
+
+def deployment_renewed(event: DeploymentRenewed) -> Message:
+    return Message(
+        "deployment_renewed",
+        "success",
+        f"{event.name} is paid until {_day(event.ends_at)}",
+        f"{format_usd(event.amount_micros)} was taken from your wallet for the month from"
+        f" {_day(event.starts_at)}.",
+        DEPLOYMENTS,
+    )
+
+
+def renewal_short_of_funds(event: RenewalShortOfFunds) -> Message:
+    others = "" if event.deployments == 1 else f" and {event.deployments - 1} more"
+    until = "" if event.suspended_at is None else f" until {_day(event.suspended_at)}"
+    if event.is_frozen:
+        lacking = "Your wallet is frozen, so that nothing can be paid with it."
+    else:
+        lacking = f"Your wallet lacks {format_usd(event.shortfall_micros)} for what is due now."
+    return Message(
+        "renewal_short_of_funds",
+        "danger",
+        f"{event.name or 'A deployment'}{others} could not be renewed",
+        f"{lacking} Everything keeps running{until}; after that it is suspended. It is paid by"
+        " itself as soon as the wallet covers it.",
+        WALLET,
+    )
+
+
+def deployment_changed(event: DeploymentChanged) -> Message | None:
+    if event.cause is ChangeCause.OWNER:
+        return None
+    if event.status is DeploymentStatus.SUSPENDED:
+        return Message(
+            "deployment_suspended",
+            "danger",
+            f"{event.name} is suspended",
+            f"Its month was not paid. It does not run, and its data is kept{_next(event)}"
+            " Buy credits and start it again: you then pay the time that ran, and a month from"
+            " then on.",
+            DEPLOYMENTS,
+        )
+    if event.status is DeploymentStatus.STOPPED:
+        return Message(
+            "deployment_stopped",
+            "danger",
+            f"{event.name} was stopped",
+            f"It stayed unpaid. Its data is kept{_next(event)} Start it again to keep it.",
+            DEPLOYMENTS,
+        )
+    if event.status is DeploymentStatus.CANCELLED and event.cause is ChangeCause.MONTH_ENDED:
+        return Message(
+            "deployment_ended",
+            "info",
+            f"{event.name} has ended",
+            "Its last month is over, as you wished. Nothing more is charged for it.",
+            DEPLOYMENTS,
+        )
+    if event.status is DeploymentStatus.CANCELLED:
+        return Message(
+            "deployment_deleted",
+            "danger",
+            f"{event.name} was deleted",
+            "Its data was kept as long as announced. Nothing more is charged for it.",
+            DEPLOYMENTS,
+        )
+    return None
+
+
+def deletion_announced(event: DeletionAnnounced) -> Message:
+    return Message(
+        "deletion_announced",
+        "danger",
+        f"{event.name} will be deleted on {_day(event.deleted_at)}",
+        "It does not run, and its data is kept until then. Start it again to keep it.",
         DEPLOYMENTS,
     )
 
@@ -240,6 +338,14 @@ def card_expiring(event: CardExpiring) -> Message:
         f"It is valid until {event.exp_month:02d}/{event.exp_year}.{use} Add another one in time.",
         WALLET,
     )
+
+
+def _next(event: DeploymentChanged) -> str:
+    return "." if event.next_status_at is None else f" until {_day(event.next_status_at)}."
+
+
+def _day(moment: datetime) -> str:
+    return f"{moment:%-d %B %Y}"
 
 
 def _purchase(event: PurchaseCompleted | PurchaseEnded | PurchaseShortOfFunds) -> str:

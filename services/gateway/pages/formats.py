@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from chassis.clock import utc_now
 from chassis.money import MICROS_PER_CENT, MINUS, divide_half_even, format_usd, from_cents
-from contracts.billing import DeploymentStatus, PurchaseStatus
+from contracts.billing import ChangeCause, DeploymentChange, DeploymentStatus, PurchaseStatus
 from contracts.catalog import BillingPeriod, Category, Product, SortOrder
 from contracts.topup import TopupStatus, Trigger, brand_name
 from contracts.wallet import Noted, Transaction, TransactionKind
@@ -48,6 +48,18 @@ KIND_NAMES = {
     TransactionKind.ADJUSTMENT: "Adjustment",
     TransactionKind.MIGRATION: "Migration",
     TransactionKind.CHARGEBACK: "Chargeback",
+}
+CHANGES = {
+    ChangeCause.RENAMED: "You renamed it.",
+    ChangeCause.WILL_END: "You cancelled it: it ends with its month.",
+    ChangeCause.WILL_GO_ON: "You took that back: it goes on.",
+}
+CAUSES = {
+    ChangeCause.OWNER: "You wanted it so.",
+    ChangeCause.PROVISIONER: "Whoever runs it said so.",
+    ChangeCause.UNPAID: "Its month was not paid.",
+    ChangeCause.MONTH_ENDED: "Its last month was over.",
+    ChangeCause.KEPT_LONG_ENOUGH: "Its data was kept as long as announced.",
 }
 # What a state is called, and whether it is good news, a wait, bad news or none of these.
 STATES: dict[str, tuple[str, str]] = {
@@ -152,6 +164,11 @@ def state_tone(state: str) -> str:
     return STATES.get(state, ("", "none"))[1]
 
 
+def change_sentence(change: DeploymentChange) -> str:
+    """What happened to a deployment."""
+    return CHANGES.get(change.cause) or f"{state_name(change.status)}. {CAUSES[change.cause]}"
+
+
 def trigger_sentence(transaction: Transaction) -> str:
     """Why an automatic charge was made, from what the wallet recorded with it; else empty."""
     if transaction.kind is not TransactionKind.AUTO_TOPUP:
@@ -205,6 +222,7 @@ def install(templates: Environment) -> None:
         state_name=state_name,
         state_tone=state_tone,
         trigger_sentence=trigger_sentence,
+        change_sentence=change_sentence,
         triggering_purchase=triggering_purchase,
         category_name=CATEGORY_NAMES.__getitem__,
         kind_name=KIND_NAMES.__getitem__,

@@ -1,0 +1,105 @@
+"""What an owner does with a deployment, but for starting it again, which may cost something.
+
+Each is done in one transaction with its line in the history, which knows the command's key: the
+same command again returns the deployment as it is by now, and changes nothing.
+"""
+
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from chassis.idempotency import request_hash
+from contracts.billing import (
+    CancelDeployment,
+    CancelWhen,
+    ChangeCause,
+    DeploymentStatus,
+    RenameDeployment,
+    StartDeployment,
+    StopDeployment,
+)
+from contracts.errors import Conflict, IdempotencyConflict
+from services.billing.deployments import ladder, lifecycle, periods
+from services.billing.deployments.queries import own_deployment
+from services.billing.models import OVER, ChangeRow, DeploymentRow
+from services.billing.settings import BillingSettings
+
+OwnersCommand = RenameDeployment | StopDeployment | StartDeployment | CancelDeployment
+
+
+def is_repeated(session: Session, command: OwnersCommand) -> bool:
+    """Whether this command was carried out before. Raises ``IdempotencyConflict``."""
+    stored = session.scalar(
+        select(ChangeRow.body_hash).where(
+            ChangeRow.user_id == command.user_id,
+            ChangeRow.idempotency_key == command.idempotency_key,
+        )
+    )
+    if stored is not None and stored != request_hash(command).hex():
+        raise IdempotencyConflict(
+            "This idempotency key was used for something else. Use a new key for a new wish."
+        )
+    return stored is not None
+
+
+def rename(session: Session, now: datetime, command: RenameDeployment) -> DeploymentRow:
+    """Give a deployment another name, in every state."""
+    row = own_deployment(session, command.user_id, command.deployment_id, locked=True)
+    if not is_repeated(session, command):
+        row.name = command.name
+        lifecycle.note(session, now, row, ChangeCause.RENAMED, command)
+    return row
+
+
+def stop(
+    session: Session, now: datetime, command: StopDeployment, rules: BillingSettings
+) -> DeploymentRow:
+    """Switch a deployment off. Raises ``Conflict`` unless it is active."""
+    row = own_deployment(session, command.user_id, command.deployment_id, locked=True)
+    if not is_repeated(session, command):
+        _require(row, DeploymentStatus.ACTIVE)
+        _leave(session, now, row, DeploymentStatus.STOPPED, rules, command)
+    return row
+
+
+def cancel(
+    session: Session, now: datetime, command: CancelDeployment, rules: BillingSettings
+) -> DeploymentRow:
+    """End a deployment, with its month or now. Raises ``Conflict`` for one that has ended."""
+    row = own_deployment(session, command.user_id, command.deployment_id, locked=True)
+    if is_repeated(session, command):
+        return row
+    if row.status == DeploymentStatus.REQUESTED:
+        raise Conflict("This deployment is being set up. Cancel it once it runs.")
+    _require(row, *(status for status in DeploymentStatus if status not in OVER))
+    renews_at = ladder.renews_at(row)
+    if command.when is CancelWhen.PERIOD_END and renews_at is not None and renews_at > now:
+        row.ends_with_month = True
+        row.due_at = ladder.due_at(row, now, rules)
+        lifecycle.note(session, now, row, ChangeCause.WILL_END, command)
+    elif command.when is CancelWhen.NOW or not row.ends_with_month:
+        _leave(session, now, row, DeploymentStatus.CANCELLED, rules, command)
+    return row
+
+
+def _leave(
+    session: Session,
+    now: datetime,
+    row: DeploymentRow,
+    to: DeploymentStatus,
+    rules: BillingSettings,
+    command: OwnersCommand,
+) -> None:
+    """Let it run no more. A month that is due is taken back; what ran of it is owed then."""
+    if ladder.renews_at(row) is not None and row.paid_until is not None and row.paid_until < now:
+        periods.owe_month(session, now, row, row.paid_until)
+    has_open = periods.close_months(session, now, row.deployment_id)
+    lifecycle.change_status(session, now, row, to, ChangeCause.OWNER, rules, command=command)
+    if has_open:
+        row.due_at = now
+
+
+def _require(row: DeploymentRow, *statuses: DeploymentStatus) -> None:
+    if row.status not in statuses:
+        raise Conflict(f"This deployment is {row.status}; that cannot be done with it any more.")

@@ -1,0 +1,102 @@
+"""When a deployment is looked at next, and what becomes of it unless somebody acts.
+
+::
+
+    active ─ its month is not paid ─▶ 3 days of grace ─▶ suspended ─ 14 days ─▶ stopped
+    stopped ─ its data is kept for 30 days, announced 7 days and 1 day before ─▶ cancelled
+
+The time between two rungs begins with what its owner was told of, not with what should have
+happened: an outage of ours shortens nobody's grace. A month that was paid is kept in any case.
+"""
+
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import NamedTuple
+
+from contracts.billing import DeploymentStatus
+from services.billing.models import DeploymentRow
+from services.billing.settings import BillingSettings
+
+
+class Announced(StrEnum):
+    """What an owner was told last of what is going to happen."""
+
+    NOTHING = ""
+    RENEWAL = "renewal"
+    DELETION = "deletion"
+    DELETION_AGAIN = "deletion_again"
+
+
+class Rung(NamedTuple):
+    """What a deployment becomes unless somebody acts, and when."""
+
+    status: DeploymentStatus
+    at: datetime
+
+
+def is_renewed(row: DeploymentRow) -> bool:
+    """Whether it is charged every month while it is active."""
+    return row.monthly_cost_micros > 0 and row.paid_until is not None
+
+
+def next_rung(row: DeploymentRow, rules: BillingSettings) -> Rung | None:
+    """The rung below this one; None for what runs on."""
+    if row.status == DeploymentStatus.ACTIVE and is_renewed(row):
+        if row.short_since is not None:
+            return Rung(DeploymentStatus.SUSPENDED, row.short_since + rules.grace)
+        if row.ends_with_month and row.paid_until is not None:
+            return Rung(DeploymentStatus.CANCELLED, row.paid_until)
+    if row.status == DeploymentStatus.SUSPENDED:
+        return Rung(DeploymentStatus.STOPPED, row.status_changed_at + rules.suspended)
+    if row.status == DeploymentStatus.STOPPED:
+        return Rung(DeploymentStatus.CANCELLED, _deleted_at(row, rules))
+    return None
+
+
+def renews_at(row: DeploymentRow) -> datetime | None:
+    """When the next month is due; None for what is not renewed as it is now."""
+    is_active = row.status == DeploymentStatus.ACTIVE
+    return row.paid_until if is_active and is_renewed(row) and not row.ends_with_month else None
+
+
+def due_at(row: DeploymentRow, now: datetime, rules: BillingSettings) -> datetime | None:
+    """When there is something to do or to say next."""
+    rung = next_rung(row, rules)
+    if rung is not None:
+        if row.status == DeploymentStatus.ACTIVE and row.short_since is not None:
+            return min(rung.at, now + rules.renewal_retry)
+        return _announcement_at(row, rung, rules) or rung.at
+    renewal_at = renews_at(row)
+    if renewal_at is not None and row.announced != Announced.RENEWAL:
+        return renewal_at - rules.renewal_notice
+    return renewal_at
+
+
+def _deleted_at(row: DeploymentRow, rules: BillingSettings) -> datetime:
+    """When a stopped deployment's data goes: never sooner after an announcement than promised."""
+    stopped_at = max(row.status_changed_at, row.paid_until or row.status_changed_at)
+    deleted_at = stopped_at + rules.kept
+    if row.announced_at is None:
+        return deleted_at
+    return max(deleted_at, row.announced_at + _lead(Announced(row.announced), rules))
+
+
+def _lead(announcement: Announced, rules: BillingSettings) -> timedelta:
+    first_s, last_s = rules.deletion_notices_s
+    return timedelta(seconds=first_s if announcement is Announced.DELETION else last_s)
+
+
+def next_announcement(row: DeploymentRow) -> Announced:
+    """What is said of a stopped deployment's data next; nothing after the second time."""
+    if row.announced == Announced.DELETION:
+        return Announced.DELETION_AGAIN
+    return Announced.NOTHING if row.announced == Announced.DELETION_AGAIN else Announced.DELETION
+
+
+def _announcement_at(row: DeploymentRow, rung: Rung, rules: BillingSettings) -> datetime | None:
+    if row.status != DeploymentStatus.STOPPED:
+        return None
+    announcement = next_announcement(row)
+    if announcement is Announced.NOTHING:
+        return None
+    return rung.at - _lead(announcement, rules)

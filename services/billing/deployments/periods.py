@@ -1,0 +1,203 @@
+"""What a deployment is charged for: months, paid ahead, and arrears, time that ran unpaid.
+
+A period stands in the database before the wallet hears of it, and its key names the deployment,
+the kind and the instant that it starts from: whatever crashes, repeats or runs beside it, it is
+paid once. The month that a purchase pays is the purchase's, and has no row here::
+
+    due ─▶ paid
+    due ─▶ closing ─▶ closed                    the wallet's key is closed first
+                   ├▶ paid                      it was paid before, and the month runs
+                   └▶ refunding ─▶ refunded     … and the month does not run
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from enum import StrEnum
+from uuid import UUID
+
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from contracts.keys import period_key, period_refund_key
+from contracts.wallet import CloseKey, Debit, Noted, Refund, TransactionKind
+from services.billing.deployments.months import cost_micros, month_end
+from services.billing.models import DeploymentRow, PeriodRow
+
+
+class PeriodKind(StrEnum):
+    MONTH = "month"
+    ARREARS = "arrears"
+
+
+class PeriodStatus(StrEnum):
+    DUE = "due"
+    PAID = "paid"
+    CLOSING = "closing"
+    CLOSED = "closed"
+    REFUNDING = "refunding"
+    REFUNDED = "refunded"
+
+
+TRANSITIONS: dict[PeriodStatus, frozenset[PeriodStatus]] = {
+    PeriodStatus.DUE: frozenset({PeriodStatus.PAID, PeriodStatus.CLOSING}),
+    PeriodStatus.CLOSING: frozenset(
+        {PeriodStatus.CLOSED, PeriodStatus.PAID, PeriodStatus.REFUNDING}
+    ),
+    PeriodStatus.REFUNDING: frozenset({PeriodStatus.REFUNDED}),
+    PeriodStatus.PAID: frozenset(),
+    PeriodStatus.CLOSED: frozenset(),
+    PeriodStatus.REFUNDED: frozenset(),
+}
+
+OPEN = (PeriodStatus.DUE, PeriodStatus.CLOSING, PeriodStatus.REFUNDING)
+"""The states in which the wallet has something to do, or to say."""
+
+NAME_LENGTH_MAX = 150
+"""How much of a deployment's name stands in a statement, which has room for 200 characters."""
+
+
+def owe_month(session: Session, now: datetime, row: DeploymentRow, starts_at: datetime) -> None:
+    """Write down that a month is due; one that is written already stays as it is.
+
+    It ends with the month that ``starts_at`` falls into, counted from the deployment's anchor; a
+    month that starts elsewhere than an anchor's month does is an anchor of its own.
+    """
+    anchor = row.period_anchor_at or starts_at
+    is_next = row.paid_until == starts_at
+    ends_at = month_end(anchor if is_next else starts_at, starts_at)
+    _owe(session, now, row, PeriodKind.MONTH, starts_at, ends_at, row.monthly_cost_micros)
+
+
+def owe_arrears(
+    session: Session, now: datetime, row: DeploymentRow, starts_at: datetime, ends_at: datetime
+) -> None:
+    """Write down what is owed for time that ran unpaid; less than a micro-dollar is nothing."""
+    anchor = row.period_anchor_at or starts_at
+    amount_micros = cost_micros(anchor, row.monthly_cost_micros, starts_at, ends_at)
+    if amount_micros > 0:
+        _owe(session, now, row, PeriodKind.ARREARS, starts_at, ends_at, amount_micros)
+
+
+def _owe(
+    session: Session,
+    now: datetime,
+    row: DeploymentRow,
+    kind: PeriodKind,
+    starts_at: datetime,
+    ends_at: datetime,
+    amount_micros: int,
+) -> None:
+    session.execute(
+        insert(PeriodRow)
+        .values(
+            deployment_id=row.deployment_id,
+            starts_at=starts_at,
+            kind=kind,
+            ends_at=ends_at,
+            user_id=row.user_id,
+            amount_micros=amount_micros,
+            status=PeriodStatus.DUE,
+            created_at=now,
+            changed_at=now,
+        )
+        .on_conflict_do_nothing()
+    )
+
+
+def move(
+    period: PeriodRow, now: datetime, to: PeriodStatus, transaction_id: UUID | None = None
+) -> None:
+    """Change a locked period's state. Raises ``ValueError`` for a move that the table lacks."""
+    status = PeriodStatus(period.status)
+    if to not in TRANSITIONS[status]:
+        raise ValueError(f"a period that is {status} cannot become {to}")
+    period.status = to
+    period.transaction_id = transaction_id or period.transaction_id
+    period.changed_at = now
+
+
+def close_months(session: Session, now: datetime, deployment_id: UUID) -> bool:
+    """No month of this deployment is to be paid any more. Whether the wallet is to be told."""
+    closed = session.execute(
+        update(PeriodRow)
+        .where(
+            PeriodRow.deployment_id == deployment_id,
+            PeriodRow.kind == PeriodKind.MONTH,
+            PeriodRow.status == PeriodStatus.DUE,
+        )
+        .values(status=PeriodStatus.CLOSING, changed_at=now)
+    )
+    return bool(closed.rowcount)  # type: ignore[attr-defined]
+
+
+def is_month_due(session: Session, deployment_id: UUID) -> bool:
+    """Whether a month of this deployment waits for its money."""
+    query = select(PeriodRow.starts_at).where(
+        PeriodRow.deployment_id == deployment_id,
+        PeriodRow.kind == PeriodKind.MONTH,
+        PeriodRow.status == PeriodStatus.DUE,
+    )
+    return session.scalar(query.limit(1)) is not None
+
+
+def open_periods(
+    session: Session, deployment_ids: Iterable[UUID], *, locked: bool = False
+) -> Sequence[PeriodRow]:
+    """The periods of these deployments about which the wallet is to be asked, oldest first."""
+    query = (
+        select(PeriodRow)
+        .where(PeriodRow.deployment_id.in_(list(deployment_ids)), PeriodRow.status.in_(OPEN))
+        .order_by(PeriodRow.starts_at, PeriodRow.deployment_id, PeriodRow.kind)
+    )
+    if locked:
+        query = query.with_for_update()
+    return session.scalars(query).all()
+
+
+def owed_micros(session: Session, deployment_ids: Iterable[UUID]) -> dict[UUID, int]:
+    """What is due for each of these deployments that owes anything."""
+    rows = session.execute(
+        select(PeriodRow.deployment_id, func.sum(PeriodRow.amount_micros))
+        .where(
+            PeriodRow.deployment_id.in_(list(deployment_ids)),
+            PeriodRow.status == PeriodStatus.DUE,
+        )
+        .group_by(PeriodRow.deployment_id)
+    )
+    return {deployment_id: int(micros) for deployment_id, micros in rows}
+
+
+def debit(period: PeriodRow, name: str) -> Debit:
+    """What pays a period of the deployment ``name``."""
+    return Debit(
+        idempotency_key=_key(period),
+        user_id=period.user_id,
+        amount_micros=period.amount_micros,
+        kind=TransactionKind.RENEWAL,
+        description=(
+            f"{name[:NAME_LENGTH_MAX]}, {period.starts_at:%Y-%m-%d} to {period.ends_at:%Y-%m-%d}"
+        ),
+        metadata={Noted.DEPLOYMENT_ID: str(period.deployment_id)},
+    )
+
+
+def closure(period: PeriodRow) -> CloseKey:
+    """What makes sure that a period is not paid any more, or says that it was."""
+    return CloseKey(idempotency_key=_key(period))
+
+
+def refund(period: PeriodRow, name: str) -> Refund:
+    """What gives back a month that was paid and does not run. Raises ``ValueError`` for others."""
+    if period.transaction_id is None:
+        raise ValueError("a period that was not paid is not given back")
+    return Refund(
+        idempotency_key=period_refund_key(period.deployment_id, period.kind, period.starts_at),
+        user_id=period.user_id,
+        transaction_id=period.transaction_id,
+        description=f"{name[:NAME_LENGTH_MAX]}: a month that did not run",
+    )
+
+
+def _key(period: PeriodRow) -> str:
+    return period_key(period.deployment_id, period.kind, period.starts_at)

@@ -1,0 +1,218 @@
+"""What the wallet answered about periods, and what that makes of their deployments."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from sqlalchemy import func, select, text
+from sqlalchemy.orm import Session
+
+from chassis.identifiers import new_id
+from chassis.outbox import publish
+from contracts.billing import (
+    ChangeCause,
+    DeploymentRenewed,
+    DeploymentStatus,
+    RenewalShortOfFunds,
+)
+from contracts.errors import AccountFrozen, InsufficientFunds, NotFound
+from contracts.messages import MAX_AMOUNT_MICROS
+from contracts.wallet import BatchError, ClosedKey, Transaction
+from services.billing.deployments import ladder, lifecycle, periods
+from services.billing.deployments.periods import PeriodKind, PeriodStatus
+from services.billing.models import OVER, DeploymentRow, PeriodRow
+from services.billing.settings import BillingSettings
+
+log = logging.getLogger(__name__)
+
+NO_MONEY = (InsufficientFunds.code, NotFound.code, AccountFrozen.code)
+"""Refusals that money, or the end of a freeze, turns into a payment. Who has no wallet has none."""
+
+
+class Answer(NamedTuple):
+    """What the wallet said about a period that was in this state when it was asked."""
+
+    period: PeriodRow
+    reply: Transaction | ClosedKey | None
+    error: BatchError | None
+
+
+@dataclass
+class Short:
+    """What a wallet did not pay in one go, and what it had."""
+
+    available_micros: int = 0
+    is_frozen: bool = False
+    is_news: bool = False
+
+
+@dataclass
+class Outcomes:
+    """One transaction's worth of answers. The deployments are locked."""
+
+    session: Session
+    now: datetime
+    rules: BillingSettings
+    rows: Mapping[UUID, DeploymentRow]
+    short: dict[UUID, Short] = field(default_factory=dict)
+
+    def record(self, answers: Iterable[Answer]) -> None:
+        """Record what became of each period that is still in the state that was asked about."""
+        found = periods.open_periods(self.session, self.rows, locked=True)
+        known = {(each.deployment_id, each.starts_at, each.kind): each for each in found}
+        for answer in answers:
+            asked = answer.period
+            period = known.get((asked.deployment_id, asked.starts_at, asked.kind))
+            if period is not None and period.status == asked.status:
+                self._one(period, self.rows[period.deployment_id], answer)
+        for user_id, short in self.short.items():
+            if short.is_news:
+                self._tell(user_id, short)
+        self._schedule()
+
+    def _one(self, period: PeriodRow, row: DeploymentRow, answer: Answer) -> None:
+        if answer.error is not None:
+            self._refused(period, row, answer.error)
+        elif isinstance(answer.reply, ClosedKey):
+            self._closed(period, row, answer.reply)
+        elif period.status == PeriodStatus.REFUNDING:
+            periods.move(period, self.now, PeriodStatus.REFUNDED)
+        elif answer.reply is not None:
+            self._paid(period, row, answer.reply.transaction_id)
+
+    def _paid(self, period: PeriodRow, row: DeploymentRow, transaction_id: UUID) -> None:
+        periods.move(period, self.now, PeriodStatus.PAID, transaction_id)
+        if period.kind != PeriodKind.MONTH:
+            return
+        if row.status == DeploymentStatus.ACTIVE:
+            row.paid_until = period.ends_at
+            row.short_since = None
+            row.announced, row.announced_at = ladder.Announced.NOTHING, None
+        else:
+            row.period_anchor_at, row.paid_until = period.starts_at, period.ends_at
+            active = DeploymentStatus.ACTIVE
+            lifecycle.change_status(
+                self.session, self.now, row, active, ChangeCause.OWNER, self.rules
+            )
+        publish(
+            self.session,
+            DeploymentRenewed(
+                event_id=new_id(),
+                occurred_at=self.now,
+                user_id=row.user_id,
+                deployment_id=row.deployment_id,
+                name=row.name,
+                amount_micros=period.amount_micros,
+                starts_at=period.starts_at,
+                ends_at=period.ends_at,
+                transaction_id=transaction_id,
+            ),
+        )
+
+    def _refused(self, period: PeriodRow, row: DeploymentRow, error: BatchError) -> None:
+        if period.status != PeriodStatus.DUE or error.code not in NO_MONEY:
+            log.error(
+                "the wallet does not do what a period needs",
+                extra={"deployment_id": str(row.deployment_id), "error": error.message},
+            )
+        elif period.kind == PeriodKind.MONTH:
+            self._short_of_funds(period, row, error)
+
+    def _short_of_funds(self, period: PeriodRow, row: DeploymentRow, error: BatchError) -> None:
+        if row.status != DeploymentStatus.ACTIVE:
+            # Its owner wanted it to run again, and hears at once that it does not.
+            periods.move(period, self.now, PeriodStatus.CLOSING)
+            return
+        short = self.short.setdefault(row.user_id, Short())
+        short.is_frozen = error.code == AccountFrozen.code
+        if error.code == InsufficientFunds.code and error.details:
+            short.available_micros = int(error.details[0])
+        if row.short_since is None:
+            row.short_since = self.now
+            short.is_news = True
+
+    def _closed(self, period: PeriodRow, row: DeploymentRow, found: ClosedKey) -> None:
+        # Otherwise it is the month of a start that was not paid, or it does not run any more.
+        is_running = row.status == DeploymentStatus.ACTIVE and period.starts_at == row.paid_until
+        if found.transaction is not None:
+            transaction_id = found.transaction.transaction_id
+            if is_running:
+                self._paid(period, row, transaction_id)
+                return
+            periods.move(period, self.now, PeriodStatus.REFUNDING, transaction_id)
+        else:
+            periods.move(period, self.now, PeriodStatus.CLOSED)
+        ran_until = self.now if is_running else row.status_changed_at
+        periods.owe_arrears(self.session, self.now, row, period.starts_at, ran_until)
+        if is_running:
+            suspended = DeploymentStatus.SUSPENDED
+            lifecycle.change_status(
+                self.session, self.now, row, suspended, ChangeCause.UNPAID, self.rules
+            )
+
+    def _tell(self, user_id: UUID, short: Short) -> None:
+        """Say how much this user lacks for everything that is due now."""
+        # One at a time for each user, so that the last one to say it has counted all.
+        self.session.execute(
+            text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"),
+            {"name": f"renewals:{user_id}"},
+        )
+        self.session.flush()
+        waiting = (
+            DeploymentRow.user_id == user_id,
+            DeploymentRow.short_since.is_not(None),
+            PeriodRow.status == PeriodStatus.DUE,
+            PeriodRow.kind == PeriodKind.MONTH,
+        )
+        joined = PeriodRow.deployment_id == DeploymentRow.deployment_id
+        due_micros, deployments, short_since = self.session.execute(
+            select(
+                func.sum(PeriodRow.amount_micros),
+                func.count(),
+                func.min(DeploymentRow.short_since),
+            )
+            .join(DeploymentRow, joined)
+            .where(*waiting)
+        ).one()
+        oldest = self.session.scalars(
+            select(DeploymentRow)
+            .join(PeriodRow, joined)
+            .where(*waiting)
+            .order_by(PeriodRow.starts_at, PeriodRow.deployment_id)
+            .limit(1)
+        ).one()
+        shortfall_micros = max(int(due_micros) - short.available_micros, 1)
+        publish(
+            self.session,
+            RenewalShortOfFunds(
+                event_id=new_id(),
+                occurred_at=self.now,
+                user_id=user_id,
+                deployment_id=oldest.deployment_id,
+                shortfall_micros=min(shortfall_micros, MAX_AMOUNT_MICROS),
+                available_micros=short.available_micros,
+                name=oldest.name,
+                deployments=deployments,
+                suspended_at=(short_since or self.now) + self.rules.grace,
+                is_frozen=short.is_frozen,
+            ),
+        )
+
+    def _schedule(self) -> None:
+        """Say when each deployment is looked at next: at once where the wallet is to be asked."""
+        self.session.flush()
+        is_asked = set(
+            self.session.scalars(
+                select(PeriodRow.deployment_id).where(
+                    PeriodRow.deployment_id.in_(list(self.rows)),
+                    PeriodRow.status.in_((PeriodStatus.CLOSING, PeriodStatus.REFUNDING)),
+                )
+            )
+        )
+        for deployment_id, row in self.rows.items():
+            is_over = row.status in OVER
+            next_at = None if is_over else ladder.due_at(row, self.now, self.rules)
+            row.due_at = self.now if deployment_id in is_asked else next_at

@@ -1,0 +1,254 @@
+"""Charging months when they are due, by any number of workers.
+
+Whatever is due is leased, what the wallet is to be asked is written down, and one call asks it
+about all of it; then the answers are recorded::
+
+    leased, month recorded ─▶ wallet asked ─▶ paid: the month runs
+                                           └▶ too little: the ladder begins
+
+A crash between any two lines leaves a lease that runs out: the same is asked again, under the same
+keys. A deployment that cannot be dealt with keeps none beside it. Months that an outage left
+undone are charged one after the other, the oldest first.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from chassis.client import RpcClient
+from chassis.crash_points import crash_point
+from chassis.database import Connected, is_lost
+from chassis.leases import Leases
+from contracts.billing import ChangeCause, Deployment, DeploymentStatus, StartDeployment
+from contracts.errors import (
+    AccountFrozen,
+    Conflict,
+    DeadlineExceeded,
+    InsufficientFunds,
+    ServiceError,
+    Unavailable,
+)
+from contracts.messages import Command
+from contracts.wallet import BatchError, DebitAll
+from services.billing.deployments import commands, ladder, lifecycle, periods
+from services.billing.deployments.periods import PeriodStatus
+from services.billing.deployments.queries import own_deployment, single
+from services.billing.models import DeploymentRow, PeriodRow
+from services.billing.renewals import rungs
+from services.billing.renewals.outcomes import Answer, Outcomes
+from services.billing.settings import BillingSettings
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 400
+"""How many deployments one call to the wallet is about; each may owe a month and arrears."""
+
+COMMANDS_MAX = 1_000
+"""How much one call to the wallet may hold."""
+
+ROUNDS_MAX = 50
+
+_NO_MONEY: dict[str, type[ServiceError]] = {
+    error.code: error for error in (InsufficientFunds, AccountFrozen)
+}
+
+DUE = Leases(
+    due_at=DeploymentRow.due_at,
+    owner=DeploymentRow.user_id,
+    lease=timedelta(seconds=60),
+    limit=AT_ONCE,
+)
+
+
+@dataclass(frozen=True)
+class Renewals:
+    """What it takes to renew: a database, the wallet, a clock."""
+
+    database: Connected
+    rpc: RpcClient
+    rules: BillingSettings
+    clock: Callable[[], datetime]
+
+    def run(self) -> None:
+        """Deal with everything that is due, of every owner in turn."""
+        for _ in range(ROUNDS_MAX):
+            with self.database.begin() as session:
+                taken = list(DUE.take(session, self.clock()))
+            if not taken:
+                return
+            self._each(taken, self._look)
+            try:
+                self._ask_wallet(taken)
+            except ServiceError as error:
+                log.warning("the wallet did not answer", extra={"error": f"{error.code}: {error}"})
+                return
+
+    def start(self, command: StartDeployment) -> Deployment:
+        """Let a deployment run again; see :class:`contracts.billing.StartDeployment`."""
+        with self.database.begin() as session:
+            is_charged = self._begin_start(session, self.clock(), command)
+        crash_point("billing.start_recorded")
+        refusals = self._ask_wallet([command.deployment_id]) if is_charged else {}
+        refusal = refusals.get(command.deployment_id)
+        if refusal is not None:
+            raise _NO_MONEY.get(refusal.code, Conflict)(
+                f"{refusal.message} It was not started.", *refusal.details
+            )
+        with self.database.read() as session:
+            row = own_deployment(session, command.user_id, command.deployment_id)
+            if is_charged and row.status != DeploymentStatus.ACTIVE:
+                raise Conflict("It was changed by somebody else just now, and not started.")
+            return single(session, row, self.rules)
+
+    def _begin_start(self, session: Session, now: datetime, command: StartDeployment) -> bool:
+        """Let it run at once, or write down what that costs. Whether the wallet is to be asked."""
+        row = own_deployment(session, command.user_id, command.deployment_id, locked=True)
+        if commands.is_repeated(session, command):
+            return False
+        if row.status == DeploymentStatus.ACTIVE:
+            if row.ends_with_month:
+                row.ends_with_month = False
+                row.due_at = ladder.due_at(row, now, self.rules)
+                lifecycle.note(session, now, row, ChangeCause.WILL_GO_ON, command)
+            return False
+        if row.status not in (DeploymentStatus.STOPPED, DeploymentStatus.SUSPENDED):
+            raise Conflict(f"This deployment is {row.status}: it cannot be started.")
+        if not ladder.is_renewed(row) or (row.paid_until is not None and row.paid_until > now):
+            active = DeploymentStatus.ACTIVE
+            lifecycle.change_status(
+                session, now, row, active, ChangeCause.OWNER, self.rules, command=command
+            )
+            return False
+        if not periods.is_month_due(session, row.deployment_id):
+            periods.owe_month(session, now, row, now)
+        row.due_at = now + DUE.lease
+        return True
+
+    def _look(self, session: Session, deployment_ids: Sequence[UUID]) -> None:
+        now = self.clock()
+        rows = _locked(session, deployment_ids)
+        for row in rows:
+            rungs.look(session, now, row, self.rules)
+        session.flush()
+        is_open = {each.deployment_id for each in periods.open_periods(session, deployment_ids)}
+        for row in rows:
+            # What the wallet is asked about stays leased until it has answered.
+            if row.deployment_id not in is_open:
+                row.due_at = ladder.due_at(row, now, self.rules)
+
+    def _ask_wallet(self, deployment_ids: Iterable[UUID]) -> dict[UUID, BatchError]:
+        """Ask about all that is open for these deployments, which are leased.
+
+        Why deployments were refused, by their ids. Raises ``ServiceError`` when the wallet did not
+        answer: what is due stays due.
+        """
+        with self.database.read() as session:
+            asked = periods.open_periods(session, deployment_ids)
+            names = _names(session, asked)
+        crash_point("billing.periods_recorded")
+        answers = self._answers(asked, names)
+        crash_point("billing.periods_charged")
+        by_deployment: dict[UUID, list[Answer]] = defaultdict(list)
+        for answer in answers:
+            by_deployment[answer.period.deployment_id].append(answer)
+        if by_deployment:
+            self._each(list(by_deployment), partial(self._record, by_deployment))
+        crash_point("billing.periods_settled")
+        return {a.period.deployment_id: a.error for a in answers if a.error is not None}
+
+    def _answers(self, asked: Sequence[PeriodRow], names: Mapping[UUID, str]) -> list[Answer]:
+        """Debits go together; what is closed or given back, which is rare, each by itself."""
+        due = [each for each in asked if each.status == PeriodStatus.DUE]
+        answers = []
+        for start in range(0, len(due), COMMANDS_MAX):
+            part = due[start : start + COMMANDS_MAX]
+            debits = [periods.debit(each, names[each.deployment_id]) for each in part]
+            outcomes = self.rpc.call(DebitAll(debits=debits))
+            answers += [
+                Answer(period, result.transaction, result.error)
+                for period, result in zip(part, outcomes.results, strict=True)
+            ]
+        for period in asked:
+            if period.status == PeriodStatus.CLOSING:
+                answers.append(self._answer(period, periods.closure(period)))
+            elif period.status == PeriodStatus.REFUNDING:
+                refund = periods.refund(period, names[period.deployment_id])
+                answers.append(self._answer(period, refund))
+        return answers
+
+    def _answer(self, period: PeriodRow, command: Command[Any]) -> Answer:
+        try:
+            return Answer(period, self.rpc.call(command), None)
+        except (DeadlineExceeded, Unavailable):
+            raise
+        except ServiceError as error:
+            return Answer(period, None, BatchError(code=error.code, message=str(error)))
+
+    def _record(
+        self,
+        answers: Mapping[UUID, Sequence[Answer]],
+        session: Session,
+        deployment_ids: Sequence[UUID],
+    ) -> None:
+        rows = {row.deployment_id: row for row in _locked(session, deployment_ids)}
+        outcomes = Outcomes(session, self.clock(), self.rules, rows)
+        outcomes.record(answer for each in deployment_ids for answer in answers[each])
+
+    def _each(
+        self, deployment_ids: Sequence[UUID], act: Callable[[Session, Sequence[UUID]], None]
+    ) -> None:
+        """Do something with all of them together; where that fails, with each by itself."""
+        try:
+            with self.database.begin() as session:
+                act(session, deployment_ids)
+        except Exception as error:
+            if is_lost(error):
+                raise
+            for deployment_id in deployment_ids:
+                self._alone(deployment_id, act)
+
+    def _alone(self, deployment_id: UUID, act: Callable[[Session, Sequence[UUID]], None]) -> None:
+        try:
+            with self.database.begin() as session:
+                act(session, [deployment_id])
+        except Exception as error:
+            if is_lost(error):
+                raise
+            log.exception("a deployment is left out", extra={"deployment_id": str(deployment_id)})
+
+
+def money_came(session: Session, now: datetime, user_id: UUID) -> None:
+    """What this user's wallet did not pay is to be tried again at once."""
+    owing = select(PeriodRow.deployment_id).where(
+        PeriodRow.user_id == user_id, PeriodRow.status == PeriodStatus.DUE
+    )
+    session.execute(
+        update(DeploymentRow)
+        .where(DeploymentRow.deployment_id.in_(owing))
+        .values(due_at=now)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def _locked(session: Session, deployment_ids: Sequence[UUID]) -> Sequence[DeploymentRow]:
+    return session.scalars(
+        select(DeploymentRow)
+        .where(DeploymentRow.deployment_id.in_(deployment_ids))
+        .order_by(DeploymentRow.deployment_id)
+        .with_for_update()
+    ).all()
+
+
+def _names(session: Session, asked: Iterable[PeriodRow]) -> dict[UUID, str]:
+    ids = {each.deployment_id for each in asked}
+    query = select(DeploymentRow.deployment_id, DeploymentRow.name)
+    rows = session.execute(query.where(DeploymentRow.deployment_id.in_(ids)))
+    return {row.deployment_id: row.name for row in rows}

@@ -1,0 +1,112 @@
+"""/dashboard/deployments/<id>: one deployment, what it is going to cost, and what can be done."""
+
+from uuid import UUID
+
+from flask import Blueprint, flash, redirect, render_template, request, url_for
+from pydantic import ValidationError
+from werkzeug.wrappers import Response
+
+from chassis.clock import utc_now
+from contracts.billing import (
+    CancelDeployment,
+    CancelWhen,
+    Deployment,
+    GetDeployment,
+    RenameDeployment,
+    StartDeployment,
+    StopDeployment,
+)
+from contracts.errors import ServiceError
+from contracts.messages import Command
+from services.gateway.backend import call
+from services.gateway.errors import Problem
+from services.gateway.pages.forms import command_key
+from services.gateway.people.identity import login_required, signed_in_user
+
+blueprint = Blueprint(
+    "deployments", __name__, url_prefix="/dashboard/deployments/<uuid:deployment_id>"
+)
+
+
+@blueprint.get("")
+@login_required
+def single(deployment_id: UUID) -> str:
+    user_id = signed_in_user().user_id
+    deployment = call(GetDeployment(user_id=user_id, deployment_id=deployment_id))
+    now = utc_now()
+    return render_template(
+        "deployment.html",
+        deployment=deployment,
+        now=now,
+        start_micros=_start_micros(deployment, is_paid=(deployment.paid_until or now) > now),
+    )
+
+
+@blueprint.post("/name")
+@login_required
+def rename(deployment_id: UUID) -> Response:
+    user_id = signed_in_user().user_id
+    try:
+        command = RenameDeployment(
+            idempotency_key=command_key(user_id, "rename"),
+            user_id=user_id,
+            deployment_id=deployment_id,
+            name=request.form.get("name", ""),
+        )
+    except ValidationError:
+        raise Problem(422, "bad_request", "A name has 1 to 100 characters.") from None
+    return _carry_out(command, deployment_id, "It is renamed.")
+
+
+@blueprint.post("/stop")
+@login_required
+def stop(deployment_id: UUID) -> Response:
+    user_id = signed_in_user().user_id
+    command = StopDeployment(
+        idempotency_key=command_key(user_id, "stop"), user_id=user_id, deployment_id=deployment_id
+    )
+    return _carry_out(command, deployment_id, "It is stopped. Start it again whenever you like.")
+
+
+@blueprint.post("/start")
+@login_required
+def start(deployment_id: UUID) -> Response:
+    user_id = signed_in_user().user_id
+    command = StartDeployment(
+        idempotency_key=command_key(user_id, "start"), user_id=user_id, deployment_id=deployment_id
+    )
+    return _carry_out(command, deployment_id, "It runs.")
+
+
+@blueprint.post("/cancel")
+@login_required
+def cancel(deployment_id: UUID) -> Response:
+    user_id = signed_in_user().user_id
+    try:
+        when = CancelWhen(request.form.get("when", ""))
+    except ValueError:
+        raise Problem(422, "bad_request", "Choose when it is to end.") from None
+    command = CancelDeployment(
+        idempotency_key=command_key(user_id, "cancel"),
+        user_id=user_id,
+        deployment_id=deployment_id,
+        when=when,
+    )
+    done = "It is deleted." if when is CancelWhen.NOW else "It ends with its month."
+    return _carry_out(command, deployment_id, done)
+
+
+def _carry_out(command: Command[Deployment], deployment_id: UUID, done: str) -> Response:
+    try:
+        call(command)
+        flash(done, "success")
+    except ServiceError as error:
+        flash(str(error), "danger")
+    return redirect(url_for("deployments.single", deployment_id=deployment_id), 303)
+
+
+def _start_micros(deployment: Deployment, *, is_paid: bool) -> int:
+    """What starting it again takes from the wallet now."""
+    if is_paid or not deployment.monthly_cost_micros:
+        return 0
+    return deployment.owed_micros + deployment.monthly_cost_micros

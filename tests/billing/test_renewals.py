@@ -1,0 +1,622 @@
+"""Months on a clock that is set, with the real wallet: each is charged once, or the ladder
+begins."""
+
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any, cast
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
+
+from chassis.client import RpcClient
+from chassis.database import Connected
+from contracts.billing import (
+    CancelDeployment,
+    CancelWhen,
+    ChangeCause,
+    Deployment,
+    DeploymentStatus,
+    GetDeployment,
+    RenameDeployment,
+    StartDeployment,
+    StopDeployment,
+)
+from contracts.errors import (
+    AccountFrozen,
+    Conflict,
+    DeadlineExceeded,
+    IdempotencyConflict,
+    InsufficientFunds,
+    NotFound,
+)
+from contracts.wallet import (
+    Credit,
+    DebitAll,
+    Freeze,
+    GetWallet,
+    OpenAccount,
+    Statement,
+    TransactionKind,
+    Unfreeze,
+)
+from services.billing.deployments import commands
+from services.billing.deployments.months import cost_micros, month_end, one_month_after
+from services.billing.deployments.queries import get_deployment
+from services.billing.models import DeploymentRow, PeriodRow
+from services.billing.purchases import lifecycle
+from services.billing.renewals import rungs
+from services.billing.renewals.renewals import Renewals, money_came
+from tests.billing.conftest import EXTERNAL, RULES, quoted, recorded
+from tests.billing.test_lost_answers import LOST, Wire, is_a
+from tests.system import System
+
+Status = DeploymentStatus
+PRICE = 31_000_000
+BOUGHT = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+
+class Tenant:
+    """A user whose deployments are renewed by the clock that the test sets."""
+
+    def __init__(self, stack: System, database: Connected) -> None:
+        self.user_id = uuid4()
+        self.database = database
+        self.now = BOUGHT
+        self.wire = Wire(stack.rpc)
+        self.rules = RULES
+        self.renewals = Renewals(database, cast(RpcClient, self.wire), RULES, lambda: self.now)
+        self._rpc = stack.rpc
+        self._rpc.call(OpenAccount(idempotency_key=f"open:{self.user_id}", user_id=self.user_id))
+
+    def deploys(self, price_micros: int = PRICE, quantity: int = 1, **more: Any) -> list[UUID]:
+        lines = quoted(price_micros, quantity, **more)
+        claimed = recorded(self.database, lines, user_id=self.user_id, now=self.now)
+        with self.database.begin() as session:
+            row = lifecycle.complete(session, self.now, claimed.purchase_id, uuid4(), self.rules)
+        return [each.deployment_id for each in row.deployments]
+
+    def gets(self, amount_micros: int) -> None:
+        credit = Credit(
+            idempotency_key=f"credit:{uuid4()}",
+            user_id=self.user_id,
+            amount_micros=amount_micros,
+            description="Credits bought",
+        )
+        self._rpc.call(credit)
+        with self.database.begin() as session:
+            money_came(session, self.now, self.user_id)
+
+    def freezes(self) -> None:
+        key = f"freeze:{self.user_id}"
+        self._rpc.call(
+            Freeze(idempotency_key=key, user_id=self.user_id, reason="A dispute", actor="a test")
+        )
+
+    def thaws(self) -> None:
+        key = f"unfreeze:{self.user_id}"
+        self._rpc.call(
+            Unfreeze(idempotency_key=key, user_id=self.user_id, reason="It ended", actor="a test")
+        )
+
+    @property
+    def balance(self) -> int:
+        return self._rpc.call(GetWallet(user_id=self.user_id)).balance_micros
+
+    @property
+    def charged(self) -> list[int]:
+        kinds = [TransactionKind.RENEWAL, TransactionKind.REFUND]
+        page = self._rpc.call(Statement(user_id=self.user_id, kinds=kinds))
+        return [each.amount_micros for each in reversed(page.transactions)]
+
+    def runs(self, until: datetime) -> None:
+        self.now = until
+        self.renewals.run()
+
+    def lives(self, until: datetime) -> None:
+        """Looks at every moment at which something is due, as the timer does."""
+        while True:
+            with self.database.read() as session:
+                next_at = session.scalar(
+                    select(DeploymentRow.due_at)
+                    .where(DeploymentRow.user_id == self.user_id)
+                    .order_by(DeploymentRow.due_at)
+                    .limit(1)
+                )
+            if next_at is None or next_at > until:
+                break
+            self.runs(max(next_at, self.now))
+        self.now = until
+
+    def sees(self, deployment_id: UUID) -> Deployment:
+        command = GetDeployment(user_id=self.user_id, deployment_id=deployment_id)
+        with self.database.read() as session:
+            return get_deployment(session, command, RULES)
+
+    def stops(self, deployment_id: UUID) -> None:
+        command = StopDeployment(
+            idempotency_key=f"{uuid4()}", user_id=self.user_id, deployment_id=deployment_id
+        )
+        with self.database.begin() as session:
+            commands.stop(session, self.now, command, RULES)
+
+    def cancels(self, deployment_id: UUID, when: CancelWhen = CancelWhen.PERIOD_END) -> None:
+        command = CancelDeployment(
+            idempotency_key=f"{uuid4()}",
+            user_id=self.user_id,
+            deployment_id=deployment_id,
+            when=when,
+        )
+        with self.database.begin() as session:
+            commands.cancel(session, self.now, command, RULES)
+
+    def starts(self, deployment_id: UUID, key: str | None = None) -> Deployment:
+        return self.renewals.start(
+            StartDeployment(
+                idempotency_key=key or f"{uuid4()}",
+                user_id=self.user_id,
+                deployment_id=deployment_id,
+            )
+        )
+
+    def told(self, event_type: str) -> list[dict[str, Any]]:
+        with self.database.read() as session:
+            rows = session.execute(
+                text(
+                    "SELECT payload FROM outbox WHERE type = :type"
+                    " AND payload ->> 'user_id' = :user_id ORDER BY id"
+                ),
+                {"type": event_type, "user_id": str(self.user_id)},
+            )
+            return [payload for (payload,) in rows]
+
+
+@pytest.fixture
+def tenant(stack: System, database: Connected) -> Tenant:
+    return Tenant(stack, database)
+
+
+def month(number: int) -> datetime:
+    return one_month_after(BOUGHT, number)
+
+
+# Months.
+
+# From 31 January 2027 on, over a leap year; written by hand.
+# Year and month, and the last day of it.
+LAST_DAYS = {
+    2027: (None, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31),
+    2028: (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31),
+    2029: (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31),
+}
+FEBRUARIES = {
+    (2027, 1, 29): ["2027-02-28", "2028-02-29", "2029-02-28"],
+    (2027, 1, 30): ["2027-02-28", "2028-02-29", "2029-02-28"],
+    (2027, 1, 31): ["2027-02-28", "2028-02-29", "2029-02-28"],
+}
+
+
+def ends_from(anchor: datetime, count: int) -> list[datetime]:
+    ends = [month_end(anchor, anchor)]
+    while len(ends) < count:
+        ends.append(month_end(anchor, ends[-1]))
+    return ends
+
+
+def test_the_31st_falls_on_each_months_last_day_and_comes_back() -> None:
+    ends = ends_from(datetime(2027, 1, 31, 23, 59, tzinfo=UTC), 35)
+
+    assert [(end.year, end.month, end.day) for end in ends] == [
+        (year, month, day)
+        for year, days in LAST_DAYS.items()
+        for month, day in enumerate(days, start=1)
+        if day is not None
+    ]
+
+
+@pytest.mark.parametrize("start", FEBRUARIES)
+def test_late_days_meet_february_and_are_themselves_in_march(start: tuple[int, int, int]) -> None:
+    anchor = datetime(*start, tzinfo=UTC)
+    ends = ends_from(anchor, 36)
+
+    assert [f"{end:%Y-%m-%d}" for end in ends if end.month == 2] == FEBRUARIES[start]
+    assert {end.day for end in ends if end.month in (1, 3, 5)} == {anchor.day}
+
+
+def test_29_february_is_29_in_every_month_that_has_one() -> None:
+    ends = ends_from(datetime(2028, 2, 29, tzinfo=UTC), 36)
+
+    assert {end.day for end in ends if end.month != 2} == {29}
+    assert [end.day for end in ends if end.month == 2] == [28, 28, 28]
+
+
+@pytest.mark.parametrize("day", range(1, 32))
+def test_whenever_it_is_computed_a_month_ends_where_the_next_begins(day: int) -> None:
+    anchor = datetime(2027, 1, day, 12, tzinfo=UTC)
+    ends = ends_from(anchor, 40)
+
+    for start, end in pairwise(ends):
+        moments = (start, start + (end - start) / 2, end - timedelta(microseconds=1))
+        assert {month_end(anchor, moment) for moment in moments} == {end}
+
+
+def test_parts_of_a_month_cost_their_share_and_whole_months_their_price() -> None:
+    anchor = datetime(2026, 4, 1, tzinfo=UTC)
+
+    assert cost_micros(anchor, 30_000_000, anchor, anchor + 3 * DAY) == 3_000_000
+    assert cost_micros(anchor, 30_000_000, anchor, one_month_after(anchor, 2)) == 60_000_000
+    assert cost_micros(anchor, 31_000_000, anchor + 20 * DAY, anchor + 31 * DAY) == (
+        divided(31_000_000 * 10, 30) + 1_000_000
+    )
+    assert cost_micros(anchor, 30_000_000, anchor, anchor) == 0
+
+
+def divided(numerator: int, denominator: int) -> int:
+    return round(numerator / denominator)
+
+
+# Renewals.
+
+
+def test_a_month_is_charged_when_the_last_one_ends_and_once(tenant: Tenant) -> None:
+    (deployment_id,) = tenant.deploys()
+    tenant.gets(10 * PRICE)
+
+    tenant.runs(month(1) - timedelta(microseconds=1))
+    before = tenant.charged
+    for _ in range(3):
+        tenant.runs(month(1))
+
+    assert (before, tenant.charged) == ([], [-PRICE])
+    assert tenant.sees(deployment_id).next_renewal_at == month(2)
+    assert [event["amount_micros"] for event in tenant.told("deployment_renewed")] == [PRICE]
+
+
+def test_a_year_is_twelve_months_to_the_micro_dollar(tenant: Tenant) -> None:
+    tenant.deploys(4_999_999)
+    tenant.gets(100_000_000)
+
+    tenant.lives(month(12))
+
+    assert tenant.charged == [-4_999_999] * 12
+
+
+def test_its_owner_is_told_three_days_before_and_once(tenant: Tenant) -> None:
+    tenant.deploys()
+    tenant.gets(10 * PRICE)
+
+    for moment in (month(1) - 3 * DAY - timedelta(seconds=1), month(1) - 3 * DAY, month(1) - DAY):
+        tenant.runs(moment)
+
+    (announced,) = tenant.told("renewal_announced")
+    assert announced["occurred_at"] == f"{month(1) - 3 * DAY:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def test_what_was_to_be_announced_in_an_outage_is_not_announced_after_it(tenant: Tenant) -> None:
+    tenant.deploys()
+    tenant.gets(10 * PRICE)
+
+    tenant.runs(month(1))
+
+    assert (tenant.told("renewal_announced"), tenant.charged) == ([], [-PRICE])
+
+
+def test_after_an_outage_months_are_charged_oldest_first_and_as_far_as_the_money_goes(
+    tenant: Tenant,
+) -> None:
+    (deployment_id,) = tenant.deploys()
+    tenant.gets(2 * PRICE + 1)
+
+    tenant.runs(month(3) + DAY)
+
+    assert tenant.charged == [-PRICE, -PRICE]
+    seen = tenant.sees(deployment_id)
+    assert (seen.paid_until, seen.owed_micros) == (month(3), PRICE)
+    assert seen.next_status_at == month(3) + DAY + RULES.grace
+
+
+@pytest.mark.parametrize("when", LOST)
+def test_an_answer_of_the_wallet_that_is_lost_charges_once(tenant: Tenant, when: str) -> None:
+    (deployment_id,) = tenant.deploys()
+    tenant.gets(10 * PRICE)
+    tenant.wire.lose(is_a(DebitAll), when)
+
+    tenant.runs(month(1))
+    tenant.lives(month(1) + timedelta(minutes=5))
+
+    assert tenant.charged == [-PRICE]
+    assert tenant.sees(deployment_id).paid_until == month(2)
+
+
+def test_what_costs_nothing_or_once_is_never_charged_again(tenant: Tenant) -> None:
+    tenant.deploys(0)
+    tenant.deploys(PRICE, period="once")
+    tenant.gets(PRICE)
+
+    tenant.runs(month(24))
+
+    assert tenant.charged == []
+
+
+def test_a_deployment_in_a_bad_state_stops_only_itself(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken, sound = tenant.deploys(quantity=2)
+    tenant.gets(10 * PRICE)
+    look = rungs.look
+
+    def fails_for_one(session: Session, now: datetime, row: DeploymentRow, *rest: Any) -> None:
+        if row.deployment_id == broken:
+            raise ValueError("a state that nobody thought of")
+        look(session, now, row, *rest)
+
+    monkeypatch.setattr(rungs, "look", fails_for_one)
+    tenant.runs(month(1))
+
+    assert tenant.charged == [-PRICE]
+    assert tenant.sees(sound).paid_until == month(2)
+
+
+# Short of funds.
+
+
+def test_short_of_funds_its_owner_hears_the_whole_gap_once(tenant: Tenant) -> None:
+    tenant.deploys(quantity=3)
+    tenant.gets(PRICE + 5)
+
+    tenant.runs(month(1))
+    tenant.runs(month(1) + DAY)
+
+    (event,) = tenant.told("renewal_short_of_funds")
+    assert (event["shortfall_micros"], event["available_micros"]) == (2 * PRICE - 5, 5)
+    assert event["deployments"] == 2
+
+
+def test_in_grace_it_runs_and_money_that_comes_pays_the_month(tenant: Tenant) -> None:
+    (deployment_id,) = tenant.deploys()
+    tenant.runs(month(1))
+    tenant.now = month(1) + 2 * DAY
+    in_grace = tenant.sees(deployment_id)
+
+    tenant.gets(PRICE)
+    tenant.renewals.run()
+
+    assert (in_grace.status, in_grace.owed_micros) == (Status.ACTIVE, PRICE)
+    seen = tenant.sees(deployment_id)
+    assert (seen.paid_until, seen.next_status, seen.owed_micros) == (month(2), None, 0)
+
+
+def test_the_ladder_goes_down_on_its_dates_and_deletes_nothing_unannounced(
+    tenant: Tenant,
+) -> None:
+    (deployment_id,) = tenant.deploys()
+
+    tenant.lives(month(1) + timedelta(days=60))
+
+    suspended = month(1) + RULES.grace
+    stopped = suspended + RULES.suspended
+    history = [(change.status, change.changed_at) for change in tenant.sees(deployment_id).history]
+    assert history == [
+        (Status.CANCELLED, stopped + RULES.kept),
+        (Status.STOPPED, stopped),
+        (Status.SUSPENDED, suspended),
+    ]
+    deleted_at = f"{stopped + RULES.kept:%Y-%m-%dT%H:%M:%SZ}"
+    assert [event["deleted_at"] for event in tenant.told("deletion_announced")] == [deleted_at] * 2
+    assert tenant.charged == []
+
+
+def test_after_an_outage_data_is_kept_until_its_deletion_was_announced_as_long_before(
+    tenant: Tenant,
+) -> None:
+    (deployment_id,) = tenant.deploys()
+    tenant.lives(month(1) + RULES.grace + RULES.suspended)
+    assert tenant.sees(deployment_id).status == Status.STOPPED
+
+    tenant.now += timedelta(days=300)
+    back_at = tenant.now
+    tenant.lives(back_at + 6 * DAY)
+    kept = tenant.sees(deployment_id).status
+    tenant.lives(back_at + 7 * DAY)
+
+    assert (kept, tenant.sees(deployment_id).status) == (Status.STOPPED, Status.CANCELLED)
+    assert len(tenant.told("deletion_announced")) == 2
+
+
+def test_started_after_a_top_up_it_owes_what_ran_and_a_month_from_now(tenant: Tenant) -> None:
+    (deployment_id,) = tenant.deploys()
+    tenant.lives(month(1) + 10 * DAY)
+    assert tenant.sees(deployment_id).status == Status.SUSPENDED
+    ran_micros = cost_micros(BOUGHT, PRICE, month(1), month(1) + RULES.grace)
+
+    tenant.gets(PRICE + ran_micros)
+    started = tenant.starts(deployment_id)
+
+    assert tenant.charged == [-ran_micros, -PRICE]
+    assert (started.status, started.owed_micros) == (Status.ACTIVE, 0)
+    assert started.paid_until == one_month_after(tenant.now)
+
+
+def test_with_too_little_it_does_not_start_and_a_month_is_not_taken_later(tenant: Tenant) -> None:
+    (deployment_id,) = tenant.deploys()
+    tenant.stops(deployment_id)
+    tenant.lives(month(1) + DAY)
+    tenant.gets(PRICE - 1)
+
+    with pytest.raises(InsufficientFunds, match="It was not started"):
+        tenant.starts(deployment_id)
+    tenant.gets(PRICE)
+    tenant.lives(tenant.now + DAY)
+
+    assert (tenant.charged, tenant.sees(deployment_id).status) == ([], Status.STOPPED)
+
+
+@pytest.mark.parametrize("when", LOST)
+def test_a_start_whose_answer_is_lost_is_charged_once(tenant: Tenant, when: str) -> None:
+    (deployment_id,) = tenant.deploys()
+    tenant.stops(deployment_id)
+    tenant.lives(month(1) + DAY)
+    tenant.gets(10 * PRICE)
+    tenant.wire.lose(is_a(DebitAll), when)
+
+    with pytest.raises(DeadlineExceeded):
+        tenant.starts(deployment_id, key="again")
+    tenant.now += timedelta(seconds=5)
+    started = tenant.starts(deployment_id, key="again")
+
+    assert (started.status, tenant.charged) == (Status.ACTIVE, [-PRICE])
+
+
+def test_a_frozen_wallet_takes_the_same_ladder_and_holds_up_nobody(
+    tenant: Tenant, stack: System, database: Connected
+) -> None:
+    other = Tenant(stack, database)
+    (frozen,) = tenant.deploys()
+    other.deploys()
+    for each in (tenant, other):
+        each.gets(10 * PRICE)
+    tenant.freezes()
+
+    tenant.runs(month(1))
+
+    assert (tenant.charged, other.charged) == ([], [-PRICE])
+    assert tenant.told("renewal_short_of_funds")[0]["is_frozen"]
+    tenant.lives(month(1) + RULES.grace)
+    assert tenant.sees(frozen).status == Status.SUSPENDED
+    with pytest.raises(AccountFrozen):
+        tenant.starts(frozen)
+    tenant.thaws()
+    tenant.now += timedelta(seconds=1)
+    assert tenant.starts(frozen).status == Status.ACTIVE
+
+
+# What its owner does.
+
+
+def test_stopped_its_month_runs_on_and_is_not_renewed(tenant: Tenant) -> None:
+    (deployment_id,) = tenant.deploys()
+    tenant.gets(10 * PRICE)
+    tenant.now = BOUGHT + DAY
+    tenant.stops(deployment_id)
+
+    started = tenant.starts(deployment_id)
+    tenant.stops(deployment_id)
+    tenant.lives(month(1) + 10 * DAY)
+
+    assert (started.paid_until, tenant.charged) == (month(1), [])
+    assert tenant.sees(deployment_id).next_status_at == month(1) + RULES.kept
+
+
+def test_stopped_and_started_time_and_again_no_period_overlaps(tenant: Tenant) -> None:
+    (deployment_id,) = tenant.deploys()
+    tenant.gets(100 * PRICE)
+    for days in (5, 17, 18, 40, 55, 56, 90):
+        tenant.lives(BOUGHT + days * DAY)
+        tenant.stops(deployment_id)
+        tenant.lives(tenant.now + 12 * timedelta(hours=1))
+        tenant.starts(deployment_id)
+    tenant.lives(BOUGHT + 200 * DAY)
+
+    with tenant.database.read() as session:
+        periods = session.scalars(select(PeriodRow).order_by(PeriodRow.starts_at)).all()
+    spans = [(period.starts_at, period.ends_at) for period in periods]
+    assert all(end <= start for (_, end), (start, _) in pairwise(spans))
+    assert tenant.charged == [-PRICE] * len(spans)
+
+
+def test_cancelled_at_the_months_end_it_runs_until_then_and_may_be_kept(tenant: Tenant) -> None:
+    ends, goes_on = tenant.deploys(quantity=2)
+    tenant.gets(10 * PRICE)
+    for deployment_id in (ends, goes_on):
+        tenant.cancels(deployment_id)
+    tenant.starts(goes_on)
+
+    tenant.lives(month(1) + DAY)
+
+    seen = tenant.sees(ends)
+    assert (seen.status, seen.ended_at) == (Status.CANCELLED, month(1))
+    assert (tenant.sees(goes_on).status, tenant.charged) == (Status.ACTIVE, [-PRICE])
+
+
+def test_cancelled_in_grace_it_owes_the_time_that_ran(tenant: Tenant) -> None:
+    (deployment_id,) = tenant.deploys()
+    tenant.runs(month(1))
+    tenant.now = month(1) + DAY
+    tenant.cancels(deployment_id)
+    tenant.renewals.run()
+
+    tenant.gets(10 * PRICE)
+    tenant.renewals.run()
+
+    assert tenant.charged == [-cost_micros(BOUGHT, PRICE, month(1), month(1) + DAY)]
+    assert tenant.sees(deployment_id).status == Status.CANCELLED
+
+
+def test_a_month_that_was_charged_while_it_was_cancelled_comes_back(tenant: Tenant) -> None:
+    (deployment_id,) = tenant.deploys()
+    tenant.gets(10 * PRICE)
+    tenant.wire.lose(is_a(DebitAll), "after it was done")
+    tenant.runs(month(1))
+    tenant.now = month(1) + timedelta(hours=1)
+
+    tenant.cancels(deployment_id, CancelWhen.NOW)
+    tenant.lives(month(1) + DAY)
+
+    ran_micros = cost_micros(BOUGHT, PRICE, month(1), month(1) + timedelta(hours=1))
+    assert tenant.charged == [-PRICE, -ran_micros, PRICE]
+    assert tenant.balance == 10 * PRICE - ran_micros
+
+
+def test_a_month_cancelled_in_the_instant_that_it_begins_costs_nothing(tenant: Tenant) -> None:
+    (deployment_id,) = tenant.deploys()
+    tenant.runs(month(1))
+    tenant.cancels(deployment_id, CancelWhen.NOW)
+
+    tenant.gets(10 * PRICE)
+    tenant.lives(month(2))
+
+    assert tenant.charged == []
+
+
+def test_a_wish_repeated_is_done_once_and_its_key_is_good_for_nothing_else(
+    tenant: Tenant,
+) -> None:
+    (deployment_id,) = tenant.deploys()
+    wish = RenameDeployment(
+        idempotency_key="k", user_id=tenant.user_id, deployment_id=deployment_id, name="Shop"
+    )
+    with tenant.database.begin() as session:
+        commands.rename(session, tenant.now, wish)
+    with tenant.database.begin() as session:
+        commands.rename(session, tenant.now, wish)
+
+    seen = tenant.sees(deployment_id)
+    assert (seen.name, [change.cause for change in seen.history]) == ("Shop", [ChangeCause.RENAMED])
+    with tenant.database.begin() as session, pytest.raises(IdempotencyConflict):
+        commands.rename(session, tenant.now, wish.model_copy(update={"name": "Other"}))
+
+
+def test_nobody_touches_anothers_deployment(
+    tenant: Tenant, stack: System, database: Connected
+) -> None:
+    (deployment_id,) = tenant.deploys()
+    other = Tenant(stack, database)
+
+    for act in (other.sees, other.stops, other.cancels, other.starts):
+        with pytest.raises(NotFound):
+            act(deployment_id)
+
+
+@pytest.mark.parametrize("act", ["stops", "cancels", "starts"])
+def test_what_is_being_set_up_or_has_ended_is_left_alone(tenant: Tenant, act: str) -> None:
+    tenant.rules = EXTERNAL
+    (requested,) = tenant.deploys()
+    tenant.rules = RULES
+    (ended,) = tenant.deploys()
+    tenant.cancels(ended, CancelWhen.NOW)
+
+    for deployment_id in (requested, ended):
+        with pytest.raises(Conflict):
+            getattr(tenant, act)(deployment_id)

@@ -1,0 +1,102 @@
+"""What an owner does with a deployment, over the API and on its page."""
+
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import requests
+
+from tests.gateway.conftest import PASSWORD, Api, error_of, granted, read
+from tests.gateway.test_api import give
+from tests.gateway.test_site import csrf_token
+from tests.patience import eventually
+
+
+@pytest.fixture
+def owner(system: Any, api: Api) -> Api:
+    give(system, api, 25)
+    return api
+
+
+@pytest.fixture
+def path(owner: Api, product: dict[str, Any]) -> str:
+    """Of a deployment that runs, at $5.00 a month."""
+    body = {"product_id": product["product_id"]}
+    purchase = granted(owner.command("/api/wallet/instant-purchase", body))
+    return f"/api/deployments/{purchase['deployment_ids'][0]}"
+
+
+def patch(api: Api, path: str, body: object) -> requests.Response:
+    return api.request("PATCH", path, json=body, headers={"Idempotency-Key": str(uuid4())})
+
+
+def test_it_says_when_the_next_month_is_charged(owner: Api, path: str) -> None:
+    deployment = granted(owner.get(path))
+
+    assert deployment["next_renewal_at"] == deployment["paid_until"]
+    assert f"{deployment['next_renewal_usd']}" == "5.00"
+    assert (deployment["owed_usd"], deployment["history"]) == (0, [])
+
+
+def test_it_is_renamed_stopped_started_and_cancelled_and_its_history_says_so(
+    owner: Api, path: str
+) -> None:
+    granted(patch(owner, path, {"name": "Shop"}))
+    stopped = granted(owner.command(f"{path}/stop"))
+    started = granted(owner.command(f"{path}/start"))
+    ending = granted(owner.command(f"{path}/cancel", {}))
+    kept = granted(owner.command(f"{path}/start"))
+    cancelled = granted(owner.command(f"{path}/cancel", {"when": "now"}))
+
+    states = [each["status"] for each in (stopped, started, ending, kept, cancelled)]
+    assert states == ["stopped", "active", "active", "active", "cancelled"]
+    assert (ending["next_status"], kept["next_status"]) == ("cancelled", None)
+    assert (cancelled["name"], [change["cause"] for change in cancelled["history"]]) == (
+        "Shop",
+        ["owner", "will_go_on", "will_end", "owner", "owner", "renamed"],
+    )
+
+
+def test_a_wish_that_makes_no_sense_says_why(owner: Api, path: str) -> None:
+    assert error_of(patch(owner, path, {"name": " "})) == (422, "bad_request")
+    assert error_of(owner.command(f"{path}/cancel", {"when": "later"})) == (422, "bad_request")
+    assert error_of(owner.post(f"{path}/stop")) == (400, "idempotency_key_required")
+    granted(owner.command(f"{path}/cancel", {"when": "now"}))
+    assert error_of(owner.command(f"{path}/start")) == (409, "conflict")
+
+
+def test_anothers_deployment_does_not_exist(
+    owner: Api, path: str, new_member: Callable[[], Api]
+) -> None:
+    other = new_member()
+
+    answers = [other.get(path), patch(other, path, {"name": "Mine"})]
+    answers += [other.command(f"{path}/{act}") for act in ("stop", "start")]
+    answers.append(other.command(f"{path}/cancel", {}))
+
+    assert {error_of(answer) for answer in answers} == {(404, "not_found")}
+
+
+def test_its_page_does_the_same_and_says_what_follows(owner: Api, path: str) -> None:
+    page = path.replace("/api", "/dashboard")
+    browser = requests.Session()
+    login = browser.get(f"{owner.base_url}/login")
+    form = {"email": owner.email, "password": PASSWORD, "csrf_token": csrf_token(login.text)}
+    browser.post(f"{owner.base_url}/login", data=form)
+    shown = browser.get(owner.base_url + page).text
+
+    def press(act: str, **fields: str) -> str:
+        token = {"csrf_token": csrf_token(browser.get(owner.base_url + page).text)}
+        answer = browser.post(f"{owner.base_url}{page}/{act}", data={**token, **fields})
+        assert answer.ok, answer.text[:300]
+        return answer.text
+
+    assert "is charged for another month" in shown
+    assert "<h1>Shop &amp; more</h1>" in press("name", name="Shop & more")
+    assert "Its data is kept until" in press("stop")
+    assert "It runs." in press("start")
+    assert "It ends with its month" in press("cancel", when="period_end")
+    assert "You cancelled it" in press("start")
+    assert "It is deleted." in press("cancel", when="now")
+    eventually(lambda: read(owner.get(path))["status"], lambda status: status == "cancelled")
