@@ -4,7 +4,6 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import requests
-from sqlalchemy import text
 
 from chassis.database import Connected
 from services.gateway.models import User
@@ -37,11 +36,12 @@ def next_of(answer: requests.Response) -> str:
 
 
 def test_a_form_whose_session_was_ended_leads_to_the_login_and_back_to_its_page(
-    site: Site, user: User, database: Connected
+    site: Site, user: User
 ) -> None:
     browser, token = log_in(site, user)
-    with database.begin() as session:
-        session.execute(text("UPDATE user_sessions SET revoked_at = now()"))
+    copy = site.browser()
+    copy.cookies.update(browser.cookies)
+    copy.post(f"{site.base_url}/logout", data={"csrf_token": token}, allow_redirects=False)
     back = next_of(send_form(site, browser, token, FORM_PAGE))
 
     page = browser.get(f"{site.base_url}/login", params={"next": back}).text
