@@ -24,6 +24,7 @@ MORE_THAN_A_SCHEMA = {
     "list_transactions": "a cursor is one that was issued, and since is not after until",
     "list_purchases": "a cursor is one that was issued",
     "list_deployments": "a cursor is one that was issued",
+    "list_payment_methods": "a cursor is one that was issued",
 }
 
 api_schema = schemathesis.openapi.from_dict(DOCUMENT)
