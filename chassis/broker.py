@@ -10,12 +10,15 @@ exchange, which would put one into anybody's (``deploy.definitions``).
 
 import re
 import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from amqp.exceptions import NotFound
-from kombu import Connection, Exchange, Producer, Queue
+from amqp import Message as OutgoingMessage
+from amqp.exceptions import MessageNacked, NotFound
+from kombu import Connection, Exchange, Queue
+from kombu.message import Message
 
-from chassis import bodies
 from chassis.connection import HEARTBEAT_S, BrokerConnection
 
 # Kombu declares an exchange with every queue that is bound to it, and the right to declare one is
@@ -102,56 +105,112 @@ def skip_blocked_check(connection: Connection) -> None:
     connection.connection.client_properties["capabilities"]["connection.blocked"] = False
 
 
+@dataclass(frozen=True)
+class Outgoing:
+    """A message to publish; ``properties`` are AMQP's own, by py-amqp's names."""
+
+    body: bytes
+    exchange: str
+    routing_key: str
+    properties: Mapping[str, Any]
+    is_mandatory: bool = False
+
+
+def moved(
+    message: Message, headers: Mapping[str, Any], exchange: Exchange, routing_key: str
+) -> Outgoing:
+    """A message that came in, to be published elsewhere, and not to be lost on the way."""
+    properties = {
+        "content_type": message.content_type or "application/octet-stream",
+        "content_encoding": message.content_encoding or "binary",
+        "application_headers": headers,
+        "delivery_mode": PERSISTENT,
+    }
+    return Outgoing(message.body, exchange.name, routing_key, properties, is_mandatory=True)
+
+
 class Publisher:
     """One connection that publishes with confirms, for all threads or greenlets of a process.
 
-    A publish returns when the broker has the message; ``mandatory`` raises :class:`Unroutable`
-    when no queue wants it. A connection that broke, or on which no confirm came within
-    ``heartbeat_s``, is left, and the message sent on a new one, once for each publish.
+    A publish returns when the broker has the messages, and several are on their way at once. A
+    connection that broke, or on which no confirm came within ``heartbeat_s``, is left, and what
+    was not confirmed sent on a new one, once for each publish.
     """
 
     def __init__(self, amqp_uri: str, heartbeat_s: int = HEARTBEAT_S) -> None:
         self._lock = threading.Lock()
-        self._connection = BrokerConnection(amqp_uri, heartbeat_s, is_read=False, confirms=True)
-        self._producer: Producer | None = None
-        self._returned: list[str] = []
+        self._connection = BrokerConnection(amqp_uri, heartbeat_s, is_read=False)
+        self._channel: Any = None
+        self._last_tag = 0
+        self._unconfirmed: dict[int, tuple[int, Outgoing]] = {}
+        """Messages and their places among those of this publish, by the number that the broker
+        counts on this channel, which is their message id too."""
+        self._returned: set[int] = set()
 
-    def publish(self, body: Any, *, mandatory: bool = False, **properties: Any) -> None:
-        """Publish ``body`` as JSON, or as it is where ``properties`` name its ``content_type``.
+    def publish(self, message: Outgoing) -> None:
+        """Publish one. Raises :class:`Unroutable` where it is mandatory and no queue wants it."""
+        if self.publish_all([message]):
+            raise Unroutable(f"{message.exchange}/{message.routing_key}")
 
-        ``properties`` are kombu's own (exchange, routing_key, headers…).
-        """
-        if "content_type" not in properties:
-            body = bodies.encode(body)
-            properties |= bodies.PROPERTIES
+    def publish_all(self, messages: Sequence[Outgoing]) -> set[int]:
+        """Publish them in their order; the places of those mandatory ones that no queue wants."""
         with self._lock:
+            self._unconfirmed = dict(enumerate(enumerate(messages)))
+            self._returned = set()
             try:
-                self._publish_once(body, mandatory, properties)
-            except Unroutable:
-                raise
+                self._publish_unconfirmed()
             except Exception as error:
                 self._disconnect()
                 if not self._is_recoverable(error):
                     raise
-                self._publish_once(body, mandatory, properties)
+                try:
+                    self._publish_unconfirmed()
+                except Exception:
+                    self._disconnect()
+                    raise
+            return self._returned
 
-    def _publish_once(self, body: Any, mandatory: bool, properties: dict[str, Any]) -> None:
-        producer = self._producer or self._connect()
-        self._returned.clear()
-        producer.publish(body, mandatory=mandatory, retry=False, **properties)
-        # The broker sends the return before the confirm, so that it is here by now.
-        if self._returned:
-            raise Unroutable(self._returned[0])
+    def _publish_unconfirmed(self) -> None:
+        if self._channel is None:
+            self._connect()
+        numbered = list(enumerate(self._unconfirmed.values(), start=self._last_tag + 1))
+        self._unconfirmed = dict(numbered)
+        for tag, (_, message) in numbered:
+            self._last_tag = tag
+            self._channel.basic_publish(
+                OutgoingMessage(message.body, **message.properties, message_id=str(tag)),
+                message.exchange,
+                message.routing_key,
+                mandatory=message.is_mandatory,
+            )
+        while self._unconfirmed:
+            self._connection.connection.drain_events()
 
-    def _connect(self) -> Producer:
+    def _connect(self) -> None:
         self._connection.connect()
+        # Nobody reads this connection but us, who wait for a confirm after each publish anyway.
+        skip_blocked_check(self._connection)
         channel = self._connection.channel()
+        channel.confirm_select()
+        channel.events["basic_ack"].add(self._on_ack)
+        channel.events["basic_nack"].add(self._on_nack)
         channel.events["basic_return"].add(self._on_return)
-        self._producer = Producer(channel, auto_declare=False)
-        return self._producer
+        self._channel, self._last_tag = channel, 0
+
+    def _on_ack(self, delivery_tag: int, multiple: bool) -> None:
+        if not multiple:
+            self._unconfirmed.pop(delivery_tag, None)
+            return
+        for tag in [tag for tag in self._unconfirmed if tag <= delivery_tag]:
+            del self._unconfirmed[tag]
+
+    def _on_nack(self, delivery_tag: int, multiple: bool) -> None:
+        raise MessageNacked(f"the broker could not take message {delivery_tag}")
 
     def _on_return(self, error: Exception, exchange: str, routing_key: str, message: Any) -> None:
-        self._returned.append(f"{exchange}/{routing_key}")
+        # The broker sends it before the confirm of the same message.
+        place, _ = self._unconfirmed[int(message.properties["message_id"])]
+        self._returned.add(place)
 
     def _is_recoverable(self, error: Exception) -> bool:
         connection = self._connection
@@ -161,10 +220,10 @@ class Publisher:
         return isinstance(error, recoverable)
 
     def _disconnect(self) -> None:
-        self._producer = None
+        self._channel = None
         self._connection.leave()
 
     def close(self) -> None:
         with self._lock:
-            self._producer = None
+            self._channel = None
             self._connection.release()

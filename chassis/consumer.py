@@ -7,7 +7,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from amqp import Message as OutgoingMessage
-from kombu import Connection
+from kombu import Connection, Exchange
 from kombu.message import Message
 from nameko.extensions import SharedExtension
 from nameko.messaging import QueueConsumer as NamekoQueueConsumer
@@ -16,12 +16,12 @@ from chassis import bodies
 from chassis.broker import (
     ERROR_HEADER,
     ORIGIN_HEADER,
-    PERSISTENT,
     RPC_EXCHANGE,
     TRANSIENT,
     Publisher,
     dead_letter_queue,
     ensure_exchange,
+    moved,
     own_queues,
     retry_queue,
     skip_blocked_check,
@@ -48,10 +48,6 @@ class ConfirmedPublisher(SharedExtension):
     def setup(self) -> None:
         settings = service_settings()
         self.publisher = Publisher(self.container.config["AMQP_URI"], settings.broker_heartbeat_s)
-
-    def publish(self, body: Any, **properties: Any) -> None:
-        """See :meth:`chassis.broker.Publisher.publish`."""
-        self.publisher.publish(body, **properties)
 
     def stop(self) -> None:
         self.publisher.close()
@@ -225,23 +221,17 @@ class QueueConsumer(NamekoQueueConsumer):
         """Move a message to the service's dead letters."""
         service = self.container.service_name
         dead_letters = dead_letter_queue(service).name
-        self.move(message, headers, exchange=own_queues(service), routing_key=dead_letters)
+        self.move(message, headers, own_queues(service), dead_letters)
 
-    def move(self, message: Message, headers: dict[str, Any], **destination: Any) -> None:
+    def move(
+        self, message: Message, headers: dict[str, Any], exchange: Exchange, routing_key: str
+    ) -> None:
         """Publish a message elsewhere with a confirm, then acknowledge it here.
 
         A crash in between leaves it in both places: handlers know their duplicates.
         """
         try:
-            self.confirmed.publish(
-                message.body,
-                mandatory=True,
-                headers=headers,
-                delivery_mode=PERSISTENT,
-                content_type=message.content_type or "application/octet-stream",
-                content_encoding=message.content_encoding or "binary",
-                **destination,
-            )
+            self.confirmed.publisher.publish(moved(message, headers, exchange, routing_key))
         except Exception:
             log.exception("a failed message could not be moved; it goes back to its queue")
             self.requeue_message(message)

@@ -42,7 +42,9 @@ _SNAPSHOT = (
 _AFTER_COMMIT = "chassis.after_commit"
 _USED_AT = "chassis.used_at"
 PUBLISHED = "chassis.published"
-"""Set in ``session.info`` by what put an event into the outbox."""
+"""In ``session.info``: a list of what was put into the outbox."""
+HAS_RELAY = "chassis.has_relay"
+"""In ``session.info``: whether that is sent by this process, right after the commit."""
 
 
 class Connected:
@@ -53,23 +55,24 @@ class Connected:
         self.engine = engine
         self._sessions = sessionmaker(engine, expire_on_commit=False)
         self._reading = sessionmaker(readers, expire_on_commit=False)
+        event.listen(self._sessions, "after_soft_rollback", _forget_published)
         event.listen(engine, "engine_disposed", lambda _engine: readers.dispose())
-        self.on_commit: list[Callable[[], None]] = []
-        """Called after a commit of :meth:`begin` with events: the outbox relay wakes up here."""
+        self.on_publish: list[Callable[[list[Any]], None]] = []
+        """Called after a commit of :meth:`begin` with the events in it, which are sent then."""
         self.on_change: list[Callable[[], None]] = []
         """Called after every commit of :meth:`begin`: timers look what has become due."""
 
     @contextmanager
     def begin(self) -> Iterator[Session]:
         """A session in one transaction, committed at the end of the block."""
-        with self._sessions() as session:
+        with self._sessions(info={HAS_RELAY: bool(self.on_publish)}) as session:
             with session.begin():
                 yield session
             callbacks = session.info.pop(_AFTER_COMMIT, [])
-            has_published = session.info.pop(PUBLISHED, False)
-        if has_published:
-            for listener in self.on_commit:
-                listener()
+            published = session.info.pop(PUBLISHED, None)
+        if published:
+            for send in self.on_publish:
+                send(published)
         for listener in self.on_change:
             listener()
         for callback in callbacks:
@@ -116,6 +119,11 @@ class Connected:
                     connection.execute(
                         text("SELECT pg_advisory_unlock(hashtextextended(:name, 0))"), key
                     )
+
+
+def _forget_published(session: Session, _undone: object) -> None:
+    """Who undoes a part and goes on may have undone an event: what stays is found in the table."""
+    session.info.pop(PUBLISHED, None)
 
 
 def after_commit(session: Session, callback: Callable[[], None]) -> None:

@@ -28,10 +28,10 @@ from chassis.broker import (
     ATTEMPTS_HEADER,
     ERROR_HEADER,
     ORIGIN_HEADER,
-    PERSISTENT,
     Publisher,
     Unroutable,
     dead_letter_queue,
+    moved,
     own_queues,
 )
 from chassis.clock import utc_now
@@ -81,16 +81,8 @@ def replay(publisher: Publisher, service: str, message: Message) -> None:
     """Give a message back to its queue, and only then take it out of the dead letters."""
     ours = (ATTEMPTS_HEADER, ERROR_HEADER, ORIGIN_HEADER)
     headers = bodies.headers_of(message)
-    publisher.publish(
-        message.body,
-        mandatory=True,
-        exchange=own_queues(service),
-        routing_key=headers[ORIGIN_HEADER],
-        headers={name: value for name, value in headers.items() if name not in ours},
-        delivery_mode=PERSISTENT,
-        content_type=message.content_type,
-        content_encoding=message.content_encoding,
-    )
+    kept = {name: value for name, value in headers.items() if name not in ours}
+    publisher.publish(moved(message, kept, own_queues(service), headers[ORIGIN_HEADER]))
     message.ack()
 
 

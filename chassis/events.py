@@ -133,6 +133,6 @@ class EventHandler(NamekoEventHandler):
             self.queue_consumer.move(
                 message,
                 headers,
-                exchange=retry_exchange(self.container.service_name, delay_s),
-                routing_key=self.queue.name,
+                retry_exchange(self.container.service_name, delay_s),
+                self.queue.name,
             )

@@ -1,16 +1,20 @@
 """The outbox: events are stored in the transaction of the change that they tell of.
 
 :func:`publish` writes a row; nothing else in a service sends events. The
-:class:`OutboxRelay` of each container takes unsent rows, publishes them with confirms and
-marks them; where a service runs in no container, one beside it relays for it. It is woken by
-every commit with events, and looks by itself every few seconds for what another process left;
-every second where that was found, or sending failed. A crash between publish and mark sends an
-event twice, which every inbox notices.
+:class:`OutboxRelay` of each container gets what was committed beside it, publishes it with
+confirms and marks the rows a moment later, many at once. What it was not given it finds by looking
+into the table every few seconds: what another process left, where a service runs in no container
+and one beside it relays for it, what could not be sent. Every second where that was found, or
+sending failed. A crash between publish and mark sends an event twice, which every inbox notices.
 """
 
 import logging
+import math
+import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import eventlet
 from eventlet.event import Event as Signal
@@ -19,17 +23,13 @@ from nameko.extensions import DependencyProvider
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from chassis.broker import (
-    PERSISTENT,
-    Unroutable,
-    ensure_exchange,
-    event_exchange,
-)
+from chassis import bodies
+from chassis.broker import PERSISTENT, Outgoing, ensure_exchange, event_exchange
 from chassis.bulk import Batch, Bulk
 from chassis.connection import BrokerConnection
 from chassis.consumer import ConfirmedPublisher
 from chassis.context import CallContext, current_call
-from chassis.database import PUBLISHED
+from chassis.database import HAS_RELAY, PUBLISHED
 from chassis.service_database import DatabaseConnection
 from contracts.messages import Event
 
@@ -38,29 +38,60 @@ log = logging.getLogger(__name__)
 BATCH_SIZE = 200
 POLL_INTERVAL_S = 1.0
 IDLE_INTERVAL_S = 5.0
+MARK_AFTER_S = 0.3
+LEFT_AFTER_S = 2
+"""So long a row is left to the relay of the process that wrote it; then it is anybody's."""
 
 _INSERT = Bulk(
-    "INSERT INTO outbox ({columns}) SELECT * FROM {rows}",
+    "INSERT INTO outbox (event_id, source, type, needs_listener, payload, headers, next_attempt_at)"
+    " SELECT event_id, source, type, needs_listener, payload::jsonb, headers,"
+    " now() + make_interval(secs => left_after_s) FROM {rows}",
     event_id="uuid",
     source="text",
     type="text",
     needs_listener="boolean",
-    payload="jsonb",
+    payload="text",
     headers="jsonb",
+    left_after_s="integer",
 )
 _CLAIM = text(
-    "SELECT id, source, type, needs_listener, payload, headers, attempts FROM outbox"
+    "SELECT event_id, source, type, needs_listener, payload::text, headers FROM outbox"
     " WHERE published_at IS NULL AND next_attempt_at <= now()"
     " ORDER BY id LIMIT :limit FOR UPDATE SKIP LOCKED"
 )
-_MARK = text("UPDATE outbox SET published_at = now() WHERE id = ANY(:ids)")
+# Losing a mark sends an event twice: nobody need wait until it is on the disk.
+_MARK = text(
+    "SET LOCAL synchronous_commit = off;"
+    " UPDATE outbox SET published_at = now() WHERE event_id = ANY(CAST(:ids AS uuid[]))"
+)
 # An event that no queue wants yet (its listener never ran so far) is tried again after
 # 1, 2, 4 … 60 seconds, and holds up nothing behind it.
 _POSTPONE = text(
     "UPDATE outbox SET attempts = attempts + 1,"
     " next_attempt_at = now() + make_interval(secs => least(power(2, attempts), 60))"
-    " WHERE id = ANY(:ids)"
+    " WHERE event_id = ANY(CAST(:ids AS uuid[]))"
 )
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An event that stands in the outbox, as it is to be published."""
+
+    event_id: UUID
+    source: str
+    type: str
+    needs_listener: bool
+    payload: str
+    headers: dict[str, Any]
+
+    def outgoing(self) -> Outgoing:
+        properties = {
+            **bodies.PROPERTIES,
+            "delivery_mode": PERSISTENT,
+            "application_headers": self.headers,
+        }
+        exchange = event_exchange(self.source).name
+        return Outgoing(self.payload.encode(), exchange, self.type, properties, self.needs_listener)
 
 
 def publish(session: Session, *events: Event) -> None:
@@ -75,20 +106,22 @@ def store(writes: Batch, events: Iterable[tuple[Event, CallContext]]) -> None:
     See :func:`publish`. The chain of calls goes with the event, the deadline does not: an event
     is of use at any time.
     """
-    rows = [
-        (
+    session = writes.session
+    left_after_s = LEFT_AFTER_S if session.info.get(HAS_RELAY) else 0
+    stored = [
+        Stored(
             event.event_id,
             event.source,
             event.type,
             event.needs_listener,
-            event.model_dump(mode="json"),
+            event.model_dump_json(),
             CallContext(chain=call.chain).headers(),
         )
         for event, call in events
     ]
-    if rows:
-        writes.add(_INSERT, rows)
-        writes.session.info[PUBLISHED] = True
+    if stored:
+        writes.add(_INSERT, [(*vars(each).values(), left_after_s) for each in stored])
+        session.info.setdefault(PUBLISHED, []).extend(stored)
 
 
 class OutboxRelay(DependencyProvider):
@@ -112,10 +145,12 @@ class OutboxRelay(DependencyProvider):
     def setup(self) -> None:
         self._wake = Signal()
         self._stopping = False
+        self._committed: list[Stored] = []
+        self._to_mark: list[UUID] = []
         self._declare()
 
     def start(self) -> None:
-        self.connection.connected.on_commit.append(self.wake)
+        self.connection.connected.on_publish.append(self.take)
         self._greenlet = self.container.spawn_managed_thread(self._run, identifier="outbox")
 
     def stop(self) -> None:
@@ -123,8 +158,13 @@ class OutboxRelay(DependencyProvider):
         self.wake()
         self._greenlet.wait()
 
+    def take(self, committed: list[Stored]) -> None:
+        """Send these now, which were committed a moment ago."""
+        self._committed += committed
+        self.wake()
+
     def wake(self) -> None:
-        """Look into the outbox now."""
+        """Look at once at what is to be done."""
         if not self._wake.ready():
             self._wake.send()
 
@@ -137,56 +177,86 @@ class OutboxRelay(DependencyProvider):
             log.warning("the message broker cannot be reached", extra={"error": str(error)})
 
     def _run(self) -> None:
+        look_at = mark_at = 0.0
         while not self._stopping:
-            pause_s = POLL_INTERVAL_S
             try:
-                count = self.relay_batch()
-                while count == BATCH_SIZE:
-                    count = self.relay_batch()
-                pause_s = POLL_INTERVAL_S if count else IDLE_INTERVAL_S
+                if self._send_committed():
+                    mark_at = min(mark_at, time.monotonic() + MARK_AFTER_S)
+                now = time.monotonic()
+                if now >= min(mark_at, look_at):
+                    self._mark()
+                    mark_at = math.inf
+                if now >= look_at:
+                    found = self._relay_left()
+                    look_at = now + (POLL_INTERVAL_S if found else IDLE_INTERVAL_S)
             except Exception:
                 log.exception("the outbox could not be sent; it is tried again")
                 self._declare()
-            self._wait(pause_s)
+                look_at = time.monotonic() + POLL_INTERVAL_S
+            self._wait(min(mark_at, look_at) - time.monotonic())
+        self._finish()
 
     def _wait(self, seconds: float) -> None:
-        with eventlet.Timeout(seconds, exception=False):
+        with eventlet.Timeout(max(seconds, 0), exception=False):
             self._wake.wait()
         if self._wake.ready():
             self._wake.reset()
 
-    def relay_batch(self) -> int:
-        """Send one batch; the number of rows it took."""
-        sent: list[int] = []
-        unwanted: list[int] = []
-        with self.connection.connected.engine.begin() as connection:
-            rows = connection.execute(_CLAIM, {"limit": BATCH_SIZE}).all()
-            try:
-                for row in rows:
-                    (sent if self._send(row) else unwanted).append(row.id)
-            finally:
-                # What was sent is marked even when the broker goes away in the middle.
-                if sent:
-                    connection.execute(_MARK, {"ids": sent})
-                if unwanted:
-                    connection.execute(_POSTPONE, {"ids": unwanted})
-                connection.commit()
-        return len(rows)
-
-    def _send(self, row: Any) -> bool:
+    def _finish(self) -> None:
+        """What the next start would find."""
         try:
-            self.confirmed.publish(
-                row.payload,
-                mandatory=row.needs_listener,
-                exchange=event_exchange(row.source),
-                routing_key=row.type,
-                headers=row.headers,
-                delivery_mode=PERSISTENT,
-            )
-        except Unroutable:
+            self._send_committed()
+            self._mark()
+        except Exception as error:
+            log.warning("the outbox is left to the next start", extra={"error": str(error)})
+
+    def _send_committed(self) -> bool:
+        """Send what was committed beside us, if anything was.
+
+        Where that fails it is forgotten here, and found in the table.
+        """
+        committed, self._committed = self._committed, []
+        for start in range(0, len(committed), BATCH_SIZE):
+            batch = committed[start : start + BATCH_SIZE]
+            unwanted = self._send(batch)
+            self._to_mark += [each.event_id for each in batch if each.event_id not in unwanted]
+            if unwanted:
+                with self.connection.connected.engine.begin() as connection:
+                    connection.execute(_POSTPONE, {"ids": list(unwanted)})
+        return bool(committed)
+
+    def _mark(self) -> None:
+        """Mark what was sent. Where that fails it is sent once more."""
+        sent, self._to_mark = self._to_mark, []
+        if sent:
+            with self.connection.connected.engine.begin() as connection:
+                connection.execute(_MARK, {"ids": sent})
+
+    def _relay_left(self) -> bool:
+        """Send what stands in the table and is nobody else's; whether there was anything."""
+        count = found = self.relay_batch()
+        while count == BATCH_SIZE:
+            count = self.relay_batch()
+        return bool(found)
+
+    def relay_batch(self) -> int:
+        """Send one batch of the table; the number of rows it took."""
+        with self.connection.connected.engine.begin() as connection:
+            batch = [Stored(*row) for row in connection.execute(_CLAIM, {"limit": BATCH_SIZE})]
+            unwanted = self._send(batch)
+            sent = [each.event_id for each in batch if each.event_id not in unwanted]
+            if sent:
+                connection.execute(_MARK, {"ids": sent})
+            if unwanted:
+                connection.execute(_POSTPONE, {"ids": list(unwanted)})
+        return len(batch)
+
+    def _send(self, batch: list[Stored]) -> set[UUID]:
+        """Publish them; those that no queue wants yet."""
+        returned = self.confirmed.publisher.publish_all([each.outgoing() for each in batch])
+        for place in returned:
             log.warning(
                 "no queue wants this event yet; it is kept",
-                extra={"event": f"{row.source}.{row.type}", "attempts": row.attempts + 1},
+                extra={"event": f"{batch[place].source}.{batch[place].type}"},
             )
-            return False
-        return True
+        return {batch[place].event_id for place in returned}

@@ -42,16 +42,16 @@ def test_what_runs_after_the_commit_finds_it_committed(database: Connected) -> N
         with database.read() as session:
             seen.append((who, session.scalar(text("SELECT count(*) FROM committed"))))
 
-    database.on_commit.append(lambda: look("the relay"))
+    database.on_publish.append(lambda _: look("the relay"))
     try:
         with database.begin() as session:
             session.execute(text("INSERT INTO committed VALUES (1)"))
-            session.info[PUBLISHED] = True
+            session.info[PUBLISHED] = ["an event"]
             after_commit(session, lambda: look("first"))
             after_commit(session, lambda: look("second"))
             assert seen == []
     finally:
-        database.on_commit.clear()
+        database.on_publish.clear()
 
     assert seen == [("the relay", 1), ("first", 1), ("second", 1)]
 
@@ -61,11 +61,11 @@ def test_what_is_rolled_back_runs_nothing(database: Connected, fails_at: str) ->
     with database.begin() as session:
         session.execute(text("CREATE TABLE IF NOT EXISTS early (n int UNIQUE INITIALLY DEFERRED)"))
     called: list[str] = []
-    database.on_commit.append(lambda: called.append("the relay"))
+    database.on_publish.append(lambda _: called.append("the relay"))
 
     def fail() -> None:
         with database.begin() as session:
-            session.info[PUBLISHED] = True
+            session.info[PUBLISHED] = ["an event"]
             after_commit(session, lambda: called.append("it"))
             session.execute(text("INSERT INTO early VALUES (1), (1)"))
             if fails_at == "in the block":
@@ -75,7 +75,7 @@ def test_what_is_rolled_back_runs_nothing(database: Connected, fails_at: str) ->
         with pytest.raises((ValueError, IntegrityError)):
             fail()
     finally:
-        database.on_commit.clear()
+        database.on_publish.clear()
 
     assert called == []
 
@@ -91,12 +91,12 @@ def test_what_fails_after_the_commit_keeps_nothing_else_from_running(database: C
 
 def test_the_relay_is_woken_by_events_alone(database: Connected) -> None:
     woken: list[bool] = []
-    database.on_commit.append(lambda: woken.append(True))
+    database.on_publish.append(lambda _: woken.append(True))
     try:
         with database.begin() as session:
             session.execute(text("SELECT 1"))
     finally:
-        database.on_commit.clear()
+        database.on_publish.clear()
 
     assert woken == []
 

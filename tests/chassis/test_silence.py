@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from chassis.broker import Publisher, event_exchange
+from chassis import bodies
+from chassis.broker import Outgoing, Publisher
 from chassis.client import CLOSE_TIMEOUT_S, RpcClient
 from tests.chassis.conftest import Probe
 from tests.chassis.probe.messages import Echo, Tell
@@ -83,16 +84,20 @@ def test_a_publisher_whose_wire_fell_silent_publishes_on_another(
     probe: Probe, wire_to: Callable[[str], Wire]
 ) -> None:
     wire = wire_to(probe.vhost.admin_uri)
-    exchange = event_exchange("probe")
     publisher = Publisher(wire.uri, HEARTBEAT_S)
-    publisher.publish({}, exchange=exchange, routing_key="nobody")
+    for_nobody, wanted = (
+        Outgoing(b"{}", "probe.events", key, bodies.PROPERTIES, is_mandatory=True)
+        for key in ("nobody", "whispered")
+    )
+    assert publisher.publish_all([wanted]) == set()
 
     wire.silence()
     began = time.monotonic()
-    publisher.publish({}, exchange=exchange, routing_key="nobody")
+    unwanted = publisher.publish_all([wanted, for_nobody, wanted])
     publisher.close()
 
     assert time.monotonic() - began < AGAIN_WITHIN_S
+    assert unwanted == {1}
 
 
 def test_a_client_is_closed_in_a_moment_while_its_wire_is_silent(
