@@ -6,20 +6,29 @@
     def credit_topup(self, session: Session, event: TopupPaid) -> None: ...
 
 The handler runs inside one transaction together with the record in the inbox, and the
-message is acknowledged after the commit. A failure puts the message aside for a growing
+message is acknowledged after the commit. One that can handle many at the price of one takes all
+that have arrived by then, in one transaction::
+
+    @events_handler(PurchaseCompleted)
+    def notify(self, session: Session, events: Sequence[PurchaseCompleted]) -> None: ...
+
+A failure puts the message aside for a growing
 while (:attr:`chassis.settings.ServiceSettings.retry_delays_s`); after the last try, or at
 once if it makes no sense, it becomes a dead letter. Nothing is dropped.
 """
 
 import functools
 import logging
-from collections.abc import Callable
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, TypeVar
 
 from eventlet.semaphore import Semaphore
 from kombu.message import Message
 from nameko.events import EventHandler as NamekoEventHandler
+from nameko.exceptions import ContainerBeingKilled
 from nameko.extensions import SharedExtension
 from nameko.rpc import Rpc as NamekoRpc
 from pydantic import ValidationError
@@ -36,6 +45,9 @@ log = logging.getLogger(__name__)
 
 EventT = TypeVar("EventT", bound=Event)
 Handler = Callable[[Any, Session, EventT], None]
+ManyHandler = Callable[[Any, Session, Sequence[EventT]], None]
+MANY = 100
+"""So many events at most share a transaction."""
 
 
 def event_handler(event_class: type[EventT]) -> Callable[[Handler[EventT]], Callable[..., None]]:
@@ -50,6 +62,32 @@ def event_handler(event_class: type[EventT]) -> Callable[[Handler[EventT]], Call
                     method(service, session, event)
 
         entrypoint = EventHandler.decorator(event_class.source, event_class.type)
+        decorated: Callable[..., None] = entrypoint(handle)
+        return decorated
+
+    return decorate
+
+
+def events_handler(
+    event_class: type[EventT],
+) -> Callable[[ManyHandler[EventT]], Callable[..., None]]:
+    """Make a method the handler of ``event_class`` that takes several at once, in any order.
+
+    Where they fail together, each is handled by itself: one that fails keeps no other one waiting.
+    They are of many users, whose locks it takes in one order.
+    """
+
+    def decorate(method: ManyHandler[EventT]) -> Callable[..., None]:
+        @functools.wraps(method)
+        def handle(service: Any, payloads: Sequence[Any]) -> None:
+            # What was delivered twice is one event.
+            events = {each.event_id: each for each in map(event_class.model_validate, payloads)}
+            with service.database.begin() as session:
+                new = inbox.new_ones(session, events, method.__name__)
+                if new:
+                    method(service, session, [events[event_id] for event_id in sorted(new)])
+
+        entrypoint = EventsHandler.decorator(event_class.source, event_class.type)
         decorated: Callable[..., None] = entrypoint(handle)
         return decorated
 
@@ -136,3 +174,56 @@ class EventHandler(NamekoEventHandler):
                 retry_exchange(self.container.service_name, delay_s),
                 self.queue.name,
             )
+
+
+class EventsHandler(EventHandler):
+    """Hands over what has arrived while the last of it was handled, one transaction at a time."""
+
+    never_waits = True
+
+    def setup(self) -> None:
+        super().setup()
+        self._arrived: deque[tuple[Any, Message]] = deque()
+        self._is_working = False
+
+    def handle_message(self, body: Any, message: Message) -> None:
+        """Put it to what has arrived; nobody waits here."""
+        self._arrived.append((body, message))
+        if not self._is_working:
+            self._is_working = True
+            self.container.spawn_managed_thread(self._work)
+
+    def _work(self) -> None:
+        try:
+            while self._arrived:
+                together = [self._arrived.popleft() for _ in range(min(len(self._arrived), MANY))]
+                if not self._is_handled(together):
+                    for each in together:
+                        self._is_handled([each])
+        finally:
+            self._is_working = False
+
+    def _is_handled(self, together: list[tuple[Any, Message]]) -> bool:
+        """Handle them; False where several failed together, and are to be handled one by one."""
+        payloads, messages = zip(*together, strict=True)
+        self._places.acquire()
+        self.shared.places.acquire()
+        try:
+            context_data = self.unpack_message_headers(messages[0])
+            self.container.run_at_once(self, (payloads,), context_data)
+        except ContainerBeingKilled:
+            for message in messages:
+                self.queue_consumer.requeue_message(message)
+        except Exception:
+            if len(messages) > 1:
+                log.warning(
+                    "events failed together", extra={"queue": self.queue.name}, exc_info=True
+                )
+                return False
+            self.handle_message_processed(messages[0], exc_info=sys.exc_info())
+        else:
+            for message in messages:
+                self.queue_consumer.ack_message(message)
+        finally:
+            self._leave_place()
+        return True

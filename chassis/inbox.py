@@ -1,9 +1,12 @@
 """The inbox: what a service has already handled, recorded in the transaction of the effect."""
 
+from collections.abc import Iterable
 from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
+
+from chassis.bulk import Bulk
 
 _RECORD = text(
     "INSERT INTO inbox (event_id, handler) VALUES (:event_id, :handler)"
@@ -18,3 +21,20 @@ def is_new(session: Session, event_id: UUID, handler: str) -> bool:
     first one's commit, and then is not new.
     """
     return session.scalar(_RECORD, {"event_id": event_id, "handler": handler}) is not None
+
+
+_RECORD_ALL = Bulk(
+    "INSERT INTO inbox ({columns}) SELECT * FROM {rows} ON CONFLICT DO NOTHING RETURNING event_id",
+    event_id="uuid",
+    handler="text",
+)
+
+
+def new_ones(session: Session, event_ids: Iterable[UUID], handler: str) -> set[UUID]:
+    """Record that ``handler`` handles these events; those that it did not handle before.
+
+    See :func:`is_new`. They are recorded in one order, so that whoever handles some of them at the
+    same moment waits, and neither waits for the other.
+    """
+    rows = [(event_id, handler) for event_id in sorted(event_ids)]
+    return set(_RECORD_ALL.execute(session, rows).scalars())

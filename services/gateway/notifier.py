@@ -5,10 +5,12 @@ names the message of one event; the texts stand in :mod:`services.gateway.notifi
 It also sends what the website has to say, which is no container that could.
 """
 
+from collections.abc import Sequence
+
 from sqlalchemy.orm import Session
 
 from chassis.clock import utc_now
-from chassis.events import event_handler
+from chassis.events import event_handler, events_handler
 from chassis.health import Health
 from chassis.outbox import OutboxRelay
 from chassis.retention import FORGET_EVERY_S, forget
@@ -39,7 +41,7 @@ from contracts.topup import (
 from contracts.wallet import AccountFroze, BalanceLow, WalletCredited
 from services.gateway import rate_limits, retention
 from services.gateway.notifications import messages
-from services.gateway.notifications.storage import Message, tell
+from services.gateway.notifications.storage import Message, tell, tell_all
 from services.gateway.settings import get_notifier_settings
 
 REMOVE_EVERY_S = 60
@@ -53,9 +55,10 @@ class NotifierService:
     relay = OutboxRelay(gateway.SERVICE)
     health = Health()
 
-    @event_handler(PurchaseCompleted)
-    def purchase_completed(self, session: Session, event: PurchaseCompleted) -> None:
-        _tell(session, event, messages.purchase_completed(event))
+    @events_handler(PurchaseCompleted)
+    def purchase_completed(self, session: Session, events: Sequence[PurchaseCompleted]) -> None:
+        told = [(each.user_id, each.event_id, messages.purchase_completed(each)) for each in events]
+        tell_all(session, utc_now(), told)
 
     @event_handler(PurchaseEnded)
     def purchase_ended(self, session: Session, event: PurchaseEnded) -> None:

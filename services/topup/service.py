@@ -1,12 +1,13 @@
 """The top-up service: entrypoints only. Rules live in the files named for their nouns."""
 
 import functools
+from collections.abc import Sequence
 from datetime import datetime
 
 from sqlalchemy.orm import Session
 
 from chassis.clock import utc_now
-from chassis.events import event_handler
+from chassis.events import event_handler, events_handler
 from chassis.health import Health
 from chassis.outbox import OutboxRelay
 from chassis.retention import FORGET_EVERY_S, forget
@@ -197,9 +198,9 @@ class TopupService:
 
     # What ends it
 
-    @event_handler(PurchaseCompleted)
-    def end_paid_purchase(self, session: Session, event: PurchaseCompleted) -> None:
-        pages.purchase_completed(session, event, utc_now())
+    @events_handler(PurchaseCompleted)
+    def end_paid_purchase(self, session: Session, events: Sequence[PurchaseCompleted]) -> None:
+        pages.purchases_completed(session, events, utc_now())
 
     @event_handler(PurchaseEnded)
     def end_unpaid_purchase(self, session: Session, event: PurchaseEnded) -> None:

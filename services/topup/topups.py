@@ -12,13 +12,15 @@ The last arrow is for money that the processor proves it took after we had given
 never kept without a credit. Nothing leads back from ``paid``: a refund is another record.
 """
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select, text, tuple_
+from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
+from chassis.bulk import Batch, Bulk
 from chassis.cursors import decode_cursor, encode_cursor
 from chassis.idempotency import is_retry, request_hash
 from chassis.identifiers import new_id
@@ -53,6 +55,13 @@ TRANSITIONS: dict[TopupStatus, frozenset[TopupStatus]] = {
 }
 
 
+_LOCK_USERS = Bulk(
+    "SELECT pg_advisory_xact_lock(key)"
+    " FROM (SELECT DISTINCT hashtextextended(name, 0) AS key FROM {rows} ORDER BY key) AS ordered",
+    name="text",
+)
+
+
 class IllegalMove(Exception):
     """A step that the table of transitions does not have."""
 
@@ -69,10 +78,13 @@ def move(topup: Topup, status: TopupStatus, now: datetime) -> None:
 
 def lock_user(session: Session, user_id: UUID) -> None:
     """Let one command of this user's through at a time: the next one sees what it stored."""
-    session.execute(
-        text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"),
-        {"name": f"topup.user:{user_id}"},
-    )
+    with Batch(session) as writes:
+        lock_users(writes, [user_id])
+
+
+def lock_users(writes: Batch, users: Iterable[UUID]) -> None:
+    """The same for several, all in one order: of two who want some of them, one waits."""
+    writes.add(_LOCK_USERS, [(f"topup.user:{user_id}",) for user_id in users])
 
 
 def lock_settings(session: Session, user_id: UUID) -> AutoTopupSettings | None:

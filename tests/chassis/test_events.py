@@ -13,11 +13,13 @@ from sqlalchemy import text
 
 from chassis import bodies, dead_letters
 from chassis.clock import utc_now
+from chassis.database import HAS_RELAY
 from chassis.outbox import publish
 from contracts import errors
+from contracts.messages import Event
 from tests.chassis.conftest import Probe
-from tests.chassis.probe.messages import Tell, Told, Whispered
-from tests.chassis.probe.service import AFTER_COMMIT, NAPPING
+from tests.chassis.probe.messages import Chanted, Tell, Told, Whispered
+from tests.chassis.probe.service import AFTER_COMMIT, CHANT, NAPPING
 from tests.patience import eventually
 
 
@@ -41,11 +43,22 @@ def told(n: int) -> Told:
     return Told(event_id=uuid.uuid4(), occurred_at=utc_now(), n=n)
 
 
-def send(probe: Probe, event: Told) -> None:
+def chanted(*numbers: int) -> list[Chanted]:
+    return [Chanted(event_id=uuid.uuid4(), occurred_at=utc_now(), n=n) for n in numbers]
+
+
+def unsent(probe: Probe) -> int:
+    query = "SELECT count(*) FROM outbox WHERE published_at IS NULL AND type <> 'unwanted'"
+    with probe.database.read() as session:
+        return session.scalar(text(query)) or 0
+
+
+def send(probe: Probe, *events: Event, key: str = "told") -> None:
     with Connection(probe.vhost.admin_uri) as connection:
-        Producer(connection.default_channel).publish(
-            event.model_dump(mode="json"), exchange="probe.events", routing_key="told"
-        )
+        producer = Producer(connection.default_channel)
+        for event in events:
+            body = event.model_dump(mode="json")
+            producer.publish(body, exchange="probe.events", routing_key=key)
 
 
 def test_an_event_reaches_its_handler_after_the_commit(probe: Probe) -> None:
@@ -158,6 +171,74 @@ def test_slow_events_delay_neither_calls_nor_the_events_of_another_handler(probe
 
     assert time.monotonic() - began < 4
     eventually(lambda: probe.noted(55) == 12)
+
+
+def test_events_that_have_arrived_are_handled_in_one_transaction(probe: Probe) -> None:
+    turns_before = probe.noted(CHANT)
+    events = chanted(*range(101, 121))
+
+    send(probe, *events, *events, key="chanted")
+
+    for event in events:
+        probe.comes_to_note(event.n)
+    assert probe.noted(CHANT) - turns_before < len(events)
+    assert [probe.noted(event.n) for event in events] == [1] * len(events)
+
+
+def test_one_event_that_fails_keeps_none_from_being_handled_that_came_with_it(
+    probe: Probe, command: object
+) -> None:
+    assert callable(command)
+    events = chanted(201, 666, 202)
+
+    with probe.database.begin() as session:
+        publish(session, *events)
+
+    probe.comes_to_note(201)
+    probe.comes_to_note(202)
+    eventually(lambda: str(events[1].event_id) in command("list"))
+    assert [probe.noted(n) for n in (201, 666, 202)] == [1, 0, 1]
+
+
+def test_an_event_that_was_handled_before_is_not_handled_again_with_others(probe: Probe) -> None:
+    events = chanted(301, 302)
+    with probe.database.begin() as session:
+        publish(session, events[0])
+    probe.comes_to_note(301)
+
+    with probe.database.begin() as session:
+        session.execute(
+            text("UPDATE outbox SET published_at = NULL WHERE event_id = :id"),
+            {"id": events[0].event_id},
+        )
+        publish(session, events[1])
+
+    probe.comes_to_note(302)
+    eventually(lambda: unsent(probe) == 0)
+    assert (probe.noted(301), probe.noted(302)) == (1, 1)
+
+
+def test_what_is_sent_right_after_its_commit_is_marked_as_sent(probe: Probe) -> None:
+    probe.rpc.call(Tell(idempotency_key="d", n=401))
+
+    probe.comes_to_note(401)
+    eventually(lambda: unsent(probe) == 0)
+    assert probe.noted(401) == 1
+
+
+def test_what_a_process_left_unsent_is_sent_by_another_after_a_moment(probe: Probe) -> None:
+    """As if it had ended between its commit and the sending."""
+    event = told(402)
+    with probe.database.begin() as session:
+        session.info[HAS_RELAY] = True
+        publish(session, event)
+        waits = session.scalar(
+            text("SELECT next_attempt_at > now() FROM outbox WHERE event_id = :id"),
+            {"id": event.event_id},
+        )
+
+    assert waits
+    probe.comes_to_note(402)
 
 
 def test_an_event_that_no_queue_wants_yet_is_kept(probe: Probe) -> None:

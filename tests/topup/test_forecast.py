@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
 
+from chassis.bulk import Batch
 from contracts.errors import Conflict
 from contracts.keys import topup_key
 from contracts.topup import ChargeForecast, ForecastCharges, RefusalCode, TopupStatus, Trigger
@@ -73,8 +74,8 @@ class Life:
         desk.wallet.idle.discard(self.customer.user_id)
         self.debit(amount_micros)
         self.customer.end_purchase(str(purchase_id))
-        with desk.till.database.begin() as session:
-            triggers.end_idleness(session, self.customer.user_id, desk.clock())
+        with desk.till.database.begin() as session, Batch(session) as writes:
+            triggers.end_idleness(writes, [self.customer.user_id], desk.clock())
 
     def buy(self, purchase_id: UUID, amount_micros: int) -> None:
         if amount_micros <= self.balance_micros:

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from chassis.bulk import Batch
 from chassis.database import Connected
 from chassis.identifiers import new_id
 from contracts.errors import NotFound
@@ -289,12 +290,16 @@ def the_card_is_saved_again(session: Session, user_id: UUID, now: datetime) -> N
     card_changes.keep(session, method, now)
 
 
+def end_of_idleness(session: Session, user_id: UUID, now: datetime) -> None:
+    with Batch(session) as writes:
+        triggers.end_idleness(writes, [user_id], now)
+
+
 CHANGES: dict[str, Callable[[Session, UUID, datetime], Any]] = {
     "raise": lambda s, u, now: triggers.raise_trigger(
         s, u, Trigger.PURCHASE, "another", now, raised_at=now, needed_micros=USD
     ),
-    "end": lambda s, u, now: triggers.end(s, u, Trigger.PURCHASE, "another", now),
-    "end of idleness": triggers.end_idleness,
+    "end of idleness": end_of_idleness,
     "card page closed": lambda s, u, now: triggers.card_page_closed(s, u, PURCHASE, now),
     "renewals end": triggers.end_renewals,
     "made due": triggers.make_due,

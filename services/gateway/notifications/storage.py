@@ -1,15 +1,15 @@
 """Notifications: what a user is told, by facts that the services publish."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
 from sqlalchemy import Integer, bindparam, func, select, update
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from chassis.bulk import Bulk
 from chassis.identifiers import new_id
 from contracts.errors import NotFound
 from services.gateway.models import Notification
@@ -17,6 +17,21 @@ from services.gateway.models import Notification
 Severity = Literal["success", "info", "warning", "danger"]
 TITLE_LENGTH_MAX = 200
 BODY_LENGTH_MAX = 1000
+
+
+_TELL = Bulk(
+    "INSERT INTO notifications ({columns}) SELECT * FROM {rows}"
+    " ON CONFLICT (event_id, kind) DO NOTHING",
+    notification_id="uuid",
+    user_id="uuid",
+    event_id="uuid",
+    kind="text",
+    severity="text",
+    title="text",
+    body="text",
+    link="text",
+    created_at="timestamptz",
+)
 
 
 @dataclass(frozen=True)
@@ -32,21 +47,28 @@ class Message:
 
 def tell(session: Session, now: datetime, user_id: UUID, event_id: UUID, message: Message) -> None:
     """Store a message about an event. The same kind for the same event is stored once."""
-    session.execute(
-        insert(Notification)
-        .values(
-            notification_id=new_id(),
-            user_id=user_id,
-            event_id=event_id,
-            kind=message.kind,
-            severity=message.severity,
-            title=message.title[:TITLE_LENGTH_MAX],
-            body=message.body[:BODY_LENGTH_MAX],
-            link=message.link,
-            created_at=now,
+    tell_all(session, now, [(user_id, event_id, message)])
+
+
+def tell_all(
+    session: Session, now: datetime, messages: Iterable[tuple[UUID, UUID, Message]]
+) -> None:
+    """The same of several: the user, the event and its message."""
+    rows = [
+        (
+            new_id(),
+            user_id,
+            event_id,
+            message.kind,
+            message.severity,
+            message.title[:TITLE_LENGTH_MAX],
+            message.body[:BODY_LENGTH_MAX],
+            message.link,
+            now,
         )
-        .on_conflict_do_nothing(index_elements=[Notification.event_id, Notification.kind])
-    )
+        for user_id, event_id, message in messages
+    ]
+    _TELL.execute(session, rows)
 
 
 def newest(

@@ -6,12 +6,14 @@ pages are marked here as to be closed; the janitor closes them at the processor,
 fails. Called with the user locked, both sides see each other.
 """
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Text, and_, cast, or_, select, update
+from sqlalchemy import Text, and_, cast, or_, select, text, update
 from sqlalchemy.orm import Session
 
+from chassis.bulk import Batch, Bulk
 from contracts.billing import PurchaseCompleted
 from contracts.errors import Conflict
 from contracts.topup import TopupKind, TopupStatus, Trigger
@@ -21,7 +23,6 @@ from services.topup.models import Topup
 from services.topup.policy import Policy
 
 OPEN = (TopupStatus.CREATED, TopupStatus.PROCESSING)
-WITH_PAGE = (*OPEN, TopupStatus.ACTION_REQUIRED)
 UNDER_WAY = (TopupStatus.CREATED, TopupStatus.PROCESSING, TopupStatus.UNKNOWN)
 NEVER_BEGUN_AFTER = timedelta(hours=25)
 """A top-up whose page was never opened is cancelled: a page lives for 24 hours."""
@@ -33,6 +34,23 @@ REPLACED = "Another card page was opened for the same purchase."
 PAID_OTHERWISE = "This purchase is already paid."
 ENDED = "This purchase has ended: nothing is to be paid for it any more."
 FROZEN = "Your wallet was frozen: credits bought now could not be spent."
+
+# An automatic charge has a page only where its owner has to confirm it.
+_CLOSABLE = (
+    "topups.status IN ('created', 'processing', 'action_required')"
+    " AND (topups.kind = 'manual' OR topups.status = 'action_required')"
+    " AND topups.closing_reason = ''"
+)
+_CLOSE_PAGES = Bulk(
+    "UPDATE topups SET closing_reason = reason, next_look_at = ended_at"  # noqa: S608 - our words
+    " FROM {rows} WHERE topups.user_id = new.user_id AND (topups.purchase_id::text = new.reference"
+    " OR (topups.trigger = 'purchase' AND topups.trigger_reference = new.reference))"
+    f" AND {_CLOSABLE}",
+    user_id="uuid",
+    reference="text",
+    reason="text",
+    ended_at="timestamptz",
+)
 
 
 def open_for(session: Session, user_id: UUID, reference: str) -> Topup | None:
@@ -108,11 +126,15 @@ def is_to_close(topup: Topup, policy: Policy, now: datetime) -> bool:
     return bool(topup.closing_reason) or (until is not None and until <= now)
 
 
-def purchase_completed(session: Session, event: PurchaseCompleted, now: datetime) -> None:
-    """It is paid; where it cost something, the account is not idle any more."""
-    end_purchase(session, event.user_id, str(event.purchase_id), PAID_OTHERWISE, now)
-    if event.total_micros:
-        triggers.end_idleness(session, event.user_id, now)
+def purchases_completed(
+    session: Session, events: Sequence[PurchaseCompleted], now: datetime
+) -> None:
+    """They are paid; where they cost something, their accounts are not idle any more."""
+    with Batch(session) as writes:
+        _end(
+            writes, {(each.user_id, str(each.purchase_id)) for each in events}, PAID_OTHERWISE, now
+        )
+        triggers.end_idleness(writes, {each.user_id for each in events if each.total_micros}, now)
 
 
 def end_purchase(
@@ -122,34 +144,22 @@ def end_purchase(
 
     A page that is being opened for it at this moment is closed, or sees that the purchase is over.
     """
-    topups.lock_user(session, user_id)
-    is_for_it = or_(
-        cast(Topup.purchase_id, Text) == reference,
-        and_(Topup.trigger == Trigger.PURCHASE, Topup.trigger_reference == reference),
-    )
-    _close(session, user_id, is_for_it, reason, now)
-    triggers.end(session, user_id, Trigger.PURCHASE, reference, now)
+    with Batch(session) as writes:
+        _end(writes, {(user_id, reference)}, reason, now)
+
+
+def _end(writes: Batch, purchases: set[tuple[UUID, str]], reason: str, now: datetime) -> None:
+    topups.lock_users(writes, {user_id for user_id, _ in purchases})
+    writes.add(_CLOSE_PAGES, [(*purchase, reason, now) for purchase in purchases])
+    triggers.end(writes, Trigger.PURCHASE, purchases, now)
 
 
 def close_frozen(session: Session, user_id: UUID, froze_at: datetime, now: datetime) -> None:
     """The wallet froze: credits from pages that were begun before could not be spent."""
     topups.lock_user(session, user_id)
-    _close(session, user_id, Topup.created_at <= froze_at, FROZEN, now)
-
-
-def _close(
-    session: Session, user_id: UUID, which: ColumnElement[bool], reason: str, now: datetime
-) -> None:
     session.execute(
         update(Topup)
-        .where(
-            Topup.user_id == user_id,
-            which,
-            Topup.status.in_(WITH_PAGE),
-            # An automatic charge has a page only where its owner has to confirm it.
-            or_(Topup.kind == TopupKind.MANUAL, Topup.status == TopupStatus.ACTION_REQUIRED),
-            Topup.closing_reason == "",
-        )
-        .values(closing_reason=reason, next_look_at=now)
+        .where(Topup.user_id == user_id, Topup.created_at <= froze_at, text(_CLOSABLE))
+        .values(closing_reason=FROZEN, next_look_at=now)
         .execution_options(synchronize_session=False)
     )

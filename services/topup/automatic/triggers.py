@@ -5,6 +5,7 @@ due until somebody decided about it; a refusal that passes by itself (a cool-dow
 starts anew) makes it due again at that time.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -13,6 +14,7 @@ from sqlalchemy import BindParameter, ColumnElement, Select, Text, cast, select,
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from chassis.bulk import Batch, Bulk
 from chassis.identifiers import new_id
 from chassis.leases import Leases
 from contracts.billing import PurchaseShortOfFunds, RenewalShortOfFunds
@@ -37,6 +39,28 @@ starts anew after a month at the latest; what a person asked for by hand is for 
 
 WAITING = (Trigger.PURCHASE, Trigger.RENEWAL)
 """What waits for money; the others ask for a look at the balance."""
+
+
+_END = Bulk(
+    "INSERT INTO triggers (trigger_id, user_id, trigger, reference, needed_micros,"
+    " shortfall_micros, raised_at, tries, refusal_code, ended_at)"
+    " SELECT trigger_id, user_id, trigger, reference, 0, 0, ended_at, 0, '', ended_at FROM {rows}"
+    " ON CONFLICT (user_id, trigger, reference) DO UPDATE"
+    " SET ended_at = excluded.ended_at, due_at = NULL",
+    trigger_id="uuid",
+    user_id="uuid",
+    trigger="text",
+    reference="text",
+    ended_at="timestamptz",
+)
+_END_IDLENESS = Bulk(
+    "UPDATE triggers SET due_at = new.due_at, raised_at = new.due_at, tries = tries + 1"
+    " FROM {rows} WHERE triggers.user_id = new.user_id"
+    " AND trigger = 'low_balance' AND refusal_code = 'idle'"
+    " AND ended_at IS NULL",
+    user_id="uuid",
+    due_at="timestamptz",
+)
 
 
 @dataclass(frozen=True)
@@ -159,20 +183,10 @@ def look_at_balance(session: Session, user_id: UUID, now: datetime) -> None:
     raise_trigger(session, user_id, Trigger.LOW_BALANCE, str(new_id()), soon, raised_at=now)
 
 
-def end(session: Session, user_id: UUID, trigger: Trigger, reference: str, now: datetime) -> None:
-    """It needs no money any more: paid, cancelled, expired. Also when its news comes later."""
-    session.execute(
-        insert(TriggerRecord)
-        .values(
-            trigger_id=new_id(), user_id=user_id, trigger=trigger, reference=reference,
-            needed_micros=0, shortfall_micros=0, raised_at=now, due_at=None, tries=0,
-            refusal_code="", ended_at=now,
-        )
-        .on_conflict_do_update(
-            index_elements=["user_id", "trigger", "reference"],
-            set_={"ended_at": now, "due_at": None},
-        )
-    )  # fmt: skip
+def end(writes: Batch, trigger: Trigger, ended: Iterable[tuple[UUID, str]], now: datetime) -> None:
+    """Users and references that need no money any more: paid, cancelled, expired. Also when their
+    news comes later."""
+    writes.add(_END, [(new_id(), user_id, trigger, name, now) for user_id, name in sorted(ended)])
 
 
 def purchase_of(record: TriggerRecord) -> str:
@@ -260,21 +274,12 @@ def may_charge(
     )
 
 
-def end_idleness(session: Session, user_id: UUID, now: datetime) -> None:
-    """Something was bought: a low balance that was left alone until now is looked at.
+def end_idleness(writes: Batch, users: Iterable[UUID], now: datetime) -> None:
+    """They bought something: a low balance that was left alone until now is looked at.
 
     The wallet speaks once when it falls below the threshold, and has spoken already.
     """
-    session.execute(
-        update(TriggerRecord)
-        .where(
-            TriggerRecord.user_id == user_id,
-            TriggerRecord.trigger == Trigger.LOW_BALANCE,
-            TriggerRecord.refusal_code == RefusalCode.IDLE,
-            TriggerRecord.ended_at.is_(None),
-        )
-        .values(due_at=now, raised_at=now, tries=TriggerRecord.tries + 1)
-    )
+    writes.add(_END_IDLENESS, [(user_id, now) for user_id in users])
 
 
 def _has_card_page() -> ColumnElement[bool]:

@@ -76,5 +76,11 @@ class Whispered(Event, source=SERVICE, type="whispered"):
     n: int
 
 
+class Chanted(Event, source=SERVICE, type="chanted"):
+    """Noted by a handler that takes several at once, and counts its turns under -7; 666 fails."""
+
+    n: int
+
+
 class Absent(Request[Number], service="absent", method="echo"):
     """A call to a service that does not exist."""

@@ -1,6 +1,7 @@
 """The probe's entrypoints."""
 
 import time
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import ClassVar
 
@@ -12,7 +13,7 @@ from chassis.clock import utc_now
 from chassis.context import current_call
 from chassis.database import after_commit
 from chassis.deferred import Deferred
-from chassis.events import event_handler
+from chassis.events import event_handler, events_handler
 from chassis.health import Health
 from chassis.identifiers import new_id
 from chassis.outbox import OutboxRelay, publish
@@ -22,6 +23,7 @@ from chassis.timer import timer
 from contracts.errors import InsufficientFunds
 from tests.chassis.probe.messages import (
     CallChain,
+    Chanted,
     CountNoted,
     Echo,
     Meet,
@@ -34,7 +36,7 @@ from tests.chassis.probe.messages import (
     Whispered,
 )
 
-LOOKS, MEETING, NAPPING, TICK, AFTER_COMMIT, NAPPED = -6, -5, -4, -3, -2, -1
+CHANT, LOOKS, MEETING, NAPPING, TICK, AFTER_COMMIT, NAPPED = -7, -6, -5, -4, -3, -2, -1
 
 
 class ProbeService:
@@ -109,6 +111,14 @@ class ProbeService:
     @event_handler(Whispered)
     def note_whispered(self, session: Session, event: Whispered) -> None:
         note(session, event.n)
+
+    @events_handler(Chanted)
+    def note_chanted(self, session: Session, events: Sequence[Chanted]) -> None:
+        note(session, CHANT)
+        for event in events:
+            note(session, event.n)
+            if event.n == 666:
+                raise ValueError("never")
 
     @event_handler(Told)
     def note_told(self, session: Session, event: Told) -> None:
