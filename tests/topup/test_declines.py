@@ -7,7 +7,7 @@ from services.topup.automatic import card_changes
 from services.topup.cards import declines
 from services.topup.cards.declines import Verdict
 from services.topup.charging import checkout
-from services.topup.processor import KEY_REFUSED, Rejected
+from services.topup.processor import KEY_REFUSED, OutcomeUnknown, ProcessorError, Rejected
 from tests.topup.conftest import USD, Card, Customer, Desk
 from tests.topup.test_webhooks import events_of, receive
 
@@ -348,6 +348,24 @@ def test_our_own_key_refused_is_no_reason_to_give_a_charge_up(desk: Desk) -> Non
 
     assert customer.statuses() == ["action_required"]
     assert customer.settings().confirm_url is not None
+
+
+@pytest.mark.parametrize(
+    "error", [OutcomeUnknown("No answer."), Rejected("No such customer.", "resource_missing")]
+)
+def test_who_got_no_page_leaves_the_link_that_somebody_else_got_meanwhile(
+    desk: Desk, error: ProcessorError
+) -> None:
+    customer = desk.customer()
+    desk.sandbox.behave(customer.cards()[0], "pm_card_authenticationRequired")
+    customer.ask(needed_micros=5 * USD)
+    (topup,) = customer.topups()
+    link = customer.settings().confirm_url
+
+    checkout._go_on_without_link(desk.till, topup, error)
+
+    assert link is not None
+    assert (customer.settings().confirm_url, customer.statuses()) == (link, ["action_required"])
 
 
 def test_another_page_that_expires_leaves_the_link(desk: Desk) -> None:

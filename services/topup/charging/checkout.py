@@ -409,6 +409,8 @@ def _go_on_without_link(till: Till, topup: Topup, error: ProcessorError) -> None
     now = till.clock()
     with till.database.begin() as session:
         settings, topup = outcomes.lock_both(session, topup.topup_id)
+        if topup.session_id is not None:
+            return  # somebody else has opened the page, and sent the link
         if isinstance(error, Rejected) and error.code != KEY_REFUSED:
             _give_up(session, settings, topup, "It could not be confirmed with the bank.", now)
         elif topup.looks == 0:
