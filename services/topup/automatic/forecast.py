@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import bindparam, or_, select, true
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from contracts.keys import topup_key
@@ -35,18 +35,23 @@ from services.topup.wallet_questions import Funds
 CHARGES_MAX = 20
 PASSING = (RefusalCode.COOL_DOWN, RefusalCode.IN_FLIGHT)
 
-# Built once: that costs more than the database takes to answer it.
-_STANDING = (
-    select(
-        AutoTopupSettings.is_enabled,
-        AutoTopupSettings.threshold_micros,
-        or_(
-            limits.is_arriving(bindparam("user_id")).exists(),
-            triggers.may_charge(bindparam("user_id"), bindparam("since")).exists(),
-        ).label("is_under_way"),
-    )
-    .select_from(select(true().label("always")).subquery())
-    .outerjoin(AutoTopupSettings, AutoTopupSettings.user_id == bindparam("user_id"))
+# What is under way is what :func:`limits.arriving_micros` and :func:`triggers.pending` find. As
+# text, because every purchase asks: what builds a statement costs more than the answer to it.
+_STANDING = text(
+    """
+    SELECT settings.is_enabled, settings.threshold_micros,
+        EXISTS (
+            SELECT FROM topups WHERE user_id = :user_id AND (status = 'paid' OR kind = 'auto'
+                AND status IN ('created', 'processing', 'unknown', 'action_required'))
+        ) OR EXISTS (
+            SELECT FROM triggers WHERE user_id = :user_id AND ended_at IS NULL AND (
+                trigger IN ('purchase', 'renewal') AND needed_micros > 0 AND raised_at > :since
+                OR trigger IN ('low_balance', 'settings_saved')
+                AND (due_at IS NOT NULL OR refusal_code = 'idle'))
+        ) AS is_under_way
+    FROM (SELECT) AS always
+    LEFT JOIN auto_topup_settings AS settings ON settings.user_id = :user_id
+    """
 )
 
 

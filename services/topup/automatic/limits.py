@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import BindParameter, Select, func, select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from contracts.topup import TopupKind, TopupStatus
@@ -139,17 +139,16 @@ def arriving_micros(session: Session, user_id: UUID, arrived: Collection[UUID] =
 
     ``arrived`` are top-ups that are in it though we have not heard of that.
     """
-    coming = is_arriving(user_id).where(Topup.topup_id.not_in(arrived)).subquery()
-    return int(session.scalar(select(func.sum(coming.c.amount_micros))) or 0)
-
-
-def is_arriving(user_id: UUID | BindParameter[UUID]) -> Select[int]:
-    """The amount of each top-up that is being charged by itself or was paid, and is not credited as
-    far as we have heard."""
-    return select(Topup.amount_micros).where(
-        Topup.user_id == user_id,
-        (Topup.status == TopupStatus.PAID)
-        | ((Topup.kind == TopupKind.AUTO) & Topup.status.in_(IN_FLIGHT)),
+    return int(
+        session.scalar(
+            select(func.coalesce(func.sum(Topup.amount_micros), 0)).where(
+                Topup.user_id == user_id,
+                Topup.topup_id.not_in(arrived),
+                (Topup.status == TopupStatus.PAID)
+                | ((Topup.kind == TopupKind.AUTO) & Topup.status.in_(IN_FLIGHT)),
+            )
+        )
+        or 0
     )
 
 

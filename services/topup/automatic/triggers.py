@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import BindParameter, ColumnElement, Select, Text, cast, select, update
+from sqlalchemy import ColumnElement, Text, cast, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -233,9 +233,17 @@ def pending(session: Session, user_id: UUID, now: datetime) -> list[Pending]:
 
     An idle account's look is due with the next purchase: see :func:`end_idleness`.
     """
+    waits = (
+        TriggerRecord.trigger.in_(WAITING)
+        & (TriggerRecord.needed_micros > 0)
+        & (TriggerRecord.raised_at > waits_since(now))
+    )
+    looks = TriggerRecord.trigger.in_((Trigger.LOW_BALANCE, Trigger.SETTINGS_SAVED)) & (
+        TriggerRecord.due_at.is_not(None) | (TriggerRecord.refusal_code == RefusalCode.IDLE)
+    )
     rows = session.execute(
-        may_charge(user_id, waits_since(now))
-        .add_columns(_has_card_page())
+        select(TriggerRecord, _has_card_page())
+        .where(TriggerRecord.user_id == user_id, TriggerRecord.ended_at.is_(None), waits | looks)
         .order_by(TriggerRecord.trigger_id)
     )
     return [
@@ -255,23 +263,6 @@ def pending(session: Session, user_id: UUID, now: datetime) -> list[Pending]:
 def waits_since(now: datetime) -> datetime:
     """A purchase that was raised before this waits no more."""
     return now - WAITS_AT_MOST[Trigger.PURCHASE]
-
-
-def may_charge(
-    user_id: UUID | BindParameter[UUID], since: datetime | BindParameter[datetime]
-) -> Select[TriggerRecord]:
-    """The triggers that may still lead to a charge; ``since``: see :func:`waits_since`."""
-    waits = (
-        TriggerRecord.trigger.in_(WAITING)
-        & (TriggerRecord.needed_micros > 0)
-        & (TriggerRecord.raised_at > since)
-    )
-    looks = TriggerRecord.trigger.in_((Trigger.LOW_BALANCE, Trigger.SETTINGS_SAVED)) & (
-        TriggerRecord.due_at.is_not(None) | (TriggerRecord.refusal_code == RefusalCode.IDLE)
-    )
-    return select(TriggerRecord).where(
-        TriggerRecord.user_id == user_id, TriggerRecord.ended_at.is_(None), waits | looks
-    )
 
 
 def end_idleness(writes: Batch, users: Iterable[UUID], now: datetime) -> None:
