@@ -48,7 +48,12 @@ def test_a_malformed_id_is_not_found(api: Api, method: str, path: str, identifie
 
 @pytest.mark.parametrize(("method", "path"), WITH_ID)
 def test_an_unknown_id_is_not_found(api: Api, method: str, path: str) -> None:
-    assert error_of(api.request(method, address(path))) == (404, "not_found")
+    body = {"name": "Any"} if method == "PATCH" else {}
+    options = {} if method == "GET" else {"json": body}
+    headers = {"Idempotency-Key": str(uuid4())}
+    answer = api.request(method, address(path), headers=headers, **options)
+
+    assert error_of(answer) == (404, "not_found")
 
 
 @pytest.mark.parametrize(("method", "path"), COMMANDS)
@@ -65,7 +70,7 @@ def test_a_command_needs_a_sound_key(
     api: Api, method: str, path: str, key: str | None, code: str
 ) -> None:
     headers = {} if key is None else {"Idempotency-Key": key}
-    answer = api.request(method, path, json={}, headers=headers)
+    answer = api.request(method, address(path), json={}, headers=headers)
 
     assert error_of(answer) == (400, code)
 
@@ -96,7 +101,7 @@ def test_a_body_that_is_no_such_thing_is_refused(
     api: Api, method: str, path: str, body: str | bytes, content_type: str, error: tuple[int, str]
 ) -> None:
     headers = {"Content-Type": content_type, "Idempotency-Key": str(uuid4())}
-    answer = api.request(method, path, data=body, headers=headers)
+    answer = api.request(method, address(path), data=body, headers=headers)
 
     assert error_of(answer) == error
 
