@@ -11,8 +11,8 @@ from chassis.client import RpcClient
 from chassis.database import Connected
 from contracts.billing import PurchaseLine, PurchaseStatus
 from contracts.catalog import ReserveStock
-from contracts.errors import BadRequest, LimitExceeded, PriceChanged, Unavailable
-from contracts.wallet import CloseKey
+from contracts.errors import BadRequest, LimitExceeded, NotFound, PriceChanged, Unavailable
+from contracts.wallet import ClosedKey, CloseKey, Debit
 from services.billing.models import PurchaseLineRow, StockReleaseRow
 from services.billing.purchases import allowances, claims, lifecycle, refusals
 from services.billing.purchases.checkout import EXPIRY_GRACE, Checkout
@@ -38,9 +38,11 @@ class Away:
         raise Unavailable(f"{request.service} did nothing within {timeout_s} s.")
 
 
-def asked(database: Connected, claimed: Claim, now: datetime) -> list[type]:
+def asked(
+    database: Connected, claimed: Claim, now: datetime, others: Away | None = None
+) -> list[type]:
     """What is asked of the other services when this claim is settled at this moment."""
-    rpc = Away()
+    rpc = others or Away()
     Checkout(database, cast(RpcClient, rpc), RULES, lambda: now).settle(claimed)
     return rpc.asked
 
@@ -119,6 +121,32 @@ def test_stock_is_reserved_anew_on_the_instant_at_which_its_hold_ends(
     claimed = waiting(database, is_owed=True)
 
     assert (ReserveStock in asked(database, claimed, now)) is is_asked
+
+
+@pytest.mark.parametrize(("stock", "first_asked"), [(None, Debit), (9, ReserveStock)])
+def test_a_new_purchase_of_what_has_no_end_reserves_nothing(
+    database: Connected, stock: int | None, first_asked: type
+) -> None:
+    line = quoted(5_000_000) if stock is None else stocked(stock)
+
+    assert asked(database, recorded(database, line), NOW) == [first_asked]
+
+
+def test_a_product_that_the_catalog_has_no_more_ends_the_purchase(database: Connected) -> None:
+    class Catalog(Away):
+        def call(self, request: Any, timeout_s: float) -> Any:
+            if isinstance(request, ReserveStock):
+                raise NotFound("There is no such product.")
+            if isinstance(request, CloseKey):
+                return ClosedKey(idempotency_key=request.idempotency_key, closed=True)
+            return super().call(request, timeout_s)
+
+    claimed = recorded(database, stocked(9))
+
+    asked(database, claimed, NOW, Catalog())
+
+    ended = row_of(database, claimed.purchase_id)
+    assert (ended.status, ended.status_code) == ("failed", "out_of_stock")
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,6 @@ def wait_for_funds(
     else:
         stock.let_go(session, now, row)
     give_back(row, min(row.expires_at, row.stock_held_until or row.expires_at))
-    session.flush()
     publish(session, _short_of_funds(session, now, row, available_micros))
     return row.try_owed_since is not None
 
