@@ -2,6 +2,7 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timedelta
+from types import SimpleNamespace
 from typing import Any, cast
 from uuid import uuid4
 
@@ -17,6 +18,7 @@ from services.billing.models import PurchaseLineRow, StockReleaseRow
 from services.billing.purchases import allowances, claims, lifecycle, refusals
 from services.billing.purchases.checkout import EXPIRY_GRACE, Checkout
 from services.billing.purchases.claims import Claim
+from services.billing.service import BillingService
 from services.billing.settings import BillingSettings
 from tests.billing.conftest import NOW, RULES, quote_of, quoted, recorded, row_of
 from tests.billing.test_allowances import stocked
@@ -162,6 +164,28 @@ def test_stock_is_let_go_on_the_instant_at_which_its_hold_ends(
     with database.read() as session:
         released = session.get(StockReleaseRow, claimed.row.reservation_id)
     assert (released is not None) is is_let_go
+
+
+@pytest.mark.parametrize(
+    ("next_at", "answer", "is_swept"),
+    [(None, None, False), (NOW + INSTANT, NOW + INSTANT, False), (NOW, None, True)],
+)
+def test_the_sweep_sleeps_until_the_instant_in_which_something_is_due(
+    database: Connected,
+    monkeypatch: pytest.MonkeyPatch,
+    next_at: datetime | None,
+    answer: datetime | None,
+    is_swept: bool,
+) -> None:
+    swept: list[bool] = []
+    billing = BillingService()
+    checkout = SimpleNamespace(sweep=lambda: swept.append(True))
+    monkeypatch.setattr(billing, "database", database)
+    monkeypatch.setattr(billing, "_checkout", lambda: checkout)
+    monkeypatch.setattr("services.billing.service.utc_now", lambda: NOW)
+    monkeypatch.setattr(claims, "next_at", lambda _session: next_at)
+
+    assert (billing.sweep(), swept) == (answer, [True] * is_swept)
 
 
 def test_what_no_longer_holds_stock_is_due_when_it_expires(database: Connected) -> None:
