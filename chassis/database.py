@@ -126,6 +126,13 @@ def _forget_published(session: Session, _undone: object) -> None:
     session.info.pop(PUBLISHED, None)
 
 
+def lock_until_commit(session: Session, name: str) -> None:
+    """Let one transaction at a time go on from here under this name, until it ends."""
+    session.execute(
+        text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": name}
+    )
+
+
 def after_commit(session: Session, callback: Callable[[], None]) -> None:
     """Run ``callback`` right after the transaction of ``session`` is committed.
 

@@ -23,7 +23,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from chassis.bulk import Bulk
-from chassis.database import Connected, connect, is_held
+from chassis.database import Connected, connect, is_held, lock_until_commit
 from chassis.settings import service_settings
 
 GENESIS = bytes(32)
@@ -129,7 +129,7 @@ def settled_position(session: Session) -> int:
     longer than 0.2 s it gives up, so that it never holds writers up for long.
     """
     session.execute(text(f"SET LOCAL lock_timeout = '{BARRIER_TIMEOUT}'"))
-    session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('wallet.ledger', 0))"))
+    lock_until_commit(session, "wallet.ledger")
     last = session.scalar(text("SELECT coalesce(max(position), 0) FROM transactions"))
     return int(last or 0)
 

@@ -11,10 +11,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from chassis.bulk import Batch, Bulk
+from chassis.database import lock_until_commit
 from chassis.idempotency import request_hash
 from chassis.identifiers import new_id
 from chassis.together import ALONE, Alone
@@ -68,10 +68,7 @@ def record_together(
 
 def lock_buyer(session: Session, user_id: UUID) -> None:
     """Let one transaction at a time decide over this user's purchases as a whole."""
-    session.execute(
-        text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"),
-        {"name": f"buyer:{user_id}"},
-    )
+    lock_until_commit(session, f"buyer:{user_id}")
 
 
 _TRY_TO_LOCK_BUYERS = Bulk(

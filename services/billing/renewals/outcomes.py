@@ -7,9 +7,10 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from chassis.database import lock_until_commit
 from chassis.identifiers import new_id
 from chassis.outbox import publish
 from contracts.billing import (
@@ -156,10 +157,7 @@ class Outcomes:
     def _tell(self, user_id: UUID, short: Short) -> None:
         """Say how much this user lacks for everything that is due now."""
         # One at a time for each user, so that the last one to say it has counted all.
-        self.session.execute(
-            text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"),
-            {"name": f"renewals:{user_id}"},
-        )
+        lock_until_commit(self.session, f"renewals:{user_id}")
         self.session.flush()
         waiting = (
             DeploymentRow.user_id == user_id,

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from chassis.database import lock_until_commit
 from contracts.topup import TopupKind, TopupStatus
 from services.topup.automatic import disputes, pages
 from services.topup.models import Switch, Topup
@@ -202,7 +203,7 @@ def fuse_lock(session: Session) -> None:
 
     A reservation is two statements long; charges themselves run side by side.
     """
-    session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('topup.fuse', 0))"))
+    lock_until_commit(session, "topup.fuse")
 
 
 IS_STOPPED = select(Switch.is_stopped).where(Switch.id == 1)
