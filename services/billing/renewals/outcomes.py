@@ -24,7 +24,7 @@ from contracts.messages import MAX_AMOUNT_MICROS
 from contracts.wallet import BatchError, ClosedKey, Transaction
 from services.billing.deployments import ladder, lifecycle, periods
 from services.billing.deployments.periods import PeriodKind, PeriodStatus
-from services.billing.models import OVER, DeploymentRow, PeriodRow
+from services.billing.models import DeploymentRow, PeriodRow
 from services.billing.settings import BillingSettings
 
 log = logging.getLogger(__name__)
@@ -211,6 +211,5 @@ class Outcomes:
             )
         )
         for deployment_id, row in self.rows.items():
-            is_over = row.status in OVER
-            next_at = None if is_over else ladder.due_at(row, self.now, self.rules)
+            next_at = ladder.due_at(row, self.now, self.rules)
             row.due_at = self.now if deployment_id in is_asked else next_at

@@ -1,5 +1,6 @@
 """/dashboard/deployments/<id>: one deployment, what it is going to cost, and what can be done."""
 
+from typing import Any
 from uuid import UUID
 
 from flask import Blueprint, flash, redirect, render_template, request, url_for
@@ -45,13 +46,9 @@ def single(deployment_id: UUID) -> str:
 @blueprint.post("/name")
 @login_required
 def rename(deployment_id: UUID) -> Response:
-    user_id = signed_in_user().user_id
     try:
         command = RenameDeployment(
-            idempotency_key=command_key(user_id, "rename"),
-            user_id=user_id,
-            deployment_id=deployment_id,
-            name=request.form.get("name", ""),
+            **_asked("rename", deployment_id), name=request.form.get("name", "")
         )
     except ValidationError:
         raise Problem(422, "bad_request", "A name has 1 to 100 characters.") from None
@@ -61,39 +58,37 @@ def rename(deployment_id: UUID) -> Response:
 @blueprint.post("/stop")
 @login_required
 def stop(deployment_id: UUID) -> Response:
-    user_id = signed_in_user().user_id
-    command = StopDeployment(
-        idempotency_key=command_key(user_id, "stop"), user_id=user_id, deployment_id=deployment_id
-    )
+    command = StopDeployment(**_asked("stop", deployment_id))
     return _carry_out(command, deployment_id, "It is stopped. Start it again whenever you like.")
 
 
 @blueprint.post("/start")
 @login_required
 def start(deployment_id: UUID) -> Response:
-    user_id = signed_in_user().user_id
-    command = StartDeployment(
-        idempotency_key=command_key(user_id, "start"), user_id=user_id, deployment_id=deployment_id
-    )
+    command = StartDeployment(**_asked("start", deployment_id))
     return _carry_out(command, deployment_id, "It runs.")
 
 
 @blueprint.post("/cancel")
 @login_required
 def cancel(deployment_id: UUID) -> Response:
-    user_id = signed_in_user().user_id
     try:
         when = CancelWhen(request.form.get("when", ""))
     except ValueError:
         raise Problem(422, "bad_request", "Choose when it is to end.") from None
-    command = CancelDeployment(
-        idempotency_key=command_key(user_id, "cancel"),
-        user_id=user_id,
-        deployment_id=deployment_id,
-        when=when,
-    )
+    command = CancelDeployment(**_asked("cancel", deployment_id), when=when)
     done = "It is deleted." if when is CancelWhen.NOW else "It ends with its month."
     return _carry_out(command, deployment_id, done)
+
+
+def _asked(purpose: str, deployment_id: UUID) -> dict[str, Any]:
+    """What each command of an owner carries."""
+    user_id = signed_in_user().user_id
+    return {
+        "idempotency_key": command_key(user_id, purpose),
+        "user_id": user_id,
+        "deployment_id": deployment_id,
+    }
 
 
 def _carry_out(command: Command[Deployment], deployment_id: UUID, done: str) -> Response:
