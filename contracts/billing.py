@@ -2,11 +2,12 @@
 
 from enum import StrEnum
 from typing import Annotated
+from urllib.parse import urlsplit
 from uuid import UUID
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
-from contracts.catalog import BillingPeriod, Category
+from contracts.catalog import BillingPeriod, Category, FieldKey
 from contracts.messages import (
     AmountMicros,
     Command,
@@ -72,12 +73,26 @@ class CancelWhen(StrEnum):
     NOW = "now"
 
 
+CHOICE_LENGTH_MAX = 4_000
+"""Enough for an SSH public key of every size that is in use."""
+
+Choices = Annotated[
+    dict[FieldKey, Annotated[str, StringConstraints(max_length=CHOICE_LENGTH_MAX), Storable]],
+    Field(max_length=20),
+]
+"""What a buyer said in the product's ``fields``, by their keys."""
+
+
 class PurchaseLine(Value):
-    """What to buy. ``expected_unit_price_micros`` is the price the person saw, if known."""
+    """What to buy. ``expected_unit_price_micros`` is the price the person saw, if known.
+
+    ``choices`` are for each unit of the line alike.
+    """
 
     product_id: UUID
     quantity: Annotated[int, Field(strict=True, ge=1, le=100)] = 1
     expected_unit_price_micros: PriceMicros | None = None
+    choices: Choices = Field(default_factory=dict)
 
 
 class PurchasedLine(Value):
@@ -88,6 +103,7 @@ class PurchasedLine(Value):
     quantity: int
     unit_price_micros: PriceMicros
     amount_micros: PriceMicros
+    choices: Choices = Field(default_factory=dict)
 
 
 class Purchase(Reply):
@@ -122,7 +138,8 @@ class StartPurchase(Command[Purchase], service=SERVICE, method="start_purchase")
 
     Errors: ``PriceChanged``, ``OutOfStock``, ``NotFound``, ``AccountFrozen``,
     ``IdempotencyConflict``, ``LimitExceeded`` (too many purchases wait already, or too many
-    deployments that cost nothing).
+    deployments that cost nothing), ``BadRequest`` for choices that a product's fields do not take:
+    ``details[0]`` is ``choices.`` and the field's key.
     """
 
     user_id: UUID
@@ -162,13 +179,40 @@ class DeploymentChange(Value):
     actor: Actor
 
 
+def reachable(url: str) -> str:
+    """An address for a browser, which holds no password. Raises ValueError for anything else."""
+    parts = urlsplit(url)
+    if url and (parts.scheme not in ("http", "https") or not parts.hostname):
+        raise ValueError("it must begin with https:// or http:// and name a host")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("it must hold no user name and no password")
+    return url
+
+
+class Access(Value):
+    """How a deployment is reached. It is shown and kept as it is: nothing in it is secret."""
+
+    address: Annotated[str, StringConstraints(strip_whitespace=True, max_length=255), Storable] = ""
+    user_name: Annotated[str, StringConstraints(strip_whitespace=True, max_length=64), Storable] = (
+        ""
+    )
+    url: Annotated[
+        str,
+        StringConstraints(strip_whitespace=True, max_length=500),
+        Storable,
+        AfterValidator(reachable),
+        Field(json_schema_extra={"format": "uri"}),
+    ] = ""
+    notes: Annotated[str, StringConstraints(strip_whitespace=True, max_length=1_000), Storable] = ""
+
+
 class Deployment(Reply):
     """A thing that runs. ``monthly_cost_micros`` is 0 for what was paid once.
 
     ``next_renewal_at`` is when ``next_renewal_micros`` are due for another month; None where there
     is none. ``owed_micros`` is for time that ran, or is to run now, and could not be paid. Unless
-    somebody acts, the status becomes ``next_status`` at ``next_status_at``. ``history`` is newest
-    first, and of a single deployment only.
+    somebody acts, the status becomes ``next_status`` at ``next_status_at``. ``access`` is what its
+    provisioner told. ``choices`` and ``history``, newest first, are of a single deployment only.
     """
 
     deployment_id: UUID
@@ -188,6 +232,8 @@ class Deployment(Reply):
     owed_micros: PriceMicros = 0
     next_status: DeploymentStatus | None = None
     next_status_at: Moment | None = None
+    access: Access | None = None
+    choices: Choices = Field(default_factory=dict)
     history: list[DeploymentChange] = Field(default_factory=list)
 
 
@@ -254,11 +300,15 @@ class CancelDeployment(Command[Deployment], service=SERVICE, method="cancel_depl
 
 
 class ReportDeployment(Request[Deployment], service=SERVICE, method="report_deployment"):
-    """A provisioner's answer to ``deployment_requested``; the same answer twice changes nothing."""
+    """A provisioner's answer to ``deployment_requested``; the same answer twice changes nothing.
+
+    ``active`` once more with another ``access`` replaces what its owner is shown.
+    """
 
     deployment_id: UUID
     status: DeploymentStatus
     reason: Annotated[str, StringConstraints(max_length=500), Storable] = ""
+    access: Access | None = None
 
 
 class DeploymentBurnRate(Value):
@@ -373,6 +423,7 @@ class DeploymentRequested(
     deployment_id: UUID
     product_id: UUID
     name: str
+    choices: Choices = Field(default_factory=dict)
 
 
 class DeploymentActivated(

@@ -6,7 +6,16 @@ from uuid import UUID
 
 from pydantic import Field, StringConstraints
 
-from contracts.messages import Cursor, PageLimit, PriceMicros, Reply, Request, Storable, Value
+from contracts.messages import (
+    Cursor,
+    PageLimit,
+    PriceMicros,
+    Reply,
+    Request,
+    ShortText,
+    Storable,
+    Value,
+)
 
 SERVICE = "catalog"
 
@@ -41,8 +50,37 @@ class SpecificationItem(Value):
     value: str
 
 
+class FieldKind(StrEnum):
+    """What a buyer writes into a field: a line of text, one of the choices, an SSH public key."""
+
+    TEXT = "text"
+    CHOICE = "choice"
+    SSH_KEY = "ssh_key"
+
+
+FieldKey = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+
+
+class ProductField(Value):
+    """What a buyer may say, or has to, about the thing: its image, its host name, an SSH key.
+
+    A ``choice`` is one of ``choices``; a ``text`` has at most ``length_max`` characters.
+    """
+
+    key: FieldKey
+    label: ShortText
+    kind: FieldKind
+    is_required: bool = False
+    choices: Annotated[list[ShortText], Field(max_length=50)] = Field(default_factory=list)
+    help: Annotated[str, StringConstraints(max_length=300), Storable] = ""
+    length_max: Annotated[int, Field(ge=1, le=500)] = 100
+
+
 class Product(Reply):
-    """A thing for sale. ``stock`` is None where there is no end to it."""
+    """A thing for sale. ``stock`` is None where there is no end to it.
+
+    ``fields`` are what is asked of its buyer.
+    """
 
     product_id: UUID
     slug: str
@@ -57,6 +95,7 @@ class Product(Reply):
     billing_period: BillingPeriod
     specification: list[SpecificationItem]
     stock: int | None = None
+    fields: list[ProductField] = Field(default_factory=list)
 
     @property
     def available(self) -> bool:

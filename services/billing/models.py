@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 from sqlalchemy import BigInteger, DateTime, ForeignKey, Integer, Text
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from contracts.billing import DeploymentStatus, PurchaseStatus
@@ -71,7 +72,7 @@ class PurchaseRow(Base):
 class PurchaseLineRow(Base):
     """A line of a purchase, with the price at which it was made.
 
-    ``is_stocked``: there was an end to the product's stock.
+    ``is_stocked``: there was an end to the product's stock. ``choices`` is what its buyer said.
     """
 
     __tablename__ = "purchase_lines"
@@ -87,6 +88,7 @@ class PurchaseLineRow(Base):
     unit_price_micros: Mapped[int] = mapped_column(BigInteger)
     amount_micros: Mapped[int] = mapped_column(BigInteger)
     is_stocked: Mapped[bool]
+    choices: Mapped[dict[str, str]] = mapped_column(JSONB, default=dict)
 
 
 class DeploymentRow(Base):
@@ -96,7 +98,7 @@ class DeploymentRow(Base):
     ``due_at`` is when somebody should look at it next, see :mod:`services.billing.renewals`;
     ``short_since`` when the wallet first had too little for the month that is due;
     ``ends_with_month`` says that it is not to be renewed, ``announced`` what was last announced
-    of what is going to happen.
+    of what is going to happen. ``access`` is how it is reached, as its provisioner told.
     """
 
     __tablename__ = "deployments"
@@ -123,6 +125,7 @@ class DeploymentRow(Base):
     ends_with_month: Mapped[bool] = mapped_column(default=False)
     announced: Mapped[str] = mapped_column(default="")
     announced_at: Mapped[datetime | None]
+    access: Mapped[dict[str, str] | None] = mapped_column(JSONB(none_as_null=True))
     ended_at: Mapped[datetime | None]
 
 

@@ -5,6 +5,8 @@ The providers are examples too, and say so in their names.
 
 from typing import NamedTuple
 
+from contracts.catalog import FieldKind, ProductField
+
 NORTH = "Example Cloud North"
 METAL = "Sample Metal Hosting"
 NODES = "Demo Node Cooperative"
@@ -12,6 +14,35 @@ EDGE = "Example Edge Networks"
 APPS = "Sample Application Store"
 VAULT = "Demo Storage Vault"
 CARE = "Example Engineering Services"
+
+IMAGE = ProductField(
+    key="image",
+    label="Image",
+    kind=FieldKind.CHOICE,
+    choices=["Debian 12", "Ubuntu 24.04", "Alpine 3.20"],
+    help="The system that is installed. Debian 12, unless you choose another one.",
+)
+HOST_NAME = ProductField(
+    key="host_name",
+    label="Host name",
+    kind=FieldKind.TEXT,
+    length_max=63,
+    help="What the machine calls itself.",
+)
+SSH_KEY = ProductField(
+    key="ssh_key",
+    label="SSH public key",
+    kind=FieldKind.SSH_KEY,
+    help="The line in id_ed25519.pub or a file like it. Without one you log in on the console.",
+)
+DOMAIN = ProductField(
+    key="domain",
+    label="Domain",
+    kind=FieldKind.TEXT,
+    is_required=True,
+    length_max=253,
+    help="Where it is to be found, such as git.example.org. It needs to be yours.",
+)
 
 
 class ExampleProduct(NamedTuple):
@@ -28,6 +59,7 @@ class ExampleProduct(NamedTuple):
     description: str
     specification: dict[str, str]
     stock: int | None = None
+    fields: tuple[ProductField, ...] = ()
 
 
 COMPUTE = [
@@ -51,6 +83,7 @@ COMPUTE = [
             "Network": "IPv6, IPv4 through a gateway",
             "Images": "Debian, Ubuntu, Alpine",
         },
+        fields=(IMAGE, HOST_NAME, SSH_KEY),
     ),
     ExampleProduct(
         "vm-production",
@@ -71,6 +104,7 @@ COMPUTE = [
             "Backups": "daily, 7 kept",
             "Availability": "99.95 %",
         },
+        fields=(IMAGE, HOST_NAME, SSH_KEY),
     ),
     ExampleProduct(
         "vm-memory",
@@ -90,6 +124,7 @@ COMPUTE = [
             "Transfer": "5 TB a month",
             "Backups": "daily, 7 kept",
         },
+        fields=(IMAGE, HOST_NAME, SSH_KEY),
     ),
     ExampleProduct(
         "vm-builder",
@@ -109,6 +144,7 @@ COMPUTE = [
             "Transfer": "3 TB a month",
             "Nested virtualisation": "yes",
         },
+        fields=(IMAGE, HOST_NAME, SSH_KEY),
     ),
     ExampleProduct(
         "gpu-notebook",
@@ -149,6 +185,7 @@ COMPUTE = [
             "Network": "10 Gbit/s",
         },
         stock=4,
+        fields=(IMAGE, SSH_KEY),
     ),
     ExampleProduct(
         "storage-backup",
@@ -511,6 +548,7 @@ APPLICATIONS = [
         "Private repositories without a limit. Runners build in fresh containers and have a"
         " cache that is yours alone.",
         {"Repositories": "unlimited", "Runners": "2", "Disk": "60 GB", "Build minutes": "3,000"},
+        fields=(DOMAIN,),
     ),
     ExampleProduct(
         "app-postgresql",

@@ -31,6 +31,7 @@ class ProductRow(Base):
     billing_period: Mapped[str]
     specification: Mapped[list[dict[str, Any]]] = mapped_column(JSONB)
     stock: Mapped[int | None] = mapped_column(Integer)
+    fields: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, default=list)
     featured_rank: Mapped[int] = mapped_column(Integer)
     created_at: Mapped[datetime]
     searchable: Mapped[str] = mapped_column(

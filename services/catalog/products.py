@@ -13,6 +13,7 @@ from contracts.catalog import (
     Category,
     ListProducts,
     Product,
+    ProductField,
     ProductPage,
     SortOrder,
     SpecificationItem,
@@ -103,6 +104,7 @@ def as_product(row: ProductRow) -> Product:
         billing_period=BillingPeriod(row.billing_period),
         specification=[SpecificationItem.model_validate(item) for item in row.specification],
         stock=row.stock,
+        fields=[ProductField.model_validate(field) for field in row.fields],
     )
 
 

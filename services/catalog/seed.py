@@ -72,6 +72,7 @@ def _row(product: ExampleProduct, rank: int) -> dict[str, Any]:
             {"label": label, "value": value} for label, value in product.specification.items()
         ],
         "stock": product.stock,
+        "fields": [field.model_dump(mode="json") for field in product.fields],
         "featured_rank": rank * 10,
         "created_at": FIRST_LISTED_AT + timedelta(days=rank * 17 % len(EXAMPLE_PRODUCTS)),
     }

@@ -20,10 +20,11 @@ from contracts.billing import (
     DeploymentStatus,
     ReportDeployment,
 )
-from contracts.catalog import BillingPeriod
+from contracts.catalog import BillingPeriod, Category
 from contracts.errors import BadRequest, Conflict, NotFound
 from contracts.messages import Command, Event
 from services.billing.deployments import ladder
+from services.billing.deployments.examples import example_access
 from services.billing.deployments.months import one_month_after
 from services.billing.models import (
     OVER,
@@ -83,7 +84,11 @@ def deploy(
     ]
     rows = [_row(purchase, unit, now) for unit in units]
     if rules.provisioning == "external":
-        return rows, [_requested(row, now) for row in rows]
+        return rows, [
+            _requested(row, unit.line, now) for row, unit in zip(rows, units, strict=True)
+        ]
+    for row in rows:
+        row.access = example_access(row.deployment_id, Category(row.category)).model_dump()
     return rows, [_move(now, row, DeploymentStatus.ACTIVE, rules) for row in rows]
 
 
@@ -113,6 +118,7 @@ _COLUMNS = {
     "due_at": "timestamptz",
     "ends_with_month": "boolean",
     "announced": "text",
+    "access": "jsonb",
     "ended_at": "timestamptz",
 }
 _INSERT = Bulk("INSERT INTO deployments ({columns}) SELECT * FROM {rows}", **_COLUMNS)
@@ -136,6 +142,8 @@ def report_deployment(
             raise Conflict(f"This deployment is {row.status}: only its owner has it run again.")
         cause = ChangeCause.PROVISIONER
         change_status(session, now, row, command.status, cause, rules, reason=command.reason)
+    if command.access is not None and row.status == DeploymentStatus.ACTIVE:
+        row.access = command.access.model_dump()
     return row
 
 
@@ -235,7 +243,7 @@ def _move(
     )
 
 
-def _requested(row: DeploymentRow, now: datetime) -> DeploymentRequested:
+def _requested(row: DeploymentRow, line: PurchaseLineRow, now: datetime) -> DeploymentRequested:
     return DeploymentRequested(
         event_id=new_id(),
         occurred_at=now,
@@ -243,6 +251,7 @@ def _requested(row: DeploymentRow, now: datetime) -> DeploymentRequested:
         deployment_id=row.deployment_id,
         product_id=row.product_id,
         name=row.name,
+        choices=line.choices,
     )
 
 

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from chassis.cursors import decode_cursor, encode_cursor
 from contracts.billing import (
+    Access,
     Actor,
     ChangeCause,
     Deployment,
@@ -22,7 +23,7 @@ from contracts.catalog import Category
 from contracts.errors import NotFound
 from services.billing.deployments import ladder
 from services.billing.deployments.periods import owed_micros
-from services.billing.models import ChangeRow, DeploymentRow
+from services.billing.models import ChangeRow, DeploymentRow, PurchaseLineRow
 from services.billing.settings import BillingSettings
 
 HISTORY_MAX = 200
@@ -62,7 +63,9 @@ def single(session: Session, row: DeploymentRow, rules: BillingSettings) -> Depl
         .order_by(ChangeRow.change_id.desc())
         .limit(HISTORY_MAX)
     ).all()
-    return view.model_copy(update={"history": [_as_change(change) for change in changes]})
+    line = session.get_one(PurchaseLineRow, (row.purchase_id, row.line_position))
+    history = [_as_change(change) for change in changes]
+    return view.model_copy(update={"choices": line.choices, "history": history})
 
 
 def list_deployments(
@@ -133,6 +136,7 @@ def _as_deployment(row: DeploymentRow, owed: int, rules: BillingSettings) -> Dep
         owed_micros=owed,
         next_status=rung.status if rung else None,
         next_status_at=rung.at if rung else None,
+        access=Access.model_validate(row.access) if row.access is not None else None,
     )
 
 

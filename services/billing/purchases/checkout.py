@@ -49,7 +49,7 @@ from contracts.errors import (
 from contracts.keys import purchase_key
 from contracts.wallet import CloseKey, Debit, Noted, TransactionKind
 from services.billing.models import PurchaseLineRow, PurchaseRow
-from services.billing.purchases import claims, lifecycle, recording, stock
+from services.billing.purchases import choices, claims, lifecycle, recording, stock
 from services.billing.purchases.calls import Calls
 from services.billing.purchases.claims import Claim
 from services.billing.purchases.lifecycle import Paid
@@ -194,6 +194,7 @@ class Checkout:
         lifecycle.check_units(command.lines)
         quote = self._calls.quote(_quote_lines(command.lines))
         lifecycle.check_prices(command.lines, quote)
+        choices.check(command.lines, quote)
         return quote
 
     @cached_property

@@ -71,6 +71,7 @@ def as_purchase(row: PurchaseRow, *, replayed: bool = False) -> Purchase:
                 quantity=line.quantity,
                 unit_price_micros=line.unit_price_micros,
                 amount_micros=line.amount_micros,
+                choices=line.choices,
             )
             for line in row.lines
         ],

@@ -22,7 +22,7 @@ from contracts.billing import PurchaseStatus, StartPurchase
 from contracts.catalog import Quote
 from contracts.errors import ServiceError
 from services.billing.models import PurchaseLineRow, PurchaseRow
-from services.billing.purchases import allowances
+from services.billing.purchases import allowances, choices
 from services.billing.purchases.claims import Claim, take
 from services.billing.purchases.replays import require_same
 from services.billing.settings import BillingSettings
@@ -119,6 +119,7 @@ _LINE = {
     "unit_price_micros": "bigint",
     "amount_micros": "bigint",
     "is_stocked": "boolean",
+    "choices": "jsonb",
 }
 _INSERT_LINES = Bulk("INSERT INTO purchase_lines ({columns}) SELECT * FROM {rows}", **_LINE)
 
@@ -168,7 +169,7 @@ class _Writing:
         may_hold_stock = self._is_allowed(order)
         row = _row(self.now, order, self.rules, may_hold_stock)
         claimed = replace(take(row, self.now, self.rules.claim_lease), is_new=True)
-        row.lines = _lines(order.quote)
+        row.lines = _lines(order)
         self.known[order.key] = row.body_hash
         self.waiting[user_id] += 1
         self.unwritten.append(row)
@@ -221,7 +222,7 @@ def _row(now: datetime, order: Order, rules: BillingSettings, may_hold_stock: bo
     )
 
 
-def _lines(quote: Quote) -> list[PurchaseLineRow]:
+def _lines(order: Order) -> list[PurchaseLineRow]:
     return [
         PurchaseLineRow(
             position=position,
@@ -234,8 +235,11 @@ def _lines(quote: Quote) -> list[PurchaseLineRow]:
             unit_price_micros=quoted.unit_price_micros,
             amount_micros=quoted.amount_micros,
             is_stocked=quoted.product.stock is not None,
+            choices=choices.given(line),
         )
-        for position, quoted in enumerate(quote.lines)
+        for position, (line, quoted) in enumerate(
+            zip(order.command.lines, order.quote.lines, strict=True)
+        )
     ]
 
 

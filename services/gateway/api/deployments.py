@@ -35,10 +35,20 @@ class DeploymentChangeReply(ApiReply):
     actor: Actor
 
 
+class AccessReply(ApiReply):
+    """How it is reached, as its provisioner told; what it did not tell is empty."""
+
+    address: str
+    user_name: str
+    url: str
+    notes: str
+
+
 class DeploymentReply(ApiReply):
     """``next_renewal_at`` is when ``next_renewal_usd`` is charged for another month; null: it is
     not renewed. ``owed_usd`` could not be paid so far. Unless somebody acts, the status becomes
-    ``next_status`` at ``next_status_at``. ``history``, newest first, is empty in lists."""
+    ``next_status`` at ``next_status_at``. ``access`` is null until it is known. ``choices``,
+    made at the purchase, and ``history``, newest first, are empty in lists."""
 
     deployment_id: UUID
     purchase_id: UUID
@@ -57,6 +67,8 @@ class DeploymentReply(ApiReply):
     owed_micros: Usd = Field(serialization_alias="owed_usd")
     next_status: DeploymentStatus | None
     next_status_at: AwareDatetime | None
+    access: AccessReply | None
+    choices: dict[str, str]
     history: list[DeploymentChangeReply]
 
 

@@ -9,6 +9,7 @@ from pydantic import Field, StringConstraints
 from contracts.catalog import (
     BillingPeriod,
     Category,
+    FieldKind,
     GetProduct,
     ListProducts,
     SortOrder,
@@ -42,8 +43,21 @@ class Specification(ApiReply):
     value: str
 
 
+class ProductFieldReply(ApiReply):
+    """What a buyer says as ``choices``: text of up to ``length_max`` characters, one of the
+    ``choices``, or an SSH public key."""
+
+    key: str
+    label: str
+    kind: FieldKind
+    is_required: bool
+    choices: list[str]
+    help: str
+    length_max: int
+
+
 class ProductReply(ApiReply):
-    """``stock`` is null where there is no end to it."""
+    """``stock`` is null where there is no end to it. ``fields`` are what is asked of a buyer."""
 
     product_id: UUID
     slug: str
@@ -58,6 +72,7 @@ class ProductReply(ApiReply):
     specification: list[Specification]
     stock: int | None
     available: bool
+    fields: list[ProductFieldReply]
 
 
 class ProductList(ApiReply):

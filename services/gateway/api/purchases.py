@@ -8,6 +8,7 @@ from flask import Blueprint
 from pydantic import AwareDatetime, Field
 
 from contracts.billing import (
+    CHOICE_LENGTH_MAX,
     CancelPurchase,
     GetPurchase,
     ListPurchases,
@@ -16,6 +17,7 @@ from contracts.billing import (
     PurchaseStatus,
     StartPurchase,
 )
+from contracts.catalog import FieldKey
 from contracts.topup import ChargeForecast, ForecastCharges
 from services.gateway.api.auto_topup import ForecastReply
 from services.gateway.api.endpoint import Answer, endpoint
@@ -39,14 +41,21 @@ WAIT_FOR_TOPUP_S = 10.0
 _UNSETTLED = {PurchaseStatus.PENDING, PurchaseStatus.AWAITING_FUNDS}
 
 
+ChosenText = Annotated[AnyText, Field(max_length=CHOICE_LENGTH_MAX)]
+
+
 class PurchaseBody(ApiBody):
     """``unit_price_usd`` is the price the person saw: when the catalog has another one now,
-    nothing is bought and the answer is 409 ``price_changed``. ``product_name`` is not used."""
+    nothing is bought and the answer is 409 ``price_changed``. ``product_name`` is not used.
+    ``choices`` are said in the product's ``fields``, by their keys."""
 
     product_id: UUID
     product_name: Annotated[AnyText, Field(max_length=500)] | None = None
     quantity: Quantity = 1
     unit_price_micros: UsdOrZero | None = Field(default=None, alias="unit_price_usd")
+    choices: Annotated[dict[FieldKey, ChosenText], Field(max_length=20)] = Field(
+        default_factory=dict
+    )
 
 
 class PurchasedLineReply(ApiReply):
@@ -55,6 +64,7 @@ class PurchasedLineReply(ApiReply):
     quantity: int
     unit_price_micros: Usd = Field(serialization_alias="unit_price_usd")
     amount_micros: Usd = Field(serialization_alias="amount_usd")
+    choices: dict[str, str]
 
 
 class PurchaseReply(ApiReply):
@@ -161,6 +171,7 @@ def _start(user: CurrentUser, body: PurchaseBody, key: str) -> Purchase:
         product_id=body.product_id,
         quantity=body.quantity,
         expected_unit_price_micros=body.unit_price_micros,
+        choices=body.choices,
     )
     return call(StartPurchase(idempotency_key=key, user_id=user.user_id, lines=[line]))
 

@@ -17,12 +17,14 @@ from contracts.billing import (
     StartDeployment,
     StopDeployment,
 )
+from contracts.catalog import GetProduct
 from contracts.errors import ServiceError
 from contracts.messages import Command
 from services.gateway.backend import call
 from services.gateway.errors import Problem
 from services.gateway.pages.forms import command_key
 from services.gateway.people.identity import login_required, signed_in_user
+from services.gateway.showcase import show_if_it_answers
 
 blueprint = Blueprint(
     "deployments", __name__, url_prefix="/dashboard/deployments/<uuid:deployment_id>"
@@ -34,10 +36,12 @@ blueprint = Blueprint(
 def single(deployment_id: UUID) -> str:
     user_id = signed_in_user().user_id
     deployment = call(GetDeployment(user_id=user_id, deployment_id=deployment_id))
+    product = show_if_it_answers(GetProduct(product_id=str(deployment.product_id)))
     now = utc_now()
     return render_template(
         "deployment.html",
         deployment=deployment,
+        labels={field.key: field.label for field in product.fields} if product else {},
         now=now,
         start_micros=_start_micros(deployment, is_paid=(deployment.paid_until or now) > now),
     )

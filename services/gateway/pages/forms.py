@@ -11,12 +11,15 @@ from chassis.digits import whole_number
 from chassis.identifiers import new_id
 from chassis.money import InvalidAmount, parse_usd, whole_cents
 from contracts.topup import PlannedCharge
+from services.gateway.errors import Problem
 from services.gateway.idempotency import scoped_key
 from services.gateway.people.way_back import page
 
 CREDIT_CHOICES_MICROS = (10_000_000, 25_000_000, 50_000_000)
 """The amounts of credits that stand ready to choose: $10, $25 and $50."""
 
+QUANTITY_MAX = 100
+FIELD_PREFIX = "choices."
 CUSTOM = "custom"
 TYPED_CREDITS, REFUSED_CREDITS = "typed-credits", "refused-credits"
 TYPED_LENGTH_MAX = 40
@@ -83,6 +86,27 @@ def whole_number_field(name: str, otherwise: int | None = None) -> int:
     if text is None and otherwise is not None:
         return otherwise
     return whole_number(text or "")
+
+
+def read_quantity(text: str) -> int:
+    """How many are wanted."""
+    try:
+        quantity = whole_number(text)
+    except ValueError:
+        quantity = 0
+    if 1 <= quantity <= QUANTITY_MAX:
+        return quantity
+    raise Problem(422, "bad_request", f"The quantity is a number from 1 to {QUANTITY_MAX}.")
+
+
+def chosen_fields() -> dict[str, str]:
+    """What the form says in the fields of a product, by their keys."""
+    fields = request.form.items()
+    return {
+        name.removeprefix(FIELD_PREFIX): text
+        for name, text in fields
+        if name.startswith(FIELD_PREFIX)
+    }
 
 
 def said_field(name: str) -> int:

@@ -4,11 +4,10 @@ from flask import Blueprint, redirect, render_template, request, url_for
 from pydantic import ValidationError
 from werkzeug.wrappers import Response
 
-from chassis.digits import whole_number
 from chassis.money import InvalidAmount
 from contracts.catalog import GetProduct, ListProducts, SortOrder
 from services.gateway.errors import Problem
-from services.gateway.pages.forms import is_key, new_key, optional_money
+from services.gateway.pages.forms import is_key, new_key, optional_money, read_quantity
 from services.gateway.pages.offers import make_offer
 from services.gateway.people.identity import current_user, login_required, signed_in_user
 from services.gateway.showcase import show, show_part
@@ -16,7 +15,6 @@ from services.gateway.showcase import show, show_part
 blueprint = Blueprint("marketplace", __name__)
 
 PAGE_SIZE = 12
-QUANTITY_MAX = 100
 
 
 @blueprint.get("/marketplace")
@@ -60,7 +58,7 @@ def buy(slug: str) -> str | Response:
     The page's address carries the form's key, so that going back to it or reloading it
     shows the same form again, which buys once.
     """
-    quantity = _quantity(request.args.get("quantity", "1"))
+    quantity = read_quantity(request.args.get("quantity", "1"))
     in_dialog = "HX-Request" in request.headers
     key = request.args.get("key", "")
     if not in_dialog and not is_key(key):
@@ -86,13 +84,3 @@ def _question(chosen: dict[str, str], cursor: str | None) -> ListProducts:
     except (ValidationError, InvalidAmount) as error:
         sentence = str(error) if isinstance(error, InvalidAmount) else "No such filter or order."
         raise Problem(422, "bad_request", f"{sentence} Go back to the marketplace.") from None
-
-
-def _quantity(text: str) -> int:
-    try:
-        quantity = whole_number(text)
-    except ValueError:
-        quantity = 0
-    if 1 <= quantity <= QUANTITY_MAX:
-        return quantity
-    raise Problem(422, "bad_request", f"The quantity is a number from 1 to {QUANTITY_MAX}.")

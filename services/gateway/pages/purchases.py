@@ -21,7 +21,8 @@ from contracts.billing import (
     PurchaseStatus,
     StartPurchase,
 )
-from contracts.errors import DeadlineExceeded, Overloaded, ServiceError, Unavailable
+from contracts.catalog import GetProduct
+from contracts.errors import BadRequest, DeadlineExceeded, Overloaded, ServiceError, Unavailable
 from contracts.topup import (
     AutoTopupPreview,
     ChargeForecast,
@@ -37,13 +38,16 @@ from services.gateway.pages.forms import (
     CREDIT_CHOICES_MICROS,
     are_more_than_said,
     chosen_credits,
+    chosen_fields,
     command_key,
     custom_credits,
     read_id,
+    read_quantity,
     refuse_credits,
     suggested_credits,
     whole_number_field,
 )
+from services.gateway.pages.offers import make_offer
 from services.gateway.pages.topups import (
     begin_chosen_topup,
     begin_topup,
@@ -51,6 +55,7 @@ from services.gateway.pages.topups import (
     payments_arriving,
 )
 from services.gateway.people.identity import login_required, signed_in_user
+from services.gateway.showcase import show
 
 blueprint = Blueprint("purchases", __name__)
 
@@ -64,7 +69,7 @@ _MOVING = (PurchaseStatus.PENDING, PurchaseStatus.AWAITING_FUNDS)
 
 @blueprint.post("/purchases")
 @login_required
-def start() -> Response:
+def start() -> Response | str | tuple[str, int]:
     """Buy Now. Where credits were chosen with it, the hosted card page comes next.
 
     Where it sets off more charges than the person was told, they are asked again.
@@ -81,7 +86,7 @@ def start() -> Response:
                 " look at the new figures, then press again. Pressing again buys once.",
                 "warning",
             )
-            return redirect(_same_form(slug), 303)
+            return _same_form(slug)
         purchase = call(
             StartPurchase(
                 idempotency_key=command_key(user.user_id, "purchase"),
@@ -92,10 +97,15 @@ def start() -> Response:
     except (DeadlineExceeded, Unavailable, Overloaded) as error:
         # Perhaps it was bought: the same form, with the same key, is the way to find out.
         flash(f"{error} Pressing again is safe: it buys once.", "warning")
-        return redirect(_same_form(slug), 303)
+        return _same_form(slug)
     except InvalidAmount as error:
         refuse_credits(str(error))
-        return redirect(_same_form(slug), 303)
+        return _same_form(slug)
+    except BadRequest as error:
+        if not chosen_fields():
+            flash(str(error), "danger")
+            return redirect(back, 303)
+        return _same_form(slug, error)
     except ServiceError as error:
         flash(str(error), "danger")
         return redirect(back, 303)
@@ -325,14 +335,21 @@ def _charges(user_id: UUID, line: PurchaseLine) -> Sequence[PlannedCharge]:
     return forecast.charges if forecast else ()
 
 
-def _same_form(slug: str) -> str:
-    """The page with the form that was sent, and its key."""
-    return url_for(
-        "marketplace.buy",
-        slug=slug,
-        quantity=request.form.get("quantity", "1"),
-        key=request.form.get("key", ""),
-    )
+def _same_form(slug: str, refusal: BadRequest | None = None) -> Response | tuple[str, int]:
+    """The page with the form that was sent, and its key.
+
+    What was typed into a product's fields is shown again at once: it goes into no address, which
+    is logged, and into no cookie.
+    """
+    quantity, key = request.form.get("quantity", "1"), request.form.get("key", "")
+    typed = chosen_fields()
+    if not typed:
+        return redirect(url_for("marketplace.buy", slug=slug, quantity=quantity, key=key), 303)
+    shown = {key: text for key, text in typed.items() if "PRIVATE KEY" not in text}
+    product = show(GetProduct(product_id=slug))
+    offer = make_offer(signed_in_user().user_id, product, read_quantity(quantity))
+    page = render_template("buy.html", offer=offer, key=key, typed=shown, refusal=refusal)
+    return page, 422 if refusal else 200
 
 
 def _line() -> PurchaseLine:
@@ -342,6 +359,7 @@ def _line() -> PurchaseLine:
             product_id=read_id(request.form.get("product_id", "")),
             quantity=whole_number_field("quantity", otherwise=1),
             expected_unit_price_micros=whole_number_field("unit_price_micros"),
+            choices=chosen_fields(),
         )
     except ValueError:
         raise Problem(422, "bad_request", "This is not a product that can be bought.") from None
