@@ -173,18 +173,20 @@ class Share(Value):
     amount_micros: AmountMicros
 
 
-Shares = Annotated[list[Share], Field(max_length=50)]
+Shares = Annotated[list[Share], Field(max_length=100)]
+"""Enough for a purchase of many lines, each of somebody else, and for the house."""
 
 
 class Debit(WalletCommand[Transaction], service=SERVICE, method="debit"):
     """Take money out of a wallet, into a house account.
 
     Or into several: ``shares`` say who gets what of the amount, come to all of it, and take the
-    place of ``destination``. To a user a share is an ``earning``; it may be the payer's own.
+    place of ``destination``. To a user a share is an ``earning``; it opens the wallet of who has
+    none yet, and may be the payer's own.
 
     Errors: :class:`~contracts.errors.InsufficientFunds`, ``AccountFrozen``, ``KeyClosed``,
-    ``IdempotencyConflict``, ``NotFound`` (for who gets a share, too), ``Overloaded``, and
-    ``BadRequest`` for shares that do not come to the amount.
+    ``IdempotencyConflict``, ``NotFound``, ``Overloaded``, and ``BadRequest`` for shares that do
+    not come to the amount.
     """
 
     user_id: UUID

@@ -92,13 +92,17 @@ def _open_book(session: Session, now: datetime, commands: Sequence[Postable]) ->
 
 
 def _reserve_accounts(session: Session, book: Book, commands: Iterable[Postable]) -> None:
-    missing = {
-        command.user_id
-        for command in commands
-        if isinstance(command, OpenAccount | Credit) and command.user_id not in book.accounts
-    }
+    missing = {user_id for command in commands for user_id in _who_gets(command)}
+    missing -= book.accounts.keys()
     if missing:
         book.reserved_account_ids = accounts.reserve(session, len(missing))
+
+
+def _who_gets(command: Postable) -> Iterable[UUID]:
+    """The users whose wallets a command opens where there are none."""
+    if isinstance(command, OpenAccount | Credit):
+        return (command.user_id,)
+    return _earners(command)
 
 
 def _load_holds(session: Session, book: Book, commands: Iterable[Postable]) -> None:
@@ -121,10 +125,14 @@ def owners(command: Postable) -> tuple[UUID, ...]:
     if isinstance(command, Transfer):
         return command.from_user_id, command.to_user_id
     user_id: UUID = command.user_id  # type: ignore[attr-defined]
-    if isinstance(command, _SHARED) and command.shares:
-        earners = [share.destination for share in command.shares]
-        return (user_id, *(earner for earner in earners if isinstance(earner, UUID)))
-    return (user_id,)
+    return (user_id, *_earners(command))
+
+
+def _earners(command: Postable) -> Iterable[UUID]:
+    if not isinstance(command, _SHARED):
+        return ()
+    earners = [share.destination for share in command.shares]
+    return [earner for earner in earners if isinstance(earner, UUID)]
 
 
 def _carry_out(book: Book, command: Postable) -> Outcome:

@@ -140,13 +140,23 @@ def test_two_shares_of_one_receiver_are_refused(book: Ledger):
         book.do(debit(buyer, 2 * USD, shares=shares((provider, USD), (provider, USD))))
 
 
-def test_a_share_of_a_user_without_a_wallet_is_refused(book: Ledger):
-    buyer = book.user(25 * USD)
+def test_the_first_earning_opens_the_wallet_of_who_has_none(book: Ledger):
+    buyer, provider, other = book.user(25 * USD), new_id(), new_id()
 
-    with pytest.raises(NotFound, match="share"):
-        book.do(sale(buyer, new_id()))
+    book.post(sale(buyer, provider), sale(buyer, other))
 
-    assert book.balance(buyer) == 25 * USD
+    balances = [book.balance(user_id) for user_id in (buyer, provider, other)]
+    assert balances == [5 * USD, 8_500_000, 8_500_000]
+
+
+def test_a_payment_that_is_refused_opens_no_wallet(book: Ledger):
+    buyer, provider = book.user(9 * USD), new_id()
+
+    with pytest.raises(InsufficientFunds):
+        book.do(sale(buyer, provider))
+
+    with pytest.raises(NotFound):
+        book.balance(provider)
 
 
 def test_the_same_key_with_other_shares_is_a_conflict(book: Ledger):

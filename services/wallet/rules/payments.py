@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from contracts.errors import AccountFrozen, BadRequest, InsufficientFunds, NotFound
+from contracts.errors import AccountFrozen, BadRequest, InsufficientFunds
 from contracts.wallet import (
     Adjust,
     Capture,
@@ -37,7 +37,7 @@ def debit(book: Book, command: Debit) -> Effect:
 def payment(
     book: Book, payer: Account, command: Debit | Capture, amount_micros: int
 ) -> Sequence[Leg]:
-    """Who gives and who gets what in a payment. Raises ``BadRequest``, ``NotFound``."""
+    """Who gives and who gets what in a payment. Raises ``BadRequest``."""
     if not command.shares:
         return between(payer, command.destination, amount_micros)
     shared_micros = sum(share.amount_micros for share in command.shares)
@@ -53,10 +53,8 @@ def payment(
 def _receiving(book: Book, share: Share) -> Leg:
     if isinstance(share.destination, HouseAccount):
         return Leg(share.destination, share.amount_micros)
-    if share.destination not in book.accounts:
-        raise NotFound("A user who is to get a share has no wallet.")
-    earner = book.accounts[share.destination]
-    return Leg(earner, share.amount_micros, TransactionKind.EARNING)
+    # Who buys has no part in whether who sells has been here: the first earning opens the wallet.
+    return Leg(book.open(share.destination), share.amount_micros, TransactionKind.EARNING)
 
 
 def credit(book: Book, command: Credit) -> Effect:
