@@ -1,5 +1,6 @@
 """Billing: purchases, deployments, the burn rate."""
 
+from datetime import date
 from enum import StrEnum
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -12,6 +13,7 @@ from contracts.messages import (
     AmountMicros,
     Command,
     Cursor,
+    Day,
     Moment,
     PageLimit,
     PriceMicros,
@@ -20,6 +22,7 @@ from contracts.messages import (
     ShortText,
     SignedMicros,
     Storable,
+    TotalMicros,
     UserEvent,
     Value,
 )
@@ -309,6 +312,67 @@ class ReportDeployment(Request[Deployment], service=SERVICE, method="report_depl
     status: DeploymentStatus
     reason: Annotated[str, StringConstraints(max_length=500), Storable] = ""
     access: Access | None = None
+
+
+FeeBps = Annotated[int, Field(strict=True, ge=0, le=10_000)]
+"""A fee in basis points: 1,000 are 10 %."""
+
+
+class ProviderFee(Reply):
+    """What the marketplace keeps of what this provider sells from now on."""
+
+    provider_id: UUID
+    fee_bps: FeeBps
+
+
+class SetProviderFee(Command[ProviderFee], service=SERVICE, method="set_provider_fee"):
+    """Agree on another fee with a provider; None: the default holds again.
+
+    What was sold before, and its months to come, keep the fee of then.
+    """
+
+    provider_id: UUID
+    fee_bps: FeeBps | None
+    reason: ShortText
+    actor: ShortText
+
+
+class ProductSales(Value):
+    """What was sold of one product on one day (UTC).
+
+    ``units`` were bought, ``renewals`` are months of earlier ones. ``gross_micros`` is what was
+    paid for both, and for time that ran unpaid. ``refunded_micros`` went back to buyers on that
+    day, for ``units_refunded`` bought on any. ``fee_micros`` is what the marketplace kept, less
+    what of it went back; ``net_micros`` = gross − refunded − fee is what the wallet got.
+    """
+
+    day: date
+    product_id: UUID
+    product_name: str
+    units: int
+    renewals: int
+    units_refunded: int
+    gross_micros: TotalMicros
+    refunded_micros: TotalMicros
+    fee_micros: SignedMicros
+    net_micros: SignedMicros
+
+
+class SalesPage(Reply):
+    """The newest day first."""
+
+    sales: list[ProductSales]
+    next_cursor: Cursor | None = None
+
+
+class ListSales(Request[SalesPage], service=SERVICE, method="list_sales"):
+    """What this user sold, from the day ``since`` up to and including ``until``."""
+
+    user_id: UUID
+    since: Day | None = None
+    until: Day | None = None
+    cursor: Cursor | None = None
+    limit: PageLimit = 100
 
 
 class DeploymentBurnRate(Value):

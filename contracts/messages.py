@@ -17,7 +17,7 @@ An **event** says what happened. It is published by its ``source`` under its
 """
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
 from uuid import UUID
 
@@ -44,6 +44,10 @@ PriceMicros = Annotated[int, Field(strict=True, ge=0, le=MAX_AMOUNT_MICROS)]
 """A price, a limit or a threshold in micro-dollars; it may be zero."""
 
 
+TotalMicros = Annotated[int, Field(strict=True, ge=0)]
+"""What several amounts come to, in micro-dollars; no amount's bound holds for it."""
+
+
 _RFC_3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})"
 )
@@ -66,6 +70,22 @@ def moment_from(value: Any) -> datetime:
         return value.astimezone(UTC)
     except OverflowError:
         raise ValueError("it is too far away in time") from None
+
+
+def day_from(value: Any) -> date:
+    """A day from its ISO form. Raises ValueError for everything else: pydantic by itself takes
+    any number for seconds since 1970."""
+    if isinstance(value, str) and _ISO_DAY.fullmatch(value):
+        return date.fromisoformat(value)
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return value
+    raise ValueError("a day is written like 2026-11-28")
+
+
+_ISO_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+
+Day = Annotated[date, BeforeValidator(day_from)]
+"""A day in UTC."""
 
 
 Moment = Annotated[AwareDatetime, BeforeValidator(moment_from)]

@@ -23,6 +23,7 @@ from contracts.messages import (
     ShortText,
     SignedMicros,
     Storable,
+    TotalMicros,
     UserEvent,
     Value,
 )
@@ -82,9 +83,6 @@ def _in_our_time(moment: datetime) -> datetime:
 
 EffectiveDate = Annotated[Moment, AfterValidator(_in_our_time)]
 """When something took effect: not before 2000, and not in the future."""
-
-TotalMicros = Annotated[int, Field(strict=True, ge=0)]
-"""What several amounts come to, in micro-dollars; no amount's bound holds for it."""
 
 
 class Wallet(Reply):

@@ -101,6 +101,7 @@ LOGINS = (
             "billing.get_purchase",
             "billing.list_deployments",
             "billing.list_purchases",
+            "billing.list_sales",
             "billing.rename_deployment",
             "billing.start_deployment",
             "billing.start_purchase",

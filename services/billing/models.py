@@ -1,6 +1,6 @@
 """Billing's tables."""
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -73,6 +73,7 @@ class PurchaseLineRow(Base):
     """A line of a purchase, with the price at which it was made.
 
     ``is_stocked``: there was an end to the product's stock. ``choices`` is what its buyer said.
+    ``fee_bps`` is what the marketplace keeps of what somebody else sells; without one all of it.
     """
 
     __tablename__ = "purchase_lines"
@@ -89,6 +90,7 @@ class PurchaseLineRow(Base):
     amount_micros: Mapped[int] = mapped_column(BigInteger)
     is_stocked: Mapped[bool]
     choices: Mapped[dict[str, str]] = mapped_column(JSONB, default=dict)
+    fee_bps: Mapped[int | None] = mapped_column(Integer)
 
 
 class DeploymentRow(Base):
@@ -98,7 +100,8 @@ class DeploymentRow(Base):
     ``due_at`` is when somebody should look at it next, see :mod:`services.billing.renewals`;
     ``short_since`` when the wallet first had too little for the month that is due;
     ``ends_with_month`` says that it is not to be renewed, ``announced`` what was last announced
-    of what is going to happen. ``access`` is how it is reached, as its provisioner told.
+    of what is going to happen. ``access`` is how it is reached, as its provisioner told. Who sells
+    it, and at which fee, is its line's for good.
     """
 
     __tablename__ = "deployments"
@@ -113,6 +116,8 @@ class DeploymentRow(Base):
     category: Mapped[str]
     billing_period: Mapped[str]
     monthly_cost_micros: Mapped[int] = mapped_column(BigInteger)
+    provider_id: Mapped[UUID | None]
+    fee_bps: Mapped[int | None] = mapped_column(Integer)
     status: Mapped[str]
     status_reason: Mapped[str]
     created_at: Mapped[datetime]
@@ -165,10 +170,47 @@ class PeriodRow(Base):
     ends_at: Mapped[datetime]
     user_id: Mapped[UUID]
     amount_micros: Mapped[int] = mapped_column(BigInteger)
+    provider_id: Mapped[UUID | None]
+    fee_bps: Mapped[int | None] = mapped_column(Integer)
     status: Mapped[str]
     transaction_id: Mapped[UUID | None]
     created_at: Mapped[datetime]
     changed_at: Mapped[datetime]
+
+
+class FeeChangeRow(Base):
+    """A fee that was agreed with a provider, by whom and why; the last one holds.
+
+    ``fee_bps`` None: the default holds again.
+    """
+
+    __tablename__ = "fee_changes"
+
+    change_id: Mapped[UUID] = mapped_column(primary_key=True)
+    provider_id: Mapped[UUID]
+    fee_bps: Mapped[int | None] = mapped_column(Integer)
+    reason: Mapped[str]
+    actor: Mapped[str]
+    changed_at: Mapped[datetime]
+    idempotency_key: Mapped[str] = mapped_column(unique=True)
+    body_hash: Mapped[str]
+
+
+class SaleRow(Base):
+    """A line in the books of who sells; see :mod:`services.billing.sales.records`."""
+
+    __tablename__ = "sales"
+
+    sale_key: Mapped[str] = mapped_column(primary_key=True)
+    provider_id: Mapped[UUID]
+    product_id: Mapped[UUID]
+    product_name: Mapped[str]
+    kind: Mapped[str]
+    units: Mapped[int] = mapped_column(Integer)
+    gross_micros: Mapped[int] = mapped_column(BigInteger)
+    fee_micros: Mapped[int] = mapped_column(BigInteger)
+    sold_at: Mapped[datetime]
+    day: Mapped[date]
 
 
 class StockReleaseRow(Base):

@@ -30,10 +30,14 @@ from contracts.billing import (
     GetPurchase,
     ListDeployments,
     ListPurchases,
+    ListSales,
+    ProviderFee,
     Purchase,
     PurchasePage,
     RenameDeployment,
     ReportDeployment,
+    SalesPage,
+    SetProviderFee,
     StartDeployment,
     StartPurchase,
     StopDeployment,
@@ -54,6 +58,8 @@ from services.billing.purchases import claims, refusals
 from services.billing.purchases.checkout import Checkout
 from services.billing.purchases.queries import get_purchase, list_purchases
 from services.billing.renewals.renewals import DUE, Renewals, money_came
+from services.billing.sales import fees
+from services.billing.sales.statements import list_sales
 from services.billing.settings import get_settings
 
 SWEEP_INTERVAL_S = 2.0
@@ -62,7 +68,7 @@ ASLEEP_S = 5.0
 
 
 class BillingService:
-    """Purchases, deployments, the burn rate. It calls the catalog and the wallet."""
+    """Purchases, deployments, earnings, the burn rate. It calls the catalog and the wallet."""
 
     name = SERVICE
 
@@ -126,6 +132,16 @@ class BillingService:
         with self.database.begin() as session:
             row = commands.cancel(session, utc_now(), request, get_settings())
             return single(session, row, get_settings())
+
+    @rpc
+    def set_provider_fee(self, request: SetProviderFee) -> ProviderFee:
+        with self.database.begin() as session:
+            return fees.set_fee(session, utc_now(), request, get_settings())
+
+    @rpc
+    def list_sales(self, request: ListSales) -> SalesPage:
+        with self.database.read() as session:
+            return list_sales(session, request)
 
     @rpc
     def get_burn_rate(self, request: GetBurnRate) -> BurnRate:

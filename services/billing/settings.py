@@ -20,6 +20,10 @@ class BillingSettings(ServiceSettings):
     purchase_lifetime_s: Annotated[int, Field(ge=1)] = 24 * 3600
     """How long a purchase waits for money before it expires."""
 
+    marketplace_fee_bps: Annotated[int, Field(ge=0, le=10_000)] = 1_000
+    """What the marketplace keeps of what a provider sells, in basis points: 1,000 are 10 %. It
+    holds for what is sold from now on, by who has no fee of their own."""
+
     stock_hold_s: Annotated[int, Field(ge=0)] = 15 * 60
     """How long stock stays set aside for a purchase that waits for money: long enough to pay
     by card, too short to empty a shelf with purchases that nobody pays."""

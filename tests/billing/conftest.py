@@ -36,7 +36,7 @@ def database(billing_database: Connected) -> Connected:
         session.execute(
             text(
                 "TRUNCATE purchases, purchase_lines, deployments, deployment_changes, periods,"
-                " stock_releases, outbox, inbox"
+                " stock_releases, fee_changes, sales, outbox, inbox"
             )
         )
     return billing_database
@@ -49,7 +49,11 @@ def stack(service_stack: StackFactory) -> System:
 
 
 def quoted(
-    price_micros: int, quantity: int = 1, period: str = "month", name: str = "VM-Production"
+    price_micros: int,
+    quantity: int = 1,
+    period: str = "month",
+    name: str = "VM-Production",
+    provider_id: UUID | None = None,
 ) -> QuotedLine:
     """A line as the catalog quotes it."""
     product = Product(
@@ -60,6 +64,7 @@ def quoted(
         summary="",
         description="",
         provider_name="Example Provider",
+        provider_id=provider_id,
         price_micros=price_micros,
         billing_period=BillingPeriod(period),
         specification=[],

@@ -23,6 +23,7 @@ from contracts.keys import period_key, period_refund_key
 from contracts.wallet import CloseKey, Debit, Noted, Refund, TransactionKind
 from services.billing.deployments.months import cost_micros, month_end
 from services.billing.models import DeploymentRow, PeriodRow
+from services.billing.sales.shares import Price, shares
 
 
 class PeriodKind(StrEnum):
@@ -97,6 +98,8 @@ def _owe(
             ends_at=ends_at,
             user_id=row.user_id,
             amount_micros=amount_micros,
+            provider_id=row.provider_id,
+            fee_bps=row.fee_bps,
             status=PeriodStatus.DUE,
             created_at=now,
             changed_at=now,
@@ -171,7 +174,7 @@ def owed_micros(session: Session, deployment_ids: Iterable[UUID]) -> dict[UUID, 
 def debit(period: PeriodRow, name: str) -> Debit:
     """What pays a period of the deployment ``name``."""
     return Debit(
-        idempotency_key=_key(period),
+        idempotency_key=key(period),
         user_id=period.user_id,
         amount_micros=period.amount_micros,
         kind=TransactionKind.RENEWAL,
@@ -179,12 +182,18 @@ def debit(period: PeriodRow, name: str) -> Debit:
             f"{name[:NAME_LENGTH_MAX]}, {period.starts_at:%Y-%m-%d} to {period.ends_at:%Y-%m-%d}"
         ),
         metadata={Noted.DEPLOYMENT_ID: str(period.deployment_id)},
+        shares=shares([price(period)]),
     )
+
+
+def price(period: PeriodRow) -> Price:
+    """What a period costs, and who gets it."""
+    return Price(period.amount_micros, period.provider_id, period.fee_bps)
 
 
 def closure(period: PeriodRow) -> CloseKey:
     """What makes sure that a period is not paid any more, or says that it was."""
-    return CloseKey(idempotency_key=_key(period))
+    return CloseKey(idempotency_key=key(period))
 
 
 def refund(period: PeriodRow, name: str) -> Refund:
@@ -192,12 +201,18 @@ def refund(period: PeriodRow, name: str) -> Refund:
     if period.transaction_id is None:
         raise ValueError("a period that was not paid is not given back")
     return Refund(
-        idempotency_key=period_refund_key(period.deployment_id, period.kind, period.starts_at),
+        idempotency_key=refund_key(period),
         user_id=period.user_id,
         transaction_id=period.transaction_id,
         description=f"{name[:NAME_LENGTH_MAX]}: a month that did not run",
     )
 
 
-def _key(period: PeriodRow) -> str:
+def key(period: PeriodRow) -> str:
+    """Under which it is paid."""
     return period_key(period.deployment_id, period.kind, period.starts_at)
+
+
+def refund_key(period: PeriodRow) -> str:
+    """Under which it is given back."""
+    return period_refund_key(period.deployment_id, period.kind, period.starts_at)

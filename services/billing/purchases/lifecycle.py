@@ -33,6 +33,7 @@ from services.billing.models import WAITING, PurchaseLineRow, PurchaseRow
 from services.billing.purchases import stock
 from services.billing.purchases.claims import Claim, give_back
 from services.billing.purchases.recording import lock_buyer
+from services.billing.sales import records
 from services.billing.settings import BillingSettings
 
 TRANSITIONS: dict[PurchaseStatus, frozenset[PurchaseStatus]] = {
@@ -103,6 +104,8 @@ def complete(
     row = session.get_one(PurchaseRow, purchase_id, with_for_update=True)
     if row.status != PurchaseStatus.COMPLETED:
         publish(session, *_complete(now, row, transaction_id, rules))
+        with Batch(session) as writes:
+            records.write(writes, records.of_purchase(now, row))
     return row
 
 
@@ -130,6 +133,7 @@ def complete_together(
     with Batch(session) as writes:
         writes.add(_COMPLETE, [[getattr(row, name) for name in _COMPLETED] for row in rows])
         write(writes, [deployment for row in rows for deployment in row.deployments])
+        records.write(writes, [sale for row in rows for sale in records.of_purchase(now, row)])
         store(writes, events)
     return outcomes
 

@@ -5,7 +5,7 @@ one transaction at a time, which keeps a second request with the same key out as
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -25,6 +25,7 @@ from services.billing.models import PurchaseLineRow, PurchaseRow
 from services.billing.purchases import allowances, choices
 from services.billing.purchases.claims import Claim, take
 from services.billing.purchases.replays import require_same
+from services.billing.sales.fees import in_force
 from services.billing.settings import BillingSettings
 
 
@@ -120,6 +121,7 @@ _LINE = {
     "amount_micros": "bigint",
     "is_stocked": "boolean",
     "choices": "jsonb",
+    "fee_bps": "integer",
 }
 _INSERT_LINES = Bulk("INSERT INTO purchase_lines ({columns}) SELECT * FROM {rows}", **_LINE)
 
@@ -133,7 +135,8 @@ def _record(
     for row in _LOOK.execute(session, {order.key for order in orders}):
         known[row.user_id, row.idempotency_key] = row.body_hash
         waiting[row.user_id] = row.waiting
-    writing = _Writing(session, now, rules, known, waiting)
+    fees = in_force(session, _providers(orders), rules)
+    writing = _Writing(session, now, rules, known, waiting, fees)
     outcomes: list[Claim | ServiceError | None] = []
     for order in orders:
         try:
@@ -149,7 +152,7 @@ class _Writing:
     """Purchases that are written in one transaction.
 
     ``known`` are the hashes of what was made under the keys before, ``waiting`` how many purchases
-    of each buyer wait; both count what is made here.
+    of each buyer wait; both count what is made here. ``fees`` are those of who sells.
     """
 
     session: Session
@@ -157,6 +160,7 @@ class _Writing:
     rules: BillingSettings
     known: dict[tuple[UUID, str], str | None]
     waiting: Counter[UUID]
+    fees: dict[UUID, int]
     unwritten: list[PurchaseRow] = field(default_factory=list)
 
     def claim(self, order: Order) -> Claim | None:
@@ -169,7 +173,7 @@ class _Writing:
         may_hold_stock = self._is_allowed(order)
         row = _row(self.now, order, self.rules, may_hold_stock)
         claimed = replace(take(row, self.now, self.rules.claim_lease), is_new=True)
-        row.lines = _lines(order)
+        row.lines = _lines(order, self.fees)
         self.known[order.key] = row.body_hash
         self.waiting[user_id] += 1
         self.unwritten.append(row)
@@ -222,7 +226,12 @@ def _row(now: datetime, order: Order, rules: BillingSettings, may_hold_stock: bo
     )
 
 
-def _lines(order: Order) -> list[PurchaseLineRow]:
+def _providers(orders: Iterable[Order]) -> set[UUID]:
+    products = (line.product for order in orders for line in order.quote.lines)
+    return {product.provider_id for product in products if product.provider_id is not None}
+
+
+def _lines(order: Order, fees: Mapping[UUID, int]) -> list[PurchaseLineRow]:
     return [
         PurchaseLineRow(
             position=position,
@@ -235,6 +244,7 @@ def _lines(order: Order) -> list[PurchaseLineRow]:
             unit_price_micros=quoted.unit_price_micros,
             amount_micros=quoted.amount_micros,
             is_stocked=quoted.product.stock is not None,
+            fee_bps=fees.get(quoted.product.provider_id) if quoted.product.provider_id else None,
             choices=choices.given(line),
         )
         for position, (line, quoted) in enumerate(

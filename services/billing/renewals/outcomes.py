@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from chassis.bulk import Batch
 from chassis.database import lock_until_commit
 from chassis.identifiers import new_id
 from chassis.outbox import publish
@@ -24,7 +25,9 @@ from contracts.messages import MAX_AMOUNT_MICROS
 from contracts.wallet import BatchError, ClosedKey, Transaction
 from services.billing.deployments import ladder, lifecycle, periods
 from services.billing.deployments.periods import PeriodKind, PeriodStatus
-from services.billing.models import DeploymentRow, PeriodRow
+from services.billing.models import DeploymentRow, PeriodRow, PurchaseLineRow
+from services.billing.sales import records
+from services.billing.sales.records import SaleKind
 from services.billing.settings import BillingSettings
 
 log = logging.getLogger(__name__)
@@ -59,6 +62,7 @@ class Outcomes:
     rules: BillingSettings
     rows: Mapping[UUID, DeploymentRow]
     short: dict[UUID, Short] = field(default_factory=dict)
+    sold: list[tuple[SaleKind, PeriodRow]] = field(default_factory=list)
 
     def record(self, answers: Iterable[Answer]) -> None:
         """Record what became of each period that is still in the state that was asked about."""
@@ -72,6 +76,7 @@ class Outcomes:
         for user_id, short in self.short.items():
             if short.is_news:
                 self._tell(user_id, short)
+        self._book_sales()
         self._schedule()
 
     def _one(self, period: PeriodRow, row: DeploymentRow, answer: Answer) -> None:
@@ -81,11 +86,13 @@ class Outcomes:
             self._closed(period, row, answer.reply)
         elif period.status == PeriodStatus.REFUNDING:
             periods.move(period, self.now, PeriodStatus.REFUNDED)
+            self.sold.append((SaleKind.REFUND, period))
         elif answer.reply is not None:
             self._paid(period, row, answer.reply.transaction_id)
 
     def _paid(self, period: PeriodRow, row: DeploymentRow, transaction_id: UUID) -> None:
         periods.move(period, self.now, PeriodStatus.PAID, transaction_id)
+        self.sold.append((SaleKind.RENEWAL, period))
         if period.kind != PeriodKind.MONTH:
             return
         if row.status == DeploymentStatus.ACTIVE:
@@ -144,6 +151,7 @@ class Outcomes:
                 self._paid(period, row, transaction_id)
                 return
             periods.move(period, self.now, PeriodStatus.REFUNDING, transaction_id)
+            self.sold.append((SaleKind.RENEWAL, period))
         else:
             periods.move(period, self.now, PeriodStatus.CLOSED)
         ran_until = self.now if is_running else row.status_changed_at
@@ -198,6 +206,34 @@ class Outcomes:
                 is_frozen=short.is_frozen,
             ),
         )
+
+    def _book_sales(self) -> None:
+        """Who sells sees what was charged and given back."""
+        earned = [(kind, each) for kind, each in self.sold if periods.price(each).earner_id]
+        if not earned:
+            return
+        names = self._product_names()
+        self.session.flush()
+        with Batch(self.session) as writes:
+            for kind, period in earned:
+                row = self.rows[period.deployment_id]
+                is_back = kind is SaleKind.REFUND
+                sales = records.sale(
+                    periods.refund_key(period) if is_back else periods.key(period),
+                    kind,
+                    self.now,
+                    periods.price(period),
+                    product_id=row.product_id,
+                    product_name=names.get(row.product_id, ""),
+                    units=1 if period.kind == PeriodKind.MONTH else 0,
+                )
+                records.write(writes, sales)
+
+    def _product_names(self) -> dict[UUID, str]:
+        lines = select(PurchaseLineRow.product_id, PurchaseLineRow.product_name).where(
+            PurchaseLineRow.purchase_id.in_([row.purchase_id for row in self.rows.values()])
+        )
+        return {line.product_id: line.product_name for line in self.session.execute(lines)}
 
     def _schedule(self) -> None:
         """Say when each deployment is looked at next: at once where the wallet is to be asked."""

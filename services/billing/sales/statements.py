@@ -1,0 +1,75 @@
+"""What a provider sold: by day and product, from the books."""
+
+from datetime import date
+from uuid import UUID
+
+from sqlalchemy import BigInteger, ColumnElement, case, func, select, tuple_
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from chassis.cursors import decode_cursor, encode_cursor
+from contracts.billing import ListSales, ProductSales, SalesPage
+from contracts.errors import BadRequest
+from services.billing.models import SaleRow
+from services.billing.sales.records import SaleKind
+
+
+def list_sales(session: Session, command: ListSales) -> SalesPage:
+    """A page of what this user sold, the newest day first."""
+    query = (
+        select(
+            SaleRow.day,
+            SaleRow.product_id,
+            func.max(SaleRow.product_name).label("product_name"),
+            _total(SaleRow.units, SaleKind.PURCHASE).label("units"),
+            _total(SaleRow.units, SaleKind.RENEWAL).label("renewals"),
+            _total(SaleRow.units, SaleKind.REFUND).label("units_refunded"),
+            _total(SaleRow.gross_micros, SaleKind.PURCHASE, SaleKind.RENEWAL).label("gross_micros"),
+            _total(SaleRow.gross_micros, SaleKind.REFUND).label("refunded_micros"),
+            _total(SaleRow.fee_micros, SaleKind.PURCHASE, SaleKind.RENEWAL).label("fee"),
+            _total(SaleRow.fee_micros, SaleKind.REFUND).label("fee_back"),
+        )
+        .where(SaleRow.provider_id == command.user_id)
+        .group_by(SaleRow.day, SaleRow.product_id)
+        .order_by(SaleRow.day.desc(), SaleRow.product_id.desc())
+        .limit(command.limit + 1)
+    )
+    if command.since is not None:
+        query = query.where(SaleRow.day >= command.since)
+    if command.until is not None:
+        query = query.where(SaleRow.day <= command.until)
+    if command.cursor is not None:
+        query = query.where(tuple_(SaleRow.day, SaleRow.product_id) < _place(command.cursor))
+    rows = session.execute(query).all()
+    page = [
+        ProductSales(
+            day=row.day,
+            product_id=row.product_id,
+            product_name=row.product_name,
+            units=row.units,
+            renewals=row.renewals,
+            units_refunded=row.units_refunded,
+            gross_micros=row.gross_micros,
+            refunded_micros=row.refunded_micros,
+            fee_micros=row.fee - row.fee_back,
+            net_micros=row.gross_micros - row.refunded_micros - (row.fee - row.fee_back),
+        )
+        for row in rows[: command.limit]
+    ]
+    last = page[-1] if len(rows) > command.limit else None
+    cursor = encode_cursor(last.day.isoformat(), last.product_id) if last else None
+    return SalesPage(sales=page, next_cursor=cursor)
+
+
+def _total(column: InstrumentedAttribute[int], *kinds: SaleKind) -> ColumnElement[int]:
+    of_kinds = case((SaleRow.kind.in_(kinds), column), else_=0)
+    return func.sum(of_kinds).cast(BigInteger)
+
+
+def _place(cursor: str) -> tuple[date, UUID]:
+    day, product_id = decode_cursor(cursor, str, UUID)
+    try:
+        return date.fromisoformat(day), product_id
+    except ValueError:
+        raise BadRequest(
+            "This page address is not valid. Start again from the first page.", "cursor"
+        ) from None

@@ -1,0 +1,72 @@
+"""What a user sells."""
+
+from datetime import date
+from typing import Self
+from uuid import UUID
+
+from flask import Blueprint
+from pydantic import Field, model_validator
+
+from contracts.billing import ListSales
+from contracts.messages import Day
+from services.gateway.api.endpoint import endpoint
+from services.gateway.api.shapes import ApiBody, ApiReply, CursorText, Limit, Usd
+from services.gateway.backend import call
+from services.gateway.people.users import CurrentUser
+
+blueprint = Blueprint("api_sales", __name__)
+
+
+class SalesQuery(ApiBody):
+    since: Day | None = None
+    until: Day | None = None
+    cursor: CursorText | None = None
+    limit: Limit = 100
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.since and self.until and self.since > self.until:
+            raise ValueError("since must not be after until.")
+        return self
+
+
+class ProductSalesReply(ApiReply):
+    """What was sold of one product on one day (UTC). ``units`` were bought, ``renewals`` are months
+    of earlier ones, and ``gross_usd`` was paid for both. ``refunded_usd`` went back on that day.
+    ``fee_usd`` is the marketplace's, and ``net_usd`` = gross − refunded − fee came into the wallet:
+    less than nothing where more was given back than sold."""
+
+    day: date
+    product_id: UUID
+    product_name: str
+    units: int
+    renewals: int
+    units_refunded: int
+    gross_micros: Usd = Field(serialization_alias="gross_usd")
+    refunded_micros: Usd = Field(serialization_alias="refunded_usd")
+    fee_micros: Usd = Field(serialization_alias="fee_usd")
+    net_micros: Usd = Field(serialization_alias="net_usd")
+
+
+class SalesReply(ApiReply):
+    """The newest day first; ``next_cursor`` asks for older ones, null at the end."""
+
+    sales: list[ProductSalesReply]
+    next_cursor: str | None
+
+
+@endpoint(blueprint, "GET", "/api/sales", query=SalesQuery, reply=SalesReply)
+def list_sales(user: CurrentUser, query: SalesQuery) -> SalesReply:
+    """What the user sold, by product and day, from the day ``since`` up to and including
+    ``until``. Empty for who sells nothing."""
+    return SalesReply.of(
+        call(
+            ListSales(
+                user_id=user.user_id,
+                since=query.since,
+                until=query.until,
+                cursor=query.cursor,
+                limit=query.limit,
+            )
+        )
+    )
