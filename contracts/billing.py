@@ -479,10 +479,11 @@ class PurchaseEnded(UserEvent, source=SERVICE, type="purchase_ended"):
     reason: str
 
 
-class DeploymentRequested(
-    UserEvent, source=SERVICE, type="deployment_requested", needs_listener=False
-):
-    """Something to provision; whoever does it answers with ``billing.report_deployment``."""
+class DeploymentRequested(UserEvent, source=SERVICE, type="deployment_requested"):
+    """Something to provision; whoever does it answers with ``billing.report_deployment``.
+
+    It is published where billing does not provision by itself, and kept until somebody hears it.
+    """
 
     deployment_id: UUID
     product_id: UUID

@@ -7,6 +7,7 @@ The local runner writes them for its own node. For a container,
 Another service gets a login of its own from
 
     python -m deploy.definitions login reports --may-call wallet.get_wallet --listens-to billing
+    python -m deploy.definitions login provisioner    # the example, with the rights that it needs
 
 which prints what ``rabbitmqctl import_definitions`` takes (docs/rpc.md).
 
@@ -145,6 +146,15 @@ LOGINS = (
 )
 """The services. Nobody of them may call what makes money or moves it by hand (``credit``,
 ``adjust``, ``reverse``, ``transfer``, ``post_batch``…): that takes a login of a person's."""
+
+PROVISIONER = Login(
+    "provisioner",
+    calls=("billing.report_deployment",),
+    listens_to=("billing",),
+    answers=False,
+    is_ours=True,
+)
+"""The example in deploy/examples/provisioner, which is no part of the product."""
 
 _UUID = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _A_REPLY = rf"rpc\.reply-[a-z0-9_]+-{_UUID}"
@@ -320,6 +330,8 @@ def _print_login(arguments: list[str]) -> None:
     if not password:
         raise SystemExit("Set LOGIN_PASSWORD to the password that the login is to have.")
     login = Login(given.name, tuple(given.may_call), tuple(given.listens_to))
+    if login == Login(PROVISIONER.name):
+        login = PROVISIONER
     print(json.dumps(login_definitions(login, password, given.vhost), indent=1))
 
 

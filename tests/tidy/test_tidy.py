@@ -140,6 +140,17 @@ def test_a_service_imports_nothing_of_the_deployment() -> None:
     assert strangers == []
 
 
+def test_an_example_knows_the_contracts_and_the_chassis_alone() -> None:
+    strangers = [
+        f"{name} imports {imported}"
+        for name in python_files("deploy/examples")
+        for imported in imports(name)
+        if ours(imported) and not imported.startswith(("chassis", "contracts", "deploy.examples"))
+    ]
+
+    assert strangers == []
+
+
 def test_decimal_stays_at_the_edge() -> None:
     users = [
         name

@@ -1,0 +1,1 @@
+"""A provisioner to start from: see README.md beside this file."""
