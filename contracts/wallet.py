@@ -47,6 +47,7 @@ class TransactionKind(StrEnum):
     ADJUSTMENT = "adjustment"
     MIGRATION = "migration"
     CHARGEBACK = "chargeback"
+    PAYOUT = "payout"
 
 
 class HouseAccount(StrEnum):
@@ -58,6 +59,8 @@ class HouseAccount(StrEnum):
     PROMOTIONS = "promotions"
     MIGRATION = "migration"
     ADJUSTMENTS = "adjustments"
+    ADVANCES = "advances"
+    PAYOUTS = "payouts"
 
 
 class AccountStatus(StrEnum):
@@ -125,7 +128,7 @@ class Noted(StrEnum):
     """Names in a transaction's metadata that others than their writer read.
 
     Billing notes the purchase or the deployment, the wallet what the top-up service told it of a
-    top-up.
+    top-up, and what the house gave in a refund for who could not.
     """
 
     PURCHASE_ID = "purchase_id"
@@ -138,6 +141,8 @@ class Noted(StrEnum):
     THRESHOLD_MICROS = "threshold_micros"
     CARD_BRAND = "card_brand"
     CARD_LAST4 = "card_last4"
+    ADVANCED_MICROS = "advanced_micros"
+    ADVANCED_FOR = "advanced_for"
 
 
 class WalletCommand(Command[ReplyT], Generic[ReplyT]):
@@ -295,14 +300,23 @@ class Refund(WalletCommand[Transaction], service=SERVICE, method="refund"):
     remainders are largest, of equal ones from the account with the lower id. All refunds of a
     transaction together never exceed it, nor any part of it. The reply is the side of ``user_id``,
     who was a party to the transaction; ``amount_micros`` is of the whole.
+
+    ``shares`` say who gives back how much, in place of the proportion: those who got as much by the
+    transaction and have it left. They come to the amount. With ``is_advanced`` the house account
+    ``advances`` gives what a user has not got any more, who spent it or is frozen; how much, and
+    who, stands in the transaction's metadata as ``advanced_micros`` and ``advanced_for``.
+
     Errors: ``NotFound``, ``Conflict`` (nothing is left, or not so much), ``BadRequest`` (so small a
-    part that nothing of it is the side of ``user_id``), and those of :class:`Debit` where the
-    money came from a wallet.
+    part that nothing of it is the side of ``user_id``, shares that do not come to the amount, or an
+    advance for more than one user), and those of :class:`Debit` where the money came from a
+    wallet.
     """
 
     user_id: UUID
     transaction_id: UUID
     amount_micros: AmountMicros | None = None
+    shares: Shares = Field(default_factory=list)
+    is_advanced: bool = False
     description: ShortText
 
 

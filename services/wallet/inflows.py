@@ -19,6 +19,7 @@ _CREDITS = text(
     " JOIN accounts AS a ON a.account_id = e.account_id"
     " WHERE t.position > :after AND t.position <= :until"
     " AND t.correction IS DISTINCT FROM 'refund'"
+    " AND t.correction IS DISTINCT FROM 'chosen_refund'"
     " AND (t.kind = 'adjustment' OR (e.amount_micros > 0 AND EXISTS (SELECT FROM entries AS house"
     " WHERE house.transaction_id = t.transaction_id AND house.balance_after_micros IS NULL"
     " AND house.amount_micros < 0)))"

@@ -32,8 +32,10 @@ HOUSE_ACCOUNT_IDS: dict[HouseAccount, int] = {
     HouseAccount.PROMOTIONS: 4,
     HouseAccount.MIGRATION: 5,
     HouseAccount.ADJUSTMENTS: 6,
+    HouseAccount.ADVANCES: 7,
+    HouseAccount.PAYOUTS: 8,
 }
-"""The first migration writes these rows; users' accounts start at 1000."""
+"""Migrations write these rows; users' accounts start at 1000."""
 
 
 class TransactionRow(Base):

@@ -116,7 +116,7 @@ CHECKS = (
     LIMIT 1
     """,
     # A correction goes back the way its original came, in the proportion of its entries, and not
-    # further. The migration 0010 says how exactly.
+    # further. The migrations 0010 and 0011 say how exactly.
     """
     SELECT format('transaction %s: it does not go back the way of %s', t.transaction_id,
         t.corrects_transaction_id)
@@ -126,6 +126,7 @@ CHECKS = (
         AND original.transaction_id = t.corrects_transaction_id
         AND (original.amount_micros > 0) = (e.amount_micros < 0)
     WHERE t.corrects_transaction_id IS NOT NULL AND original.account_id IS NULL
+        AND NOT (t.correction = 'chosen_refund' AND e.account_id = 7 AND e.amount_micros < 0)
     LIMIT 1
     """,
     """
@@ -146,7 +147,8 @@ CHECKS = (
         abs(e.amount_micros), e.account_id, c.micros, t.amount_micros)
     FROM (
         SELECT corrects_transaction_id AS original_id, sum(amount_micros) AS micros,
-            count(*) AS times, (array_agg(transaction_id ORDER BY position DESC))[1] AS last_id
+            count(*) AS times, bool_or(correction = 'chosen_refund') AS is_chosen,
+            (array_agg(transaction_id ORDER BY position DESC))[1] AS last_id
         FROM transactions WHERE corrects_transaction_id IS NOT NULL GROUP BY 1
     ) AS c
     JOIN transactions AS t ON t.transaction_id = c.original_id
@@ -159,8 +161,8 @@ CHECKS = (
     ) AS back ON back.original_id = e.transaction_id AND back.account_id = e.account_id
         AND back.had_got = (e.amount_micros > 0)
     WHERE back.micros > abs(e.amount_micros)
-        OR abs(coalesce(back.micros, 0) * t.amount_micros - abs(e.amount_micros) * c.micros)
-            >= c.times * t.amount_micros
+        OR NOT c.is_chosen AND c.times * t.amount_micros
+            <= abs(coalesce(back.micros, 0) * t.amount_micros - abs(e.amount_micros) * c.micros)
     LIMIT 1
     """,
     # Every transaction, hold and change of status answers exactly one key.
@@ -177,7 +179,7 @@ CHECKS = (
     JOIN transactions AS t ON t.transaction_id = e.transaction_id
     WHERE NOT CASE k.method
         WHEN 'credit' THEN e.amount_micros > 0
-        WHEN 'refund' THEN t.correction = 'refund'
+        WHEN 'refund' THEN t.correction IN ('refund', 'chosen_refund')
         WHEN 'reverse' THEN t.correction = 'reversal'
         WHEN 'adjust' THEN t.kind = 'adjustment'
         -- Who pays and earns in one transaction has an entry of each.

@@ -109,7 +109,7 @@ def test_entries_that_do_not_sum_to_zero_are_refused(book: Ledger, account):
 
 @pytest.mark.parametrize(
     ("unknown", "after", "reason"),
-    [(7, "NULL", "there is no house account 7"), (10**9, 5 * USD, "does not follow")],
+    [(99, "NULL", "there is no house account 99"), (10**9, 5 * USD, "does not follow")],
 )
 def test_an_entry_of_an_unknown_account_is_refused(book: Ledger, account, unknown, after, reason):
     with refused(reason), book.database.begin() as session:

@@ -120,8 +120,8 @@ DAMAGES = {
         "is not its transaction's",
     ),
     "an entry of nobody": (
-        "UPDATE entries SET account_id = 7 WHERE account_id < 1000 AND kind = 'adjustment'",
-        "there is no account 7",
+        "UPDATE entries SET account_id = 99 WHERE account_id < 1000 AND kind = 'adjustment'",
+        "there is no account 99",
     ),
     "a balance": (
         "UPDATE balances SET balance_micros = balance_micros + 5 WHERE account_id = 1000",

@@ -48,6 +48,7 @@ KIND_NAMES = {
     TransactionKind.ADJUSTMENT: "Adjustment",
     TransactionKind.MIGRATION: "Migration",
     TransactionKind.CHARGEBACK: "Chargeback",
+    TransactionKind.PAYOUT: "Payout",
 }
 CHANGES = {
     ChangeCause.RENAMED: "You renamed it.",

@@ -71,6 +71,13 @@ _CORRECTED = text(
     " FROM transactions AS t JOIN entries AS e ON e.transaction_id = t.transaction_id"
     " WHERE t.corrects_transaction_id = ANY(CAST(:transaction_ids AS uuid[]))"
     " GROUP BY 1, 2, 3"
+    # What the house advanced counts as given back by who had it advanced.
+    " UNION ALL SELECT t.corrects_transaction_id, a.account_id, true,"
+    " (t.metadata ->> 'advanced_micros')::bigint"
+    " FROM transactions AS t"
+    " JOIN accounts AS a ON a.user_id = (t.metadata ->> 'advanced_for')::uuid"
+    " WHERE t.corrects_transaction_id = ANY(CAST(:transaction_ids AS uuid[]))"
+    " AND t.correction = 'chosen_refund'"
 )
 
 
@@ -91,5 +98,7 @@ def load_corrected(session: Session, originals: dict[UUID, Original]) -> None:
         for leg in original.legs
     }
     for row in session.execute(_CORRECTED, {"transaction_ids": array("uuid", originals)}):
-        leg = legs[row.corrects_transaction_id, row.account_id, row.had_got]
-        leg.corrected_micros = row.corrected_micros
+        # The account of advances has no leg.
+        leg = legs.get((row.corrects_transaction_id, row.account_id, row.had_got))
+        if leg is not None:
+            leg.corrected_micros += row.corrected_micros
