@@ -388,11 +388,13 @@ class DeploymentBurnRate(Value):
 
 
 class BurnRate(Reply):
-    """What a user's deployments cost and how long the balance lasts.
+    """What a user's deployments cost, as a rate: as if they were paid for evenly, all the time.
 
-    Daily = monthly ÷ 30 and hourly = monthly ÷ 720, each rounded half-even once.
-    ``projected_balance_30_days_micros`` = balance − monthly burn. ``days_until_empty`` =
-    floor(balance ÷ daily burn) by the exact daily burn, None when nothing burns.
+    When money really leaves the wallet, the :class:`Forecast` says. ``monthly_burn_micros`` is the
+    sum of the monthly prices of the active deployments; daily = monthly ÷ 30 and hourly = monthly
+    ÷ 720, each rounded half-even once. ``projected_balance_30_days_micros`` = balance − monthly
+    burn. ``days_until_empty`` = floor(balance ÷ daily burn) by the exact daily burn, and
+    ``empty_at`` that moment; None when nothing burns.
     ``deployments`` holds those that burn, active ones with a monthly price, dearest first and
     at most ``limit``; ``deployments_total`` says how many they are in all, and the other figures
     are of them all. :class:`ListDeployments` has every one.
@@ -412,6 +414,76 @@ class BurnRate(Reply):
 class GetBurnRate(Request[BurnRate], service=SERVICE, method="get_burn_rate"):
     user_id: UUID
     limit: PageLimit = 100
+
+
+class ForecastKind(StrEnum):
+    """What changes the balance."""
+
+    RENEWAL = "renewal"
+    AUTO_TOPUP = "auto_topup"
+
+
+class ForecastEvent(Value):
+    """Something that is foretold. The amount is positive: ``auto_topup`` adds it to the balance, a
+    charge takes it. ``deployment_id`` and ``name`` are a charge's."""
+
+    kind: ForecastKind
+    at: Moment
+    amount_micros: AmountMicros
+    deployment_id: UUID | None = None
+    name: str = ""
+
+
+class ForecastDay(Value):
+    """A day (UTC), and the balance at its end. ``events`` are its first 100 in order of time,
+    ``events_total`` says how many there are in all."""
+
+    date: date
+    balance_micros: SignedMicros
+    events: list[ForecastEvent]
+    events_total: int
+
+
+class DueCharge(Value):
+    """What becomes due, whether or not the balance covers it."""
+
+    at: Moment
+    amount_micros: AmountMicros
+    deployment_id: UUID
+    name: str
+
+
+class Forecast(Reply):
+    """The available balance day by day: today and the ``days`` days after it.
+
+    It changes in steps, when months are due. What it does not cover is not taken from it, so that
+    no charge takes it below zero. On ``short_on``, the first day at whose end a month that is due
+    is not paid, ``short_by_micros`` are lacking; ``days_until_empty`` is how many days after today
+    that is. None: it does not happen within these days.
+
+    Auto top-ups are played by their rule, with the limits and the card as they are now, and
+    assumed to go through. ``is_auto_topup_known`` is False where that could not be asked, and the
+    forecast is one without. ``auto_topup_refusal`` says why a charge is not made that is needed.
+    Purchases that wait for credits are not foretold. ``due_next`` are the next 20 charges.
+    """
+
+    available_micros: SignedMicros
+    days: list[ForecastDay]
+    due_next: list[DueCharge]
+    short_on: date | None = None
+    short_by_micros: PriceMicros = 0
+    days_until_empty: int | None = None
+    is_auto_topup_known: bool = True
+    auto_topup_refusal: str = ""
+
+
+class GetForecast(Request[Forecast], service=SERVICE, method="get_forecast"):
+    """``without``: as if this deployment of the user's were not there. Errors: ``NotFound`` (of
+    ``without``), ``Unavailable`` and ``DeadlineExceeded`` of the wallet."""
+
+    user_id: UUID
+    days: Annotated[int, Field(strict=True, ge=1, le=366)] = 30
+    without: UUID | None = None
 
 
 class PurchaseShortOfFunds(UserEvent, source=SERVICE, type="purchase_short_of_funds"):

@@ -443,6 +443,36 @@ class ForecastCharges(Request[ChargeForecast], service=SERVICE, method="forecast
     is_by_hand: bool = False
 
 
+class Spending(Value):
+    """What is to be paid at a moment, and waits for its money until ``waits_until`` (None: for
+    ever). Unpaid by then, nothing more of this ``reference`` is due. ``is_waiting``: the wallet has
+    refused it before, so that it is no news."""
+
+    reference: UUID
+    amount_micros: AmountMicros
+    at: Moment
+    waits_until: Moment | None = None
+    is_waiting: bool = False
+
+
+class ScheduleForecast(Reply):
+    """What will be charged by itself, in this order. ``refusal_code`` and ``reason`` say why a
+    charge is not made that would be needed; the first time, if there are several."""
+
+    charges: list[PlannedCharge]
+    refusal_code: RefusalCode | None = None
+    reason: str = ""
+
+
+class ForecastSchedule(Request[ScheduleForecast], service=SERVICE, method="forecast_schedule"):
+    """What will be charged by itself while these are paid, the earliest first: the rule played
+    forward over weeks. Errors: ``Unavailable``, ``DeadlineExceeded`` of the wallet."""
+
+    user_id: UUID
+    spendings: Annotated[list[Spending], Field(max_length=10_000)]
+    until: Moment
+
+
 class ReceiveWebhook(Request[Done], service=SERVICE, method="receive_webhook"):
     """One of the processor's notices, as its raw body and signature header.
 

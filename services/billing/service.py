@@ -25,8 +25,10 @@ from contracts.billing import (
     CancelPurchase,
     Deployment,
     DeploymentList,
+    Forecast,
     GetBurnRate,
     GetDeployment,
+    GetForecast,
     GetPurchase,
     ListDeployments,
     ListPurchases,
@@ -54,6 +56,7 @@ from services.billing.deployments.queries import (
 )
 from services.billing.forecast.balances import balance_micros
 from services.billing.forecast.burn_rate import analyse
+from services.billing.forecast.forecast import foretell
 from services.billing.purchases import claims, refusals
 from services.billing.purchases.checkout import Checkout
 from services.billing.purchases.queries import get_purchase, list_purchases
@@ -68,7 +71,8 @@ ASLEEP_S = 5.0
 
 
 class BillingService:
-    """Purchases, deployments, earnings, the burn rate. It calls the catalog and the wallet."""
+    """Purchases, deployments, renewals, earnings, the forecast. It calls the catalog and the
+    wallet, and asks the top-up service what it would charge."""
 
     name = SERVICE
 
@@ -149,6 +153,10 @@ class BillingService:
         with self.database.read() as session:
             burning = what_burns(session, request.user_id, request.limit)
         return analyse(balance, burning, utc_now())
+
+    @rpc
+    def get_forecast(self, request: GetForecast) -> Forecast:
+        return foretell(self.database, self.caller, request, utc_now(), get_settings())
 
     @event_handler(WalletCredited)
     def resume_purchases(self, session: Session, event: WalletCredited) -> None:

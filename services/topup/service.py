@@ -30,6 +30,7 @@ from contracts.topup import (
     ChargeForecast,
     ConfigureAutoTopup,
     ForecastCharges,
+    ForecastSchedule,
     GetAutoTopup,
     GetAutoTopupState,
     GetOperatorSwitch,
@@ -47,6 +48,7 @@ from contracts.topup import (
     RemovePaymentMethod,
     RenderedReceipt,
     RenderReceipt,
+    ScheduleForecast,
     SetDefaultPaymentMethod,
     SetOperatorSwitch,
     StartCardSetup,
@@ -57,7 +59,7 @@ from contracts.topup import (
 )
 from contracts.wallet import AccountFroze, BalanceLow, WalletCredited
 from services.topup import audit, problems, reconcile, retention, switch, topups
-from services.topup.automatic import card_changes, forecast, pages, terms, triggers
+from services.topup.automatic import card_changes, forecast, pages, schedule, terms, triggers
 from services.topup.cards import saved_cards
 from services.topup.charging import charges, checkout, janitor, outcomes, receipts, webhooks
 from services.topup.charging.background import Background, take_up
@@ -178,6 +180,10 @@ class TopupService:
     @rpc
     def forecast_charges(self, request: ForecastCharges) -> ChargeForecast:
         return forecast.foretell(self.till, request)
+
+    @rpc
+    def forecast_schedule(self, request: ForecastSchedule) -> ScheduleForecast:
+        return schedule.foretell(self.till, request)
 
     # What starts it
 

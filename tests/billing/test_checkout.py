@@ -14,6 +14,7 @@ from contracts.billing import (
     CancelPurchase,
     DeploymentStatus,
     GetBurnRate,
+    GetForecast,
     GetPurchase,
     ListDeployments,
     ListPurchases,
@@ -444,6 +445,15 @@ def test_the_burn_rate_is_of_all_and_names_the_dearest(stack: System) -> None:
 
     assert [part.monthly_cost_micros for part in analysis.deployments] == [parse_usd("15")]
     assert (analysis.deployments_total, analysis.monthly_burn_micros) == (3, parse_usd("23"))
+
+
+def test_a_forecast_is_made_where_the_topup_service_is_away(stack: System) -> None:
+    user_id = buyer_with(stack, "20")
+    buy(stack, user_id, "vm-production")
+
+    forecast = stack.rpc.call(GetForecast(user_id=user_id, days=40))
+
+    assert (forecast.is_auto_topup_known, forecast.short_by_micros) == (False, parse_usd("10"))
 
 
 def test_the_burn_rate_of_nobody_is_zero(stack: System) -> None:

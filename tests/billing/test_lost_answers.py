@@ -7,6 +7,7 @@ delivery, or to none of both.
 
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, cast
 from uuid import uuid4
 
@@ -70,6 +71,9 @@ class Wire:
 
     def lose(self, choice: Choice, when: str) -> None:
         self._choice, self._when = choice, when
+
+    def begin(self, request: Any, timeout_s: float = 10.0) -> Callable[[], Any]:
+        return partial(self.call, request, timeout_s)
 
     def call(self, request: Any, timeout_s: float = 10.0) -> Any:
         if not self._choice(request):

@@ -194,6 +194,49 @@ def test_the_burn_rate_names_as_many_as_are_asked_for(rich: Api, product: dict[s
     assert burn["monthly_burn_rate"] == Decimal("15.00")
 
 
+def test_the_forecast_names_the_renewal_and_the_day_it_is_short(
+    rich: Api, product: dict[str, Any]
+) -> None:
+    body = {"product_id": product["product_id"], "quantity": 3}
+    rich.command("/api/wallet/instant-purchase", body)
+    first, *_ = read(rich.get("/api/deployments"))["deployments"]
+
+    told = read(rich.get("/api/wallet/forecast?days=62"))
+    without = read(rich.get(f"/api/wallet/forecast?without={first['deployment_id']}"))
+
+    assert (told["available"], len(told["days"])) == (Decimal("10.00"), 63)
+    paid = [event for day in told["days"] for event in day["events"]]
+    assert [(event["kind"], event["amount_usd"]) for event in paid] == [("renewal", Decimal(5))] * 2
+    assert told["due_next"][0]["date"] == first["paid_until"][:10] == told["short_on"]
+    assert (told["short_by"], told["days"][-1]["balance"]) == (Decimal("5.00"), Decimal("0.00"))
+    assert (without["short_on"], without["short_by"], without["days_until_empty"]) == (None,) * 3
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("days=0", (422, "bad_request")),
+        ("days=367", (422, "bad_request")),
+        ("days=1e1", (422, "bad_request")),
+        ("without=nonsense", (422, "bad_request")),
+        ("without=0fffffff-0000-4000-8000-000000000000", (404, "not_found")),
+    ],
+)
+def test_a_forecast_of_nonsense_is_refused(api: Api, query: str, expected: tuple[int, str]) -> None:
+    assert error_of(api.get(f"/api/wallet/forecast?{query}")) == expected
+
+
+def test_a_forecast_without_another_users_deployment_is_not_found(
+    rich: Api, new_member: Callable[[], Api], product: dict[str, Any]
+) -> None:
+    rich.command("/api/wallet/instant-purchase", {"product_id": product["product_id"]})
+    (theirs,) = read(rich.get("/api/deployments"))["deployments"]
+
+    answer = new_member().get(f"/api/wallet/forecast?without={theirs['deployment_id']}")
+
+    assert error_of(answer) == (404, "not_found")
+
+
 def test_buying_credits_leads_to_the_hosted_page(api: Api) -> None:
     answer = api.command("/api/wallet/topups", {"amount": 25.00, "save_card": True})
     topup = read(answer)

@@ -11,11 +11,28 @@ happened: an outage of ours shortens nobody's grace. A month that was paid is ke
 
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from contracts.billing import DeploymentStatus
-from services.billing.models import DeploymentRow
 from services.billing.settings import BillingSettings
+
+
+class Standing(Protocol):
+    """How a deployment stands: its row, or one in a forecast."""
+
+    status: str
+    status_changed_at: datetime
+    billing_period: str
+    monthly_cost_micros: int
+    active_at: datetime | None
+    period_anchor_at: datetime | None
+    paid_until: datetime | None
+    due_at: datetime | None
+    short_since: datetime | None
+    ends_with_month: bool
+    announced: str
+    announced_at: datetime | None
+    ended_at: datetime | None
 
 
 class Announced(StrEnum):
@@ -34,12 +51,21 @@ class Rung(NamedTuple):
     at: datetime
 
 
-def is_renewed(row: DeploymentRow) -> bool:
+class Step(StrEnum):
+    """What a look at a deployment brings about, before the wallet is asked."""
+
+    OWE_MONTH = "owe_month"
+    GO_DOWN = "go_down"
+    ANNOUNCE_RENEWAL = "announce_renewal"
+    ANNOUNCE_DELETION = "announce_deletion"
+
+
+def is_renewed(row: Standing) -> bool:
     """Whether it is charged every month while it is active."""
     return row.monthly_cost_micros > 0 and row.paid_until is not None
 
 
-def next_rung(row: DeploymentRow, rules: BillingSettings) -> Rung | None:
+def next_rung(row: Standing, rules: BillingSettings) -> Rung | None:
     """The rung below this one; None for what runs on."""
     if row.status == DeploymentStatus.ACTIVE and is_renewed(row):
         if row.short_since is not None:
@@ -53,13 +79,13 @@ def next_rung(row: DeploymentRow, rules: BillingSettings) -> Rung | None:
     return None
 
 
-def renews_at(row: DeploymentRow) -> datetime | None:
+def renews_at(row: Standing) -> datetime | None:
     """When the next month is due; None for what is not renewed as it is now."""
     is_active = row.status == DeploymentStatus.ACTIVE
     return row.paid_until if is_active and is_renewed(row) and not row.ends_with_month else None
 
 
-def due_at(row: DeploymentRow, now: datetime, rules: BillingSettings) -> datetime | None:
+def due_at(row: Standing, now: datetime, rules: BillingSettings) -> datetime | None:
     """When there is something to do or to say next."""
     rung = next_rung(row, rules)
     if rung is not None:
@@ -72,7 +98,30 @@ def due_at(row: DeploymentRow, now: datetime, rules: BillingSettings) -> datetim
     return renewal_at
 
 
-def _deleted_at(row: DeploymentRow, rules: BillingSettings) -> datetime:
+def next_step(row: Standing, now: datetime, rules: BillingSettings) -> Step | None:
+    """What is due by now, if anything is: what renewals do, and what a forecast foretells.
+
+    A renewal that is due by now is announced no more; nothing is deleted that was not announced
+    twice, and as long before as promised.
+    """
+    next_at = due_at(row, now, rules)
+    if next_at is None or next_at > now:
+        return None
+    rung, renewal_at = next_rung(row, rules), renews_at(row)
+    if rung is None and renewal_at is not None:
+        return Step.OWE_MONTH if renewal_at <= now else Step.ANNOUNCE_RENEWAL
+    if rung is not None and rung.at <= now and not _has_to_announce(row):
+        return Step.GO_DOWN
+    return Step.ANNOUNCE_DELETION if row.status == DeploymentStatus.STOPPED else None
+
+
+def _has_to_announce(row: Standing) -> bool:
+    """Whether something has to be said before it goes down its next rung."""
+    is_stopped = row.status == DeploymentStatus.STOPPED
+    return is_stopped and next_announcement(row) is not Announced.NOTHING
+
+
+def _deleted_at(row: Standing, rules: BillingSettings) -> datetime:
     """When a stopped deployment's data goes: never sooner after an announcement than promised."""
     stopped_at = max(row.status_changed_at, row.paid_until or row.status_changed_at)
     deleted_at = stopped_at + rules.kept
@@ -86,14 +135,14 @@ def _lead(announcement: Announced, rules: BillingSettings) -> timedelta:
     return timedelta(seconds=first_s if announcement is Announced.DELETION else last_s)
 
 
-def next_announcement(row: DeploymentRow) -> Announced:
+def next_announcement(row: Standing) -> Announced:
     """What is said of a stopped deployment's data next; nothing after the second time."""
     if row.announced == Announced.DELETION:
         return Announced.DELETION_AGAIN
     return Announced.NOTHING if row.announced == Announced.DELETION_AGAIN else Announced.DELETION
 
 
-def _announcement_at(row: DeploymentRow, rung: Rung, rules: BillingSettings) -> datetime | None:
+def _announcement_at(row: Standing, rung: Rung, rules: BillingSettings) -> datetime | None:
     if row.status != DeploymentStatus.STOPPED:
         return None
     announcement = next_announcement(row)

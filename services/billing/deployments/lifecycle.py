@@ -199,19 +199,7 @@ def _move(
 ) -> Event:
     """Change a row's status; what is to be published of it."""
     status = DeploymentStatus(row.status)
-    if to not in TRANSITIONS[status]:
-        raise Conflict(f"This deployment is {status}: it cannot become {to}.")
-    row.status = to.value
-    row.status_changed_at = now
-    row.announced = ladder.Announced.NOTHING.value
-    row.announced_at = None
-    row.short_since = None
-    if to in OVER:
-        row.ended_at = now
-    if to is DeploymentStatus.ACTIVE:
-        row.ends_with_month = False
-        _start_period(row, now)
-    row.due_at = ladder.due_at(row, now, rules)
+    enter(row, now, to, rules)
     if status is DeploymentStatus.REQUESTED and to is DeploymentStatus.ACTIVE:
         return DeploymentActivated(
             event_id=new_id(),
@@ -243,6 +231,26 @@ def _move(
         next_status=rung.status if rung else None,
         next_status_at=rung.at if rung else None,
     )
+
+
+def enter(
+    row: ladder.Standing, now: datetime, to: DeploymentStatus, rules: BillingSettings
+) -> None:
+    """What a status begins with. Raises ``Conflict`` for a move that the table lacks."""
+    status = DeploymentStatus(row.status)
+    if to not in TRANSITIONS[status]:
+        raise Conflict(f"This deployment is {status}: it cannot become {to}.")
+    row.status = to.value
+    row.status_changed_at = now
+    row.announced = ladder.Announced.NOTHING.value
+    row.announced_at = None
+    row.short_since = None
+    if to in OVER:
+        row.ended_at = now
+    if to is DeploymentStatus.ACTIVE:
+        row.ends_with_month = False
+        _start_period(row, now)
+    row.due_at = ladder.due_at(row, now, rules)
 
 
 def _requested(row: DeploymentRow, line: PurchaseLineRow, now: datetime) -> DeploymentRequested:
@@ -282,7 +290,7 @@ def _row(purchase: PurchaseRow, unit: _Unit, now: datetime) -> DeploymentRow:
     )
 
 
-def _start_period(row: DeploymentRow, now: datetime) -> None:
+def _start_period(row: ladder.Standing, now: datetime) -> None:
     """The first activation starts the months that the price is paid for."""
     row.active_at = row.active_at or now
     if row.billing_period == BillingPeriod.MONTH and row.period_anchor_at is None:

@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 
 from contracts.keys import period_key, period_refund_key
 from contracts.wallet import CloseKey, Debit, Noted, Refund, TransactionKind
+from services.billing.deployments.ladder import Standing
 from services.billing.deployments.months import cost_micros, month_end
 from services.billing.models import DeploymentRow, PeriodRow
 from services.billing.sales.shares import Price, shares
@@ -59,23 +60,30 @@ NAME_LENGTH_MAX = 150
 
 
 def owe_month(session: Session, now: datetime, row: DeploymentRow, starts_at: datetime) -> None:
-    """Write down that a month is due; one that is written already stays as it is.
+    """Write down that a month is due; one that is written already stays as it is."""
+    ends_at = month_ends_at(row, starts_at)
+    _owe(session, now, row, PeriodKind.MONTH, starts_at, ends_at, row.monthly_cost_micros)
 
-    It ends with the month that ``starts_at`` falls into, counted from the deployment's anchor; a
-    month that starts elsewhere than an anchor's month does is an anchor of its own.
-    """
+
+def month_ends_at(row: Standing, starts_at: datetime) -> datetime:
+    """The end of the month that ``starts_at`` falls into, counted from the deployment's anchor; a
+    month that starts elsewhere than an anchor's month does is an anchor of its own."""
     anchor = row.period_anchor_at or starts_at
     is_next = row.paid_until == starts_at
-    ends_at = month_end(anchor if is_next else starts_at, starts_at)
-    _owe(session, now, row, PeriodKind.MONTH, starts_at, ends_at, row.monthly_cost_micros)
+    return month_end(anchor if is_next else starts_at, starts_at)
+
+
+def arrears_micros(row: Standing, starts_at: datetime, ends_at: datetime) -> int:
+    """What is owed for time that ran unpaid."""
+    anchor = row.period_anchor_at or starts_at
+    return cost_micros(anchor, row.monthly_cost_micros, starts_at, ends_at)
 
 
 def owe_arrears(
     session: Session, now: datetime, row: DeploymentRow, starts_at: datetime, ends_at: datetime
 ) -> None:
     """Write down what is owed for time that ran unpaid; less than a micro-dollar is nothing."""
-    anchor = row.period_anchor_at or starts_at
-    amount_micros = cost_micros(anchor, row.monthly_cost_micros, starts_at, ends_at)
+    amount_micros = arrears_micros(row, starts_at, ends_at)
     if amount_micros > 0:
         _owe(session, now, row, PeriodKind.ARREARS, starts_at, ends_at, amount_micros)
 

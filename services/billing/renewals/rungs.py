@@ -1,8 +1,7 @@
 """What a look at a deployment brings about, before the wallet is asked.
 
 The month that is due is written down, or what has to be said is published, or it goes down a rung
-of the ladder. A renewal that is due by now is announced no more; nothing is deleted that was not
-announced twice, and as long before as promised.
+of the ladder, as :func:`services.billing.deployments.ladder.next_step` decides.
 """
 
 from datetime import datetime
@@ -18,7 +17,7 @@ from contracts.billing import (
     RenewalAnnounced,
 )
 from services.billing.deployments import ladder, lifecycle, periods
-from services.billing.deployments.ladder import Announced, Rung
+from services.billing.deployments.ladder import Announced, Rung, Step
 from services.billing.models import DeploymentRow
 from services.billing.settings import BillingSettings
 
@@ -30,26 +29,16 @@ _CAUSES = {
 
 def look(session: Session, now: datetime, row: DeploymentRow, rules: BillingSettings) -> None:
     """Do what is due by now for a locked deployment."""
-    due_at = ladder.due_at(row, now, rules)
-    if due_at is None or due_at > now:
-        return
-    rung = ladder.next_rung(row, rules)
-    renews_at = ladder.renews_at(row)
-    if rung is None:
-        if renews_at is not None and renews_at <= now:
-            periods.owe_month(session, now, row, renews_at)
-        elif renews_at is not None:
-            _announce_renewal(session, now, row, renews_at)
-    elif _is_silent(row) and rung.at <= now:
+    step = ladder.next_step(row, now, rules)
+    rung, renews_at = ladder.next_rung(row, rules), ladder.renews_at(row)
+    if step is Step.OWE_MONTH and renews_at is not None:
+        periods.owe_month(session, now, row, renews_at)
+    elif step is Step.ANNOUNCE_RENEWAL and renews_at is not None:
+        _announce_renewal(session, now, row, renews_at)
+    elif step is Step.GO_DOWN and rung is not None:
         _go_down(session, now, row, rung, rules)
-    elif row.status == DeploymentStatus.STOPPED:
+    elif step is Step.ANNOUNCE_DELETION:
         _announce_deletion(session, now, row, rules)
-
-
-def _is_silent(row: DeploymentRow) -> bool:
-    """Whether nothing has to be said before it goes down its next rung."""
-    is_stopped = row.status == DeploymentStatus.STOPPED
-    return not is_stopped or ladder.next_announcement(row) is Announced.NOTHING
 
 
 def _go_down(

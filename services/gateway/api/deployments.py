@@ -107,8 +107,11 @@ class DeploymentBurn(ApiReply):
 
 
 class BurnRateReply(ApiReply):
-    """Daily = monthly ÷ 30, hourly = monthly ÷ 720. ``days_until_empty`` and ``empty_at`` are null
-    when nothing burns. ``deployments`` are the dearest of those that burn, at most ``limit``, and
+    """A rate: ``monthly_burn_rate`` is the sum of the monthly prices of what is active, daily =
+    monthly ÷ 30, hourly = monthly ÷ 720. ``projected_balance_30_days`` = balance − monthly,
+    ``days_until_empty`` = the whole days that the balance covers at that rate; it and ``empty_at``
+    are null when nothing burns. When money really leaves, /api/wallet/forecast says.
+    ``deployments`` are the dearest of those that burn, at most ``limit``, and
     ``deployments_total`` how many they are in all; /api/deployments has every one."""
 
     balance_micros: Usd
@@ -226,5 +229,5 @@ def cancel_deployment(
     reply=BurnRateReply,
 )
 def burn_rate_analysis(user: CurrentUser, query: BurnRateQuery) -> BurnRateReply:
-    """What the deployments cost, and how long the balance lasts."""
+    """What the deployments cost, as a rate."""
     return BurnRateReply.of(call(GetBurnRate(user_id=user.user_id, limit=query.limit)))

@@ -80,6 +80,7 @@ class Story:
     arriving_micros: int
     now: datetime
     own: str = ""
+    charges_max: int = CHARGES_MAX
     usage: Usage = field(init=False)
     charges: list[Foreseen] = field(default_factory=list)
     refusal: Refusal | None = None
@@ -105,7 +106,8 @@ class Story:
         self.funds = replace(self.funds, available_micros=after, is_idle=False)
         threshold_micros = self.settings.threshold_micros if self.settings else 0
         if after < threshold_micros <= before:
-            self.pending.append(Pending(Trigger.LOW_BALANCE, "", 0, is_due=True))
+            low = Pending(Trigger.LOW_BALANCE, "", 0, is_due=True, raised_at=self.now)
+            self.pending.append(low)
 
     def wait_for(self, amount_micros: int) -> None:
         """The purchase that is asked about waits for money, and says so again."""
@@ -124,7 +126,10 @@ class Story:
         if not self.arriving_micros and not any(item.is_due for item in self.pending):
             return
         self.usage = count_usage()
-        while len(self.charges) < CHARGES_MAX:
+        self._play_on()
+
+    def _play_on(self) -> None:
+        while len(self.charges) < self.charges_max:
             item = next((item for item in self.pending if item.is_due), None)
             if item is not None:
                 self._decide(item)
@@ -285,7 +290,7 @@ def foresee(
     arriving_micros = limits.arriving_micros(session, request.user_id, arrived)
     story = Story(
         policy=policy,
-        settings=_copy(stored) if stored else None,
+        settings=copy_of(stored) if stored else None,
         funds=funds,
         pending=triggers.pending(session, request.user_id, now),
         arriving_micros=arriving_micros,
@@ -297,7 +302,7 @@ def foresee(
     in_flight = limits.in_flight_topup(session, request.user_id) if arriving_micros else None
     refusal = story.refusal
     return ChargeForecast(
-        charges=[_planned(session, foreseen) for foreseen in story.charges],
+        charges=[planned(session, foreseen) for foreseen in story.charges],
         more_follow=story.is_cut,
         is_covered=not story.waits,
         balance_after_micros=story.funds.available_micros,
@@ -327,7 +332,7 @@ def _begin(story: Story, request: ForecastCharges) -> None:
         story.wait_for(amount_micros)
 
 
-def _planned(session: Session, foreseen: Foreseen) -> PlannedCharge:
+def planned(session: Session, foreseen: Foreseen) -> PlannedCharge:
     card = session.get(Card, foreseen.charge.payment_method_id)
     return PlannedCharge(
         amount_micros=foreseen.charge.amount_micros,
@@ -338,7 +343,7 @@ def _planned(session: Session, foreseen: Foreseen) -> PlannedCharge:
     )
 
 
-def _copy(settings: AutoTopupSettings) -> AutoTopupSettings:
+def copy_of(settings: AutoTopupSettings) -> AutoTopupSettings:
     """Of no session's, so that playing changes nothing that is stored."""
     names = [column.key for column in AutoTopupSettings.__table__.columns]
     return AutoTopupSettings(**{name: getattr(settings, name) for name in names})

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Text, cast, select, update
+from sqlalchemy import ColumnElement, Text, and_, cast, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -76,6 +76,7 @@ class Pending:
     needed_micros: int
     is_due: bool
     has_card_page: bool = False
+    raised_at: datetime | None = None
 
 
 def raise_for_purchase(session: Session, event: PurchaseShortOfFunds, now: datetime) -> UUID | None:
@@ -233,11 +234,7 @@ def pending(session: Session, user_id: UUID, now: datetime) -> list[Pending]:
 
     An idle account's look is due with the next purchase: see :func:`end_idleness`.
     """
-    waits = (
-        TriggerRecord.trigger.in_(WAITING)
-        & (TriggerRecord.needed_micros > 0)
-        & (TriggerRecord.raised_at > waits_since(now))
-    )
+    waits = _still_waits(now) & (TriggerRecord.needed_micros > 0)
     looks = TriggerRecord.trigger.in_((Trigger.LOW_BALANCE, Trigger.SETTINGS_SAVED)) & (
         TriggerRecord.due_at.is_not(None) | (TriggerRecord.refusal_code == RefusalCode.IDLE)
     )
@@ -255,14 +252,25 @@ def pending(session: Session, user_id: UUID, now: datetime) -> list[Pending]:
             and row.refusal_code != RefusalCode.IDLE
             and not has_card_page,
             has_card_page=has_card_page,
+            raised_at=row.raised_at,
         )
         for row, has_card_page in rows
     ]
 
 
 def waits_since(now: datetime) -> datetime:
-    """A purchase that was raised before this waits no more."""
-    return now - WAITS_AT_MOST[Trigger.PURCHASE]
+    """What was raised before this waits no more, whatever it is."""
+    return now - max(WAITS_AT_MOST[each] for each in WAITING)
+
+
+def _still_waits(now: datetime) -> ColumnElement[bool]:
+    """Whether a trigger asks for money that it has not waited for too long."""
+    return or_(
+        *(
+            and_(TriggerRecord.trigger == each, TriggerRecord.raised_at > now - WAITS_AT_MOST[each])
+            for each in WAITING
+        )
+    )
 
 
 def end_idleness(writes: Batch, users: Iterable[UUID], now: datetime) -> None:
@@ -325,10 +333,9 @@ def make_due(session: Session, user_id: UUID, now: datetime) -> None:
         update(TriggerRecord)
         .where(
             TriggerRecord.user_id == user_id,
-            TriggerRecord.trigger.in_(WAITING),
+            _still_waits(now),
             TriggerRecord.needed_micros > 0,
             TriggerRecord.ended_at.is_(None),
-            TriggerRecord.raised_at > waits_since(now),
         )
         .values(due_at=now, tries=TriggerRecord.tries + 1)
     )

@@ -1,0 +1,299 @@
+"""What renewals will charge and when, played forward in memory.
+
+The ladder and the months that decide here are those by which :mod:`services.billing.renewals`
+charges, and the wallet is asked in the same order: the oldest month first, each by itself, never
+more than there is.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import date, datetime
+from heapq import heappop, heappush
+from itertools import count
+from typing import NamedTuple
+from uuid import UUID
+
+from sqlalchemy import and_, or_, select
+from sqlalchemy.orm import Session
+
+from contracts.billing import DeploymentStatus
+from services.billing.deployments import ladder, lifecycle, periods
+from services.billing.deployments.ladder import Announced, Step
+from services.billing.deployments.months import month_end
+from services.billing.deployments.periods import PeriodKind, PeriodStatus
+from services.billing.models import DeploymentRow, PeriodRow
+from services.billing.settings import BillingSettings
+
+
+@dataclass(slots=True)
+class Owed:
+    """A period that the wallet is to pay."""
+
+    kind: PeriodKind
+    starts_at: datetime
+    ends_at: datetime
+    amount_micros: int
+
+
+@dataclass(slots=True, eq=False)
+class Tenancy:
+    """A deployment that costs something, or owes it, as its row stands and as it goes on."""
+
+    deployment_id: UUID
+    name: str
+    status: str
+    status_changed_at: datetime
+    billing_period: str
+    monthly_cost_micros: int
+    active_at: datetime | None
+    period_anchor_at: datetime | None
+    paid_until: datetime | None
+    due_at: datetime | None
+    short_since: datetime | None
+    ends_with_month: bool
+    announced: str
+    announced_at: datetime | None
+    ended_at: datetime | None
+    owed: list[Owed] = field(default_factory=list)
+
+
+_COLUMNS = [getattr(DeploymentRow, each.name) for each in fields(Tenancy) if each.name != "owed"]
+
+
+class Due(NamedTuple):
+    """What becomes due, and until when it waits for its money; None: until it comes.
+
+    ``is_waiting``: the wallet has refused it before.
+    """
+
+    at: datetime
+    amount_micros: int
+    tenancy: Tenancy
+    waits_until: datetime | None = None
+    is_waiting: bool = False
+
+
+class Change(NamedTuple):
+    """What is added to the balance; what is taken from it, for a deployment, is negative."""
+
+    at: datetime
+    micros: int
+    tenancy: Tenancy | None = None
+
+
+class Shortage(NamedTuple):
+    """The first day at whose end a month that is due is not paid, and what it lacks."""
+
+    day: date
+    by_micros: int
+
+
+def tenancies(session: Session, user_id: UUID) -> list[Tenancy]:
+    """All of this user's that will cost something unless their owner acts."""
+    is_due = and_(PeriodRow.user_id == user_id, PeriodRow.status == PeriodStatus.DUE)
+    owing = select(PeriodRow.deployment_id).where(is_due)
+    rows = session.execute(
+        select(*_COLUMNS)
+        .where(
+            DeploymentRow.user_id == user_id,
+            or_(
+                and_(
+                    DeploymentRow.status == DeploymentStatus.ACTIVE,
+                    DeploymentRow.monthly_cost_micros > 0,
+                    DeploymentRow.paid_until.is_not(None),
+                ),
+                DeploymentRow.deployment_id.in_(owing),
+            ),
+        )
+        .order_by(DeploymentRow.deployment_id)
+    )
+    found = {row.deployment_id: Tenancy(*row) for row in rows}
+    for period in session.scalars(select(PeriodRow).where(is_due).order_by(PeriodRow.starts_at)):
+        tenancy, kind = found.get(period.deployment_id), PeriodKind(period.kind)
+        # The month of one that does not run is being asked for, or given up, at this moment.
+        is_arrears = kind is PeriodKind.ARREARS
+        if tenancy is not None and (is_arrears or tenancy.status == DeploymentStatus.ACTIVE):
+            owed = Owed(kind, period.starts_at, period.ends_at, period.amount_micros)
+            tenancy.owed.append(owed)
+    return list(found.values())
+
+
+def schedule(
+    found: Iterable[Tenancy], now: datetime, until: datetime, rules: BillingSettings
+) -> list[Due]:
+    """What becomes due before ``until`` if all of it is paid, the earliest first."""
+    planned = [due for each in found for due in _planned(each, now, until, rules)]
+    return sorted(planned, key=lambda each: (each.at, each.tenancy.deployment_id))
+
+
+def _planned(
+    tenancy: Tenancy, now: datetime, until: datetime, rules: BillingSettings
+) -> Iterable[Due]:
+    starts_at = ladder.renews_at(tenancy)
+    for owed in tenancy.owed:
+        is_month = owed.kind is PeriodKind.MONTH
+        gives_up_at = (tenancy.short_since or now) + rules.grace if is_month else None
+        is_waiting = not is_month or tenancy.short_since is not None
+        yield Due(now, owed.amount_micros, tenancy, gives_up_at, is_waiting)
+        if is_month:
+            starts_at = owed.ends_at
+    while starts_at is not None and starts_at < until:
+        at = max(starts_at, now)
+        yield Due(at, tenancy.monthly_cost_micros, tenancy, at + rules.grace)
+        anchor = tenancy.period_anchor_at or starts_at
+        starts_at = month_end(anchor, starts_at)
+
+
+@dataclass
+class MonthsAhead:
+    """What the wallet pays of it, beginning at ``now`` with ``available_micros``.
+
+    The tenancies are changed. ``credits`` come, the earliest first, after what is due at the same
+    moment. ``changes`` of the balance, in order, and the first ``shortage`` are what :meth:`play`
+    finds.
+    """
+
+    now: datetime
+    rules: BillingSettings
+    available_micros: int
+    is_frozen: bool = False
+    credits: Sequence[Change] = ()
+    changes: list[Change] = field(default_factory=list)
+    shortage: Shortage | None = None
+    _agenda: list[tuple[datetime, int, Tenancy]] = field(default_factory=list)
+    _turn: Iterator[int] = field(default_factory=count)
+    _unpaid: dict[UUID, int] = field(default_factory=dict)
+
+    def play(self, found: Iterable[Tenancy], until: datetime) -> None:
+        """Until that moment, which is not looked at any more."""
+        found = list(found)
+        for each in found:
+            self._begin(each)
+        coming = deque(credit for credit in self.credits if credit.at < until)
+        today = self.now.date()
+        while self._agenda or coming:
+            moments = [agenda[0][0] for agenda in (self._agenda, coming) if agenda]
+            at = max(min(moments), self.now)
+            if at >= until:
+                break
+            if at.date() > today:
+                self._end_day(today)
+                today = at.date()
+            self._look(at, self._due(at))
+            while coming and coming[0].at <= at and not self._is_due(at):
+                self._receive(at, coming.popleft(), found)
+        self._end_day(today)
+
+    def _begin(self, tenancy: Tenancy) -> None:
+        if tenancy.status == DeploymentStatus.ACTIVE:
+            # That it is announced changes nothing, and need not be played.
+            tenancy.announced = Announced.RENEWAL
+            if tenancy.short_since is not None:
+                self._note_unpaid(tenancy)
+            tenancy.due_at = tenancy.due_at and ladder.due_at(tenancy, self.now, self.rules)
+        self._note(tenancy)
+
+    def _note(self, tenancy: Tenancy) -> None:
+        """Put it on the agenda, unless it can cost nothing any more."""
+        if tenancy.due_at is not None and (
+            tenancy.status == DeploymentStatus.ACTIVE or tenancy.owed
+        ):
+            heappush(self._agenda, (tenancy.due_at, next(self._turn), tenancy))
+
+    def _is_due(self, at: datetime) -> bool:
+        return bool(self._agenda) and self._agenda[0][0] <= at
+
+    def _due(self, at: datetime) -> list[Tenancy]:
+        """What is looked at together; what was put on the agenda anew is there once."""
+        due = {}
+        while self._is_due(at):
+            due_at, _, tenancy = heappop(self._agenda)
+            if due_at == tenancy.due_at:
+                due[tenancy.deployment_id] = tenancy
+        return list(due.values())
+
+    def _look(self, at: datetime, looked: Sequence[Tenancy]) -> None:
+        suspended = [each for each in looked if self._step(each, at)]
+        asked = sorted(
+            (owed.starts_at, each.deployment_id, owed.kind, index)
+            for index, each in enumerate(looked)
+            for owed in each.owed
+        )
+        for starts_at, _, kind, index in asked:
+            self._ask(at, looked[index], kind, starts_at)
+        for each in suspended:
+            self._suspend(each, at)
+        for each in looked:
+            each.due_at = ladder.due_at(each, at, self.rules)
+            self._note(each)
+
+    def _step(self, tenancy: Tenancy, at: datetime) -> bool:
+        """What is due before the wallet is asked; whether it is to be suspended after that."""
+        step = ladder.next_step(tenancy, at, self.rules)
+        if step is Step.OWE_MONTH:
+            self._owe_month(tenancy)
+        elif step is Step.GO_DOWN:
+            return self._goes_down_later(tenancy, at)
+        elif step is Step.ANNOUNCE_DELETION:
+            tenancy.announced, tenancy.announced_at = ladder.next_announcement(tenancy), at
+        return False
+
+    def _owe_month(self, tenancy: Tenancy) -> None:
+        starts_at = tenancy.paid_until
+        is_owed = any(each.kind is PeriodKind.MONTH for each in tenancy.owed)
+        if starts_at is not None and not is_owed:
+            ends_at = periods.month_ends_at(tenancy, starts_at)
+            month = Owed(PeriodKind.MONTH, starts_at, ends_at, tenancy.monthly_cost_micros)
+            tenancy.owed.append(month)
+
+    def _goes_down_later(self, tenancy: Tenancy, at: datetime) -> bool:
+        rung = ladder.next_rung(tenancy, self.rules)
+        if rung is not None and rung.status is DeploymentStatus.SUSPENDED:
+            tenancy.owed = [each for each in tenancy.owed if each.kind is PeriodKind.ARREARS]
+            return True
+        if rung is not None:
+            lifecycle.enter(tenancy, at, rung.status, self.rules)
+        return False
+
+    def _ask(self, at: datetime, tenancy: Tenancy, kind: str, starts_at: datetime) -> None:
+        owed = next(
+            each for each in tenancy.owed if (each.kind, each.starts_at) == (kind, starts_at)
+        )
+        if self.is_frozen or owed.amount_micros > self.available_micros:
+            if owed.kind is PeriodKind.MONTH:
+                tenancy.short_since = tenancy.short_since or at
+                self._note_unpaid(tenancy)
+            return
+        self._change(Change(at, -owed.amount_micros, tenancy))
+        tenancy.owed.remove(owed)
+        if owed.kind is PeriodKind.MONTH:
+            tenancy.paid_until, tenancy.short_since = owed.ends_at, None
+            self._unpaid.pop(tenancy.deployment_id, None)
+
+    def _suspend(self, tenancy: Tenancy, at: datetime) -> None:
+        """It ran until now, which it owes."""
+        starts_at = tenancy.paid_until or at
+        amount_micros = periods.arrears_micros(tenancy, starts_at, at)
+        if amount_micros > 0:
+            tenancy.owed.append(Owed(PeriodKind.ARREARS, starts_at, at, amount_micros))
+        self._unpaid.pop(tenancy.deployment_id, None)
+        lifecycle.enter(tenancy, at, DeploymentStatus.SUSPENDED, self.rules)
+
+    def _change(self, change: Change) -> None:
+        self.available_micros += change.micros
+        self.changes.append(change)
+
+    def _receive(self, at: datetime, credit: Change, found: Iterable[Tenancy]) -> None:
+        """Money comes: whatever is owed is asked for again."""
+        self._change(credit._replace(at=at))
+        self._look(at, [each for each in found if each.owed])
+
+    def _note_unpaid(self, tenancy: Tenancy) -> None:
+        months = [each for each in tenancy.owed if each.kind is PeriodKind.MONTH]
+        self._unpaid[tenancy.deployment_id] = sum(each.amount_micros for each in months)
+
+    def _end_day(self, day: date) -> None:
+        if self._unpaid and self.shortage is None:
+            has_micros = 0 if self.is_frozen else self.available_micros
+            self.shortage = Shortage(day, max(sum(self._unpaid.values()) - has_micros, 1))

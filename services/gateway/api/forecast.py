@@ -1,0 +1,78 @@
+"""When money leaves the wallet in the days to come, and how long it lasts."""
+
+from datetime import date
+from uuid import UUID
+
+from flask import Blueprint
+from pydantic import AwareDatetime, Field
+
+from contracts.billing import ForecastKind, GetForecast
+from services.gateway.api.endpoint import endpoint
+from services.gateway.api.shapes import ApiBody, ApiReply, Days, Usd
+from services.gateway.backend import call
+from services.gateway.people.users import CurrentUser
+
+blueprint = Blueprint("api_forecast", __name__)
+
+
+class ForecastQuery(ApiBody):
+    """``without`` is the id of a deployment that is left out."""
+
+    days: Days = 30
+    without: UUID | None = None
+
+
+class ForecastEventReply(ApiReply):
+    """``amount_usd`` is positive; an ``auto_topup`` adds it to the balance, a charge takes it."""
+
+    kind: ForecastKind
+    at: AwareDatetime
+    amount_micros: Usd = Field(serialization_alias="amount_usd")
+    deployment_id: UUID | None
+    name: str
+
+
+class ForecastDayReply(ApiReply):
+    """``balance`` is the one at the end of the day (UTC). ``events`` are the day's first 100."""
+
+    date: date
+    balance_micros: Usd
+    events: list[ForecastEventReply]
+    events_total: int
+
+
+class DueReply(ApiReply):
+    date: date
+    at: AwareDatetime
+    amount_micros: Usd = Field(serialization_alias="amount_usd")
+    deployment_id: UUID
+    name: str
+
+
+class WalletForecast(ApiReply):
+    """Today and the ``days`` days after it. ``due_next`` are the next 20 charges, whether or not
+    the balance covers them. On ``short_on`` something due is not paid, and ``short_by`` is
+    lacking; ``days_until_empty`` is how many days after today that is. Null: not within these
+    days. ``is_auto_topup_known`` is false where automatic top-ups could not be foretold, and
+    ``auto_topup_refusal`` says why one is not made that is needed."""
+
+    available_micros: Usd
+    days: list[ForecastDayReply]
+    due_next: list[DueReply]
+    short_on: date | None
+    short_by_micros: Usd | None
+    days_until_empty: int | None
+    is_auto_topup_known: bool
+    auto_topup_refusal: str
+
+
+@endpoint(blueprint, "GET", "/api/wallet/forecast", query=ForecastQuery, reply=WalletForecast)
+def forecast(user: CurrentUser, query: ForecastQuery) -> WalletForecast:
+    """The balance day by day, from the real dates of renewals and with automatic top-ups within
+    their limits; also as if one deployment were not there."""
+    told = call(GetForecast(user_id=user.user_id, days=query.days, without=query.without))
+    return WalletForecast.of(
+        told,
+        due_next=[DueReply.of(due, date=due.at.date()) for due in told.due_next],
+        short_by_micros=told.short_by_micros if told.short_on else None,
+    )

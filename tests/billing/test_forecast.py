@@ -1,0 +1,357 @@
+"""The forecast says what running the clock forward then brings: with the real wallet, and the
+answer of auto top-up where a test gives one."""
+
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any, cast
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import func, select
+
+from chassis.client import RpcClient
+from chassis.database import Connected
+from contracts.billing import CancelWhen, Forecast, ForecastKind, GetForecast
+from contracts.errors import NotFound, Unavailable
+from contracts.messages import MAX_AMOUNT_MICROS
+from contracts.topup import (
+    AutoTopupState,
+    ForecastSchedule,
+    GetAutoTopupState,
+    PlannedCharge,
+    ScheduleForecast,
+    Trigger,
+)
+from services.billing.deployments.months import one_month_after
+from services.billing.deployments.periods import PeriodKind, PeriodStatus
+from services.billing.forecast.forecast import DUE_NEXT_MAX, foretell
+from services.billing.models import DeploymentRow, PeriodRow
+from tests.billing.conftest import RULES
+from tests.billing.test_renewals import BOUGHT, DAY, PRICE, Tenant, month
+from tests.system import System
+
+SEEDS = int(os.environ.get("FORECAST_SEEDS", "4"))
+
+
+@dataclass
+class Wire:
+    """The tenant's wallet is real; what auto top-up charges is what the test says."""
+
+    tenant: Tenant
+    charges: list[tuple[datetime, int]] = field(default_factory=list)
+    threshold_micros: int | None = None
+    reason: str = ""
+    failure: Exception | None = None
+    fails: type = object
+    asked: list[ForecastSchedule] = field(default_factory=list)
+
+    def call(self, request: Any, timeout_s: float = 10.0) -> Any:
+        return self.tenant.wire.call(request, timeout_s)
+
+    def begin(self, request: Any, _timeout_s: float = 10.0) -> Callable[[], Any]:
+        if self.failure is not None and isinstance(request, self.fails):
+            raise self.failure
+        if isinstance(request, GetAutoTopupState):
+            is_on = self.threshold_micros is not None
+            state = AutoTopupState(
+                enabled=is_on,
+                state="active" if is_on else "off",
+                threshold_micros=self.threshold_micros,
+            )
+            return lambda: state
+        self.asked.append(request)
+        planned = [
+            PlannedCharge(amount_micros=amount, trigger=Trigger.RENEWAL, at=at)
+            for at, amount in self.charges
+        ]
+        return lambda: ScheduleForecast(charges=planned, reason=self.reason)
+
+
+def foretold(
+    tenant: Tenant, days: int = 30, without: UUID | None = None, wire: Wire | None = None
+) -> Forecast:
+    request = GetForecast(user_id=tenant.user_id, days=days, without=without)
+    rpc = cast(RpcClient, wire or Wire(tenant))
+    return foretell(tenant.database, rpc, request, tenant.now, RULES)
+
+
+def balances(forecast: Forecast) -> dict[date, int]:
+    return {day.date: day.balance_micros for day in forecast.days}
+
+
+def events(forecast: Forecast) -> list[tuple[date, str, int]]:
+    return [
+        (day.date, event.kind, event.amount_micros) for day in forecast.days for event in day.events
+    ]
+
+
+@pytest.fixture
+def tenant(stack: System, database: Connected) -> Tenant:
+    return Tenant(stack, database)
+
+
+def test_nothing_is_taken_until_the_month_ends_and_then_all_of_it(tenant: Tenant) -> None:
+    (deployment_id,) = tenant.deploys()
+    tenant.gets(100_000_000)
+
+    forecast = foretold(tenant, 30)
+
+    assert [day.date for day in forecast.days] == [BOUGHT.date() + n * DAY for n in range(31)]
+    before = [day.balance_micros for day in forecast.days if day.date < month(1).date()]
+    after = [day.balance_micros for day in forecast.days if day.date >= month(1).date()]
+    assert (set(before), set(after)) == ({100_000_000}, {100_000_000 - PRICE})
+    (event,) = [event for day in forecast.days for event in day.events]
+    assert (event.kind, event.at, event.amount_micros, event.deployment_id, event.name) == (
+        ForecastKind.RENEWAL,
+        month(1),
+        PRICE,
+        deployment_id,
+        "VM-Production",
+    )
+    assert (forecast.short_on, forecast.short_by_micros, forecast.days_until_empty) == (
+        None,
+        0,
+        None,
+    )
+
+
+def test_the_day_it_falls_short_and_what_it_lacks(tenant: Tenant) -> None:
+    tenant.deploys(29_000_000)
+
+    forecast = foretold(tenant, 28)
+    a_day_less = foretold(tenant, 27)
+
+    assert forecast.short_on == date(2026, 2, 28)
+    assert (forecast.short_by_micros, forecast.days_until_empty) == (29_000_000, 28)
+    assert set(balances(forecast).values()) == {0}
+    assert (a_day_less.short_on, a_day_less.days_until_empty) == (None, None)
+
+
+@pytest.mark.parametrize(("has_micros", "short_by_micros"), [(PRICE, 0), (PRICE - 1, 1)])
+def test_exactly_enough_is_enough(tenant: Tenant, has_micros: int, short_by_micros: int) -> None:
+    tenant.deploys()
+    tenant.gets(has_micros)
+
+    assert foretold(tenant).short_by_micros == short_by_micros
+
+
+def test_what_is_due_is_listed_whether_or_not_it_is_covered(tenant: Tenant) -> None:
+    (deployment_id,) = tenant.deploys()
+
+    forecast = foretold(tenant, 90)
+
+    assert [(due.at, due.amount_micros, due.deployment_id) for due in forecast.due_next] == [
+        (month(n), PRICE, deployment_id) for n in (1, 2, 3)
+    ]
+    assert len(foretold(tenant, 366).due_next) == 12
+
+
+def test_no_more_is_listed_as_due_than_fits(tenant: Tenant) -> None:
+    tenant.deploys(quantity=DUE_NEXT_MAX + 1)
+
+    assert len(foretold(tenant).due_next) == DUE_NEXT_MAX
+
+
+def test_what_ends_is_stopped_or_is_paid_once_costs_nothing(tenant: Tenant) -> None:
+    ends, stopped, cancelled = tenant.deploys(quantity=3)
+    tenant.deploys(PRICE, period="once")
+    tenant.gets(10 * PRICE)
+    tenant.cancels(ends)
+    tenant.stops(stopped)
+    tenant.cancels(cancelled, CancelWhen.NOW)
+
+    forecast = foretold(tenant, 90)
+
+    assert (events(forecast), forecast.due_next) == ([], [])
+
+
+def test_without_a_deployment_it_lasts_longer(tenant: Tenant) -> None:
+    dear, _ = (*tenant.deploys(PRICE), *tenant.deploys(5_000_000))
+    tenant.gets(10_000_000)
+
+    assert foretold(tenant, 40).short_on == month(1).date()
+    assert foretold(tenant, 70, without=dear).short_on is None
+
+
+def test_without_what_is_nobodys_or_another_users_there_is_no_forecast(
+    tenant: Tenant, stack: System, database: Connected
+) -> None:
+    (theirs,) = Tenant(stack, database).deploys()
+
+    for without in (uuid4(), theirs):
+        with pytest.raises(NotFound, match="no such deployment"):
+            foretold(tenant, without=without)
+
+
+def test_what_others_run_and_owe_is_not_foretold(
+    stack: System, database: Connected, tenant: Tenant
+) -> None:
+    others = [Tenant(stack, database) for _ in range(2)]
+    for other in others:
+        other.deploys()
+        other.lives(month(1) + DAY)
+    tenant.now = month(1) + DAY
+
+    forecast = foretold(tenant, 90)
+
+    assert (events(forecast), forecast.due_next, forecast.short_on) == ([], [], None)
+
+
+def test_in_grace_it_is_short_today_until_money_comes(tenant: Tenant) -> None:
+    tenant.deploys()
+    tenant.gets(PRICE - 1)
+    tenant.lives(month(1) + DAY)
+
+    forecast = foretold(tenant)
+
+    assert (forecast.short_on, forecast.short_by_micros) == (tenant.now.date(), 1)
+    assert [due.at for due in forecast.due_next] == [tenant.now, month(2)]
+
+
+def test_a_frozen_wallet_pays_nothing(tenant: Tenant) -> None:
+    tenant.deploys()
+    tenant.gets(10 * PRICE)
+    tenant.freezes()
+
+    forecast = foretold(tenant, 40)
+
+    assert (forecast.short_on, forecast.short_by_micros) == (month(1).date(), PRICE)
+    assert set(balances(forecast).values()) == {10 * PRICE}
+
+
+def test_a_charge_that_comes_when_it_is_due_pays_it(tenant: Tenant) -> None:
+    tenant.deploys()
+    wire = Wire(tenant, charges=[(month(1), 50_000_000)])
+
+    forecast = foretold(tenant, 30, wire=wire)
+
+    assert events(forecast) == [
+        (month(1).date(), "auto_topup", 50_000_000),
+        (month(1).date(), "renewal", PRICE),
+    ]
+    assert balances(forecast)[month(1).date()] == 50_000_000 - PRICE
+    assert (forecast.short_on, forecast.is_auto_topup_known) == (None, True)
+
+
+def test_a_charge_that_comes_a_day_late_leaves_it_short_for_that_day(tenant: Tenant) -> None:
+    tenant.deploys()
+    wire = Wire(tenant, charges=[(month(1) + DAY, 50_000_000)], reason="The daily limit.")
+
+    forecast = foretold(tenant, 30, wire=wire)
+
+    assert (forecast.short_on, forecast.short_by_micros) == (month(1).date(), PRICE)
+    assert [kind for _, kind, _ in events(forecast)] == ["auto_topup", "renewal"]
+    assert forecast.auto_topup_refusal == "The daily limit."
+
+
+def test_auto_topup_hears_what_is_due_and_until_when_it_waits(tenant: Tenant) -> None:
+    short, _ = tenant.deploys(PRICE), tenant.deploys(5_000_000)
+    tenant.gets(5_000_000)
+    tenant.lives(month(1) + DAY)
+    wire = Wire(tenant)
+
+    foretold(tenant, 10, wire=wire)
+
+    (asked,) = wire.asked
+    assert asked.until == datetime(2026, 3, 12, tzinfo=UTC)
+    (waits,) = asked.spendings
+    assert (waits.reference, waits.amount_micros, waits.at) == (short[0], PRICE, tenant.now)
+    assert (waits.waits_until, waits.is_waiting) == (month(1) + RULES.grace, True)
+
+
+@pytest.mark.parametrize(("threshold_micros", "is_asked"), [(None, False), (5, False), (6, True)])
+def test_auto_topup_is_asked_only_where_it_may_charge(
+    tenant: Tenant, threshold_micros: int | None, is_asked: bool
+) -> None:
+    tenant.deploys()
+    tenant.gets(PRICE + 5)
+    wire = Wire(tenant, threshold_micros=threshold_micros)
+
+    forecast = foretold(tenant, wire=wire)
+
+    assert (bool(wire.asked), forecast.is_auto_topup_known) == (is_asked, True)
+
+
+@pytest.mark.parametrize("fails", [GetAutoTopupState, ForecastSchedule])
+def test_where_auto_topup_cannot_be_asked_the_forecast_says_so(tenant: Tenant, fails: type) -> None:
+    tenant.deploys()
+    wire = Wire(tenant, failure=Unavailable("It is away."), fails=fails)
+
+    forecast = foretold(tenant, wire=wire)
+
+    assert (forecast.is_auto_topup_known, forecast.short_on) == (False, month(1).date())
+
+
+def test_a_user_without_anything_has_a_flat_line(tenant: Tenant) -> None:
+    tenant.gets(1_000_000)
+
+    forecast = foretold(tenant, 1)
+
+    assert [day.balance_micros for day in forecast.days] == [1_000_000, 1_000_000]
+    assert (forecast.short_on, forecast.days_until_empty) == (None, None)
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_the_forecast_agrees_with_running_the_clock_forward(tenant: Tenant, seed: int) -> None:
+    """Deployments of the 28th to the 31st, some of them stopped, ending or unpaid; credits come."""
+    dice = random.Random(seed)
+    has_lived(tenant, dice)
+    last = tenant.now.date() + 60 * DAY
+    charges = sorted(
+        (tenant.now + dice.random() * 60 * DAY, dice.randint(1, 60_000_000))
+        for _ in range(dice.choice([0, 0, 1, 4]))
+    )
+
+    wire = Wire(tenant, charges=charges, threshold_micros=MAX_AMOUNT_MICROS)
+
+    forecast = foretold(tenant, 60, wire=wire)
+
+    short, told = None, {}
+    while tenant.now.date() <= last:
+        day = tenant.now.date()
+        evening = midnight_after(day) - timedelta(microseconds=1)
+        for at, micros in [charge for charge in charges if charge[0].date() == day]:
+            tenant.lives(at)
+            tenant.gets(micros)
+            tenant.renewals.run()
+        tenant.lives(evening)
+        told[day], unpaid = tenant.balance, unpaid_months_micros(tenant)
+        if unpaid and short is None:
+            short = (day, unpaid - told[day])
+        tenant.now = midnight_after(day)
+    assert balances(forecast) == told
+    assert (forecast.short_on, forecast.short_by_micros) == (short or (None, 0))
+
+
+def has_lived(tenant: Tenant, dice: random.Random) -> None:
+    for _ in range(dice.randint(1, 6)):
+        tenant.now = BOUGHT.replace(day=dice.randint(28, 31), hour=dice.randint(0, 23))
+        for deployment_id in tenant.deploys(dice.randint(1, 40_000_000), dice.randint(1, 2)):
+            dice.choice([tenant.cancels, tenant.stops, *[lambda _: None] * 4])(deployment_id)
+    if dice.random() < 0.8:
+        tenant.gets(dice.randint(1, 250_000_000))
+    evening = BOUGHT.replace(hour=23, minute=59)
+    tenant.lives(one_month_after(evening, dice.randint(0, 1)) + dice.randint(0, 25) * DAY)
+
+
+def midnight_after(day: date) -> datetime:
+    return datetime.combine(day + DAY, time(), UTC)
+
+
+def unpaid_months_micros(tenant: Tenant) -> int:
+    """What the deployments that run owe for months that the wallet has refused."""
+    query = (
+        select(func.coalesce(func.sum(PeriodRow.amount_micros), 0))
+        .join(DeploymentRow, DeploymentRow.deployment_id == PeriodRow.deployment_id)
+        .where(
+            DeploymentRow.user_id == tenant.user_id,
+            DeploymentRow.short_since.is_not(None),
+            PeriodRow.status == PeriodStatus.DUE,
+            PeriodRow.kind == PeriodKind.MONTH,
+        )
+    )
+    with tenant.database.read() as session:
+        return int(session.scalars(query).one())
