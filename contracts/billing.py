@@ -475,15 +475,18 @@ class Forecast(Reply):
     days_until_empty: int | None = None
     is_auto_topup_known: bool = True
     auto_topup_refusal: str = ""
+    burn_rate: BurnRate | None = None
 
 
 class GetForecast(Request[Forecast], service=SERVICE, method="get_forecast"):
-    """``without``: as if this deployment of the user's were not there. Errors: ``NotFound`` (of
-    ``without``), ``Unavailable`` and ``DeadlineExceeded`` of the wallet."""
+    """``without``: as if this deployment of the user's were not there. ``dearest``: with the burn
+    rate beside it, which names so many. Errors: ``NotFound`` (of ``without``), ``Unavailable`` and
+    ``DeadlineExceeded`` of the wallet."""
 
     user_id: UUID
     days: Annotated[int, Field(strict=True, ge=1, le=366)] = 30
     without: UUID | None = None
+    dearest: PageLimit | None = None
 
 
 class PurchaseShortOfFunds(UserEvent, source=SERVICE, type="purchase_short_of_funds"):

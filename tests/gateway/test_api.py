@@ -203,6 +203,7 @@ def test_the_forecast_names_the_renewal_and_the_day_it_is_short(
 
     told = read(rich.get("/api/wallet/forecast?days=62"))
     without = read(rich.get(f"/api/wallet/forecast?without={first['deployment_id']}"))
+    page = rich.get("/dashboard").text
 
     assert (told["available"], len(told["days"])) == (Decimal("10.00"), 63)
     paid = [event for day in told["days"] for event in day["events"]]
@@ -210,6 +211,7 @@ def test_the_forecast_names_the_renewal_and_the_day_it_is_short(
     assert told["due_next"][0]["date"] == first["paid_until"][:10] == told["short_on"]
     assert (told["short_by"], told["days"][-1]["balance"]) == (Decimal("5.00"), Decimal("0.00"))
     assert (without["short_on"], without["short_by"], without["days_until_empty"]) == (None,) * 3
+    assert "Short by $5.00 on " in page and 'class="chart-mark chart-mark-renewal"' in page
 
 
 @pytest.mark.parametrize(

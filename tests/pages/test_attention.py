@@ -1,13 +1,13 @@
 """What stands above the dashboard."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
-from contracts.billing import Purchase, PurchasedLine, PurchaseStatus
+from contracts.billing import Forecast, Purchase, PurchasedLine, PurchaseStatus
 from contracts.catalog import BillingPeriod, Category
 from contracts.topup import AutoTopupStatus, Refusal, RefusalCode, Trigger
 from contracts.wallet import AccountStatus, Wallet
@@ -15,7 +15,7 @@ from services.gateway.app import create_app
 from services.gateway.models import Notification
 from services.gateway.pages.attention import Box, boxes
 from services.gateway.settings import GatewaySettings
-from tests.pages.test_projection import burning
+from tests.pages.test_forecast_chart import TODAY, foretold
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 DOLLAR = 1_000_000
@@ -147,13 +147,39 @@ def test_a_frozen_wallet_comes_first() -> None:
     assert titles(found) == ["Your wallet is frozen", "Auto top-up is paused"]
 
 
-def test_credits_that_run_out_soon_are_told_where_nothing_refills_them() -> None:
-    burn = burning(5 * DOLLAR, 30 * DOLLAR).model_copy(update={"days_until_empty": 5})
+def short(days: int, refusal: str = "") -> Forecast:
+    return foretold(
+        [5],
+        short_on=TODAY + timedelta(days=days),
+        short_by_micros=29 * DOLLAR,
+        days_until_empty=days,
+        auto_topup_refusal=refusal,
+    )
 
-    assert titles(boxes(wallet(), auto_topup("off"), [], burn, [])) == [
-        "Your credits run out in 5 days"
-    ]
-    assert boxes(wallet(), auto_topup(), [], burn, []) == []
+
+@pytest.mark.parametrize(
+    ("days", "expected"),
+    [
+        (0, ["Short by $29.00 today"]),
+        (7, ["Short by $29.00 on 5 December"]),
+        (8, []),
+    ],
+)
+def test_what_is_short_within_a_week_is_said_with_its_day(days: int, expected: list[str]) -> None:
+    assert titles(boxes(wallet(), auto_topup("off"), [], short(days), [])) == expected
+
+
+def test_what_is_short_although_auto_topup_is_on_says_why() -> None:
+    [off] = boxes(wallet(), auto_topup("off"), [], short(3), [])
+    [on] = boxes(wallet(), auto_topup(), [], short(3, "The daily limit is reached."), [])
+
+    assert off.actions[0].label == "Set up auto top-up"
+    assert on.body.endswith("The daily limit is reached.")
+    assert [action.label for action in on.actions] == ["Buy credits now"]
+
+
+def test_a_balance_that_covers_what_is_due_has_no_box() -> None:
+    assert boxes(wallet(), auto_topup("off"), [], foretold([5, 5]), []) == []
 
 
 def test_messages_of_one_kind_are_one_box_that_can_be_dismissed() -> None:

@@ -26,7 +26,8 @@ from contracts.errors import NotFound, ServiceError
 from contracts.messages import MAX_AMOUNT_MICROS, ReplyT, Request
 from contracts.topup import ForecastSchedule, GetAutoTopupState, ScheduleForecast, Spending
 from contracts.wallet import AccountStatus, GetWallet
-from services.billing.deployments.queries import own_deployment
+from services.billing.deployments.queries import own_deployment, what_burns
+from services.billing.forecast.burn_rate import analyse
 from services.billing.forecast.months_ahead import (
     Change,
     Due,
@@ -50,6 +51,7 @@ _DAY = timedelta(days=1)
 class Found(NamedTuple):
     """What there is at present, and what auto top-up would charge; None: it is not known."""
 
+    balance_micros: int
     available_micros: int
     is_frozen: bool
     automatic: ScheduleForecast | None
@@ -68,6 +70,7 @@ def foretell(
         if request.without is not None:
             own_deployment(session, request.user_id, request.without)
             found = [each for each in found if each.deployment_id != request.without]
+        burning = what_burns(session, request.user_id, request.dearest) if request.dearest else None
     until = _midnight(now.date() + _DAY * (request.days + 1))
     planned = schedule(found, now, until, rules)
     told = _ask(rpc, request.user_id, planned, until, rules)
@@ -83,6 +86,7 @@ def foretell(
         days_until_empty=(shortage.day - now.date()).days if shortage else None,
         is_auto_topup_known=told.automatic is not None,
         auto_topup_refusal=told.automatic.reason if told.automatic else "",
+        burn_rate=analyse(told.balance_micros, burning, now) if burning else None,
     )
 
 
@@ -99,10 +103,10 @@ def _ask(
 ) -> Found:
     """The wallet and the top-up service at once. Raises what the wallet raises."""
     state = _begin(rpc, GetAutoTopupState(user_id=user_id))
-    available_micros, is_frozen = 0, False
+    balance_micros, available_micros, is_frozen = 0, 0, False
     try:
         wallet = rpc.call(GetWallet(user_id=user_id), rules.call_timeout_s)
-        available_micros = wallet.available_micros
+        balance_micros, available_micros = wallet.balance_micros, wallet.available_micros
         is_frozen = wallet.status is AccountStatus.FROZEN
     except NotFound:
         pass  # Who has no wallet yet has nothing in it.
@@ -114,7 +118,7 @@ def _ask(
         charges = ScheduleForecast(charges=[])
         if _lowest(available_micros, planned) < floor_micros:
             charges = _begin(rpc, _question(user_id, planned, until))()
-    return Found(available_micros, is_frozen, charges)
+    return Found(balance_micros, available_micros, is_frozen, charges)
 
 
 def _lowest(available_micros: int, planned: Sequence[Due]) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from flask import url_for
 
 from chassis.money import format_usd
-from contracts.billing import BurnRate, Purchase, PurchaseStatus
+from contracts.billing import Forecast, Purchase, PurchaseStatus
 from contracts.topup import AutoTopupStatus
 from contracts.wallet import AccountStatus, Wallet
 from services.gateway.models import Notification
@@ -49,7 +49,7 @@ def boxes(
     wallet: Wallet | None,
     auto_topup: AutoTopupStatus | None,
     waiting: Sequence[Purchase],
-    burn: BurnRate | None,
+    forecast: Forecast | None,
     unread: Iterable[Notification],
 ) -> list[Box]:
     """The boxes, the most pressing first; None stands for what could not be asked.
@@ -60,7 +60,7 @@ def boxes(
         _wallet(wallet),
         _auto_topup(auto_topup, wallet, waiting),
         _purchases(auto_topup, waiting),
-        _runway(auto_topup, burn),
+        _runway(auto_topup, forecast),
     )
     found = [box for box in subjects if box is not None]
     if _is_frozen(wallet):
@@ -146,17 +146,21 @@ def _purchases(auto_topup: AutoTopupStatus | None, waiting: Sequence[Purchase]) 
     return Box("warning" if lacking else "info", title, body, [Action(label, page)])
 
 
-def _runway(auto_topup: AutoTopupStatus | None, burn: BurnRate | None) -> Box | None:
-    days = burn.days_until_empty if burn is not None else None
-    is_off = auto_topup is not None and auto_topup.state == "off"
-    if days is None or days > RUNWAY_WARNING_DAYS or not is_off:
+def _runway(auto_topup: AutoTopupStatus | None, forecast: Forecast | None) -> Box | None:
+    days = forecast.days_until_empty if forecast is not None else None
+    if forecast is None or forecast.short_on is None or days is None or days > RUNWAY_WARNING_DAYS:
         return None
-    when = "today" if days == 0 else f"in {days} {'day' if days == 1 else 'days'}"
+    when = "today" if days == 0 else f"on {forecast.short_on:%-d %B}"
+    is_off = auto_topup is not None and auto_topup.state == "off"
+    settings = Action("Set up auto top-up", url_for("auto_topup.settings"))
+    helps = forecast.auto_topup_refusal
+    if is_off:
+        helps = "Auto top-up can buy more in time, within limits you set."
     return Box(
         "warning",
-        f"Your credits run out {when}",
-        "Auto top-up can buy more in time, within limits you set.",
-        [Action("Set up auto top-up", url_for("auto_topup.settings")), _buy_credits()],
+        f"Short by {format_usd(forecast.short_by_micros)} {when}",
+        f"Your credits do not cover what renews by then. {helps}".strip(),
+        [settings, _buy_credits()] if is_off else [_buy_credits()],
     )
 
 

@@ -1,33 +1,40 @@
-"""/dashboard: the balance and how long it lasts; /dashboard/deployments: what runs."""
+"""/dashboard: the balance and what becomes of it; /dashboard/deployments: what runs."""
 
 from flask import Blueprint, render_template, request
 from pydantic import ValidationError
 
-from chassis.clock import utc_now
-from contracts.billing import GetBurnRate, ListDeployments, ListPurchases, PurchaseStatus
+from contracts.billing import (
+    GetBurnRate,
+    GetForecast,
+    ListDeployments,
+    ListPurchases,
+    PurchaseStatus,
+)
 from contracts.topup import GetAutoTopup
 from contracts.wallet import GetWallet
 from services.gateway.backend import ask, ask_all, call
 from services.gateway.errors import Problem
-from services.gateway.pages import attention
+from services.gateway.pages import attention, forecast_chart
 from services.gateway.pages.notifications import unread
-from services.gateway.pages.projection import project
 from services.gateway.people.identity import login_required, signed_in_user
 
 blueprint = Blueprint("dashboard", __name__)
 
+DAYS = 31
+"""A month, whichever: what was bought today is due again within them."""
 DEAREST_MAX = 10
+DUE_MAX = 5
 PAGE_SIZE = 25
 
 
 @blueprint.get("/dashboard")
 @login_required
 def overview() -> str:
-    """The balance, the burn rate and its projection, what runs, what needs attention."""
+    """The balance, the forecast, the burn rate, what runs, what needs attention."""
     user_id = signed_in_user().user_id
-    wallet, burn, auto_topup, waiting = ask_all(
+    wallet, forecast, auto_topup, waiting = ask_all(
         GetWallet(user_id=user_id),
-        GetBurnRate(user_id=user_id, limit=DEAREST_MAX),
+        GetForecast(user_id=user_id, days=DAYS, dearest=DEAREST_MAX),
         GetAutoTopup(user_id=user_id),
         ListPurchases(
             user_id=user_id,
@@ -38,14 +45,16 @@ def overview() -> str:
     return render_template(
         "overview.html",
         wallet=wallet,
-        burn=burn,
+        forecast=forecast,
+        burn=forecast.burn_rate if forecast else None,
         auto_topup=auto_topup,
-        projection=project(utc_now(), burn, auto_topup) if burn else None,
+        chart=forecast_chart.draw(forecast, auto_topup) if forecast else None,
+        due_next=forecast.due_next[:DUE_MAX] if forecast else [],
         boxes=attention.boxes(
             wallet,
             auto_topup,
             waiting.purchases if waiting else [],
-            burn,
+            forecast,
             unread(user_id, attention.EVENTS_WITHOUT_A_STATE),
         ),
     )

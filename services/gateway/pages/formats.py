@@ -108,6 +108,11 @@ def rounded_money(amount_micros: int) -> str:
     return format_usd(from_cents(divide_half_even(amount_micros, MICROS_PER_CENT)))
 
 
+def dollars(amount_micros: int) -> str:
+    """``$1,250``: a whole number of dollars on a scale."""
+    return format_usd(amount_micros).removesuffix(".00")
+
+
 def plain_dollars(amount_micros: int) -> str:
     """``25`` or ``25.50``: an amount as the value of a number field."""
     text = format_usd(amount_micros).replace("$", "").replace(",", "")
@@ -126,6 +131,11 @@ def period_suffix(period: BillingPeriod) -> str:
 def day(moment: date | None) -> str:
     """``22 Nov 2026``."""
     return f"{moment.day} {moment:%b %Y}" if moment else ""
+
+
+def day_in_words(moment: date) -> str:
+    """``28 December``, in a sentence about the days to come."""
+    return f"{moment.day} {moment:%B}"
 
 
 def minute(moment: datetime | None) -> str:
@@ -216,6 +226,8 @@ def install(templates: Environment) -> None:
         duration=duration,
         period_suffix=period_suffix,
         day=day,
+        day_in_words=day_in_words,
+        dollars=dollars,
         minute=minute,
         clock=clock,
         seconds_left=seconds_left,

@@ -131,7 +131,3 @@ document.addEventListener("change", (event) => {
     event.target.form.querySelector(".custom-amount input")?.focus();
   }
 });
-
-if (document.querySelector("[data-projection]")) {
-  import("./projection.js").then((chart) => chart.drawAll());
-}
