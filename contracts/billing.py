@@ -50,6 +50,16 @@ class DeploymentStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
+class RefundCause(StrEnum):
+    """Why something was paid back: it could not be provided, its owner cancelled it before it ran,
+    its buyer gave it back, or support decided so."""
+
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    BUYER = "buyer"
+    SUPPORT = "support"
+
+
 class ChangeCause(StrEnum):
     """Why something changed about a deployment; the last three leave its status as it is."""
 
@@ -58,6 +68,7 @@ class ChangeCause(StrEnum):
     UNPAID = "unpaid"
     MONTH_ENDED = "month_ended"
     KEPT_LONG_ENOUGH = "kept_long_enough"
+    REFUNDED = "refunded"
     RENAMED = "renamed"
     WILL_END = "will_end"
     WILL_GO_ON = "will_go_on"
@@ -69,6 +80,7 @@ class Actor(StrEnum):
     OWNER = "owner"
     BILLING = "billing"
     PROVISIONER = "provisioner"
+    SUPPORT = "support"
 
 
 class CancelWhen(StrEnum):
@@ -116,6 +128,7 @@ class Purchase(Reply):
     (for example ``card_declined``, ``out_of_stock``), both empty when all is well.
     ``is_stock_limited``: others may buy the last of it. While the purchase waits, stock is set
     aside for it until ``stock_held_until``; None: it is not, and may be gone when the money comes.
+    ``refunded_micros`` went back of it. Its buyer may give it back until ``returnable_until``.
     """
 
     purchase_id: UUID
@@ -133,6 +146,8 @@ class Purchase(Reply):
     expires_at: Moment | None = None
     is_stock_limited: bool = False
     stock_held_until: Moment | None = None
+    refunded_micros: PriceMicros = 0
+    returnable_until: Moment | None = None
     replayed: bool = False
 
 
@@ -159,6 +174,31 @@ class CancelPurchase(Request[Purchase], service=SERVICE, method="cancel_purchase
 
     user_id: UUID
     purchase_id: UUID
+
+
+class ReturnPurchase(Command[Purchase], service=SERVICE, method="return_purchase"):
+    """Give a purchase back, by its buyer: possible for a time, while nothing of it has run.
+
+    What runs of it ends. The money comes back by itself where it does not at once. ``Conflict``
+    where it is too late, or something was used.
+    """
+
+    user_id: UUID
+    purchase_id: UUID
+
+
+class RefundPurchase(Command[Purchase], service=SERVICE, method="refund_purchase"):
+    """Give back what was paid for a purchase, or for its ``line``, counted from 0, by support.
+
+    What runs of it ends, and what it owes is owed. Units that were refunded before are left out;
+    ``Conflict`` where all of them were, and for what was not paid. Months that were renewed are no
+    part of the purchase. The money comes back by itself where it does not at once.
+    """
+
+    purchase_id: UUID
+    line: Annotated[int, Field(strict=True, ge=0, lt=50)] | None = None
+    reason: ShortText
+    actor: ShortText
 
 
 class PurchasePage(Reply):
@@ -293,8 +333,8 @@ class StartDeployment(Command[Deployment], service=SERVICE, method="start_deploy
 class CancelDeployment(Command[Deployment], service=SERVICE, method="cancel_deployment"):
     """End it: with the month that is paid, or now and for good, without money back.
 
-    One that does not run, or owes its month, ends now whatever ``when`` says. ``Conflict`` for one
-    that has ended or is being set up.
+    One that does not run, or owes its month, ends now whatever ``when`` says. One that is being set
+    up ends now, and its price comes back. ``Conflict`` for one that has ended.
     """
 
     user_id: UUID
@@ -552,6 +592,31 @@ class PurchaseEnded(UserEvent, source=SERVICE, type="purchase_ended"):
     status: PurchaseStatus
     status_code: str
     reason: str
+
+
+class PurchaseRefunded(UserEvent, source=SERVICE, type="purchase_refunded"):
+    """Money of a purchase came back to its buyer: ``amount_micros`` by this refund."""
+
+    purchase_id: UUID
+    refund_id: UUID
+    cause: RefundCause
+    reason: str
+    amount_micros: PriceMicros
+    description: str
+
+
+class SaleRefunded(UserEvent, source=SERVICE, type="sale_refunded"):
+    """What a provider sold was refunded: ``net_micros`` of what was earned went back.
+
+    ``owed_micros`` of that was not in the wallet any more. It was advanced, and is taken as soon as
+    the wallet covers it.
+    """
+
+    refund_id: UUID
+    product_names: list[str]
+    units: int
+    net_micros: PriceMicros
+    owed_micros: PriceMicros
 
 
 class DeploymentRequested(UserEvent, source=SERVICE, type="deployment_requested"):

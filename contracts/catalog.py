@@ -166,6 +166,16 @@ class ReserveStock(Request[Reservation], service=SERVICE, method="reserve_stock"
     lines: Annotated[list[QuoteLine], Field(min_length=1, max_length=50)]
 
 
+class ReturnStock(Request[Reservation], service=SERVICE, method="return_stock"):
+    """Put back what was sold and is given back, once per ``return_id``, which is no reservation's.
+
+    Of what has no end by now, and of what is in the catalog no more, nothing.
+    """
+
+    return_id: UUID
+    lines: Annotated[list[QuoteLine], Field(min_length=1, max_length=50)]
+
+
 class ReleaseStock(Request[Reservation], service=SERVICE, method="release_stock"):
     """Put back what a reservation took; once, and also before it was made, which then never is."""
 

@@ -36,6 +36,16 @@ def period_refund_key(deployment_id: UUID, kind: str, starts_at: datetime) -> st
     return f"refund:{period_key(deployment_id, kind, starts_at)}"
 
 
+def unit_refund_key(purchase_id: UUID, deployment_id: UUID) -> str:
+    """What was paid for a unit of a purchase is given back."""
+    return f"refund:{purchase_key(purchase_id)}:{deployment_id}"
+
+
+def debt_key(refund_key: str) -> str:
+    """What was advanced in a refund is taken from who owes it."""
+    return f"owed:{refund_key}"
+
+
 def topup_key(topup_id: UUID) -> str:
     """A top-up is credited."""
     return f"{_TOPUP}{topup_id}"

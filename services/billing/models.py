@@ -44,6 +44,7 @@ class PurchaseRow(Base):
     explained_at: Mapped[datetime | None]
     total_micros: Mapped[int] = mapped_column(BigInteger)
     shortfall_micros: Mapped[int] = mapped_column(BigInteger)
+    refunded_micros: Mapped[int] = mapped_column(BigInteger, default=0)
     transaction_id: Mapped[UUID | None]
     reservation_id: Mapped[UUID]
     may_hold_stock: Mapped[bool]
@@ -211,6 +212,62 @@ class SaleRow(Base):
     fee_micros: Mapped[int] = mapped_column(BigInteger)
     sold_at: Mapped[datetime]
     day: Mapped[date]
+
+
+class RefundRow(Base):
+    """A refund of units of one purchase, from before its first effect to its end.
+
+    ``due_at`` is when somebody should work on it next, None once it is done. One that a command
+    asked for carries its key and the hash of what it asked.
+    """
+
+    __tablename__ = "refunds"
+
+    refund_id: Mapped[UUID] = mapped_column(primary_key=True)
+    purchase_id: Mapped[UUID] = mapped_column(ForeignKey("purchases.purchase_id"))
+    user_id: Mapped[UUID]
+    cause: Mapped[str]
+    reason: Mapped[str]
+    actor: Mapped[str]
+    idempotency_key: Mapped[str | None]
+    body_hash: Mapped[str]
+    created_at: Mapped[datetime]
+    due_at: Mapped[datetime | None]
+    done_at: Mapped[datetime | None]
+
+
+class RefundedUnitRow(Base):
+    """A unit that is given back, once: its price, and what of it who sold it and the marketplace
+    give. ``advanced_micros`` is what the house gave in the place of who sold it."""
+
+    __tablename__ = "refunded_units"
+
+    deployment_id: Mapped[UUID] = mapped_column(
+        ForeignKey("deployments.deployment_id"), primary_key=True
+    )
+    refund_id: Mapped[UUID] = mapped_column(ForeignKey("refunds.refund_id"))
+    line_position: Mapped[int] = mapped_column(Integer)
+    amount_micros: Mapped[int] = mapped_column(BigInteger)
+    provider_id: Mapped[UUID | None]
+    fee_micros: Mapped[int] = mapped_column(BigInteger)
+    advanced_micros: Mapped[int] = mapped_column(BigInteger)
+    transaction_id: Mapped[UUID | None]
+    done_at: Mapped[datetime | None]
+
+
+class DebtRow(Base):
+    """What a provider owes for a refund that was advanced for them; see
+    :mod:`services.billing.refunds.debts`."""
+
+    __tablename__ = "debts"
+
+    refund_key: Mapped[str] = mapped_column(primary_key=True)
+    provider_id: Mapped[UUID]
+    amount_micros: Mapped[int] = mapped_column(BigInteger)
+    transaction_id: Mapped[UUID | None]
+    created_at: Mapped[datetime]
+    due_at: Mapped[datetime | None]
+    paid_at: Mapped[datetime | None]
 
 
 class StockReleaseRow(Base):

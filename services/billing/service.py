@@ -36,8 +36,10 @@ from contracts.billing import (
     ProviderFee,
     Purchase,
     PurchasePage,
+    RefundPurchase,
     RenameDeployment,
     ReportDeployment,
+    ReturnPurchase,
     SalesPage,
     SetProviderFee,
     StartDeployment,
@@ -57,9 +59,12 @@ from services.billing.deployments.queries import (
 from services.billing.forecast.balances import balance_micros
 from services.billing.forecast.burn_rate import analyse
 from services.billing.forecast.forecast import foretell
-from services.billing.purchases import claims, refusals
+from services.billing.purchases import claims, refusals, returns
 from services.billing.purchases.checkout import Checkout
 from services.billing.purchases.queries import get_purchase, list_purchases
+from services.billing.refunds import debts, settling
+from services.billing.refunds.debts import Debts
+from services.billing.refunds.settling import Refunds
 from services.billing.renewals.renewals import DUE, Renewals, money_came
 from services.billing.sales import fees
 from services.billing.sales.statements import list_sales
@@ -92,12 +97,26 @@ class BillingService:
     @rpc
     def get_purchase(self, request: GetPurchase) -> Purchase:
         with self.database.read() as session:
-            return get_purchase(session, request)
+            return get_purchase(session, request, get_settings())
 
     @rpc
     def list_purchases(self, request: ListPurchases) -> PurchasePage:
         with self.database.read() as session:
-            return list_purchases(session, request)
+            return list_purchases(session, request, get_settings())
+
+    @rpc
+    def refund_purchase(self, request: RefundPurchase) -> Purchase:
+        with self.database.begin() as session:
+            refund = returns.refund_purchase(session, utc_now(), request, get_settings())
+            refund_id, user_id = refund.refund_id, refund.user_id
+        return self._refunded(refund_id, user_id, request.purchase_id)
+
+    @rpc
+    def return_purchase(self, request: ReturnPurchase) -> Purchase:
+        with self.database.begin() as session:
+            refund = returns.return_purchase(session, utc_now(), request, get_settings())
+            refund_id = refund.refund_id
+        return self._refunded(refund_id, request.user_id, request.purchase_id)
 
     @rpc
     def list_deployments(self, request: ListDeployments) -> DeploymentList:
@@ -162,6 +181,7 @@ class BillingService:
     def resume_purchases(self, session: Session, event: WalletCredited) -> None:
         self._try_again(session, event.user_id)
         money_came(session, utc_now(), event.user_id)
+        debts.money_came(session, utc_now(), event.user_id)
 
     @event_handler(TopupFailed)
     def explain_failed_topup(self, session: Session, event: TopupFailed) -> None:
@@ -196,6 +216,18 @@ class BillingService:
         self._renewals().run()
         return None
 
+    @timer(interval_s=SWEEP_INTERVAL_S, asleep_s=ASLEEP_S)
+    def give_back(self) -> datetime | None:
+        """Refunds that are due, and what was advanced in them."""
+        with self.database.read() as session:
+            moments = [due.next_at(session) for due in (settling.DUE, debts.DUE)]
+        next_at = min((moment for moment in moments if moment is not None), default=None)
+        if next_at is None or next_at > utc_now():
+            return next_at
+        self._refunds().run()
+        Debts(self.database, self.caller, get_settings(), utc_now).run()
+        return None
+
     @timer(FORGET_EVERY_S)
     def forget_old(self) -> None:
         forget(self.database, utc_now(), messages(get_settings()))
@@ -205,6 +237,17 @@ class BillingService:
             after_commit(session, partial(self._checkout().settle_user, user_id))
         session.flush()
         crash_point("billing.credit_heard")
+
+    def _refunded(self, refund_id: UUID, user_id: UUID, purchase_id: UUID) -> Purchase:
+        """The purchase with what came back of it by now; the rest comes by itself."""
+        crash_point("billing.refund_recorded")
+        self._refunds().try_to_settle(refund_id)
+        with self.database.read() as session:
+            question = GetPurchase(user_id=user_id, purchase_id=purchase_id)
+            return get_purchase(session, question, get_settings())
+
+    def _refunds(self) -> Refunds:
+        return Refunds(self.database, self.caller, get_settings(), utc_now)
 
     def _renewals(self) -> Renewals:
         return Renewals(self.database, self.caller, get_settings(), utc_now)

@@ -24,6 +24,10 @@ class BillingSettings(ServiceSettings):
     """What the marketplace keeps of what a provider sells, in basis points: 1,000 are 10 %. It
     holds for what is sold from now on, by who has no fee of their own."""
 
+    return_window_s: Annotated[int, Field(ge=0)] = DAY_S
+    """How long after a purchase its buyer may give it back by himself, while nothing of it has
+    run; 0: never."""
+
     stock_hold_s: Annotated[int, Field(ge=0)] = 15 * 60
     """How long stock stays set aside for a purchase that waits for money: long enough to pay
     by card, too short to empty a shelf with purchases that nobody pays."""
@@ -92,6 +96,10 @@ class BillingSettings(ServiceSettings):
     @property
     def purchase_lifetime(self) -> timedelta:
         return timedelta(seconds=self.purchase_lifetime_s)
+
+    @property
+    def return_window(self) -> timedelta:
+        return timedelta(seconds=self.return_window_s)
 
     @property
     def stock_hold(self) -> timedelta:

@@ -17,6 +17,7 @@ from contracts.catalog import (
     ReleaseStock,
     Reservation,
     ReserveStock,
+    ReturnStock,
 )
 from services.catalog import products, quotes, retention, stock
 from services.catalog.settings import get_settings
@@ -54,6 +55,11 @@ class CatalogService:
     def release_stock(self, request: ReleaseStock) -> Reservation:
         with self.database.begin() as session:
             return stock.release(session, utc_now(), request)
+
+    @rpc
+    def return_stock(self, request: ReturnStock) -> Reservation:
+        with self.database.begin() as session:
+            return stock.put_back(session, utc_now(), request)
 
     @timer(FORGET_EVERY_S)
     def forget_old(self) -> None:

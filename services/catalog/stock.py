@@ -7,7 +7,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from contracts.catalog import ReleaseStock, Reservation, ReserveStock
+from contracts.catalog import ReleaseStock, Reservation, ReserveStock, ReturnStock
 from contracts.errors import Conflict, IdempotencyConflict
 from services.catalog.models import ProductRow, ReservationLineRow, ReservationRow
 from services.catalog.quotes import quantities, refuse_what_is_gone
@@ -79,6 +79,20 @@ def release(session: Session, now: datetime, command: ReleaseStock) -> Reservati
             .values(stock=ProductRow.stock + line.quantity)
         )
     return reply
+
+
+def put_back(session: Session, now: datetime, command: ReturnStock) -> Reservation:
+    """Put back what was sold and is given back, once per ``return_id``."""
+    if _is_first(session, now, command.return_id):
+        row = session.get_one(ReservationRow, command.return_id)
+        row.released_at = now
+        for product_id, quantity in sorted(quantities(command.lines).items()):
+            session.execute(
+                update(ProductRow)
+                .where(ProductRow.product_id == product_id, ProductRow.stock.is_not(None))
+                .values(stock=ProductRow.stock + quantity)
+            )
+    return Reservation(reservation_id=command.return_id)
 
 
 def _takes_nothing(session: Session, reservation_id: UUID, wanted: dict[UUID, int]) -> bool:

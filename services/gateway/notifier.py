@@ -24,9 +24,11 @@ from contracts.billing import (
     DeploymentRenewed,
     PurchaseCompleted,
     PurchaseEnded,
+    PurchaseRefunded,
     PurchaseShortOfFunds,
     RenewalAnnounced,
     RenewalShortOfFunds,
+    SaleRefunded,
 )
 from contracts.messages import Event
 from contracts.topup import (
@@ -67,6 +69,14 @@ class NotifierService:
     @event_handler(PurchaseShortOfFunds)
     def purchase_short_of_funds(self, session: Session, event: PurchaseShortOfFunds) -> None:
         _tell(session, event, messages.purchase_short_of_funds(event))
+
+    @event_handler(PurchaseRefunded)
+    def purchase_refunded(self, session: Session, event: PurchaseRefunded) -> None:
+        _tell(session, event, messages.purchase_refunded(event))
+
+    @event_handler(SaleRefunded)
+    def sale_refunded(self, session: Session, event: SaleRefunded) -> None:
+        _tell(session, event, messages.sale_refunded(event))
 
     @event_handler(DeploymentFailed)
     def deployment_failed(self, session: Session, event: DeploymentFailed) -> None:

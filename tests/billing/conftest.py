@@ -36,7 +36,7 @@ def database(billing_database: Connected) -> Connected:
         session.execute(
             text(
                 "TRUNCATE purchases, purchase_lines, deployments, deployment_changes, periods,"
-                " stock_releases, fee_changes, sales, outbox, inbox"
+                " refunds, refunded_units, debts, stock_releases, fee_changes, sales, outbox, inbox"
             )
         )
     return billing_database

@@ -8,12 +8,12 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from chassis.database import Connected
-from contracts.catalog import QuoteLine, ReleaseStock, ReserveStock
+from contracts.catalog import QuoteLine, ReleaseStock, ReserveStock, ReturnStock
 from contracts.errors import Conflict, IdempotencyConflict, NotFound, OutOfStock
 from services.catalog import stock
 from services.catalog.models import ProductRow, ReservationRow
 from tests.catalog.conftest import NOW
-from tests.locks import held, until_waiting, waits_at
+from tests.locks import done_after, held, until_waiting, waits_at
 
 AddProduct = Callable[..., UUID]
 PRODUCT = "SELECT FROM products WHERE product_id = :id FOR UPDATE"
@@ -297,3 +297,50 @@ def test_the_database_itself_refuses_negative_stock(
 
     with pytest.raises(IntegrityError), database.begin() as session:
         session.execute(update(ProductRow).values(stock=-1))
+
+
+# What was sold and is given back.
+
+
+def put_back(database: Connected, *lines: tuple[UUID, int], return_id: UUID | None = None) -> UUID:
+    return_id = return_id or uuid4()
+    wanted = [QuoteLine(product_id=product_id, quantity=count) for product_id, count in lines]
+    with database.begin() as session:
+        stock.put_back(session, NOW, ReturnStock(return_id=return_id, lines=wanted))
+    return return_id
+
+
+def test_what_is_given_back_is_there_again_once(
+    database: Connected, add_product: AddProduct
+) -> None:
+    product_id, other_id = add_product(stock=5), add_product(stock=7)
+
+    return_id = put_back(database, (product_id, 2), (product_id, 1))
+    put_back(database, (product_id, 2), (product_id, 1), return_id=return_id)
+
+    assert (left(database, product_id), left(database, other_id)) == (8, 7)
+
+
+def test_of_what_has_no_end_and_of_what_is_gone_nothing_is_put_back(
+    database: Connected, add_product: AddProduct
+) -> None:
+    endless, product_id = add_product(stock=None), add_product(stock=5)
+
+    put_back(database, (endless, 2), (uuid4(), 2), (product_id, 1))
+
+    assert (left(database, endless), left(database, product_id)) == (None, 6)
+
+
+def test_the_same_return_twice_at_once_puts_back_once(
+    database: Connected, add_product: AddProduct
+) -> None:
+    product_id, return_id = add_product(stock=5), uuid4()
+    command = ReturnStock(return_id=return_id, lines=[QuoteLine(product_id=product_id, quantity=2)])
+
+    done_after(
+        database,
+        lambda session: stock.put_back(session, NOW, command),
+        lambda: put_back(database, (product_id, 2), return_id=return_id),
+    )
+
+    assert left(database, product_id) == 7

@@ -15,6 +15,7 @@ from contracts.billing import (
     CancelWhen,
     ChangeCause,
     DeploymentStatus,
+    RefundCause,
     RenameDeployment,
     StartDeployment,
     StopDeployment,
@@ -23,7 +24,10 @@ from contracts.errors import Conflict, IdempotencyConflict
 from services.billing.deployments import ladder, lifecycle, periods
 from services.billing.deployments.queries import own_deployment
 from services.billing.models import OVER, ChangeRow, DeploymentRow
+from services.billing.refunds.recording import Wish, refund
 from services.billing.settings import BillingSettings
+
+NEVER_RAN = "It was cancelled before it ran."
 
 OwnersCommand = RenameDeployment | StopDeployment | StartDeployment | CancelDeployment
 
@@ -59,19 +63,22 @@ def stop(
     row = own_deployment(session, command.user_id, command.deployment_id, locked=True)
     if not is_repeated(session, command):
         _require(row, DeploymentStatus.ACTIVE)
-        _leave(session, now, row, DeploymentStatus.STOPPED, rules, command)
+        leave(session, now, row, DeploymentStatus.STOPPED, ChangeCause.OWNER, rules, command)
     return row
 
 
 def cancel(
     session: Session, now: datetime, command: CancelDeployment, rules: BillingSettings
 ) -> DeploymentRow:
-    """End a deployment, with its month or now. Raises ``Conflict`` for one that has ended."""
+    """End a deployment, with its month or now. Raises ``Conflict`` for one that has ended.
+
+    One that is being set up ends now, and is paid back: it never ran.
+    """
     row = own_deployment(session, command.user_id, command.deployment_id, locked=True)
     if is_repeated(session, command):
         return row
     if row.status == DeploymentStatus.REQUESTED:
-        raise Conflict("This deployment is being set up. Cancel it once it runs.")
+        refund(session, now, [row], Wish(RefundCause.CANCELLED, NEVER_RAN, str(row.user_id)))
     _require(row, *(status for status in DeploymentStatus if status not in OVER))
     renews_at = ladder.renews_at(row)
     if command.when is CancelWhen.PERIOD_END and renews_at is not None and renews_at > now:
@@ -79,23 +86,24 @@ def cancel(
         row.due_at = ladder.due_at(row, now, rules)
         lifecycle.note(session, now, row, ChangeCause.WILL_END, command)
     elif command.when is CancelWhen.NOW or not row.ends_with_month:
-        _leave(session, now, row, DeploymentStatus.CANCELLED, rules, command)
+        leave(session, now, row, DeploymentStatus.CANCELLED, ChangeCause.OWNER, rules, command)
     return row
 
 
-def _leave(
+def leave(
     session: Session,
     now: datetime,
     row: DeploymentRow,
     to: DeploymentStatus,
+    cause: ChangeCause,
     rules: BillingSettings,
-    command: OwnersCommand,
+    command: OwnersCommand | None = None,
 ) -> None:
     """Let it run no more. A month that is due is taken back; what ran of it is owed then."""
     if ladder.renews_at(row) is not None and row.paid_until is not None and row.paid_until < now:
         periods.owe_month(session, now, row, row.paid_until)
     has_open = periods.close_months(session, now, row.deployment_id)
-    lifecycle.change_status(session, now, row, to, ChangeCause.OWNER, rules, command=command)
+    lifecycle.change_status(session, now, row, to, cause, rules, command=command)
     if has_open:
         row.due_at = now
 

@@ -18,12 +18,13 @@ from contracts.billing import (
     DeploymentFailed,
     DeploymentRequested,
     DeploymentStatus,
+    RefundCause,
     ReportDeployment,
 )
 from contracts.catalog import BillingPeriod, Category
 from contracts.errors import BadRequest, Conflict, NotFound
 from contracts.messages import Command, Event
-from services.billing.deployments import ladder
+from services.billing.deployments import ladder, periods
 from services.billing.deployments.examples import example_access
 from services.billing.deployments.months import one_month_after
 from services.billing.models import (
@@ -33,6 +34,7 @@ from services.billing.models import (
     PurchaseLineRow,
     PurchaseRow,
 )
+from services.billing.refunds.recording import Wish, refund
 from services.billing.settings import BillingSettings
 
 TRANSITIONS: dict[DeploymentStatus, frozenset[DeploymentStatus]] = {
@@ -62,6 +64,7 @@ REPORTABLE = (DeploymentStatus.ACTIVE, DeploymentStatus.FAILED)
 _ACTORS = {
     ChangeCause.PROVISIONER: Actor.PROVISIONER,
     ChangeCause.UNPAID: Actor.BILLING,
+    ChangeCause.REFUNDED: Actor.SUPPORT,
     ChangeCause.MONTH_ENDED: Actor.BILLING,
     ChangeCause.KEPT_LONG_ENOUGH: Actor.BILLING,
 }
@@ -144,9 +147,24 @@ def report_deployment(
             raise Conflict(f"This deployment is {row.status}: only its owner has it run again.")
         cause = ChangeCause.PROVISIONER
         change_status(session, now, row, command.status, cause, rules, reason=command.reason)
+        if row.status == DeploymentStatus.FAILED:
+            _give_back(session, now, row)
     if command.access is not None and row.status == DeploymentStatus.ACTIVE:
         row.access = command.access.model_dump()
     return row
+
+
+def _give_back(session: Session, now: datetime, row: DeploymentRow) -> None:
+    """What failed is paid back: what never ran, and of what ran the month in which it failed."""
+    is_asked = periods.close_months(session, now, row.deployment_id)
+    runs_now = row.paid_until is not None and row.paid_until > now
+    if periods.give_back_month(session, now, row.deployment_id):
+        is_asked = True
+    elif row.active_at is None or runs_now:
+        reason = row.status_reason or f"{row.name} could not be provided."
+        refund(session, now, [row], Wish(RefundCause.FAILED, reason, Actor.PROVISIONER))
+    if is_asked:
+        row.due_at = now
 
 
 def change_status(

@@ -8,6 +8,7 @@ paid once. The month that a purchase pays is the purchase's, and has no row here
     due ─▶ closing ─▶ closed                    the wallet's key is closed first
                    ├▶ paid                      it was paid before, and the month runs
                    └▶ refunding ─▶ refunded     … and the month does not run
+    paid ─▶ refunding                           it failed while the month ran
 """
 
 from collections.abc import Iterable, Sequence
@@ -47,7 +48,7 @@ TRANSITIONS: dict[PeriodStatus, frozenset[PeriodStatus]] = {
         {PeriodStatus.CLOSED, PeriodStatus.PAID, PeriodStatus.REFUNDING}
     ),
     PeriodStatus.REFUNDING: frozenset({PeriodStatus.REFUNDED}),
-    PeriodStatus.PAID: frozenset(),
+    PeriodStatus.PAID: frozenset({PeriodStatus.REFUNDING}),
     PeriodStatus.CLOSED: frozenset(),
     PeriodStatus.REFUNDED: frozenset(),
 }
@@ -142,6 +143,22 @@ def close_months(session: Session, now: datetime, deployment_id: UUID) -> bool:
     return bool(closed.rowcount)  # type: ignore[attr-defined]
 
 
+def give_back_month(session: Session, now: datetime, deployment_id: UUID) -> bool:
+    """The month that runs now is to be given back. Whether there is one that was paid by itself."""
+    given_back = session.execute(
+        update(PeriodRow)
+        .where(
+            PeriodRow.deployment_id == deployment_id,
+            PeriodRow.kind == PeriodKind.MONTH,
+            PeriodRow.status == PeriodStatus.PAID,
+            PeriodRow.starts_at <= now,
+            PeriodRow.ends_at > now,
+        )
+        .values(status=PeriodStatus.REFUNDING, changed_at=now)
+    )
+    return bool(given_back.rowcount)  # type: ignore[attr-defined]
+
+
 def is_month_due(session: Session, deployment_id: UUID) -> bool:
     """Whether a month of this deployment waits for its money."""
     query = select(PeriodRow.starts_at).where(
@@ -212,6 +229,7 @@ def refund(period: PeriodRow, name: str) -> Refund:
         idempotency_key=refund_key(period),
         user_id=period.user_id,
         transaction_id=period.transaction_id,
+        is_advanced=price(period).earner_id is not None,
         description=f"{name[:NAME_LENGTH_MAX]}: a month that did not run",
     )
 

@@ -96,14 +96,14 @@ class Checkout:
             known = self._replay(command)
             if known is None:
                 raise
-            return _answer(known, replayed=True)
+            return self._answer(known, replayed=True)
         claimed = self._records.do(Order(command, quote))
         crash_point("billing.purchase_recorded")
         row = self._settle_first(claimed) if claimed is not None else None
         row = row or self._replay(command)
         if row is None:
             raise ServiceError("The purchase was not recorded. Nothing was bought; try again.")
-        return _answer(row, replayed=claimed is None)
+        return self._answer(row, replayed=claimed is None)
 
     def cancel(self, command: CancelPurchase) -> Purchase:
         """Give up a purchase that waits. Cancelling a cancelled one returns it.
@@ -115,7 +115,7 @@ class Checkout:
         with self.database.begin() as session:
             row = own_purchase(session, command.user_id, command.purchase_id, locked=True)
             if row.status == PurchaseStatus.CANCELLED:
-                return as_purchase(row, replayed=True)
+                return as_purchase(row, self.rules, replayed=True)
             lifecycle.begin_closing(
                 self.clock(),
                 row,
@@ -127,7 +127,7 @@ class Checkout:
         row = self._close_key(command.purchase_id)
         if row.status == PurchaseStatus.COMPLETED:
             raise Conflict("This purchase was paid in the meantime, and is complete.")
-        return as_purchase(row)
+        return as_purchase(row, self.rules)
 
     def settle_user(self, user_id: UUID) -> None:
         """Money came: try the user's waiting purchases, oldest first."""
@@ -190,6 +190,15 @@ class Checkout:
             crash_point("billing.stock_released")
             with self.database.begin() as session:
                 stock.released(session, reservation_id)
+
+    def _answer(self, row: PurchaseRow, *, replayed: bool) -> Purchase:
+        """The reply to a buyer, or the error that this purchase ended with."""
+        if row.status == PurchaseStatus.FAILED:
+            if row.status_code == OUT_OF_STOCK:
+                raise OutOfStock(row.status_reason, str(row.lines[0].product_id))
+            if row.status_code == ACCOUNT_FROZEN:
+                raise AccountFrozen(row.status_reason)
+        return as_purchase(row, self.rules, replayed=replayed)
 
     def _quote(self, command: StartPurchase) -> Quote:
         lifecycle.check_units(command.lines)
@@ -405,13 +414,3 @@ class Checkout:
 
 def _quote_lines(lines: Sequence[PurchaseLine | PurchaseLineRow]) -> list[QuoteLine]:
     return [QuoteLine(product_id=line.product_id, quantity=line.quantity) for line in lines]
-
-
-def _answer(row: PurchaseRow, *, replayed: bool) -> Purchase:
-    """The reply to a buyer, or the error that this purchase ended with."""
-    if row.status == PurchaseStatus.FAILED:
-        if row.status_code == OUT_OF_STOCK:
-            raise OutOfStock(row.status_reason, str(row.lines[0].product_id))
-        if row.status_code == ACCOUNT_FROZEN:
-            raise AccountFrozen(row.status_reason)
-    return as_purchase(row, replayed=replayed)

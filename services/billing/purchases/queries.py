@@ -1,5 +1,7 @@
 """Looking at purchases."""
 
+from collections.abc import Iterable
+from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import select
@@ -7,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from chassis.cursors import decode_cursor, encode_cursor
 from contracts.billing import (
+    DeploymentStatus,
     GetPurchase,
     ListPurchases,
     Purchase,
@@ -16,15 +19,18 @@ from contracts.billing import (
 )
 from contracts.catalog import BillingPeriod, Category
 from contracts.errors import NotFound
-from services.billing.models import WAITING, PurchaseRow
+from services.billing.models import WAITING, DeploymentRow, PurchaseRow
+from services.billing.settings import BillingSettings
 
 
-def get_purchase(session: Session, command: GetPurchase) -> Purchase:
+def get_purchase(session: Session, command: GetPurchase, rules: BillingSettings) -> Purchase:
     """One purchase of this user. Raises ``NotFound``, also for somebody else's."""
-    return as_purchase(own_purchase(session, command.user_id, command.purchase_id))
+    return as_purchase(own_purchase(session, command.user_id, command.purchase_id), rules)
 
 
-def list_purchases(session: Session, command: ListPurchases) -> PurchasePage:
+def list_purchases(
+    session: Session, command: ListPurchases, rules: BillingSettings
+) -> PurchasePage:
     """A page of a user's purchases, newest first."""
     query = select(PurchaseRow).where(PurchaseRow.user_id == command.user_id)
     if command.statuses:
@@ -37,7 +43,7 @@ def list_purchases(session: Session, command: ListPurchases) -> PurchasePage:
     page = rows[: command.limit]
     more = len(rows) > command.limit
     return PurchasePage(
-        purchases=[as_purchase(row) for row in page],
+        purchases=[as_purchase(row, rules) for row in page],
         next_cursor=encode_cursor(page[-1].purchase_id) if more else None,
     )
 
@@ -52,7 +58,20 @@ def own_purchase(
     return row
 
 
-def as_purchase(row: PurchaseRow, *, replayed: bool = False) -> Purchase:
+def returnable_until(
+    row: PurchaseRow, deployments: Iterable[DeploymentRow], rules: BillingSettings
+) -> datetime | None:
+    """Until when its buyer may give it back: for a time, while something of it is being set up and
+    nothing has run. None where that was never so, or is so no more."""
+    units = list(deployments)
+    is_awaited = any(unit.status == DeploymentStatus.REQUESTED for unit in units)
+    has_run = any(unit.active_at is not None for unit in units)
+    if row.ended_at is None or not rules.return_window_s or not is_awaited or has_run:
+        return None
+    return row.ended_at + rules.return_window
+
+
+def as_purchase(row: PurchaseRow, rules: BillingSettings, *, replayed: bool = False) -> Purchase:
     """The contract's view of a row."""
     return Purchase(
         purchase_id=row.purchase_id,
@@ -62,6 +81,8 @@ def as_purchase(row: PurchaseRow, *, replayed: bool = False) -> Purchase:
         status_reason=row.status_reason,
         total_micros=row.total_micros,
         shortfall_micros=row.shortfall_micros,
+        refunded_micros=row.refunded_micros,
+        returnable_until=returnable_until(row, row.deployments, rules),
         lines=[
             PurchasedLine(
                 product_id=line.product_id,

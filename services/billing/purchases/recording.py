@@ -214,6 +214,7 @@ def _row(now: datetime, order: Order, rules: BillingSettings, may_hold_stock: bo
         status_reason="",
         total_micros=order.quote.total_micros,
         shortfall_micros=0,
+        refunded_micros=0,
         reservation_id=new_id(),
         may_hold_stock=may_hold_stock,
         closing_code="",

@@ -26,6 +26,7 @@ from contracts.wallet import BatchError, ClosedKey, Transaction
 from services.billing.deployments import ladder, lifecycle, periods
 from services.billing.deployments.periods import PeriodKind, PeriodStatus
 from services.billing.models import DeploymentRow, PeriodRow, PurchaseLineRow
+from services.billing.refunds import debts
 from services.billing.sales import records
 from services.billing.sales.records import SaleKind
 from services.billing.settings import BillingSettings
@@ -62,6 +63,7 @@ class Outcomes:
     rules: BillingSettings
     rows: Mapping[UUID, DeploymentRow]
     short: dict[UUID, Short] = field(default_factory=dict)
+    refused: set[UUID] = field(default_factory=set)
     sold: list[tuple[SaleKind, PeriodRow]] = field(default_factory=list)
 
     def record(self, answers: Iterable[Answer]) -> None:
@@ -85,10 +87,17 @@ class Outcomes:
         elif isinstance(answer.reply, ClosedKey):
             self._closed(period, row, answer.reply)
         elif period.status == PeriodStatus.REFUNDING:
-            periods.move(period, self.now, PeriodStatus.REFUNDED)
-            self.sold.append((SaleKind.REFUND, period))
+            self._refunded(period, answer.reply)
         elif answer.reply is not None:
             self._paid(period, row, answer.reply.transaction_id)
+
+    def _refunded(self, period: PeriodRow, refund: Transaction | None) -> None:
+        periods.move(period, self.now, PeriodStatus.REFUNDED)
+        self.sold.append((SaleKind.REFUND, period))
+        earner_id = periods.price(period).earner_id
+        if refund is not None and earner_id is not None:
+            key = periods.refund_key(period)
+            debts.owe(self.session, self.now, key, earner_id, refund)
 
     def _paid(self, period: PeriodRow, row: DeploymentRow, transaction_id: UUID) -> None:
         periods.move(period, self.now, PeriodStatus.PAID, transaction_id)
@@ -122,6 +131,7 @@ class Outcomes:
 
     def _refused(self, period: PeriodRow, row: DeploymentRow, error: BatchError) -> None:
         if period.status != PeriodStatus.DUE or error.code not in NO_MONEY:
+            self.refused.add(row.deployment_id)
             log.error(
                 "the wallet does not do what a period needs",
                 extra={"deployment_id": str(row.deployment_id), "error": error.message},
@@ -248,4 +258,7 @@ class Outcomes:
         )
         for deployment_id, row in self.rows.items():
             next_at = ladder.due_at(row, self.now, self.rules)
-            row.due_at = self.now if deployment_id in is_asked else next_at
+            if deployment_id in self.refused:
+                row.due_at = self.now + self.rules.renewal_retry
+            else:
+                row.due_at = self.now if deployment_id in is_asked else next_at

@@ -208,7 +208,8 @@ def cancel_deployment(
     user: CurrentUser, deployment_id: UUID, body: CancelBody, key: str
 ) -> DeploymentReply:
     """End it with the month that is paid, or now and for good; no money comes back. One that does
-    not run, or owes its month, ends now."""
+    not run, or owes its month, ends now; one that is being set up too, and its price comes
+    back."""
     return DeploymentReply.of(
         call(
             CancelDeployment(

@@ -15,6 +15,7 @@ from contracts.billing import (
     Purchase,
     PurchaseLine,
     PurchaseStatus,
+    ReturnPurchase,
     StartPurchase,
 )
 from contracts.catalog import FieldKey
@@ -71,6 +72,7 @@ class PurchaseReply(ApiReply):
     """``status_code`` and ``status_reason`` say what the purchase waits for, or why it ended. While
     it waits for something of which there is an end (``is_stock_limited``), that is set aside for
     it until ``stock_held_until``; null: it is not, and may be gone when the money comes.
+    ``refunded_usd`` went back of it, and it can be given back until ``returnable_until``.
     ``auto_topup`` is what is charged by itself because of it, also below the threshold after it:
     in the answer to buying alone, and null while that is unknown."""
 
@@ -88,6 +90,8 @@ class PurchaseReply(ApiReply):
     expires_at: AwareDatetime | None
     is_stock_limited: bool
     stock_held_until: AwareDatetime | None
+    refunded_micros: Usd = Field(serialization_alias="refunded_usd")
+    returnable_until: AwareDatetime | None
     auto_topup: ForecastReply | None = None
 
 
@@ -164,6 +168,21 @@ def get_purchase(user: CurrentUser, purchase_id: UUID) -> PurchaseReply:
 def cancel_purchase(user: CurrentUser, purchase_id: UUID) -> PurchaseReply:
     """Give up a purchase that waits for funds; one that is paid stays, with a 409."""
     return PurchaseReply.of(call(CancelPurchase(user_id=user.user_id, purchase_id=purchase_id)))
+
+
+@endpoint(
+    blueprint,
+    "POST",
+    "/api/purchases/<uuid:purchase_id>/refund",
+    reply=PurchaseReply,
+    command=True,
+)
+def return_purchase(user: CurrentUser, purchase_id: UUID, key: str) -> PurchaseReply:
+    """Give it back: possible until ``returnable_until``, while nothing of it has run; a 409 after
+    that. What is not in ``refunded_usd`` yet comes back by itself, in a minute or so."""
+    return PurchaseReply.of(
+        call(ReturnPurchase(idempotency_key=key, user_id=user.user_id, purchase_id=purchase_id))
+    )
 
 
 def _start(user: CurrentUser, body: PurchaseBody, key: str) -> Purchase:

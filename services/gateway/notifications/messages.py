@@ -15,10 +15,12 @@ from contracts.billing import (
     DeploymentStatus,
     PurchaseCompleted,
     PurchaseEnded,
+    PurchaseRefunded,
     PurchaseShortOfFunds,
     PurchaseStatus,
     RenewalAnnounced,
     RenewalShortOfFunds,
+    SaleRefunded,
 )
 from contracts.topup import (
     AutoTopupPaused,
@@ -92,12 +94,44 @@ def purchase_short_of_funds(event: PurchaseShortOfFunds) -> Message:
     )
 
 
+def purchase_refunded(event: PurchaseRefunded) -> Message | None:
+    if not event.amount_micros:
+        return None
+    amount = format_usd(event.amount_micros)
+    return Message(
+        "purchase_refunded",
+        "info",
+        f"{amount} was refunded for {event.description}",
+        f"{event.reason} The credits are in your wallet.",
+        _purchase(event),
+    )
+
+
+def sale_refunded(event: SaleRefunded) -> Message:
+    net, owed = format_usd(event.net_micros), format_usd(event.owed_micros)
+    what = ", ".join(event.product_names) + (f" ×{event.units}" if event.units > 1 else "")
+    if event.owed_micros:
+        lacking = (
+            f" {owed} of it was not in your wallet: you owe it, and it is taken as soon as your"
+            " wallet covers it."
+        )
+    else:
+        lacking = ""
+    return Message(
+        "sale_refunded",
+        "warning" if event.owed_micros else "info",
+        f"A sale of {what} was refunded",
+        f"{net} that you earned by it went back.{lacking}",
+        WALLET,
+    )
+
+
 def deployment_failed(event: DeploymentFailed) -> Message:
     return Message(
         "deployment_failed",
         "danger",
         f"{event.name} could not be set up",
-        f"{event.reason} It was paid for: write to support to get the credits back.",
+        f"{event.reason} What is refunded arrives in your wallet by itself.",
         DEPLOYMENTS,
     )
 
@@ -142,7 +176,8 @@ def renewal_short_of_funds(event: RenewalShortOfFunds) -> Message:
 
 
 def deployment_changed(event: DeploymentChanged) -> Message | None:
-    if event.cause is ChangeCause.OWNER:
+    if event.cause in (ChangeCause.OWNER, ChangeCause.REFUNDED):
+        # The second is told with the refund.
         return None
     if event.status is DeploymentStatus.SUSPENDED:
         return Message(
@@ -348,5 +383,7 @@ def _day(moment: datetime) -> str:
     return f"{moment:%-d %B %Y}"
 
 
-def _purchase(event: PurchaseCompleted | PurchaseEnded | PurchaseShortOfFunds) -> str:
+def _purchase(
+    event: PurchaseCompleted | PurchaseEnded | PurchaseRefunded | PurchaseShortOfFunds,
+) -> str:
     return f"/purchases/{event.purchase_id}"

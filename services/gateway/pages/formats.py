@@ -61,6 +61,7 @@ CAUSES = {
     ChangeCause.UNPAID: "Its month was not paid.",
     ChangeCause.MONTH_ENDED: "Its last month was over.",
     ChangeCause.KEPT_LONG_ENOUGH: "Its data was kept as long as announced.",
+    ChangeCause.REFUNDED: "It was refunded.",
 }
 # What a state is called, and whether it is good news, a wait, bad news or none of these.
 STATES: dict[str, tuple[str, str]] = {

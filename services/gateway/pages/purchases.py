@@ -19,6 +19,7 @@ from contracts.billing import (
     Purchase,
     PurchaseLine,
     PurchaseStatus,
+    ReturnPurchase,
     StartPurchase,
 )
 from contracts.catalog import GetProduct
@@ -169,6 +170,27 @@ def cancel(purchase_id: UUID) -> Response:
     return redirect(url_for("purchases.follow", purchase_id=purchase_id), 303)
 
 
+@blueprint.post("/purchases/<uuid:purchase_id>/refund")
+@login_required
+def give_back(purchase_id: UUID) -> Response:
+    user_id = signed_in_user().user_id
+    command = ReturnPurchase(
+        idempotency_key=command_key(user_id, "return"), user_id=user_id, purchase_id=purchase_id
+    )
+    try:
+        purchase = call(command)
+        is_back = purchase.refunded_micros == purchase.total_micros
+        flash(
+            "Refunded. The credits are in your wallet."
+            if is_back
+            else "Your refund is on its way. The credits arrive by themselves.",
+            "success",
+        )
+    except ServiceError as error:
+        flash(str(error), "danger")
+    return redirect(url_for("purchases.follow", purchase_id=purchase_id), 303)
+
+
 @blueprint.get("/dashboard/purchases")
 @login_required
 def listing() -> str:
@@ -272,6 +294,12 @@ class PurchaseView:
         return self.auto_topup.confirm_url if self.auto_topup else None
 
     @property
+    def may_be_returned(self) -> bool:
+        """Whether the buyer may give it back by himself now."""
+        until = self.purchase.returnable_until
+        return until is not None and until > utc_now()
+
+    @property
     def version(self) -> str:
         """Changes when the page would say something else."""
         says = (
@@ -287,6 +315,8 @@ class PurchaseView:
             "" if self.is_charging else self.refusal,
             self.confirm_url,
             self.purchase.stock_held_until,
+            self.purchase.refunded_micros,
+            self.may_be_returned,
             [str(deployment) for deployment in self.purchase.deployment_ids],
             self.poll_every_s,
             self.follows and self.follows.in_flight_topup_id,
