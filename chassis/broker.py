@@ -20,6 +20,7 @@ from kombu import Connection, Exchange, Queue
 from kombu.message import Message
 
 from chassis.connection import HEARTBEAT_S, BrokerConnection
+from chassis.wire import make_frugal, sent_at_once
 
 # Kombu declares an exchange with every queue that is bound to it, and the right to declare one is
 # the right to delete it: see `ensure_exchange`.
@@ -175,14 +176,15 @@ class Publisher:
             self._connect()
         numbered = list(enumerate(self._unconfirmed.values(), start=self._last_tag + 1))
         self._unconfirmed = dict(numbered)
-        for tag, (_, message) in numbered:
-            self._last_tag = tag
-            self._channel.basic_publish(
-                OutgoingMessage(message.body, **message.properties, message_id=str(tag)),
-                message.exchange,
-                message.routing_key,
-                mandatory=message.is_mandatory,
-            )
+        with sent_at_once(self._connection):
+            for tag, (_, message) in numbered:
+                self._last_tag = tag
+                self._channel.basic_publish(
+                    OutgoingMessage(message.body, **message.properties, message_id=str(tag)),
+                    message.exchange,
+                    message.routing_key,
+                    mandatory=message.is_mandatory,
+                )
         while self._unconfirmed:
             self._connection.connection.drain_events()
 
@@ -190,6 +192,7 @@ class Publisher:
         self._connection.connect()
         # Nobody reads this connection but us, who wait for a confirm after each publish anyway.
         skip_blocked_check(self._connection)
+        make_frugal(self._connection, writes=False)
         channel = self._connection.channel()
         channel.confirm_select()
         channel.events["basic_ack"].add(self._on_ack)

@@ -42,6 +42,7 @@ from chassis.broker import (
 )
 from chassis.connection import HEARTBEAT_S, BrokerConnection
 from chassis.context import CallContext, current_call
+from chassis.wire import make_frugal
 from contracts import errors
 from contracts.messages import Event, ReplyT, Request
 
@@ -273,6 +274,7 @@ class RpcClient:
         wire = self._connection.connection
         self._consume(self._connection.channel())
         skip_blocked_check(self._connection)
+        make_frugal(self._connection)
         requests = _RequestChannel(wire, self._publish_lock)
         requests.open()
         requests.events["basic_return"].add(self._on_return)

@@ -1,16 +1,19 @@
-"""Fewer system calls on a busy AMQP connection that the greenlets of a service share.
+"""Fewer system calls on a busy AMQP connection.
 
 py-amqp reads each frame with two ``recv`` and writes each with one ``send``; a call is three
 frames in, and a reply and an acknowledgement out. A profile of an echo service at 40 callers
-showed half of its time in those. Here a read takes what has arrived, and what all greenlets
-write in one turn of the event loop goes out together.
+showed half of its time in those. Here a read takes what has arrived, and what all greenlets of a
+service write in one turn of the event loop goes out together, as does what is published at once.
 """
 
 import logging
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import eventlet
 from amqp.transport import TCPTransport
+from eventlet.patcher import is_monkey_patched
 from kombu import Connection
 
 log = logging.getLogger(__name__)
@@ -18,14 +21,35 @@ log = logging.getLogger(__name__)
 READ_SIZE = 8192
 
 
-def make_frugal(connection: Connection) -> None:
-    """Buffer reads and writes of an open connection. One over TLS is left as it is."""
+def make_frugal(connection: Connection, *, writes: bool = True) -> None:
+    """Buffer what an open connection reads, and ``writes`` too where greenlets share it.
+
+    One over TLS is left as it is.
+    """
     transport = connection.connection.transport
-    if isinstance(transport, TCPTransport):
-        receive = transport.sock.recv
-        # py-amqp keeps what it got beyond what it wanted.
-        transport._quick_recv = lambda wanted: receive(max(wanted, READ_SIZE))  # noqa: SLF001
+    if not isinstance(transport, TCPTransport):
+        return
+    receive = transport.sock.recv
+    # py-amqp keeps what it got beyond what it wanted.
+    transport._quick_recv = lambda wanted: receive(max(wanted, READ_SIZE))  # noqa: SLF001
+    if writes and is_monkey_patched("socket"):
         transport._write = CoalescingWriter(transport.sock).write  # noqa: SLF001
+
+
+@contextmanager
+def sent_at_once(connection: Connection) -> Iterator[None]:
+    """What one writes in this block goes out at its end; nothing, where it fails.
+
+    For a connection that nobody else writes to meanwhile.
+    """
+    transport = connection.connection.transport
+    send, written = transport._write, bytearray()  # noqa: SLF001
+    transport._write = written.extend  # noqa: SLF001
+    try:
+        yield
+    finally:
+        transport._write = send  # noqa: SLF001
+    send(written)
 
 
 class CoalescingWriter:
