@@ -714,7 +714,11 @@ class Verify(Request[Verdict], service=SERVICE, method="verify", answer_within_s
 
 
 class WalletCredited(UserEvent, source=SERVICE, type="wallet_credited"):
-    """Money came into a wallet; ``available_micros`` is what it can spend now."""
+    """Money came into a wallet; ``available_micros`` is what it can spend now.
+
+    Earnings that came at once are told together: ``amount_micros`` is all of them, and
+    ``transaction_id`` the last.
+    """
 
     transaction_id: UUID
     kind: TransactionKind

@@ -35,7 +35,7 @@ from deploy.local.postgres import Postgres
 from services.wallet import batches, chain, export, statements, totals, verification
 from services.wallet.rules.correcting import apportion
 from services.wallet.rules.reclaims import TakeBack
-from tests.wallet.conftest import NOON, USD, Ledger, debit, fresh_ledger
+from tests.wallet.conftest import NOON, USD, Ledger, credit, debit, fresh_ledger
 from tests.wallet.test_corrections import freezing, refunding, reversing
 from tests.wallet.test_holds import capturing, money, place
 from tests.wallet.test_refusals import begin_transaction, enter, house_number, post, refused
@@ -110,6 +110,29 @@ def test_who_earns_hears_of_it_and_who_pays_does_not(book: Ledger):
     )
     assert told["transaction_id"] == str(paid.transaction_id)
     assert len(book.events(buyer, "wallet_credited")) == 1
+
+
+def test_what_one_earns_at_once_is_told_once(book: Ledger):
+    provider, other = book.user(USD), book.user()
+    buyers = [book.user(25 * USD) for _ in range(3)]
+
+    *_, last, _ = book.post(*(sale(buyer, provider) for buyer in buyers), sale(buyers[0], other))
+
+    told = book.events(provider, "wallet_credited")[1:]
+    assert [
+        (each["amount_micros"], each["balance_micros"], each["transaction_id"]) for each in told
+    ] == [(25_500_000, 26_500_000, str(last.transaction_id))]
+    (others,) = book.events(other, "wallet_credited")
+    assert others["amount_micros"] == 8_500_000
+
+
+def test_other_credits_are_told_one_by_one_beside_earnings(book: Ledger):
+    buyer, provider = book.user(25 * USD), book.user()
+
+    book.post(sale(buyer, provider), credit(provider, USD), credit(provider, 2 * USD))
+
+    told = book.events(provider, "wallet_credited")
+    assert [each["amount_micros"] for each in told] == [8_500_000, USD, 2 * USD]
 
 
 def test_an_earning_lifts_a_wallet_above_its_level_again(book: Ledger):

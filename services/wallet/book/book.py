@@ -5,9 +5,10 @@ here and decide before they change anything, so that a refused command leaves no
 neighbours go on. Writing is one statement for each table.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeGuard
 from uuid import UUID
 
 from sqlalchemy.orm import Session
@@ -263,7 +264,7 @@ class Book:
             levels.write_set(writes, self._set_levels)
             levels.write(writes, self._levels.values())
             keys.write(writes, self.now, self._keys)
-            outbox.store(writes, self._events)
+            outbox.store(writes, _told(self._events))
 
     def _changed_to(self, status: AccountStatus) -> list[tuple[Any, ...]]:
         return [
@@ -293,6 +294,29 @@ def credited(
         available_micros=owner.available_micros,
         topup_id=_topup_id(metadata),
     )
+
+
+def _told(events: list[tuple[Event, CallContext]]) -> list[tuple[Event, CallContext]]:
+    """The events of a batch, in which all that somebody earned is told by the last of it."""
+    earned_micros: dict[UUID, int] = defaultdict(int)
+    last: dict[UUID, Event] = {}
+    for event, _ in events:
+        if _is_earning(event):
+            earned_micros[event.user_id] += event.amount_micros
+            last[event.user_id] = event
+    return [
+        (_with_amount(event, earned_micros[event.user_id]) if _is_earning(event) else event, call)
+        for event, call in events
+        if not _is_earning(event) or last[event.user_id] is event
+    ]
+
+
+def _is_earning(event: Event) -> TypeGuard[WalletCredited]:
+    return isinstance(event, WalletCredited) and event.kind is TransactionKind.EARNING
+
+
+def _with_amount(event: WalletCredited, amount_micros: int) -> WalletCredited:
+    return event.model_copy(update={"amount_micros": amount_micros})
 
 
 def _topup_id(metadata: dict[str, str]) -> UUID | None:
