@@ -13,9 +13,10 @@ it left.
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import psycopg2
 from psycopg2.errors import LockNotAvailable
@@ -23,6 +24,8 @@ from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
+
+from chassis.together import Together
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +50,12 @@ HAS_RELAY = "chassis.has_relay"
 """In ``session.info``: whether that is sent by this process, right after the commit."""
 
 
+AskedT = TypeVar("AskedT")
+FoundT = TypeVar("FoundT")
+Look = Callable[[Session, Sequence[AskedT]], Sequence[FoundT | Exception]]
+"""Answers questions of one kind, each with what was found or with what is to be raised."""
+
+
 class Connected:
     """An open database: the engine, its pool, and the ways to get a session."""
 
@@ -61,6 +70,7 @@ class Connected:
         """Called after a commit of :meth:`begin` with the events in it, which are sent then."""
         self.on_change: list[Callable[[], None]] = []
         """Called after every commit of :meth:`begin`: timers look what has become due."""
+        self._looks: dict[Any, Together[Any, Any]] = {}
 
     @contextmanager
     def begin(self) -> Iterator[Session]:
@@ -93,6 +103,27 @@ class Connected:
         """
         with self._reading() as session, session.begin():
             yield session
+
+    def answer(self, look: Look[AskedT, FoundT], question: AskedT) -> FoundT:
+        """What ``look`` finds for a question, in one :meth:`read` with those of the same moment."""
+        together = self._looks.get(look)
+        if together is None:
+            new = Together(partial(self._look, look), partial(self._look_once, look))
+            together = self._looks.setdefault(look, new)
+        found: FoundT = together.do(question)
+        return found
+
+    def _look(
+        self, look: Look[AskedT, FoundT], questions: Sequence[AskedT]
+    ) -> Sequence[FoundT | Exception]:
+        with self.read() as session:
+            return look(session, questions)
+
+    def _look_once(self, look: Look[AskedT, FoundT], question: AskedT) -> FoundT:
+        (answer,) = self._look(look, [question])
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     @contextmanager
     def snapshot(self) -> Iterator[Session]:

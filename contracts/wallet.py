@@ -527,6 +527,18 @@ class GetWallet(Request[Wallet], service=SERVICE, method="get_wallet"):
     user_id: UUID
 
 
+class Wallets(Reply):
+    """In no order; who has no wallet is missing."""
+
+    wallets: list[Wallet]
+
+
+class GetWallets(Request[Wallets], service=SERVICE, method="get_wallets"):
+    """The wallets of several users, for whoever asks for many at once."""
+
+    user_ids: Annotated[list[UUID], Field(min_length=1, max_length=100)]
+
+
 class Affordability(Reply):
     """Whether the amount can be paid; ``shortfall_micros`` is what the wallet lacks for it.
 

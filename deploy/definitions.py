@@ -88,6 +88,7 @@ LOGINS = (
         calls=(
             "wallet.get_by_key",
             "wallet.get_wallet",
+            "wallet.get_wallets",
             "wallet.list_credits",
             "wallet.statement",
             "wallet.totals",

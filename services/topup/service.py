@@ -1,12 +1,15 @@
 """The top-up service: entrypoints only. Rules live in the files named for their nouns."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy.orm import Session
 
+from chassis.client import RpcClient
 from chassis.clock import utc_now
+from chassis.database import Connected
 from chassis.events import event_handler, events_handler
 from chassis.health import Health
 from chassis.outbox import OutboxRelay
@@ -92,16 +95,7 @@ class TopupService:
 
     @property
     def till(self) -> Till:
-        settings = get_settings()
-        return Till(
-            database=self.database,
-            processor=processor(),
-            wallet=WalletQuestions(self.caller),
-            policy=Policy.from_settings(settings),
-            public_url=settings.public_url,
-            clock=utc_now,
-            later=self.later,
-        )
+        return _till_of(self.database, self.caller, self.later)
 
     # Buying by hand
 
@@ -161,8 +155,9 @@ class TopupService:
 
     @rpc
     def get_auto_topup_state(self, request: GetAutoTopupState) -> AutoTopupState:
-        with self.database.read() as session:
-            return terms.state(session, request.user_id, self.till.policy)
+        question = (request.user_id, self.till.policy.is_stopped)
+        state: AutoTopupState = self.database.answer(terms.states, question)
+        return state
 
     @rpc
     def configure_auto_topup(self, request: ConfigureAutoTopup) -> AutoTopupStatus:
@@ -292,3 +287,18 @@ class TopupService:
     @timer(FORGET_EVERY_S)
     def forget_old(self) -> None:
         forget(self.database, utc_now(), retention.kept(get_settings()))
+
+
+@functools.cache
+def _till_of(database: Connected, caller: RpcClient, later: Callable[..., Any]) -> Till:
+    """One for all workers, who ask together what they ask at the same moment."""
+    settings = get_settings()
+    return Till(
+        database=database,
+        processor=processor(),
+        wallet=WalletQuestions(caller),
+        policy=Policy.from_settings(settings),
+        public_url=settings.public_url,
+        clock=utc_now,
+        later=later,
+    )

@@ -1,22 +1,27 @@
 """What is asked of the wallet: what it holds, and what its ledger did under a key of ours."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 from uuid import UUID
 
-from contracts.errors import NotFound
+from chassis.context import nobodys_call
+from chassis.together import Alone, Together
+from contracts.errors import DeadlineExceeded, NotFound, Unavailable
 from contracts.messages import ReplyT, Request
 from contracts.wallet import (
     AccountStatus,
     CreditPage,
     GetByKey,
     GetWallet,
+    GetWallets,
     KeyState,
     ListCredits,
     Statement,
     Totals,
     TransactionKind,
+    Wallet,
 )
 
 WALLET_TIMEOUT_S = 3.0
@@ -54,6 +59,7 @@ class WalletQuestions:
 
     def __init__(self, caller: CallsServices) -> None:
         self._caller = caller
+        self._balances = Together(self._balances_of, self._balance)
 
     def funds(self, user_id: UUID, now: datetime) -> Funds:
         """Errors: ``Unavailable``, ``DeadlineExceeded``. Nobody's wallet is an empty one."""
@@ -70,16 +76,21 @@ class WalletQuestions:
     def balance(self, user_id: UUID) -> Funds:
         """The same without a look whether it is idle: one question. Errors: as :meth:`funds`."""
         try:
-            return self._balance(user_id)
+            return self._balances.do(user_id)
         except NotFound:
             return Funds(available_micros=0)
 
     def _balance(self, user_id: UUID) -> Funds:
-        wallet = self._caller.call(GetWallet(user_id=user_id), WALLET_TIMEOUT_S)
-        return Funds(
-            available_micros=wallet.available_micros,
-            is_frozen=wallet.status == AccountStatus.FROZEN,
-        )
+        return _funds(self._caller.call(GetWallet(user_id=user_id), WALLET_TIMEOUT_S))
+
+    def _balances_of(self, user_ids: Sequence[UUID]) -> list[Funds | Exception | Alone]:
+        try:
+            with nobodys_call():
+                found = self._caller.call(GetWallets(user_ids=list(user_ids)), WALLET_TIMEOUT_S)
+        except (DeadlineExceeded, Unavailable) as error:
+            return [error] * len(user_ids)
+        funds = {wallet.user_id: _funds(wallet) for wallet in found.wallets}
+        return [funds.get(user_id, Funds(available_micros=0)) for user_id in user_ids]
 
     def entry(self, key: str) -> Entry | None:
         """What the ledger did under this key, None if nothing. Errors: as :meth:`funds`."""
@@ -96,6 +107,13 @@ class WalletQuestions:
     def credits(self, after_position: int) -> CreditPage:
         """What came into wallets after a position of the ledger. Errors: as :meth:`funds`."""
         return self._caller.call(ListCredits(after_position=after_position))
+
+
+def _funds(wallet: Wallet) -> Funds:
+    return Funds(
+        available_micros=wallet.available_micros,
+        is_frozen=wallet.status == AccountStatus.FROZEN,
+    )
 
 
 class AsksWallet(Protocol):

@@ -33,6 +33,7 @@ from contracts.wallet import (
     GetByKey,
     GetTransaction,
     GetWallet,
+    GetWallets,
     Hold,
     KeyOutcome,
     Level,
@@ -56,6 +57,7 @@ from contracts.wallet import (
     Verify,
     VoidHold,
     Wallet,
+    Wallets,
 )
 from services.wallet import (
     batches,
@@ -68,7 +70,7 @@ from services.wallet import (
     totals,
     verification,
 )
-from services.wallet.book import keys
+from services.wallet.book import accounts, keys
 from services.wallet.committer import Committer
 from services.wallet.settings import get_settings
 
@@ -146,8 +148,14 @@ class WalletService:
 
     @rpc
     def get_wallet(self, request: GetWallet) -> Wallet:
+        wallet: Wallet = self.database.answer(statements.wallets, request.user_id)
+        return wallet
+
+    @rpc
+    def get_wallets(self, request: GetWallets) -> Wallets:
         with self.database.read() as session:
-            return statements.get_wallet(session, request.user_id)
+            found = accounts.find_all(session, request.user_ids)
+        return Wallets(wallets=[account.wallet() for account in found.values()])
 
     @rpc
     def check_affordability(self, request: CheckAffordability) -> Affordability:

@@ -1,5 +1,6 @@
 """What happened on an account: statements, single transactions, balances of the past."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -32,6 +33,12 @@ def get_wallet(session: Session, user_id: UUID) -> Wallet:
     return _account(session, user_id).wallet()
 
 
+def wallets(session: Session, user_ids: Sequence[UUID]) -> list[Wallet | Exception]:
+    """The wallet of each, or ``NotFound``."""
+    found = accounts.find_all(session, user_ids)
+    return [found[user_id].wallet() if user_id in found else _nobodys() for user_id in user_ids]
+
+
 def check_affordability(session: Session, request: CheckAffordability) -> Affordability:
     """Raises ``NotFound``."""
     account = _account(session, request.user_id)
@@ -47,8 +54,12 @@ def check_affordability(session: Session, request: CheckAffordability) -> Afford
 def _account(session: Session, user_id: UUID) -> Account:
     account = accounts.find(session, user_id)
     if account is None:
-        raise NotFound("This user has no wallet.")
+        raise _nobodys()
     return account
+
+
+def _nobodys() -> NotFound:
+    return NotFound("This user has no wallet.")
 
 
 def statement(session: Session, request: Statement) -> StatementPage:

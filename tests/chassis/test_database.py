@@ -1,5 +1,6 @@
 """The engine and its sessions, on a database of the test's own."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from time import sleep
@@ -10,13 +11,14 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from chassis import inbox
 from chassis.database import PUBLISHED, Connected, after_commit, connect, is_held, is_lost
 from chassis.identifiers import new_id
 from chassis.migrate import migrate
 from chassis.rpc import _told
-from contracts.errors import Overloaded
+from contracts.errors import NotFound, Overloaded
 from deploy.local.postgres import Postgres
 from tests.locks import done_after, held
 from tests.patience import PATIENCE_S, eventually
@@ -166,6 +168,69 @@ def test_who_reads_cannot_write_and_keeps_no_transaction_open(database: Connecte
             session.execute(text("CREATE TABLE written ()"))
 
     assert seen == "idle"
+
+
+def test_questions_of_one_moment_are_answered_in_one_look(database: Connected) -> None:
+    looks: list[list[int]] = []
+    is_free = Event()
+
+    def look(session: Session, questions: Sequence[int]) -> list[int | Exception]:
+        looks.append(list(questions))
+        if len(looks) == 1:
+            is_free.wait(PATIENCE_S)
+        return list(session.scalars(text("SELECT 2 * unnest(:asked)"), {"asked": list(questions)}))
+
+    with ThreadPoolExecutor() as pool:
+        answers = [pool.submit(database.answer, look, 1)]
+        assert eventually(lambda: bool(looks))
+        answers += [pool.submit(database.answer, look, number) for number in (2, 3, 4)]
+        assert eventually(lambda: len(database._looks[look]._waiting) == 3)
+        is_free.set()
+        assert [answer.result(PATIENCE_S) for answer in answers] == [2, 4, 6, 8]
+
+    assert [sorted(asked) for asked in looks] == [[1], [2, 3, 4]]
+
+
+@pytest.mark.parametrize("fails_with_others", [False, True])
+def test_a_question_that_has_no_answer_is_told_so_and_keeps_nobody_from_his(
+    database: Connected, fails_with_others: bool
+) -> None:
+    def look(_session: Session, questions: Sequence[int]) -> list[int | Exception]:
+        if fails_with_others and len(questions) > 1:
+            raise RuntimeError("not all of them")
+        return [NotFound("There is none.") if number == 2 else number for number in questions]
+
+    def ask(number: int) -> int | str:
+        try:
+            return database.answer(look, number)
+        except NotFound as error:
+            return str(error)
+
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(ask, [1, 2, 3, 1]))
+
+    assert found == [1, "There is none.", 3, 1]
+
+
+class _Base(DeclarativeBase):
+    pass
+
+
+class _Thing(_Base):
+    __tablename__ = "things"
+
+    number: Mapped[int] = mapped_column(primary_key=True)
+
+
+def test_what_was_stored_or_read_can_be_used_after_the_end(database: Connected) -> None:
+    with database.begin() as session:
+        session.execute(text("CREATE TABLE things (number integer PRIMARY KEY)"))
+        stored = _Thing(number=1)
+        session.add(stored)
+    with database.read() as session:
+        read = session.get_one(_Thing, 1)
+
+    assert (stored.number, read.number) == (1, 1)
 
 
 def test_a_snapshot_cannot_write(database: Connected) -> None:

@@ -40,7 +40,7 @@ def test_reading_keeps_the_time_of_the_first_reading(database: Connected) -> Non
 
     with database.read() as session:
         assert storage.newest(session, USER)[0].read_at == now
-        assert storage.unread_count(session, USER) == 0
+        assert storage.unread_counts(session, [(USER, None)]) == [0]
 
 
 def test_unread_ones_are_counted_no_further_than_is_asked(database: Connected) -> None:
@@ -48,7 +48,7 @@ def test_unread_ones_are_counted_no_further_than_is_asked(database: Connected) -
         tell(database, USER)
 
     with database.read() as session:
-        counts = [storage.unread_count(session, USER, at_most) for at_most in (2, 4, None)]
+        counts = storage.unread_counts(session, [(USER, 2), (USER, 4), (USER, None)])
 
     assert counts == [2, 3, 3]
 
@@ -76,7 +76,7 @@ def test_others_notifications_are_neither_listed_nor_counted(
 
     with database.read() as session:
         listed = [notice.user_id for notice in storage.newest(session, mine)]
-        counted = storage.unread_count(session, mine)
+        (counted,) = storage.unread_counts(session, [(mine, None)])
 
     assert (listed, counted) == ([mine], 1)
 
@@ -86,7 +86,7 @@ def test_reading_all_reads_none_of_others(database: Connected, three_users: list
         storage.mark_read(session, utc_now(), three_users[1], None)
 
     with database.read() as session:
-        unread = [storage.unread_count(session, user_id) for user_id in three_users]
+        unread = storage.unread_counts(session, [(user_id, None) for user_id in three_users])
     assert unread == [1, 0, 1]
 
 
@@ -101,7 +101,7 @@ def test_somebody_elses_is_not_found_and_stays_unread(
         storage.mark_read(session, utc_now(), three_users[1], theirs.notification_id)
 
     with database.read() as session:
-        assert storage.unread_count(session, three_users[other]) == 1
+        assert storage.unread_counts(session, [(three_users[other], None)]) == [1]
 
 
 def test_the_api_pages_and_marks_read(member: Api, database: Connected) -> None:

@@ -28,7 +28,7 @@ def status(customer: Customer) -> Any:
     with till.database.read() as session:
         found = terms.status(session, customer.user_id, till.policy, till.clock())
         # What is told in short is the same, in every case that a test of this file makes.
-        state = terms.state(session, customer.user_id, till.policy)
+        (state,) = terms.states(session, [(customer.user_id, till.policy.is_stopped)])
     assert state == AutoTopupState.model_validate(found, from_attributes=True)
     return found
 

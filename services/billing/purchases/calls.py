@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from chassis.client import RpcClient
-from chassis.context import CallContext, current_call
+from chassis.context import nobodys_call
 from chassis.together import ALONE, Alone, Together
 from contracts.catalog import GetQuote, Quote, QuoteLine
 from contracts.errors import (
@@ -43,11 +43,19 @@ class Calls:
     def _quote_one(self, lines: Lines) -> Quote:
         return self._rpc.call(GetQuote(lines=list(lines)), timeout_s=self._timeout_s)
 
+    def _own_quote(self, lines: Lines) -> Quote | Exception:
+        try:
+            return self._quote_one(lines)
+        except ServiceError as error:
+            return error
+
     def _quote_all(self, orders: Sequence[Lines]) -> list[Quote | Exception | Alone]:
         """Orders of one line each are asked for in one question, each price once."""
+        if len(orders) == 1:
+            return [self._own_quote(orders[0])]
         wanted = list(dict.fromkeys(lines[0] for lines in orders if len(lines) == 1))
         wanted = wanted[:QUOTED_AT_ONCE_MAX]
-        if len(orders) == 1 or not wanted:
+        if not wanted:
             return [ALONE] * len(orders)
         try:
             quote = self._for_all(GetQuote(lines=wanted))
@@ -78,12 +86,8 @@ class Calls:
         return [_outcome(result) for result in made.results]
 
     def _for_all(self, request: Request[ReplyT]) -> ReplyT:
-        """A call that is nobody's own: no single caller's deadline ends it."""
-        token = current_call.set(CallContext())
-        try:
+        with nobodys_call():
             return self._rpc.call(request, timeout_s=self._timeout_s)
-        finally:
-            current_call.reset(token)
 
 
 def _outcome(result: DebitResult) -> Transaction | Exception | Alone:

@@ -59,7 +59,7 @@ def list_notifications(user: CurrentUser, query: NotificationQuery) -> Notificat
             before=query.before,
             limit=query.limit + 1,
         )
-        unread = storage.unread_count(session, user.user_id)
+        (unread,) = storage.unread_counts(session, [(user.user_id, None)])
     shown = found[: query.limit]
     return NotificationReplies(
         notifications=[NotificationReply.of(row) for row in shown],

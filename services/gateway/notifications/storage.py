@@ -1,12 +1,12 @@
 """Notifications: what a user is told, by facts that the services publish."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from sqlalchemy import Integer, bindparam, func, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from chassis.bulk import Bulk
@@ -99,18 +99,22 @@ def newest(
     return list(session.scalars(query))
 
 
-# Made once, because every page asks.
-_UNREAD_COUNT = select(func.count()).select_from(
-    select(Notification.notification_id)
-    .where(Notification.user_id == bindparam("user_id"), Notification.read_at.is_(None))
-    .limit(bindparam("at_most", type_=Integer))
-    .subquery()
+_UNREAD_COUNTS = Bulk(
+    "SELECT new.user_id, new.at_most, (SELECT count(*) FROM (SELECT FROM notifications AS found"
+    " WHERE found.user_id = new.user_id AND read_at IS NULL LIMIT new.at_most) AS counted)"
+    " AS unread FROM {rows}",
+    user_id="uuid",
+    at_most="bigint",
 )
 
 
-def unread_count(session: Session, user_id: UUID, at_most: int | None = None) -> int:
-    """How many a user has not read, counted no further than ``at_most``."""
-    return session.scalar(_UNREAD_COUNT, {"user_id": user_id, "at_most": at_most}) or 0
+def unread_counts(
+    session: Session, questions: Sequence[tuple[UUID, int | None]]
+) -> list[int | Exception]:
+    """How many each of these users has not read, counted no further than ``at_most`` of each."""
+    rows = _UNREAD_COUNTS.execute(session, questions)
+    found = {(row.user_id, row.at_most): row.unread for row in rows}
+    return [found[question] for question in questions]
 
 
 def mark_read(session: Session, now: datetime, user_id: UUID, notification_id: UUID | None) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from uuid import UUID
 
-from flask import Blueprint, redirect, render_template, request, url_for
+from flask import Blueprint, g, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
 from chassis.clock import utc_now
@@ -21,13 +21,18 @@ UNREAD_SHOWN_MAX = 99
 
 
 def unread_count(user_id: UUID) -> int:
-    """For the menu, which says "99+" where there are more: every page asks."""
-    with database().read() as session:
-        return storage.unread_count(session, user_id, at_most=UNREAD_SHOWN_MAX + 1)
+    """For the menu, which says "99+" where there are more: every page asks, once."""
+    if "unread_count" not in g:
+        question = (user_id, UNREAD_SHOWN_MAX + 1)
+        g.unread_count = database().answer(storage.unread_counts, question)
+    found: int = g.unread_count
+    return found
 
 
 def unread(user_id: UUID, kinds: Collection[str]) -> list[Notification]:
     """The newest notifications of these kinds that were not read."""
+    if not unread_count(user_id):
+        return []
     with database().read() as session:
         return storage.newest(session, user_id, unread_only=True, kinds=kinds)
 

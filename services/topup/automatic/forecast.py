@@ -7,14 +7,16 @@ threshold, the cool-down passes, and so on until nothing is due or a reason stop
 not pass within minutes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
+from chassis.bulk import Bulk
 from contracts.keys import topup_key
 from contracts.topup import (
     ChargeForecast,
@@ -37,21 +39,23 @@ PASSING = (RefusalCode.COOL_DOWN, RefusalCode.IN_FLIGHT)
 
 # What is under way is what :func:`limits.arriving_micros` and :func:`triggers.pending` find. As
 # text, because every purchase asks: what builds a statement costs more than the answer to it.
-_STANDING = text(
+_STANDING = Bulk(
     """
-    SELECT settings.is_enabled, settings.threshold_micros,
+    SELECT new.user_id, settings.is_enabled, settings.threshold_micros,
         EXISTS (
-            SELECT FROM topups WHERE user_id = :user_id AND (status = 'paid' OR kind = 'auto'
+            SELECT FROM topups WHERE user_id = new.user_id AND (status = 'paid' OR kind = 'auto'
                 AND status IN ('created', 'processing', 'unknown', 'action_required'))
         ) OR EXISTS (
-            SELECT FROM triggers WHERE user_id = :user_id AND ended_at IS NULL AND (
-                trigger IN ('purchase', 'renewal') AND needed_micros > 0 AND raised_at > :since
+            SELECT FROM triggers WHERE user_id = new.user_id AND ended_at IS NULL AND (
+                trigger IN ('purchase', 'renewal') AND needed_micros > 0
+                    AND raised_at > new.since
                 OR trigger IN ('low_balance', 'settings_saved')
                 AND (due_at IS NOT NULL OR refusal_code = 'idle'))
         ) AS is_under_way
-    FROM (SELECT) AS always
-    LEFT JOIN auto_topup_settings AS settings ON settings.user_id = :user_id
-    """
+    FROM {rows} LEFT JOIN auto_topup_settings AS settings ON settings.user_id = new.user_id
+    """,
+    user_id="uuid",
+    since="timestamptz",
 )
 
 
@@ -238,11 +242,9 @@ def _foretell_nothing(till: Till, request: ForecastCharges) -> ChargeForecast | 
     """
     if request.is_by_hand:
         return None
-    now, spent_micros = till.clock(), request.spend_micros
-    with till.database.read() as session:
-        standing = session.execute(
-            _STANDING, {"user_id": request.user_id, "since": triggers.waits_since(now)}
-        ).one()
+    spent_micros = request.spend_micros
+    question = (request.user_id, triggers.waits_since(till.clock()))
+    standing = till.database.answer(_standings, question)
     if standing.is_under_way:
         return None
     funds = till.wallet.balance(request.user_id)
@@ -256,6 +258,13 @@ def _foretell_nothing(till: Till, request: ForecastCharges) -> ChargeForecast | 
         balance_after_micros=after,
         threshold_micros=standing.threshold_micros if standing.is_enabled else None,
     )
+
+
+def _standings(
+    session: Session, questions: Sequence[tuple[UUID, datetime]]
+) -> list[Row[Any] | Exception]:
+    found = {row.user_id: row for row in _STANDING.execute(session, questions)}
+    return [found[user_id] for user_id, _ in questions]
 
 
 def look(till: Till, user_id: UUID) -> tuple[Funds, frozenset[UUID]]:

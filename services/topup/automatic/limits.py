@@ -206,12 +206,9 @@ def fuse_lock(session: Session) -> None:
     lock_until_commit(session, "topup.fuse")
 
 
-IS_STOPPED = select(Switch.is_stopped).where(Switch.id == 1)
-
-
 def is_stopped(session: Session) -> bool:
     """Whether the operator's switch stops all automatic charges."""
-    return bool(session.scalar(IS_STOPPED))
+    return bool(session.scalar(select(Switch.is_stopped).where(Switch.id == 1)))
 
 
 def unsent_count(session: Session, user_id: UUID, now: datetime) -> int:

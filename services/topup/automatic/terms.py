@@ -1,13 +1,15 @@
 """The terms of automatic top-up: what a person sets, and how it stands."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, bindparam, select
+from sqlalchemy import Row, select
 from sqlalchemy.orm import Session
 
+from chassis.bulk import Bulk
 from chassis.idempotency import is_retry, request_hash
 from chassis.identifiers import new_id
 from chassis.money import MICROS_PER_CENT, format_usd
@@ -314,21 +316,30 @@ def preview(
     )
 
 
-_STATE = select(
-    AutoTopupSettings.is_enabled,
-    AutoTopupSettings.threshold_micros,
-    AutoTopupSettings.paused_code,
-    AutoTopupSettings.paused_reason,
-    limits.IS_STOPPED.scalar_subquery().label("is_stopped"),
-).where(AutoTopupSettings.user_id == bindparam("user_id"))
+_STATE = Bulk(
+    "SELECT new.user_id, is_enabled, threshold_micros, paused_code, paused_reason,"
+    " coalesce((SELECT is_stopped FROM operator_switch WHERE id = 1), false) AS is_stopped"
+    " FROM {rows} JOIN auto_topup_settings USING (user_id)",
+    user_id="uuid",
+)
 
 
-def state(session: Session, user_id: UUID, policy: Policy) -> AutoTopupState:
-    """Of the status what every page of the website shows, found in one look."""
-    settings = session.execute(_STATE, {"user_id": user_id}).one_or_none()
+def states(
+    session: Session, questions: Sequence[tuple[UUID, bool]]
+) -> list[AutoTopupState | Exception]:
+    """Of the status what every page of the website shows, for each of these users.
+
+    With each user comes whether the operator's settings stop all automatic charges.
+    """
+    users = {user_id for user_id, _ in questions}
+    found = {row.user_id: row for row in _STATE.execute(session, [(user,) for user in users])}
+    return [_state_of(found.get(user_id), is_stopped) for user_id, is_stopped in questions]
+
+
+def _state_of(settings: Row[Any] | None, is_stopped: bool) -> AutoTopupState:
     if settings is None:
         return AutoTopupState(enabled=False, state="off")
-    name, _, _ = _state(settings, policy.is_stopped or bool(settings.is_stopped))
+    name, _, _ = _state(settings, is_stopped or settings.is_stopped)
     return AutoTopupState(
         enabled=settings.is_enabled, state=name, threshold_micros=settings.threshold_micros
     )
@@ -381,9 +392,7 @@ def status(session: Session, user_id: UUID, policy: Policy, now: datetime) -> Au
     )
 
 
-def _state(
-    settings: AutoTopupSettings | Row[*tuple[Any, ...]], is_stopped: bool
-) -> tuple[str, str, str]:
+def _state(settings: AutoTopupSettings | Row[Any], is_stopped: bool) -> tuple[str, str, str]:
     if not settings.is_enabled:
         return "off", "", ""
     if settings.paused_code:

@@ -69,6 +69,7 @@ _HELD = text(
     " AND NOT EXISTS (SELECT FROM free WHERE free.account_id = a.account_id)"
 )
 _READ = text(_SELECT + "WHERE a.user_id = :user_id")
+_READ_USERS = text(_SELECT + "WHERE a.user_id = ANY(CAST(:user_ids AS uuid[]))")
 _READ_ALL = text(_SELECT + "WHERE a.account_id = ANY(CAST(:account_ids AS bigint[]))")
 _RESERVE = text(
     "SELECT nextval(pg_get_serial_sequence('accounts', 'account_id'))"
@@ -124,6 +125,13 @@ def find(session: Session, user_id: UUID) -> Account | None:
     """A user's account, not locked, without its levels."""
     row = session.execute(_READ, {"user_id": user_id}).one_or_none()
     return from_row(row) if row else None
+
+
+def find_all(session: Session, user_ids: Iterable[UUID]) -> dict[UUID, Account]:
+    """The accounts of those users who have one, not locked, without their levels."""
+    rows = session.execute(_READ_USERS, {"user_ids": array("uuid", user_ids)})
+    found = [from_row(row) for row in rows]
+    return {account.user_id: account for account in found}
 
 
 def read_all(session: Session, account_ids: Iterable[int]) -> list[Account]:
