@@ -254,7 +254,8 @@ class Deployment(Reply):
 
     ``next_renewal_at`` is when ``next_renewal_micros`` are due for another month; None where there
     is none. ``owed_micros`` is for time that ran, or is to run now, and could not be paid. Unless
-    somebody acts, the status becomes ``next_status`` at ``next_status_at``. ``access`` is what its
+    somebody acts, the status becomes ``next_status`` at ``next_status_at``. The first month that
+    begins at ``new_price_from`` or later costs ``new_price_micros``. ``access`` is what its
     provisioner told. ``choices`` and ``history``, newest first, are of a single deployment only.
     """
 
@@ -275,6 +276,8 @@ class Deployment(Reply):
     owed_micros: PriceMicros = 0
     next_status: DeploymentStatus | None = None
     next_status_at: Moment | None = None
+    new_price_micros: PriceMicros | None = None
+    new_price_from: Moment | None = None
     access: Access | None = None
     choices: Choices = Field(default_factory=dict)
     history: list[DeploymentChange] = Field(default_factory=list)
@@ -560,6 +563,17 @@ class DeploymentRenewed(UserEvent, source=SERVICE, type="deployment_renewed"):
     starts_at: Moment
     ends_at: Moment
     transaction_id: UUID
+
+
+class PriceAnnounced(UserEvent, source=SERVICE, type="price_announced"):
+    """The months of a deployment are to cost something else: the first that begins at
+    ``applies_from`` or later."""
+
+    deployment_id: UUID
+    name: str
+    old_price_micros: PriceMicros
+    new_price_micros: PriceMicros
+    applies_from: Moment
 
 
 class RenewalShortOfFunds(UserEvent, source=SERVICE, type="renewal_short_of_funds"):

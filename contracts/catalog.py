@@ -1,13 +1,16 @@
-"""The catalog: products, prices, quotes."""
+"""The catalog: products and who changes them, prices, quotes."""
 
 from enum import StrEnum
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from contracts.messages import (
+    Command,
     Cursor,
+    Event,
+    Moment,
     PageLimit,
     PriceMicros,
     Reply,
@@ -46,8 +49,8 @@ class SortOrder(StrEnum):
 class SpecificationItem(Value):
     """One line of a product's data sheet, such as ("vCPU", "2")."""
 
-    label: str
-    value: str
+    label: Annotated[str, StringConstraints(max_length=200), Storable]
+    value: Annotated[str, StringConstraints(max_length=500), Storable]
 
 
 class FieldKind(StrEnum):
@@ -79,7 +82,8 @@ class ProductField(Value):
 class Product(Reply):
     """A thing for sale. ``stock`` is None where there is no end to it.
 
-    ``fields`` are what is asked of its buyer.
+    ``fields`` are what is asked of its buyer. Those of one ``family`` are sizes of the same thing.
+    What is retired is sold no more, and stays for who has it.
     """
 
     product_id: UUID
@@ -96,10 +100,12 @@ class Product(Reply):
     specification: list[SpecificationItem]
     stock: int | None = None
     fields: list[ProductField] = Field(default_factory=list)
+    family: str | None = None
+    is_retired: bool = False
 
     @property
     def available(self) -> bool:
-        return self.stock is None or self.stock > 0
+        return not self.is_retired and (self.stock is None or self.stock > 0)
 
 
 class ProductPage(Reply):
@@ -114,15 +120,132 @@ class ListProducts(Request[ProductPage], service=SERVICE, method="list_products"
     category: Category | None = None
     q: Annotated[str, StringConstraints(strip_whitespace=True, max_length=100), Storable] = ""
     max_price_micros: PriceMicros | None = None
+    family: Annotated[str, StringConstraints(max_length=100), Storable] | None = None
     sort: SortOrder = SortOrder.FEATURED
     cursor: Cursor | None = None
     limit: PageLimit = 24
 
 
 class GetProduct(Request[Product], service=SERVICE, method="get_product"):
-    """``product_id`` is the id, or the slug that stands in the page's address."""
+    """``product_id`` is the id, or the slug that stands in the page's address.
+
+    What is retired is found as well, and says so.
+    """
 
     product_id: Annotated[str, StringConstraints(min_length=1, max_length=100), Storable]
+
+
+def _slug(text: str) -> str:
+    try:
+        UUID(text)
+    except ValueError:
+        return text
+    raise ValueError("it reads as an id; choose words")
+
+
+def _declared(fields: list[ProductField]) -> list[ProductField]:
+    keys = [field.key for field in fields]
+    if len(set(keys)) != len(keys):
+        raise ValueError("each field has a key of its own")
+    for field in fields:
+        if field.kind is FieldKind.CHOICE and not field.choices:
+            raise ValueError(f"{field.key}: say which choices there are")
+    return fields
+
+
+Slug = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=100),
+    AfterValidator(_slug),
+]
+Name = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200), Storable
+]
+Summary = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500), Storable
+]
+Description = Annotated[str, StringConstraints(max_length=10_000), Storable]
+Specification = Annotated[list[SpecificationItem], Field(max_length=50)]
+Fields = Annotated[list[ProductField], Field(max_length=20), AfterValidator(_declared)]
+Units = Annotated[int, Field(strict=True, ge=0, le=1_000_000)]
+
+
+class CreateProduct(Command[Product], service=SERVICE, method="create_product"):
+    """Put something up for sale. ``Conflict`` for a slug that is taken.
+
+    Errors of each command of who sells: ``IdempotencyConflict``. ``actor`` is who wants it, and
+    ``reason`` why; both stay in the history.
+    """
+
+    slug: Slug
+    name: Name
+    category: Category
+    summary: Summary
+    description: Description = ""
+    provider_name: Name
+    provider_id: UUID | None = None
+    location: Name | None = None
+    price_micros: PriceMicros
+    billing_period: BillingPeriod
+    specification: Specification = Field(default_factory=list)
+    stock: Units | None = None
+    fields: Fields = Field(default_factory=list)
+    family: Slug | None = None
+    featured_rank: Annotated[int, Field(strict=True, ge=0, le=1_000_000)] = 1_000_000
+    reason: ShortText
+    actor: ShortText
+
+
+class ChangeProduct(Command[Product], service=SERVICE, method="change_product"):
+    """Change what is given of a product, and leave the rest. Errors: ``NotFound``, ``Conflict``.
+
+    A price is for purchases from now on; who has the product pays the old one until a notice has
+    passed. ``stock_change`` adds units to the stock, or takes some of those that are left; only a
+    product with an end to its stock has one.
+    """
+
+    product_id: UUID
+    name: Name | None = None
+    summary: Summary | None = None
+    description: Description | None = None
+    provider_name: Name | None = None
+    location: Name | None = None
+    price_micros: PriceMicros | None = None
+    specification: Specification | None = None
+    fields: Fields | None = None
+    family: Slug | None = None
+    stock_change: Annotated[int, Field(strict=True, ge=-1_000_000, le=1_000_000)] = 0
+    reason: ShortText
+    actor: ShortText
+
+
+class RetireProduct(Command[Product], service=SERVICE, method="retire_product"):
+    """Sell something no more. What was sold of it goes on. ``NotFound``."""
+
+    product_id: UUID
+    reason: ShortText
+    actor: ShortText
+
+
+class PastPrice(Value):
+    """A price, and from when it was asked."""
+
+    price_micros: PriceMicros
+    since: Moment
+    reason: str
+    actor: str
+
+
+class PriceHistory(Reply):
+    """Newest first; the first is today's."""
+
+    prices: list[PastPrice]
+
+
+class GetPriceHistory(Request[PriceHistory], service=SERVICE, method="get_price_history"):
+    """What a product cost, the last 200 prices of it. ``NotFound``."""
+
+    product_id: UUID
 
 
 class QuoteLine(Value):
@@ -180,3 +303,25 @@ class ReleaseStock(Request[Reservation], service=SERVICE, method="release_stock"
     """Put back what a reservation took; once, and also before it was made, which then never is."""
 
     reservation_id: UUID
+
+
+class ProductChanged(Event, source=SERVICE, type="product_changed", needs_listener=False):
+    """It was put up for sale, or something about it is otherwise now."""
+
+    product_id: UUID
+    slug: str
+    name: str
+
+
+class ProductPriceChanged(Event, source=SERVICE, type="price_changed"):
+    """It is sold at another price from ``occurred_at`` on."""
+
+    product_id: UUID
+    old_price_micros: PriceMicros
+    price_micros: PriceMicros
+
+
+class ProductRetired(Event, source=SERVICE, type="product_retired", needs_listener=False):
+    """It is sold no more."""
+
+    product_id: UUID

@@ -79,7 +79,7 @@ LOGINS = (
             "wallet.get_wallet",
             "wallet.refund",
         ),
-        listens_to=("topup", "wallet"),
+        listens_to=("catalog", "topup", "wallet"),
         is_ours=True,
     ),
     # Questions only: the money of a top-up travels as an event.

@@ -101,7 +101,8 @@ class DeploymentRow(Base):
     ``due_at`` is when somebody should look at it next, see :mod:`services.billing.renewals`;
     ``short_since`` when the wallet first had too little for the month that is due;
     ``ends_with_month`` says that it is not to be renewed, ``announced`` what was last announced
-    of what is going to happen. ``access`` is how it is reached, as its provisioner told. Who sells
+    of what is going to happen. The first month that begins at ``new_price_from`` or later costs
+    ``new_price_micros``. ``access`` is how it is reached, as its provisioner told. Who sells
     it, and at which fee, is its line's for good.
     """
 
@@ -131,6 +132,8 @@ class DeploymentRow(Base):
     ends_with_month: Mapped[bool] = mapped_column(default=False)
     announced: Mapped[str] = mapped_column(default="")
     announced_at: Mapped[datetime | None]
+    new_price_micros: Mapped[int | None] = mapped_column(BigInteger)
+    new_price_from: Mapped[datetime | None]
     access: Mapped[dict[str, str] | None] = mapped_column(JSONB(none_as_null=True))
     ended_at: Mapped[datetime | None]
 
@@ -268,6 +271,23 @@ class DebtRow(Base):
     created_at: Mapped[datetime]
     due_at: Mapped[datetime | None]
     paid_at: Mapped[datetime | None]
+
+
+class PriceNoticeRow(Base):
+    """A product's last change of its price, about which owners are told one after the other.
+
+    ``reached`` is the deployment that was told last, ``due_at`` when to go on with the next ones.
+    ``is_repeated``: all were told once, and it is the turn of those that came meanwhile.
+    """
+
+    __tablename__ = "price_notices"
+
+    product_id: Mapped[UUID] = mapped_column(primary_key=True)
+    price_micros: Mapped[int] = mapped_column(BigInteger)
+    changed_at: Mapped[datetime]
+    reached: Mapped[UUID | None]
+    is_repeated: Mapped[bool] = mapped_column(default=False)
+    due_at: Mapped[datetime | None]
 
 
 class StockReleaseRow(Base):

@@ -46,9 +46,10 @@ from contracts.billing import (
     StartPurchase,
     StopDeployment,
 )
+from contracts.catalog import ProductPriceChanged
 from contracts.topup import AutoTopupPaused, AutoTopupRefused, TopupFailed
 from contracts.wallet import WalletCredited
-from services.billing.deployments import commands
+from services.billing.deployments import commands, prices
 from services.billing.deployments.lifecycle import report_deployment
 from services.billing.deployments.queries import (
     get_deployment,
@@ -227,6 +228,20 @@ class BillingService:
         self._refunds().run()
         Debts(self.database, self.caller, get_settings(), utc_now).run()
         return None
+
+    @event_handler(ProductPriceChanged)
+    def note_price(self, session: Session, event: ProductPriceChanged) -> None:
+        prices.note(session, utc_now(), event)
+
+    @timer(interval_s=SWEEP_INTERVAL_S, asleep_s=ASLEEP_S)
+    def tell_prices(self) -> datetime | None:
+        """Owners of what costs something else by now hear of it."""
+        is_due = True
+        while is_due:
+            with self.database.begin() as session:
+                is_due = prices.tell_some(session, utc_now(), get_settings())
+        with self.database.read() as session:
+            return prices.next_at(session)
 
     @timer(FORGET_EVERY_S)
     def forget_old(self) -> None:

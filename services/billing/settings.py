@@ -46,6 +46,9 @@ class BillingSettings(ServiceSettings):
     renewal_notice_s: Annotated[int, Field(ge=0)] = 3 * DAY_S
     """How long before a month is charged its owner is told."""
 
+    price_notice_s: Annotated[int, Field(ge=0)] = 30 * DAY_S
+    """How long before a deployment's months cost more its owner is told."""
+
     grace_s: Annotated[int, Field(ge=0)] = 3 * DAY_S
     """How long a deployment runs on after its owner was told that its month is not paid."""
 
@@ -80,6 +83,10 @@ class BillingSettings(ServiceSettings):
     @property
     def renewal_notice(self) -> timedelta:
         return timedelta(seconds=self.renewal_notice_s)
+
+    @property
+    def price_notice(self) -> timedelta:
+        return timedelta(seconds=self.price_notice_s)
 
     @property
     def renewal_retry(self) -> timedelta:

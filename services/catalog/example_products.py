@@ -60,6 +60,7 @@ class ExampleProduct(NamedTuple):
     specification: dict[str, str]
     stock: int | None = None
     fields: tuple[ProductField, ...] = ()
+    family: str | None = None
 
 
 COMPUTE = [
@@ -84,6 +85,7 @@ COMPUTE = [
             "Images": "Debian, Ubuntu, Alpine",
         },
         fields=(IMAGE, HOST_NAME, SSH_KEY),
+        family="north-vm-ghent",
     ),
     ExampleProduct(
         "vm-production",
@@ -105,13 +107,14 @@ COMPUTE = [
             "Availability": "99.95 %",
         },
         fields=(IMAGE, HOST_NAME, SSH_KEY),
+        family="north-vm-ghent",
     ),
     ExampleProduct(
         "vm-memory",
         "VM-Memory",
         "compute",
         NORTH,
-        "Vienna, Austria",
+        "Ghent, Belgium",
         "32.00",
         "month",
         "Plenty of memory for caches, search indexes and in-memory databases.",
@@ -125,6 +128,7 @@ COMPUTE = [
             "Backups": "daily, 7 kept",
         },
         fields=(IMAGE, HOST_NAME, SSH_KEY),
+        family="north-vm-ghent",
     ),
     ExampleProduct(
         "vm-builder",
@@ -330,6 +334,7 @@ THREE_NODES = [
         " key to the disks.",
         {"CPU": "6 cores", "Memory": "64 GB", "Disk": "2 × 512 GB NVMe", "Network": "1 Gbit/s"},
         stock=18,
+        family="node-hosted",
     ),
     ExampleProduct(
         "3node-hosted-large",
@@ -349,6 +354,7 @@ THREE_NODES = [
             "Network": "10 Gbit/s",
         },
         stock=6,
+        family="node-hosted",
     ),
     ExampleProduct(
         "3node-colocation",

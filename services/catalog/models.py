@@ -32,6 +32,8 @@ class ProductRow(Base):
     specification: Mapped[list[dict[str, Any]]] = mapped_column(JSONB)
     stock: Mapped[int | None] = mapped_column(Integer)
     fields: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, default=list)
+    family: Mapped[str | None]
+    retired_at: Mapped[datetime | None]
     featured_rank: Mapped[int] = mapped_column(Integer)
     created_at: Mapped[datetime]
     searchable: Mapped[str] = mapped_column(
@@ -39,6 +41,33 @@ class ProductRow(Base):
         Computed("search_form(name || ' ' || summary || ' ' || provider_name)", persisted=True),
         nullable=True,
     )
+
+
+class ProductPriceRow(Base):
+    """What a product costs from a moment on, until the next one; by whom, and why."""
+
+    __tablename__ = "product_prices"
+
+    product_id: Mapped[UUID] = mapped_column(ForeignKey("products.product_id"), primary_key=True)
+    since: Mapped[datetime] = mapped_column(primary_key=True)
+    price_micros: Mapped[int] = mapped_column(BigInteger)
+    actor: Mapped[str]
+    reason: Mapped[str]
+
+
+class ProductChangeRow(Base):
+    """A command of who sells that was carried out, with its key and the hash of what it asked."""
+
+    __tablename__ = "product_changes"
+
+    change_id: Mapped[UUID] = mapped_column(primary_key=True)
+    product_id: Mapped[UUID] = mapped_column(ForeignKey("products.product_id"))
+    command: Mapped[str]
+    actor: Mapped[str]
+    reason: Mapped[str]
+    changed_at: Mapped[datetime]
+    idempotency_key: Mapped[str] = mapped_column(unique=True)
+    body_hash: Mapped[str]
 
 
 class ReservationRow(Base):

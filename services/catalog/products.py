@@ -77,7 +77,7 @@ def list_products(session: Session, command: ListProducts) -> ProductPage:
 
 
 def get_product(session: Session, product_id: str) -> Product:
-    """The product with this id or slug. Raises ``NotFound``."""
+    """The product with this id or slug, also a retired one. Raises ``NotFound``."""
     try:
         wanted = ProductRow.product_id == UUID(product_id)
     except ValueError:
@@ -105,6 +105,8 @@ def as_product(row: ProductRow) -> Product:
         specification=[SpecificationItem.model_validate(item) for item in row.specification],
         stock=row.stock,
         fields=[ProductField.model_validate(field) for field in row.fields],
+        family=row.family,
+        is_retired=row.retired_at is not None,
     )
 
 
@@ -115,10 +117,13 @@ def _matching(command: ListProducts, order: _Order) -> CTE:
     words, and by name, whose place is worked out for each row, an index has the page sooner.
     """
     matches = select(ProductRow.product_id, order.column.label("place"))
+    matches = matches.where(ProductRow.retired_at.is_(None))
     if command.category is not None:
         matches = matches.where(ProductRow.category == command.category)
     if command.max_price_micros is not None:
         matches = matches.where(ProductRow.price_micros <= command.max_price_micros)
+    if command.family is not None:
+        matches = matches.where(ProductRow.family == command.family)
     words = command.q.split()
     for word in words:
         matches = matches.where(func.strpos(ProductRow.searchable, func.search_form(word)) > 0)

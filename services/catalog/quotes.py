@@ -53,6 +53,8 @@ def refuse_what_is_gone(row: ProductRow | None, product_id: UUID, quantity: int)
     """Raise ``NotFound`` or ``OutOfStock`` unless ``quantity`` of this product can be had."""
     if row is None:
         raise NotFound("There is no such product. It may have been taken off the marketplace.")
+    if row.retired_at is not None:
+        raise NotFound(f"{row.name} is no longer sold.")
     if row.stock is None or row.stock >= quantity:
         return
     if row.stock == 0:

@@ -1,7 +1,8 @@
 """Example products for a fresh marketplace: ``python -m services.catalog.seed``.
 
 Every id is derived from the slug, so that a second run finds the same rows. It brings
-texts and prices up to date and leaves stock alone: what was sold stays sold.
+texts up to date and leaves prices and stock alone: what was sold stays sold, and who sells has the
+last word about what it costs.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,7 @@ from chassis.database import connect
 from chassis.money import parse_usd
 from contracts.catalog import BillingPeriod, Category
 from services.catalog.example_products import EXAMPLE_PRODUCTS, ExampleProduct
-from services.catalog.models import ProductRow
+from services.catalog.models import ProductPriceRow, ProductRow
 from services.catalog.settings import get_settings
 
 NAMESPACE = UUID("6d5d2b54-9e0c-5a5e-8f57-1f6f2a6d9c11")
@@ -43,7 +44,7 @@ def seed(session: Session) -> SeedResult:
     added = 0
     for rank, product in enumerate(EXAMPLE_PRODUCTS, start=1):
         values = _row(product, rank)
-        kept = {"product_id", "stock", "created_at"}
+        kept = {"product_id", "stock", "created_at", "price_micros"}
         statement = insert(ProductRow).values(values)
         statement = statement.on_conflict_do_update(
             index_elements=["product_id"],
@@ -51,8 +52,20 @@ def seed(session: Session) -> SeedResult:
         )
         known = session.get(ProductRow, values["product_id"])
         session.execute(statement)
-        added += known is None
+        if known is None:
+            added += 1
+            session.add(_first_price(values))
     return SeedResult(added=added, updated=len(EXAMPLE_PRODUCTS) - added)
+
+
+def _first_price(values: dict[str, Any]) -> ProductPriceRow:
+    return ProductPriceRow(
+        product_id=values["product_id"],
+        since=values["created_at"],
+        price_micros=values["price_micros"],
+        actor="catalog",
+        reason="An example product",
+    )
 
 
 def _row(product: ExampleProduct, rank: int) -> dict[str, Any]:
@@ -72,6 +85,7 @@ def _row(product: ExampleProduct, rank: int) -> dict[str, Any]:
             {"label": label, "value": value} for label, value in product.specification.items()
         ],
         "stock": product.stock,
+        "family": product.family,
         "fields": [field.model_dump(mode="json") for field in product.fields],
         "featured_rank": rank * 10,
         "created_at": FIRST_LISTED_AT + timedelta(days=rank * 17 % len(EXAMPLE_PRODUCTS)),

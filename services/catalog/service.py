@@ -2,33 +2,40 @@
 
 from chassis.clock import utc_now
 from chassis.health import Health
+from chassis.outbox import OutboxRelay
 from chassis.retention import FORGET_EVERY_S, forget
 from chassis.rpc import rpc
 from chassis.service_database import Database
 from chassis.timer import timer
 from contracts.catalog import (
     SERVICE,
+    ChangeProduct,
+    CreateProduct,
+    GetPriceHistory,
     GetProduct,
     GetQuote,
     ListProducts,
+    PriceHistory,
     Product,
     ProductPage,
     Quote,
     ReleaseStock,
     Reservation,
     ReserveStock,
+    RetireProduct,
     ReturnStock,
 )
-from services.catalog import products, quotes, retention, stock
+from services.catalog import products, quotes, retention, selling, stock
 from services.catalog.settings import get_settings
 
 
 class CatalogService:
-    """Products, prices, quotes, stock. It calls nobody and publishes nothing."""
+    """Products, prices, quotes, stock. It calls nobody."""
 
     name = SERVICE
 
     database = Database()
+    relay = OutboxRelay()
     health = Health()
 
     @rpc
@@ -60,6 +67,26 @@ class CatalogService:
     def return_stock(self, request: ReturnStock) -> Reservation:
         with self.database.begin() as session:
             return stock.put_back(session, utc_now(), request)
+
+    @rpc
+    def create_product(self, request: CreateProduct) -> Product:
+        with self.database.begin() as session:
+            return selling.create(session, utc_now(), request)
+
+    @rpc
+    def change_product(self, request: ChangeProduct) -> Product:
+        with self.database.begin() as session:
+            return selling.change(session, utc_now(), request)
+
+    @rpc
+    def retire_product(self, request: RetireProduct) -> Product:
+        with self.database.begin() as session:
+            return selling.retire(session, utc_now(), request)
+
+    @rpc
+    def get_price_history(self, request: GetPriceHistory) -> PriceHistory:
+        with self.database.read() as session:
+            return selling.price_history(session, request)
 
     @timer(FORGET_EVERY_S)
     def forget_old(self) -> None:

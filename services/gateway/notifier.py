@@ -22,6 +22,7 @@ from contracts.billing import (
     DeploymentChanged,
     DeploymentFailed,
     DeploymentRenewed,
+    PriceAnnounced,
     PurchaseCompleted,
     PurchaseEnded,
     PurchaseRefunded,
@@ -89,6 +90,10 @@ class NotifierService:
     @event_handler(DeploymentRenewed)
     def deployment_renewed(self, session: Session, event: DeploymentRenewed) -> None:
         _tell(session, event, messages.deployment_renewed(event))
+
+    @event_handler(PriceAnnounced)
+    def price_announced(self, session: Session, event: PriceAnnounced) -> None:
+        _tell(session, event, messages.price_announced(event))
 
     @event_handler(RenewalShortOfFunds)
     def renewal_short_of_funds(self, session: Session, event: RenewalShortOfFunds) -> None:

@@ -24,7 +24,12 @@ def catalog_database(databases: dict[str, str]) -> Iterator[Connected]:
 @pytest.fixture
 def database(catalog_database: Connected) -> Connected:
     with catalog_database.begin() as session:
-        session.execute(text("TRUNCATE products, reservations, reservation_lines"))
+        session.execute(
+            text(
+                "TRUNCATE products, product_prices, product_changes, reservations,"
+                " reservation_lines, outbox, inbox"
+            )
+        )
     return catalog_database
 
 

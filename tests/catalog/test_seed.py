@@ -1,10 +1,11 @@
 from sqlalchemy import select, update
 
 from chassis.database import Connected
-from contracts.catalog import Category
+from contracts.catalog import Category, GetPriceHistory
 from services.catalog.models import ProductRow
 from services.catalog.products import as_product
 from services.catalog.seed import product_id_of, seed
+from services.catalog.selling import price_history
 
 
 def rows(database: Connected) -> list[ProductRow]:
@@ -33,14 +34,30 @@ def test_the_seed_leaves_stock_alone(database: Connected) -> None:
     assert next(row.stock for row in rows(database) if row.slug == "3node-rack") == 1
 
 
-def test_the_seed_brings_a_price_up_to_date(database: Connected) -> None:
+def test_the_seed_brings_texts_up_to_date_and_leaves_prices_alone(database: Connected) -> None:
     run_seed(database)
     with database.begin() as session:
-        session.execute(update(ProductRow).values(price_micros=1))
+        session.execute(update(ProductRow).values(price_micros=1, summary="Old"))
 
     run_seed(database)
 
-    assert all(row.price_micros != 1 for row in rows(database))
+    assert {row.price_micros for row in rows(database)} == {1}
+    assert all(row.summary != "Old" for row in rows(database))
+
+
+def test_the_history_of_an_example_begins_with_its_price(database: Connected) -> None:
+    run_seed(database)
+    run_seed(database)
+
+    with database.read() as session:
+        histories = [
+            price_history(session, GetPriceHistory(product_id=row.product_id)).prices
+            for row in rows(database)
+        ]
+
+    assert [[price.price_micros for price in history] for history in histories] == [
+        [row.price_micros] for row in rows(database)
+    ]
 
 
 def test_every_example_fits_the_contract_and_every_category_has_some(database: Connected) -> None:

@@ -1,12 +1,13 @@
 """Notifications: what is stored about an event, once, and who may read it."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
 
 from chassis.clock import utc_now
 from chassis.database import Connected
+from contracts.billing import PriceAnnounced
 from contracts.errors import NotFound
 from contracts.topup import AutoTopupRefused, RefusalCode, TopupFailed, TopupKind, Trigger
 from contracts.wallet import BalanceLow, TransactionKind, WalletCredited
@@ -194,3 +195,32 @@ def test_a_refusal_is_told_unless_it_leaves_nothing_to_do(code: RefusalCode, is_
     )
 
     assert (messages.auto_topup_refused(event) is not None) == is_told
+
+
+@pytest.mark.parametrize(
+    ("price_micros", "says", "tone"),
+    [
+        (7_000_000, "Cancel it before that", "warning"),
+        (3_000_000, "The first month that begins after 2 March 2026 costs", "info"),
+        (5_000_000, "The change that you were told of does not come", "info"),
+    ],
+)
+def test_a_new_price_is_told_with_its_day_and_what_can_be_done(
+    price_micros: int, says: str, tone: str
+) -> None:
+    deployment_id = uuid4()
+    event = PriceAnnounced(
+        event_id=uuid4(),
+        occurred_at=utc_now(),
+        user_id=uuid4(),
+        deployment_id=deployment_id,
+        name="VM-Starter",
+        old_price_micros=5_000_000,
+        new_price_micros=price_micros,
+        applies_from=datetime(2026, 3, 2, tzinfo=UTC),
+    )
+
+    message = messages.price_announced(event)
+
+    assert says in message.body
+    assert (message.severity, message.link) == (tone, f"/dashboard/deployments/{deployment_id}")

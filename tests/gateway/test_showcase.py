@@ -3,19 +3,26 @@
 import time
 from collections.abc import Iterator
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 import requests
 from flask import Flask
 from sqlalchemy import create_engine, text
 
-from contracts.catalog import GetProduct, ListProducts
+from contracts.catalog import (
+    BillingPeriod,
+    Category,
+    CreateProduct,
+    GetProduct,
+    ListProducts,
+    RetireProduct,
+)
 from contracts.errors import Unavailable
 from services.gateway import showcase
 from services.gateway.app import create_app
 from services.gateway.backend import CATALOG_AGE_S
-from tests.gateway.conftest import Api, gateway_settings, read
+from tests.gateway.conftest import Api, error_of, gateway_settings, read
 from tests.patience import eventually
 
 
@@ -124,3 +131,39 @@ def test_the_cards_of_who_is_logged_in_are_not_a_visitor_s(api: Api, visitor: Ap
     pages = [who.get("/marketplace").text for who in (api, visitor, api)]
 
     assert ['hx-target="#dialog"' in page for page in pages] == [True, False, True]
+
+
+def test_what_is_retired_says_so_on_its_page_and_is_not_bought(system: Any, api: Api) -> None:
+    slug = f"retired-{uuid4().hex[:12]}"
+    made = system.rpc.call(
+        CreateProduct(
+            idempotency_key=slug,
+            slug=slug,
+            name="Old machine",
+            category=Category.COMPUTE,
+            summary="A machine",
+            provider_name="Example Provider",
+            price_micros=0,
+            billing_period=BillingPeriod.MONTH,
+            reason="A test",
+            actor="a test",
+        )
+    )
+    system.rpc.call(
+        RetireProduct(
+            idempotency_key=f"{slug}:retire",
+            product_id=made.product_id,
+            reason="A test",
+            actor="a test",
+        )
+    )
+
+    page = requests.get(f"{api.base_url}/marketplace/{slug}", timeout=10).text
+    shown = read(api.get(f"/api/products/{slug}"))
+    body = {"product_id": str(made.product_id)}
+    bought = api.command("/api/wallet/instant-purchase", body)
+
+    assert "No longer sold" in page
+    assert "Buy Now" not in page
+    assert (shown["is_retired"], shown["available"]) == (True, False)
+    assert error_of(bought) == (404, "not_found")

@@ -32,6 +32,8 @@ class Standing(Protocol):
     ends_with_month: bool
     announced: str
     announced_at: datetime | None
+    new_price_micros: int | None
+    new_price_from: datetime | None
     ended_at: datetime | None
 
 

@@ -24,6 +24,7 @@ from contracts.keys import period_key, period_refund_key
 from contracts.wallet import CloseKey, Debit, Noted, Refund, TransactionKind
 from services.billing.deployments.ladder import Standing
 from services.billing.deployments.months import cost_micros, month_end
+from services.billing.deployments.prices import take_price
 from services.billing.models import DeploymentRow, PeriodRow
 from services.billing.sales.shares import Price, shares
 
@@ -61,9 +62,14 @@ NAME_LENGTH_MAX = 150
 
 
 def owe_month(session: Session, now: datetime, row: DeploymentRow, starts_at: datetime) -> None:
-    """Write down that a month is due; one that is written already stays as it is."""
-    ends_at = month_ends_at(row, starts_at)
-    _owe(session, now, row, PeriodKind.MONTH, starts_at, ends_at, row.monthly_cost_micros)
+    """Write down that a month is due; one that is written already stays as it is.
+
+    A new price whose time has come is its price; where that is nothing, nothing is due.
+    """
+    take_price(row, starts_at)
+    if row.monthly_cost_micros > 0:
+        ends_at = month_ends_at(row, starts_at)
+        _owe(session, now, row, PeriodKind.MONTH, starts_at, ends_at, row.monthly_cost_micros)
 
 
 def month_ends_at(row: Standing, starts_at: datetime) -> datetime:

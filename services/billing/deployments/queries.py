@@ -23,6 +23,7 @@ from contracts.catalog import Category
 from contracts.errors import NotFound
 from services.billing.deployments import ladder
 from services.billing.deployments.periods import owed_micros
+from services.billing.deployments.prices import price_at
 from services.billing.models import ChangeRow, DeploymentRow, PurchaseLineRow
 from services.billing.settings import BillingSettings
 
@@ -132,10 +133,12 @@ def _as_deployment(row: DeploymentRow, owed: int, rules: BillingSettings) -> Dep
         ended_at=row.ended_at,
         paid_until=row.paid_until,
         next_renewal_at=renewal_at,
-        next_renewal_micros=row.monthly_cost_micros if renewal_at else 0,
+        next_renewal_micros=price_at(row, renewal_at) if renewal_at else 0,
         owed_micros=owed,
         next_status=rung.status if rung else None,
         next_status_at=rung.at if rung else None,
+        new_price_micros=row.new_price_micros,
+        new_price_from=row.new_price_from,
         access=Access.model_validate(row.access) if row.access is not None else None,
     )
 

@@ -18,7 +18,7 @@ from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session
 
 from contracts.billing import DeploymentStatus
-from services.billing.deployments import ladder, lifecycle, periods
+from services.billing.deployments import ladder, lifecycle, periods, prices
 from services.billing.deployments.ladder import Announced, Step
 from services.billing.deployments.months import month_end
 from services.billing.deployments.periods import PeriodKind, PeriodStatus
@@ -54,6 +54,8 @@ class Tenancy:
     ends_with_month: bool
     announced: str
     announced_at: datetime | None
+    new_price_micros: int | None
+    new_price_from: datetime | None
     ended_at: datetime | None
     owed: list[Owed] = field(default_factory=list)
 
@@ -140,7 +142,9 @@ def _planned(
             starts_at = owed.ends_at
     while starts_at is not None and starts_at < until:
         at = max(starts_at, now)
-        yield Due(at, tenancy.monthly_cost_micros, tenancy, at + rules.grace)
+        price_micros = prices.price_at(tenancy, starts_at)
+        if price_micros:
+            yield Due(at, price_micros, tenancy, at + rules.grace)
         anchor = tenancy.period_anchor_at or starts_at
         starts_at = month_end(anchor, starts_at)
 
@@ -242,7 +246,10 @@ class MonthsAhead:
     def _owe_month(self, tenancy: Tenancy) -> None:
         starts_at = tenancy.paid_until
         is_owed = any(each.kind is PeriodKind.MONTH for each in tenancy.owed)
-        if starts_at is not None and not is_owed:
+        if starts_at is None or is_owed:
+            return
+        prices.take_price(tenancy, starts_at)
+        if tenancy.monthly_cost_micros > 0:
             ends_at = periods.month_ends_at(tenancy, starts_at)
             month = Owed(PeriodKind.MONTH, starts_at, ends_at, tenancy.monthly_cost_micros)
             tenancy.owed.append(month)

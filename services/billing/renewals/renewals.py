@@ -38,7 +38,7 @@ from contracts.errors import (
 )
 from contracts.messages import Command
 from contracts.wallet import BatchError, DebitAll
-from services.billing.deployments import commands, ladder, lifecycle, periods
+from services.billing.deployments import commands, ladder, lifecycle, periods, prices
 from services.billing.deployments.periods import PeriodStatus
 from services.billing.deployments.queries import own_deployment, single
 from services.billing.models import DeploymentRow, PeriodRow
@@ -121,7 +121,10 @@ class Renewals:
             return False
         if row.status not in (DeploymentStatus.STOPPED, DeploymentStatus.SUSPENDED):
             raise Conflict(f"This deployment is {row.status}: it cannot be started.")
-        if not ladder.is_renewed(row) or (row.paid_until is not None and row.paid_until > now):
+        is_paid = row.paid_until is not None and row.paid_until > now
+        if not is_paid:
+            prices.take_price(row, now)
+        if is_paid or not ladder.is_renewed(row):
             active = DeploymentStatus.ACTIVE
             lifecycle.change_status(
                 session, now, row, active, ChangeCause.OWNER, self.rules, command=command

@@ -18,6 +18,7 @@ from contracts.billing import (
 )
 from services.billing.deployments import ladder, lifecycle, periods
 from services.billing.deployments.ladder import Announced, Rung, Step
+from services.billing.deployments.prices import price_at
 from services.billing.models import DeploymentRow
 from services.billing.settings import BillingSettings
 
@@ -58,6 +59,10 @@ def _announce_renewal(
 ) -> None:
     row.announced = Announced.RENEWAL
     row.announced_at = now
+    amount_micros = price_at(row, renews_at)
+    if amount_micros == 0:
+        # It is to cost nothing from then on, which its owner was told.
+        return
     publish(
         session,
         RenewalAnnounced(
@@ -66,7 +71,7 @@ def _announce_renewal(
             user_id=row.user_id,
             deployment_id=row.deployment_id,
             name=row.name,
-            amount_micros=row.monthly_cost_micros,
+            amount_micros=amount_micros,
             renews_at=renews_at,
         ),
     )

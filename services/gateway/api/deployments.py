@@ -47,8 +47,9 @@ class AccessReply(ApiReply):
 class DeploymentReply(ApiReply):
     """``next_renewal_at`` is when ``next_renewal_usd`` is charged for another month; null: it is
     not renewed. ``owed_usd`` could not be paid so far. Unless somebody acts, the status becomes
-    ``next_status`` at ``next_status_at``. ``access`` is null until it is known. ``choices``,
-    made at the purchase, and ``history``, newest first, are empty in lists."""
+    ``next_status`` at ``next_status_at``. The first month that begins at ``new_price_from`` or
+    later costs ``new_price_usd``. ``access`` is null until it is known. ``choices``, made at the
+    purchase, and ``history``, newest first, are empty in lists."""
 
     deployment_id: UUID
     purchase_id: UUID
@@ -67,6 +68,8 @@ class DeploymentReply(ApiReply):
     owed_micros: Usd = Field(serialization_alias="owed_usd")
     next_status: DeploymentStatus | None
     next_status_at: AwareDatetime | None
+    new_price_micros: Usd | None = Field(serialization_alias="new_price_usd")
+    new_price_from: AwareDatetime | None
     access: AccessReply | None
     choices: dict[str, str]
     history: list[DeploymentChangeReply]

@@ -57,7 +57,8 @@ class ProductFieldReply(ApiReply):
 
 
 class ProductReply(ApiReply):
-    """``stock`` is null where there is no end to it. ``fields`` are what is asked of a buyer."""
+    """``stock`` is null where there is no end to it. ``fields`` are what is asked of a buyer. Those
+    of one ``family`` are sizes of the same thing. What ``is_retired`` is sold no more."""
 
     product_id: UUID
     slug: str
@@ -73,6 +74,8 @@ class ProductReply(ApiReply):
     stock: int | None
     available: bool
     fields: list[ProductFieldReply]
+    family: str | None
+    is_retired: bool
 
 
 class ProductList(ApiReply):

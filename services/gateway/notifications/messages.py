@@ -4,6 +4,7 @@ A message says what happened, what was kept, and what to do.
 """
 
 from datetime import datetime
+from uuid import UUID
 
 from chassis.money import format_usd
 from contracts.billing import (
@@ -13,6 +14,7 @@ from contracts.billing import (
     DeploymentFailed,
     DeploymentRenewed,
     DeploymentStatus,
+    PriceAnnounced,
     PurchaseCompleted,
     PurchaseEnded,
     PurchaseRefunded,
@@ -155,6 +157,28 @@ def deployment_renewed(event: DeploymentRenewed) -> Message:
         f"{format_usd(event.amount_micros)} was taken from your wallet for the month from"
         f" {_day(event.starts_at)}.",
         DEPLOYMENTS,
+    )
+
+
+def price_announced(event: PriceAnnounced) -> Message:
+    old, new = format_usd(event.old_price_micros), format_usd(event.new_price_micros)
+    if event.old_price_micros == event.new_price_micros:
+        return Message(
+            "price_announced",
+            "info",
+            f"{event.name} keeps its price",
+            f"It goes on costing {old} a month. The change that you were told of does not come.",
+            _deployment(event.deployment_id),
+        )
+    is_dearer = event.new_price_micros > event.old_price_micros
+    way_out = " Cancel it before that if you do not want it." if is_dearer else ""
+    return Message(
+        "price_announced",
+        "warning" if is_dearer else "info",
+        f"{event.name} will cost {new} a month",
+        f"It costs {old} now. The first month that begins after {_day(event.applies_from)} costs"
+        f" the new price.{way_out}",
+        _deployment(event.deployment_id),
     )
 
 
@@ -381,6 +405,10 @@ def _next(event: DeploymentChanged) -> str:
 
 def _day(moment: datetime) -> str:
     return f"{moment:%-d %B %Y}"
+
+
+def _deployment(deployment_id: UUID) -> str:
+    return f"{DEPLOYMENTS}/{deployment_id}"
 
 
 def _purchase(

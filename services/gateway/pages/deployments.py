@@ -1,5 +1,6 @@
 """/dashboard/deployments/<id>: one deployment, what it is going to cost, and what can be done."""
 
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -43,7 +44,8 @@ def single(deployment_id: UUID) -> str:
         deployment=deployment,
         labels={field.key: field.label for field in product.fields} if product else {},
         now=now,
-        start_micros=_start_micros(deployment, is_paid=(deployment.paid_until or now) > now),
+        month_micros=_month_micros(deployment, now),
+        start_micros=_start_micros(deployment, now),
     )
 
 
@@ -104,8 +106,16 @@ def _carry_out(command: Command[Deployment], deployment_id: UUID, done: str) -> 
     return redirect(url_for("deployments.single", deployment_id=deployment_id), 303)
 
 
-def _start_micros(deployment: Deployment, *, is_paid: bool) -> int:
+def _month_micros(deployment: Deployment, now: datetime) -> int:
+    """What a month that begins now costs."""
+    if deployment.new_price_from is not None and deployment.new_price_from <= now:
+        return deployment.new_price_micros or 0
+    return deployment.monthly_cost_micros
+
+
+def _start_micros(deployment: Deployment, now: datetime) -> int:
     """What starting it again takes from the wallet now."""
+    is_paid = (deployment.paid_until or now) > now
     if is_paid or not deployment.monthly_cost_micros:
         return 0
-    return deployment.owed_micros + deployment.monthly_cost_micros
+    return deployment.owed_micros + _month_micros(deployment, now)

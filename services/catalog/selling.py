@@ -1,0 +1,203 @@
+"""What those who sell do with products: put up for sale, change, retire.
+
+Each command is carried out once per key, together with its line in the history and the events that
+tell of it; the same command again returns the product as it is by now.
+"""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from chassis.database import lock_until_commit
+from chassis.idempotency import request_hash
+from chassis.identifiers import new_id
+from chassis.outbox import publish
+from contracts.catalog import (
+    ChangeProduct,
+    CreateProduct,
+    GetPriceHistory,
+    PastPrice,
+    PriceHistory,
+    Product,
+    ProductChanged,
+    ProductPriceChanged,
+    ProductRetired,
+    RetireProduct,
+)
+from contracts.errors import BadRequest, Conflict, IdempotencyConflict, NotFound
+from contracts.messages import Event
+from services.catalog.models import ProductChangeRow, ProductPriceRow, ProductRow
+from services.catalog.products import as_product
+
+PRICES_MAX = 200
+
+SellersCommand = CreateProduct | ChangeProduct | RetireProduct
+
+_AS_GIVEN = ("name", "summary", "description", "provider_name", "location", "family")
+_AS_JSON = ("specification", "fields")
+
+
+def create(session: Session, now: datetime, command: CreateProduct) -> Product:
+    """Put a product up for sale. Raises ``Conflict`` for a slug that is taken."""
+    row = _made_before(session, command)
+    if row is not None:
+        return as_product(row)
+    given = command.model_dump(mode="json", exclude={"idempotency_key", "reason", "actor"})
+    values = {
+        **given,
+        "product_id": new_id(),
+        "provider_id": command.provider_id,
+        "created_at": now,
+    }
+    made = session.scalar(
+        insert(ProductRow).values(values).on_conflict_do_nothing().returning(ProductRow.product_id)
+    )
+    if made is None:
+        raise Conflict(f"There is a product {command.slug} already. Choose another slug.")
+    row = session.get_one(ProductRow, made)
+    _price(session, now, row, command)
+    _note(session, now, row, command, _changed(now, row))
+    return as_product(row)
+
+
+def change(session: Session, now: datetime, command: ChangeProduct) -> Product:
+    """Change what is given. Raises ``NotFound``, ``Conflict`` for units that are not left, and
+    ``BadRequest`` where there is no end to the stock."""
+    row = _made_before(session, command)
+    if row is not None:
+        return as_product(row)
+    row = _locked(session, command.product_id)
+    given = command.model_dump(mode="json")
+    for name in (*_AS_GIVEN, *_AS_JSON):
+        if given[name] is not None:
+            setattr(row, name, given[name])
+    _change_stock(row, command.stock_change)
+    events: list[Event] = [_changed(now, row)]
+    if command.price_micros is not None and command.price_micros != row.price_micros:
+        old_price_micros, row.price_micros = row.price_micros, command.price_micros
+        _price(session, now, row, command)
+        events.append(
+            ProductPriceChanged(
+                event_id=new_id(),
+                occurred_at=now,
+                product_id=row.product_id,
+                old_price_micros=old_price_micros,
+                price_micros=row.price_micros,
+            )
+        )
+    _note(session, now, row, command, *events)
+    return as_product(row)
+
+
+def retire(session: Session, now: datetime, command: RetireProduct) -> Product:
+    """Sell a product no more. Retiring it again changes nothing. Raises ``NotFound``."""
+    row = _made_before(session, command)
+    if row is not None:
+        return as_product(row)
+    row = _locked(session, command.product_id)
+    if row.retired_at is None:
+        row.retired_at = now
+        retired = ProductRetired(event_id=new_id(), occurred_at=now, product_id=row.product_id)
+        _note(session, now, row, command, retired)
+    return as_product(row)
+
+
+def price_history(session: Session, command: GetPriceHistory) -> PriceHistory:
+    """What a product cost, newest first. Raises ``NotFound``."""
+    rows = session.scalars(
+        select(ProductPriceRow)
+        .where(ProductPriceRow.product_id == command.product_id)
+        .order_by(ProductPriceRow.since.desc())
+        .limit(PRICES_MAX)
+    ).all()
+    if not rows:
+        raise NotFound("There is no such product.")
+    return PriceHistory(
+        prices=[
+            PastPrice(
+                price_micros=row.price_micros, since=row.since, reason=row.reason, actor=row.actor
+            )
+            for row in rows
+        ]
+    )
+
+
+def _made_before(session: Session, command: SellersCommand) -> ProductRow | None:
+    """The product of this command, where it was carried out. Raises ``IdempotencyConflict``.
+
+    Who asks with the same key at the same moment waits here.
+    """
+    lock_until_commit(session, f"selling:{command.idempotency_key}")
+    known = session.scalar(
+        select(ProductChangeRow).where(ProductChangeRow.idempotency_key == command.idempotency_key)
+    )
+    if known is None:
+        return None
+    if known.body_hash != request_hash(command).hex():
+        raise IdempotencyConflict(
+            "This idempotency key was used for something else. Use a new key for a new command."
+        )
+    return session.get_one(ProductRow, known.product_id)
+
+
+def _locked(session: Session, product_id: UUID) -> ProductRow:
+    row = session.get(ProductRow, product_id, with_for_update=True)
+    if row is None:
+        raise NotFound("There is no such product.")
+    return row
+
+
+def _change_stock(row: ProductRow, units: int) -> None:
+    if not units:
+        return
+    if row.stock is None:
+        raise BadRequest(f"There is no end to the stock of {row.name}.", "stock_change")
+    if row.stock + units < 0:
+        raise Conflict(f"There are only {row.stock} of {row.name} left. Take fewer.")
+    row.stock += units
+
+
+def _price(
+    session: Session, now: datetime, row: ProductRow, command: CreateProduct | ChangeProduct
+) -> None:
+    session.add(
+        ProductPriceRow(
+            product_id=row.product_id,
+            since=now,
+            price_micros=row.price_micros,
+            actor=command.actor,
+            reason=command.reason,
+        )
+    )
+
+
+def _note(
+    session: Session, now: datetime, row: ProductRow, command: SellersCommand, *events: Event
+) -> None:
+    """Write the line of the history, and what is to be published."""
+    session.add(
+        ProductChangeRow(
+            change_id=new_id(),
+            product_id=row.product_id,
+            command=command.method,
+            actor=command.actor,
+            reason=command.reason,
+            changed_at=now,
+            idempotency_key=command.idempotency_key,
+            body_hash=request_hash(command).hex(),
+        )
+    )
+    publish(session, *events)
+
+
+def _changed(now: datetime, row: ProductRow) -> ProductChanged:
+    return ProductChanged(
+        event_id=new_id(),
+        occurred_at=now,
+        product_id=row.product_id,
+        slug=row.slug,
+        name=row.name,
+    )
