@@ -211,7 +211,8 @@ def test_the_forecast_names_the_renewal_and_the_day_it_is_short(
     assert told["due_next"][0]["date"] == first["paid_until"][:10] == told["short_on"]
     assert (told["short_by"], told["days"][-1]["balance"]) == (Decimal("5.00"), Decimal("0.00"))
     assert (without["short_on"], without["short_by"], without["days_until_empty"]) == (None,) * 3
-    assert "Short by $5.00 on " in page and 'class="chart-mark chart-mark-renewal"' in page
+    assert "Short by $5.00 on " in page
+    assert 'class="chart-mark chart-mark-renewal"' in page
 
 
 @pytest.mark.parametrize(
