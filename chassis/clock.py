@@ -1,14 +1,27 @@
-"""The one place that reads the clock. Rules take ``now`` as an argument."""
+"""The one place that reads the clock. Rules take ``now`` as an argument.
 
+A local run may live some days ahead of the world (``CLOCK_OFFSET_DAYS``), with the card processor's
+sandbox; durations, such as the deadline of a call, are not touched by that.
+"""
+
+import functools
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+
+from chassis.settings import ClockSettings, load_settings
 
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 def utc_now() -> datetime:
     """The present moment, aware, in UTC."""
-    return datetime.now(UTC)
+    return datetime.now(UTC) + ahead()
+
+
+@functools.cache
+def ahead() -> timedelta:
+    """How far ahead of the world this process lives."""
+    return timedelta(days=load_settings(ClockSettings).clock_offset_days)
 
 
 def start_of_day(written: str) -> datetime:

@@ -7,9 +7,10 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from chassis.bulk import Bulk
+from chassis.clock import utc_now
 
 _RECORD = text(
-    "INSERT INTO inbox (event_id, handler) VALUES (:event_id, :handler)"
+    "INSERT INTO inbox (event_id, handler, handled_at) VALUES (:event_id, :handler, :now)"
     " ON CONFLICT DO NOTHING RETURNING true"
 )
 
@@ -20,13 +21,15 @@ def is_new(session: Session, event_id: UUID, handler: str) -> bool:
     A second delivery that comes while the first is still being handled waits here for the
     first one's commit, and then is not new.
     """
-    return session.scalar(_RECORD, {"event_id": event_id, "handler": handler}) is not None
+    row = {"event_id": event_id, "handler": handler, "now": utc_now()}
+    return session.scalar(_RECORD, row) is not None
 
 
 _RECORD_ALL = Bulk(
     "INSERT INTO inbox ({columns}) SELECT * FROM {rows} ON CONFLICT DO NOTHING RETURNING event_id",
     event_id="uuid",
     handler="text",
+    handled_at="timestamptz",
 )
 
 
@@ -36,5 +39,6 @@ def new_ones(session: Session, event_ids: Iterable[UUID], handler: str) -> set[U
     See :func:`is_new`. They are recorded in one order, so that whoever handles some of them at the
     same moment waits, and neither waits for the other.
     """
-    rows = [(event_id, handler) for event_id in sorted(event_ids)]
+    now = utc_now()
+    rows = [(event_id, handler, now) for event_id in sorted(event_ids)]
     return set(_RECORD_ALL.execute(session, rows).scalars())

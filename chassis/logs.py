@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from pythonjsonlogger.json import JsonFormatter as BaseFormatter
 
+from chassis.clock import ahead
 from chassis.context import current_call
 
 FIRST_PAUSE_S, PAUSE_S_MAX = 1.0, 300.0
@@ -123,6 +124,10 @@ class JsonFormatter(BaseFormatter):
             rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
             datefmt="%Y-%m-%dT%H:%M:%S%z",
         )
+
+    def converter(self, seconds: float | None) -> time.struct_time:
+        """The time of a line, by the clock that everything else here lives by."""
+        return time.localtime((seconds or 0.0) + ahead().total_seconds())
 
 
 def log_to_stderr(level: str = "INFO") -> None:

@@ -12,6 +12,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from sqlalchemy import text
 
+from chassis.clock import utc_now
 from chassis.database import Connected
 
 
@@ -20,6 +21,7 @@ class Gauge:
     """A number, what it means in a sentence, and the query that returns it.
 
     A query that returns NULL has nothing to tell: there is no sample then, rather than a zero.
+    ``:now`` in it is the present moment by the clock of the process.
     """
 
     meaning: str
@@ -50,7 +52,8 @@ class DatabaseGauges(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         with self._database.read() as session:
             for name, gauge in self._gauges.items():
-                value = session.scalar(text(gauge.query))
+                given = {"now": utc_now()} if ":now" in gauge.query else {}
+                value = session.scalar(text(gauge.query), given)
                 yield GaugeMetricFamily(f"{self._prefix}_{name}", gauge.meaning, value=value)
 
 

@@ -26,6 +26,7 @@ from sqlalchemy.orm import Session
 from chassis import bodies
 from chassis.broker import PERSISTENT, Outgoing, ensure_exchange, event_exchange
 from chassis.bulk import Batch, Bulk
+from chassis.clock import utc_now
 from chassis.connection import BrokerConnection
 from chassis.consumer import ConfirmedPublisher
 from chassis.context import CallContext, current_call
@@ -62,7 +63,7 @@ _CLAIM = text(
 # Losing a mark sends an event twice: nobody need wait until it is on the disk.
 _MARK = text(
     "SET LOCAL synchronous_commit = off;"
-    " UPDATE outbox SET published_at = now() WHERE event_id = ANY(CAST(:ids AS uuid[]))"
+    " UPDATE outbox SET published_at = :now WHERE event_id = ANY(CAST(:ids AS uuid[]))"
 )
 # An event that no queue wants yet (its listener never ran so far) is tried again after
 # 1, 2, 4 … 60 seconds, and holds up nothing behind it.
@@ -230,7 +231,7 @@ class OutboxRelay(DependencyProvider):
         sent, self._to_mark = self._to_mark, []
         if sent:
             with self.connection.connected.engine.begin() as connection:
-                connection.execute(_MARK, {"ids": sent})
+                connection.execute(_MARK, {"ids": sent, "now": utc_now()})
 
     def _relay_left(self) -> bool:
         """Send what stands in the table and is nobody else's; whether there was anything."""
@@ -246,7 +247,7 @@ class OutboxRelay(DependencyProvider):
             unwanted = self._send(batch)
             sent = [each.event_id for each in batch if each.event_id not in unwanted]
             if sent:
-                connection.execute(_MARK, {"ids": sent})
+                connection.execute(_MARK, {"ids": sent, "now": utc_now()})
             if unwanted:
                 connection.execute(_POSTPONE, {"ids": list(unwanted)})
         return len(batch)

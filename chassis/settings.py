@@ -40,7 +40,16 @@ class InboxSettings(BaseSettings):
     """How long it is known that an event was handled: longer than a copy of it can wait."""
 
 
-class ServiceSettings(InboxSettings):
+class ClockSettings(BaseSettings):
+    """Where the time is taken from: see :mod:`chassis.clock`."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+
+    clock_offset_days: Annotated[int, Field(ge=0, le=3_650)] = 0
+    """How many days ahead of the world a local run lives, to see months pass."""
+
+
+class ServiceSettings(InboxSettings, ClockSettings):
     """What every process needs. A service adds its own fields in its ``settings.py``."""
 
     amqp_uri: str

@@ -137,6 +137,7 @@ def _sandbox(ports: Ports, secret: Secrets, data: Path, environment: Mapping[str
             "SANDBOX_DATA": str(data),
             "SANDBOX_WEBHOOK_URL": f"http://127.0.0.1:{ports.gateway}/webhooks/stripe",
             "SANDBOX_WEBHOOK_SECRET": secret.stripe_webhook_secret,
+            "SANDBOX_CLOCK_OFFSET_DAYS": environment.get("CLOCK_OFFSET_DAYS") or "0",
         },
         f"http://127.0.0.1:{ports.sandbox}/healthz",
     )

@@ -7,11 +7,13 @@ the database. Settings come from the environment:
 - ``AMQP_URI``, or ``<SERVICE>_AMQP_URI``, for a broker of your own;
 - ``<SERVICE>_DATABASE_URL`` for a database of your own;
 - ``STRIPE_API_KEY`` and ``STRIPE_WEBHOOK_SECRET`` to pay through Stripe instead of the sandbox;
+- ``CLOCK_OFFSET_DAYS`` to live so many days ahead, with the sandbox: run, stop, run a month later;
 - and every setting of a service by its own name.
 """
 
 import importlib
 import json
+import math
 import os
 import shlex
 import signal
@@ -21,11 +23,14 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
 
+from chassis.clock import ahead
 from chassis.migrate import DataAreNewer, migrate, refuse_newer
 from chassis.settings import ServiceSettings
 from deploy.local import broker as brokers
@@ -39,6 +44,7 @@ from deploy.parts import DATABASES
 DATA = ROOT / ".data"
 ENVIRONMENTS = DATA / "environment"
 READY_TIMEOUT_S = 90.0
+CLOCK_OFFSET_DAYS_MAX = 3_650
 
 
 def main() -> int:
@@ -71,9 +77,11 @@ def run(stopping: threading.Event, stack: ExitStack) -> None:
     """Start everything and watch it; ``stack`` undoes it in the opposite order."""
     began = time.monotonic()
     ports = chosen_ports()
+    offset_days = chosen_clock(os.environ)
     DATA.mkdir(mode=0o711, exist_ok=True)
     ENVIRONMENTS.mkdir(mode=0o700, exist_ok=True)
     stack.callback(take_lock(ENVIRONMENTS, "The product").close)
+    keep_clock(DATA / "clock", datetime.now(UTC) + timedelta(days=offset_days))
     say("Starting the database and the broker…")
     # The broker takes longest: it boots while the database starts and gets its tables.
     broker = brokers.begin(DATA / "rabbitmq")
@@ -123,6 +131,34 @@ def chosen_ports() -> Ports:
             )
         found[name] = int(text)
     return Ports.choose(gateway=found["GATEWAY_PORT"], sandbox=found["SANDBOX_PORT"])
+
+
+def chosen_clock(environment: Mapping[str, str]) -> int:
+    """How many days ahead the product is to live. A real card is charged for no such month."""
+    text = environment.get("CLOCK_OFFSET_DAYS") or "0"
+    if not text.isdecimal() or int(text) > CLOCK_OFFSET_DAYS_MAX:
+        raise StartupError(
+            f"CLOCK_OFFSET_DAYS is {text!r}: give it a number of days from 0 to"
+            f" {CLOCK_OFFSET_DAYS_MAX}."
+        )
+    if int(text) and environment.get("STRIPE_API_KEY"):
+        raise StartupError(
+            "CLOCK_OFFSET_DAYS works with the payment sandbox alone, so that no card is charged for"
+            " a month that has not passed: leave it out, or STRIPE_API_KEY."
+        )
+    return int(text)
+
+
+def keep_clock(path: Path, now: datetime) -> None:
+    """Note when the data last began to live; time does not go back for it."""
+    last = datetime.fromisoformat(path.read_text()) if path.exists() else now
+    if now < last:
+        days = math.ceil((last - datetime.now(UTC)) / timedelta(days=1))
+        raise StartupError(
+            f"this data has lived until {last:%Y-%m-%d}, and time does not go back: start with"
+            f" `CLOCK_OFFSET_DAYS={days} make run`, or remove the data with `make reset`."
+        )
+    write_private(path, now.isoformat())
 
 
 def databases(stack: ExitStack) -> tuple[dict[str, str], list[Child]]:
@@ -242,6 +278,7 @@ def banner(every: list[Process], ports: Ports) -> str:
     lines = [
         f"Mycelium is running:   http://127.0.0.1:{ports.gateway}",
         *([f"Payment sandbox:       http://127.0.0.1:{ports.sandbox}"] if sandbox else []),
+        *([f"The clock:             {ahead().days} days ahead"] if ahead() else []),
         *(["Card for a purchase:   4242 4242 4242 4242, any date and code"] if sandbox else []),
         "Logs:                  .data/log/",
         "Ctrl-C stops it. The data is kept; `make reset` removes it.",

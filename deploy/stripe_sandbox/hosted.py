@@ -33,7 +33,9 @@ def _page(
 ) -> Response:
     """A page under a policy that allows its own style, and forms to itself and to `to`."""
     nonce = secrets.token_urlsafe(16)
-    text = render_template(template, nonce=nonce, money=_money, moment=_moment, **facts)
+    ahead_days = _sandbox().settings.clock_offset_days
+    facts |= {"money": _money, "moment": _moment, "clock_offset_days": ahead_days}
+    text = render_template(template, nonce=nonce, **facts)
     # A browser applies form-action to the redirect after a post as well.
     origins = {f"{parts.scheme}://{parts.netloc}" for parts in map(urlsplit, filter(None, to))}
     reply = Response(text, status, content_type="text/html; charset=utf-8")

@@ -26,7 +26,8 @@ class Sandbox:
 
     def now(self) -> int:
         """The sandbox's time in Unix seconds; a test may move it."""
-        return int(time.time()) + self.clock_offset_s
+        ahead_s = self.settings.clock_offset_days * 86_400 + self.clock_offset_s
+        return int(time.time()) + ahead_s
 
     @property
     def base_url(self) -> str:

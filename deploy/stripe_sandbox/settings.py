@@ -22,6 +22,8 @@ class Settings(BaseSettings):
     """The time until what happens by itself: a capture, a refund's end, a bank's decision."""
     data: str = ""
     """A sqlite file or a directory for one; empty: everything is forgotten at the end."""
+    clock_offset_days: Annotated[int, Field(ge=0, le=3_650)] = 0
+    """How many days ahead of the world it lives, with whoever uses it."""
     public_url: str = ""
     """The address that a browser sees; empty: http://<host>:<port>."""
 

@@ -13,6 +13,7 @@ from functools import lru_cache
 from flask import Flask, Response, g, request, url_for
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from chassis.clock import ahead, utc_now
 from chassis.context import CallContext, current_call
 from chassis.database import connect
 from chassis.identifiers import new_id
@@ -53,6 +54,8 @@ def create_app(settings: GatewaySettings | None = None) -> Flask:
     # A page has dozens of addresses, each of which Flask would put together anew.
     app.add_template_global(lru_cache(ADDRESSES_MAX)(url_for), "url_for")
     app.add_template_global(assets.address_of, "asset")
+    app.add_template_global(utc_now, "utc_now")
+    app.add_template_global(ahead, "clock_ahead")
     app.context_processor(lambda: {"current_user": current_user()})
     install(app, Backend(settings, connect(settings.database_url, settings.database_pool_size)))
     app.before_request(_begin_request)

@@ -82,16 +82,15 @@ GAUGES = {
     ),
     "reconciliation_oldest_difference_seconds": Gauge(
         "How long ago the oldest of them came to be.",
-        "SELECT extract(epoch FROM now() - min(occurred_at)) FROM differences"
-        " WHERE gone_at IS NULL",
+        "SELECT extract(epoch FROM :now - min(occurred_at)) FROM differences WHERE gone_at IS NULL",
     ),
     "credit_audit_age_seconds": Gauge(
         "How long ago the ledger's credits were looked at.",
-        "SELECT extract(epoch FROM now() - looked_at) FROM credit_audit",
+        "SELECT extract(epoch FROM :now - looked_at) FROM credit_audit",
     ),
     "reconciliation_age_seconds": Gauge(
         "How long ago the books were compared by the daily timer.",
-        "SELECT extract(epoch FROM now() - max(compared_at)) FROM comparisons",
+        "SELECT extract(epoch FROM :now - max(compared_at)) FROM comparisons",
     ),
 }
 

@@ -82,6 +82,8 @@ class TopupSettings(ServiceSettings):
             raise ValueError("TOPUP_MIN_MICROS is above TOPUP_MAX_MICROS")
         if self.stripe_api_base and "_live_" in self.stripe_api_key:
             raise ValueError("a live STRIPE_API_KEY with a STRIPE_API_BASE that is not Stripe")
+        if self.clock_offset_days and not self.stripe_api_base:
+            raise ValueError("CLOCK_OFFSET_DAYS is for the payment sandbox, and this is Stripe")
         return self
 
 

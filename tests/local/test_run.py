@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -50,3 +51,27 @@ def test_secrets_are_made_once_and_are_for_the_owner_only(tmp_path: Path) -> Non
 
     assert run.kept_secrets(path) == first
     assert path.stat().st_mode & 0o077 == 0
+
+
+def test_no_real_card_is_charged_for_a_month_that_has_not_passed() -> None:
+    with pytest.raises(StartupError, match="payment sandbox alone"):
+        run.chosen_clock({"CLOCK_OFFSET_DAYS": "31", "STRIPE_API_KEY": "sk_test_mine"})
+
+    assert run.chosen_clock({"STRIPE_API_KEY": "sk_test_mine"}) == 0
+    assert run.chosen_clock({"CLOCK_OFFSET_DAYS": "31"}) == 31
+
+
+@pytest.mark.parametrize("days", ["-1", "3651", "a month", "1.5"])
+def test_an_offset_that_is_none_is_named(days: str) -> None:
+    with pytest.raises(StartupError, match="CLOCK_OFFSET_DAYS is "):
+        run.chosen_clock({"CLOCK_OFFSET_DAYS": days})
+
+
+def test_time_does_not_go_back_for_data_that_has_lived(tmp_path: Path) -> None:
+    path, now = tmp_path / "clock", datetime.now(UTC)
+    run.keep_clock(path, now)
+    run.keep_clock(path, now + timedelta(days=31))
+    run.keep_clock(path, now + timedelta(days=31))
+
+    with pytest.raises(StartupError, match="`CLOCK_OFFSET_DAYS=31 make run`"):
+        run.keep_clock(path, now + timedelta(days=30))
