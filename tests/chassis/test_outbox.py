@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 
+import eventlet
 import pytest
 from sqlalchemy import text
 
@@ -16,6 +17,7 @@ from chassis.migrate import migrate
 from chassis.outbox import OutboxRelay, publish
 from deploy.local.postgres import Postgres
 from tests.chassis.probe.messages import Told
+from tests.patience import PATIENCE_S
 
 
 class Broker:
@@ -205,3 +207,42 @@ def test_a_relay_that_was_woken_waits_the_next_time(relay: OutboxRelay) -> None:
     relay._wait(60)
 
     assert not relay._wake.ready()
+
+
+@pytest.mark.parametrize(
+    ("source", "exchange"), [(None, "probe.events"), ("website", "website.events")]
+)
+def test_events_go_out_under_the_name_of_their_source(source: str | None, exchange: str) -> None:
+    relay = OutboxRelay(source)
+    relay.container = SimpleNamespace(service_name="probe")
+
+    assert relay.exchange.name == exchange
+
+
+def test_a_relay_that_is_stopped_sends_what_it_has_and_ends(
+    relay: OutboxRelay, broker: Broker, database: Connected
+) -> None:
+    relay.container = SimpleNamespace(
+        spawn_managed_thread=lambda work, identifier: eventlet.spawn(work)  # noqa: ARG005
+    )
+    relay.start()
+    eventlet.sleep(0.1)
+    store(database, 1)
+
+    with eventlet.Timeout(PATIENCE_S):
+        relay.stop()
+    database.on_publish.clear()
+
+    assert (broker.took, unsent(database)) == ([1], [])
+
+
+@pytest.mark.usefixtures("beside")
+def test_what_cannot_be_sent_at_the_end_is_left_to_the_next_start(
+    relay: OutboxRelay, broker: Broker, database: Connected
+) -> None:
+    store(database, 1)
+    broker.is_away = True
+
+    relay._finish()
+
+    assert (broker.took, unsent(database)) == ([], [1])

@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 from kombu import Connection, Exchange, Producer, Queue
 from kombu.message import Message
+from nameko.exceptions import ContainerBeingKilled
 
 from chassis.client import RpcClient
 from chassis.clock import utc_now
 from chassis.dead_letters import dead_letters, describe
 from chassis.deferred import Deferred
-from chassis.rpc import RpcConsumer, signature_of
+from chassis.rpc import Rpc, RpcConsumer, signature_of
 from contracts import errors
 from contracts.messages import Request
 from tests.chassis.conftest import Probe
@@ -82,6 +83,22 @@ def test_a_call_that_could_not_be_begun_is_not_in_hand(monkeypatch: pytest.Monke
         consumer.handle_message({}, message)
 
     assert consumer._in_hand == set()
+
+
+def test_a_call_to_a_service_that_is_killed_is_left_to_another_process() -> None:
+    def end(*_args: object, **_kwargs: object) -> None:
+        raise ContainerBeingKilled
+
+    given_back: list[Message] = []
+    entrypoint: Any = Rpc()
+    entrypoint.is_deferred = False
+    entrypoint.container = SimpleNamespace(spawn_worker=end)
+    entrypoint.rpc_consumer = SimpleNamespace(give_back=given_back.append)
+    message = Message(delivery_info={}, properties={})
+
+    entrypoint._begin(Echo(n=1), {}, message)
+
+    assert given_back == [message]
 
 
 class Unheard(Request[Number], service="probe", method="unheard_of"):

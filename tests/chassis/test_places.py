@@ -1,0 +1,124 @@
+"""How many events are handled at a time, and that every place that was taken is left again."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from eventlet.semaphore import Semaphore
+from nameko.exceptions import ContainerBeingKilled
+from nameko.rpc import Rpc as NamekoRpc
+
+from chassis.events import EventHandler, EventPlaces, EventsHandler
+
+
+class Queue:
+    """What the queue's consumer hears of messages."""
+
+    def __init__(self) -> None:
+        self.acknowledged: list[Any] = []
+        self.requeued: list[Any] = []
+
+    def ack_message(self, message: Any) -> None:
+        self.acknowledged.append(message)
+
+    def requeue_message(self, message: Any) -> None:
+        self.requeued.append(message)
+
+
+def places(workers: int, *entrypoints: object) -> EventPlaces:
+    places = EventPlaces()
+    places.container = SimpleNamespace(max_workers=workers, entrypoints=set(entrypoints))
+    return places
+
+
+@pytest.mark.parametrize(("workers", "for_events"), [(10, 5), (3, 1), (1, 1)])
+def test_where_calls_are_answered_half_of_the_workers_handle_events(
+    workers: int, for_events: int
+) -> None:
+    assert places(workers, NamekoRpc(), object()).count == for_events
+
+
+def test_where_no_calls_come_all_workers_handle_events() -> None:
+    assert places(10, object()).count == 10
+
+
+def handler_of(kind: type[EventHandler], monkeypatch: pytest.MonkeyPatch) -> Any:
+    handler: Any = kind("probe", "told")
+    handler.shared = places(10)
+    handler._places = Semaphore(9)
+    handler.queue_consumer = Queue()
+    handler.queue = SimpleNamespace(name="evt-probe-told")
+    monkeypatch.setattr(handler, "unpack_message_headers", lambda _message: {})
+    return handler
+
+
+def free(handler: Any) -> tuple[int, int]:
+    return handler.shared.places.balance, handler._places.balance
+
+
+MESSAGE = SimpleNamespace(headers={})
+
+
+def test_an_event_keeps_its_place_until_it_is_handled(monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = handler_of(EventHandler, monkeypatch)
+    handled: list[Any] = []
+    handler.container = SimpleNamespace(
+        spawn_worker=lambda *_args, handle_result, **_kwargs: handled.append(handle_result)
+    )
+
+    handler.handle_message({}, MESSAGE)
+    meanwhile = free(handler)
+    handled[0](None, None)
+
+    assert (meanwhile, free(handler)) == ((9, 8), (10, 9))
+    assert handler.queue_consumer.acknowledged == [MESSAGE]
+
+
+def test_an_event_that_could_not_be_begun_leaves_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = handler_of(EventHandler, monkeypatch)
+
+    def fail(*_args: object, **_kwargs: object) -> None:
+        raise RuntimeError("no worker")
+
+    handler.container = SimpleNamespace(spawn_worker=fail)
+
+    with pytest.raises(RuntimeError, match="no worker"):
+        handler.handle_message({}, MESSAGE)
+
+    assert free(handler) == (10, 9)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_events_that_are_handled_together_take_one_place(
+    monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    handler = handler_of(EventsHandler, monkeypatch)
+    seen: list[tuple[int, int]] = []
+
+    def handle(*_: object) -> None:
+        seen.append(free(handler))
+        if fails:
+            raise RuntimeError("not together")
+
+    handler.container = SimpleNamespace(run_at_once=handle)
+
+    is_handled = handler._is_handled([({}, MESSAGE), ({}, MESSAGE)])
+
+    assert (seen, free(handler), is_handled) == ([(9, 8)], (10, 9), not fails)
+    assert len(handler.queue_consumer.acknowledged) == (0 if fails else 2)
+
+
+def test_events_of_a_service_that_is_killed_go_back_to_their_queue(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    handler = handler_of(EventsHandler, monkeypatch)
+
+    def end(*_: object) -> None:
+        raise ContainerBeingKilled
+
+    handler.container = SimpleNamespace(run_at_once=end)
+
+    assert handler._is_handled([({}, MESSAGE), ({}, MESSAGE)])
+
+    assert len(handler.queue_consumer.requeued) == 2
+    assert free(handler) == (10, 9)
