@@ -418,6 +418,84 @@ class ListSales(Request[SalesPage], service=SERVICE, method="list_sales"):
     limit: PageLimit = 100
 
 
+class PayoutStatus(StrEnum):
+    """The lifecycle of a payout: the last three are its ends."""
+
+    REQUESTED = "requested"
+    HELD = "held"
+    PAYING = "paying"
+    REFUSING = "refusing"
+    PAID = "paid"
+    REFUSED = "refused"
+    DECLINED = "declined"
+
+
+class Payout(Reply):
+    """What a provider asked to be paid. It is set aside (``held``) until an operator has sent it,
+    with a ``reference``, or refuses it, with a ``reason``; ``declined`` where the wallet had not
+    got it."""
+
+    payout_id: UUID
+    user_id: UUID
+    amount_micros: AmountMicros
+    status: PayoutStatus
+    reference: str
+    reason: str
+    created_at: Moment
+    changed_at: Moment
+
+
+class RequestPayout(Command[Payout], service=SERVICE, method="request_payout"):
+    """Ask to be paid what was earned: never more than that, less what was paid out before.
+
+    It is set aside at once, and by itself where the wallet does not answer. Errors: ``BadRequest``
+    (a part of a cent, or less than the smallest payout), ``Conflict`` (something is owed for
+    refunds), ``InsufficientFunds`` (so much was not earned, or the wallet has not got it),
+    ``AccountFrozen``, ``IdempotencyConflict``.
+    """
+
+    user_id: UUID
+    amount_micros: AmountMicros
+
+
+class MarkPayoutPaid(Command[Payout], service=SERVICE, method="mark_payout_paid"):
+    """An operator has sent the money: it is taken, by itself where the wallet does not answer.
+
+    ``Conflict`` for a payout that is not held.
+    """
+
+    payout_id: UUID
+    reference: ShortText
+    actor: ShortText
+
+
+class RefusePayout(Command[Payout], service=SERVICE, method="refuse_payout"):
+    """An operator does not send the money: it is free again. ``Conflict`` as above."""
+
+    payout_id: UUID
+    reason: ShortText
+    actor: ShortText
+
+
+class PayoutPage(Reply):
+    """Newest first. Of one user it says what can be asked for, as far as the wallet has it, and
+    what is owed for refunds, which has to be paid before."""
+
+    payouts: list[Payout]
+    payable_micros: TotalMicros = 0
+    owed_micros: TotalMicros = 0
+    next_cursor: Cursor | None = None
+
+
+class ListPayouts(Request[PayoutPage], service=SERVICE, method="list_payouts"):
+    """One user's payouts, or everybody's for an operator."""
+
+    user_id: UUID | None = None
+    statuses: Annotated[list[PayoutStatus], Field(max_length=10)] = Field(default_factory=list)
+    cursor: Cursor | None = None
+    limit: PageLimit = 25
+
+
 class DeploymentBurnRate(Value):
     """One deployment's part. ``share_percent`` is of the whole monthly burn, rounded half-even."""
 
@@ -631,6 +709,22 @@ class SaleRefunded(UserEvent, source=SERVICE, type="sale_refunded"):
     units: int
     net_micros: PriceMicros
     owed_micros: PriceMicros
+
+
+class PayoutPaid(UserEvent, source=SERVICE, type="payout_paid"):
+    """What was earned has been sent; ``reference`` is where it is found."""
+
+    payout_id: UUID
+    amount_micros: AmountMicros
+    reference: str
+
+
+class PayoutRefused(UserEvent, source=SERVICE, type="payout_refused"):
+    """A payout was not made; the money is free again."""
+
+    payout_id: UUID
+    amount_micros: AmountMicros
+    reason: str
 
 
 class DeploymentRequested(UserEvent, source=SERVICE, type="deployment_requested"):

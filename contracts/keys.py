@@ -46,6 +46,21 @@ def debt_key(refund_key: str) -> str:
     return f"owed:{refund_key}"
 
 
+def payout_key(payout_id: UUID) -> str:
+    """What is to be paid out is set aside."""
+    return f"payout:{payout_id}"
+
+
+def payout_paid_key(payout_id: UUID) -> str:
+    """What was paid out is taken."""
+    return f"paid:{payout_key(payout_id)}"
+
+
+def payout_refused_key(payout_id: UUID) -> str:
+    """What is not paid out is released."""
+    return f"refused:{payout_key(payout_id)}"
+
+
 def topup_key(topup_id: UUID) -> str:
     """A top-up is credited."""
     return f"{_TOPUP}{topup_id}"

@@ -290,6 +290,33 @@ class PriceNoticeRow(Base):
     due_at: Mapped[datetime | None]
 
 
+class PayoutRow(Base):
+    """What a provider asks to be paid, from before the wallet hears of it to its end.
+
+    ``due_at`` is when somebody should work on it next. ``closing_key`` is of the command that had
+    it paid or refused.
+    """
+
+    __tablename__ = "payouts"
+
+    payout_id: Mapped[UUID] = mapped_column(primary_key=True)
+    user_id: Mapped[UUID]
+    amount_micros: Mapped[int] = mapped_column(BigInteger)
+    status: Mapped[str]
+    status_code: Mapped[str]
+    hold_id: Mapped[UUID | None]
+    reference: Mapped[str]
+    reason: Mapped[str]
+    actor: Mapped[str]
+    idempotency_key: Mapped[str]
+    body_hash: Mapped[str]
+    closing_key: Mapped[str | None]
+    closing_hash: Mapped[str]
+    created_at: Mapped[datetime]
+    changed_at: Mapped[datetime]
+    due_at: Mapped[datetime | None]
+
+
 class StockReleaseRow(Base):
     """A reservation that the catalog has yet to be told to put back."""
 

@@ -31,14 +31,20 @@ from contracts.billing import (
     GetForecast,
     GetPurchase,
     ListDeployments,
+    ListPayouts,
     ListPurchases,
     ListSales,
+    MarkPayoutPaid,
+    Payout,
+    PayoutPage,
     ProviderFee,
     Purchase,
     PurchasePage,
     RefundPurchase,
+    RefusePayout,
     RenameDeployment,
     ReportDeployment,
+    RequestPayout,
     ReturnPurchase,
     SalesPage,
     SetProviderFee,
@@ -60,6 +66,9 @@ from services.billing.deployments.queries import (
 from services.billing.forecast.balances import balance_micros
 from services.billing.forecast.burn_rate import analyse
 from services.billing.forecast.forecast import foretell
+from services.billing.payouts import carrying_out, requests
+from services.billing.payouts.carrying_out import Payouts
+from services.billing.payouts.queries import as_payout, list_payouts
 from services.billing.purchases import claims, refusals, returns
 from services.billing.purchases.checkout import Checkout
 from services.billing.purchases.queries import get_purchase, list_purchases
@@ -168,6 +177,29 @@ class BillingService:
             return list_sales(session, request)
 
     @rpc
+    def request_payout(self, request: RequestPayout) -> Payout:
+        with self.database.begin() as session:
+            payout_id = requests.request(session, utc_now(), request, get_settings()).payout_id
+        return as_payout(self._payouts().carried_out(payout_id))
+
+    @rpc
+    def mark_payout_paid(self, request: MarkPayoutPaid) -> Payout:
+        with self.database.begin() as session:
+            payout_id = requests.mark_paid(session, utc_now(), request).payout_id
+        return as_payout(self._payouts().carried_out(payout_id))
+
+    @rpc
+    def refuse_payout(self, request: RefusePayout) -> Payout:
+        with self.database.begin() as session:
+            payout_id = requests.refuse(session, utc_now(), request).payout_id
+        return as_payout(self._payouts().carried_out(payout_id))
+
+    @rpc
+    def list_payouts(self, request: ListPayouts) -> PayoutPage:
+        with self.database.read() as session:
+            return list_payouts(session, request)
+
+    @rpc
     def get_burn_rate(self, request: GetBurnRate) -> BurnRate:
         balance = balance_micros(self.caller, request.user_id, get_settings().call_timeout_s)
         with self.database.read() as session:
@@ -243,6 +275,16 @@ class BillingService:
         with self.database.read() as session:
             return prices.next_at(session)
 
+    @timer(interval_s=SWEEP_INTERVAL_S, asleep_s=ASLEEP_S)
+    def pay_out(self) -> datetime | None:
+        """Payouts of which the wallet has something to hear."""
+        with self.database.read() as session:
+            next_at = carrying_out.DUE.next_at(session)
+        if next_at is None or next_at > utc_now():
+            return next_at
+        self._payouts().run()
+        return None
+
     @timer(FORGET_EVERY_S)
     def forget_old(self) -> None:
         forget(self.database, utc_now(), messages(get_settings()))
@@ -260,6 +302,9 @@ class BillingService:
         with self.database.read() as session:
             question = GetPurchase(user_id=user_id, purchase_id=purchase_id)
             return get_purchase(session, question, get_settings())
+
+    def _payouts(self) -> Payouts:
+        return Payouts(self.database, self.caller, get_settings(), utc_now)
 
     def _refunds(self) -> Refunds:
         return Refunds(self.database, self.caller, get_settings(), utc_now)

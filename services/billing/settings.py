@@ -28,6 +28,9 @@ class BillingSettings(ServiceSettings):
     """How long after a purchase its buyer may give it back by himself, while nothing of it has
     run; 0: never."""
 
+    payout_min_micros: Annotated[int, Field(ge=0)] = 10_000_000
+    """The smallest payout that a provider may ask for, in micro-dollars: $10.00."""
+
     stock_hold_s: Annotated[int, Field(ge=0)] = 15 * 60
     """How long stock stays set aside for a purchase that waits for money: long enough to pay
     by card, too short to empty a shelf with purchases that nobody pays."""

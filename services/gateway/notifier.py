@@ -22,6 +22,8 @@ from contracts.billing import (
     DeploymentChanged,
     DeploymentFailed,
     DeploymentRenewed,
+    PayoutPaid,
+    PayoutRefused,
     PriceAnnounced,
     PurchaseCompleted,
     PurchaseEnded,
@@ -78,6 +80,14 @@ class NotifierService:
     @event_handler(SaleRefunded)
     def sale_refunded(self, session: Session, event: SaleRefunded) -> None:
         _tell(session, event, messages.sale_refunded(event))
+
+    @event_handler(PayoutPaid)
+    def payout_paid(self, session: Session, event: PayoutPaid) -> None:
+        _tell(session, event, messages.payout_paid(event))
+
+    @event_handler(PayoutRefused)
+    def payout_refused(self, session: Session, event: PayoutRefused) -> None:
+        _tell(session, event, messages.payout_refused(event))
 
     @event_handler(DeploymentFailed)
     def deployment_failed(self, session: Session, event: DeploymentFailed) -> None:

@@ -36,7 +36,8 @@ def database(billing_database: Connected) -> Connected:
         session.execute(
             text(
                 "TRUNCATE purchases, purchase_lines, deployments, deployment_changes, periods,"
-                " refunds, refunded_units, debts, stock_releases, fee_changes, sales, outbox, inbox"
+                " payouts, refunds, refunded_units, debts, stock_releases, fee_changes, sales,"
+                " outbox, inbox"
             )
         )
     return billing_database

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from types import ModuleType
 from typing import Any, cast
 from uuid import UUID, uuid4
 
@@ -28,7 +29,7 @@ from contracts.errors import Conflict, DeadlineExceeded, IdempotencyConflict, No
 from contracts.wallet import Debit, Freeze, HouseAccount, Refund, Statement, TransactionKind
 from services.billing.deployments import commands
 from services.billing.deployments.lifecycle import report_deployment
-from services.billing.models import DeploymentRow, PurchaseLineRow, RefundRow
+from services.billing.models import DebtRow, DeploymentRow, PurchaseLineRow, RefundRow
 from services.billing.purchases import returns
 from services.billing.purchases.queries import get_purchase
 from services.billing.refunds import debts, settling
@@ -478,6 +479,63 @@ def test_an_answer_that_is_lost_comes_to_one_refund(
     assert len(events(desk.database, "purchase_refunded")) == 1
 
 
+class Died(Exception):
+    """A process ended here."""
+
+
+def dies_at(monkeypatch: pytest.MonkeyPatch, module: ModuleType, point: str) -> None:
+    """Die when that point of the module is first passed."""
+    passed: list[str] = []
+
+    def crash_point(name: str) -> None:
+        if name == point and not passed:
+            passed.append(name)
+            raise Died
+
+    monkeypatch.setattr(module, "crash_point", crash_point)
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        "billing.unit_refunded",
+        "billing.unit_refund_noted",
+        "billing.stock_returned",
+        "billing.refund_done",
+    ],
+)
+def test_a_crash_at_any_point_comes_to_one_refund(
+    desk: Desk, stack: System, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    ann = uuid4()
+    purchase_id = desk.buys(quoted(10 * USD, 2, provider_id=ann))
+    _is_stocked(desk, purchase_id)
+    before = _stock(stack)
+    dies_at(monkeypatch, settling, point)
+
+    desk.support(purchase_id)
+    desk.runs(settling.DUE.lease)
+
+    assert (desk.back, desk.balance(ann), _done(desk)) == ([10 * USD] * 2, 0, True)
+    assert (_stock(stack), desk.sees(purchase_id).refunded_micros) == (before + 2, 20 * USD)
+    assert len(events(desk.database, "purchase_refunded")) == 1
+    assert len(events(desk.database, "sale_refunded")) == 1
+
+
+def test_a_claim_that_a_crash_ended_takes_it_once(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann = owing(desk)
+    desk.gets(ann, 20 * USD)
+    dies_at(monkeypatch, debts, "billing.debt_claimed")
+
+    with pytest.raises(Died):
+        desk.claims_debts()
+    desk.claims_debts(debts.DUE.lease)
+
+    assert desk.balance(ann) == 11 * USD
+
+
 def _is_stocked(desk: Desk, purchase_id: UUID) -> None:
     """Its line becomes one of a product of which there is an end."""
     with desk.database.begin() as session:
@@ -562,6 +620,25 @@ def test_two_workers_note_a_unit_once(desk: Desk) -> None:
     assert desk.back == [10 * USD]
 
 
+def test_two_workers_who_come_to_the_end_together_tell_it_once(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    purchase_id = desk.buys(quoted(10 * USD))
+    inner = Refunds(desk.database, cast(RpcClient, desk.wire), desk.rules, lambda: desk.now)
+
+    def overtaken(name: str) -> None:
+        if name == "billing.unit_refund_noted":
+            monkeypatch.undo()
+            with desk.database.read() as session:
+                (refund_id,) = session.scalars(select(RefundRow.refund_id))
+            inner.settle(refund_id)
+
+    monkeypatch.setattr(settling, "crash_point", overtaken)
+    desk.support(purchase_id)
+
+    assert len(events(desk.database, "purchase_refunded")) == 1
+
+
 # What a provider owes.
 
 
@@ -626,6 +703,17 @@ def test_what_is_owed_is_taken_when_money_comes_and_from_nobody_else(desk: Desk)
     with desk.database.read() as session:
         assert debts.owed_micros(session, ann) == 0
         assert debts.owed_micros(session, ben) == 9 * USD
+
+
+def test_money_of_one_who_owes_has_no_others_wallet_asked(desk: Desk) -> None:
+    ann, ben = owing(desk), owing(desk)
+    desk.claims_debts()
+
+    earns(desk, ann, USD)
+
+    with desk.database.read() as session:
+        due = {row.provider_id: row.due_at for row in session.scalars(select(DebtRow))}
+    assert due == {ann: desk.now, ben: desk.now + debts.RETRY}
 
 
 def test_what_is_owed_is_asked_for_once_a_day(desk: Desk) -> None:

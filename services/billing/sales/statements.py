@@ -60,6 +60,14 @@ def list_sales(session: Session, command: ListSales) -> SalesPage:
     return SalesPage(sales=page, next_cursor=cursor)
 
 
+def earned_micros(session: Session, provider_id: UUID) -> int:
+    """What a provider earned by all that was sold, less what was refunded; it may be negative."""
+    net = SaleRow.gross_micros - SaleRow.fee_micros
+    signed = case((SaleRow.kind == SaleKind.REFUND, -net), else_=net)
+    earned = select(func.coalesce(func.sum(signed), 0)).where(SaleRow.provider_id == provider_id)
+    return int(session.scalar(earned) or 0)
+
+
 def _total(column: InstrumentedAttribute[int], *kinds: SaleKind) -> ColumnElement[int]:
     of_kinds = case((SaleRow.kind.in_(kinds), column), else_=0)
     return func.sum(of_kinds).cast(BigInteger)

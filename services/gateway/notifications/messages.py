@@ -14,6 +14,8 @@ from contracts.billing import (
     DeploymentFailed,
     DeploymentRenewed,
     DeploymentStatus,
+    PayoutPaid,
+    PayoutRefused,
     PriceAnnounced,
     PurchaseCompleted,
     PurchaseEnded,
@@ -124,6 +126,26 @@ def sale_refunded(event: SaleRefunded) -> Message:
         "warning" if event.owed_micros else "info",
         f"A sale of {what} was refunded",
         f"{net} that you earned by it went back.{lacking}",
+        WALLET,
+    )
+
+
+def payout_paid(event: PayoutPaid) -> Message:
+    return Message(
+        "payout_paid",
+        "success",
+        f"{format_usd(event.amount_micros)} was paid out",
+        f"It was sent to you and left your wallet. Reference: {event.reference}",
+        WALLET,
+    )
+
+
+def payout_refused(event: PayoutRefused) -> Message:
+    return Message(
+        "payout_refused",
+        "warning",
+        f"Your payout of {format_usd(event.amount_micros)} was not made",
+        f"{event.reason} The money is in your wallet, and can be spent again.",
         WALLET,
     )
 

@@ -1,0 +1,49 @@
+"""Looking at payouts."""
+
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from chassis.cursors import decode_cursor, encode_cursor
+from contracts.billing import ListPayouts, Payout, PayoutPage, PayoutStatus
+from services.billing.models import PayoutRow
+from services.billing.payouts.requests import payable_micros
+from services.billing.refunds.debts import owed_micros
+
+
+def list_payouts(session: Session, command: ListPayouts) -> PayoutPage:
+    """A page of a user's payouts, or of everybody's, newest first."""
+    query = select(PayoutRow)
+    if command.user_id is not None:
+        query = query.where(PayoutRow.user_id == command.user_id)
+    if command.statuses:
+        query = query.where(PayoutRow.status.in_([status.value for status in command.statuses]))
+    if command.cursor is not None:
+        (last_id,) = decode_cursor(command.cursor, UUID)
+        query = query.where(PayoutRow.payout_id < last_id)
+    rows = session.scalars(
+        query.order_by(PayoutRow.payout_id.desc()).limit(command.limit + 1)
+    ).all()
+    page = rows[: command.limit]
+    more = len(rows) > command.limit
+    return PayoutPage(
+        payouts=[as_payout(row) for row in page],
+        payable_micros=payable_micros(session, command.user_id) if command.user_id else 0,
+        owed_micros=owed_micros(session, command.user_id) if command.user_id else 0,
+        next_cursor=encode_cursor(page[-1].payout_id) if more else None,
+    )
+
+
+def as_payout(row: PayoutRow) -> Payout:
+    """The contract's view of a row."""
+    return Payout(
+        payout_id=row.payout_id,
+        user_id=row.user_id,
+        amount_micros=row.amount_micros,
+        status=PayoutStatus(row.status),
+        reference=row.reference,
+        reason=row.reason,
+        created_at=row.created_at,
+        changed_at=row.changed_at,
+    )
