@@ -303,6 +303,21 @@ class GetAutoTopup(Request[AutoTopupStatus], service=SERVICE, method="get_auto_t
     user_id: UUID
 
 
+class TopupOverview(Reply):
+    """How paying stands: auto top-up, the first page of cards, the newest top-ups."""
+
+    auto_topup: AutoTopupStatus
+    payment_methods: PaymentMethodList
+    topups: TopupPage
+
+
+class GetTopupOverview(Request[TopupOverview], service=SERVICE, method="get_topup_overview"):
+    """What a page about credits shows, in one question instead of three."""
+
+    user_id: UUID
+    topups: PageLimit = 10
+
+
 class AutoTopupState(Reply):
     """Of the status what is shown everywhere: ``state`` and the others as they stand there."""
 

@@ -127,6 +127,7 @@ LOGINS = (
             "topup.get_auto_topup_state",
             "topup.get_receipt",
             "topup.get_topup",
+            "topup.get_topup_overview",
             "topup.list_payment_methods",
             "topup.list_topups",
             "topup.preview_auto_topup",

@@ -184,7 +184,7 @@ def call(request: Request[ReplyT], timeout_s: float | None = None) -> ReplyT:
     reply = current_backend().call(request, timeout_s or request.answer_within_s)
     if not isinstance(request, Command):
         # The menu often wants to know the same: see ask_all.
-        _answers()[_name(request)] = reply
+        note(request, reply)
     return reply
 
 
@@ -265,6 +265,11 @@ def ask(question: Request[ReplyT]) -> ReplyT | None:
     """The answer to a question that a page can do without: see :func:`ask_all`."""
     answer, _ = ask_all(question, None)
     return answer
+
+
+def note(question: Request[ReplyT], answer: ReplyT) -> None:
+    """Something else told the answer to this question: it is not asked any more in this request."""
+    _answers()[_name(question)] = answer
 
 
 def known(question: Request[ReplyT]) -> ReplyT | None:

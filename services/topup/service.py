@@ -39,6 +39,7 @@ from contracts.topup import (
     GetOperatorSwitch,
     GetReceipt,
     GetTopup,
+    GetTopupOverview,
     ListPaymentMethods,
     ListProblems,
     ListTopups,
@@ -57,6 +58,7 @@ from contracts.topup import (
     StartCardSetup,
     StartTopup,
     Topup,
+    TopupOverview,
     TopupPage,
     TriggerAutoTopup,
 )
@@ -158,6 +160,17 @@ class TopupService:
         question = (request.user_id, self.till.policy.is_stopped)
         state: AutoTopupState = self.database.answer(terms.states, question)
         return state
+
+    @rpc
+    def get_topup_overview(self, request: GetTopupOverview) -> TopupOverview:
+        user_id, now = request.user_id, utc_now()
+        checkout.refresh_setups(self.till, user_id)
+        with self.database.read() as session:
+            return TopupOverview(
+                auto_topup=terms.status(session, user_id, self.till.policy, now),
+                payment_methods=saved_cards.page(session, ListPaymentMethods(user_id=user_id), now),
+                topups=topups.page(session, ListTopups(user_id=user_id, limit=request.topups)),
+            )
 
     @rpc
     def configure_auto_topup(self, request: ConfigureAutoTopup) -> AutoTopupStatus:

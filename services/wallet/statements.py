@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, select, text, tuple_
+from sqlalchemy import BigInteger, Select, Uuid, column, select, table, text, tuple_
 from sqlalchemy.orm import Session
 
 from chassis.cursors import decode_cursor, encode_cursor
@@ -26,6 +26,8 @@ from services.wallet.book.accounts import Account
 from services.wallet.book.postings import transaction_from
 from services.wallet.models import EntryRow, TransactionRow
 from services.wallet.reply_size import fitting
+
+_ACCOUNTS = table("accounts", column("account_id", BigInteger), column("user_id", Uuid))
 
 
 def get_wallet(session: Session, user_id: UUID) -> Wallet:
@@ -64,9 +66,8 @@ def _nobodys() -> NotFound:
 
 def statement(session: Session, request: Statement) -> StatementPage:
     """A page of a user's transactions, newest first. Raises ``NotFound``, ``BadRequest``."""
-    account = _account(session, request.user_id)
     newest_first = (EntryRow.recorded_at.desc(), EntryRow.entry_number.desc())
-    query = _entries(account.account_id).order_by(*newest_first).limit(request.limit + 1)
+    query = _entries(request.user_id).order_by(*newest_first).limit(request.limit + 1)
     if request.kinds:
         query = query.where(EntryRow.kind.in_([kind.value for kind in request.kinds]))
     if request.since:
@@ -77,6 +78,8 @@ def statement(session: Session, request: Statement) -> StatementPage:
         place = tuple_(EntryRow.recorded_at, EntryRow.entry_number)
         query = query.where(place < tuple(decode_cursor(request.cursor, datetime, int)))
     rows = session.execute(query).all()
+    if not rows:
+        _account(session, request.user_id)
     shown = fitting(rows, [row.metadata for row in rows], request.limit)
     next_cursor = None
     if len(rows) > len(shown):
@@ -86,8 +89,9 @@ def statement(session: Session, request: Statement) -> StatementPage:
     )
 
 
-def _entries(account_id: int) -> Select[Any]:
+def _entries(user_id: UUID) -> Select[Any]:
     """The last condition is the index's own: every entry of a user's account meets it."""
+    account_id = select(_ACCOUNTS.c.account_id).where(_ACCOUNTS.c.user_id == user_id)
     return (
         select(
             TransactionRow.transaction_id,
@@ -102,19 +106,19 @@ def _entries(account_id: int) -> Select[Any]:
             EntryRow.entry_number,
         )
         .join(TransactionRow, TransactionRow.transaction_id == EntryRow.transaction_id)
-        .where(EntryRow.account_id == account_id, EntryRow.balance_after_micros.is_not(None))
+        .where(
+            EntryRow.account_id == account_id.scalar_subquery(),
+            EntryRow.balance_after_micros.is_not(None),
+        )
     )
 
 
 def get_transaction(session: Session, user_id: UUID, transaction_id: UUID) -> Transaction:
     """With its caller; of who bought from himself, the payment. Raises ``NotFound``, for
     somebody else's too."""
-    account = accounts.find(session, user_id)
-    row = None
-    if account is not None:
-        query = _entries(account.account_id).where(EntryRow.transaction_id == transaction_id)
-        first = query.add_columns(TransactionRow.caller).order_by(EntryRow.entry_number).limit(1)
-        row = session.execute(first).one_or_none()
+    query = _entries(user_id).where(EntryRow.transaction_id == transaction_id)
+    first = query.add_columns(TransactionRow.caller).order_by(EntryRow.entry_number).limit(1)
+    row = session.execute(first).one_or_none()
     if row is None:
         raise NotFound("This wallet has no such transaction.")
     return transaction_from(row).model_copy(update={"caller": row.caller})

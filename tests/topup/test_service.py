@@ -18,6 +18,7 @@ from contracts.topup import (
     ConfigureAutoTopup,
     GetAutoTopup,
     GetTopup,
+    GetTopupOverview,
     ListPaymentMethods,
     ListTopups,
     ReceiveWebhook,
@@ -139,6 +140,20 @@ def session_of(url: str) -> str:
 @pytest.fixture
 def person(stack: System) -> Person:
     return Person(stack)
+
+
+def test_the_overview_tells_what_three_questions_do(person: Person) -> None:
+    person.add_card()
+    person.configure()
+    person.start_topup()
+    newest = person.start_topup()
+
+    overview = person.rpc.call(GetTopupOverview(user_id=person.user_id, topups=1))
+
+    assert overview.auto_topup == person.status()
+    cards = person.rpc.call(ListPaymentMethods(user_id=person.user_id))
+    assert overview.payment_methods == cards
+    assert [topup.topup_id for topup in overview.topups.topups] == [newest.topup_id]
 
 
 def test_credits_bought_by_hand_arrive_though_no_webhook_came(person: Person) -> None:

@@ -9,13 +9,13 @@ from werkzeug.wrappers import Response
 
 from chassis.clock import start_of_day
 from chassis.money import whole_cents
-from contracts.topup import GetAutoTopup, ListPaymentMethods
+from contracts.topup import GetAutoTopup, GetTopupOverview
 from contracts.wallet import GetWallet, Statement, TransactionKind
-from services.gateway.backend import ask_all, call
+from services.gateway.backend import ask_all, call, note
 from services.gateway.errors import Problem
 from services.gateway.pages.cards import say_what_happened
 from services.gateway.pages.forms import CREDIT_CHOICES_MICROS
-from services.gateway.pages.topups import latest_topups, payments_arriving
+from services.gateway.pages.topups import payments_arriving
 from services.gateway.people.identity import login_required, signed_in_user
 
 blueprint = Blueprint("wallet", __name__)
@@ -34,13 +34,15 @@ def overview() -> str | Response:
     if topup_id or "card_setup" in request.args:
         say_what_happened()
         return redirect(url_for("wallet.overview"), 303)
-    wallet, auto_topup, cards, statement, topups = ask_all(
+    wallet, paying, statement = ask_all(
         GetWallet(user_id=user_id),
-        GetAutoTopup(user_id=user_id),
-        ListPaymentMethods(user_id=user_id),
+        GetTopupOverview(user_id=user_id),
         Statement(user_id=user_id, limit=RECENT),
-        latest_topups(user_id),
     )
+    auto_topup = paying.auto_topup if paying else None
+    if auto_topup:
+        # The menu wants to know it too.
+        note(GetAutoTopup(user_id=user_id), auto_topup)
     debt_micros = max(-wallet.available_micros, 0) if wallet else 0
     least_micros = auto_topup.topup_amount_min_micros if auto_topup else 0
     return render_template(
@@ -49,9 +51,9 @@ def overview() -> str | Response:
         auto_topup=auto_topup,
         debt_micros=debt_micros,
         settles_micros=max(whole_cents(debt_micros), least_micros),
-        cards=cards,
+        cards=paying.payment_methods if paying else None,
         statement=statement,
-        topups_in_progress=payments_arriving(topups),
+        topups_in_progress=payments_arriving(paying.topups if paying else None),
         choices=CREDIT_CHOICES_MICROS,
     )
 
