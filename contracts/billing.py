@@ -579,8 +579,8 @@ class Forecast(Reply):
 
     It changes in steps, when months are due. What it does not cover is not taken from it, so that
     no charge takes it below zero. On ``short_on``, the first day at whose end a month that is due
-    is not paid, ``short_by_micros`` are lacking; ``days_until_empty`` is how many days after today
-    that is. None: it does not happen within these days.
+    is not paid (or on which something is suspended for that), ``short_by_micros`` are lacking;
+    ``days_until_empty`` is how many days after today that is. None: not within these days.
 
     Auto top-ups are played by their rule, with the limits and the card as they are now, and
     assumed to go through. ``is_auto_topup_known`` is False where that could not be asked, and the
@@ -608,6 +608,23 @@ class GetForecast(Request[Forecast], service=SERVICE, method="get_forecast"):
     days: Annotated[int, Field(strict=True, ge=1, le=366)] = 30
     without: UUID | None = None
     dearest: PageLimit | None = None
+
+
+class RunwayLow(UserEvent, source=SERVICE, type="runway_low"):
+    """By the forecast credits do not cover what is due on ``short_on``, ``days`` days from now.
+
+    Told at 7, 3 and 1 days, once each until it is covered again. ``auto_topup_refusal`` says why
+    no automatic top-up covers it.
+    """
+
+    days: int
+    short_on: date
+    shortfall_micros: AmountMicros
+    auto_topup_refusal: str = ""
+
+
+class RunwayRestored(UserEvent, source=SERVICE, type="runway_restored"):
+    """What :class:`RunwayLow` warned of is over: what is due in the next 7 days is covered."""
 
 
 class PurchaseShortOfFunds(UserEvent, source=SERVICE, type="purchase_short_of_funds"):

@@ -317,6 +317,20 @@ class PayoutRow(Base):
     due_at: Mapped[datetime | None]
 
 
+class RunwayRow(Base):
+    """When a user is looked at next, to be warned before credits run out; see
+    :mod:`services.billing.forecast.runways`.
+
+    ``warned_days`` is the last warning of this dip; None: everything due is covered, or was.
+    """
+
+    __tablename__ = "runways"
+
+    user_id: Mapped[UUID] = mapped_column(primary_key=True)
+    due_at: Mapped[datetime | None]
+    warned_days: Mapped[int | None] = mapped_column(Integer)
+
+
 class StockReleaseRow(Base):
     """A reservation that the catalog has yet to be told to put back."""
 

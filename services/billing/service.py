@@ -53,7 +53,13 @@ from contracts.billing import (
     StopDeployment,
 )
 from contracts.catalog import ProductPriceChanged
-from contracts.topup import AutoTopupPaused, AutoTopupRefused, TopupFailed
+from contracts.topup import (
+    AutoTopupPaused,
+    AutoTopupRefused,
+    AutoTopupResumed,
+    AutoTopupSettingsChanged,
+    TopupFailed,
+)
 from contracts.wallet import WalletCredited
 from services.billing.deployments import commands, prices
 from services.billing.deployments.lifecycle import report_deployment
@@ -63,9 +69,11 @@ from services.billing.deployments.queries import (
     single,
     what_burns,
 )
+from services.billing.forecast import runways
 from services.billing.forecast.balances import balance_micros
 from services.billing.forecast.burn_rate import analyse
 from services.billing.forecast.forecast import foretell
+from services.billing.forecast.runways import Lookout
 from services.billing.payouts import carrying_out, requests
 from services.billing.payouts.carrying_out import Payouts
 from services.billing.payouts.queries import as_payout, list_payouts
@@ -142,6 +150,7 @@ class BillingService:
     def report_deployment(self, request: ReportDeployment) -> Deployment:
         with self.database.begin() as session:
             row = report_deployment(session, utc_now(), request, get_settings())
+            runways.look_soon(session, utc_now(), row.user_id)
             return single(session, row, get_settings())
 
     @rpc
@@ -154,6 +163,7 @@ class BillingService:
     def stop_deployment(self, request: StopDeployment) -> Deployment:
         with self.database.begin() as session:
             row = commands.stop(session, utc_now(), request, get_settings())
+            runways.look_soon(session, utc_now(), row.user_id)
             return single(session, row, get_settings())
 
     @rpc
@@ -164,6 +174,7 @@ class BillingService:
     def cancel_deployment(self, request: CancelDeployment) -> Deployment:
         with self.database.begin() as session:
             row = commands.cancel(session, utc_now(), request, get_settings())
+            runways.look_soon(session, utc_now(), row.user_id)
             return single(session, row, get_settings())
 
     @rpc
@@ -214,6 +225,7 @@ class BillingService:
     def resume_purchases(self, session: Session, event: WalletCredited) -> None:
         self._try_again(session, event.user_id)
         money_came(session, utc_now(), event.user_id)
+        runways.look_whether_restored(session, utc_now(), event.user_id)
         debts.money_came(session, utc_now(), event.user_id)
 
     @event_handler(TopupFailed)
@@ -228,6 +240,15 @@ class BillingService:
     @event_handler(AutoTopupPaused)
     def explain_paused_topup(self, session: Session, event: AutoTopupPaused) -> None:
         refusals.explain_pause(session, event)
+        runways.look_soon(session, utc_now(), event.user_id)
+
+    @event_handler(AutoTopupResumed)
+    def see_topup_resumed(self, session: Session, event: AutoTopupResumed) -> None:
+        runways.look_whether_restored(session, utc_now(), event.user_id)
+
+    @event_handler(AutoTopupSettingsChanged)
+    def see_topup_changed(self, session: Session, event: AutoTopupSettingsChanged) -> None:
+        runways.look_soon(session, utc_now(), event.user_id)
 
     @timer(interval_s=SWEEP_INTERVAL_S, asleep_s=ASLEEP_S)
     def sweep(self) -> datetime | None:
@@ -283,6 +304,16 @@ class BillingService:
         if next_at is None or next_at > utc_now():
             return next_at
         self._payouts().run()
+        return None
+
+    @timer(interval_s=SWEEP_INTERVAL_S, asleep_s=ASLEEP_S)
+    def watch_runways(self) -> datetime | None:
+        """Who is to be warned before credits run out."""
+        with self.database.read() as session:
+            next_at = runways.DUE.next_at(session)
+        if next_at is None or next_at > utc_now():
+            return next_at
+        Lookout(self.database, self.caller, get_settings(), utc_now).run()
         return None
 
     @timer(FORGET_EVERY_S)

@@ -31,6 +31,8 @@ from contracts.billing import (
     PurchaseShortOfFunds,
     RenewalAnnounced,
     RenewalShortOfFunds,
+    RunwayLow,
+    RunwayRestored,
     SaleRefunded,
 )
 from contracts.messages import Event
@@ -108,6 +110,14 @@ class NotifierService:
     @event_handler(RenewalShortOfFunds)
     def renewal_short_of_funds(self, session: Session, event: RenewalShortOfFunds) -> None:
         _tell(session, event, messages.renewal_short_of_funds(event))
+
+    @event_handler(RunwayLow)
+    def runway_low(self, session: Session, event: RunwayLow) -> None:
+        _tell(session, event, messages.runway_low(event))
+
+    @event_handler(RunwayRestored)
+    def runway_restored(self, session: Session, event: RunwayRestored) -> None:
+        _tell(session, event, messages.runway_restored(event))
 
     @event_handler(DeploymentChanged)
     def deployment_changed(self, session: Session, event: DeploymentChanged) -> None:

@@ -37,7 +37,7 @@ def database(billing_database: Connected) -> Connected:
             text(
                 "TRUNCATE purchases, purchase_lines, deployments, deployment_changes, periods,"
                 " payouts, refunds, refunded_units, debts, stock_releases, fee_changes, sales,"
-                " outbox, inbox"
+                " runways, outbox, inbox"
             )
         )
     return billing_database

@@ -3,14 +3,17 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from datetime import datetime, timedelta
+from typing import TypeVar, cast
 from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import create_engine, text
 
+from chassis.clock import utc_now
 from chassis.money import parse_usd
 from contracts.billing import (
+    CancelDeployment,
     CancelPurchase,
     DeploymentStatus,
     GetBurnRate,
@@ -22,7 +25,9 @@ from contracts.billing import (
     PurchaseLine,
     PurchaseStatus,
     ReportDeployment,
+    StartDeployment,
     StartPurchase,
+    StopDeployment,
 )
 from contracts.errors import (
     AccountFrozen,
@@ -92,7 +97,11 @@ def payments(stack: System, user_id: UUID) -> list[int]:
 
 def in_catalog(stack: System, statement: str, **values: object) -> object:
     """Run one statement on the catalog's database."""
-    engine = create_engine(stack.database_url("catalog"))
+    return in_database(stack, "catalog", statement, **values)
+
+
+def in_database(stack: System, service: str, statement: str, **values: object) -> object:
+    engine = create_engine(stack.database_url(service))
     try:
         with engine.begin() as connection:
             result = connection.execute(text(statement), values)
@@ -454,6 +463,26 @@ def test_a_forecast_is_made_where_the_topup_service_is_away(stack: System) -> No
     forecast = stack.rpc.call(GetForecast(user_id=user_id, days=40))
 
     assert (forecast.is_auto_topup_known, forecast.short_by_micros) == (False, parse_usd("10"))
+
+
+def test_what_changes_what_is_to_come_is_a_reason_to_look_for_a_warning(stack: System) -> None:
+    user_id = buyer_with(stack, "20")
+    purchase = buy(stack, user_id)
+    mine = {"user_id": user_id, "deployment_id": purchase.deployment_ids[0]}
+    soon = timedelta(seconds=30)
+    seen = [looked_at(stack, user_id) - utc_now() > soon]
+
+    for command in (StopDeployment, StartDeployment, CancelDeployment):
+        in_database(stack, "billing", "UPDATE runways SET due_at = now() + interval '1 day'")
+        stack.rpc.call(command(idempotency_key=f"{uuid4()}", **mine))
+        seen.append(looked_at(stack, user_id) - utc_now() < soon)
+
+    assert seen == [True] * 4
+
+
+def looked_at(stack: System, user_id: UUID) -> datetime:
+    query = "SELECT due_at FROM runways WHERE user_id = :user_id"
+    return cast(datetime, in_database(stack, "billing", query, user_id=user_id))
 
 
 def test_the_burn_rate_of_nobody_is_zero(stack: System) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 
 from chassis.client import RpcClient
 from chassis.database import Connected
-from contracts.billing import CancelWhen, Forecast, ForecastKind, GetForecast
+from contracts.billing import CancelWhen, DeploymentStatus, Forecast, ForecastKind, GetForecast
 from contracts.errors import NotFound, Unavailable
 from contracts.messages import MAX_AMOUNT_MICROS
 from contracts.topup import (
@@ -211,6 +211,16 @@ def test_in_grace_it_is_short_today_until_money_comes(tenant: Tenant) -> None:
     assert [due.at for due in forecast.due_next] == [tenant.now, month(2)]
 
 
+def test_on_the_last_day_of_grace_it_is_still_short(tenant: Tenant) -> None:
+    tenant.deploys()
+    tenant.gets(PRICE - 1)
+    tenant.lives(month(1) + RULES.grace - timedelta(hours=1))
+
+    forecast = foretold(tenant)
+
+    assert (forecast.short_on, forecast.short_by_micros) == (tenant.now.date(), 1)
+
+
 def test_a_frozen_wallet_pays_nothing(tenant: Tenant) -> None:
     tenant.deploys()
     tenant.gets(10 * PRICE)
@@ -317,13 +327,21 @@ def test_the_forecast_agrees_with_running_the_clock_forward(tenant: Tenant, seed
             tenant.lives(at)
             tenant.gets(micros)
             tenant.renewals.run()
+        suspended = len(suspensions(tenant))
         tenant.lives(evening)
         told[day], unpaid = tenant.balance, unpaid_months_micros(tenant)
-        if unpaid and short is None:
+        if short is None and len(suspensions(tenant)) > suspended:
+            short = (day, forecast.short_by_micros)
+        elif short is None and unpaid:
             short = (day, unpaid - told[day])
         tenant.now = midnight_after(day)
     assert balances(forecast) == told
     assert (forecast.short_on, forecast.short_by_micros) == (short or (None, 0))
+
+
+def suspensions(tenant: Tenant) -> list[dict[str, Any]]:
+    events = tenant.told("deployment_changed")
+    return [event for event in events if event["status"] == DeploymentStatus.SUSPENDED]
 
 
 def has_lived(tenant: Tenant, dice: random.Random) -> None:

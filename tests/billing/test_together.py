@@ -10,7 +10,8 @@ from chassis.together import ALONE
 from contracts.billing import PurchaseStatus
 from contracts.catalog import QuotedLine
 from contracts.errors import IdempotencyConflict, LimitExceeded
-from services.billing.models import DeploymentRow
+from services.billing.forecast.runways import AFTER_A_PURCHASE
+from services.billing.models import DeploymentRow, RunwayRow
 from services.billing.purchases import lifecycle, recording
 from services.billing.purchases.claims import Claim
 from services.billing.purchases.lifecycle import Paid
@@ -51,6 +52,17 @@ def test_each_of_several_is_written_with_its_own_lines(database: Connected) -> N
         assert (row.user_id, row.total_micros) == (each.command.user_id, each.quote.total_micros)
         assert [line.product_id for line in row.lines] == [each.quote.lines[0].product.product_id]
         assert (row.claim_id, row.due_at) == (made.claim_id, NOW + RULES.claim_lease)
+
+
+def test_who_bought_is_looked_at_for_a_warning(database: Connected) -> None:
+    orders = [order(uuid4(), "key") for _ in range(2)]
+    claimed = [each for each in record_all(database, *orders) if isinstance(each, Claim)]
+
+    complete_all(database, *claimed)
+
+    with database.read() as session:
+        rows = [session.get(RunwayRow, each.command.user_id) for each in orders]
+    assert [row and row.due_at for row in rows] == [LATER + AFTER_A_PURCHASE] * 2
 
 
 def test_a_key_that_comes_twice_at_once_is_recorded_once(database: Connected) -> None:

@@ -1,13 +1,13 @@
 """Notifications: what is stored about an event, once, and who may read it."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
 
 from chassis.clock import utc_now
 from chassis.database import Connected
-from contracts.billing import PriceAnnounced
+from contracts.billing import PriceAnnounced, RunwayLow
 from contracts.errors import NotFound
 from contracts.topup import AutoTopupRefused, RefusalCode, TopupFailed, TopupKind, Trigger
 from contracts.wallet import BalanceLow, TransactionKind, WalletCredited
@@ -174,6 +174,35 @@ def test_only_the_level_that_the_user_set_is_told(level: str, is_told: bool) -> 
     )
 
     assert (messages.balance_low(event) is not None) == is_told
+
+
+@pytest.mark.parametrize(
+    ("days", "title", "severity"),
+    [
+        (7, "Short by $29.00 on 28 December", "warning"),
+        (3, "Short by $29.00 on 28 December", "warning"),
+        (1, "Short by $29.00 on 28 December", "danger"),
+        (0, "Short by $29.00 today", "danger"),
+    ],
+)
+def test_a_short_runway_is_told_with_its_day_and_what_lacks(
+    days: int, title: str, severity: str
+) -> None:
+    event = RunwayLow(
+        event_id=uuid4(),
+        occurred_at=utc_now(),
+        user_id=USER,
+        days=days,
+        short_on=date(2026, 12, 28),
+        shortfall_micros=29_000_000,
+        auto_topup_refusal="The monthly limit is reached.",
+    )
+
+    message = messages.runway_low(event)
+
+    assert (message.title, message.severity) == (title, severity)
+    assert message.body.endswith("The monthly limit is reached.")
+    assert ("in 1 day." in message.body) == (days == 1)
 
 
 @pytest.mark.parametrize(

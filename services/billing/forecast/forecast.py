@@ -71,7 +71,7 @@ def foretell(
             own_deployment(session, request.user_id, request.without)
             found = [each for each in found if each.deployment_id != request.without]
         burning = what_burns(session, request.user_id, request.dearest) if request.dearest else None
-    until = _midnight(now.date() + _DAY * (request.days + 1))
+    until = midnight(now.date() + _DAY * (request.days + 1))
     planned = schedule(found, now, until, rules)
     told = _ask(rpc, request.user_id, planned, until, rules)
     ahead = MonthsAhead(now, rules, told.available_micros, told.is_frozen, _credits(told))
@@ -90,7 +90,8 @@ def foretell(
     )
 
 
-def _midnight(day: date) -> datetime:
+def midnight(day: date) -> datetime:
+    """The beginning of a day (UTC)."""
     return datetime.combine(day, time(), UTC)
 
 

@@ -85,7 +85,8 @@ class Change(NamedTuple):
 
 
 class Shortage(NamedTuple):
-    """The first day at whose end a month that is due is not paid, and what it lacks."""
+    """The first day at whose end a month that is due is not paid, or on which something is
+    suspended for that, and what it lacks."""
 
     day: date
     by_micros: int
@@ -182,12 +183,12 @@ class MonthsAhead:
             if at >= until:
                 break
             if at.date() > today:
-                self._end_day(today)
+                self._note_shortage(today)
                 today = at.date()
             self._look(at, self._due(at))
             while coming and coming[0].at <= at and not self._is_due(at):
                 self._receive(at, coming.popleft(), found)
-        self._end_day(today)
+        self._note_shortage(today)
 
     def _begin(self, tenancy: Tenancy) -> None:
         if tenancy.status == DeploymentStatus.ACTIVE:
@@ -284,6 +285,7 @@ class MonthsAhead:
         amount_micros = periods.arrears_micros(tenancy, starts_at, at)
         if amount_micros > 0:
             tenancy.owed.append(Owed(PeriodKind.ARREARS, starts_at, at, amount_micros))
+        self._note_shortage(at.date())
         self._unpaid.pop(tenancy.deployment_id, None)
         lifecycle.enter(tenancy, at, DeploymentStatus.SUSPENDED, self.rules)
 
@@ -300,7 +302,8 @@ class MonthsAhead:
         months = [each for each in tenancy.owed if each.kind is PeriodKind.MONTH]
         self._unpaid[tenancy.deployment_id] = sum(each.amount_micros for each in months)
 
-    def _end_day(self, day: date) -> None:
+    def _note_shortage(self, day: date) -> None:
+        """What is unpaid at the end of a day, or when it is suspended for that."""
         if self._unpaid and self.shortage is None:
             has_micros = 0 if self.is_frozen else self.available_micros
             self.shortage = Shortage(day, max(sum(self._unpaid.values()) - has_micros, 1))

@@ -29,6 +29,7 @@ from contracts.catalog import Quote
 from contracts.errors import BadRequest, Conflict, PriceChanged
 from contracts.messages import MAX_AMOUNT_MICROS, Event
 from services.billing.deployments.lifecycle import deploy, write
+from services.billing.forecast import runways
 from services.billing.models import WAITING, PurchaseLineRow, PurchaseRow
 from services.billing.purchases import stock
 from services.billing.purchases.claims import Claim, give_back
@@ -106,6 +107,7 @@ def complete(
         publish(session, *_complete(now, row, transaction_id, rules))
         with Batch(session) as writes:
             records.write(writes, records.of_purchase(now, row))
+            runways.look_after_purchases(writes, now, [row.user_id])
     return row
 
 
@@ -134,6 +136,7 @@ def complete_together(
         writes.add(_COMPLETE, [[getattr(row, name) for name in _COMPLETED] for row in rows])
         write(writes, [deployment for row in rows for deployment in row.deployments])
         records.write(writes, [sale for row in rows for sale in records.of_purchase(now, row)])
+        runways.look_after_purchases(writes, now, [row.user_id for row in rows])
         store(writes, events)
     return outcomes
 

@@ -41,6 +41,7 @@ from contracts.wallet import BatchError, DebitAll
 from services.billing.deployments import commands, ladder, lifecycle, periods, prices
 from services.billing.deployments.periods import PeriodStatus
 from services.billing.deployments.queries import own_deployment, single
+from services.billing.forecast import runways
 from services.billing.models import DeploymentRow, PeriodRow
 from services.billing.renewals import rungs
 from services.billing.renewals.outcomes import Answer, Outcomes
@@ -113,6 +114,7 @@ class Renewals:
         row = own_deployment(session, command.user_id, command.deployment_id, locked=True)
         if commands.is_repeated(session, command):
             return False
+        runways.look_soon(session, now, command.user_id)
         if row.status == DeploymentStatus.ACTIVE:
             if row.ends_with_month:
                 row.ends_with_month = False

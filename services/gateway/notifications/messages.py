@@ -24,6 +24,8 @@ from contracts.billing import (
     PurchaseStatus,
     RenewalAnnounced,
     RenewalShortOfFunds,
+    RunwayLow,
+    RunwayRestored,
     SaleRefunded,
 )
 from contracts.topup import (
@@ -218,6 +220,30 @@ def renewal_short_of_funds(event: RenewalShortOfFunds) -> Message:
         f"{lacking} Everything keeps running{until}; after that it is suspended. It is paid by"
         " itself as soon as the wallet covers it.",
         WALLET,
+    )
+
+
+def runway_low(event: RunwayLow) -> Message:
+    when = "today" if event.days == 0 else f"on {event.short_on:%-d %B}"
+    days = "1 day" if event.days == 1 else f"{event.days} days"
+    left = "" if event.days == 0 else f", in {days}"
+    return Message(
+        "runway_low",
+        "danger" if event.days <= 1 else "warning",
+        f"Short by {format_usd(event.shortfall_micros)} {when}",
+        f"Your credits do not cover what renews by then{left}. Buy credits, so that nothing is"
+        f" suspended. {event.auto_topup_refusal}".strip(),
+        WALLET,
+    )
+
+
+def runway_restored(_event: RunwayRestored) -> Message:
+    return Message(
+        "runway_restored",
+        "success",
+        "Your credits cover what is due",
+        "What renews in the next 7 days is covered again.",
+        "/dashboard",
     )
 
 
