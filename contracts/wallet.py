@@ -382,6 +382,12 @@ class Level(Reply):
     dry_run: bool = False
 
 
+class GetLevel(Request[Level], service=SERVICE, method="get_level"):
+    """The wallet's ``alert`` level. Errors: ``NotFound``."""
+
+    user_id: UUID
+
+
 def _key_of_one_call() -> str:
     return f"level:{uuid4()}"
 
@@ -744,6 +750,14 @@ class BalanceLow(UserEvent, source=SERVICE, type="balance_low"):
     """A debit took a wallet below one of its levels; once per dip, re-armed above it."""
 
     level: Annotated[str, StringConstraints(min_length=1, max_length=40), Storable]
+    threshold_micros: PriceMicros
+    available_micros: SignedMicros
+
+
+class BalanceRestored(UserEvent, source=SERVICE, type="balance_restored"):
+    """A wallet has reached its ``alert`` level again: once after each dip, and after a level that
+    was set while the wallet was below it."""
+
     threshold_micros: PriceMicros
     available_micros: SignedMicros
 

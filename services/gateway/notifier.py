@@ -45,7 +45,7 @@ from contracts.topup import (
     TopupRestored,
     TopupReversed,
 )
-from contracts.wallet import AccountFroze, BalanceLow, WalletCredited
+from contracts.wallet import AccountFroze, BalanceLow, BalanceRestored, WalletCredited
 from services.gateway import rate_limits, retention
 from services.gateway.notifications import messages
 from services.gateway.notifications.storage import Message, tell, tell_all
@@ -134,6 +134,10 @@ class NotifierService:
     @event_handler(BalanceLow)
     def balance_low(self, session: Session, event: BalanceLow) -> None:
         _tell(session, event, messages.balance_low(event))
+
+    @event_handler(BalanceRestored)
+    def balance_restored(self, session: Session, event: BalanceRestored) -> None:
+        _tell(session, event, messages.balance_restored(event))
 
     @event_handler(AccountFroze)
     def account_froze(self, session: Session, event: AccountFroze) -> None:

@@ -31,6 +31,7 @@ from contracts.wallet import (
     ExportPage,
     Freeze,
     GetByKey,
+    GetLevel,
     GetTransaction,
     GetWallet,
     GetWallets,
@@ -145,6 +146,11 @@ class WalletService:
     @rpc
     def set_level(self, request: SetLevel) -> Deferred[Level]:
         return self.committer.submit(request)
+
+    @rpc
+    def get_level(self, request: GetLevel) -> Level:
+        with self.database.read() as session:
+            return statements.get_level(session, request.user_id)
 
     @rpc
     def get_wallet(self, request: GetWallet) -> Wallet:

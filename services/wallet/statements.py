@@ -15,13 +15,14 @@ from contracts.wallet import (
     BalanceAt,
     CheckAffordability,
     DateAxis,
+    Level,
     PastBalance,
     Statement,
     StatementPage,
     Transaction,
     Wallet,
 )
-from services.wallet.book import accounts
+from services.wallet.book import accounts, levels
 from services.wallet.book.accounts import Account
 from services.wallet.book.postings import transaction_from
 from services.wallet.models import EntryRow, TransactionRow
@@ -39,6 +40,12 @@ def wallets(session: Session, user_ids: Sequence[UUID]) -> list[Wallet | Excepti
     """The wallet of each, or ``NotFound``."""
     found = accounts.find_all(session, user_ids)
     return [found[user_id].wallet() if user_id in found else _nobodys() for user_id in user_ids]
+
+
+def get_level(session: Session, user_id: UUID) -> Level:
+    """The user's ``alert`` level. Raises ``NotFound``."""
+    account_id = _account(session, user_id).account_id
+    return levels.alerts(session, [account_id])[account_id]
 
 
 def check_affordability(session: Session, request: CheckAffordability) -> Affordability:

@@ -240,6 +240,23 @@ def test_a_forecast_without_another_users_deployment_is_not_found(
     assert error_of(answer) == (404, "not_found")
 
 
+def test_a_balance_alert_is_set_told_and_dropped(rich: Api, product: dict[str, Any]) -> None:
+    fresh = read(rich.get("/api/wallet/alert"))
+    headers = {"Idempotency-Key": str(uuid4())}
+    chosen = rich.request("PUT", "/api/wallet/alert", json={"threshold": 22.5}, headers=headers)
+    rich.command("/api/wallet/instant-purchase", {"product_id": product["product_id"]})
+    told = eventually(
+        lambda: read(rich.get("/api/notifications"))["notifications"],
+        lambda found: "balance_low" in [item["kind"] for item in found],
+    )
+    headers = {"Idempotency-Key": str(uuid4())}
+    dropped = rich.request("PUT", "/api/wallet/alert", json={"threshold": None}, headers=headers)
+
+    assert (fresh, read(chosen)) == ({"threshold": None}, {"threshold": Decimal("22.50")})
+    assert "Your balance is $20.00" in [item["title"] for item in told]
+    assert read(dropped) == read(rich.get("/api/wallet/alert")) == {"threshold": None}
+
+
 def test_buying_credits_leads_to_the_hosted_page(api: Api) -> None:
     answer = api.command("/api/wallet/topups", {"amount": 25.00, "save_card": True})
     topup = read(answer)

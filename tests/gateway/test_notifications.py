@@ -10,7 +10,7 @@ from chassis.database import Connected
 from contracts.billing import PriceAnnounced, RunwayLow
 from contracts.errors import NotFound
 from contracts.topup import AutoTopupRefused, RefusalCode, TopupFailed, TopupKind, Trigger
-from contracts.wallet import BalanceLow, TransactionKind, WalletCredited
+from contracts.wallet import BalanceLow, BalanceRestored, TransactionKind, WalletCredited
 from services.gateway.notifications import messages, storage
 from tests.gateway.conftest import Api, error_of, read
 
@@ -174,6 +174,21 @@ def test_only_the_level_that_the_user_set_is_told(level: str, is_told: bool) -> 
     )
 
     assert (messages.balance_low(event) is not None) == is_told
+
+
+def test_that_a_balance_is_back_is_told_with_its_level() -> None:
+    event = BalanceRestored(
+        event_id=uuid4(),
+        occurred_at=utc_now(),
+        user_id=USER,
+        threshold_micros=10_000_000,
+        available_micros=12_500_000,
+    )
+
+    message = messages.balance_restored(event)
+
+    assert (message.title, message.severity) == ("Your balance is $12.50 again", "success")
+    assert "$10.00" in message.body
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,28 @@ def test_what_a_page_fetches_brings_no_message_back_that_was_shown(
     assert "The purchase is cancelled" not in browser.get(page).text
 
 
+def test_a_balance_alert_is_typed_refused_and_dropped(
+    system: Any, browser: requests.Session, api: Api
+) -> None:
+    page = f"{system.base_url}/dashboard/notifications"
+
+    def saves(typed: str) -> str:
+        token = csrf_token(browser.get(page).text)
+        form = {"csrf_token": token, "threshold": typed}
+        return browser.post(f"{page}/alert", data=form).text
+
+    refused, saved = saves("1,250"), saves("12.50")
+    kept = read(api.get("/api/wallet/alert"))
+    dropped = saves("")
+
+    assert "Balance alert: write dollars with a point before the cents" in refused
+    assert "You will be told when your balance is below $12.50." in saved
+    assert 'value="12.50"' in saved
+    assert kept == {"threshold": Decimal("12.50")}
+    assert "The balance alert is off." in dropped
+    assert read(api.get("/api/wallet/alert")) == {"threshold": None}
+
+
 def test_a_browsers_session_lives_on_with_each_page_that_is_opened(
     system: Any, browser: requests.Session
 ) -> None:

@@ -7,6 +7,7 @@ import pytest
 from chassis.identifiers import new_id
 from contracts.errors import IdempotencyConflict, NotFound
 from contracts.wallet import Level, SetLevel
+from services.wallet.statements import get_level
 from tests.wallet.conftest import USD, Ledger, credit, debit
 
 
@@ -32,6 +33,39 @@ def test_the_level_is_told_once_below_it_and_again_after_it_was_above(book: Ledg
     book.do(debit(user_id, 10 * USD))
 
     assert thresholds_told(book, user_id) == [20 * USD, 20 * USD]
+
+
+def restored(book: Ledger, user_id: UUID) -> list[tuple[object, object]]:
+    told = book.events(user_id, "balance_restored")
+    return [(event["threshold_micros"], event["available_micros"]) for event in told]
+
+
+def test_that_it_is_back_is_told_once_after_each_dip_and_from_the_level_on(book: Ledger):
+    user_id = book.user(25 * USD)
+    book.do(alert(user_id, 20 * USD))
+    book.do(debit(user_id, 10 * USD))
+
+    book.do(credit(user_id, 5 * USD - 1))
+    below = restored(book, user_id)
+    book.do(credit(user_id, 1))
+    book.do(credit(user_id, USD))
+    again = restored(book, user_id)
+    book.do(debit(user_id, 2 * USD))
+    book.do(credit(user_id, 2 * USD))
+
+    assert (below, again) == ([], [(20 * USD, 20 * USD)])
+    assert restored(book, user_id) == [(20 * USD, 20 * USD), (20 * USD, 21 * USD)]
+
+
+def test_another_users_level_is_not_asked(book: Ledger):
+    mine, others = book.user(25 * USD), book.user(25 * USD)
+    book.do(alert(others, 20 * USD))
+
+    with book.database.read() as session:
+        assert get_level(session, mine).threshold_micros is None
+        assert get_level(session, others).threshold_micros == 20 * USD
+        with pytest.raises(NotFound):
+            get_level(session, new_id())
 
 
 def test_a_level_holds_for_what_follows_it_in_its_batch(book: Ledger):

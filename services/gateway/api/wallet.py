@@ -20,7 +20,9 @@ from contracts.wallet import (
     AccountStatus,
     Affordability,
     CheckAffordability,
+    GetLevel,
     GetWallet,
+    SetLevel,
     Statement,
     TransactionKind,
 )
@@ -33,6 +35,7 @@ from services.gateway.api.shapes import (
     Limit,
     PositiveUsdText,
     Usd,
+    UsdOrZero,
 )
 from services.gateway.backend import ask, call, call_and_ask
 from services.gateway.people.users import CurrentUser
@@ -146,6 +149,19 @@ class AffordabilityReply(ApiReply):
     auto_topup: ForecastReply | None
 
 
+class AlertBody(ApiBody):
+    """``threshold`` null: no alert."""
+
+    threshold_micros: UsdOrZero | None = Field(alias="threshold")
+
+
+class AlertReply(ApiReply):
+    """The balance below which the user is told, once per dip, and once when it is back; null: it
+    is not told."""
+
+    threshold_micros: Usd | None
+
+
 class NavbarData(ApiReply):
     """``auto_topup_status`` is one of Active, Paused, Off, Unavailable.
 
@@ -240,6 +256,21 @@ def check_affordability(user: CurrentUser, query: AffordabilityQuery) -> Afforda
     return AffordabilityReply.of(
         found, amount_micros=query.amount_micros, shortfall_info=shortfall, auto_topup=forecast
     )
+
+
+@endpoint(blueprint, "GET", "/api/wallet/alert", reply=AlertReply)
+def get_alert(user: CurrentUser) -> AlertReply:
+    """The balance below which the user is told."""
+    return AlertReply.of(call(GetLevel(user_id=user.user_id)))
+
+
+@endpoint(blueprint, "PUT", "/api/wallet/alert", body=AlertBody, reply=AlertReply, command=True)
+def set_alert(user: CurrentUser, body: AlertBody, key: str) -> AlertReply:
+    """Be told below another balance, or not at all."""
+    command = SetLevel(
+        idempotency_key=key, user_id=user.user_id, threshold_micros=body.threshold_micros
+    )
+    return AlertReply.of(call(command))
 
 
 @endpoint(blueprint, "GET", "/api/navbar/dropdown-data", reply=NavbarData)

@@ -44,6 +44,7 @@ from contracts.topup import (
 from contracts.wallet import (
     AccountFroze,
     BalanceLow,
+    BalanceRestored,
     LowBalanceLevel,
     TransactionKind,
     WalletCredited,
@@ -336,6 +337,16 @@ def balance_low(event: BalanceLow) -> Message | None:
         f"Your balance is {format_usd(event.available_micros)}",
         f"That is below the {format_usd(event.threshold_micros)} at which you asked to be told."
         " Buy credits, or switch on auto top-up.",
+        WALLET,
+    )
+
+
+def balance_restored(event: BalanceRestored) -> Message:
+    return Message(
+        "balance_restored",
+        "success",
+        f"Your balance is {format_usd(event.available_micros)} again",
+        f"That is not below the {format_usd(event.threshold_micros)} of your alert any more.",
         WALLET,
     )
 

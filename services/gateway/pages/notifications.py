@@ -3,15 +3,17 @@
 from collections.abc import Collection
 from uuid import UUID
 
-from flask import Blueprint, g, redirect, render_template, request, url_for
+from flask import Blueprint, flash, g, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
 from chassis.clock import utc_now
-from services.gateway.backend import database
+from chassis.money import InvalidAmount, format_usd
+from contracts.wallet import GetLevel, SetLevel
+from services.gateway.backend import ask, call, database
 from services.gateway.errors import Problem
 from services.gateway.models import Notification
 from services.gateway.notifications import storage
-from services.gateway.pages.forms import read_id, return_path
+from services.gateway.pages.forms import command_key, optional_money, read_id, return_path
 from services.gateway.people.identity import login_required, signed_in_user
 
 blueprint = Blueprint("notifications", __name__)
@@ -40,15 +42,42 @@ def unread(user_id: UUID, kinds: Collection[str]) -> list[Notification]:
 @blueprint.get("/dashboard/notifications")
 @login_required
 def listing() -> str:
+    user_id = signed_in_user().user_id
     with database().read() as session:
-        found = storage.newest(
-            session, signed_in_user().user_id, before=_before(), limit=PAGE_SIZE + 1
-        )
+        found = storage.newest(session, user_id, before=_before(), limit=PAGE_SIZE + 1)
     return render_template(
         "notifications.html",
         notifications=found[:PAGE_SIZE],
+        alert=ask(GetLevel(user_id=user_id)),
         next_before=found[PAGE_SIZE - 1].notification_id if len(found) > PAGE_SIZE else None,
     )
+
+
+@blueprint.post("/dashboard/notifications/alert")
+@login_required
+def set_alert() -> Response:
+    """The balance below which the user wants to be told; empty for none."""
+    user_id = signed_in_user().user_id
+    try:
+        threshold_micros = optional_money(request.form.get("threshold", ""), "Balance alert")
+    except InvalidAmount as error:
+        flash(str(error), "danger")
+        return redirect(url_for("notifications.listing"), 303)
+    call(
+        SetLevel(
+            idempotency_key=command_key(user_id, "alert"),
+            user_id=user_id,
+            threshold_micros=threshold_micros,
+        )
+    )
+    if threshold_micros is None:
+        flash("The balance alert is off.", "success")
+    else:
+        flash(
+            f"You will be told when your balance is below {format_usd(threshold_micros)}.",
+            "success",
+        )
+    return redirect(url_for("notifications.listing"), 303)
 
 
 @blueprint.post("/dashboard/notifications/read")

@@ -22,6 +22,8 @@ from contracts.messages import Event
 from contracts.wallet import (
     AccountStatus,
     BalanceLow,
+    BalanceRestored,
+    LowBalanceLevel,
     Noted,
     TransactionKind,
     Wallet,
@@ -212,6 +214,13 @@ class Book:
     def _rearm(self, account: Account) -> None:
         for level in levels.rearmed(account.levels, account.available_micros):
             self._note_level(level)
+            if level.name == LowBalanceLevel.ALERT:
+                self.announce(
+                    BalanceRestored,
+                    user_id=account.user_id,
+                    threshold_micros=level.threshold_micros,
+                    available_micros=account.available_micros,
+                )
 
     def _note_level(self, level: ArmedLevel) -> None:
         self._levels[level.account_id, level.name] = level
