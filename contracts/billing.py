@@ -433,12 +433,14 @@ class PayoutStatus(StrEnum):
 class Payout(Reply):
     """What a provider asked to be paid. It is set aside (``held``) until an operator has sent it,
     with a ``reference``, or refuses it, with a ``reason``; ``declined`` where the wallet had not
-    got it."""
+    got it. ``owed_micros`` is what the provider owes for refunds by now: an operator looks at it
+    before anything is sent."""
 
     payout_id: UUID
     user_id: UUID
     amount_micros: AmountMicros
     status: PayoutStatus
+    owed_micros: TotalMicros = 0
     reference: str
     reason: str
     created_at: Moment

@@ -271,15 +271,17 @@ class BillingService:
         return None
 
     @timer(interval_s=SWEEP_INTERVAL_S, asleep_s=ASLEEP_S)
-    def give_back(self) -> datetime | None:
-        """Refunds that are due, and what was advanced in them."""
+    def give_back_and_pay_out(self) -> datetime | None:
+        """Refunds that are due, what was advanced in them, and payouts."""
+        leases = (settling.DUE, debts.DUE, carrying_out.DUE)
         with self.database.read() as session:
-            moments = [due.next_at(session) for due in (settling.DUE, debts.DUE)]
+            moments = [due.next_at(session) for due in leases]
         next_at = min((moment for moment in moments if moment is not None), default=None)
         if next_at is None or next_at > utc_now():
             return next_at
         self._refunds().run()
         Debts(self.database, self.caller, get_settings(), utc_now).run()
+        self._payouts().run()
         return None
 
     @event_handler(ProductPriceChanged)
@@ -295,16 +297,6 @@ class BillingService:
                 is_due = prices.tell_some(session, utc_now(), get_settings())
         with self.database.read() as session:
             return prices.next_at(session)
-
-    @timer(interval_s=SWEEP_INTERVAL_S, asleep_s=ASLEEP_S)
-    def pay_out(self) -> datetime | None:
-        """Payouts of which the wallet has something to hear."""
-        with self.database.read() as session:
-            next_at = carrying_out.DUE.next_at(session)
-        if next_at is None or next_at > utc_now():
-            return next_at
-        self._payouts().run()
-        return None
 
     @timer(interval_s=SWEEP_INTERVAL_S, asleep_s=ASLEEP_S)
     def watch_runways(self) -> datetime | None:

@@ -243,6 +243,21 @@ def test_while_something_is_owed_nothing_is_paid_out(stack: System, database: Co
     assert (listed.owed_micros, listed.payable_micros) == (60 * USD, 90 * USD)
 
 
+def test_an_operator_sees_what_is_owed_by_who_asked_before(
+    stack: System, database: Connected
+) -> None:
+    desk, other = Desk(stack, database), Seller(stack, database)
+    seller = Seller(stack, database)
+    purchase_id = desk.buys(quoted(10 * USD, provider_id=seller.user_id))
+    row, others = seller.asks(90 * USD), other.asks()
+    desk.spends(seller.user_id, 9 * USD)
+    desk.support(purchase_id)
+
+    owed = {each.payout_id: each.owed_micros for each in seller.lists(None).payouts}
+
+    assert owed == {row.payout_id: 9 * USD, others.payout_id: 0}
+
+
 def test_who_has_earned_nothing_is_paid_nothing(seller: Seller) -> None:
     seller.user_id = seller.buyer_id
 
@@ -293,6 +308,47 @@ def test_an_end_is_final_and_the_same_key_finds_it(seller: Seller) -> None:
         seller.is_paid(row, key="other")
     with pytest.raises(Conflict):
         seller.is_refused(row)
+
+
+def test_what_is_sent_is_not_refused_at_the_same_moment(seller: Seller) -> None:
+    row = seller.asks()
+    command = MarkPayoutPaid(
+        idempotency_key="paid", payout_id=row.payout_id, reference="SEPA 7", actor="operator-7"
+    )
+
+    def refuses() -> str:
+        try:
+            return seller.is_refused(row).status
+        except Conflict as refusal:
+            return str(refusal)
+
+    said = done_after(
+        seller.database,
+        lambda session: requests.mark_paid(session, seller.now, command),
+        refuses,
+    )
+
+    assert said == "This payout is paying: it cannot become refusing."
+
+
+def test_an_answer_that_comes_late_changes_no_payout_that_has_gone_on(
+    seller: Seller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = seller.is_paid(seller.asks())
+    seller.wire.lose(is_a(PlaceHold), "before it was heard")
+    other = seller.asks(20 * USD, key="other")
+
+    def overtaken(name: str) -> None:
+        if name == "billing.payout_asked":
+            monkeypatch.undo()
+            seller.payouts.carry_out(other.payout_id)
+            seller.is_paid(other, key="other paid")
+
+    monkeypatch.setattr(carrying_out, "crash_point", overtaken)
+    seller.payouts.carry_out(other.payout_id)
+
+    assert (row.status, seller.sees(other.payout_id).status) == (Status.PAID, Status.PAID)
+    assert seller.money == (20, 0)
 
 
 def test_what_is_not_held_is_neither_sent_nor_refused(seller: Seller) -> None:

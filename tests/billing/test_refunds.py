@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select, text
+from sqlalchemy.orm import Session
 
 from chassis.client import RpcClient
 from chassis.database import Connected
@@ -249,6 +250,46 @@ def test_two_at_once_refund_once(desk: Desk) -> None:
     assert said == "All of this was refunded before."
 
 
+def test_the_same_key_twice_at_once_is_one_refund_to_both(desk: Desk) -> None:
+    purchase_id = desk.buys(quoted(10 * USD))
+    command = RefundPurchase(
+        idempotency_key="both", purchase_id=purchase_id, reason="It was slow", actor="operator-7"
+    )
+    made: list[UUID] = []
+
+    def first(session: Session) -> None:
+        made.append(returns.refund_purchase(session, desk.now, command, desk.rules).refund_id)
+
+    second = done_after(desk.database, first, lambda: desk.support(purchase_id, key="both"))
+
+    assert (made, desk.back) == ([second], [10 * USD])
+
+
+def test_a_unit_that_fails_while_support_refunds_it_comes_back_once(desk: Desk) -> None:
+    purchase_id = desk.buys(quoted(10 * USD))
+    (unit,) = desk.units(purchase_id)
+    command = RefundPurchase(
+        idempotency_key="first", purchase_id=purchase_id, reason="It was slow", actor="operator-7"
+    )
+
+    def fails() -> str:
+        try:
+            desk.reports(unit.deployment_id, Status.FAILED)
+        except Conflict as refusal:
+            return str(refusal)
+        return ""
+
+    said = done_after(
+        desk.database,
+        lambda session: returns.refund_purchase(session, desk.now, command, desk.rules),
+        fails,
+    )
+    desk.runs(settling.DUE.lease)
+
+    assert "is cancelled" in said
+    assert desk.back == [10 * USD]
+
+
 @pytest.mark.parametrize("line", [1, 49])
 def test_a_line_that_is_not_there_is_not_found(desk: Desk, line: int) -> None:
     purchase_id = desk.buys(quoted(10 * USD))
@@ -451,7 +492,7 @@ def test_a_month_of_who_has_spent_it_comes_back_and_he_owes_it(tenant: Tenant, d
 
     assert tenant.charged == [-10 * USD, 10 * USD]
     with desk.database.read() as session:
-        assert debts.owed_micros(session, ann) == 9 * USD
+        assert debts.owed_micros(session, [ann])[ann] == 9 * USD
 
 
 # Whatever crashes.
@@ -651,7 +692,7 @@ def test_a_buyers_refund_does_not_wait_for_a_provider_who_has_spent_it(desk: Des
 
     assert (desk.back, desk.balance(ann)) == ([10 * USD], 0)
     with desk.database.read() as session:
-        assert debts.owed_micros(session, ann) == 5 * USD
+        assert debts.owed_micros(session, [ann])[ann] == 5 * USD
     (told,) = events(desk.database, "sale_refunded")
     assert (told["user_id"], told["net_micros"], told["owed_micros"]) == (
         str(ann),
@@ -671,7 +712,7 @@ def test_a_frozen_provider_owes_all_of_it_and_keeps_what_he_has(desk: Desk) -> N
 
     assert (desk.back, desk.balance(ann)) == ([10 * USD], 9 * USD)
     with desk.database.read() as session:
-        assert debts.owed_micros(session, ann) == 9 * USD
+        assert debts.owed_micros(session, [ann])[ann] == 9 * USD
 
 
 def owing(desk: Desk) -> UUID:
@@ -701,8 +742,8 @@ def test_what_is_owed_is_taken_when_money_comes_and_from_nobody_else(desk: Desk)
 
     assert (too_little, desk.balance(ann)) == (9 * USD - 1, 1)
     with desk.database.read() as session:
-        assert debts.owed_micros(session, ann) == 0
-        assert debts.owed_micros(session, ben) == 9 * USD
+        assert debts.owed_micros(session, [ann])[ann] == 0
+        assert debts.owed_micros(session, [ben])[ben] == 9 * USD
 
 
 def test_money_of_one_who_owes_has_no_others_wallet_asked(desk: Desk) -> None:
@@ -861,11 +902,11 @@ def test_earnings_and_fees_are_purchases_less_refunds_whatever_happens(
     assert -legs.pop(desk.buyer_id) == charged
     assert sum(legs.values()) == charged
     with desk.database.read() as session:
-        owed = [debts.owed_micros(session, seller) for seller in sellers]
-    assert legs.get(ADVANCES, 0) == -sum(owed)
+        owed = debts.owed_micros(session, sellers)
+    assert legs.get(ADVANCES, 0) == -owed.total()
     for place, seller in enumerate(sellers):
         books = sum(each.net_micros for each in desk.sales(seller))
-        assert books == legs.get(seller, 0) - owed[place]
+        assert books == legs.get(seller, 0) - owed[seller]
         assert desk.balance(seller) == legs.get(seller, 0) + 1 - spent[place]
     assert desk.balance(sellers[2]) == 900_001
 

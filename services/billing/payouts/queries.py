@@ -27,21 +27,26 @@ def list_payouts(session: Session, command: ListPayouts) -> PayoutPage:
     ).all()
     page = rows[: command.limit]
     more = len(rows) > command.limit
+    users = {row.user_id for row in page}
+    if command.user_id is not None:
+        users.add(command.user_id)
+    owed = owed_micros(session, users)
     return PayoutPage(
-        payouts=[as_payout(row) for row in page],
+        payouts=[as_payout(row, owed[row.user_id]) for row in page],
         payable_micros=payable_micros(session, command.user_id) if command.user_id else 0,
-        owed_micros=owed_micros(session, command.user_id) if command.user_id else 0,
+        owed_micros=owed[command.user_id] if command.user_id else 0,
         next_cursor=encode_cursor(page[-1].payout_id) if more else None,
     )
 
 
-def as_payout(row: PayoutRow) -> Payout:
+def as_payout(row: PayoutRow, owed: int = 0) -> Payout:
     """The contract's view of a row."""
     return Payout(
         payout_id=row.payout_id,
         user_id=row.user_id,
         amount_micros=row.amount_micros,
         status=PayoutStatus(row.status),
+        owed_micros=owed,
         reference=row.reference,
         reason=row.reason,
         created_at=row.created_at,

@@ -63,7 +63,7 @@ def request(
         _require_same(known.body_hash, command)
         return known
     _require_whole(command.amount_micros, rules)
-    owed = owed_micros(session, command.user_id)
+    owed = owed_micros(session, [command.user_id])[command.user_id]
     if owed:
         raise Conflict(
             f"You owe {format_usd(owed)} for refunds of what you sold. It is taken from your wallet"

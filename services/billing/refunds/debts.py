@@ -5,7 +5,8 @@ day. Its key is the refund's, so that it is taken once.
 """
 
 import logging
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -63,11 +64,14 @@ def owe(
         )
 
 
-def owed_micros(session: Session, provider_id: UUID) -> int:
-    """What a provider owes by now."""
-    owed = select(func.coalesce(func.sum(DebtRow.amount_micros), 0))
-    unpaid = (DebtRow.provider_id == provider_id, DebtRow.paid_at.is_(None))
-    return int(session.scalar(owed.where(*unpaid)) or 0)
+def owed_micros(session: Session, provider_ids: Iterable[UUID]) -> Counter[UUID]:
+    """What each of these providers owes by now."""
+    owed = session.execute(
+        select(DebtRow.provider_id, func.sum(DebtRow.amount_micros))
+        .where(DebtRow.provider_id.in_(list(provider_ids)), DebtRow.paid_at.is_(None))
+        .group_by(DebtRow.provider_id)
+    )
+    return Counter({provider_id: int(micros) for provider_id, micros in owed})
 
 
 def money_came(session: Session, now: datetime, user_id: UUID) -> None:
