@@ -1,22 +1,32 @@
 """Who sells earns: the price less the fee, in the buyer's own transaction, with the real wallet."""
 
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import create_engine, text
 
 from chassis.client import RpcClient
 from chassis.database import Connected, connect
 from chassis.migrate import migrate
-from contracts.billing import ListSales, ProductSales, PurchaseStatus, SetProviderFee
+from contracts.billing import (
+    CancelWhen,
+    DeploymentStatus,
+    ListSales,
+    ProductSales,
+    PurchaseStatus,
+    ReportDeployment,
+    SetProviderFee,
+)
 from contracts.catalog import QuotedLine
-from contracts.errors import BadRequest, IdempotencyConflict
+from contracts.errors import BadRequest, IdempotencyConflict, ServiceError
 from contracts.wallet import (
+    CloseKey,
     Credit,
     DebitAll,
     Freeze,
@@ -27,6 +37,7 @@ from contracts.wallet import (
     TransactionKind,
 )
 from deploy.local.postgres import Postgres
+from services.billing.deployments.lifecycle import report_deployment
 from services.billing.purchases import claims, lifecycle
 from services.billing.purchases.checkout import Checkout
 from services.billing.purchases.claims import Claim
@@ -37,7 +48,7 @@ from services.billing.sales.statements import list_sales
 from services.billing.settings import BillingSettings
 from tests.billing.conftest import NOW, RULES, quoted, recorded, row_of
 from tests.billing.test_lost_answers import LOST, Wire, is_a, is_debit
-from tests.billing.test_renewals import DAY, PRICE, Tenant, month
+from tests.billing.test_renewals import BOUGHT, DAY, PRICE, Tenant, month
 from tests.locks import done_after
 from tests.system import System
 
@@ -439,6 +450,66 @@ def test_a_month_that_is_given_back_is_taken_from_who_sold_it(
     today = market.sales(provider_id)[0]
     assert (today.gross_micros, today.refunded_micros) == (10 * USD, 10 * USD)
     assert (today.fee_micros, today.net_micros) == (0, 0)
+
+
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    price_micros=st.integers(1, 10**8),
+    fee_bps=st.integers(0, 10_000),
+    acts=st.lists(
+        st.tuples(
+            st.sampled_from(["live", "pay", "stop", "start", "cancel", "lose", "fail"]),
+            st.integers(1, 40),
+        ),
+        max_size=10,
+    ),
+)
+def test_whatever_months_bring_the_fee_is_of_each_and_the_books_are_the_wallets(
+    stack: System, database: Connected, price_micros: int, fee_bps: int, acts: Any
+) -> None:
+    provider_id = uuid4()
+    tenant, market = Tenant(stack, database), Market(stack, database)
+    market.agrees(provider_id, fee_bps)
+    units = tenant.deploys(price_micros, 2, provider_id=provider_id)
+    for act, number in acts:
+        unit = units[number % 2]
+        with suppress(ServiceError):
+            if act == "live":
+                tenant.lives(tenant.now + number * DAY)
+            elif act == "pay":
+                tenant.gets(price_micros * number // 10 or 1)
+            elif act == "lose":
+                lost = DebitAll if number % 3 else CloseKey
+                tenant.wire.lose(is_a(lost), LOST[number % 2])
+            elif act == "stop":
+                tenant.stops(unit)
+            elif act == "start":
+                tenant.starts(unit)
+            elif act == "cancel":
+                tenant.cancels(unit, CancelWhen.NOW if number % 2 else CancelWhen.PERIOD_END)
+            else:
+                fails(tenant, unit)
+    tenant.lives(tenant.now + timedelta(minutes=5))
+
+    kinds = [TransactionKind.RENEWAL, TransactionKind.REFUND]
+    page = tenant.wire.call(Statement(user_id=tenant.user_id, kinds=kinds, limit=200))
+    net = 0
+    for each in page.transactions:
+        price = Price(abs(each.amount_micros), provider_id, fee_bps)
+        legs = market.legs(each.transaction_id)
+        assert abs(legs.get(provider_id, 0)) == price.net_micros
+        assert abs(legs.get(FEES, 0)) == price.fee_micros
+        net += legs.get(provider_id, 0)
+    bought = market.sales(provider_id, until=BOUGHT.date())
+    books = sum(each.net_micros for each in market.sales(provider_id))
+    assert books - sum(each.net_micros for each in bought) == net
+
+
+def fails(tenant: Tenant, deployment_id: UUID) -> None:
+    """Its provisioner says so."""
+    command = ReportDeployment(deployment_id=deployment_id, status=DeploymentStatus.FAILED)
+    with tenant.database.begin() as session:
+        report_deployment(session, tenant.now, command, RULES)
 
 
 # What a provider sees.

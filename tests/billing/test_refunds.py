@@ -39,7 +39,7 @@ from services.billing.refunds.settling import Refunds
 from services.catalog.seed import product_id_of
 from tests.billing.conftest import EXTERNAL, RULES, quoted, recorded, row_of
 from tests.billing.test_checkout import in_catalog, stock_of
-from tests.billing.test_earnings import Market
+from tests.billing.test_earnings import Market, fails
 from tests.billing.test_lost_answers import LOST, is_a
 from tests.billing.test_purchases import events
 from tests.billing.test_renewals import Tenant, month
@@ -445,12 +445,6 @@ def test_what_fails_in_its_first_month_comes_back_and_what_was_paid_once_does_no
 @pytest.fixture
 def tenant(stack: System, database: Connected) -> Tenant:
     return Tenant(stack, database)
-
-
-def fails(tenant: Tenant, deployment_id: UUID) -> None:
-    command = ReportDeployment(deployment_id=deployment_id, status=Status.FAILED)
-    with tenant.database.begin() as session:
-        report_deployment(session, tenant.now, command, RULES)
 
 
 def test_of_what_fails_later_the_month_that_runs_comes_back(tenant: Tenant, desk: Desk) -> None:
