@@ -489,6 +489,30 @@ def test_a_month_of_who_has_spent_it_comes_back_and_he_owes_it(tenant: Tenant, d
         assert debts.owed_micros(session, [ann])[ann] == 9 * USD
 
 
+def test_a_month_that_the_wallet_does_not_give_back_is_asked_for_later_and_not_at_once(
+    tenant: Tenant, desk: Desk
+) -> None:
+    (deployment_id,) = tenant.deploys(10 * USD)
+    tenant.gets(100 * USD)
+    tenant.lives(month(1) + timedelta(days=3))
+    page = desk.rpc.call(Statement(user_id=tenant.user_id, kinds=[TransactionKind.RENEWAL]))
+    by_hand = Refund(
+        idempotency_key=f"by hand:{deployment_id}",
+        user_id=tenant.user_id,
+        transaction_id=page.transactions[0].transaction_id,
+        description="By hand",
+    )
+    desk.rpc.call(by_hand)
+
+    fails(tenant, deployment_id)
+    tenant.runs(tenant.now)
+
+    with desk.database.read() as session:
+        due_at = session.get_one(DeploymentRow, deployment_id).due_at
+    assert due_at == tenant.now + RULES.renewal_retry
+    assert tenant.charged == [-10 * USD, 10 * USD]
+
+
 # Whatever crashes.
 
 

@@ -157,7 +157,6 @@ def give_back_month(session: Session, now: datetime, deployment_id: UUID) -> boo
             PeriodRow.deployment_id == deployment_id,
             PeriodRow.kind == PeriodKind.MONTH,
             PeriodRow.status == PeriodStatus.PAID,
-            PeriodRow.starts_at <= now,
             PeriodRow.ends_at > now,
         )
         .values(status=PeriodStatus.REFUNDING, changed_at=now)
