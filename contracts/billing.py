@@ -61,7 +61,7 @@ class RefundCause(StrEnum):
 
 
 class ChangeCause(StrEnum):
-    """Why something changed about a deployment; the last three leave its status as it is."""
+    """Why something changed about a deployment; the last four leave its status as it is."""
 
     PROVISIONER = "provisioner"
     OWNER = "owner"
@@ -72,6 +72,7 @@ class ChangeCause(StrEnum):
     RENAMED = "renamed"
     WILL_END = "will_end"
     WILL_GO_ON = "will_go_on"
+    RESIZED = "resized"
 
 
 class Actor(StrEnum):
@@ -343,6 +344,47 @@ class CancelDeployment(Command[Deployment], service=SERVICE, method="cancel_depl
     user_id: UUID
     deployment_id: UUID
     when: CancelWhen = CancelWhen.PERIOD_END
+
+
+class ResizeDeployment(Command[Deployment], service=SERVICE, method="resize_deployment"):
+    """Make it another size: a product of the same family, of the same provider.
+
+    The rest of the month that is paid costs its share at each price, and the difference is charged
+    before it is done, or given back. ``expected_amount_micros`` is the difference that its owner
+    saw, negative where money comes back, and ``quoted_at`` as of when; it is then just that, for
+    ten minutes. ``InsufficientFunds`` or ``AccountFrozen`` where the wallet does not pay it,
+    ``PriceChanged`` where it comes to something else, ``DeadlineExceeded`` where it is not known
+    yet. ``Conflict`` for what cannot be resized now.
+    """
+
+    user_id: UUID
+    deployment_id: UUID
+    product_id: UUID
+    expected_amount_micros: SignedMicros | None = None
+    quoted_at: Moment | None = None
+
+
+class ResizeOption(Value):
+    """Another size. ``amount_micros`` is charged today, or given back where it is negative;
+    ``price_micros`` every month from the next one on."""
+
+    product_id: UUID
+    name: str
+    summary: str
+    price_micros: PriceMicros
+    amount_micros: SignedMicros
+
+
+class ResizeOptions(Reply):
+    """The cheapest first; none where it cannot be resized."""
+
+    quoted_at: Moment
+    options: list[ResizeOption]
+
+
+class ListResizes(Request[ResizeOptions], service=SERVICE, method="list_resizes"):
+    user_id: UUID
+    deployment_id: UUID
 
 
 class ReportDeployment(Request[Deployment], service=SERVICE, method="report_deployment"):
@@ -769,6 +811,7 @@ class DeploymentActivated(
 class DeploymentChanged(UserEvent, source=SERVICE, type="deployment_changed"):
     """Its status changed after it first ran, or was to run. Whoever runs it does as it says.
 
+    With the cause ``resized`` its status is as it was, and it is another size, ``product_id``.
     Unless somebody acts, the status becomes ``next_status`` at ``next_status_at``.
     """
 
@@ -778,6 +821,7 @@ class DeploymentChanged(UserEvent, source=SERVICE, type="deployment_changed"):
     cause: ChangeCause
     next_status: DeploymentStatus | None = None
     next_status_at: Moment | None = None
+    product_id: UUID | None = None
 
 
 class DeletionAnnounced(UserEvent, source=SERVICE, type="deletion_announced"):

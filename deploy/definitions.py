@@ -67,7 +67,9 @@ LOGINS = (
     Login(
         "billing",
         calls=(
+            "catalog.get_product",
             "catalog.get_quote",
+            "catalog.list_products",
             "catalog.release_stock",
             "catalog.reserve_stock",
             "topup.forecast_schedule",
@@ -111,9 +113,11 @@ LOGINS = (
             "billing.list_deployments",
             "billing.list_payouts",
             "billing.list_purchases",
+            "billing.list_resizes",
             "billing.list_sales",
             "billing.rename_deployment",
             "billing.request_payout",
+            "billing.resize_deployment",
             "billing.return_purchase",
             "billing.start_deployment",
             "billing.start_purchase",

@@ -132,6 +132,7 @@ class DeploymentRow(Base):
     ends_with_month: Mapped[bool] = mapped_column(default=False)
     announced: Mapped[str] = mapped_column(default="")
     announced_at: Mapped[datetime | None]
+    product_name: Mapped[str | None]
     new_price_micros: Mapped[int | None] = mapped_column(BigInteger)
     new_price_from: Mapped[datetime | None]
     access: Mapped[dict[str, str] | None] = mapped_column(JSONB(none_as_null=True))
@@ -160,7 +161,9 @@ class ChangeRow(Base):
 class PeriodRow(Base):
     """A time for which a deployment is charged, other than the month that its purchase paid.
 
-    ``kind`` is ``month``, paid ahead, or ``arrears``: time that ran and was not paid for. Its
+    ``kind`` is ``month``, paid ahead, ``arrears``: time that ran and was not paid for, ``resize``:
+    the rest of a month in another size, whose wish stands in ``resize``, or ``credit``: a part of a
+    payment that goes back for a smaller one. Its
     states and their moves stand in :mod:`services.billing.renewals.periods`.
     """
 
@@ -178,6 +181,7 @@ class PeriodRow(Base):
     fee_bps: Mapped[int | None] = mapped_column(Integer)
     status: Mapped[str]
     transaction_id: Mapped[UUID | None]
+    resize: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     created_at: Mapped[datetime]
     changed_at: Mapped[datetime]
 

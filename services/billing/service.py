@@ -33,6 +33,7 @@ from contracts.billing import (
     ListDeployments,
     ListPayouts,
     ListPurchases,
+    ListResizes,
     ListSales,
     MarkPayoutPaid,
     Payout,
@@ -45,6 +46,8 @@ from contracts.billing import (
     RenameDeployment,
     ReportDeployment,
     RequestPayout,
+    ResizeDeployment,
+    ResizeOptions,
     ReturnPurchase,
     SalesPage,
     SetProviderFee,
@@ -84,6 +87,7 @@ from services.billing.refunds import debts, settling
 from services.billing.refunds.debts import Debts
 from services.billing.refunds.settling import Refunds
 from services.billing.renewals.renewals import DUE, Renewals, money_came
+from services.billing.renewals.resizes import Resizes
 from services.billing.sales import fees
 from services.billing.sales.statements import list_sales
 from services.billing.settings import get_settings
@@ -169,6 +173,14 @@ class BillingService:
     @rpc
     def start_deployment(self, request: StartDeployment) -> Deployment:
         return self._renewals().start(request)
+
+    @rpc
+    def resize_deployment(self, request: ResizeDeployment) -> Deployment:
+        return Resizes(self._renewals()).resize(request)
+
+    @rpc
+    def list_resizes(self, request: ListResizes) -> ResizeOptions:
+        return Resizes(self._renewals()).options(request)
 
     @rpc
     def cancel_deployment(self, request: CancelDeployment) -> Deployment:

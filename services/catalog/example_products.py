@@ -334,7 +334,6 @@ THREE_NODES = [
         " key to the disks.",
         {"CPU": "6 cores", "Memory": "64 GB", "Disk": "2 × 512 GB NVMe", "Network": "1 Gbit/s"},
         stock=18,
-        family="node-hosted",
     ),
     ExampleProduct(
         "3node-hosted-large",
@@ -354,7 +353,6 @@ THREE_NODES = [
             "Network": "10 Gbit/s",
         },
         stock=6,
-        family="node-hosted",
     ),
     ExampleProduct(
         "3node-colocation",

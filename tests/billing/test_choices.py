@@ -225,7 +225,7 @@ def test_a_buyer_sees_what_was_chosen(database: Connected) -> None:
         question = GetDeployment(user_id=user_id, deployment_id=first.deployment_id)
         deployment = get_deployment(session, question, RULES)
         purchase = get_purchase(
-            session, GetPurchase(user_id=user_id, purchase_id=first.purchase_id)
+            session, GetPurchase(user_id=user_id, purchase_id=first.purchase_id), RULES
         )
 
     assert deployment.choices == {"host": "web"}

@@ -177,6 +177,7 @@ ANN, BEN = uuid4(), uuid4()
             st.integers(0, 10**14),
             st.sampled_from([None, ANN, BEN]),
             st.none() | st.integers(0, 10_000),
+            st.none(),
         ),
         max_size=6,
     )

@@ -66,7 +66,7 @@ def test_purchases_listed_are_the_users_own(database: Connected, users: Users) -
     _, mine, _ = each_buys(database, users)
 
     with database.read() as session:
-        page = list_purchases(session, ListPurchases(user_id=users.mine))
+        page = list_purchases(session, ListPurchases(user_id=users.mine), RULES)
 
     assert [purchase.purchase_id for purchase in page.purchases] == [mine]
 
@@ -94,10 +94,10 @@ def test_a_purchase_is_found_by_its_own_user_only(database: Connected, users: Us
     made = each_buys(database, users)
 
     with database.read() as session:
-        found = get_purchase(session, GetPurchase(user_id=users.mine, purchase_id=made[1]))
+        found = get_purchase(session, GetPurchase(user_id=users.mine, purchase_id=made[1]), RULES)
         for others in (made[0], made[2]):
             with pytest.raises(NotFound):
-                get_purchase(session, GetPurchase(user_id=users.mine, purchase_id=others))
+                get_purchase(session, GetPurchase(user_id=users.mine, purchase_id=others), RULES)
 
     assert found.purchase_id == made[1]
 

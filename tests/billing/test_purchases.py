@@ -205,7 +205,7 @@ def test_purchases_come_in_pages_newest_first_and_the_last_one_says_so(
     while cursor is not None or not sizes:
         with database.read() as session:
             command = ListPurchases(user_id=user_id, limit=limit, cursor=cursor)
-            page = list_purchases(session, command)
+            page = list_purchases(session, command, RULES)
         listed += [purchase.purchase_id for purchase in page.purchases]
         sizes.append(len(page.purchases))
         cursor = page.next_cursor
@@ -223,7 +223,7 @@ def test_purchases_of_some_statuses_are_listed_without_the_others(database: Conn
     def listed(*statuses: PurchaseStatus) -> list[UUID]:
         with database.read() as session:
             command = ListPurchases(user_id=user_id, statuses=list(statuses))
-            return [each.purchase_id for each in list_purchases(session, command).purchases]
+            return [each.purchase_id for each in list_purchases(session, command, RULES).purchases]
 
     assert listed(PurchaseStatus.COMPLETED) == [paid.purchase_id]
     assert listed(PurchaseStatus.PENDING) == [pending.purchase_id]

@@ -49,6 +49,8 @@ def test_a_malformed_id_is_not_found(api: Api, method: str, path: str, identifie
 @pytest.mark.parametrize(("method", "path"), WITH_ID)
 def test_an_unknown_id_is_not_found(api: Api, method: str, path: str) -> None:
     body = {"name": "Any"} if method == "PATCH" else {}
+    if path.endswith("/resize"):
+        body = {"product_id": SOME_ID}
     options = {} if method == "GET" else {"json": body}
     headers = {"Idempotency-Key": str(uuid4())}
     answer = api.request(method, address(path), headers=headers, **options)

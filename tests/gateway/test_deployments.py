@@ -1,6 +1,8 @@
 """What an owner does with a deployment, over the API and on its page."""
 
+import re
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
@@ -74,6 +76,8 @@ def test_anothers_deployment_does_not_exist(
     answers = [other.get(path), patch(other, path, {"name": "Mine"})]
     answers += [other.command(f"{path}/{act}") for act in ("stop", "start")]
     answers.append(other.command(f"{path}/cancel", {}))
+    answers.append(other.get(f"{path}/sizes"))
+    answers.append(other.command(f"{path}/resize", {"product_id": str(uuid4())}))
 
     assert {error_of(answer) for answer in answers} == {(404, "not_found")}
 
@@ -100,3 +104,72 @@ def test_its_page_does_the_same_and_says_what_follows(owner: Api, path: str) -> 
     assert "You cancelled it" in press("start")
     assert "It is deleted." in press("cancel", when="now")
     eventually(lambda: read(owner.get(path))["status"], lambda status: status == "cancelled")
+
+
+def signed_in(owner: Api) -> requests.Session:
+    browser = requests.Session()
+    login = browser.get(f"{owner.base_url}/login")
+    form = {"email": owner.email, "password": PASSWORD, "csrf_token": csrf_token(login.text)}
+    browser.post(f"{owner.base_url}/login", data=form)
+    return browser
+
+
+@pytest.fixture
+def machine(owner: Api) -> str:
+    """The path of a VM-Starter that runs."""
+    product = granted(owner.get("/api/products/vm-starter"))
+    body = {"product_id": product["product_id"]}
+    purchase = granted(owner.command("/api/wallet/instant-purchase", body))
+    return f"/api/deployments/{purchase['deployment_ids'][0]}"
+
+
+def test_it_is_resized_over_the_api_and_charged_the_difference(owner: Api, machine: str) -> None:
+    options = granted(owner.get(f"{machine}/sizes"))["options"]
+    larger = next(each for each in options if each["name"] == "VM-Production")
+    resized = granted(owner.command(f"{machine}/resize", {"product_id": larger["product_id"]}))
+    balance = read(owner.get("/api/wallet/info"))["balance"]
+
+    assert [each["name"] for each in options] == ["VM-Production", "VM-Memory"]
+    assert (resized["name"], resized["next_renewal_usd"]) == ("VM-Production", 15)
+    assert 25 - 5 - larger["amount_usd"] <= balance < 25 - 5 - larger["amount_usd"] + Decimal("0.1")
+
+
+def test_a_size_that_cannot_be_paid_is_refused_and_nothing_is_changed(
+    owner: Api, machine: str
+) -> None:
+    options = granted(owner.get(f"{machine}/sizes"))["options"]
+    memory = next(each for each in options if each["name"] == "VM-Memory")
+
+    refused = owner.command(f"{machine}/resize", {"product_id": memory["product_id"]})
+
+    assert error_of(refused) == (402, "insufficient_funds")
+    assert granted(owner.get(machine))["next_renewal_usd"] == 5
+    nothing = owner.command(f"{machine}/resize", {"product_id": str(uuid4())})
+    assert error_of(nothing) == (404, "not_found")
+
+
+def test_its_page_offers_the_sizes_and_charges_the_amount_that_it_showed(
+    owner: Api, machine: str
+) -> None:
+    browser, page = signed_in(owner), owner.base_url + machine.replace("/api", "/dashboard")
+    larger = granted(owner.get(f"{machine}/sizes"))["options"][0]
+    offered = browser.get(page).text
+    asked = browser.get(f"{page}/resize", params={"product_id": larger["product_id"]}).text
+    hidden = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', asked))
+    hidden["csrf_token"] = csrf_token(asked)
+
+    done = browser.post(f"{page}/resize", data=hidden)
+    again = browser.post(f"{page}/resize", data=hidden)
+    balance = read(owner.get("/api/wallet/info"))["available"]
+
+    assert "VM-Production, $15.00/month" in offered
+    assert "You pay today" in asked
+    assert "It is resized." in done.text
+    assert "It is resized." in again.text
+    assert round(20_000_000 - balance * 1_000_000) == pytest.approx(
+        int(hidden["amount_micros"]), abs=10_000
+    )
+    missing = browser.get(f"{page}/resize", params={"product_id": str(uuid4())})
+    assert missing.status_code == 404
+    bad = browser.post(f"{page}/resize", data={**hidden, "amount_micros": "much"})
+    assert bad.status_code == 422

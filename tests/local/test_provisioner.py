@@ -199,6 +199,20 @@ def test_an_older_change_that_comes_late_changes_nothing(alone: Alone) -> None:
     assert alone.machine(deployment_id).state == "running"
 
 
+def test_a_machine_becomes_another_size_and_stays_as_it_is(alone: Alone) -> None:
+    deployment_id, product_id = uuid4(), uuid4()
+    alone.hears(requested(deployment_id))
+    alone.works()
+    resized = changed(deployment_id, Status.STOPPED).model_copy(
+        update={"cause": ChangeCause.RESIZED, "product_id": product_id}
+    )
+    alone.hears(resized)
+    alone.works()
+
+    machine = alone.machine(deployment_id)
+    assert (machine.product_id, machine.state) == (product_id, "stopped")
+
+
 def test_a_report_that_is_not_answered_is_made_again_after_its_lease(alone: Alone) -> None:
     deployment_id = uuid4()
     alone.hears(requested(deployment_id))

@@ -62,7 +62,9 @@ def obey(session: Session, now: datetime, event: DeploymentChanged) -> None:
     """Its owner, or what its month came to, wants something else of it."""
     wanted = _WANTED.get(event.status)
     if wanted is not None:
-        _machine(session, now, event, wanted)
+        row = _machine(session, now, event, wanted)
+        if event.product_id is not None and row.wanted_since == event.occurred_at:
+            row.product_id = event.product_id
 
 
 def make_so(session: Session, deployment_id: UUID, machines_max: int) -> ReportDeployment | None:

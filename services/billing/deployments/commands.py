@@ -17,6 +17,7 @@ from contracts.billing import (
     DeploymentStatus,
     RefundCause,
     RenameDeployment,
+    ResizeDeployment,
     StartDeployment,
     StopDeployment,
 )
@@ -29,7 +30,9 @@ from services.billing.settings import BillingSettings
 
 NEVER_RAN = "It was cancelled before it ran."
 
-OwnersCommand = RenameDeployment | StopDeployment | StartDeployment | CancelDeployment
+OwnersCommand = (
+    RenameDeployment | StopDeployment | StartDeployment | CancelDeployment | ResizeDeployment
+)
 
 
 def is_repeated(session: Session, command: OwnersCommand) -> bool:

@@ -157,6 +157,7 @@ def report_deployment(
 def _give_back(session: Session, now: datetime, row: DeploymentRow) -> None:
     """What failed is paid back: what never ran, and of what ran the month in which it failed."""
     is_asked = periods.close_months(session, now, row.deployment_id)
+    is_asked = periods.give_back_resizes(session, now, row.deployment_id) or is_asked
     runs_now = row.paid_until is not None and row.paid_until > now
     if periods.give_back_month(session, now, row.deployment_id):
         is_asked = True
@@ -191,8 +192,16 @@ def note(
     row: DeploymentRow,
     cause: ChangeCause,
     command: Command[Any] | None = None,
+    *,
+    made_by: tuple[str, str] | None = None,
 ) -> None:
-    """Add a line to a deployment's history, after what happened; by a command, if by one."""
+    """Add a line to a deployment's history, after what happened; by a command, if by one.
+
+    ``made_by`` is the key of a command that came before, and the hash of what it asked.
+    """
+    if command is not None:
+        made_by = command.idempotency_key, request_hash(command).hex()
+    key, body_hash = made_by or (None, "")
     session.add(
         ChangeRow(
             change_id=new_id(),
@@ -202,8 +211,8 @@ def note(
             status=row.status,
             cause=cause,
             actor=_ACTORS.get(cause, Actor.OWNER),
-            idempotency_key=command.idempotency_key if command else None,
-            body_hash=request_hash(command).hex() if command else "",
+            idempotency_key=key,
+            body_hash=body_hash,
         )
     )
 

@@ -1,4 +1,4 @@
-"""What a deployment is charged for: months, paid ahead, and arrears, time that ran unpaid.
+"""What a deployment is charged for: months, paid ahead, arrears, time that ran unpaid, and resizes.
 
 A period stands in the database before the wallet hears of it, and its key names the deployment,
 the kind and the instant that it starts from: whatever crashes, repeats or runs beside it, it is
@@ -9,6 +9,7 @@ paid once. The month that a purchase pays is the purchase's, and has no row here
                    ├▶ paid                      it was paid before, and the month runs
                    └▶ refunding ─▶ refunded     … and the month does not run
     paid ─▶ refunding                           it failed while the month ran
+    refunding ─▶ refunded                       a credit: a part of a payment, for a smaller size
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,12 +27,14 @@ from services.billing.deployments.ladder import Standing
 from services.billing.deployments.months import cost_micros, month_end
 from services.billing.deployments.prices import take_price
 from services.billing.models import DeploymentRow, PeriodRow
-from services.billing.sales.shares import Price, shares
+from services.billing.sales.shares import Price, parts, shares
 
 
 class PeriodKind(StrEnum):
     MONTH = "month"
     ARREARS = "arrears"
+    RESIZE = "resize"
+    CREDIT = "credit"
 
 
 class PeriodStatus(StrEnum):
@@ -123,6 +126,31 @@ def _owe(
     )
 
 
+def new(
+    now: datetime,
+    row: DeploymentRow,
+    kind: PeriodKind,
+    starts_at: datetime,
+    ends_at: datetime,
+    amount_micros: int,
+    status: PeriodStatus,
+) -> PeriodRow:
+    """A period that is not there so far."""
+    return PeriodRow(
+        deployment_id=row.deployment_id,
+        starts_at=starts_at,
+        kind=kind.value,
+        ends_at=ends_at,
+        user_id=row.user_id,
+        amount_micros=amount_micros,
+        provider_id=row.provider_id,
+        fee_bps=row.fee_bps,
+        status=status.value,
+        created_at=now,
+        changed_at=now,
+    )
+
+
 def move(
     period: PeriodRow, now: datetime, to: PeriodStatus, transaction_id: UUID | None = None
 ) -> None:
@@ -136,12 +164,13 @@ def move(
 
 
 def close_months(session: Session, now: datetime, deployment_id: UUID) -> bool:
-    """No month of this deployment is to be paid any more. Whether the wallet is to be told."""
+    """No month of this deployment, and no resize, is to be paid any more. Whether the wallet is to
+    be told."""
     closed = session.execute(
         update(PeriodRow)
         .where(
             PeriodRow.deployment_id == deployment_id,
-            PeriodRow.kind == PeriodKind.MONTH,
+            PeriodRow.kind.in_((PeriodKind.MONTH, PeriodKind.RESIZE)),
             PeriodRow.status == PeriodStatus.DUE,
         )
         .values(status=PeriodStatus.CLOSING, changed_at=now)
@@ -156,6 +185,21 @@ def give_back_month(session: Session, now: datetime, deployment_id: UUID) -> boo
         .where(
             PeriodRow.deployment_id == deployment_id,
             PeriodRow.kind == PeriodKind.MONTH,
+            PeriodRow.status == PeriodStatus.PAID,
+            PeriodRow.ends_at > now,
+        )
+        .values(status=PeriodStatus.REFUNDING, changed_at=now)
+    )
+    return bool(given_back.rowcount)  # type: ignore[attr-defined]
+
+
+def give_back_resizes(session: Session, now: datetime, deployment_id: UUID) -> bool:
+    """What was paid for a larger size of the month that runs now is to be given back."""
+    given_back = session.execute(
+        update(PeriodRow)
+        .where(
+            PeriodRow.deployment_id == deployment_id,
+            PeriodRow.kind == PeriodKind.RESIZE,
             PeriodRow.status == PeriodStatus.PAID,
             PeriodRow.ends_at > now,
         )
@@ -195,6 +239,7 @@ def owed_micros(session: Session, deployment_ids: Iterable[UUID]) -> dict[UUID, 
         .where(
             PeriodRow.deployment_id.in_(list(deployment_ids)),
             PeriodRow.status == PeriodStatus.DUE,
+            PeriodRow.kind != PeriodKind.RESIZE,
         )
         .group_by(PeriodRow.deployment_id)
     )
@@ -218,7 +263,8 @@ def debit(period: PeriodRow, name: str) -> Debit:
 
 def price(period: PeriodRow) -> Price:
     """What a period costs, and who gets it."""
-    return Price(period.amount_micros, period.provider_id, period.fee_bps)
+    fee_micros = (period.resize or {}).get("fee_micros")
+    return Price(period.amount_micros, period.provider_id, period.fee_bps, fee_micros)
 
 
 def closure(period: PeriodRow) -> CloseKey:
@@ -230,6 +276,17 @@ def refund(period: PeriodRow, name: str) -> Refund:
     """What gives back a month that was paid and does not run. Raises ``ValueError`` for others."""
     if period.transaction_id is None:
         raise ValueError("a period that was not paid is not given back")
+    if period.kind == PeriodKind.CREDIT:
+        return Refund(
+            idempotency_key=refund_key(period),
+            user_id=period.user_id,
+            transaction_id=period.transaction_id,
+            amount_micros=period.amount_micros,
+            shares=parts(price(period)),
+            is_advanced=price(period).earner_id is not None,
+            description=f"{name[:NAME_LENGTH_MAX]}: a smaller size until {period.ends_at:%Y-%m-%d}",
+            metadata={Noted.DEPLOYMENT_ID: str(period.deployment_id)},
+        )
     return Refund(
         idempotency_key=refund_key(period),
         user_id=period.user_id,

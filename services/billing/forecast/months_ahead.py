@@ -116,6 +116,9 @@ def tenancies(session: Session, user_id: UUID) -> list[Tenancy]:
         tenancy, kind = found.get(period.deployment_id), PeriodKind(period.kind)
         # The month of one that does not run is being asked for, or given up, at this moment.
         is_arrears = kind is PeriodKind.ARREARS
+        if kind is PeriodKind.RESIZE:
+            # It is paid in this moment, or not at all.
+            continue
         if tenancy is not None and (is_arrears or tenancy.status == DeploymentStatus.ACTIVE):
             owed = Owed(kind, period.starts_at, period.ends_at, period.amount_micros)
             tenancy.owed.append(owed)

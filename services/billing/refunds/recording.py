@@ -8,7 +8,7 @@ units come to the line's fee exactly.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -19,7 +19,9 @@ from contracts.billing import RefundCause
 from contracts.messages import Command
 from services.billing.models import (
     DeploymentRow,
+    PeriodRow,
     PurchaseLineRow,
+    PurchaseRow,
     RefundedUnitRow,
     RefundRow,
 )
@@ -84,13 +86,15 @@ def unrefunded(session: Session, deployments: Iterable[DeploymentRow]) -> list[D
 def _unit(session: Session, refund: RefundRow, deployment: DeploymentRow) -> RefundedUnitRow:
     line = session.get_one(PurchaseLineRow, (deployment.purchase_id, deployment.line_position))
     price = Price(line.amount_micros, line.provider_id, line.fee_bps)
+    credited = _credited(session, deployment)
     return RefundedUnitRow(
         deployment_id=deployment.deployment_id,
         refund_id=refund.refund_id,
         line_position=line.position,
-        amount_micros=line.unit_price_micros,
+        amount_micros=line.unit_price_micros - credited.amount_micros,
         provider_id=price.earner_id,
-        fee_micros=_part(price.fee_micros, deployment.unit_number, line.quantity),
+        fee_micros=_part(price.fee_micros, deployment.unit_number, line.quantity)
+        - credited.fee_micros,
         advanced_micros=0,
     )
 
@@ -98,3 +102,25 @@ def _unit(session: Session, refund: RefundRow, deployment: DeploymentRow) -> Ref
 def _part(fee_micros: int, number: int, units: int) -> int:
     """The fee of one of several units: all of them come to the whole."""
     return fee_micros * number // units - fee_micros * (number - 1) // units
+
+
+class _Credited(NamedTuple):
+    amount_micros: int
+    fee_micros: int
+
+
+def _credited(session: Session, deployment: DeploymentRow) -> _Credited:
+    """What of its purchase went back before, for a smaller size."""
+    given_back = session.scalars(
+        select(PeriodRow)
+        .join(PurchaseRow, PurchaseRow.transaction_id == PeriodRow.transaction_id)
+        .where(
+            PurchaseRow.purchase_id == deployment.purchase_id,
+            PeriodRow.deployment_id == deployment.deployment_id,
+            PeriodRow.kind == "credit",
+        )
+    ).all()
+    return _Credited(
+        sum(each.amount_micros for each in given_back),
+        sum((each.resize or {}).get("fee_micros", 0) for each in given_back),
+    )

@@ -23,9 +23,9 @@ from contracts.billing import (
 from contracts.errors import AccountFrozen, InsufficientFunds, NotFound
 from contracts.messages import MAX_AMOUNT_MICROS
 from contracts.wallet import BatchError, ClosedKey, Transaction
-from services.billing.deployments import ladder, lifecycle, periods
+from services.billing.deployments import ladder, lifecycle, periods, resizing
 from services.billing.deployments.periods import PeriodKind, PeriodStatus
-from services.billing.models import DeploymentRow, PeriodRow, PurchaseLineRow
+from services.billing.models import OVER, DeploymentRow, PeriodRow, PurchaseLineRow
 from services.billing.refunds import debts
 from services.billing.sales import records
 from services.billing.sales.records import SaleKind
@@ -102,6 +102,8 @@ class Outcomes:
     def _paid(self, period: PeriodRow, row: DeploymentRow, transaction_id: UUID) -> None:
         periods.move(period, self.now, PeriodStatus.PAID, transaction_id)
         self.sold.append((SaleKind.RENEWAL, period))
+        if period.kind == PeriodKind.RESIZE:
+            resizing.complete(self.session, self.now, row, period, self.rules)
         if period.kind != PeriodKind.MONTH:
             return
         if row.status == DeploymentStatus.ACTIVE:
@@ -130,6 +132,10 @@ class Outcomes:
         )
 
     def _refused(self, period: PeriodRow, row: DeploymentRow, error: BatchError) -> None:
+        if period.kind == PeriodKind.RESIZE and period.status == PeriodStatus.DUE:
+            # Its owner hears at once that it stays as it is.
+            periods.move(period, self.now, PeriodStatus.CLOSING)
+            return
         if period.status != PeriodStatus.DUE or error.code not in NO_MONEY:
             self.refused.add(row.deployment_id)
             log.error(
@@ -152,7 +158,21 @@ class Outcomes:
             row.short_since = self.now
             short.is_news = True
 
+    def _resize_closed(self, period: PeriodRow, row: DeploymentRow, found: ClosedKey) -> None:
+        """What was paid before the key was closed counts, unless the deployment has ended."""
+        if found.transaction is None:
+            periods.move(period, self.now, PeriodStatus.CLOSED)
+        elif row.status in OVER:
+            transaction_id = found.transaction.transaction_id
+            periods.move(period, self.now, PeriodStatus.REFUNDING, transaction_id)
+            self.sold.append((SaleKind.RENEWAL, period))
+        else:
+            self._paid(period, row, found.transaction.transaction_id)
+
     def _closed(self, period: PeriodRow, row: DeploymentRow, found: ClosedKey) -> None:
+        if period.kind == PeriodKind.RESIZE:
+            self._resize_closed(period, row, found)
+            return
         # Otherwise it is the month of a start that was not paid, or it does not run any more.
         is_running = row.status == DeploymentStatus.ACTIVE and period.starts_at == row.paid_until
         if found.transaction is not None:
@@ -234,7 +254,7 @@ class Outcomes:
                     self.now,
                     periods.price(period),
                     product_id=row.product_id,
-                    product_name=names.get(row.product_id, ""),
+                    product_name=row.product_name or names.get(row.product_id, ""),
                     units=1 if period.kind == PeriodKind.MONTH else 0,
                 )
                 records.write(writes, sales)

@@ -38,8 +38,15 @@ from contracts.errors import (
 )
 from contracts.messages import Command
 from contracts.wallet import BatchError, DebitAll
-from services.billing.deployments import commands, ladder, lifecycle, periods, prices
-from services.billing.deployments.periods import PeriodStatus
+from services.billing.deployments import (
+    commands,
+    ladder,
+    lifecycle,
+    periods,
+    prices,
+    resizing,
+)
+from services.billing.deployments.periods import PeriodKind, PeriodStatus
 from services.billing.deployments.queries import own_deployment, single
 from services.billing.forecast import runways
 from services.billing.models import DeploymentRow, PeriodRow
@@ -87,7 +94,7 @@ class Renewals:
                 return
             self._each(taken, self._look)
             try:
-                self._ask_wallet(taken)
+                self.ask_wallet(taken)
             except ServiceError as error:
                 log.warning("the wallet did not answer", extra={"error": f"{error.code}: {error}"})
                 return
@@ -97,12 +104,10 @@ class Renewals:
         with self.database.begin() as session:
             is_charged = self._begin_start(session, self.clock(), command)
         crash_point("billing.start_recorded")
-        refusals = self._ask_wallet([command.deployment_id]) if is_charged else {}
-        refusal = refusals.get(command.deployment_id)
-        if refusal is not None:
-            raise _NO_MONEY.get(refusal.code, Conflict)(
-                f"{refusal.message} It was not started.", *refusal.details
-            )
+        answers = self.ask_wallet([command.deployment_id]) if is_charged else []
+        error = refusal(answers, command.deployment_id, PeriodKind.MONTH, PeriodKind.ARREARS)
+        if error is not None:
+            raise type(error)(f"{error} It was not started.", *error.details)
         with self.database.read() as session:
             row = own_deployment(session, command.user_id, command.deployment_id)
             if is_charged and row.status != DeploymentStatus.ACTIVE:
@@ -140,7 +145,11 @@ class Renewals:
     def _look(self, session: Session, deployment_ids: Sequence[UUID]) -> None:
         now = self.clock()
         rows = _locked(session, deployment_ids)
+        resized = resizing.pending(session, deployment_ids)
         for row in rows:
+            # A month is not renewed before it is known which size it is for.
+            if row.deployment_id in resized:
+                continue
             rungs.look(session, now, row, self.rules)
         session.flush()
         is_open = {each.deployment_id for each in periods.open_periods(session, deployment_ids)}
@@ -149,10 +158,10 @@ class Renewals:
             if row.deployment_id not in is_open:
                 row.due_at = ladder.due_at(row, now, self.rules)
 
-    def _ask_wallet(self, deployment_ids: Iterable[UUID]) -> dict[UUID, BatchError]:
+    def ask_wallet(self, deployment_ids: Iterable[UUID]) -> list[Answer]:
         """Ask about all that is open for these deployments, which are leased.
 
-        Why deployments were refused, by their ids. Raises ``ServiceError`` when the wallet did not
+        What it answered, which is recorded. Raises ``ServiceError`` when the wallet did not
         answer: what is due stays due.
         """
         with self.database.read() as session:
@@ -167,7 +176,7 @@ class Renewals:
         if by_deployment:
             self._each(list(by_deployment), partial(self._record, by_deployment))
         crash_point("billing.periods_settled")
-        return {a.period.deployment_id: a.error for a in answers if a.error is not None}
+        return answers
 
     def _answers(self, asked: Sequence[PeriodRow], names: Mapping[UUID, str]) -> list[Answer]:
         """Debits go together; what is closed or given back, which is rare, each by itself."""
@@ -228,6 +237,17 @@ class Renewals:
             if is_lost(error):
                 raise
             log.exception("a deployment is left out", extra={"deployment_id": str(deployment_id)})
+
+
+def refusal(
+    answers: Iterable[Answer], deployment_id: UUID, *kinds: PeriodKind
+) -> ServiceError | None:
+    """Why the wallet did not pay a period of these kinds, if it did not."""
+    for answer in answers:
+        period, error = answer.period, answer.error
+        if error is not None and period.deployment_id == deployment_id and period.kind in kinds:
+            return _NO_MONEY.get(error.code, Conflict)(error.message, *error.details)
+    return None
 
 
 def money_came(session: Session, now: datetime, user_id: UUID) -> None:

@@ -20,12 +20,14 @@ class Price(NamedTuple):
     """What is paid for something, who sells it, and the fee that was written down with it.
 
     Without a fee all of it is the marketplace's: there was none when it was sold, or nobody sells
-    it but the marketplace.
+    it but the marketplace. ``given_fee_micros`` is the fee of a part of a price, of which all parts
+    come to that of the whole.
     """
 
     amount_micros: int
     provider_id: UUID | None
     fee_bps: int | None
+    given_fee_micros: int | None = None
 
     @property
     def earner_id(self) -> UUID | None:
@@ -35,6 +37,8 @@ class Price(NamedTuple):
     @property
     def fee_micros(self) -> int:
         """What the marketplace keeps of what somebody else sells."""
+        if self.given_fee_micros is not None:
+            return self.given_fee_micros
         return divide_half_even(self.amount_micros * (self.fee_bps or 0), WHOLE_BPS)
 
     @property
@@ -59,3 +63,11 @@ def shares(prices: Iterable[Price]) -> list[Share]:
     if parts.keys() <= {HouseAccount.MARKETPLACE_REVENUE}:
         return []
     return [Share(destination=who, amount_micros=part) for who, part in parts.items()]
+
+
+def parts(price: Price) -> list[Share]:
+    """Who gives back how much of a price, each by name."""
+    if price.earner_id is None:
+        house = HouseAccount.MARKETPLACE_REVENUE
+        return [Share(destination=house, amount_micros=price.amount_micros)]
+    return shares([price])

@@ -15,7 +15,9 @@ from contracts.billing import (
     GetBurnRate,
     GetDeployment,
     ListDeployments,
+    ListResizes,
     RenameDeployment,
+    ResizeDeployment,
     StartDeployment,
     StopDeployment,
 )
@@ -81,6 +83,26 @@ class RenameBody(ApiBody):
 
 class CancelBody(ApiBody):
     when: CancelWhen = CancelWhen.PERIOD_END
+
+
+class ResizeBody(ApiBody):
+    product_id: UUID
+
+
+class SizeReply(ApiReply):
+    """``amount_usd`` is charged today, or given back where it is negative; ``price_usd`` every
+    month from the next one on."""
+
+    product_id: UUID
+    name: str
+    price_micros: Usd = Field(serialization_alias="price_usd")
+    amount_micros: Usd = Field(serialization_alias="amount_usd")
+
+
+class SizesReply(ApiReply):
+    """The cheapest first; none where it cannot be resized."""
+
+    options: list[SizeReply]
 
 
 class DeploymentQuery(ApiBody):
@@ -220,6 +242,38 @@ def cancel_deployment(
                 user_id=user.user_id,
                 deployment_id=deployment_id,
                 when=body.when,
+            )
+        )
+    )
+
+
+@endpoint(blueprint, "GET", "/api/deployments/<uuid:deployment_id>/sizes", reply=SizesReply)
+def list_sizes(user: CurrentUser, deployment_id: UUID) -> SizesReply:
+    """The other sizes that it may become, and what each comes to now."""
+    question = ListResizes(user_id=user.user_id, deployment_id=deployment_id)
+    return SizesReply.of(call(question))
+
+
+@endpoint(
+    blueprint,
+    "POST",
+    "/api/deployments/<uuid:deployment_id>/resize",
+    body=ResizeBody,
+    reply=DeploymentReply,
+    command=True,
+)
+def resize_deployment(
+    user: CurrentUser, deployment_id: UUID, body: ResizeBody, key: str
+) -> DeploymentReply:
+    """Make it another size. The difference for the rest of its month is charged before it is done,
+    or given back; a 402 says what is lacking, and nothing is changed then."""
+    return DeploymentReply.of(
+        call(
+            ResizeDeployment(
+                idempotency_key=key,
+                user_id=user.user_id,
+                deployment_id=deployment_id,
+                product_id=body.product_id,
             )
         )
     )

@@ -249,8 +249,8 @@ def runway_restored(_event: RunwayRestored) -> Message:
 
 
 def deployment_changed(event: DeploymentChanged) -> Message | None:
-    if event.cause in (ChangeCause.OWNER, ChangeCause.REFUNDED):
-        # The second is told with the refund.
+    if event.cause in (ChangeCause.OWNER, ChangeCause.RESIZED, ChangeCause.REFUNDED):
+        # The last is told with the refund.
         return None
     if event.status is DeploymentStatus.SUSPENDED:
         return Message(

@@ -14,16 +14,18 @@ from contracts.billing import (
     CancelWhen,
     Deployment,
     GetDeployment,
+    ListResizes,
     RenameDeployment,
+    ResizeDeployment,
     StartDeployment,
     StopDeployment,
 )
 from contracts.catalog import GetProduct
 from contracts.errors import ServiceError
 from contracts.messages import Command
-from services.gateway.backend import call
+from services.gateway.backend import ask, call
 from services.gateway.errors import Problem
-from services.gateway.pages.forms import command_key
+from services.gateway.pages.forms import command_key, read_id
 from services.gateway.people.identity import login_required, signed_in_user
 from services.gateway.showcase import show_if_it_answers
 
@@ -38,10 +40,12 @@ def single(deployment_id: UUID) -> str:
     user_id = signed_in_user().user_id
     deployment = call(GetDeployment(user_id=user_id, deployment_id=deployment_id))
     product = show_if_it_answers(GetProduct(product_id=str(deployment.product_id)))
+    sizes = ask(ListResizes(user_id=user_id, deployment_id=deployment_id))
     now = utc_now()
     return render_template(
         "deployment.html",
         deployment=deployment,
+        sizes=sizes.options if sizes else [],
         labels={field.key: field.label for field in product.fields} if product else {},
         now=now,
         month_micros=_month_micros(deployment, now),
@@ -85,6 +89,37 @@ def cancel(deployment_id: UUID) -> Response:
     command = CancelDeployment(**_asked("cancel", deployment_id), when=when)
     done = "It is deleted." if when is CancelWhen.NOW else "It ends with its month."
     return _carry_out(command, deployment_id, done)
+
+
+@blueprint.get("/resize")
+@login_required
+def confirm_resize(deployment_id: UUID) -> str:
+    """What another size costs, before it is wished for."""
+    user_id = signed_in_user().user_id
+    deployment = call(GetDeployment(user_id=user_id, deployment_id=deployment_id))
+    sizes = call(ListResizes(user_id=user_id, deployment_id=deployment_id))
+    wanted = request.args.get("product_id", "")
+    size = next((each for each in sizes.options if str(each.product_id) == wanted), None)
+    if size is None:
+        raise Problem(404, "not_found", "It has no such size. Go back and choose another one.")
+    return render_template(
+        "resize.html", deployment=deployment, size=size, quoted_at=sizes.quoted_at.isoformat()
+    )
+
+
+@blueprint.post("/resize")
+@login_required
+def resize(deployment_id: UUID) -> Response:
+    try:
+        command = ResizeDeployment(
+            **_asked("resize", deployment_id),
+            product_id=read_id(request.form.get("product_id", "")),
+            expected_amount_micros=int(request.form.get("amount_micros", "")),
+            quoted_at=request.form.get("quoted_at", ""),
+        )
+    except ValueError:
+        raise Problem(422, "bad_request", "Choose a size, and look at what it costs.") from None
+    return _carry_out(command, deployment_id, "It is resized.")
 
 
 def _asked(purpose: str, deployment_id: UUID) -> dict[str, Any]:

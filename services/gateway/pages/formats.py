@@ -54,6 +54,7 @@ CHANGES = {
     ChangeCause.RENAMED: "You renamed it.",
     ChangeCause.WILL_END: "You cancelled it: it ends with its month.",
     ChangeCause.WILL_GO_ON: "You took that back: it goes on.",
+    ChangeCause.RESIZED: "You resized it.",
 }
 CAUSES = {
     ChangeCause.OWNER: "You wanted it so.",
