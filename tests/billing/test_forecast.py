@@ -10,7 +10,7 @@ from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from chassis.client import RpcClient
 from chassis.database import Connected
@@ -306,7 +306,8 @@ def test_a_user_without_anything_has_a_flat_line(tenant: Tenant) -> None:
 
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_the_forecast_agrees_with_running_the_clock_forward(tenant: Tenant, seed: int) -> None:
-    """Deployments of the 28th to the 31st, some of them stopped, ending or unpaid; credits come."""
+    """Deployments of the 28th to the 31st, some of them stopped, ending or unpaid; credits come,
+    and prices change."""
     dice = random.Random(seed)
     has_lived(tenant, dice)
     last = tenant.now.date() + 60 * DAY
@@ -349,10 +350,22 @@ def has_lived(tenant: Tenant, dice: random.Random) -> None:
         tenant.now = BOUGHT.replace(day=dice.randint(28, 31), hour=dice.randint(0, 23))
         for deployment_id in tenant.deploys(dice.randint(1, 40_000_000), dice.randint(1, 2)):
             dice.choice([tenant.cancels, tenant.stops, *[lambda _: None] * 4])(deployment_id)
+            if dice.random() < 0.3:
+                gets_a_new_price(tenant, deployment_id, dice)
     if dice.random() < 0.8:
         tenant.gets(dice.randint(1, 250_000_000))
     evening = BOUGHT.replace(hour=23, minute=59)
     tenant.lives(one_month_after(evening, dice.randint(0, 1)) + dice.randint(0, 25) * DAY)
+
+
+def gets_a_new_price(tenant: Tenant, deployment_id: UUID, dice: random.Random) -> None:
+    new = {
+        "new_price_micros": dice.choice([0, dice.randint(1, 40_000_000)]),
+        "new_price_from": tenant.now + dice.randint(0, 70) * DAY,
+    }
+    mine = DeploymentRow.deployment_id == deployment_id
+    with tenant.database.begin() as session:
+        session.execute(update(DeploymentRow).where(mine).values(**new))
 
 
 def midnight_after(day: date) -> datetime:
