@@ -131,6 +131,8 @@ class Months(Story):
                 self.pending[self.pending.index(waiting)] = item
             elif not item.needed_micros:
                 self.pending.append(item)
+        # What was raised first is decided about first.
+        self.pending.sort(key=lambda each: each.raised_at or self.now)
 
     def _refuse(self, refusal: Refusal, item: Pending) -> None:
         super()._refuse(refusal, item)
