@@ -25,7 +25,7 @@ from contracts.topup import (
     ScheduleForecast,
     Trigger,
 )
-from services.billing.deployments.months import one_month_after
+from services.billing.deployments.months import cost_micros, one_month_after
 from services.billing.deployments.periods import PeriodKind, PeriodStatus
 from services.billing.forecast.forecast import DUE_NEXT_MAX, foretell
 from services.billing.models import DeploymentRow, PeriodRow
@@ -209,6 +209,18 @@ def test_in_grace_it_is_short_today_until_money_comes(tenant: Tenant) -> None:
 
     assert (forecast.short_on, forecast.short_by_micros) == (tenant.now.date(), 1)
     assert [due.at for due in forecast.due_next] == [tenant.now, month(2)]
+
+
+def test_what_ran_unpaid_is_charged_where_the_money_allows_that(tenant: Tenant) -> None:
+    """In grace; the wallet is asked for it when the deployment is stopped."""
+    tenant.deploys()
+    tenant.gets(PRICE - 1)
+
+    forecast = foretold(tenant, 60)
+
+    suspended_at = month(1) + RULES.grace
+    ran_micros = cost_micros(BOUGHT, PRICE, month(1), suspended_at)
+    assert events(forecast) == [((suspended_at + RULES.suspended).date(), "renewal", ran_micros)]
 
 
 def test_on_the_last_day_of_grace_it_is_still_short(tenant: Tenant) -> None:
