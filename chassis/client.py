@@ -23,6 +23,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import partial
+from itertools import count
 from typing import Any, TypeVar
 
 from amqp import Channel
@@ -100,6 +101,7 @@ class RpcClient:
         self._name = name
         self._login = self._connection.userid or "guest"
         self._reply_key = self._new_reply_key()
+        self._id, self._numbers = uuid.uuid4().hex, count()
         self._requests: Channel | None = None
         self._publish_lock = threading.Lock()
         self._waiting: dict[str, _Reply] = {}
@@ -131,7 +133,7 @@ class RpcClient:
             timeout_s = min(timeout_s, remaining_s)
         deadline = time.monotonic() + timeout_s
         self._start()
-        correlation_id = str(uuid.uuid4())
+        correlation_id = f"{self._id}.{next(self._numbers)}"
         future = _Reply(f"{request.service}.{request.method}")
         try:
             self._send(request, correlation_id, deadline, parent, future)
