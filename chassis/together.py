@@ -18,9 +18,12 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Generic, TypeVar
+
+from chassis.context import nobodys_call
+from contracts.errors import DeadlineExceeded, ServiceError, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -115,3 +118,29 @@ class Together(Generic[JobT, OutcomeT]):
                 self._waiting[0].called.set()
             else:
                 self._is_led = False
+
+
+class AskedTogether(Generic[JobT, OutcomeT]):
+    """What many ask another service at the same moment, in one call.
+
+    ``ask`` answers about several, and leaves out those of whom nothing is known. A service that
+    does not answer is asked once for all of them.
+    """
+
+    def __init__(self, ask: Callable[[Sequence[JobT]], Mapping[JobT, OutcomeT]]) -> None:
+        self._ask = ask
+        self._questions = Together(self._ask_all, lambda one: self._ask([one]).get(one))
+
+    def find(self, about: JobT) -> OutcomeT | None:
+        """The answer about one; None where there is none. Raises what the call raises."""
+        return self._questions.do(about)
+
+    def _ask_all(self, questions: Sequence[JobT]) -> list[OutcomeT | Exception | Alone | None]:
+        try:
+            with nobodys_call():
+                found = self._ask(list(dict.fromkeys(questions)))
+        except ServiceError as error:
+            if len(questions) > 1 and not isinstance(error, DeadlineExceeded | Unavailable):
+                raise
+            return [error] * len(questions)
+        return [found.get(question) for question in questions]

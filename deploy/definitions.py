@@ -79,7 +79,7 @@ LOGINS = (
             "wallet.close_key",
             "wallet.debit",
             "wallet.debit_all",
-            "wallet.get_wallet",
+            "wallet.get_wallets",
             "wallet.hold",
             "wallet.refund",
             "wallet.void",

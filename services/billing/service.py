@@ -73,7 +73,7 @@ from services.billing.deployments.queries import (
     what_burns,
 )
 from services.billing.forecast import runways
-from services.billing.forecast.balances import balance_micros
+from services.billing.forecast.balances import wallet_of
 from services.billing.forecast.burn_rate import analyse
 from services.billing.forecast.forecast import foretell
 from services.billing.forecast.runways import Lookout
@@ -224,10 +224,10 @@ class BillingService:
 
     @rpc
     def get_burn_rate(self, request: GetBurnRate) -> BurnRate:
-        balance = balance_micros(self.caller, request.user_id, get_settings().call_timeout_s)
+        wallet = wallet_of(self.caller, request.user_id, get_settings().call_timeout_s)
         with self.database.read() as session:
             burning = what_burns(session, request.user_id, request.limit)
-        return analyse(balance, burning, utc_now())
+        return analyse(wallet.balance_micros if wallet else 0, burning, utc_now())
 
     @rpc
     def get_forecast(self, request: GetForecast) -> Forecast:

@@ -6,9 +6,8 @@ from datetime import datetime, timedelta
 from typing import Protocol
 from uuid import UUID
 
-from chassis.context import nobodys_call
-from chassis.together import Alone, Together
-from contracts.errors import DeadlineExceeded, NotFound, Unavailable
+from chassis.together import AskedTogether
+from contracts.errors import NotFound
 from contracts.messages import ReplyT, Request
 from contracts.wallet import (
     AccountStatus,
@@ -59,7 +58,7 @@ class WalletQuestions:
 
     def __init__(self, caller: CallsServices) -> None:
         self._caller = caller
-        self._balances = Together(self._balances_of, self._balance)
+        self._balances = AskedTogether(self._balances_of)
 
     def funds(self, user_id: UUID, now: datetime) -> Funds:
         """Errors: ``Unavailable``, ``DeadlineExceeded``. Nobody's wallet is an empty one."""
@@ -75,22 +74,14 @@ class WalletQuestions:
 
     def balance(self, user_id: UUID) -> Funds:
         """The same without a look whether it is idle: one question. Errors: as :meth:`funds`."""
-        try:
-            return self._balances.do(user_id)
-        except NotFound:
-            return Funds(available_micros=0)
+        return self._balances.find(user_id) or Funds(available_micros=0)
 
     def _balance(self, user_id: UUID) -> Funds:
         return _funds(self._caller.call(GetWallet(user_id=user_id), WALLET_TIMEOUT_S))
 
-    def _balances_of(self, user_ids: Sequence[UUID]) -> list[Funds | Exception | Alone]:
-        try:
-            with nobodys_call():
-                found = self._caller.call(GetWallets(user_ids=list(user_ids)), WALLET_TIMEOUT_S)
-        except (DeadlineExceeded, Unavailable) as error:
-            return [error] * len(user_ids)
-        funds = {wallet.user_id: _funds(wallet) for wallet in found.wallets}
-        return [funds.get(user_id, Funds(available_micros=0)) for user_id in user_ids]
+    def _balances_of(self, user_ids: Sequence[UUID]) -> dict[UUID, Funds]:
+        found = self._caller.call(GetWallets(user_ids=list(user_ids)), WALLET_TIMEOUT_S)
+        return {wallet.user_id: _funds(wallet) for wallet in found.wallets}
 
     def entry(self, key: str) -> Entry | None:
         """What the ledger did under this key, None if nothing. Errors: as :meth:`funds`."""

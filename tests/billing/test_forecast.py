@@ -36,7 +36,7 @@ from tests.system import System
 SEEDS = int(os.environ.get("FORECAST_SEEDS", "4"))
 
 
-@dataclass
+@dataclass(eq=False)
 class Wire:
     """The tenant's wallet is real; what auto top-up charges is what the test says."""
 

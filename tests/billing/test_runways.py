@@ -12,7 +12,7 @@ from chassis.client import RpcClient
 from chassis.database import Connected
 from contracts.errors import Unavailable
 from contracts.topup import GetAutoTopupState
-from contracts.wallet import GetWallet
+from contracts.wallet import GetWallets
 from services.billing.forecast import runways
 from services.billing.forecast.runways import Lookout
 from services.billing.models import RunwayRow
@@ -148,7 +148,7 @@ def test_a_wallet_that_does_not_answer_is_asked_again(tenant: Watched, when: str
     tenant.now = month(1) - 7 * DAY
     tenant.changes()
     tenant.now += DAY / 24
-    tenant.wire.lose(is_a(GetWallet), when)
+    tenant.wire.lose(is_a(GetWallets), when)
 
     tenant.lookout.run()
     silent = tenant.warned()

@@ -238,6 +238,20 @@ def test_a_snapshot_cannot_write(database: Connected) -> None:
         session.execute(text("CREATE TABLE written ()"))
 
 
+def test_there_are_no_more_connections_than_were_asked_for(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chassis.database.POOL_TIMEOUT_S", 0.1)
+    narrow = connect(postgres.admin_url, pool_size=1)
+
+    with narrow.begin() as session:
+        session.execute(text("SELECT 1"))
+        with pytest.raises(PoolTimeout), narrow.begin() as other:
+            other.execute(text("SELECT 1"))
+
+    narrow.engine.dispose()
+
+
 def test_a_database_that_is_left_keeps_no_connection(postgres: Postgres) -> None:
     name = f"left_{new_id().hex}"
     left = connect(postgres.create_database(name))

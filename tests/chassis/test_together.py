@@ -6,7 +6,8 @@ from threading import Event
 
 import pytest
 
-from chassis.together import ALONE, Alone, Together
+from chassis.together import ALONE, Alone, AskedTogether, Together
+from contracts.errors import DeadlineExceeded, ServiceError, Unavailable
 from tests.patience import PATIENCE_S, eventually
 
 
@@ -109,3 +110,41 @@ def test_what_is_refused_by_itself_is_raised(number: int) -> None:
 
     with pytest.raises(ValueError, match="unlucky"):
         work.together.do(number)
+
+
+def test_a_service_is_asked_once_about_all_who_are_asked_about_meanwhile() -> None:
+    asked: list[list[int]] = []
+    is_free = Event()
+
+    def ask(numbers: Sequence[int]) -> dict[int, str]:
+        asked.append(sorted(numbers))
+        if len(asked) == 1:
+            is_free.wait(PATIENCE_S)
+        return {number: str(number) for number in numbers if number < 9}
+
+    questions = AskedTogether(ask)
+    with ThreadPoolExecutor() as pool:
+        answers = [pool.submit(questions.find, 1)]
+        eventually(lambda: asked)
+        answers += [pool.submit(questions.find, number) for number in (2, 2, 9)]
+        eventually(lambda: len(questions._questions._waiting), is_right=lambda count: count == 3)
+        is_free.set()
+        assert [answer.result(PATIENCE_S) for answer in answers] == ["1", "2", "2", None]
+
+    assert asked == [[1], [2, 9]]
+
+
+@pytest.mark.parametrize(
+    "error", [Unavailable("away"), DeadlineExceeded("silent"), ServiceError("not so")]
+)
+def test_what_came_of_one_question_is_raised_and_not_asked_again(error: Exception) -> None:
+    asked: list[Sequence[int]] = []
+
+    def ask(numbers: Sequence[int]) -> dict[int, str]:
+        asked.append(numbers)
+        raise error
+
+    with pytest.raises(type(error)):
+        AskedTogether(ask).find(1)
+
+    assert asked == [[1]]

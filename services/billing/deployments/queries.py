@@ -1,7 +1,7 @@
 """Looking at deployments."""
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from sqlalchemy import func, select
@@ -31,12 +31,22 @@ HISTORY_MAX = 200
 """How many changes of one deployment are shown; the newest."""
 
 
+class Burns(Protocol):
+    """What costs something every month: its row, or one in a forecast."""
+
+    deployment_id: UUID
+    name: str
+    category: str
+    status: str
+    monthly_cost_micros: int
+
+
 class Burning(NamedTuple):
     """What costs a user something every month: how many, their sum, and the dearest of them."""
 
     total: int
     monthly_micros: int
-    dearest: list[DeploymentRow]
+    dearest: Sequence[Burns]
 
 
 def get_deployment(session: Session, command: GetDeployment, rules: BillingSettings) -> Deployment:

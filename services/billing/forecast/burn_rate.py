@@ -4,13 +4,13 @@ The formulas stand in :class:`contracts.billing.BurnRate`. Each figure is rounde
 the exact monthly cost: the parts need not add up to the last micro-dollar of the whole.
 """
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from chassis.money import divide_half_even
 from contracts.billing import BurnRate, DeploymentBurnRate, DeploymentStatus
 from contracts.catalog import Category
-from services.billing.deployments.queries import Burning
-from services.billing.models import DeploymentRow
+from services.billing.deployments.queries import Burning, Burns
 
 DAYS_PER_MONTH = 30
 HOURS_PER_MONTH = DAYS_PER_MONTH * 24
@@ -33,7 +33,20 @@ def analyse(balance_micros: int, burning: Burning, now: datetime) -> BurnRate:
     )
 
 
-def _part(row: DeploymentRow, monthly_micros: int) -> DeploymentBurnRate:
+def burning_among(found: Iterable[Burns], limit: int) -> Burning:
+    """What burns of these, the ``limit`` dearest by name."""
+    burns = [
+        each
+        for each in found
+        if each.status == DeploymentStatus.ACTIVE and each.monthly_cost_micros > 0
+    ]
+    dearest = sorted(burns, key=lambda each: (-each.monthly_cost_micros, each.deployment_id))
+    return Burning(
+        len(burns), sum(each.monthly_cost_micros for each in burns), list(dearest[:limit])
+    )
+
+
+def _part(row: Burns, monthly_micros: int) -> DeploymentBurnRate:
     return DeploymentBurnRate(
         deployment_id=row.deployment_id,
         deployment_name=row.name,

@@ -22,12 +22,13 @@ from contracts.billing import (
     ForecastKind,
     GetForecast,
 )
-from contracts.errors import NotFound, ServiceError
+from contracts.errors import ServiceError
 from contracts.messages import MAX_AMOUNT_MICROS, ReplyT, Request
 from contracts.topup import ForecastSchedule, GetAutoTopupState, ScheduleForecast, Spending
-from contracts.wallet import AccountStatus, GetWallet
-from services.billing.deployments.queries import own_deployment, what_burns
-from services.billing.forecast.burn_rate import analyse
+from contracts.wallet import AccountStatus
+from services.billing.deployments.queries import own_deployment
+from services.billing.forecast.balances import wallet_of
+from services.billing.forecast.burn_rate import analyse, burning_among
 from services.billing.forecast.months_ahead import (
     Change,
     Due,
@@ -67,13 +68,15 @@ def foretell(
     """See :class:`contracts.billing.GetForecast`."""
     with database.read() as session:
         found = tenancies(session, request.user_id)
+        burning = burning_among(found, request.dearest) if request.dearest else None
         if request.without is not None:
             own_deployment(session, request.user_id, request.without)
             found = [each for each in found if each.deployment_id != request.without]
-        burning = what_burns(session, request.user_id, request.dearest) if request.dearest else None
     until = midnight(now.date() + _DAY * (request.days + 1))
     planned = schedule(found, now, until, rules)
     told = _ask(rpc, request.user_id, planned, until, rules)
+    # As it is today: what is played changes prices.
+    burn_rate = analyse(told.balance_micros, burning, now) if burning else None
     ahead = MonthsAhead(now, rules, told.available_micros, told.is_frozen, _credits(told))
     ahead.play(found, until)
     shortage = ahead.shortage
@@ -86,7 +89,7 @@ def foretell(
         days_until_empty=(shortage.day - now.date()).days if shortage else None,
         is_auto_topup_known=told.automatic is not None,
         auto_topup_refusal=told.automatic.reason if told.automatic else "",
-        burn_rate=analyse(told.balance_micros, burning, now) if burning else None,
+        burn_rate=burn_rate,
     )
 
 
@@ -104,15 +107,14 @@ def _ask(
 ) -> Found:
     """The wallet and the top-up service at once. Raises what the wallet raises."""
     state = _begin(rpc, GetAutoTopupState(user_id=user_id))
-    balance_micros, available_micros, is_frozen = 0, 0, False
     try:
-        wallet = rpc.call(GetWallet(user_id=user_id), rules.call_timeout_s)
-        balance_micros, available_micros = wallet.balance_micros, wallet.available_micros
-        is_frozen = wallet.status is AccountStatus.FROZEN
-    except NotFound:
-        pass  # Who has no wallet yet has nothing in it.
+        wallet = wallet_of(rpc, user_id, rules.call_timeout_s)
     finally:
         automatic = state()
+    # Who has no wallet yet has nothing in it.
+    balance_micros = wallet.balance_micros if wallet else 0
+    available_micros = wallet.available_micros if wallet else 0
+    is_frozen = wallet is not None and wallet.status is AccountStatus.FROZEN
     charges = None
     if automatic is not None:
         floor_micros = automatic.threshold_micros or 0 if automatic.state == "active" else 0

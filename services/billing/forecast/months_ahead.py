@@ -42,6 +42,7 @@ class Tenancy:
 
     deployment_id: UUID
     name: str
+    category: str
     status: str
     status_changed_at: datetime
     billing_period: str
@@ -57,10 +58,15 @@ class Tenancy:
     new_price_micros: int | None
     new_price_from: datetime | None
     ended_at: datetime | None
+    is_owing: bool = False
     owed: list[Owed] = field(default_factory=list)
 
 
-_COLUMNS = [getattr(DeploymentRow, each.name) for each in fields(Tenancy) if each.name != "owed"]
+_COLUMNS = [
+    getattr(DeploymentRow, each.name)
+    for each in fields(Tenancy)
+    if each.name not in ("is_owing", "owed")
+]
 
 
 class Due(NamedTuple):
@@ -95,9 +101,9 @@ class Shortage(NamedTuple):
 def tenancies(session: Session, user_id: UUID) -> list[Tenancy]:
     """All of this user's that will cost something unless their owner acts."""
     is_due = and_(PeriodRow.user_id == user_id, PeriodRow.status == PeriodStatus.DUE)
-    owing = select(PeriodRow.deployment_id).where(is_due)
+    is_owing = DeploymentRow.deployment_id.in_(select(PeriodRow.deployment_id).where(is_due))
     rows = session.execute(
-        select(*_COLUMNS)
+        select(*[*_COLUMNS, is_owing])
         .where(
             DeploymentRow.user_id == user_id,
             or_(
@@ -106,12 +112,14 @@ def tenancies(session: Session, user_id: UUID) -> list[Tenancy]:
                     DeploymentRow.monthly_cost_micros > 0,
                     DeploymentRow.paid_until.is_not(None),
                 ),
-                DeploymentRow.deployment_id.in_(owing),
+                is_owing,
             ),
         )
         .order_by(DeploymentRow.deployment_id)
     )
     found = {row.deployment_id: Tenancy(*row) for row in rows}
+    if not any(each.is_owing for each in found.values()):
+        return list(found.values())
     for period in session.scalars(select(PeriodRow).where(is_due).order_by(PeriodRow.starts_at)):
         tenancy, kind = found.get(period.deployment_id), PeriodKind(period.kind)
         # The month of one that does not run is being asked for, or given up, at this moment.
