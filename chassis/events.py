@@ -17,7 +17,6 @@ while (:attr:`chassis.settings.ServiceSettings.retry_delays_s`); after the last 
 once if it makes no sense, it becomes a dead letter. Nothing is dropped.
 """
 
-import functools
 import logging
 import sys
 from collections import deque
@@ -54,7 +53,6 @@ def event_handler(event_class: type[EventT]) -> Callable[[Handler[EventT]], Call
     """Make a method the handler of ``event_class``. The service needs a ``database``."""
 
     def decorate(method: Handler[EventT]) -> Callable[..., None]:
-        @functools.wraps(method)
         def handle(service: Any, payload: Any) -> None:
             event = event_class.model_validate(payload)
             with service.database.begin() as session:
@@ -78,7 +76,6 @@ def events_handler(
     """
 
     def decorate(method: ManyHandler[EventT]) -> Callable[..., None]:
-        @functools.wraps(method)
         def handle(service: Any, payloads: Sequence[Any]) -> None:
             # What was delivered twice is one event.
             events = {each.event_id: each for each in map(event_class.model_validate, payloads)}

@@ -150,6 +150,9 @@ def test_what_nobody_wants_from_memory_is_kept_and_holds_up_nothing(
     relay._mark()
 
     assert (broker.took, unsent(database)) == ([2], [1])
+    with database.read() as session:
+        query = "SELECT attempts FROM outbox ORDER BY id"
+        assert list(session.scalars(text(query))) == [1, 0]
 
 
 def test_an_event_that_nobody_wants_is_tried_less_and_less_often(
@@ -198,6 +201,33 @@ def test_the_relay_looks_again_at_once_soon_or_later(
     soon, later = outbox.POLL_INTERVAL_S, outbox.IDLE_INTERVAL_S
     assert seen == [soon, later, "declared", soon, later]
     assert next(found, None) is None
+
+
+@pytest.mark.usefixtures("beside")
+def test_what_was_sent_is_marked_a_moment_later(
+    relay: OutboxRelay, database: Connected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses_s: list[float] = []
+    now_s = 0.0
+
+    def wait(pause_s: float) -> None:
+        nonlocal now_s
+        pauses_s.append(pause_s)
+        if len(pauses_s) == 1:
+            store(database, 1)
+        else:
+            now_s += pause_s
+        relay._stopping = len(pauses_s) == 3
+
+    monkeypatch.setattr(outbox, "time", SimpleNamespace(monotonic=lambda: now_s))
+    monkeypatch.setattr(outbox, "IDLE_INTERVAL_S", 10 * outbox.MARK_AFTER_S)
+    monkeypatch.setattr(relay, "relay_batch", lambda: 0)
+    monkeypatch.setattr(relay, "_wait", wait)
+    monkeypatch.setattr(relay, "_finish", lambda: None)
+    relay._run()
+
+    assert pauses_s[1] == pytest.approx(outbox.MARK_AFTER_S)
+    assert unsent(database) == []
 
 
 def test_a_relay_that_was_woken_waits_the_next_time(relay: OutboxRelay) -> None:

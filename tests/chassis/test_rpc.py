@@ -208,7 +208,7 @@ def test_a_bad_argument_is_refused_by_name(
 
 
 def test_an_unknown_method_is_an_error_at_once(probe: Probe) -> None:
-    with pytest.raises(errors.ServiceError, match="MethodNotFound"):
+    with pytest.raises(errors.ServiceError, match="MethodNotFound: unheard_of"):
         probe.rpc.call(Unheard(), timeout_s=5)
 
 

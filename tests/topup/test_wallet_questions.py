@@ -62,7 +62,7 @@ def asked_behind(
     first = pool.submit(questions.balance, RICH)
     assert eventually(lambda: bool(slow.asked))
     others = [pool.submit(questions.balance, user_id) for user_id in user_ids]
-    assert eventually(lambda: len(questions._balances._waiting) == len(user_ids))
+    assert eventually(lambda: len(questions._balances._questions._waiting) == len(user_ids))
     slow.is_free.set()
     assert first.result(PATIENCE_S).available_micros == 25 * USD
     return [other.result for other in others]
