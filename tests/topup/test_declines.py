@@ -250,6 +250,23 @@ def test_the_card_that_was_confirmed_is_charged_from_now_on(desk: Desk, first: s
     assert settings.payment_method_id == customer.cards()[-1] != customer.cards()[0]
 
 
+def test_the_backup_stays_when_another_card_is_confirmed(desk: Desk) -> None:
+    customer = desk.customer()
+    first, backup = customer.cards()[0], customer.add_card(Card.DISPUTED)
+    desk.wallet.balances[customer.user_id] = 10**12
+    customer.configure(payment_method_id=first, backup_payment_method_id=backup)
+    desk.wallet.balances[customer.user_id] = 0
+    desk.sandbox.behave(first, "pm_card_authenticationRequired")
+    customer.ask(needed_micros=5 * USD)
+    desk.sandbox.pay(str(customer.topups()[-1].session_id), Card.MASTERCARD)
+
+    receive(desk, events_of(desk, "payment_intent.succeeded")[-1])
+
+    settings = customer.settings()
+    assert settings.payment_method_id not in (None, first, backup)
+    assert settings.backup_payment_method_id == backup
+
+
 def test_a_late_webhook_does_not_bring_back_the_card_that_was_confirmed(desk: Desk) -> None:
     customer = desk.customer()
     desk.sandbox.behave(customer.cards()[0], "pm_card_authenticationRequired")

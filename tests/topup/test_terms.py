@@ -351,6 +351,10 @@ def test_a_preview_says_what_would_be_charged_and_to_which_card(desk: Desk) -> N
     )
 
 
+def test_a_preview_closes_the_whole_gap_up_to_the_next_cent(desk: Desk) -> None:
+    assert preview_of(desk, desk.customer(), 40 * USD + 1).amount_micros == 40_010_000
+
+
 def test_a_preview_says_why_not(desk: Desk) -> None:
     customer = desk.customer(daily_limit_micros=30 * USD)
     till = desk.till
