@@ -1,6 +1,7 @@
 """The catalog: products and who changes them, prices, quotes."""
 
 from enum import StrEnum
+from itertools import pairwise
 from typing import Annotated
 from uuid import UUID
 
@@ -79,10 +80,41 @@ class ProductField(Value):
     length_max: Annotated[int, Field(ge=1, le=500)] = 100
 
 
+QUANTITY_MAX = 1_000_000_000_000
+"""More units than one record of usage, or a tier, ever counts."""
+
+
+class MeterTier(Value):
+    """What units cost that go above so many in a month, until the next tier begins."""
+
+    above_units: Annotated[int, Field(strict=True, ge=1, le=QUANTITY_MAX)]
+    price_micros: PriceMicros
+
+
+class Meter(Value):
+    """Something that is measured and paid by how much was used of it, in whole ``unit`` s.
+
+    In each month of a deployment the first ``included_units`` cost nothing; what goes above them
+    costs ``price_micros`` for ``per_units`` units, and in a tier that tier's price for as many.
+    Tiers count all units of the month, the included ones too, and lie above those.
+    """
+
+    key: FieldKey
+    label: ShortText
+    unit: Annotated[
+        str, StringConstraints(strip_whitespace=True, min_length=1, max_length=20), Storable
+    ]
+    price_micros: PriceMicros
+    per_units: Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)] = 1
+    included_units: Annotated[int, Field(strict=True, ge=0, le=QUANTITY_MAX)] = 0
+    tiers: Annotated[list[MeterTier], Field(max_length=20)] = Field(default_factory=list)
+
+
 class Product(Reply):
     """A thing for sale. ``stock`` is None where there is no end to it.
 
-    ``fields`` are what is asked of its buyer. Those of one ``family`` are sizes of the same thing.
+    ``fields`` are what is asked of its buyer, ``meters`` what is charged by how much was used of
+    it, beside its price. Those of one ``family`` are sizes of the same thing.
     What is retired is sold no more, and stays for who has it.
     """
 
@@ -100,6 +132,7 @@ class Product(Reply):
     specification: list[SpecificationItem]
     stock: int | None = None
     fields: list[ProductField] = Field(default_factory=list)
+    meters: list[Meter] = Field(default_factory=list)
     family: str | None = None
     is_retired: bool = False
 
@@ -153,6 +186,19 @@ def _declared(fields: list[ProductField]) -> list[ProductField]:
     return fields
 
 
+def _metered(meters: list[Meter]) -> list[Meter]:
+    keys = [meter.key for meter in meters]
+    if len(set(keys)) != len(keys):
+        raise ValueError("each meter has a key of its own")
+    for meter in meters:
+        begins = [meter.included_units, *(tier.above_units for tier in meter.tiers)]
+        if any(earlier >= later for earlier, later in pairwise(begins)):
+            raise ValueError(
+                f"{meter.key}: each tier begins above the one before, and above what is included"
+            )
+    return meters
+
+
 Slug = Annotated[
     str,
     StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=100),
@@ -167,6 +213,7 @@ Summary = Annotated[
 Description = Annotated[str, StringConstraints(max_length=10_000), Storable]
 Specification = Annotated[list[SpecificationItem], Field(max_length=50)]
 Fields = Annotated[list[ProductField], Field(max_length=20), AfterValidator(_declared)]
+Meters = Annotated[list[Meter], Field(max_length=20), AfterValidator(_metered)]
 Units = Annotated[int, Field(strict=True, ge=0, le=1_000_000)]
 
 
@@ -190,6 +237,7 @@ class CreateProduct(Command[Product], service=SERVICE, method="create_product"):
     specification: Specification = Field(default_factory=list)
     stock: Units | None = None
     fields: Fields = Field(default_factory=list)
+    meters: Meters = Field(default_factory=list)
     family: Slug | None = None
     featured_rank: Annotated[int, Field(strict=True, ge=0, le=1_000_000)] = 1_000_000
     reason: ShortText
@@ -200,8 +248,9 @@ class ChangeProduct(Command[Product], service=SERVICE, method="change_product"):
     """Change what is given of a product, and leave the rest. Errors: ``NotFound``, ``Conflict``.
 
     A price is for purchases from now on; who has the product pays the old one until a notice has
-    passed. ``stock_change`` adds units to the stock, or takes some of those that are left; only a
-    product with an end to its stock has one.
+    passed. ``meters`` are replaced as a whole, and are for purchases from now on: who has the
+    product keeps those that it was bought with. ``stock_change`` adds units to the stock, or takes
+    some of those that are left; only a product with an end to its stock has one.
     """
 
     product_id: UUID
@@ -213,6 +262,7 @@ class ChangeProduct(Command[Product], service=SERVICE, method="change_product"):
     price_micros: PriceMicros | None = None
     specification: Specification | None = None
     fields: Fields | None = None
+    meters: Meters | None = None
     family: Slug | None = None
     stock_change: Annotated[int, Field(strict=True, ge=-1_000_000, le=1_000_000)] = 0
     reason: ShortText
@@ -228,9 +278,10 @@ class RetireProduct(Command[Product], service=SERVICE, method="retire_product"):
 
 
 class PastPrice(Value):
-    """A price, and from when it was asked."""
+    """A price, with what its meters cost, and from when it was asked."""
 
     price_micros: PriceMicros
+    meters: list[Meter] = Field(default_factory=list)
     since: Moment
     reason: str
     actor: str

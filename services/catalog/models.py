@@ -32,6 +32,7 @@ class ProductRow(Base):
     specification: Mapped[list[dict[str, Any]]] = mapped_column(JSONB)
     stock: Mapped[int | None] = mapped_column(Integer)
     fields: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, default=list)
+    meters: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, default=list)
     family: Mapped[str | None]
     retired_at: Mapped[datetime | None]
     featured_rank: Mapped[int] = mapped_column(Integer)
@@ -44,13 +45,14 @@ class ProductRow(Base):
 
 
 class ProductPriceRow(Base):
-    """What a product costs from a moment on, until the next one; by whom, and why."""
+    """What a product and its meters cost from a moment on, until the next one; by whom, and why."""
 
     __tablename__ = "product_prices"
 
     product_id: Mapped[UUID] = mapped_column(ForeignKey("products.product_id"), primary_key=True)
     since: Mapped[datetime] = mapped_column(primary_key=True)
     price_micros: Mapped[int] = mapped_column(BigInteger)
+    meters: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, default=list)
     actor: Mapped[str]
     reason: Mapped[str]
 

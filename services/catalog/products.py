@@ -12,6 +12,7 @@ from contracts.catalog import (
     BillingPeriod,
     Category,
     ListProducts,
+    Meter,
     Product,
     ProductField,
     ProductPage,
@@ -105,6 +106,7 @@ def as_product(row: ProductRow) -> Product:
         specification=[SpecificationItem.model_validate(item) for item in row.specification],
         stock=row.stock,
         fields=[ProductField.model_validate(field) for field in row.fields],
+        meters=[Meter.model_validate(meter) for meter in row.meters],
         family=row.family,
         is_retired=row.retired_at is not None,
     )

@@ -19,6 +19,7 @@ from contracts.catalog import (
     ChangeProduct,
     CreateProduct,
     GetPriceHistory,
+    Meter,
     PastPrice,
     PriceHistory,
     Product,
@@ -37,7 +38,7 @@ PRICES_MAX = 200
 SellersCommand = CreateProduct | ChangeProduct | RetireProduct
 
 _AS_GIVEN = ("name", "summary", "description", "provider_name", "location", "family")
-_AS_JSON = ("specification", "fields")
+_AS_JSON = ("specification", "fields", "meters")
 
 
 def create(session: Session, now: datetime, command: CreateProduct) -> Product:
@@ -71,6 +72,7 @@ def change(session: Session, now: datetime, command: ChangeProduct) -> Product:
         return as_product(row)
     row = _locked(session, command.product_id)
     given = command.model_dump(mode="json")
+    asked_before = row.price_micros, row.meters
     for name in (*_AS_GIVEN, *_AS_JSON):
         if given[name] is not None:
             setattr(row, name, given[name])
@@ -78,7 +80,6 @@ def change(session: Session, now: datetime, command: ChangeProduct) -> Product:
     events: list[Event] = [_changed(now, row)]
     if command.price_micros is not None and command.price_micros != row.price_micros:
         old_price_micros, row.price_micros = row.price_micros, command.price_micros
-        _price(session, now, row, command)
         events.append(
             ProductPriceChanged(
                 event_id=new_id(),
@@ -88,6 +89,8 @@ def change(session: Session, now: datetime, command: ChangeProduct) -> Product:
                 price_micros=row.price_micros,
             )
         )
+    if (row.price_micros, row.meters) != asked_before:
+        _price(session, now, row, command)
     _note(session, now, row, command, *events)
     return as_product(row)
 
@@ -118,7 +121,11 @@ def price_history(session: Session, command: GetPriceHistory) -> PriceHistory:
     return PriceHistory(
         prices=[
             PastPrice(
-                price_micros=row.price_micros, since=row.since, reason=row.reason, actor=row.actor
+                price_micros=row.price_micros,
+                meters=[Meter.model_validate(meter) for meter in row.meters],
+                since=row.since,
+                reason=row.reason,
+                actor=row.actor,
             )
             for row in rows
         ]
@@ -168,6 +175,7 @@ def _price(
             product_id=row.product_id,
             since=now,
             price_micros=row.price_micros,
+            meters=row.meters,
             actor=command.actor,
             reason=command.reason,
         )

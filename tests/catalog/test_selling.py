@@ -19,6 +19,7 @@ from contracts.catalog import (
     FieldKind,
     GetPriceHistory,
     ListProducts,
+    Meter,
     Product,
     ProductField,
     QuoteLine,
@@ -207,6 +208,24 @@ def test_a_price_that_is_repeated_is_changed_once(
     assert len(prices(database, made.product_id)) == 2
 
 
+def test_meters_have_a_history_and_are_for_who_buys_from_then_on(
+    database: Connected, create: Callable[..., Product]
+) -> None:
+    old = Meter(key="traffic", label="Traffic", unit="GB", price_micros=20_000)
+    new = old.model_copy(update={"price_micros": 10_000, "included_units": 100})
+    made = create(meters=[old])
+
+    change(database, made.product_id, meters=[new])
+    change(database, made.product_id, 2 * HOUR, meters=[new])
+    changed = change(database, made.product_id, 3 * HOUR, name="Renamed")
+
+    assert (made.meters, changed.meters) == ([old], [new])
+    with database.read() as session:
+        history = selling.price_history(session, GetPriceHistory(product_id=made.product_id))
+    assert [each.meters for each in history.prices] == [[new], [old]]
+    assert [name for name, _ in told(database)].count("price_changed") == 0
+
+
 def test_stock_is_added_and_taken_and_never_less_than_nothing(
     database: Connected, create: Callable[..., Product]
 ) -> None:
@@ -273,6 +292,9 @@ def test_a_family_is_listed_by_itself(database: Connected, create: Callable[...,
     assert listed(database, family="vms") == ["Small"]
 
 
+METER = {"key": "traffic", "label": "Traffic", "unit": "GB", "price_micros": 1}
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -287,6 +309,14 @@ def test_a_family_is_listed_by_itself(database: Connected, create: Callable[...,
         {"fields": [{"key": "a", "label": "A", "kind": "choice"}]},
         {"fields": [{"key": "a", "label": "A", "kind": "text"}] * 2},
         {"fields": [{"key": "A", "label": "A", "kind": "text"}]},
+        {"meters": [METER, METER]},
+        {"meters": [{**METER, "per_units": 0}]},
+        {"meters": [{**METER, "tiers": [{"above_units": 5, "price_micros": 1}] * 2}]},
+        {
+            "meters": [
+                {**METER, "included_units": 5, "tiers": [{"above_units": 5, "price_micros": 1}]}
+            ]
+        },
     ],
     ids=str,
 )

@@ -56,9 +56,30 @@ class ProductFieldReply(ApiReply):
     length_max: int
 
 
+class TierReply(ApiReply):
+    """What ``per_units`` cost above so many units in a month."""
+
+    above_units: int
+    price_micros: Usd = Field(serialization_alias="price_usd")
+
+
+class MeterReply(ApiReply):
+    """What is charged by use: ``included_units`` of a month cost nothing, what goes above them
+    ``price_usd`` for ``per_units``, and in a tier that tier's price for as many."""
+
+    key: str
+    label: str
+    unit: str
+    price_micros: Usd = Field(serialization_alias="price_usd")
+    per_units: int
+    included_units: int
+    tiers: list[TierReply]
+
+
 class ProductReply(ApiReply):
-    """``stock`` is null where there is no end to it. ``fields`` are what is asked of a buyer. Those
-    of one ``family`` are sizes of the same thing. What ``is_retired`` is sold no more."""
+    """``stock`` is null where there is no end to it. ``fields`` are what is asked of a buyer,
+    ``meters`` what use costs beside the price. Those of one ``family`` are sizes of the same
+    thing. What ``is_retired`` is sold no more."""
 
     product_id: UUID
     slug: str
@@ -74,6 +95,7 @@ class ProductReply(ApiReply):
     stock: int | None
     available: bool
     fields: list[ProductFieldReply]
+    meters: list[MeterReply]
     family: str | None
     is_retired: bool
 

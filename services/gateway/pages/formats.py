@@ -10,7 +10,7 @@ from markupsafe import Markup
 from chassis.clock import utc_now
 from chassis.money import MICROS_PER_CENT, MINUS, divide_half_even, format_usd, from_cents
 from contracts.billing import ChangeCause, DeploymentChange, DeploymentStatus, PurchaseStatus
-from contracts.catalog import BillingPeriod, Category, Product, SortOrder
+from contracts.catalog import BillingPeriod, Category, Meter, Product, SortOrder
 from contracts.topup import TopupStatus, Trigger, brand_name
 from contracts.wallet import Noted, Transaction, TransactionKind
 
@@ -130,6 +130,19 @@ def period_suffix(period: BillingPeriod) -> str:
     return "/month" if period is BillingPeriod.MONTH else ""
 
 
+def meter_price(meter: Meter) -> str:
+    """``100 GB free, then $0.02 per GB; above 1,000 GB $0.01 per GB``, each month."""
+    per = f"{meter.per_units:,} {meter.unit}" if meter.per_units > 1 else meter.unit
+    text = f"{format_usd(meter.price_micros)} per {per}"
+    if meter.included_units:
+        text = f"{meter.included_units:,} {meter.unit} free, then {text}"
+    tiers = [
+        f"; above {tier.above_units:,} {meter.unit} {format_usd(tier.price_micros)} per {per}"
+        for tier in meter.tiers
+    ]
+    return f"{text}{''.join(tiers)}, each month"
+
+
 def day(moment: date | None) -> str:
     """``22 Nov 2026``."""
     return f"{moment.day} {moment:%b %Y}" if moment else ""
@@ -227,6 +240,7 @@ def install(templates: Environment) -> None:
         price=price,
         duration=duration,
         period_suffix=period_suffix,
+        meter_price=meter_price,
         day=day,
         day_in_words=day_in_words,
         dollars=dollars,
