@@ -2,13 +2,13 @@
 
 from datetime import date
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Self
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
 
-from contracts.catalog import BillingPeriod, Category, FieldKey
+from contracts.catalog import QUANTITY_MAX, BillingPeriod, Category, FieldKey
 from contracts.messages import (
     AmountMicros,
     Command,
@@ -399,6 +399,112 @@ class ReportDeployment(Request[Deployment], service=SERVICE, method="report_depl
     access: Access | None = None
 
 
+RecordId = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100), Storable
+]
+
+
+class UsageRecord(Value):
+    """So much of a meter was used by a deployment, in whole units of the meter, at ``used_at``.
+
+    ``record_id`` is the caller's choice, once for each deployment: what it is repeated with counts
+    once. A negative quantity takes back some of the record that ``corrects`` names, at its time.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    record_id: RecordId
+    deployment_id: UUID
+    meter: FieldKey
+    quantity: Annotated[int, Field(strict=True, ge=-QUANTITY_MAX, le=QUANTITY_MAX)]
+    used_at: Moment
+    corrects: RecordId | None = None
+
+    @model_validator(mode="after")
+    def _signed(self) -> Self:
+        if self.corrects is None and self.quantity <= 0:
+            raise ValueError("a quantity is at least 1, and less only in what corrects a record")
+        if self.corrects is not None and self.quantity >= 0:
+            raise ValueError("what corrects a record takes some of it back: -1 or less")
+        return self
+
+
+class UsageAnswer(StrEnum):
+    """What became of a record; ``repeated``: it had been taken before."""
+
+    ACCEPTED = "accepted"
+    REPEATED = "repeated"
+    REFUSED = "refused"
+
+
+class UsageRefusal(StrEnum):
+    """Why a record was not taken."""
+
+    NOT_FOUND = "not_found"
+    UNKNOWN_METER = "unknown_meter"
+    RECORD_CONFLICT = "record_conflict"
+    NOT_RUNNING = "not_running"
+    TOO_LATE = "too_late"
+    IN_THE_FUTURE = "in_the_future"
+    NOTHING_TO_CORRECT = "nothing_to_correct"
+    LIMIT_EXCEEDED = "limit_exceeded"
+
+
+class UsageResult(Value):
+    """The answer to one record; ``code`` and ``message`` say why it was refused."""
+
+    record_id: str
+    answer: UsageAnswer
+    code: UsageRefusal | None = None
+    message: str = ""
+
+
+class UsageResults(Reply):
+    """One result for each record, in their order."""
+
+    results: list[UsageResult]
+
+
+class RecordUsage(Request[UsageResults], service=SERVICE, method="record_usage"):
+    """A provisioner's account of what was used, up to 1,000 records, each by itself.
+
+    Sent again, what was taken is ``repeated``. ``BadRequest`` for a record that is none refuses
+    the whole call; nothing is taken then.
+    """
+
+    records: Annotated[list[UsageRecord], Field(min_length=1, max_length=1_000)]
+
+
+class MeteredDay(Value):
+    """What was used of a meter on one day (UTC), and what that comes to.
+
+    The day costs what the month costs with it, less what it cost before: the days of a month come
+    to its price.
+    """
+
+    day: date
+    meter: FieldKey
+    label: str
+    unit: str
+    quantity: int
+    amount_micros: SignedMicros
+
+
+class Usage(Reply):
+    """The newest day first. ``due_micros`` was used and is not paid yet, on whatever day."""
+
+    days: list[MeteredDay]
+    due_micros: TotalMicros
+
+
+class GetUsage(Request[Usage], service=SERVICE, method="get_usage"):
+    """What was used of a deployment on the last ``days`` days. ``NotFound`` for another's."""
+
+    user_id: UUID
+    deployment_id: UUID
+    days: Annotated[int, Field(strict=True, ge=1, le=366)] = 30
+
+
 FeeBps = Annotated[int, Field(strict=True, ge=0, le=10_000)]
 """A fee in basis points: 1,000 are 10 %."""
 
@@ -426,9 +532,9 @@ class ProductSales(Value):
     """What was sold of one product on one day (UTC).
 
     ``units`` were bought, ``renewals`` are months of earlier ones. ``gross_micros`` is what was
-    paid for both, and for time that ran unpaid. ``refunded_micros`` went back to buyers on that
-    day, for ``units_refunded`` bought on any. ``fee_micros`` is what the marketplace kept, less
-    what of it went back; ``net_micros`` = gross − refunded − fee is what the wallet got.
+    paid for both, for time that ran unpaid, and for usage. ``refunded_micros`` went back to buyers
+    on that day, for ``units_refunded`` bought on any. ``fee_micros`` is what the marketplace kept,
+    less what of it went back; ``net_micros`` = gross − refunded − fee is what the wallet got.
     """
 
     day: date

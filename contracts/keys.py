@@ -46,6 +46,11 @@ def debt_key(refund_key: str) -> str:
     return f"owed:{refund_key}"
 
 
+def usage_key(charge_id: UUID) -> str:
+    """What was used of a user's deployments is paid."""
+    return f"usage:{charge_id}"
+
+
 def payout_key(payout_id: UUID) -> str:
     """What is to be paid out is set aside."""
     return f"payout:{payout_id}"

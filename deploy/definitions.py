@@ -110,6 +110,7 @@ LOGINS = (
             "billing.get_deployment",
             "billing.get_forecast",
             "billing.get_purchase",
+            "billing.get_usage",
             "billing.list_deployments",
             "billing.list_payouts",
             "billing.list_purchases",
@@ -167,7 +168,7 @@ LOGINS = (
 
 PROVISIONER = Login(
     "provisioner",
-    calls=("billing.report_deployment",),
+    calls=("billing.record_usage", "billing.report_deployment"),
     listens_to=("billing",),
     answers=False,
     is_ours=True,

@@ -73,7 +73,8 @@ class PurchaseRow(Base):
 class PurchaseLineRow(Base):
     """A line of a purchase, with the price at which it was made.
 
-    ``is_stocked``: there was an end to the product's stock. ``choices`` is what its buyer said.
+    ``is_stocked``: there was an end to the product's stock. ``choices`` is what its buyer said,
+    ``meters`` what is charged by use, at the prices of then.
     ``fee_bps`` is what the marketplace keeps of what somebody else sells; without one all of it.
     """
 
@@ -91,6 +92,7 @@ class PurchaseLineRow(Base):
     amount_micros: Mapped[int] = mapped_column(BigInteger)
     is_stocked: Mapped[bool]
     choices: Mapped[dict[str, str]] = mapped_column(JSONB, default=dict)
+    meters: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, default=list)
     fee_bps: Mapped[int | None] = mapped_column(Integer)
 
 
@@ -333,6 +335,87 @@ class RunwayRow(Base):
     user_id: Mapped[UUID] = mapped_column(primary_key=True)
     due_at: Mapped[datetime | None]
     warned_days: Mapped[int | None] = mapped_column(Integer)
+
+
+class UsageRecordRow(Base):
+    """So much of a meter was used; see :mod:`services.billing.usage.taking`.
+
+    ``record_id`` is its caller's choice. One with a negative quantity corrects another one.
+    """
+
+    __tablename__ = "usage_records"
+
+    deployment_id: Mapped[UUID] = mapped_column(
+        ForeignKey("deployments.deployment_id"), primary_key=True
+    )
+    record_id: Mapped[str] = mapped_column(primary_key=True)
+    meter: Mapped[str]
+    month_starts_at: Mapped[datetime]
+    used_at: Mapped[datetime]
+    quantity: Mapped[int] = mapped_column(BigInteger)
+    corrects: Mapped[str | None]
+    recorded_at: Mapped[datetime]
+
+
+class UsageTotalRow(Base):
+    """What was used of a meter in one month of a deployment, and what of it stands in charges."""
+
+    __tablename__ = "usage_totals"
+
+    deployment_id: Mapped[UUID] = mapped_column(
+        ForeignKey("deployments.deployment_id"), primary_key=True
+    )
+    meter: Mapped[str] = mapped_column(primary_key=True)
+    month_starts_at: Mapped[datetime] = mapped_column(primary_key=True)
+    month_ends_at: Mapped[datetime]
+    user_id: Mapped[UUID]
+    quantity: Mapped[int] = mapped_column(BigInteger)
+    charged_quantity: Mapped[int] = mapped_column(BigInteger, default=0)
+    charged_micros: Mapped[int] = mapped_column(BigInteger, default=0)
+
+
+class UsageWalletRow(Base):
+    """A wallet that pays for usage. ``due_at`` is when it is charged next.
+
+    What is not charged yet was used from ``used_from`` until ``used_until``. Who writes anything
+    about the usage of a wallet holds this row.
+    """
+
+    __tablename__ = "usage_wallets"
+
+    user_id: Mapped[UUID] = mapped_column(primary_key=True)
+    used_from: Mapped[datetime | None]
+    used_until: Mapped[datetime | None]
+    due_at: Mapped[datetime | None]
+
+
+class UsageChargeRow(Base):
+    """What one transaction of a wallet pays for usage, from before the wallet hears of it."""
+
+    __tablename__ = "usage_charges"
+
+    charge_id: Mapped[UUID] = mapped_column(primary_key=True)
+    user_id: Mapped[UUID]
+    amount_micros: Mapped[int] = mapped_column(BigInteger)
+    description: Mapped[str]
+    transaction_id: Mapped[UUID | None]
+    created_at: Mapped[datetime]
+    paid_at: Mapped[datetime | None]
+
+
+class UsageChargeLineRow(Base):
+    """What a charge is for: what was used of one meter in one month and not charged before."""
+
+    __tablename__ = "usage_charge_lines"
+
+    charge_id: Mapped[UUID] = mapped_column(ForeignKey("usage_charges.charge_id"), primary_key=True)
+    deployment_id: Mapped[UUID] = mapped_column(
+        ForeignKey("deployments.deployment_id"), primary_key=True
+    )
+    meter: Mapped[str] = mapped_column(primary_key=True)
+    month_starts_at: Mapped[datetime] = mapped_column(primary_key=True)
+    quantity: Mapped[int] = mapped_column(BigInteger)
+    amount_micros: Mapped[int] = mapped_column(BigInteger)
 
 
 class StockReleaseRow(Base):

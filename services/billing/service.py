@@ -30,6 +30,7 @@ from contracts.billing import (
     GetDeployment,
     GetForecast,
     GetPurchase,
+    GetUsage,
     ListDeployments,
     ListPayouts,
     ListPurchases,
@@ -41,6 +42,7 @@ from contracts.billing import (
     ProviderFee,
     Purchase,
     PurchasePage,
+    RecordUsage,
     RefundPurchase,
     RefusePayout,
     RenameDeployment,
@@ -54,6 +56,8 @@ from contracts.billing import (
     StartDeployment,
     StartPurchase,
     StopDeployment,
+    Usage,
+    UsageResults,
 )
 from contracts.catalog import ProductPriceChanged
 from contracts.topup import (
@@ -91,6 +95,10 @@ from services.billing.renewals.resizes import Resizes
 from services.billing.sales import fees
 from services.billing.sales.statements import list_sales
 from services.billing.settings import get_settings
+from services.billing.usage import charging
+from services.billing.usage.charging import UsageCharges
+from services.billing.usage.queries import get_usage
+from services.billing.usage.taking import record_usage
 
 SWEEP_INTERVAL_S = 2.0
 ASLEEP_S = 5.0
@@ -98,7 +106,7 @@ ASLEEP_S = 5.0
 
 
 class BillingService:
-    """Purchases, deployments, renewals, earnings, the forecast. It calls the catalog and the
+    """Purchases, deployments, renewals, usage, earnings, the forecast. It calls the catalog and the
     wallet, and asks the top-up service what it would charge."""
 
     name = SERVICE
@@ -156,6 +164,16 @@ class BillingService:
             row = report_deployment(session, utc_now(), request, get_settings())
             runways.look_soon(session, utc_now(), row.user_id)
             return single(session, row, get_settings())
+
+    @rpc
+    def record_usage(self, request: RecordUsage) -> UsageResults:
+        with self.database.begin() as session:
+            return record_usage(session, utc_now(), request, get_settings())
+
+    @rpc
+    def get_usage(self, request: GetUsage) -> Usage:
+        with self.database.read() as session:
+            return get_usage(session, utc_now(), request)
 
     @rpc
     def rename_deployment(self, request: RenameDeployment) -> Deployment:
@@ -239,6 +257,7 @@ class BillingService:
         money_came(session, utc_now(), event.user_id)
         runways.look_whether_restored(session, utc_now(), event.user_id)
         debts.money_came(session, utc_now(), event.user_id)
+        charging.money_came(session, utc_now(), event.user_id)
 
     @event_handler(TopupFailed)
     def explain_failed_topup(self, session: Session, event: TopupFailed) -> None:
@@ -280,6 +299,16 @@ class BillingService:
         if next_at is None or next_at > utc_now():
             return next_at
         self._renewals().run()
+        return None
+
+    @timer(interval_s=SWEEP_INTERVAL_S, asleep_s=ASLEEP_S)
+    def charge_usage(self) -> datetime | None:
+        """What was used in the hours that are over."""
+        with self.database.read() as session:
+            next_at = charging.DUE.next_at(session)
+        if next_at is None or next_at > utc_now():
+            return next_at
+        UsageCharges(self.database, self.caller, get_settings(), utc_now).run()
         return None
 
     @timer(interval_s=SWEEP_INTERVAL_S, asleep_s=ASLEEP_S)

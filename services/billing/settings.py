@@ -67,6 +67,9 @@ class BillingSettings(ServiceSettings):
     renewal_retry_s: Annotated[int, Field(ge=1)] = 6 * 3600
     """How long after a wallet did not pay it is asked again, unless money comes sooner."""
 
+    usage_window_s: Annotated[int, Field(ge=0)] = 3 * DAY_S
+    """How long after something was used its record is taken."""
+
     call_timeout_s: Annotated[int, Field(ge=1, le=30)] = 3
     """How long one call to the catalog or the wallet may take."""
 
@@ -94,6 +97,10 @@ class BillingSettings(ServiceSettings):
     @property
     def renewal_retry(self) -> timedelta:
         return timedelta(seconds=self.renewal_retry_s)
+
+    @property
+    def usage_window(self) -> timedelta:
+        return timedelta(seconds=self.usage_window_s)
 
     @property
     def suspended(self) -> timedelta:

@@ -1,6 +1,6 @@
 """Billing on a real database, and with the catalog and the wallet as real processes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from chassis.database import Connected, connect
 from contracts.billing import PurchaseLine, StartPurchase
-from contracts.catalog import BillingPeriod, Category, Product, Quote, QuotedLine
+from contracts.catalog import BillingPeriod, Category, Meter, Product, Quote, QuotedLine
 from services.billing.models import PurchaseRow
 from services.billing.purchases import recording
 from services.billing.purchases.claims import Claim
@@ -37,6 +37,7 @@ def database(billing_database: Connected) -> Connected:
             text(
                 "TRUNCATE purchases, purchase_lines, deployments, deployment_changes, periods,"
                 " payouts, refunds, refunded_units, debts, stock_releases, fee_changes, sales,"
+                " usage_records, usage_totals, usage_wallets, usage_charges, usage_charge_lines,"
                 " runways, outbox, inbox"
             )
         )
@@ -55,6 +56,7 @@ def quoted(
     period: str = "month",
     name: str = "VM-Production",
     provider_id: UUID | None = None,
+    meters: Sequence[Meter] = (),
 ) -> QuotedLine:
     """A line as the catalog quotes it."""
     product = Product(
@@ -69,6 +71,7 @@ def quoted(
         price_micros=price_micros,
         billing_period=BillingPeriod(period),
         specification=[],
+        meters=list(meters),
     )
     return QuotedLine(
         product=product,

@@ -6,6 +6,7 @@ of the 31st stays one. All of it is UTC.
 
 import calendar
 from datetime import datetime
+from typing import NamedTuple
 
 from chassis.money import divide_half_even
 
@@ -23,6 +24,19 @@ def month_end(anchor: datetime, moment: datetime) -> datetime:
     number = (moment.year - anchor.year) * 12 + moment.month - anchor.month
     end = one_month_after(anchor, number)
     return end if end > moment else one_month_after(anchor, number + 1)
+
+
+class Month(NamedTuple):
+    """A month that counts from an anchor."""
+
+    starts_at: datetime
+    ends_at: datetime
+
+
+def month_at(anchor: datetime, moment: datetime) -> Month:
+    """The month that runs at ``moment``, which is not before the anchor."""
+    end = month_end(anchor, moment)
+    return Month(_month_start(anchor, end), end)
 
 
 def cost_micros(anchor: datetime, monthly_micros: int, start: datetime, end: datetime) -> int:

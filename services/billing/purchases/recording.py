@@ -121,6 +121,7 @@ _LINE = {
     "amount_micros": "bigint",
     "is_stocked": "boolean",
     "choices": "jsonb",
+    "meters": "jsonb",
     "fee_bps": "integer",
 }
 _INSERT_LINES = Bulk("INSERT INTO purchase_lines ({columns}) SELECT * FROM {rows}", **_LINE)
@@ -247,6 +248,7 @@ def _lines(order: Order, fees: Mapping[UUID, int]) -> list[PurchaseLineRow]:
             is_stocked=quoted.product.stock is not None,
             fee_bps=fees.get(quoted.product.provider_id) if quoted.product.provider_id else None,
             choices=choices.given(line),
+            meters=[meter.model_dump(mode="json") for meter in quoted.product.meters],
         )
         for position, (line, quoted) in enumerate(
             zip(order.command.lines, order.quote.lines, strict=True)

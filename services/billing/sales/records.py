@@ -18,6 +18,7 @@ from services.billing.sales.shares import Price
 class SaleKind(StrEnum):
     PURCHASE = "purchase"
     RENEWAL = "renewal"
+    USAGE = "usage"
     REFUND = "refund"
 
 

@@ -12,6 +12,8 @@ from contracts.errors import BadRequest
 from services.billing.models import SaleRow
 from services.billing.sales.records import SaleKind
 
+_EARNED = (SaleKind.PURCHASE, SaleKind.RENEWAL, SaleKind.USAGE)
+
 
 def list_sales(session: Session, command: ListSales) -> SalesPage:
     """A page of what this user sold, the newest day first."""
@@ -23,9 +25,9 @@ def list_sales(session: Session, command: ListSales) -> SalesPage:
             _total(SaleRow.units, SaleKind.PURCHASE).label("units"),
             _total(SaleRow.units, SaleKind.RENEWAL).label("renewals"),
             _total(SaleRow.units, SaleKind.REFUND).label("units_refunded"),
-            _total(SaleRow.gross_micros, SaleKind.PURCHASE, SaleKind.RENEWAL).label("gross_micros"),
+            _total(SaleRow.gross_micros, *_EARNED).label("gross_micros"),
             _total(SaleRow.gross_micros, SaleKind.REFUND).label("refunded_micros"),
-            _total(SaleRow.fee_micros, SaleKind.PURCHASE, SaleKind.RENEWAL).label("fee"),
+            _total(SaleRow.fee_micros, *_EARNED).label("fee"),
             _total(SaleRow.fee_micros, SaleKind.REFUND).label("fee_back"),
         )
         .where(SaleRow.provider_id == command.user_id)

@@ -1,5 +1,6 @@
 """What runs, and how long the money lasts."""
 
+from datetime import date
 from typing import Annotated
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from contracts.billing import (
     DeploymentStatus,
     GetBurnRate,
     GetDeployment,
+    GetUsage,
     ListDeployments,
     ListResizes,
     RenameDeployment,
@@ -23,7 +25,7 @@ from contracts.billing import (
 )
 from contracts.catalog import Category
 from services.gateway.api.endpoint import endpoint
-from services.gateway.api.shapes import ApiBody, ApiReply, CursorText, Limit, Usd
+from services.gateway.api.shapes import ApiBody, ApiReply, CursorText, Days, Limit, Usd
 from services.gateway.backend import call
 from services.gateway.people.users import CurrentUser
 
@@ -117,6 +119,29 @@ class DeploymentReplies(ApiReply):
     next_cursor: str | None
 
 
+class UsageQuery(ApiBody):
+    days: Days = 30
+
+
+class MeteredDayReply(ApiReply):
+    """What was used of a meter on one day (UTC), in its units, and what that comes to: what the
+    month costs with the day, less what it cost before it."""
+
+    day: date
+    meter: str
+    label: str
+    unit: str
+    quantity: int
+    amount_micros: Usd = Field(serialization_alias="amount_usd")
+
+
+class UsageReply(ApiReply):
+    """The newest day first. ``due_usd`` was used, on whatever day, and is not paid yet."""
+
+    days: list[MeteredDayReply]
+    due_micros: Usd = Field(serialization_alias="due_usd")
+
+
 class BurnRateQuery(ApiBody):
     limit: Limit = 100
 
@@ -163,6 +188,20 @@ def get_deployment(user: CurrentUser, deployment_id: UUID) -> DeploymentReply:
     """One deployment, what it is going to cost, and what happened to it."""
     return DeploymentReply.of(
         call(GetDeployment(user_id=user.user_id, deployment_id=deployment_id))
+    )
+
+
+@endpoint(
+    blueprint,
+    "GET",
+    "/api/deployments/<uuid:deployment_id>/usage",
+    query=UsageQuery,
+    reply=UsageReply,
+)
+def get_usage(user: CurrentUser, deployment_id: UUID, query: UsageQuery) -> UsageReply:
+    """What was used of one deployment on the last ``days`` days, today included."""
+    return UsageReply.of(
+        call(GetUsage(user_id=user.user_id, deployment_id=deployment_id, days=query.days))
     )
 
 

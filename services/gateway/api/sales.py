@@ -32,9 +32,9 @@ class SalesQuery(ApiBody):
 
 class ProductSalesReply(ApiReply):
     """What was sold of one product on one day (UTC). ``units`` were bought, ``renewals`` are months
-    of earlier ones, and ``gross_usd`` was paid for both. ``refunded_usd`` went back on that day.
-    ``fee_usd`` is the marketplace's, and ``net_usd`` = gross − refunded − fee came into the wallet:
-    less than nothing where more was given back than sold."""
+    of earlier ones, and ``gross_usd`` was paid for both and for usage. ``refunded_usd`` went
+    back on that day. ``fee_usd`` is the marketplace's, and ``net_usd`` = gross − refunded − fee
+    came into the wallet: less than nothing where more was given back than sold."""
 
     day: date
     product_id: UUID

@@ -14,6 +14,7 @@ from contracts.billing import (
     CancelWhen,
     Deployment,
     GetDeployment,
+    GetUsage,
     ListResizes,
     RenameDeployment,
     ResizeDeployment,
@@ -41,12 +42,14 @@ def single(deployment_id: UUID) -> str:
     deployment = call(GetDeployment(user_id=user_id, deployment_id=deployment_id))
     product = show_if_it_answers(GetProduct(product_id=str(deployment.product_id)))
     sizes = ask(ListResizes(user_id=user_id, deployment_id=deployment_id))
+    usage = show_if_it_answers(GetUsage(user_id=user_id, deployment_id=deployment_id))
     now = utc_now()
     return render_template(
         "deployment.html",
         deployment=deployment,
         sizes=sizes.options if sizes else [],
         labels={field.key: field.label for field in product.fields} if product else {},
+        usage=usage,
         now=now,
         month_micros=_month_micros(deployment, now),
         start_micros=_start_micros(deployment, now),

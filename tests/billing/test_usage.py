@@ -1,0 +1,652 @@
+"""Usage: records that count once, rated as a whole, charged by the hour with the real wallet."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from sqlalchemy import select, text
+
+from chassis.client import RpcClient
+from chassis.database import Connected
+from contracts.billing import GetUsage, ListSales, RecordUsage, UsageRecord
+from contracts.billing import UsageRefusal as Refusal
+from contracts.catalog import QUANTITY_MAX, Meter, MeterTier
+from contracts.errors import NotFound
+from contracts.wallet import DebitAll, HouseAccount, Statement, TransactionKind
+from services.billing.deployments.months import month_at, one_month_after
+from services.billing.models import DeploymentRow, UsageChargeLineRow, UsageTotalRow
+from services.billing.sales.statements import list_sales
+from services.billing.usage import charging
+from services.billing.usage.charging import UsageCharges
+from services.billing.usage.queries import get_usage
+from services.billing.usage.rating import rated_micros
+from services.billing.usage.taking import COST_MAX_MICROS, next_hour, record_usage
+from tests.billing.conftest import RULES
+from tests.billing.test_earnings import Market
+from tests.billing.test_lost_answers import LOST, is_a
+from tests.billing.test_renewals import BOUGHT, PRICE, Tenant
+from tests.locks import done_after
+from tests.system import System
+
+HOUR = timedelta(hours=1)
+USD = 1_000_000
+TRAFFIC = Meter(
+    key="traffic",
+    label="Traffic",
+    unit="GB",
+    price_micros=20_000,
+    included_units=100,
+    tiers=[
+        MeterTier(above_units=1_000, price_micros=10_000),
+        MeterTier(above_units=5_000, price_micros=0),
+    ],
+)
+CALLS = Meter(key="calls", label="Calls", unit="call", price_micros=1_500, per_units=1_000)
+HOURS = Meter(key="hours", label="Hours", unit="hour", price_micros=USD)
+
+# Rating.
+
+
+@pytest.mark.parametrize(
+    ("meter", "quantity", "micros"),
+    [
+        # Written by hand: 100 GB included, then $0.02 up to 1,000, $0.01 up to 5,000, then free.
+        (TRAFFIC, 0, 0),
+        (TRAFFIC, 100, 0),
+        (TRAFFIC, 101, 20_000),
+        (TRAFFIC, 1_000, 18_000_000),
+        (TRAFFIC, 1_001, 18_010_000),
+        (TRAFFIC, 5_000, 58_000_000),
+        (TRAFFIC, 9_000, 58_000_000),
+        # $0.0015 for a thousand calls: half a micro-dollar goes to the even one.
+        (CALLS, 1, 2),
+        (CALLS, 3, 4),
+        (CALLS, 5, 8),
+        (CALLS, 1_000, 1_500),
+        (HOURS, 7, 7_000_000),
+    ],
+)
+def test_a_quantity_costs_what_its_tiers_say(meter: Meter, quantity: int, micros: int) -> None:
+    assert rated_micros(meter, quantity) == micros
+
+
+@st.composite
+def a_meter(draw: st.DrawFn) -> Meter:
+    begins = sorted(draw(st.sets(st.integers(0, 2_000), min_size=1, max_size=4)))
+    price = st.integers(0, 5_000)
+    return Meter(
+        key="any",
+        label="Any",
+        unit="GB",
+        price_micros=draw(price),
+        per_units=draw(st.integers(1, 1_000)),
+        included_units=begins[0],
+        tiers=[MeterTier(above_units=each, price_micros=draw(price)) for each in begins[1:]],
+    )
+
+
+@given(a_meter(), st.integers(0, 3_000))
+def test_a_total_is_rated_unit_by_unit_and_rounded_once(meter: Meter, quantity: int) -> None:
+    prices = {meter.included_units: meter.price_micros}
+    prices |= {tier.above_units: tier.price_micros for tier in meter.tiers}
+    micros = sum(
+        price
+        for unit in range(quantity)
+        if (price := next((prices[b] for b in sorted(prices, reverse=True) if unit >= b), None))
+    )
+
+    assert abs(rated_micros(meter, quantity) * meter.per_units - micros) * 2 <= meter.per_units
+
+
+@given(a_meter(), st.lists(st.integers(1, 500), max_size=20), st.randoms())
+def test_however_it_is_parted_it_costs_what_the_whole_costs(
+    meter: Meter, parts: list[int], chance: Any
+) -> None:
+    def charged(parts: list[int]) -> int:
+        total = micros = 0
+        for part in parts:
+            total += part
+            micros += rated_micros(meter, total) - micros
+        return micros
+
+    shuffled = list(parts)
+    chance.shuffle(shuffled)
+
+    assert charged(shuffled) == charged(parts) == rated_micros(meter, sum(parts))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"per_units": 0},
+        {"key": "Traffic"},
+        {"unit": " "},
+        {"price_micros": -1},
+        {"included_units": -1},
+        {"tiers": [MeterTier(above_units=1, price_micros=0)] * 21},
+    ],
+)
+def test_a_meter_that_makes_no_sense_is_none(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Meter.model_validate({**HOURS.model_dump(), **changes})
+
+
+# Records.
+
+
+class Metered(Tenant):
+    """A user with one deployment that is measured, by a clock that the test sets."""
+
+    def __init__(self, stack: System, database: Connected) -> None:
+        super().__init__(stack, database)
+        self.rpc = stack.rpc
+        self.deployment_id = self.gets_deployment(TRAFFIC, CALLS, HOURS)
+        self.charges = UsageCharges(database, cast(RpcClient, self.wire), RULES, lambda: self.now)
+        self.now = BOUGHT + 5 * HOUR
+
+    def gets_deployment(self, *meters: Meter, **more: Any) -> UUID:
+        now, self.now = self.now, BOUGHT
+        (deployment_id,) = self.deploys(meters=meters, **more)
+        self.now = now
+        return deployment_id
+
+    def record(self, quantity: int = 1, meter: Meter = HOURS, **more: Any) -> UsageRecord:
+        told: dict[str, Any] = {
+            "record_id": f"{uuid4()}",
+            "deployment_id": self.deployment_id,
+            "meter": meter.key,
+            "quantity": quantity,
+            "used_at": self.now - HOUR,
+            **more,
+        }
+        return UsageRecord.model_validate(told)
+
+    def tells(self, *records: UsageRecord) -> list[str]:
+        """What billing answers to each: the code of a refusal, or that it was taken."""
+        with self.database.begin() as session:
+            told = record_usage(session, self.now, RecordUsage(records=list(records)), RULES)
+        assert [each.record_id for each in told.results] == [each.record_id for each in records]
+        assert all(bool(each.message) == bool(each.code) for each in told.results)
+        return [str(each.code or each.answer) for each in told.results]
+
+    def uses(self, quantity: int = 1, meter: Meter = HOURS, **more: Any) -> UsageRecord:
+        record = self.record(quantity, meter, **more)
+        assert self.tells(record) == ["accepted"]
+        return record
+
+    def total(self, meter: Meter = HOURS) -> int:
+        query = select(UsageTotalRow.quantity).where(
+            UsageTotalRow.deployment_id == self.deployment_id, UsageTotalRow.meter == meter.key
+        )
+        with self.database.read() as session:
+            return sum(session.scalars(query))
+
+    def pays(self, hours: int = 1) -> None:
+        """Lives until the end of the hour."""
+        for _ in range(hours):
+            self.now = next_hour(self.now)
+            self.charges.run()
+
+    @property
+    def statement(self) -> list[tuple[int, str]]:
+        page = self.rpc.call(Statement(user_id=self.user_id, kinds=[TransactionKind.USAGE]))
+        return [(each.amount_micros, each.description) for each in reversed(page.transactions)]
+
+    @property
+    def paid(self) -> list[int]:
+        return [micros for micros, _ in self.statement]
+
+    def sees_usage(self, days: int = 30, **more: Any) -> list[tuple[str, str, int, int]]:
+        return [
+            (f"{each.day:%m-%d}", each.meter, each.quantity, each.amount_micros)
+            for each in self.looks(days, **more).days
+        ]
+
+    def looks(self, days: int = 30, user_id: UUID | None = None) -> Any:
+        command = GetUsage(
+            user_id=user_id or self.user_id, deployment_id=self.deployment_id, days=days
+        )
+        with self.database.read() as session:
+            return get_usage(session, self.now, command)
+
+
+@pytest.fixture
+def tenant(stack: System, database: Connected) -> Metered:
+    return Metered(stack, database)
+
+
+def test_a_record_counts_once_however_often_it_is_told(tenant: Metered) -> None:
+    record = tenant.record(3)
+
+    assert tenant.tells(record, record) == ["accepted", "repeated"]
+    assert tenant.tells(record) == ["repeated"]
+    assert tenant.total() == 3
+
+
+@pytest.mark.parametrize("other", [{"quantity": 4}, {"meter": "calls"}, {"used_at": BOUGHT + HOUR}])
+def test_another_record_under_the_same_id_is_refused_by_itself(
+    tenant: Metered, other: dict[str, Any]
+) -> None:
+    first = tenant.uses(3)
+    second = first.model_copy(update=other)
+
+    assert tenant.tells(second, tenant.record(5)) == [Refusal.RECORD_CONFLICT, "accepted"]
+    assert tenant.total() == 8
+
+
+def test_the_same_id_of_another_deployment_is_another_record(tenant: Metered) -> None:
+    first = tenant.uses(3)
+    other = tenant.record(4, record_id=first.record_id, deployment_id=tenant.gets_deployment(HOURS))
+
+    assert tenant.tells(other, first) == ["accepted", "repeated"]
+    assert tenant.total() == 3
+
+
+def test_what_is_not_there_or_not_measured_is_refused(tenant: Metered) -> None:
+    unmeasured = tenant.gets_deployment()
+
+    assert tenant.tells(
+        tenant.record(deployment_id=uuid4()),
+        tenant.record(meter=HOURS.model_copy(update={"key": "other"})),
+        tenant.record(deployment_id=unmeasured),
+        tenant.record(),
+    ) == [Refusal.NOT_FOUND, Refusal.UNKNOWN_METER, Refusal.UNKNOWN_METER, "accepted"]
+
+
+def test_nothing_is_used_in_the_future_or_too_long_ago_on_the_instant(tenant: Metered) -> None:
+    tenant.now = BOUGHT + 10 * RULES.usage_window
+    moment = timedelta(microseconds=1)
+    oldest = tenant.now - RULES.usage_window
+
+    assert tenant.tells(
+        tenant.record(used_at=tenant.now),
+        tenant.record(used_at=tenant.now + moment),
+        tenant.record(used_at=oldest),
+        tenant.record(used_at=oldest - moment),
+    ) == ["accepted", Refusal.IN_THE_FUTURE, "accepted", Refusal.TOO_LATE]
+
+
+def test_a_record_that_is_repeated_too_late_is_repeated(tenant: Metered) -> None:
+    record = tenant.uses()
+
+    tenant.now += 2 * RULES.usage_window
+
+    assert tenant.tells(record) == ["repeated"]
+
+
+def test_nothing_is_used_before_it_ran_or_after_it_ended_on_the_instant(tenant: Metered) -> None:
+    ended_at = BOUGHT + 3 * HOUR
+    moment = timedelta(microseconds=1)
+    with tenant.database.begin() as session:
+        session.get_one(DeploymentRow, tenant.deployment_id).ended_at = ended_at
+
+    assert tenant.tells(
+        tenant.record(used_at=BOUGHT),
+        tenant.record(used_at=BOUGHT - moment),
+        tenant.record(used_at=ended_at),
+        tenant.record(used_at=ended_at + moment),
+    ) == ["accepted", Refusal.NOT_RUNNING, "accepted", Refusal.NOT_RUNNING]
+
+
+def test_what_is_being_set_up_uses_nothing(tenant: Metered) -> None:
+    with tenant.database.begin() as session:
+        session.get_one(DeploymentRow, tenant.deployment_id).active_at = None
+
+    assert tenant.tells(tenant.record()) == [Refusal.NOT_RUNNING]
+    assert tenant.sees_usage() == []
+
+
+def test_a_correction_takes_back_what_a_record_said_and_no_more(tenant: Metered) -> None:
+    first = tenant.uses(10)
+    tenant.uses(5)
+    less: dict[str, Any] = {"corrects": first.record_id, "used_at": first.used_at}
+
+    assert tenant.tells(
+        tenant.record(-4, **less), tenant.record(-7, **less), tenant.record(-6, **less)
+    ) == ["accepted", Refusal.NOTHING_TO_CORRECT, "accepted"]
+    assert tenant.tells(tenant.record(-1, **less)) == [Refusal.NOTHING_TO_CORRECT]
+    assert tenant.total() == 5
+
+
+def test_a_correction_names_a_record_of_its_meter_and_time_that_is_none_itself(
+    tenant: Metered,
+) -> None:
+    first = tenant.uses(10)
+    of_calls = tenant.uses(10, CALLS)
+    correction = tenant.uses(-1, corrects=first.record_id, used_at=first.used_at)
+    at = first.used_at
+
+    assert (
+        tenant.tells(
+            tenant.record(-1, corrects="unknown", used_at=at),
+            tenant.record(-1, corrects=of_calls.record_id, used_at=at),
+            tenant.record(-1, corrects=correction.record_id, used_at=at),
+            tenant.record(-1, corrects=first.record_id, used_at=at - HOUR),
+        )
+        == [Refusal.NOTHING_TO_CORRECT] * 4
+    )
+    assert tenant.total() == 9
+
+
+def test_a_record_and_its_correction_may_come_together(tenant: Metered) -> None:
+    first = tenant.record(10)
+    correction = tenant.record(-10, corrects=first.record_id, used_at=first.used_at)
+
+    assert tenant.tells(correction, first, correction) == [
+        Refusal.NOTHING_TO_CORRECT,
+        "accepted",
+        "accepted",
+    ]
+    assert tenant.total() == 0
+
+
+def test_what_no_month_ever_costs_is_refused(tenant: Metered) -> None:
+    most = COST_MAX_MICROS // USD
+
+    assert tenant.tells(
+        tenant.record(most + 1), tenant.record(most - 1), tenant.record(1), tenant.record(1)
+    ) == [Refusal.LIMIT_EXCEEDED, "accepted", "accepted", Refusal.LIMIT_EXCEEDED]
+    assert tenant.tells(tenant.record(QUANTITY_MAX, TRAFFIC), tenant.record(1, TRAFFIC)) == [
+        "accepted",
+        Refusal.LIMIT_EXCEEDED,
+    ]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"quantity": 0},
+        {"quantity": -1},
+        {"quantity": 1, "corrects": "a"},
+        {"quantity": QUANTITY_MAX + 1},
+        {"quantity": 1.5},
+        {"quantity": True},
+        {"record_id": ""},
+        {"record_id": "x" * 101},
+        {"record_id": "\0"},
+        {"used_at": 1_700_000_000},
+        {"unknown": 1},
+    ],
+    ids=str,
+)
+def test_what_is_no_record_is_refused(changes: dict[str, Any]) -> None:
+    sound = {
+        "record_id": "a",
+        "deployment_id": str(uuid4()),
+        "meter": "hours",
+        "quantity": 1,
+        "used_at": "2026-03-02T12:00:00Z",
+    }
+    UsageRecord.model_validate(sound)
+
+    with pytest.raises(ValidationError):
+        UsageRecord.model_validate({**sound, **changes})
+
+
+def test_the_same_record_at_the_same_moment_counts_once(tenant: Metered) -> None:
+    record = tenant.record(3)
+
+    def told(session: Any) -> None:
+        record_usage(session, tenant.now, RecordUsage(records=[record]), RULES)
+
+    assert done_after(tenant.database, told, lambda: tenant.tells(record)) == ["repeated"]
+    assert tenant.total() == 3
+
+
+# Charges.
+
+
+def test_an_hours_usage_is_one_transaction_with_a_line_for_each_meter(tenant: Metered) -> None:
+    tenant.gets(100 * USD)
+    tenant.uses(2, used_at=BOUGHT + HOUR)
+    tenant.uses(3)
+    tenant.uses(101, TRAFFIC)
+
+    tenant.charges.run()
+    before = tenant.paid
+    tenant.pays(3)
+
+    assert before == []
+    assert tenant.statement == [
+        (-5_020_000, "Usage of VM-Production, 2026-01-31 10:00–14:00 UTC"),
+    ]
+    line = UsageChargeLineRow
+    with tenant.database.read() as session:
+        lines = session.execute(select(line.meter, line.quantity, line.amount_micros)).all()
+    assert sorted(map(tuple, lines)) == [("hours", 5, 5_000_000), ("traffic", 101, 20_000)]
+
+
+def test_many_charges_come_to_what_one_would(tenant: Metered) -> None:
+    tenant.gets(100 * USD)
+    for quantity in (1, 1, 1, 700, 1, 3):
+        tenant.uses(quantity, CALLS)
+        tenant.pays()
+
+    assert -sum(tenant.paid) == rated_micros(CALLS, 707)
+    assert len(tenant.paid) == 6
+
+
+def test_a_statement_names_one_of_several_and_two_days(tenant: Metered) -> None:
+    tenant.gets(100 * USD)
+    tenant.now = BOUGHT + 15 * HOUR
+    tenant.uses(used_at=BOUGHT + HOUR)
+    tenant.uses(deployment_id=tenant.gets_deployment(HOURS, name="VM-Other"), used_at=tenant.now)
+
+    tenant.pays()
+
+    assert tenant.statement == [
+        (
+            -2 * USD,
+            "Usage of VM-Production and 1 more, 2026-01-31 10:00 to 2026-02-01 01:00 UTC",
+        )
+    ]
+
+
+def test_each_wallet_pays_for_its_own_and_one_without_money_holds_up_nobody(
+    tenant: Metered, stack: System, database: Connected
+) -> None:
+    poor, frozen = Metered(stack, database), Metered(stack, database)
+    tenant.gets(USD)
+    frozen.gets(USD)
+    frozen.freezes()
+    for each in (poor, frozen, tenant):
+        each.uses()
+
+    tenant.pays()
+
+    assert (poor.paid, frozen.paid, tenant.paid) == ([], [], [-USD])
+    frozen.thaws()
+    for each in (poor, frozen):
+        each.now = tenant.now + RULES.renewal_retry
+    poor.gets(USD)
+    frozen.charges.run()
+    assert (poor.paid, frozen.paid, tenant.paid) == ([-USD], [-USD], [-USD])
+
+
+def test_usage_that_is_short_of_funds_is_asked_again_and_at_once_when_money_comes(
+    tenant: Metered,
+) -> None:
+    tenant.gets(USD)
+    tenant.uses(2)
+    tenant.pays(2)
+    assert (tenant.paid, tenant.looks().due_micros) == ([], 2 * USD)
+
+    tenant.uses(1)
+    tenant.gets(2 * USD)
+    with tenant.database.begin() as session:
+        charging.money_came(session, tenant.now, uuid4())
+    tenant.charges.run()
+    assert tenant.paid == []
+    with tenant.database.begin() as session:
+        charging.money_came(session, tenant.now, tenant.user_id)
+    tenant.charges.run()
+
+    assert (tenant.paid, tenant.looks().due_micros) == ([-2 * USD], USD)
+    tenant.pays()
+    assert (tenant.paid, tenant.looks().due_micros) == ([-2 * USD, -USD], 0)
+
+
+def test_money_that_comes_while_nothing_is_due_changes_nothing(tenant: Metered) -> None:
+    tenant.gets(USD)
+    tenant.uses()
+
+    with tenant.database.begin() as session:
+        charging.money_came(session, tenant.now, tenant.user_id)
+    tenant.charges.run()
+
+    assert tenant.paid == []
+
+
+@pytest.mark.parametrize("when", LOST)
+def test_a_charge_whose_answer_is_lost_is_paid_once(tenant: Metered, when: str) -> None:
+    tenant.gets(10 * USD)
+    tenant.uses()
+    tenant.wire.lose(is_a(DebitAll), when)
+    tenant.pays()
+    tenant.uses()
+
+    tenant.now += timedelta(minutes=2)
+    tenant.charges.run()
+
+    assert tenant.paid == [-USD]
+    tenant.pays()
+    assert tenant.paid == [-USD, -USD]
+
+
+def test_an_answer_that_comes_after_the_next_charge_was_written_pays_only_its_own(
+    tenant: Metered,
+) -> None:
+    tenant.gets(USD)
+    tenant.uses()
+
+    class Slow:
+        def call(self, request: Any) -> Any:
+            answer = tenant.rpc.call(request)
+            # Another worker takes over, and an hour later finds more than the wallet has.
+            tenant.now += 2 * charging.DUE.lease
+            tenant.charges.run()
+            tenant.uses(2)
+            tenant.pays()
+            return answer
+
+    slow = UsageCharges(tenant.database, cast(RpcClient, Slow()), RULES, lambda: tenant.now)
+    tenant.now = next_hour(tenant.now)
+    slow.run()
+
+    assert (tenant.paid, tenant.looks().due_micros) == ([-USD], 2 * USD)
+
+
+def test_usage_within_what_is_included_costs_nothing(tenant: Metered) -> None:
+    tenant.uses(100, TRAFFIC)
+
+    tenant.pays(2)
+
+    assert (tenant.paid, tenant.looks().due_micros) == ([], 0)
+
+
+def test_a_correction_lowers_the_next_charge(tenant: Metered) -> None:
+    tenant.gets(100 * USD)
+    first = tenant.uses(10)
+    tenant.pays()
+    tenant.uses(-4, corrects=first.record_id, used_at=first.used_at)
+    tenant.pays(2)
+    assert (tenant.paid, tenant.looks().due_micros) == ([-10 * USD], 0)
+
+    tenant.uses(5)
+    tenant.pays()
+
+    assert tenant.paid == [-10 * USD, -1 * USD]
+
+
+def test_what_is_included_and_tiers_begin_anew_with_each_month_of_the_deployment(
+    tenant: Metered,
+) -> None:
+    tenant.gets(100 * USD)
+    ends = one_month_after(BOUGHT)
+    tenant.now = ends + HOUR
+    tenant.uses(101, TRAFFIC, used_at=ends - timedelta(microseconds=1))
+    tenant.uses(102, TRAFFIC, used_at=ends)
+
+    tenant.pays()
+
+    assert tenant.paid == [-60_000]
+
+
+def test_who_sells_gets_the_share_of_what_was_used(market: Market, stack: System) -> None:
+    tenant = Metered(stack, market.database)
+    provider_id = uuid4()
+    tenant.gets(100 * USD)
+    tenant.deployment_id = tenant.gets_deployment(HOURS, provider_id=provider_id)
+    tenant.uses(10)
+
+    tenant.pays()
+
+    with tenant.database.read() as session:
+        (sale,) = list_sales(session, ListSales(user_id=provider_id)).sales
+        transaction_id = session.scalar(text("SELECT transaction_id FROM usage_charges"))
+    sold = sale.gross_micros, sale.fee_micros, sale.units, sale.renewals
+    assert sold == (PRICE + 10 * USD, (PRICE + 10 * USD) // 10, 1, 0)
+    assert market.legs(transaction_id) == {
+        tenant.user_id: -10 * USD,
+        provider_id: 9 * USD,
+        HouseAccount.FEES: USD,
+    }
+
+
+@pytest.fixture
+def market(stack: System, database: Connected) -> Market:
+    return Market(stack, database)
+
+
+# By day.
+
+
+def test_usage_is_shown_by_day_and_meter_and_its_days_come_to_the_month(tenant: Metered) -> None:
+    day = datetime(2026, 2, 1, 12, tzinfo=UTC)
+    tenant.now = day + timedelta(days=1)
+    tenant.uses(80, TRAFFIC, used_at=day - timedelta(days=1, hours=1))
+    tenant.uses(30, TRAFFIC, used_at=day)
+    tenant.uses(2, used_at=day)
+    tenant.uses(5, TRAFFIC, used_at=tenant.now)
+    other = tenant.gets_deployment(HOURS)
+    tenant.uses(9, deployment_id=other)
+
+    assert tenant.sees_usage() == [
+        ("02-02", "traffic", 5, 100_000),
+        ("02-01", "hours", 2, 2_000_000),
+        ("02-01", "traffic", 30, 200_000),
+        ("01-31", "traffic", 80, 0),
+    ]
+    assert tenant.sees_usage(1) == [("02-02", "traffic", 5, 100_000)]
+    assert [row[0] for row in tenant.sees_usage(2)] == ["02-02", "02-01", "02-01"]
+
+
+def test_a_day_on_which_two_months_meet_is_one_line(tenant: Metered) -> None:
+    ends = one_month_after(BOUGHT)
+    tenant.now = ends + HOUR
+    for moment in (ends - HOUR, ends):
+        tenant.uses(101, TRAFFIC, used_at=moment)
+
+    assert tenant.sees_usage() == [("02-28", "traffic", 202, 40_000)]
+
+
+def test_nobody_sees_the_usage_of_another(tenant: Metered) -> None:
+    tenant.uses()
+
+    with pytest.raises(NotFound):
+        tenant.looks(user_id=uuid4())
+
+
+@pytest.mark.parametrize("day", [28, 29, 30, 31])
+def test_a_month_begins_where_the_one_before_ends(day: int) -> None:
+    anchor = datetime(2027, 1, day, 12, tzinfo=UTC)
+    month = month_at(anchor, anchor)
+    for number in range(1, 30):
+        following = month_at(anchor, month.ends_at)
+        assert following == (month.ends_at, one_month_after(anchor, number + 1))
+        assert month_at(anchor, following.ends_at - timedelta(microseconds=1)) == following
+        month = following
