@@ -825,7 +825,8 @@ class RenewalShortOfFunds(UserEvent, source=SERVICE, type="renewal_short_of_fund
     """Months are due that the wallet does not pay: once for a user, with all that is due now.
 
     ``deployment_id`` has waited longest, ``deployments`` says how many wait, and
-    ``suspended_at`` when the first of them is suspended.
+    ``suspended_at`` when the first of them is suspended. ``is_usage``: it is not for months, but
+    for what they used.
     """
 
     deployment_id: UUID
@@ -835,6 +836,7 @@ class RenewalShortOfFunds(UserEvent, source=SERVICE, type="renewal_short_of_fund
     deployments: int = 1
     suspended_at: Moment | None = None
     is_frozen: bool = False
+    is_usage: bool = False
 
 
 class PurchaseCompleted(UserEvent, source=SERVICE, type="purchase_completed"):

@@ -101,7 +101,8 @@ class DeploymentRow(Base):
 
     ``paid_until`` is the end of the month that is paid; both are NULL for what is paid once.
     ``due_at`` is when somebody should look at it next, see :mod:`services.billing.renewals`;
-    ``short_since`` when the wallet first had too little for the month that is due;
+    ``short_since`` when the wallet first had too little for the month that is due,
+    ``usage_short_since`` when for its usage;
     ``ends_with_month`` says that it is not to be renewed, ``announced`` what was last announced
     of what is going to happen. The first month that begins at ``new_price_from`` or later costs
     ``new_price_micros``. ``access`` is how it is reached, as its provisioner told. Who sells
@@ -131,6 +132,7 @@ class DeploymentRow(Base):
     paid_until: Mapped[datetime | None]
     due_at: Mapped[datetime | None]
     short_since: Mapped[datetime | None]
+    usage_short_since: Mapped[datetime | None]
     ends_with_month: Mapped[bool] = mapped_column(default=False)
     announced: Mapped[str] = mapped_column(default="")
     announced_at: Mapped[datetime | None]

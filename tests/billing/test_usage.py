@@ -12,10 +12,10 @@ from sqlalchemy import select, text
 
 from chassis.client import RpcClient
 from chassis.database import Connected
-from contracts.billing import GetUsage, ListSales, RecordUsage, UsageRecord
+from contracts.billing import DeploymentStatus, GetUsage, ListSales, RecordUsage, UsageRecord
 from contracts.billing import UsageRefusal as Refusal
 from contracts.catalog import QUANTITY_MAX, Meter, MeterTier
-from contracts.errors import NotFound
+from contracts.errors import InsufficientFunds, NotFound
 from contracts.wallet import DebitAll, HouseAccount, Statement, TransactionKind
 from services.billing.deployments.months import month_at, one_month_after
 from services.billing.models import DeploymentRow, UsageChargeLineRow, UsageTotalRow
@@ -600,6 +600,119 @@ def test_who_sells_gets_the_share_of_what_was_used(market: Market, stack: System
 @pytest.fixture
 def market(stack: System, database: Connected) -> Market:
     return Market(stack, database)
+
+
+# Usage that is not paid.
+
+
+def suspended(tenant: Metered) -> None:
+    """Its days of grace have passed."""
+    tenant.uses(2)
+    tenant.pays()
+    tenant.runs(tenant.now + RULES.grace)
+    assert tenant.sees(tenant.deployment_id).status == DeploymentStatus.SUSPENDED
+
+
+def test_unpaid_usage_has_days_of_grace_and_its_owner_is_told_once(tenant: Metered) -> None:
+    tenant.gets(USD)
+    tenant.uses(3)
+    tenant.pays()
+    refused_at = tenant.now
+    deployment = tenant.sees(tenant.deployment_id)
+    ends_at = refused_at + RULES.grace
+
+    tenant.now += RULES.renewal_retry
+    tenant.charges.run()
+    tenant.runs(ends_at - timedelta(microseconds=1))
+    before = tenant.sees(tenant.deployment_id).status
+    tenant.runs(ends_at)
+
+    assert (deployment.next_status, deployment.next_status_at) == (
+        DeploymentStatus.SUSPENDED,
+        ends_at,
+    )
+    assert (before, tenant.sees(tenant.deployment_id).status) == ("active", "suspended")
+    (told,) = tenant.told("renewal_short_of_funds")
+    assert (told["shortfall_micros"], told["available_micros"]) == (2 * USD, USD)
+    assert (told["is_usage"], told["name"], told["deployments"]) == (True, "VM-Production", 1)
+    assert (tenant.charged, tenant.paid) == ([], [])
+
+
+def test_money_that_comes_within_the_days_of_grace_ends_them(tenant: Metered) -> None:
+    tenant.uses(3)
+    tenant.pays()
+    tenant.gets(3 * USD)
+    with tenant.database.begin() as session:
+        charging.money_came(session, tenant.now, tenant.user_id)
+    tenant.charges.run()
+
+    tenant.runs(tenant.now + 2 * RULES.grace)
+
+    deployment = tenant.sees(tenant.deployment_id)
+    assert (deployment.status, deployment.next_status) == ("active", None)
+
+
+def test_a_month_is_announced_and_renewed_while_usage_is_not_paid(tenant: Metered) -> None:
+    ends = one_month_after(BOUGHT)
+    tenant.now = ends - 2 * HOUR
+    tenant.uses(40)
+    tenant.pays()
+    tenant.gets(PRICE)
+
+    tenant.runs(ends)
+
+    deployment = tenant.sees(tenant.deployment_id)
+    assert (tenant.charged, tenant.paid) == ([-PRICE], [])
+    assert (deployment.next_renewal_at, deployment.next_status) == (
+        one_month_after(BOUGHT, 2),
+        DeploymentStatus.SUSPENDED,
+    )
+
+
+def test_what_is_suspended_for_its_usage_is_started_when_that_is_paid(tenant: Metered) -> None:
+    suspended(tenant)
+    with pytest.raises(InsufficientFunds, match="what was used is not paid"):
+        tenant.starts(tenant.deployment_id)
+
+    tenant.gets(2 * USD)
+    with tenant.database.begin() as session:
+        charging.money_came(session, tenant.now, tenant.user_id)
+    tenant.charges.run()
+
+    started = tenant.starts(tenant.deployment_id)
+    assert (started.status, tenant.paid, tenant.charged) == ("active", [-2 * USD], [])
+
+
+def test_another_users_unpaid_usage_keeps_nothing_from_starting(
+    tenant: Metered, stack: System, database: Connected
+) -> None:
+    suspended(tenant)
+    other = Metered(stack, database)
+    other.stops(other.deployment_id)
+
+    assert other.starts(other.deployment_id).status == DeploymentStatus.ACTIVE
+
+
+def test_what_does_not_run_takes_no_step_for_its_usage(tenant: Metered) -> None:
+    tenant.uses(2)
+    tenant.stops(tenant.deployment_id)
+
+    tenant.pays()
+
+    assert tenant.sees(tenant.deployment_id).next_status == DeploymentStatus.CANCELLED
+    assert tenant.told("renewal_short_of_funds") == []
+
+
+def test_what_ends_with_its_month_ends_then_though_usage_is_not_paid(tenant: Metered) -> None:
+    ends = one_month_after(BOUGHT)
+    tenant.now = ends - 2 * HOUR
+    tenant.uses(2)
+    tenant.cancels(tenant.deployment_id)
+    tenant.pays()
+
+    tenant.runs(ends)
+
+    assert tenant.sees(tenant.deployment_id).status == DeploymentStatus.CANCELLED
 
 
 # By day.

@@ -2,13 +2,14 @@
 
 ::
 
-    active ─ its month is not paid ─▶ 3 days of grace ─▶ suspended ─ 14 days ─▶ stopped
+    active ─ its month or usage is not paid ─▶ 3 days of grace ─▶ suspended ─ 14 days ─▶ stopped
     stopped ─ its data is kept for 30 days, announced 7 days and 1 day before ─▶ cancelled
 
 The time between two rungs begins with what its owner was told of, not with what should have
 happened: an outage of ours shortens nobody's grace. A month that was paid is kept in any case.
 """
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple, Protocol
@@ -29,6 +30,7 @@ class Standing(Protocol):
     paid_until: datetime | None
     due_at: datetime | None
     short_since: datetime | None
+    usage_short_since: datetime | None
     ends_with_month: bool
     announced: str
     announced_at: datetime | None
@@ -69,16 +71,22 @@ def is_renewed(row: Standing) -> bool:
 
 def next_rung(row: Standing, rules: BillingSettings) -> Rung | None:
     """The rung below this one; None for what runs on."""
-    if row.status == DeploymentStatus.ACTIVE and is_renewed(row):
-        if row.short_since is not None:
-            return Rung(DeploymentStatus.SUSPENDED, row.short_since + rules.grace)
-        if row.ends_with_month and row.paid_until is not None:
-            return Rung(DeploymentStatus.CANCELLED, row.paid_until)
+    if row.status == DeploymentStatus.ACTIVE:
+        return min(_rungs_below_active(row, rules), key=lambda rung: rung.at, default=None)
     if row.status == DeploymentStatus.SUSPENDED:
         return Rung(DeploymentStatus.STOPPED, row.status_changed_at + rules.suspended)
     if row.status == DeploymentStatus.STOPPED:
         return Rung(DeploymentStatus.CANCELLED, _deleted_at(row, rules))
     return None
+
+
+def _rungs_below_active(row: Standing, rules: BillingSettings) -> Iterator[Rung]:
+    if row.usage_short_since is not None:
+        yield Rung(DeploymentStatus.SUSPENDED, row.usage_short_since + rules.grace)
+    if is_renewed(row) and row.short_since is not None:
+        yield Rung(DeploymentStatus.SUSPENDED, row.short_since + rules.grace)
+    elif is_renewed(row) and row.ends_with_month and row.paid_until is not None:
+        yield Rung(DeploymentStatus.CANCELLED, row.paid_until)
 
 
 def renews_at(row: Standing) -> datetime | None:
@@ -89,15 +97,14 @@ def renews_at(row: Standing) -> datetime | None:
 
 def due_at(row: Standing, now: datetime, rules: BillingSettings) -> datetime | None:
     """When there is something to do or to say next."""
-    rung = next_rung(row, rules)
-    if rung is not None:
-        if row.status == DeploymentStatus.ACTIVE and row.short_since is not None:
-            return min(rung.at, now + rules.renewal_retry)
-        return _announcement_at(row, rung, rules) or rung.at
-    renewal_at = renews_at(row)
-    if renewal_at is not None and row.announced != Announced.RENEWAL:
-        return renewal_at - rules.renewal_notice
-    return renewal_at
+    rung, renewal_at = next_rung(row, rules), renews_at(row)
+    if rung is not None and row.status == DeploymentStatus.ACTIVE and row.short_since is not None:
+        return min(rung.at, now + rules.renewal_retry)
+    moments = [_announcement_at(row, rung, rules) or rung.at] if rung is not None else []
+    if renewal_at is not None:
+        is_announced = row.announced == Announced.RENEWAL
+        moments.append(renewal_at if is_announced else renewal_at - rules.renewal_notice)
+    return min(moments, default=None)
 
 
 def next_step(row: Standing, now: datetime, rules: BillingSettings) -> Step | None:
@@ -110,10 +117,10 @@ def next_step(row: Standing, now: datetime, rules: BillingSettings) -> Step | No
     if next_at is None or next_at > now:
         return None
     rung, renewal_at = next_rung(row, rules), renews_at(row)
-    if rung is None and renewal_at is not None:
-        return Step.OWE_MONTH if renewal_at <= now else Step.ANNOUNCE_RENEWAL
     if rung is not None and rung.at <= now and not _has_to_announce(row):
         return Step.GO_DOWN
+    if renewal_at is not None and row.short_since is None:
+        return Step.OWE_MONTH if renewal_at <= now else Step.ANNOUNCE_RENEWAL
     return Step.ANNOUNCE_DELETION if row.status == DeploymentStatus.STOPPED else None
 
 

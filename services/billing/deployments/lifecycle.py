@@ -272,6 +272,7 @@ def enter(
     row.announced = ladder.Announced.NOTHING.value
     row.announced_at = None
     row.short_since = None
+    row.usage_short_since = None
     if to in OVER:
         row.ended_at = now
     if to is DeploymentStatus.ACTIVE:

@@ -52,6 +52,7 @@ class Tenancy:
     paid_until: datetime | None
     due_at: datetime | None
     short_since: datetime | None
+    usage_short_since: datetime | None
     ends_with_month: bool
     announced: str
     announced_at: datetime | None

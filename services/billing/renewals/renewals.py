@@ -53,6 +53,7 @@ from services.billing.models import DeploymentRow, PeriodRow
 from services.billing.renewals import rungs
 from services.billing.renewals.outcomes import Answer, Outcomes
 from services.billing.settings import BillingSettings
+from services.billing.usage.shortage import refuse_unpaid_usage
 
 log = logging.getLogger(__name__)
 
@@ -128,6 +129,7 @@ class Renewals:
             return False
         if row.status not in (DeploymentStatus.STOPPED, DeploymentStatus.SUSPENDED):
             raise Conflict(f"This deployment is {row.status}: it cannot be started.")
+        refuse_unpaid_usage(session, row)
         is_paid = row.paid_until is not None and row.paid_until > now
         if not is_paid:
             prices.take_price(row, now)

@@ -47,7 +47,10 @@ def _go_down(
 ) -> None:
     if rung.status is DeploymentStatus.SUSPENDED:
         # Not before it is certain that the month was not paid: see outcomes.
-        periods.close_months(session, now, row.deployment_id)
+        is_asked = periods.close_months(session, now, row.deployment_id)
+        if not is_asked and row.short_since is None:
+            suspended = DeploymentStatus.SUSPENDED
+            lifecycle.change_status(session, now, row, suspended, ChangeCause.UNPAID, rules)
     elif row.status == DeploymentStatus.ACTIVE:
         lifecycle.change_status(session, now, row, rung.status, ChangeCause.MONTH_ENDED, rules)
     else:

@@ -3,7 +3,7 @@
 ::
 
     leased, charge written down ─▶ wallet asked ─▶ paid
-                                                └▶ too little: it stays due, and is asked again
+                                                └▶ too little: it stays due, and the ladder begins
 
 A charge holds the difference between what the totals cost by now and what stands in charges
 already; both are moved on together, and only then the wallet hears of it, under a key that names
@@ -43,6 +43,7 @@ from services.billing.sales import records
 from services.billing.sales.records import SaleKind
 from services.billing.sales.shares import Price, shares
 from services.billing.settings import BillingSettings
+from services.billing.usage import shortage
 from services.billing.usage.rating import rated_micros
 from services.billing.usage.taking import meters_of, next_hour
 
@@ -127,10 +128,13 @@ class UsageCharges:
         if answer.transaction is not None:
             charge.transaction_id, charge.paid_at = answer.transaction.transaction_id, now
             _book_sales(session, now, charge)
+            shortage.end(session, now, charge, self.rules)
             wallet.due_at = next_hour(now) if _uncharged(session, user_id) else None
             return
         wallet.due_at = now + self.rules.renewal_retry
-        if answer.error is not None and answer.error.code not in NO_MONEY:
+        if answer.error is not None and answer.error.code in NO_MONEY:
+            shortage.begin(session, now, charge, answer.error, self.rules)
+        elif answer.error is not None:
             log.error(
                 "the wallet does not do what a charge for usage needs",
                 extra={"user_id": str(user_id), "error": answer.error.message},

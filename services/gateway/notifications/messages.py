@@ -214,10 +214,11 @@ def renewal_short_of_funds(event: RenewalShortOfFunds) -> Message:
         lacking = "Your wallet is frozen, so that nothing can be paid with it."
     else:
         lacking = f"Your wallet lacks {format_usd(event.shortfall_micros)} for what is due now."
+    whose = f"{event.name or 'A deployment'}{others}"
     return Message(
         "renewal_short_of_funds",
         "danger",
-        f"{event.name or 'A deployment'}{others} could not be renewed",
+        f"What {whose} used is not paid" if event.is_usage else f"{whose} could not be renewed",
         f"{lacking} Everything keeps running{until}; after that it is suspended. It is paid by"
         " itself as soon as the wallet covers it.",
         WALLET,

@@ -59,7 +59,7 @@ CHANGES = {
 CAUSES = {
     ChangeCause.OWNER: "You wanted it so.",
     ChangeCause.PROVISIONER: "Whoever runs it said so.",
-    ChangeCause.UNPAID: "Its month was not paid.",
+    ChangeCause.UNPAID: "It was not paid.",
     ChangeCause.MONTH_ENDED: "Its last month was over.",
     ChangeCause.KEPT_LONG_ENOUGH: "Its data was kept as long as announced.",
     ChangeCause.REFUNDED: "It was refunded.",

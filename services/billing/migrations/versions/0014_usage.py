@@ -28,6 +28,7 @@ def _count(name: str) -> Column[int]:
 
 def upgrade() -> None:
     op.execute("ALTER TABLE purchase_lines ADD meters jsonb NOT NULL DEFAULT '[]'")
+    op.execute("ALTER TABLE deployments ADD usage_short_since timestamptz")
     op.execute("ALTER TABLE sales DROP CONSTRAINT sales_kind_check")
     op.execute(
         "ALTER TABLE sales ADD CONSTRAINT sales_kind_check"
