@@ -277,6 +277,14 @@ def test_a_refused_trigger_is_not_put_off_to_when_it_waits_no_more(trigger: Trig
     assert (at_the_end, record.due_at) == (None, end - INSTANT)
 
 
+def test_what_was_asked_for_by_hand_is_not_tried_again_by_itself() -> None:
+    record = TriggerRecord(trigger=Trigger.BY_HAND, raised_at=NOON, tries=0)
+
+    triggers.postpone(record, NOON + INSTANT)
+
+    assert record.due_at is None
+
+
 def test_renewals_that_lacked_money_when_it_was_charged_end_and_later_ones_do_not(
     desk: Desk,
 ) -> None:

@@ -345,6 +345,23 @@ def test_a_difference_keeps_the_time_it_was_found_until_it_is_gone(
     assert (kept.found_at, kept.gone_at) == (first, desk.clock())
 
 
+def test_a_difference_of_the_instant_in_which_a_period_ends_is_the_next_periods(
+    desk: Desk, customer: Customer
+) -> None:
+    (topup,) = customer.topups()
+    entry = desk.wallet.entries.pop(f"topup:{topup.topup_id}")
+    codes(desk)
+    key = f"paid_not_credited:{topup.topup_id}"
+    with desk.till.database.begin() as session:
+        session.get_one(Difference, key).occurred_at = UNTIL
+    desk.wallet.entries[f"topup:{topup.topup_id}"] = entry
+
+    codes(desk)
+
+    with desk.till.database.read() as session:
+        assert session.get_one(Difference, key).gone_at is None
+
+
 def test_the_metric_counts_the_differences_that_stand(desk: Desk, customer: Customer) -> None:
     (topup,) = customer.topups()
     del desk.wallet.entries[f"topup:{topup.topup_id}"]

@@ -454,6 +454,21 @@ def test_a_notice_that_can_never_be_worked_off_is_given_up_visibly(desk: Desk) -
     ]
 
 
+def test_a_notice_is_tried_again_later_and_later(desk: Desk) -> None:
+    event_id = break_notice(desk)
+    pauses_s = []
+
+    for _ in webhooks.DELAYS_S:
+        with desk.till.database.read() as session:
+            next_at = session.get_one(Notice, event_id).next_try_at
+        assert next_at is not None
+        pauses_s.append((next_at - desk.clock()).total_seconds())
+        desk.clock.advance(seconds=pauses_s[-1])
+        desk.sweep()
+
+    assert pauses_s == list(webhooks.DELAYS_S)
+
+
 def test_a_notice_is_not_given_up_for_an_outage_of_the_processor(desk: Desk) -> None:
     customer = pay_by_hand(desk)
     (event,) = events_of(desk, "checkout.session.completed")
