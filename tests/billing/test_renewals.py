@@ -374,6 +374,26 @@ def test_short_of_funds_its_owner_hears_the_whole_gap_once(tenant: Tenant) -> No
     assert event["deployments"] == 2
 
 
+def test_the_gap_counts_what_is_owed_for_time_that_ran_and_exactly_that_pays_all(
+    tenant: Tenant,
+) -> None:
+    (first,) = tenant.deploys()
+    tenant.now = BOUGHT + 10 * DAY
+    (second,) = tenant.deploys()
+    due_at = one_month_after(tenant.now)
+    tenant.lives(due_at)
+
+    owed = tenant.sees(first).owed_micros
+    gap = tenant.told("renewal_short_of_funds")[-1]["shortfall_micros"]
+    tenant.gets(gap)
+    tenant.renewals.run()
+
+    assert owed > 0
+    assert gap == PRICE + owed
+    assert (tenant.sees(first).owed_micros, tenant.balance) == (0, 0)
+    assert tenant.sees(second).paid_until == one_month_after(BOUGHT + 10 * DAY, 2)
+
+
 def test_in_grace_it_runs_and_money_that_comes_pays_the_month(tenant: Tenant) -> None:
     (deployment_id,) = tenant.deploys()
     tenant.runs(month(1))

@@ -204,7 +204,7 @@ class Outcomes:
             PeriodRow.kind == PeriodKind.MONTH,
         )
         joined = PeriodRow.deployment_id == DeploymentRow.deployment_id
-        due_micros, deployments, short_since = self.session.execute(
+        months_micros, deployments, short_since = self.session.execute(
             select(
                 func.sum(PeriodRow.amount_micros),
                 func.count(),
@@ -213,6 +213,14 @@ class Outcomes:
             .join(DeploymentRow, joined)
             .where(*waiting)
         ).one()
+        # What comes pays time that ran before it pays a month.
+        arrears_micros = self.session.scalar(
+            select(func.sum(PeriodRow.amount_micros)).where(
+                PeriodRow.user_id == user_id,
+                PeriodRow.status == PeriodStatus.DUE,
+                PeriodRow.kind == PeriodKind.ARREARS,
+            )
+        )
         oldest = self.session.scalars(
             select(DeploymentRow)
             .join(PeriodRow, joined)
@@ -220,7 +228,8 @@ class Outcomes:
             .order_by(PeriodRow.starts_at, PeriodRow.deployment_id)
             .limit(1)
         ).one()
-        shortfall_micros = max(int(due_micros) - short.available_micros, 1)
+        due_micros = int(months_micros) + int(arrears_micros or 0)
+        shortfall_micros = max(due_micros - short.available_micros, 1)
         publish(
             self.session,
             RenewalShortOfFunds(
