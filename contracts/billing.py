@@ -26,6 +26,7 @@ from contracts.messages import (
     UserEvent,
     Value,
 )
+from contracts.papers import BillingDetails
 
 SERVICE = "billing"
 
@@ -73,6 +74,15 @@ class ChangeCause(StrEnum):
     WILL_END = "will_end"
     WILL_GO_ON = "will_go_on"
     RESIZED = "resized"
+
+
+class ChargeKind(StrEnum):
+    """What a deployment is charged for beside its purchase; ``resize``: the rest of a month in a
+    larger size."""
+
+    MONTH = "month"
+    ARREARS = "arrears"
+    RESIZE = "resize"
 
 
 class Actor(StrEnum):
@@ -250,6 +260,17 @@ class Access(Value):
     notes: Annotated[str, StringConstraints(strip_whitespace=True, max_length=1_000), Storable] = ""
 
 
+class DeploymentCharge(Value):
+    """Something that was paid for a deployment beside its purchase. ``transaction_id`` names it."""
+
+    transaction_id: UUID
+    kind: ChargeKind
+    starts_at: Moment
+    ends_at: Moment
+    amount_micros: AmountMicros
+    is_refunded: bool
+
+
 class Deployment(Reply):
     """A thing that runs. ``monthly_cost_micros`` is 0 for what was paid once.
 
@@ -257,7 +278,8 @@ class Deployment(Reply):
     is none. ``owed_micros`` is for time that ran, or is to run now, and could not be paid. Unless
     somebody acts, the status becomes ``next_status`` at ``next_status_at``. The first month that
     begins at ``new_price_from`` or later costs ``new_price_micros``. ``access`` is what its
-    provisioner told. ``choices`` and ``history``, newest first, are of a single deployment only.
+    provisioner told. ``choices``, ``history`` and ``charges``, both newest first and the latest
+    ones, are of a single deployment only.
     """
 
     deployment_id: UUID
@@ -282,6 +304,7 @@ class Deployment(Reply):
     access: Access | None = None
     choices: Choices = Field(default_factory=dict)
     history: list[DeploymentChange] = Field(default_factory=list)
+    charges: list[DeploymentCharge] = Field(default_factory=list)
 
 
 class DeploymentList(Reply):
@@ -503,6 +526,75 @@ class GetUsage(Request[Usage], service=SERVICE, method="get_usage"):
     user_id: UUID
     deployment_id: UUID
     days: Annotated[int, Field(strict=True, ge=1, le=366)] = 30
+
+
+class ReceiptLine(Value):
+    """``detail`` says for which time, or how many at which price."""
+
+    label: str
+    detail: str = ""
+    amount_micros: SignedMicros
+
+
+class Receipt(Reply):
+    """What a receipt says, for its page and its PDF.
+
+    Issued, it has a ``number``, one after the other in each year, and nothing of it changes; until
+    then it is a draft, as it would be issued now. ``total_micros`` was paid, and contains
+    ``tax_micros`` at ``tax_bps`` basis points. ``refunds`` came back later, and
+    ``net_micros`` is what remains.
+    """
+
+    transaction_id: UUID
+    user_id: UUID
+    purchase_id: UUID
+    deployment_id: UUID | None = None
+    number: str | None = None
+    issued_at: Moment | None = None
+    paid_at: Moment
+    seller: list[str]
+    buyer: BillingDetails
+    lines: list[ReceiptLine]
+    tax_bps: int
+    tax_micros: PriceMicros
+    total_micros: PriceMicros
+    refunds: list[ReceiptLine] = Field(default_factory=list)
+    net_micros: SignedMicros
+
+
+class PaidFor(Value):
+    """What a receipt is for: a purchase by its ``purchase_id``, or one charge of a deployment by
+    its ``deployment_id`` and ``transaction_id``. ``BadRequest`` for anything else."""
+
+    user_id: UUID
+    purchase_id: UUID | None = None
+    deployment_id: UUID | None = None
+    transaction_id: UUID | None = None
+
+
+class GetReceipt(PaidFor, Request[Receipt], service=SERVICE, method="get_receipt"):
+    """The receipt as it was issued, or a draft. Errors of each of these: ``NotFound``,
+    ``Conflict`` (nothing was paid)."""
+
+
+class IssueReceipt(PaidFor, Request[Receipt], service=SERVICE, method="issue_receipt"):
+    """Give it a number, and keep it as it is now, for this buyer.
+
+    What was issued before is answered as it was: another ``buyer`` changes nothing.
+    """
+
+    buyer: BillingDetails
+
+
+class RenderedReceipt(Reply):
+    """A receipt as a PDF document, in base64."""
+
+    file_name: str
+    pdf_base64: str
+
+
+class RenderReceipt(PaidFor, Request[RenderedReceipt], service=SERVICE, method="render_receipt"):
+    """The issued receipt as a PDF. ``Conflict`` also where it was not issued."""
 
 
 FeeBps = Annotated[int, Field(strict=True, ge=0, le=10_000)]

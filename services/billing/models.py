@@ -420,6 +420,20 @@ class UsageChargeLineRow(Base):
     amount_micros: Mapped[int] = mapped_column(BigInteger)
 
 
+class ReceiptRow(Base):
+    """A receipt that was issued for what a transaction paid: ``content`` is a
+    :class:`contracts.billing.Receipt` as it was then, without what came back later."""
+
+    __tablename__ = "receipts"
+
+    transaction_id: Mapped[UUID] = mapped_column(primary_key=True)
+    user_id: Mapped[UUID]
+    year: Mapped[int] = mapped_column(Integer)
+    sequence: Mapped[int] = mapped_column(Integer)
+    issued_at: Mapped[datetime]
+    content: Mapped[dict[str, Any]] = mapped_column(JSONB)
+
+
 class StockReleaseRow(Base):
     """A reservation that the catalog has yet to be told to put back."""
 

@@ -30,7 +30,9 @@ from contracts.billing import (
     GetDeployment,
     GetForecast,
     GetPurchase,
+    GetReceipt,
     GetUsage,
+    IssueReceipt,
     ListDeployments,
     ListPayouts,
     ListPurchases,
@@ -42,10 +44,13 @@ from contracts.billing import (
     ProviderFee,
     Purchase,
     PurchasePage,
+    Receipt,
     RecordUsage,
     RefundPurchase,
     RefusePayout,
     RenameDeployment,
+    RenderedReceipt,
+    RenderReceipt,
     ReportDeployment,
     RequestPayout,
     ResizeDeployment,
@@ -87,6 +92,7 @@ from services.billing.payouts.queries import as_payout, list_payouts
 from services.billing.purchases import claims, refusals, returns
 from services.billing.purchases.checkout import Checkout
 from services.billing.purchases.queries import get_purchase, list_purchases
+from services.billing.receipts import documents, issuing
 from services.billing.refunds import debts, settling
 from services.billing.refunds.debts import Debts
 from services.billing.refunds.settling import Refunds
@@ -106,8 +112,8 @@ ASLEEP_S = 5.0
 
 
 class BillingService:
-    """Purchases, deployments, renewals, usage, earnings, the forecast. It calls the catalog and the
-    wallet, and asks the top-up service what it would charge."""
+    """Purchases, deployments, renewals, usage, earnings, receipts, the forecast. It calls the
+    catalog and the wallet, and asks the top-up service what it would charge."""
 
     name = SERVICE
 
@@ -206,6 +212,22 @@ class BillingService:
             row = commands.cancel(session, utc_now(), request, get_settings())
             runways.look_soon(session, utc_now(), row.user_id)
             return single(session, row, get_settings())
+
+    @rpc
+    def get_receipt(self, request: GetReceipt) -> Receipt:
+        with self.database.read() as session:
+            return issuing.get(session, request, get_settings())
+
+    @rpc
+    def issue_receipt(self, request: IssueReceipt) -> Receipt:
+        with self.database.begin() as session:
+            return issuing.issue(session, utc_now(), request, get_settings())
+
+    @rpc
+    def render_receipt(self, request: RenderReceipt) -> RenderedReceipt:
+        with self.database.read() as session:
+            receipt = issuing.get_issued(session, request, get_settings())
+        return documents.rendered(receipt)
 
     @rpc
     def set_provider_fee(self, request: SetProviderFee) -> ProviderFee:

@@ -6,12 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from chassis.papers.seller import SellerSettings
 from chassis.settings import ServiceSettings, load_settings
 
 DAY_S = 24 * 3600
 
 
-class BillingSettings(ServiceSettings):
+class BillingSettings(SellerSettings, ServiceSettings):
     """``provisioning`` says who makes a deployment active: billing itself, at once, or a
     provisioner outside that hears ``deployment_requested`` and reports back.
     """
@@ -27,6 +28,10 @@ class BillingSettings(ServiceSettings):
     return_window_s: Annotated[int, Field(ge=0)] = DAY_S
     """How long after a purchase its buyer may give it back by himself, while nothing of it has
     run; 0: never."""
+
+    tax_bps: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """The tax that prices contain, as receipts tell it, in basis points of the price before tax:
+    1,900 are 19 %. It is told and not added: what is charged is the price."""
 
     payout_min_micros: Annotated[int, Field(ge=0)] = 10_000_000
     """The smallest payout that a provider may ask for, in micro-dollars: $10.00."""

@@ -122,8 +122,8 @@ class TopupService:
     @rpc
     def render_receipt(self, request: RenderReceipt) -> RenderedReceipt:
         with self.database.read() as session:
-            paper = receipts.receipt(session, request.user_id, request.topup_id)
-        return receipts.rendered(paper)
+            receipt = receipts.receipt(session, request.user_id, request.topup_id)
+        return receipts.rendered(receipt, get_settings().seller_lines)
 
     # Cards
 

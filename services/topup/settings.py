@@ -6,6 +6,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_settings import NoDecode
 
+from chassis.papers.seller import SellerSettings
 from chassis.settings import ServiceSettings, load_settings, seconds
 
 
@@ -24,7 +25,7 @@ Micros = Annotated[int, Field(gt=0)]
 Seconds = Annotated[int, Field(ge=0, le=31 * 86_400)]
 
 
-class TopupSettings(ServiceSettings):
+class TopupSettings(SellerSettings, ServiceSettings):
     """Amounts are micro-dollars (1 USD = 1 000 000), durations seconds."""
 
     stripe_api_key: Annotated[str, Field(pattern=r"^(sk|rk)_(test|live)_\S+$")]

@@ -36,7 +36,8 @@ def database(billing_database: Connected) -> Connected:
         session.execute(
             text(
                 "TRUNCATE purchases, purchase_lines, deployments, deployment_changes, periods,"
-                " payouts, refunds, refunded_units, debts, stock_releases, fee_changes, sales,"
+                " payouts, receipts, refunds, refunded_units, debts, stock_releases, fee_changes,"
+                " sales,"
                 " usage_records, usage_totals, usage_wallets, usage_charges, usage_charge_lines,"
                 " runways, outbox, inbox"
             )

@@ -12,8 +12,10 @@ from contracts.billing import (
     Access,
     Actor,
     ChangeCause,
+    ChargeKind,
     Deployment,
     DeploymentChange,
+    DeploymentCharge,
     DeploymentList,
     DeploymentStatus,
     GetDeployment,
@@ -22,13 +24,16 @@ from contracts.billing import (
 from contracts.catalog import Category
 from contracts.errors import NotFound
 from services.billing.deployments import ladder
-from services.billing.deployments.periods import owed_micros
+from services.billing.deployments.periods import PeriodStatus, owed_micros
 from services.billing.deployments.prices import price_at
-from services.billing.models import ChangeRow, DeploymentRow, PurchaseLineRow
+from services.billing.models import ChangeRow, DeploymentRow, PeriodRow, PurchaseLineRow
 from services.billing.settings import BillingSettings
 
 HISTORY_MAX = 200
 """How many changes of one deployment are shown; the newest."""
+
+CHARGES_MAX = 60
+"""How many of its charges: five years of months."""
 
 
 class Burns(Protocol):
@@ -66,7 +71,7 @@ def own_deployment(
 
 
 def single(session: Session, row: DeploymentRow, rules: BillingSettings) -> Deployment:
-    """The contract's view of one deployment, with its history."""
+    """The contract's view of one deployment, with its history and what it was charged for."""
     (view,) = as_deployments(session, [row], rules)
     changes = session.scalars(
         select(ChangeRow)
@@ -76,7 +81,33 @@ def single(session: Session, row: DeploymentRow, rules: BillingSettings) -> Depl
     ).all()
     line = session.get_one(PurchaseLineRow, (row.purchase_id, row.line_position))
     history = [_as_change(change) for change in changes]
-    return view.model_copy(update={"choices": line.choices, "history": history})
+    charges = _charges(session, row.deployment_id)
+    return view.model_copy(update={"choices": line.choices, "history": history, "charges": charges})
+
+
+def _charges(session: Session, deployment_id: UUID) -> list[DeploymentCharge]:
+    paid = session.scalars(
+        select(PeriodRow)
+        .where(
+            PeriodRow.deployment_id == deployment_id,
+            PeriodRow.transaction_id.is_not(None),
+            PeriodRow.kind.in_(ChargeKind),
+        )
+        .order_by(PeriodRow.starts_at.desc(), PeriodRow.kind)
+        .limit(CHARGES_MAX)
+    )
+    return [
+        DeploymentCharge(
+            transaction_id=period.transaction_id,
+            kind=ChargeKind(period.kind),
+            starts_at=period.starts_at,
+            ends_at=period.ends_at,
+            amount_micros=period.amount_micros,
+            is_refunded=period.status == PeriodStatus.REFUNDED,
+        )
+        for period in paid
+        if period.transaction_id is not None
+    ]
 
 
 def list_deployments(
