@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
 from chassis.bulk import Batch, Bulk
@@ -28,8 +28,6 @@ from services.billing.deployments.months import Month, month_at
 from services.billing.models import (
     DeploymentRow,
     PurchaseLineRow,
-    UsageRecordRow,
-    UsageTotalRow,
 )
 from services.billing.settings import BillingSettings
 from services.billing.usage.rating import rated_micros
@@ -123,39 +121,32 @@ class _Taking:
     added: Counter[tuple[UUID, str, Month]] = field(default_factory=Counter)
     rows: list[tuple[Any, ...]] = field(default_factory=list)
     used: dict[UUID, list[datetime]] = field(default_factory=dict)
+    months: dict[datetime, Month] = field(default_factory=dict)
 
     def look(self, records: Sequence[UsageRecord]) -> None:
         """Read what is stored of these records, of those that they correct, and the totals."""
-        places = {(each.deployment_id, each.record_id) for each in records}
-        places |= {(each.deployment_id, each.corrects) for each in records if each.corrects}
-        row = UsageRecordRow
-        for each in self.session.scalars(
-            select(row).where(tuple_(row.deployment_id, row.record_id).in_(places))
-        ):
-            known = Known(each.meter, each.quantity, each.used_at, each.corrects)
-            self.known[each.deployment_id, each.record_id] = known
-        corrections = self.session.execute(
-            select(row.deployment_id, row.corrects, func.sum(row.quantity))
-            .where(tuple_(row.deployment_id, row.corrects).in_(places))
-            .group_by(row.deployment_id, row.corrects)
-        )
-        for deployment_id, corrects, quantity in corrections:
-            self.corrected[deployment_id, corrects or ""] = int(quantity)
-        total = UsageTotalRow
+        corrected = {(each.deployment_id, each.corrects) for each in records if each.corrects}
+        places = {(each.deployment_id, each.record_id) for each in records} | corrected
+        for row in _KNOWN.execute(self.session, places):
+            known = Known(row.meter, row.quantity, row.used_at, row.corrects)
+            self.known[row.deployment_id, row.record_id] = known
+        if corrected:
+            for row in _CORRECTED.execute(self.session, corrected):
+                self.corrected[row.deployment_id, row.record_id] = int(row.quantity)
         months = {
-            (each.deployment_id, each.meter, month_at(found.active_at, each.used_at).starts_at)
+            (
+                each.deployment_id,
+                each.meter,
+                self._month_at(found.active_at, each.used_at).starts_at,
+            )
             for each in records
             if (found := self.measured.get(each.deployment_id)) is not None
             and found.active_at is not None
             and found.active_at <= each.used_at
         }
-        for stored in self.session.scalars(
-            select(total).where(
-                tuple_(total.deployment_id, total.meter, total.month_starts_at).in_(months)
-            )
-        ):
-            place = stored.deployment_id, stored.meter, stored.month_starts_at
-            self.totals[place] = stored.quantity
+        if months:
+            for row in _TOTALS.execute(self.session, months):
+                self.totals[row.deployment_id, row.meter, row.month_starts_at] = row.quantity
 
     def take(self, record: UsageRecord) -> UsageResult:
         """Take one, or say why not."""
@@ -236,7 +227,14 @@ class _Taking:
             raise Refused(UsageRefusal.NOT_RUNNING, "The deployment did not run yet at that time.")
         if found.ended_at is not None and record.used_at > found.ended_at:
             raise Refused(UsageRefusal.NOT_RUNNING, "The deployment had ended by that time.")
-        return month_at(found.active_at, record.used_at)
+        return self._month_at(found.active_at, record.used_at)
+
+    def _month_at(self, anchor: datetime, moment: datetime) -> Month:
+        """The month that runs then; most records of a deployment are of the same one."""
+        month = self.months.get(anchor)
+        if month is None or not month.starts_at <= moment < month.ends_at:
+            month = self.months[anchor] = month_at(anchor, moment)
+        return month
 
     def _check_correction(self, record: UsageRecord) -> None:
         if record.corrects is None:
@@ -290,6 +288,25 @@ _LOCK_WALLETS = Bulk(
     "INSERT INTO usage_wallets ({columns}) SELECT * FROM {rows} ORDER BY 1"
     " ON CONFLICT (user_id) DO UPDATE SET user_id = excluded.user_id",
     user_id="uuid",
+)
+_KNOWN = Bulk(
+    "SELECT one.* FROM {rows} JOIN usage_records AS one USING (deployment_id, record_id)",
+    deployment_id="uuid",
+    record_id="text",
+)
+_CORRECTED = Bulk(
+    "SELECT new.deployment_id, new.record_id, sum(one.quantity) AS quantity FROM {rows}"
+    " JOIN usage_records AS one"
+    " ON one.deployment_id = new.deployment_id AND one.corrects = new.record_id GROUP BY 1, 2",
+    deployment_id="uuid",
+    record_id="text",
+)
+_TOTALS = Bulk(
+    "SELECT one.* FROM {rows} JOIN usage_totals AS one"
+    " USING (deployment_id, meter, month_starts_at)",
+    deployment_id="uuid",
+    meter="text",
+    month_starts_at="timestamptz",
 )
 _INSERT_RECORDS = Bulk(
     "INSERT INTO usage_records ({columns}) SELECT * FROM {rows}",
