@@ -79,6 +79,21 @@ class ApiToken(Base):
     )
 
 
+class BillingDetailsRow(Base):
+    """What a user wants on receipts: see :mod:`services.gateway.people.billing_details`."""
+
+    __tablename__ = "billing_details"
+
+    user_id: Mapped[UUID] = mapped_column(
+        ForeignKey("users.user_id", ondelete="CASCADE"), primary_key=True
+    )
+    name: Mapped[str]
+    address: Mapped[str]
+    country: Mapped[str]
+    tax_id: Mapped[str]
+    updated_at: Mapped[datetime]
+
+
 class RateLimit(Base):
     """Until when the allowance of a limited thing is used up; see :mod:`rate_limits`."""
 

@@ -12,6 +12,7 @@ from contracts.billing import (
     CancelDeployment,
     CancelWhen,
     ChangeCause,
+    ChargeKind,
     DeploymentStatus,
     GetBurnRate,
     GetDeployment,
@@ -48,12 +49,24 @@ class AccessReply(ApiReply):
     notes: str
 
 
+class ChargeReply(ApiReply):
+    """Something that was paid beside the purchase; its receipt is at
+    ``/api/deployments/<id>/charges/<transaction_id>/receipt``."""
+
+    transaction_id: UUID
+    kind: ChargeKind
+    starts_at: AwareDatetime
+    ends_at: AwareDatetime
+    amount_micros: Usd = Field(serialization_alias="amount_usd")
+    is_refunded: bool
+
+
 class DeploymentReply(ApiReply):
     """``next_renewal_at`` is when ``next_renewal_usd`` is charged for another month; null: it is
     not renewed. ``owed_usd`` could not be paid so far. Unless somebody acts, the status becomes
     ``next_status`` at ``next_status_at``. The first month that begins at ``new_price_from`` or
     later costs ``new_price_usd``. ``access`` is null until it is known. ``choices``, made at the
-    purchase, and ``history``, newest first, are empty in lists."""
+    purchase, ``history`` and ``charges``, newest first, are empty in lists."""
 
     deployment_id: UUID
     purchase_id: UUID
@@ -77,6 +90,7 @@ class DeploymentReply(ApiReply):
     access: AccessReply | None
     choices: dict[str, str]
     history: list[DeploymentChangeReply]
+    charges: list[ChargeReply]
 
 
 class RenameBody(ApiBody):

@@ -13,6 +13,7 @@ from services.gateway.pages import (
     navbar,
     notifications,
     purchases,
+    receipts,
     topups,
     wallet,
 )
@@ -23,6 +24,7 @@ blueprints: list[Blueprint] = [
     accounts.blueprint,
     marketplace.blueprint,
     purchases.blueprint,
+    receipts.blueprint,
     topups.blueprint,
     dashboard.blueprint,
     deployments.blueprint,

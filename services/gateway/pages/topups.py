@@ -1,11 +1,9 @@
 """Buying credits: the form's target, and the page that follows a top-up to the balance."""
 
-from base64 import b64decode
 from dataclasses import dataclass
 from uuid import UUID
 
 from flask import Blueprint, flash, redirect, render_template, request, url_for
-from werkzeug.utils import secure_filename
 from werkzeug.wrappers import Response
 
 from chassis.money import InvalidAmount
@@ -24,6 +22,7 @@ from contracts.topup import (
 from contracts.wallet import GetWallet
 from services.gateway.backend import ask, call
 from services.gateway.pages.forms import chosen_credits, command_key, refuse_credits, return_path
+from services.gateway.pages.receipts import pdf_response
 from services.gateway.people.identity import login_required, signed_in_user
 
 blueprint = Blueprint("topups", __name__)
@@ -127,12 +126,7 @@ def receipt(topup_id: UUID) -> str:
 @login_required
 def receipt_document(topup_id: UUID) -> Response:
     found = call(RenderReceipt(user_id=signed_in_user().user_id, topup_id=topup_id))
-    name = secure_filename(found.file_name) or "receipt.pdf"
-    return Response(
-        b64decode(found.pdf_base64),
-        mimetype="application/pdf",
-        headers={"Content-Disposition": f'attachment; filename="{name}"'},
-    )
+    return pdf_response(found)
 
 
 @dataclass(frozen=True)

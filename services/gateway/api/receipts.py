@@ -1,0 +1,141 @@
+"""Receipts of purchases and of what was charged after them, and whom they are made out to."""
+
+from uuid import UUID
+
+from flask import Blueprint, url_for
+from pydantic import AwareDatetime, Field
+
+from chassis.clock import utc_now
+from contracts.billing import GetReceipt, IssueReceipt, Receipt
+from contracts.papers import BillingDetails
+from services.gateway.api.endpoint import endpoint
+from services.gateway.api.shapes import ApiBody, ApiReply, Usd
+from services.gateway.backend import call, database
+from services.gateway.people import billing_details
+from services.gateway.people.users import CurrentUser
+
+blueprint = Blueprint("api_receipts", __name__)
+
+
+class BillingDetailsBody(BillingDetails, ApiBody):
+    """``address`` has up to 6 lines. What is left out is empty."""
+
+
+class BillingDetailsReply(ApiReply):
+    name: str
+    address: str
+    country: str
+    tax_id: str
+
+
+class ReceiptLineReply(ApiReply):
+    label: str
+    detail: str
+    amount_micros: Usd = Field(serialization_alias="amount_usd")
+
+
+class ReceiptReply(ApiReply):
+    """Issued, it has a ``number`` and stays as it is, but for ``refunds`` that come later and what
+    remains (``net_usd``); until then it is a draft. ``total_usd`` contains ``tax_usd``, at
+    ``tax_percent``. ``pdf_url`` is null for a draft."""
+
+    transaction_id: UUID
+    purchase_id: UUID
+    deployment_id: UUID | None
+    number: str | None
+    issued_at: AwareDatetime | None
+    paid_at: AwareDatetime
+    seller: list[str]
+    buyer: BillingDetailsReply
+    lines: list[ReceiptLineReply]
+    tax_percent: float
+    tax_micros: Usd = Field(serialization_alias="tax_usd")
+    total_micros: Usd = Field(serialization_alias="total_usd")
+    refunds: list[ReceiptLineReply]
+    net_micros: Usd = Field(serialization_alias="net_usd")
+    pdf_url: str | None
+
+
+@endpoint(blueprint, "GET", "/api/purchases/<uuid:purchase_id>/receipt", reply=ReceiptReply)
+def get_purchase_receipt(user: CurrentUser, purchase_id: UUID) -> ReceiptReply:
+    """The receipt of a purchase, or a draft of it. 409: nothing was paid."""
+    return _shown(call(GetReceipt(user_id=user.user_id, purchase_id=purchase_id)))
+
+
+@endpoint(blueprint, "POST", "/api/purchases/<uuid:purchase_id>/receipt", reply=ReceiptReply)
+def issue_purchase_receipt(user: CurrentUser, purchase_id: UUID) -> ReceiptReply:
+    """Issue it, made out to the billing details of now. Once it is issued, this answers with it."""
+    buyer = _details(user)
+    return _shown(call(IssueReceipt(user_id=user.user_id, purchase_id=purchase_id, buyer=buyer)))
+
+
+@endpoint(
+    blueprint,
+    "GET",
+    "/api/deployments/<uuid:deployment_id>/charges/<uuid:transaction_id>/receipt",
+    reply=ReceiptReply,
+)
+def get_charge_receipt(
+    user: CurrentUser, deployment_id: UUID, transaction_id: UUID
+) -> ReceiptReply:
+    """The same for one of the ``charges`` of a deployment."""
+    question = GetReceipt(
+        user_id=user.user_id, deployment_id=deployment_id, transaction_id=transaction_id
+    )
+    return _shown(call(question))
+
+
+@endpoint(
+    blueprint,
+    "POST",
+    "/api/deployments/<uuid:deployment_id>/charges/<uuid:transaction_id>/receipt",
+    reply=ReceiptReply,
+)
+def issue_charge_receipt(
+    user: CurrentUser, deployment_id: UUID, transaction_id: UUID
+) -> ReceiptReply:
+    """The same for one of the ``charges`` of a deployment."""
+    command = IssueReceipt(
+        user_id=user.user_id,
+        deployment_id=deployment_id,
+        transaction_id=transaction_id,
+        buyer=_details(user),
+    )
+    return _shown(call(command))
+
+
+@endpoint(blueprint, "GET", "/api/billing-details", reply=BillingDetailsReply)
+def get_billing_details(user: CurrentUser) -> BillingDetailsReply:
+    """Whom receipts are made out to."""
+    return BillingDetailsReply.of(_details(user))
+
+
+@endpoint(
+    blueprint, "PUT", "/api/billing-details", body=BillingDetailsBody, reply=BillingDetailsReply
+)
+def put_billing_details(user: CurrentUser, body: BillingDetailsBody) -> BillingDetailsReply:
+    """Another name, address, country or tax id for the receipts that are issued from now on."""
+    with database().begin() as session:
+        billing_details.save(session, utc_now(), user.user_id, body)
+    return BillingDetailsReply.of(body)
+
+
+def _details(user: CurrentUser) -> BillingDetails:
+    with database().read() as session:
+        return billing_details.details_of(session, user.user_id)
+
+
+def _shown(receipt: Receipt) -> ReceiptReply:
+    return ReceiptReply.of(receipt, tax_percent=receipt.tax_bps / 100, pdf_url=_pdf_url(receipt))
+
+
+def _pdf_url(receipt: Receipt) -> str | None:
+    if receipt.number is None:
+        return None
+    if receipt.deployment_id is None:
+        return url_for("receipts.purchase_document", purchase_id=receipt.purchase_id)
+    return url_for(
+        "receipts.charge_document",
+        deployment_id=receipt.deployment_id,
+        transaction_id=receipt.transaction_id,
+    )
