@@ -109,6 +109,7 @@ class _Sheet(FPDF):
         self.set_title(writable(paper.title))
         self.set_author(writable(paper.seller[0]))
         self.set_margins(MARGIN, MARGIN, MARGIN)
+        self.c_margin = 0
         self.set_auto_page_break(auto=True, margin=FOOT)
         self.add_font(PLAIN, "", path_of(PLAIN))
         self.add_font(PLAIN, "B", path_of(BOLD))
