@@ -1,10 +1,13 @@
 """How many events are handled at a time, and that every place that was taken is left again."""
 
+from collections import deque
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from eventlet.semaphore import Semaphore
+from nameko.events import EventHandler as NamekoEventHandler
 from nameko.exceptions import ContainerBeingKilled
 from nameko.rpc import Rpc as NamekoRpc
 
@@ -106,6 +109,37 @@ def test_events_that_are_handled_together_take_one_place(
 
     assert (seen, free(handler), is_handled) == ([(9, 8)], (10, 9), not fails)
     assert len(handler.queue_consumer.acknowledged) == (0 if fails else 2)
+
+
+def test_what_arrives_after_a_group_is_handled_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = handler_of(EventsHandler, monkeypatch)
+    handler._arrived, handler._is_working = deque(), False
+    groups: list[int] = []
+    works: list[Callable[[], None]] = []
+    handler.container = SimpleNamespace(
+        spawn_managed_thread=works.append,
+        run_at_once=lambda _handler, arguments, _context: groups.append(len(arguments[0])),
+    )
+
+    handler.handle_message({}, MESSAGE)
+    handler.handle_message({}, MESSAGE)
+    works.pop()()
+    handler.handle_message({}, MESSAGE)
+    works.pop()()
+
+    assert (groups, works) == ([2, 1], [])
+
+
+def test_one_place_is_left_to_the_other_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = handler_of(EventHandler, monkeypatch)
+    monkeypatch.setattr(NamekoEventHandler, "setup", lambda _self: None)
+    settings = SimpleNamespace(retry_delays_s=())
+    monkeypatch.setattr("chassis.events.service_settings", lambda: settings)
+    handler.queue = SimpleNamespace()
+    for workers, own in ((10, 9), (2, 1), (1, 1)):
+        handler.shared = places(workers)
+        handler.setup()
+        assert handler._places.balance == own
 
 
 def test_events_of_a_service_that_is_killed_go_back_to_their_queue(

@@ -122,7 +122,8 @@ class Visitor:
 
     def expect_balance(self, formatted: str) -> None:
         self.open("/dashboard")
-        expect(self.page.locator(".balance")).to_have_text(formatted)
+        # The page asks anew by itself.
+        expect(self.page.locator(".balance")).to_have_text(formatted, timeout=60_000)
 
     def sideways_scroll(self) -> int:
         """By how many pixels the page is wider than the window."""

@@ -134,3 +134,20 @@ def test_what_was_typed_is_shown_again_with_what_is_wrong_and_stands_in_no_addre
     assert 'value="shop &amp; more"' in answer.text
     assert "AAAA" not in answer.url
     assert read(buyer.get("/api/purchases"))["purchases"] == []
+
+
+def test_what_was_selected_stands_in_the_address_of_the_form_that_is_shown_again(
+    buyer: Api, browser: requests.Session
+) -> None:
+    answer = press(
+        buyer,
+        browser,
+        **{"choices.image": "Ubuntu 24.04", "choices.ssh_key": ""},
+        amount="custom",
+        custom_amount="12,50",
+    )
+
+    assert "/marketplace/vm-starter/buy?" in answer.url
+    assert "choices.image=Ubuntu" in answer.url
+    assert "<option selected>Ubuntu 24.04</option>" in answer.text
+    assert read(buyer.get("/api/purchases"))["purchases"] == []

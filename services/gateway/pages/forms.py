@@ -1,7 +1,7 @@
 """What the pages' forms have in common: keys, amounts of money, addresses to return to."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -10,6 +10,7 @@ from flask import flash, get_flashed_messages, request
 from chassis.digits import whole_number
 from chassis.identifiers import new_id
 from chassis.money import InvalidAmount, parse_usd, whole_cents
+from contracts.catalog import FieldKind, Product
 from contracts.topup import PlannedCharge
 from services.gateway.errors import Problem
 from services.gateway.idempotency import scoped_key
@@ -101,10 +102,25 @@ def read_quantity(text: str) -> int:
 
 def chosen_fields() -> dict[str, str]:
     """What the form says in the fields of a product, by their keys."""
-    fields = request.form.items()
+    return _fields(request.form)
+
+
+def selected_fields(product: Product) -> dict[str, str]:
+    """Of these what was selected and not typed, in the form or in the address."""
+    offered = {each.key: each.choices for each in product.fields if each.kind is FieldKind.CHOICE}
+    said = _fields(request.values)
+    return {key: text for key, text in said.items() if text in offered.get(key, ())}
+
+
+def addressed(fields: Mapping[str, str]) -> dict[str, str]:
+    """Fields of a product as they stand in an address."""
+    return {f"{FIELD_PREFIX}{key}": text for key, text in fields.items()}
+
+
+def _fields(said: Mapping[str, str]) -> dict[str, str]:
     return {
         name.removeprefix(FIELD_PREFIX): text
-        for name, text in fields
+        for name, text in said.items()
         if name.startswith(FIELD_PREFIX)
     }
 

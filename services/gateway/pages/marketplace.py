@@ -7,7 +7,13 @@ from werkzeug.wrappers import Response
 from chassis.money import InvalidAmount
 from contracts.catalog import GetProduct, ListProducts, SortOrder
 from services.gateway.errors import Problem
-from services.gateway.pages.forms import is_key, new_key, optional_money, read_quantity
+from services.gateway.pages.forms import (
+    is_key,
+    new_key,
+    optional_money,
+    read_quantity,
+    selected_fields,
+)
 from services.gateway.pages.offers import make_offer
 from services.gateway.people.identity import current_user, login_required, signed_in_user
 from services.gateway.showcase import show, show_part
@@ -64,9 +70,13 @@ def buy(slug: str) -> str | Response:
     if not in_dialog and not is_key(key):
         again = url_for("marketplace.buy", slug=slug, quantity=quantity, key=new_key())
         return redirect(again, 303)
-    offer = make_offer(signed_in_user().user_id, show(GetProduct(product_id=slug)), quantity)
-    template = "parts/buy_dialog.html" if in_dialog else "buy.html"
-    return render_template(template, offer=offer, key=key if is_key(key) else new_key())
+    product = show(GetProduct(product_id=slug))
+    return render_template(
+        "parts/buy_dialog.html" if in_dialog else "buy.html",
+        offer=make_offer(signed_in_user().user_id, product, quantity),
+        key=key if is_key(key) else new_key(),
+        typed=selected_fields(product),
+    )
 
 
 def _question(chosen: dict[str, str], cursor: str | None) -> ListProducts:

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from flask import Blueprint, flash, redirect, render_template, request, url_for
@@ -37,6 +38,7 @@ from services.gateway.backend import ask, ask_all, call
 from services.gateway.errors import Problem
 from services.gateway.pages.forms import (
     CREDIT_CHOICES_MICROS,
+    addressed,
     are_more_than_said,
     chosen_credits,
     chosen_fields,
@@ -45,6 +47,7 @@ from services.gateway.pages.forms import (
     read_id,
     read_quantity,
     refuse_credits,
+    selected_fields,
     suggested_credits,
     whole_number_field,
 )
@@ -372,11 +375,13 @@ def _same_form(slug: str, refusal: BadRequest | None = None) -> Response | tuple
     is logged, and into no cookie.
     """
     quantity, key = request.form.get("quantity", "1"), request.form.get("key", "")
-    typed = chosen_fields()
-    if not typed:
-        return redirect(url_for("marketplace.buy", slug=slug, quantity=quantity, key=key), 303)
-    shown = {key: text for key, text in typed.items() if "PRIVATE KEY" not in text}
+    typed = {name: text for name, text in chosen_fields().items() if text.strip()}
     product = show(GetProduct(product_id=slug))
+    selected = selected_fields(product)
+    if refusal is None and typed.keys() == selected.keys():
+        values: dict[str, Any] = {"quantity": quantity, "key": key, **addressed(selected)}
+        return redirect(url_for("marketplace.buy", slug=slug, **values), 303)
+    shown = {name: text for name, text in typed.items() if "PRIVATE KEY" not in text}
     offer = make_offer(signed_in_user().user_id, product, read_quantity(quantity))
     page = render_template("buy.html", offer=offer, key=key, typed=shown, refusal=refusal)
     return page, 422 if refusal else 200
