@@ -5,12 +5,15 @@ works without holding the row; what it does then sets the moment anew, or remove
 that dies leaves a lease that runs out, and the row is due again.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import func, inspect, select
 from sqlalchemy.orm import InstrumentedAttribute, Mapper, Session
+
+from chassis.database import Connected
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,3 +56,17 @@ class Leases:
         return {
             table.primary_key_from_instance(row)[0]: getattr(row, self.owner.key) for row in rows
         }
+
+    def rounds(
+        self, database: Connected, clock: Callable[[], datetime], at_most: int
+    ) -> Iterator[list[Any]]:
+        """The keys of what is due, one :meth:`take` after the other until nothing is.
+
+        ``at_most`` so many; what is left then is for the next time.
+        """
+        for _ in range(at_most):
+            with database.begin() as session:
+                taken = list(self.take(session, clock()))
+            if not taken:
+                return
+            yield taken

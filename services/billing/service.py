@@ -1,6 +1,7 @@
 """Billing's entrypoints."""
 
 import functools
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 from uuid import UUID
@@ -306,46 +307,26 @@ class BillingService:
     @timer(interval_s=SWEEP_INTERVAL_S, asleep_s=ASLEEP_S)
     def sweep(self) -> datetime | None:
         """What is due, if anything is; when something is next."""
-        with self.database.read() as session:
-            next_at = claims.next_at(session)
-        if next_at is None or next_at > utc_now():
-            return next_at
-        self._checkout().sweep()
-        return None
+        return self._when_due([claims.next_at], self._checkout().sweep)
 
     @timer(interval_s=SWEEP_INTERVAL_S, asleep_s=ASLEEP_S)
     def renew(self) -> datetime | None:
         """Months that are due, and the ladder of those that are not paid."""
-        with self.database.read() as session:
-            next_at = DUE.next_at(session)
-        if next_at is None or next_at > utc_now():
-            return next_at
-        self._renewals().run()
-        return None
+        return self._when_due([DUE.next_at], self._renewals().run)
 
     @timer(interval_s=SWEEP_INTERVAL_S, asleep_s=ASLEEP_S)
     def charge_usage(self) -> datetime | None:
         """What was used in the hours that are over."""
-        with self.database.read() as session:
-            next_at = charging.DUE.next_at(session)
-        if next_at is None or next_at > utc_now():
-            return next_at
-        UsageCharges(self.database, self.caller, get_settings(), utc_now).run()
-        return None
+        work = UsageCharges(self.database, self.caller, get_settings(), utc_now)
+        return self._when_due([charging.DUE.next_at], work.run)
 
     @timer(interval_s=SWEEP_INTERVAL_S, asleep_s=ASLEEP_S)
     def give_back_and_pay_out(self) -> datetime | None:
         """Refunds that are due, what was advanced in them, and payouts."""
+        claims_of_debts = Debts(self.database, self.caller, get_settings(), utc_now)
+        works = (self._refunds().run, claims_of_debts.run, self._payouts().run)
         leases = (settling.DUE, debts.DUE, carrying_out.DUE)
-        with self.database.read() as session:
-            moments = [due.next_at(session) for due in leases]
-        next_at = min((moment for moment in moments if moment is not None), default=None)
-        if next_at is None or next_at > utc_now():
-            return next_at
-        self._refunds().run()
-        Debts(self.database, self.caller, get_settings(), utc_now).run()
-        self._payouts().run()
-        return None
+        return self._when_due([due.next_at for due in leases], *works)
 
     @event_handler(ProductPriceChanged)
     def note_price(self, session: Session, event: ProductPriceChanged) -> None:
@@ -364,16 +345,27 @@ class BillingService:
     @timer(interval_s=SWEEP_INTERVAL_S, asleep_s=ASLEEP_S)
     def watch_runways(self) -> datetime | None:
         """Who is to be warned before credits run out."""
-        with self.database.read() as session:
-            next_at = runways.DUE.next_at(session)
-        if next_at is None or next_at > utc_now():
-            return next_at
-        Lookout(self.database, self.caller, get_settings(), utc_now).run()
-        return None
+        work = Lookout(self.database, self.caller, get_settings(), utc_now)
+        return self._when_due([runways.DUE.next_at], work.run)
 
     @timer(FORGET_EVERY_S)
     def forget_old(self) -> None:
         forget(self.database, utc_now(), messages(get_settings()))
+
+    def _when_due(
+        self,
+        looks: Sequence[Callable[[Session], datetime | None]],
+        *works: Callable[[], None],
+    ) -> datetime | None:
+        """Do the works if something is due by now; otherwise, when something is next."""
+        with self.database.read() as session:
+            moments = [look(session) for look in looks]
+        next_at = min((moment for moment in moments if moment is not None), default=None)
+        if next_at is None or next_at > utc_now():
+            return next_at
+        for work in works:
+            work()
+        return None
 
     def _try_again(self, session: Session, user_id: UUID) -> None:
         if claims.mark_owed(session, utc_now(), user_id):

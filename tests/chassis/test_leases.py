@@ -110,3 +110,12 @@ def test_the_next_moment_is_the_earliest_of_all(parcels: Connected) -> None:
 
     with parcels.read() as session:
         assert DUE.next_at(session) == NOW
+
+
+def test_rounds_go_on_until_nothing_is_due_or_there_were_enough(parcels: Connected) -> None:
+    send(parcels, "ann", 1, 2, 3)
+    by_two = replace(DUE, limit=2)
+
+    assert list(by_two.rounds(parcels, lambda: NOW, at_most=9)) == [[1, 2], [3]]
+    assert list(by_two.rounds(parcels, lambda: NOW + MINUTE, at_most=1)) == [[1, 2]]
+    assert taken(parcels, NOW + MINUTE) == [3]

@@ -15,7 +15,11 @@ from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from contracts.billing import DeploymentStatus
+from contracts.errors import AccountFrozen, InsufficientFunds, NotFound
 from services.billing.settings import BillingSettings
+
+NO_MONEY = (InsufficientFunds.code, NotFound.code, AccountFrozen.code)
+"""Refusals that money, or the end of a freeze, turns into a payment. Who has no wallet has none."""
 
 
 class Standing(Protocol):

@@ -27,6 +27,7 @@ from contracts.messages import Command, Event
 from services.billing.deployments import ladder, periods
 from services.billing.deployments.examples import example_access
 from services.billing.deployments.months import one_month_after
+from services.billing.deployments.periods import PeriodKind
 from services.billing.models import (
     OVER,
     ChangeRow,
@@ -157,9 +158,9 @@ def report_deployment(
 def _give_back(session: Session, now: datetime, row: DeploymentRow) -> None:
     """What failed is paid back: what never ran, and of what ran the month in which it failed."""
     is_asked = periods.close_months(session, now, row.deployment_id)
-    is_asked = periods.give_back_resizes(session, now, row.deployment_id) or is_asked
+    is_asked = periods.give_back(session, now, row.deployment_id, PeriodKind.RESIZE) or is_asked
     runs_now = row.paid_until is not None and row.paid_until > now
-    if periods.give_back_month(session, now, row.deployment_id):
+    if periods.give_back(session, now, row.deployment_id, PeriodKind.MONTH):
         is_asked = True
     elif row.active_at is None or runs_now:
         reason = row.status_reason or f"{row.name} could not be provided."

@@ -178,28 +178,14 @@ def close_months(session: Session, now: datetime, deployment_id: UUID) -> bool:
     return bool(closed.rowcount)  # type: ignore[attr-defined]
 
 
-def give_back_month(session: Session, now: datetime, deployment_id: UUID) -> bool:
-    """The month that runs now is to be given back. Whether there is one that was paid by itself."""
+def give_back(session: Session, now: datetime, deployment_id: UUID, kind: PeriodKind) -> bool:
+    """What was paid by itself for the month that runs now is to be given back: that month, or a
+    larger size in it. Whether there is any."""
     given_back = session.execute(
         update(PeriodRow)
         .where(
             PeriodRow.deployment_id == deployment_id,
-            PeriodRow.kind == PeriodKind.MONTH,
-            PeriodRow.status == PeriodStatus.PAID,
-            PeriodRow.ends_at > now,
-        )
-        .values(status=PeriodStatus.REFUNDING, changed_at=now)
-    )
-    return bool(given_back.rowcount)  # type: ignore[attr-defined]
-
-
-def give_back_resizes(session: Session, now: datetime, deployment_id: UUID) -> bool:
-    """What was paid for a larger size of the month that runs now is to be given back."""
-    given_back = session.execute(
-        update(PeriodRow)
-        .where(
-            PeriodRow.deployment_id == deployment_id,
-            PeriodRow.kind == PeriodKind.RESIZE,
+            PeriodRow.kind == kind,
             PeriodRow.status == PeriodStatus.PAID,
             PeriodRow.ends_at > now,
         )

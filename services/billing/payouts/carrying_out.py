@@ -66,11 +66,7 @@ class Payouts:
 
     def run(self) -> None:
         """Carry out everything that is due, of every provider in turn."""
-        for _ in range(ROUNDS_MAX):
-            with self.database.begin() as session:
-                taken = list(DUE.take(session, self.clock()))
-            if not taken:
-                return
+        for taken in DUE.rounds(self.database, self.clock, ROUNDS_MAX):
             for payout_id in taken:
                 if not self.carry_out(payout_id):
                     return

@@ -95,11 +95,7 @@ class Debts:
 
     def run(self) -> None:
         """Claim everything that is due, of every provider in turn."""
-        for _ in range(ROUNDS_MAX):
-            with self.database.begin() as session:
-                taken = list(DUE.take(session, self.clock()))
-            if not taken:
-                return
+        for taken in DUE.rounds(self.database, self.clock, ROUNDS_MAX):
             for refund_key in taken:
                 try:
                     self._claim(refund_key)

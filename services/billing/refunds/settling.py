@@ -65,11 +65,7 @@ class Refunds:
     def run(self) -> None:
         """Settle everything that is due, of every buyer in turn; one that fails keeps none
         behind it, and is tried again when its lease has run out."""
-        for _ in range(ROUNDS_MAX):
-            with self.database.begin() as session:
-                taken = list(DUE.take(session, self.clock()))
-            if not taken:
-                return
+        for taken in DUE.rounds(self.database, self.clock, ROUNDS_MAX):
             for refund_id in taken:
                 if not self.try_to_settle(refund_id):
                     return

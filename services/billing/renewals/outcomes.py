@@ -20,7 +20,7 @@ from contracts.billing import (
     DeploymentStatus,
     RenewalShortOfFunds,
 )
-from contracts.errors import AccountFrozen, InsufficientFunds, NotFound
+from contracts.errors import AccountFrozen, InsufficientFunds
 from contracts.messages import MAX_AMOUNT_MICROS
 from contracts.wallet import BatchError, ClosedKey, Transaction
 from services.billing.deployments import ladder, lifecycle, periods, resizing
@@ -32,9 +32,6 @@ from services.billing.sales.records import SaleKind
 from services.billing.settings import BillingSettings
 
 log = logging.getLogger(__name__)
-
-NO_MONEY = (InsufficientFunds.code, NotFound.code, AccountFrozen.code)
-"""Refusals that money, or the end of a freeze, turns into a payment. Who has no wallet has none."""
 
 
 class Answer(NamedTuple):
@@ -136,7 +133,7 @@ class Outcomes:
             # Its owner hears at once that it stays as it is.
             periods.move(period, self.now, PeriodStatus.CLOSING)
             return
-        if period.status != PeriodStatus.DUE or error.code not in NO_MONEY:
+        if period.status != PeriodStatus.DUE or error.code not in ladder.NO_MONEY:
             self.refused.add(row.deployment_id)
             log.error(
                 "the wallet does not do what a period needs",

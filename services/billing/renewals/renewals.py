@@ -88,11 +88,7 @@ class Renewals:
 
     def run(self) -> None:
         """Deal with everything that is due, of every owner in turn."""
-        for _ in range(ROUNDS_MAX):
-            with self.database.begin() as session:
-                taken = list(DUE.take(session, self.clock()))
-            if not taken:
-                return
+        for taken in DUE.rounds(self.database, self.clock, ROUNDS_MAX):
             self._each(taken, self._look)
             try:
                 self.ask_wallet(taken)

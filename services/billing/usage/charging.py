@@ -27,10 +27,11 @@ from chassis.crash_points import crash_point
 from chassis.database import Connected, is_lost
 from chassis.identifiers import new_id
 from chassis.leases import Leases
-from contracts.errors import AccountFrozen, InsufficientFunds, NotFound, ServiceError
+from contracts.errors import ServiceError
 from contracts.keys import usage_key
 from contracts.messages import MAX_AMOUNT_MICROS
 from contracts.wallet import Debit, DebitAll, DebitResult, TransactionKind
+from services.billing.deployments.ladder import NO_MONEY
 from services.billing.models import (
     DeploymentRow,
     PurchaseLineRow,
@@ -59,9 +60,6 @@ EARNERS_MAX = 90
 
 NAME_LENGTH_MAX = 100
 
-NO_MONEY = (InsufficientFunds.code, NotFound.code, AccountFrozen.code)
-"""Refusals that money, or the end of a freeze, turns into a payment."""
-
 DUE = Leases(
     due_at=UsageWalletRow.due_at,
     owner=UsageWalletRow.user_id,
@@ -81,11 +79,7 @@ class UsageCharges:
 
     def run(self) -> None:
         """Charge every wallet that is due."""
-        for _ in range(ROUNDS_MAX):
-            with self.database.begin() as session:
-                taken = list(DUE.take(session, self.clock()))
-            if not taken:
-                return
+        for taken in DUE.rounds(self.database, self.clock, ROUNDS_MAX):
             self._each(taken, self._prepare)
             try:
                 self._ask_wallet(taken)
