@@ -55,7 +55,7 @@ class System:
         self._postgres = postgres
         self._directory = directory
         self._wanted = tuple(names)
-        if unknown := set(self._wanted) - set(PROCESSES):
+        if unknown := set(self._wanted) - {*PROCESSES, "mailbox"}:
             raise ValueError(f"no such process: {', '.join(sorted(unknown))}")
         self._settings = dict(settings or {})
         self._urls = dict(databases or {})
@@ -72,6 +72,10 @@ class System:
     @property
     def sandbox_url(self) -> str:
         return f"http://127.0.0.1:{self._ports.sandbox}"
+
+    @property
+    def mailbox_url(self) -> str:
+        return f"http://127.0.0.1:{self._ports.mailbox}"
 
     @cached_property
     def rpc(self) -> RpcClient:

@@ -28,14 +28,20 @@ class Ports:
 
     gateway: int
     sandbox: int
+    mailbox: int
+    mailbox_smtp: int
     health: Mapping[str, int]
 
     @classmethod
-    def choose(cls, gateway: int | None = None, sandbox: int | None = None) -> "Ports":
+    def choose(
+        cls, gateway: int | None = None, sandbox: int | None = None, mailbox: int | None = None
+    ) -> "Ports":
         """The ports given, and a free one for everything else."""
         return cls(
             gateway=gateway or free_port(),
             sandbox=sandbox or free_port(),
+            mailbox=mailbox or free_port(),
+            mailbox_smtp=free_port(),
             health={name: free_port() for name in LISTENERS},
         )
 
@@ -61,7 +67,8 @@ def processes(
 ) -> list[Process]:
     """Every process of the product. ``environment`` is what they all inherit.
 
-    With a ``STRIPE_API_KEY`` of the user's own, payments go to Stripe and no sandbox runs.
+    With a ``STRIPE_API_KEY`` of the user's own, payments go to Stripe and no sandbox runs; with an
+    ``SMTP_URL``, mails go there and no mailbox runs. The mailbox's data lie beside the sandbox's.
     """
     public_url = environment.get("PUBLIC_URL") or f"http://127.0.0.1:{ports.gateway}"
     everywhere = {**environment, "PYTHONUNBUFFERED": "1", "PUBLIC_URL": public_url}
@@ -69,6 +76,7 @@ def processes(
     website = {
         "SECRET_KEY": environment.get("SECRET_KEY") or secret.secret_key,
         "GATEWAY_PORT": str(ports.gateway),
+        "SMTP_URL": environment.get("SMTP_URL") or f"smtp+plain://127.0.0.1:{ports.mailbox_smtp}",
     }
 
     def service(name: str, module: str, database: str, own: Mapping[str, str]) -> Process:
@@ -86,6 +94,7 @@ def processes(
         *(service(name, f"services.{name}.service", name, own.get(name, {})) for name in SERVICES),
         service("notifier", "services.gateway.notifier", "gateway", website),
         *([_sandbox(ports, secret, sandbox_data, everywhere)] if stripe else []),
+        *([] if environment.get("SMTP_URL") else [_mailbox(ports, sandbox_data, everywhere)]),
         _gateway(
             ports,
             {
@@ -113,6 +122,20 @@ def _gateway(ports: Ports, environment: Mapping[str, str]) -> Process:
         [sys.executable, "-m", "services.gateway.server"],
         environment,
         f"http://127.0.0.1:{ports.gateway}/readyz",
+    )
+
+
+def _mailbox(ports: Ports, sandbox_data: Path, environment: Mapping[str, str]) -> Process:
+    return Process(
+        "mailbox",
+        [sys.executable, "-m", "deploy.local.mailbox"],
+        {
+            **environment,
+            "MAILBOX_DATA": str(sandbox_data.parent / "mailbox"),
+            "MAILBOX_SMTP_PORT": str(ports.mailbox_smtp),
+            "MAILBOX_PORT": str(ports.mailbox),
+        },
+        f"http://127.0.0.1:{ports.mailbox}/healthz",
     )
 
 

@@ -1,4 +1,4 @@
-"""The gateway's tables: users, their sessions and tokens, their notifications."""
+"""The gateway's tables: users, their sessions and tokens, their notifications and mails."""
 
 from datetime import datetime
 from typing import ClassVar
@@ -37,6 +37,13 @@ class User(Base):
     created_at: Mapped[datetime]
     wallet_opened_at: Mapped[datetime | None]
     """None until the wallet service has confirmed that this user's wallet is open."""
+
+    email_confirmed_at: Mapped[datetime | None]
+    """When a link that was mailed to ``email`` was opened; None for an address of which that is
+    not known."""
+
+    deleted_at: Mapped[datetime | None]
+    """The account is gone, and with it what was known of the person; the id stands in the books."""
 
 
 class UserSession(Base):
@@ -136,4 +143,73 @@ class Notification(Base):
         ),
         Index("notifications_read", "read_at", postgresql_where=text("read_at IS NOT NULL")),
         Index("notifications_told", "created_at"),
+    )
+
+
+class NotificationChoice(Base):
+    """How a user hears of a topic, if not as everybody does: :mod:`notifications.topics`."""
+
+    __tablename__ = "notification_choices"
+
+    user_id: Mapped[UUID] = mapped_column(
+        ForeignKey("users.user_id", ondelete="CASCADE"), primary_key=True
+    )
+    topic: Mapped[str] = mapped_column(primary_key=True)
+    on_page: Mapped[bool]
+    by_mail: Mapped[bool]
+
+
+class MailLink(Base):
+    """A link in a mail, which is this id and our signature: :mod:`notifications.links`.
+
+    ``used_at`` is also when it was replaced or taken back. ``email`` is the address that it is
+    about, and was sent to.
+    """
+
+    __tablename__ = "mail_links"
+
+    link_id: Mapped[UUID] = mapped_column(primary_key=True)
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.user_id", ondelete="CASCADE"))
+    purpose: Mapped[str]
+    email: Mapped[str]
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    used_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        Index("mail_links_by_user", "user_id"),
+        Index("mail_links_expired", "expires_at"),
+    )
+
+
+class Mail(Base):
+    """A mail that waits until ``due_at``, or what became of it: :mod:`notifications.mails`.
+
+    ``address`` is empty for the user's own, as it is when it is sent. ``outcome`` is empty while it
+    waits, then ``sent``, ``refused``, ``given_up`` or ``unwanted``; ``error`` is what a server said
+    last.
+    """
+
+    __tablename__ = "mails"
+
+    mail_id: Mapped[UUID] = mapped_column(primary_key=True)
+    user_id: Mapped[UUID]
+    kind: Mapped[str]
+    address: Mapped[str]
+    title: Mapped[str]
+    body: Mapped[str]
+    link: Mapped[str]
+    link_id: Mapped[UUID | None]
+    created_at: Mapped[datetime]
+    good_until: Mapped[datetime]
+    due_at: Mapped[datetime | None]
+    attempts: Mapped[int]
+    ended_at: Mapped[datetime | None]
+    outcome: Mapped[str]
+    error: Mapped[str]
+
+    __table_args__ = (
+        Index("mails_due", "due_at", postgresql_where=text("due_at IS NOT NULL")),
+        Index("mails_ended", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
+        Index("mails_by_user", "user_id", "mail_id"),
     )

@@ -6,6 +6,7 @@ It also sends what the website has to say, which is no container that could.
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from sqlalchemy.orm import Session
 
@@ -48,11 +49,16 @@ from contracts.topup import (
 from contracts.wallet import AccountFroze, BalanceLow, BalanceRestored, WalletCredited
 from services.gateway import rate_limits, retention
 from services.gateway.notifications import messages
+from services.gateway.notifications.sending import send_due
 from services.gateway.notifications.storage import Message, tell, tell_all
 from services.gateway.settings import get_notifier_settings
 
 REMOVE_EVERY_S = 60
 """Where somebody makes many of them, they do not become many."""
+
+SEND_EVERY_S = 1.0
+MAILS_SEEN_WITHIN_S = 3.0
+"""Of what another process wrote."""
 
 
 class NotifierService:
@@ -170,6 +176,11 @@ class NotifierService:
     @event_handler(CardExpiring)
     def card_expiring(self, session: Session, event: CardExpiring) -> None:
         _tell(session, event, messages.card_expiring(event))
+
+    @timer(SEND_EVERY_S, asleep_s=MAILS_SEEN_WITHIN_S)
+    def send_mails(self) -> datetime | None:
+        """What was told here, and what the website wants to be sent."""
+        return send_due(self.database, get_notifier_settings(), utc_now)
 
     @timer(REMOVE_EVERY_S)
     def remove_passed_limits(self) -> None:

@@ -1,10 +1,13 @@
 """The gateway's settings, from the environment, read once."""
 
 import functools
-from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from dataclasses import dataclass, field
+from email.utils import parseaddr
+from typing import Annotated, Any, Literal
+from urllib.parse import unquote, urlsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_settings import NoDecode
 
 from chassis.settings import KeptDays, ServiceSettings, load_settings
 from services.gateway import rate_limits
@@ -25,15 +28,66 @@ def _rate_limit(value: str) -> str:
     return value
 
 
+@dataclass(frozen=True)
+class SmtpServer:
+    """Where mails are handed in. ``security``: ``tls`` from the first byte, ``starttls``, which
+    must succeed, or ``none``."""
+
+    host: str
+    port: int
+    security: Literal["tls", "starttls", "none"]
+    user: str = ""
+    password: str = field(default="", repr=False)
+
+
+_SMTP: dict[str, tuple[Literal["tls", "starttls", "none"], int]] = {
+    "smtps": ("tls", 465),
+    "smtp": ("starttls", 587),
+    "smtp+plain": ("none", 25),
+}
+
+
+def _smtp_server(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if not value:
+        return None
+    parts = urlsplit(value)
+    try:
+        security, port = _SMTP[parts.scheme]
+        port = parts.port or port
+    except (KeyError, ValueError):
+        raise ValueError("it must be like smtps://user:password@mail.example.org:465") from None
+    if not parts.hostname or parts.path.strip("/") or parts.query:
+        raise ValueError("it must be like smtps://user:password@mail.example.org:465")
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    return SmtpServer(parts.hostname, port, security, user, password)
+
+
+def _sender(value: str) -> str:
+    local, _, domain = parseaddr(value)[1].rpartition("@")
+    if not local or not domain or not value.isascii():
+        raise ValueError("it must be like Mycelium <no-reply@example.org>")
+    return value
+
+
 WebAddress = Annotated[str, AfterValidator(_web_address)]
 RateLimit = Annotated[str, AfterValidator(_rate_limit)]
 
 
-class GatewaySettings(ServiceSettings):
-    """``public_url`` is the address that browsers use; it decides over secure cookies."""
+class MailSettings(ServiceSettings):
+    """What the website and the notifier must agree on: links in mails lead to the one and are
+    written by the other."""
 
     secret_key: Annotated[str, Field(min_length=16, repr=False)]
     public_url: WebAddress = "http://127.0.0.1:8000"
+    smtp_url: Annotated[SmtpServer | None, NoDecode, BeforeValidator(_smtp_server)] = None
+    """``smtps`` is TLS, ``smtp`` STARTTLS, ``smtp+plain`` neither. Empty: no mail is sent."""
+
+
+class GatewaySettings(MailSettings):
+    """``public_url`` is the address that browsers use; it decides over secure cookies."""
+
     gateway_host: str = "127.0.0.1"
     gateway_port: Annotated[int, Field(ge=1, le=65535)] = 8000
     gateway_workers: Annotated[int, Field(ge=1, le=64)] = 2
@@ -83,9 +137,17 @@ class GatewaySettings(ServiceSettings):
         return self.public_url.startswith("https://")
 
 
-class NotifierSettings(ServiceSettings):
-    """Of the process beside the website: how long its tables keep what."""
+class NotifierSettings(MailSettings):
+    """Of the process beside the website: how it sends mails, how long its tables keep what."""
 
+    mail_from: Annotated[str, AfterValidator(_sender)] = "Mycelium <no-reply@localhost>"
+    """Who mails come from, and where a server returns what it cannot deliver."""
+
+    smtp_timeout_s: Annotated[float, Field(ge=1, le=60)] = 10.0
+    """How long a mail server may take for one answer."""
+
+    mails_kept_days: KeptDays = 30
+    """After they were sent, refused or given up; links in them after their end."""
     ended_sessions_kept_days: KeptDays = 90
     """Sessions after their end, and API tokens after they were revoked."""
     notifications_kept_days: KeptDays = 90

@@ -146,8 +146,8 @@ def database(gateway_database: Connected) -> Connected:
     with gateway_database.begin() as session:
         session.execute(
             text(
-                "TRUNCATE users, user_sessions, api_tokens, notifications, inbox, rate_limits"
-                " CASCADE"
+                "TRUNCATE users, user_sessions, api_tokens, notifications, mails, inbox,"
+                " rate_limits CASCADE"
             )
         )
     return gateway_database

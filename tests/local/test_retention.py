@@ -29,7 +29,10 @@ BY_SERVICE = {
     "billing": messages(BillingSettings(**PLACES)),
     "catalog": catalog.kept(CatalogSettings(**PLACES)),
     "topup": topup.kept(TopupSettings(**PLACES, **STRIPE)),
-    "gateway": [*gateway.kept(NotifierSettings(**PLACES)), rate_limits.KEPT],
+    "gateway": [
+        *gateway.kept(NotifierSettings(**PLACES, secret_key="of the tests only")),
+        rate_limits.KEPT,
+    ],
 }
 RULES = [
     pytest.param(service, kept, id=f"{service}-{kept.table}.{kept.since}")
@@ -38,7 +41,7 @@ RULES = [
 ]
 
 SOMEBODY = new_id()
-OF_SOMEBODY = ("user_sessions", "api_tokens")
+OF_SOMEBODY = ("user_sessions", "api_tokens", "mail_links")
 
 DatabaseOf = Callable[[str], Connected]
 

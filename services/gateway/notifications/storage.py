@@ -13,6 +13,7 @@ from chassis.bulk import Bulk
 from chassis.identifiers import new_id
 from contracts.errors import NotFound
 from services.gateway.models import Notification
+from services.gateway.notifications import mails, topics
 
 Severity = Literal["success", "info", "warning", "danger"]
 TITLE_LENGTH_MAX = 200
@@ -21,7 +22,8 @@ BODY_LENGTH_MAX = 1000
 
 _TELL = Bulk(
     "INSERT INTO notifications ({columns}) SELECT * FROM {rows}"
-    " ON CONFLICT (event_id, kind) DO NOTHING",
+    " ON CONFLICT (event_id, kind) DO NOTHING"
+    " RETURNING user_id, kind, title, body, link",
     notification_id="uuid",
     user_id="uuid",
     event_id="uuid",
@@ -31,6 +33,7 @@ _TELL = Bulk(
     body="text",
     link="text",
     created_at="timestamptz",
+    read_at="timestamptz",
 )
 
 
@@ -53,7 +56,9 @@ def tell(session: Session, now: datetime, user_id: UUID, event_id: UUID, message
 def tell_all(
     session: Session, now: datetime, messages: Iterable[tuple[UUID, UUID, Message]]
 ) -> None:
-    """The same of several: the user, the event and its message."""
+    """The same of several: the user, the event and its message. Mails go out with it."""
+    messages = list(messages)
+    quiet = topics.quiet(session, ((user_id, message.kind) for user_id, _, message in messages))
     rows = [
         (
             new_id(),
@@ -65,10 +70,12 @@ def tell_all(
             message.body[:BODY_LENGTH_MAX],
             message.link,
             now,
+            now if (user_id, message.kind) in quiet else None,
         )
         for user_id, event_id, message in messages
     ]
-    _TELL.execute(session, rows)
+    told = _TELL.execute(session, rows)
+    mails.queue(session, now, [tuple(row) for row in told])
 
 
 def newest(
