@@ -14,6 +14,7 @@ from contracts.messages import (
     Command,
     Cursor,
     Day,
+    IdempotencyKey,
     Moment,
     PageLimit,
     PriceMicros,
@@ -109,16 +110,25 @@ Choices = Annotated[
 """What a buyer said in the product's ``fields``, by their keys."""
 
 
+LINE_NAME_LENGTH_MAX = 90
+LineName = Annotated[
+    str, StringConstraints(strip_whitespace=True, max_length=LINE_NAME_LENGTH_MAX), Storable
+]
+"""With the number of a unit after it, it is still a name of a deployment."""
+
+
 class PurchaseLine(Value):
     """What to buy. ``expected_unit_price_micros`` is the price the person saw, if known.
 
-    ``choices`` are for each unit of the line alike.
+    ``choices`` are for each unit of the line alike. Deployments are named ``name``, numbered where
+    there are several; where it is empty, after the product.
     """
 
     product_id: UUID
     quantity: Annotated[int, Field(strict=True, ge=1, le=100)] = 1
     expected_unit_price_micros: PriceMicros | None = None
     choices: Choices = Field(default_factory=dict)
+    name: LineName = ""
 
 
 class PurchasedLine(Value):
@@ -130,6 +140,7 @@ class PurchasedLine(Value):
     unit_price_micros: PriceMicros
     amount_micros: PriceMicros
     choices: Choices = Field(default_factory=dict)
+    name: str = ""
 
 
 class Purchase(Reply):
@@ -178,6 +189,17 @@ class StartPurchase(Command[Purchase], service=SERVICE, method="start_purchase")
 class GetPurchase(Request[Purchase], service=SERVICE, method="get_purchase"):
     user_id: UUID
     purchase_id: UUID
+
+
+class FindPurchase(Request[Purchase], service=SERVICE, method="find_purchase"):
+    """What became of a :class:`StartPurchase` whose answer was lost, without buying anything.
+
+    ``NotFound``: nothing was bought under this key. It may be yet, as long as the command is under
+    way.
+    """
+
+    user_id: UUID
+    idempotency_key: IdempotencyKey
 
 
 class CancelPurchase(Request[Purchase], service=SERVICE, method="cancel_purchase"):

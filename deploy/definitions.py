@@ -106,6 +106,7 @@ LOGINS = (
         calls=(
             "billing.cancel_deployment",
             "billing.cancel_purchase",
+            "billing.find_purchase",
             "billing.get_burn_rate",
             "billing.get_deployment",
             "billing.get_forecast",

@@ -73,6 +73,7 @@ class PurchaseRow(Base):
 class PurchaseLineRow(Base):
     """A line of a purchase, with the price at which it was made.
 
+    ``name`` is what its buyer called it, empty where after the product.
     ``is_stocked``: there was an end to the product's stock. ``choices`` is what its buyer said,
     ``meters`` what is charged by use, at the prices of then.
     ``fee_bps`` is what the marketplace keeps of what somebody else sells; without one all of it.
@@ -84,6 +85,7 @@ class PurchaseLineRow(Base):
     position: Mapped[int] = mapped_column(Integer, primary_key=True)
     product_id: Mapped[UUID]
     product_name: Mapped[str]
+    name: Mapped[str] = mapped_column(default="")
     provider_id: Mapped[UUID | None]
     category: Mapped[str]
     billing_period: Mapped[str]

@@ -26,6 +26,7 @@ from contracts.billing import (
     CancelPurchase,
     Deployment,
     DeploymentList,
+    FindPurchase,
     Forecast,
     GetBurnRate,
     GetDeployment,
@@ -92,7 +93,7 @@ from services.billing.payouts.carrying_out import Payouts
 from services.billing.payouts.queries import as_payout, list_payouts
 from services.billing.purchases import claims, refusals, returns
 from services.billing.purchases.checkout import Checkout
-from services.billing.purchases.queries import get_purchase, list_purchases
+from services.billing.purchases.queries import find_purchase, get_purchase, list_purchases
 from services.billing.receipts import documents, issuing
 from services.billing.refunds import debts, settling
 from services.billing.refunds.debts import Debts
@@ -135,6 +136,11 @@ class BillingService:
     def get_purchase(self, request: GetPurchase) -> Purchase:
         with self.database.read() as session:
             return get_purchase(session, request, get_settings())
+
+    @rpc
+    def find_purchase(self, request: FindPurchase) -> Purchase:
+        with self.database.read() as session:
+            return find_purchase(session, request, get_settings())
 
     @rpc
     def list_purchases(self, request: ListPurchases) -> PurchasePage:

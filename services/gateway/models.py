@@ -1,18 +1,21 @@
 """The gateway's tables: users, their sessions and tokens, their notifications and mails."""
 
 from datetime import datetime
-from typing import ClassVar
+from typing import Any, ClassVar
 from uuid import UUID
 
 from sqlalchemy import (
+    BigInteger,
     DateTime,
     ForeignKey,
     Index,
+    Integer,
     LargeBinary,
     Text,
     UniqueConstraint,
     text,
 )
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -99,6 +102,75 @@ class BillingDetailsRow(Base):
     country: Mapped[str]
     tax_id: Mapped[str]
     updated_at: Mapped[datetime]
+
+
+class Cart(Base):
+    """What somebody is collecting: a user, or a browser, whose cookie holds a secret.
+
+    ``added_keys`` are the keys of the last additions, so that one that is sent again adds nothing.
+    """
+
+    __tablename__ = "carts"
+
+    cart_id: Mapped[UUID] = mapped_column(primary_key=True)
+    user_id: Mapped[UUID | None] = mapped_column(
+        ForeignKey("users.user_id", ondelete="CASCADE"), unique=True
+    )
+    secret_sha256: Mapped[bytes | None] = mapped_column(unique=True)
+    added_keys: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    changed_at: Mapped[datetime]
+
+    __table_args__ = (
+        Index("carts_of_visitors", "changed_at", postgresql_where=text("user_id IS NULL")),
+    )
+
+
+class CartLine(Base):
+    """``seen_price_micros`` is what one cost when it was added or last changed."""
+
+    __tablename__ = "cart_lines"
+
+    line_id: Mapped[UUID] = mapped_column(primary_key=True)
+    cart_id: Mapped[UUID] = mapped_column(ForeignKey("carts.cart_id", ondelete="CASCADE"))
+    product_id: Mapped[UUID]
+    product_name: Mapped[str]
+    name: Mapped[str]
+    quantity: Mapped[int] = mapped_column(Integer)
+    choices: Mapped[dict[str, str]] = mapped_column(JSONB)
+    seen_price_micros: Mapped[int] = mapped_column(BigInteger)
+
+    __table_args__ = (Index("cart_lines_by_cart", "cart_id", "line_id"),)
+
+
+class CartCheckout(Base):
+    """A cart on its way to a purchase: see :mod:`services.gateway.cart.checkout`.
+
+    ``lines`` left the cart with it, and come back where they are not bought. At most one of a user
+    is under way. ``tried_at`` is when billing was last asked to buy.
+    """
+
+    __tablename__ = "cart_checkouts"
+
+    user_id: Mapped[UUID] = mapped_column(
+        ForeignKey("users.user_id", ondelete="CASCADE"), primary_key=True
+    )
+    key: Mapped[str] = mapped_column(primary_key=True)
+    checkout_id: Mapped[UUID]
+    lines: Mapped[list[dict[str, Any]]] = mapped_column(JSONB)
+    begun_at: Mapped[datetime]
+    tried_at: Mapped[datetime]
+    purchase_id: Mapped[UUID | None]
+    ended_at: Mapped[datetime | None]
+
+    __table_args__ = (
+        Index(
+            "cart_checkouts_under_way",
+            "user_id",
+            unique=True,
+            postgresql_where=text("ended_at IS NULL"),
+        ),
+        Index("cart_checkouts_ended", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
+    )
 
 
 class RateLimit(Base):

@@ -11,6 +11,8 @@ def kept(settings: NotifierSettings) -> list[Kept]:
         Kept("api_tokens", "revoked_at", settings.ended_sessions_kept_days),
         Kept("mails", "ended_at", settings.mails_kept_days),
         Kept("mail_links", "expires_at", settings.mails_kept_days),
+        Kept("carts", "changed_at", settings.carts_kept_days, unless="user_id IS NOT NULL"),
+        Kept("cart_checkouts", "ended_at", settings.carts_kept_days),
         Kept("notifications", "read_at", settings.notifications_kept_days),
         Kept("notifications", "created_at", settings.unread_notifications_kept_days),
     ]

@@ -150,6 +150,8 @@ class NotifierSettings(MailSettings):
     """After they were sent, refused or given up; links in them after their end."""
     ended_sessions_kept_days: KeptDays = 90
     """Sessions after their end, and API tokens after they were revoked."""
+    carts_kept_days: KeptDays = 30
+    """Carts of visitors who never logged in after their last change; checkouts after their end."""
     notifications_kept_days: KeptDays = 90
     """After they were read."""
     unread_notifications_kept_days: KeptDays = 365

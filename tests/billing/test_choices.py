@@ -12,6 +12,7 @@ from chassis.database import Connected
 from contracts.billing import (
     Access,
     DeploymentStatus,
+    FindPurchase,
     GetDeployment,
     GetPurchase,
     PurchaseLine,
@@ -25,7 +26,7 @@ from services.billing.deployments.lifecycle import report_deployment
 from services.billing.deployments.queries import get_deployment
 from services.billing.models import DeploymentRow
 from services.billing.purchases import choices, lifecycle, recording
-from services.billing.purchases.queries import get_purchase
+from services.billing.purchases.queries import find_purchase, get_purchase
 from services.billing.purchases.recording import Order
 from services.billing.purchases.ssh_keys import NotAPublicKey, check_public_key
 from services.billing.settings import BillingSettings
@@ -332,3 +333,34 @@ def test_an_example_address_is_one_of_a_host(number: int, last: int) -> None:
 
 def test_a_service_has_no_address() -> None:
     assert example_access(uuid4(), Category.SERVICES).address == ""
+
+
+# Names, and finding a purchase by its key.
+
+
+def test_a_line_with_a_name_names_its_deployments_and_is_found_by_its_key_alone_by_its_buyer(
+    database: Connected,
+) -> None:
+    buyer, one, two = uuid4(), offered(), offered(quantity=2)
+    lines = [
+        line_for(one).model_copy(update={"name": "db"}),
+        line_for(two).model_copy(update={"name": "web"}),
+        line_for(one),
+    ]
+    command = StartPurchase(idempotency_key=f"key-{uuid4()}", user_id=buyer, lines=lines)
+    with database.begin() as session:
+        order = Order(command, quote_of(one, two, one))
+        claimed = recording.record(session, NOW, order, RULES)
+    assert claimed is not None
+    with database.begin() as session:
+        row = lifecycle.complete(session, NOW, claimed.purchase_id, uuid4(), RULES)
+
+    names = sorted(deployment.name for deployment in row.deployments)
+    assert names == sorted(["db", "web 1", "web 2", one.product.name])
+    question = FindPurchase(user_id=buyer, idempotency_key=command.idempotency_key)
+    with database.read() as session:
+        found = find_purchase(session, question, RULES)
+        assert [line.name for line in found.lines] == ["db", "web", ""]
+        for other in ({"user_id": uuid4()}, {"idempotency_key": "another"}):
+            with pytest.raises(NotFound):
+                find_purchase(session, question.model_copy(update=other), RULES)

@@ -13,6 +13,7 @@ PAGES = [
     "/marketplace?q=nothing+is+called+like+this",
     "/marketplace/vm-starter",
     "/marketplace/vm-starter/buy",
+    "/cart",
     "/dashboard",
     "/dashboard/wallet",
     "/dashboard/wallet/transactions",

@@ -296,6 +296,7 @@ def _requested(row: DeploymentRow, line: PurchaseLineRow, now: datetime) -> Depl
 
 def _row(purchase: PurchaseRow, unit: _Unit, now: datetime) -> DeploymentRow:
     line = unit.line
+    name = line.name or line.product_name
     recurs = line.billing_period == BillingPeriod.MONTH
     return DeploymentRow(
         deployment_id=new_id(),
@@ -304,7 +305,7 @@ def _row(purchase: PurchaseRow, unit: _Unit, now: datetime) -> DeploymentRow:
         unit_number=unit.number,
         user_id=purchase.user_id,
         product_id=line.product_id,
-        name=line.product_name if line.quantity == 1 else f"{line.product_name} {unit.number}",
+        name=name if line.quantity == 1 else f"{name} {unit.number}",
         category=line.category,
         billing_period=line.billing_period,
         monthly_cost_micros=line.unit_price_micros if recurs else 0,

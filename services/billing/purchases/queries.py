@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from chassis.cursors import decode_cursor, encode_cursor
 from contracts.billing import (
     DeploymentStatus,
+    FindPurchase,
     GetPurchase,
     ListPurchases,
     Purchase,
@@ -26,6 +27,19 @@ from services.billing.settings import BillingSettings
 def get_purchase(session: Session, command: GetPurchase, rules: BillingSettings) -> Purchase:
     """One purchase of this user. Raises ``NotFound``, also for somebody else's."""
     return as_purchase(own_purchase(session, command.user_id, command.purchase_id), rules)
+
+
+def find_purchase(session: Session, command: FindPurchase, rules: BillingSettings) -> Purchase:
+    """The purchase that this user made under a key. Raises ``NotFound``."""
+    row = session.scalar(
+        select(PurchaseRow).where(
+            PurchaseRow.user_id == command.user_id,
+            PurchaseRow.idempotency_key == command.idempotency_key,
+        )
+    )
+    if row is None:
+        raise NotFound("Nothing was bought under this key.")
+    return as_purchase(row, rules, replayed=True)
 
 
 def list_purchases(
@@ -93,6 +107,7 @@ def as_purchase(row: PurchaseRow, rules: BillingSettings, *, replayed: bool = Fa
                 unit_price_micros=line.unit_price_micros,
                 amount_micros=line.amount_micros,
                 choices=line.choices,
+                name=line.name,
             )
             for line in row.lines
         ],

@@ -3,6 +3,7 @@
 from services.gateway.api import (
     accounts,
     auto_topup,
+    cart,
     deployments,
     forecast,
     notifications,
@@ -25,6 +26,7 @@ blueprints = [
     products.blueprint,
     wallet.blueprint,
     topups.blueprint,
+    cart.blueprint,
     purchases.blueprint,
     receipts.blueprint,
     auto_topup.blueprint,

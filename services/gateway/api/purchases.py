@@ -66,6 +66,7 @@ class PurchasedLineReply(ApiReply):
     unit_price_micros: Usd = Field(serialization_alias="unit_price_usd")
     amount_micros: Usd = Field(serialization_alias="amount_usd")
     choices: dict[str, str]
+    name: str
 
 
 class PurchaseReply(ApiReply):
@@ -120,7 +121,7 @@ class PurchaseList(ApiReply):
 def instant_purchase(user: CurrentUser, body: PurchaseBody, key: str) -> Answer:
     """Buy at the catalog's price. 200: it is settled. 202: it waits for funds, and completes by
     itself when they come."""
-    return _answer(_start(user, body, key))
+    return answer(_start(user, body, key))
 
 
 @endpoint(
@@ -139,7 +140,7 @@ def purchase_with_topup(user: CurrentUser, body: PurchaseBody, key: str) -> Answ
     with current_backend().waiters.place_of(user.user_id) as waiter:
         purchase = _start(user, body, key)
         if waiter is None:
-            return _answer(purchase)
+            return answer(purchase)
         return _wait(purchase, waiter, deadline)
 
 
@@ -201,14 +202,14 @@ def _wait(purchase: Purchase, waiter: Waiter, deadline: float) -> Answer:
     while purchase.status in _UNSETTLED:
         setback = waiter.setbacks.get(reference)
         if setback is not None:
-            return _answer(purchase, setback)
+            return answer(purchase, setback)
         if not waiter.wait(max(deadline - time.monotonic(), 0)):
             break
         purchase = call(GetPurchase(user_id=purchase.user_id, purchase_id=purchase.purchase_id))
-    return _answer(purchase)
+    return answer(purchase)
 
 
-def _answer(purchase: Purchase, setback: Setback | None = None) -> Answer:
+def answer(purchase: Purchase, setback: Setback | None = None) -> Answer:
     if setback is not None and not purchase.status_code:
         code, reason = setback
         purchase = purchase.model_copy(update={"status_code": str(code), "status_reason": reason})

@@ -1,5 +1,6 @@
-"""What Buy Now will do, worked out before it is pressed: for the dialog and for its page."""
+"""What buying will do, worked out before it is pressed: for Buy Now and for the cart."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -13,7 +14,7 @@ from contracts.topup import (
     RefusalCode,
 )
 from contracts.wallet import AccountStatus, Affordability, CheckAffordability
-from services.gateway.backend import ask_all, call
+from services.gateway.backend import ask, ask_all, call
 from services.gateway.pages.forms import (
     CREDIT_CHOICES_MICROS,
     charged_micros,
@@ -23,14 +24,11 @@ from services.gateway.pages.forms import (
 
 
 @dataclass(frozen=True)
-class Offer:
-    """``auto_topup`` is what would be charged by itself, now or when what is in its way has passed;
-    None where nothing would be. ``forecast`` is every charge that buying sets off, also below the
-    threshold afterwards; None where nobody could say."""
+class Payment:
+    """How so much would be paid. ``auto_topup`` is what would be charged by itself, now or when
+    what is in its way has passed; None where nothing would be. ``forecast`` is every charge that
+    buying sets off, also below the threshold afterwards; None where nobody could say."""
 
-    product: Product
-    quantity: int
-    unit_price_micros: int
     total_micros: int
     balance_micros: int
     shortfall_micros: int
@@ -84,27 +82,40 @@ class Offer:
         return self.balance_micros + topup_micros - self.total_micros
 
 
+@dataclass(frozen=True)
+class Offer:
+    """A product, so many of it, and how they would be paid."""
+
+    product: Product
+    quantity: int
+    unit_price_micros: int
+    payment: Payment
+
+
 def make_offer(user_id: UUID, product: Product, quantity: int) -> Offer:
-    """Ask the catalog for the price, the wallet for cover, and auto top-up for its help.
+    """Ask the catalog for the price, and how it would be paid.
 
     Raises ``OutOfStock`` and ``NotFound`` of the catalog.
     """
     quote = call(GetQuote(lines=[QuoteLine(product_id=product.product_id, quantity=quantity)]))
     line = quote.lines[0]
-    cover = _cover(user_id, quote.total_micros)
+    payment = make_payment(user_id, quote.total_micros)
+    return Offer(line.product, quantity, line.unit_price_micros, payment)
+
+
+def make_payment(user_id: UUID, total_micros: int) -> Payment:
+    """Ask the wallet for cover, and auto top-up for its help."""
+    cover = _cover(user_id, total_micros)
     lacking = cover.shortfall_micros
     preview, forecast = ask_all(
         PreviewAutoTopup(user_id=user_id, shortfall_micros=lacking) if lacking else None,
-        ForecastCharges(user_id=user_id, spend_micros=quote.total_micros),
+        ForecastCharges(user_id=user_id, spend_micros=total_micros),
     )
     will_topup = preview is not None and (
         preview.amount_micros > 0 or preview.refusal_code is RefusalCode.IN_FLIGHT
     )
-    return Offer(
-        product=line.product,
-        quantity=quantity,
-        unit_price_micros=line.unit_price_micros,
-        total_micros=quote.total_micros,
+    return Payment(
+        total_micros=total_micros,
         balance_micros=cover.available_micros,
         shortfall_micros=cover.shortfall_micros,
         auto_topup=preview if will_topup else None,
@@ -112,6 +123,12 @@ def make_offer(user_id: UUID, product: Product, quantity: int) -> Offer:
         forecast=forecast,
         is_frozen=cover.status is AccountStatus.FROZEN,
     )
+
+
+def charges_of(user_id: UUID, spend_micros: int) -> Sequence[PlannedCharge]:
+    """What buying for so much sets off as things are now; nothing where that cannot be told."""
+    forecast = ask(ForecastCharges(user_id=user_id, spend_micros=spend_micros))
+    return forecast.charges if forecast else ()
 
 
 def _refusal(preview: AutoTopupPreview | None) -> str:

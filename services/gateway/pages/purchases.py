@@ -1,7 +1,6 @@
 """Purchases: Buy Now, the page that follows one to its end, and the list of them."""
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -29,7 +28,6 @@ from contracts.topup import (
     AutoTopupPreview,
     ChargeForecast,
     ForecastCharges,
-    PlannedCharge,
     PreviewAutoTopup,
     RefusalCode,
 )
@@ -51,7 +49,7 @@ from services.gateway.pages.forms import (
     suggested_credits,
     whole_number_field,
 )
-from services.gateway.pages.offers import make_offer
+from services.gateway.pages.offers import charges_of, make_offer
 from services.gateway.pages.topups import (
     begin_chosen_topup,
     begin_topup,
@@ -82,9 +80,10 @@ def start() -> Response | str | tuple[str, int]:
     slug = request.form.get("slug", "")
     back = url_for("marketplace.product", slug=slug) if slug else url_for("marketplace.listing")
     line = _line()
+    spend_micros = (line.expected_unit_price_micros or 0) * line.quantity
     try:
         amount_micros = chosen_credits()
-        if amount_micros is None and are_more_than_said(_charges(user.user_id, line)):
+        if amount_micros is None and are_more_than_said(charges_of(user.user_id, spend_micros)):
             flash(
                 "Auto top-up would charge more than you were told. This press bought nothing:"
                 " look at the new figures, then press again. Pressing again buys once.",
@@ -113,6 +112,11 @@ def start() -> Response | str | tuple[str, int]:
     except ServiceError as error:
         flash(str(error), "danger")
         return redirect(back, 303)
+    return lead_to(purchase, amount_micros)
+
+
+def lead_to(purchase: Purchase, amount_micros: int | None) -> Response:
+    """To the page that follows a purchase; to the card first, where credits were chosen for it."""
     page = url_for("purchases.follow", purchase_id=purchase.purchase_id)
     if purchase.status is PurchaseStatus.AWAITING_FUNDS and amount_micros is not None:
         return begin_topup(amount_micros, page, "purchase-credits", purchase.purchase_id)
@@ -359,13 +363,6 @@ def _view(purchase_id: UUID) -> PurchaseView:
         poll_every_s=1 if is_recent else 4,
         follows=follows,
     )
-
-
-def _charges(user_id: UUID, line: PurchaseLine) -> Sequence[PlannedCharge]:
-    """What buying sets off as things are now; nothing where that cannot be told."""
-    spend_micros = (line.expected_unit_price_micros or 0) * line.quantity
-    forecast = ask(ForecastCharges(user_id=user_id, spend_micros=spend_micros))
-    return forecast.charges if forecast else ()
 
 
 def _same_form(slug: str, refusal: BadRequest | None = None) -> Response | tuple[str, int]:

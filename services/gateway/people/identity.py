@@ -31,6 +31,8 @@ from services.gateway.recent import Recent
 log = logging.getLogger(__name__)
 
 _COOKIE_FIELD = "sid"
+CART_FIELD = "cart"
+"""Where a visitor's cookie holds the secret of the cart, which a login does not end."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -94,7 +96,8 @@ def login_required(view: Callable[P, R]) -> Callable[P, R]:
 
 
 def start_browser_session(user: User) -> None:
-    """Log this browser in: a fresh session row and a fresh cookie, nothing of the old one."""
+    """Log this browser in: a fresh session row and a fresh cookie, nothing of the old one but the
+    cart."""
     _revoke_cookie()
     with database().begin() as session:
         secret = sessions.start(
@@ -105,7 +108,10 @@ def start_browser_session(user: User) -> None:
             address=request.remote_addr or "",
             user_agent=request.user_agent.string,
         )
+    cart = cookie.get(CART_FIELD)
     cookie.clear()
+    if cart is not None:
+        cookie[CART_FIELD] = cart
     cookie[_COOKIE_FIELD] = secret
     cookie.permanent = True
     g.pop("identity", None)

@@ -3,6 +3,15 @@
 
 document.documentElement.classList.add("with-script");
 
+// A button with an address of its own sends its form there itself, whatever the form is for.
+document.addEventListener(
+  "submit",
+  (event) => {
+    if (event.submitter?.hasAttribute("formaction")) event.stopPropagation();
+  },
+  true,
+);
+
 // A form is sent once: its buttons rest until the answer, or until the page is shown again
 // from the browser's history.
 document.addEventListener("submit", (event) => {
@@ -15,8 +24,8 @@ document.addEventListener("submit", (event) => {
   const pressed = event.submitter;
   // After the browser has collected the fields: a disabled button is not among them.
   setTimeout(() => {
-    for (const button of form.querySelectorAll("button[type=submit], button:not([type])")) {
-      button.disabled = true;
+    for (const part of form.elements) {
+      if (part.type === "submit") part.disabled = true;
     }
     if (pressed?.dataset.busy) pressed.textContent = pressed.dataset.busy;
   });
@@ -26,7 +35,7 @@ window.addEventListener("pageshow", (event) => {
   if (!event.persisted) return;
   for (const form of document.querySelectorAll("form[data-sent]")) {
     delete form.dataset.sent;
-    for (const button of form.querySelectorAll("button")) button.disabled = false;
+    for (const part of form.elements) if (part.type === "submit") part.disabled = false;
   }
 });
 

@@ -1,0 +1,460 @@
+"""The cart: what is collected, where it lives, and that a checkout buys it once."""
+
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+import requests
+from flask import Flask
+
+from chassis.clock import utc_now
+from chassis.database import Connected
+from chassis.identifiers import new_id
+from contracts.billing import FindPurchase, Purchase, PurchaseStatus, StartPurchase
+from contracts.catalog import BillingPeriod, Category, GetProduct, Product
+from contracts.errors import (
+    Conflict,
+    DeadlineExceeded,
+    LimitExceeded,
+    NotFound,
+    PriceChanged,
+    ServiceError,
+)
+from services.gateway.app import create_app
+from services.gateway.cart import checkout, storage
+from services.gateway.cart.contents import Contents, Line, priced
+from services.gateway.cart.storage import Item, Owner
+from services.gateway.models import User
+from tests.gateway.conftest import PASSWORD, Api, add_user, error_of, gateway_settings, granted
+from tests.gateway.test_api import give
+from tests.gateway.test_site import csrf_token
+
+NOW = utc_now()
+
+
+def product(price_micros: int = 5_000_000, **changes: Any) -> Product:
+    given = {
+        "product_id": uuid4(),
+        "slug": "vm",
+        "name": "VM",
+        "category": Category.COMPUTE,
+        "summary": "",
+        "description": "",
+        "provider_name": "Anybody",
+        "price_micros": price_micros,
+        "billing_period": BillingPeriod.MONTH,
+        "specification": [],
+        **changes,
+    }
+    return Product(**given)
+
+
+def item(of: Product, **given: Any) -> Item:
+    return Item(of.product_id, of.name, of.price_micros, **given)
+
+
+@pytest.fixture
+def user(database: Connected) -> User:
+    return add_user(database, has_wallet=True)
+
+
+def add(database: Connected, owner: Owner, what: Item, key: str | None = None) -> None:
+    with database.begin() as session:
+        storage.add(session, NOW, owner, what, key or str(uuid4()))
+
+
+def inside(database: Connected, owner: Owner) -> list[tuple[UUID, int]]:
+    with database.read() as session:
+        return [(row.product_id, row.quantity) for row in storage.lines_of(session, owner)]
+
+
+# What is collected.
+
+
+def test_the_same_again_is_more_of_one_line_and_a_name_or_choice_makes_another(
+    database: Connected, user: User
+) -> None:
+    owner, vm = Owner(user.user_id), product()
+    for given in ({}, {"quantity": 2}, {"name": "web"}, {"choices": {"image": "Debian 12"}}):
+        add(database, owner, item(vm, **given))
+    add(database, Owner(add_user(database, has_wallet=True).user_id), item(vm))
+
+    assert [quantity for _, quantity in inside(database, owner)] == [3, 1, 1]
+
+
+def test_an_addition_that_is_sent_twice_adds_once(database: Connected, user: User) -> None:
+    owner, vm, other = Owner(user.user_id), product(), product()
+    add(database, owner, item(vm), "first")
+    add(database, owner, item(other), "second")
+    add(database, owner, item(vm), "first")
+
+    assert inside(database, owner) == [(vm.product_id, 1), (other.product_id, 1)]
+
+
+@pytest.mark.parametrize(("quantity", "fits"), [(99, True), (100, False)])
+def test_a_cart_holds_as_many_units_as_one_purchase(
+    database: Connected, user: User, quantity: int, fits: bool
+) -> None:
+    owner, vm = Owner(user.user_id), product()
+    add(database, owner, item(vm))
+    if fits:
+        add(database, owner, item(product(), quantity=quantity))
+    else:
+        with pytest.raises(LimitExceeded, match="at most 100 items"):
+            add(database, owner, item(product(), quantity=quantity))
+
+    with database.read() as session:
+        assert storage.count(session, owner) == (100 if fits else 1)
+
+
+def test_a_visitors_cart_becomes_part_of_the_users_once(database: Connected, user: User) -> None:
+    owner, visitor, other = Owner(user.user_id), Owner(secret="mine"), Owner(secret="another's")
+    vm, gateway = product(), product()
+    add(database, owner, item(vm))
+    add(database, visitor, item(vm, quantity=2))
+    add(database, visitor, item(gateway))
+    add(database, other, item(gateway))
+
+    for names in (["VM", "VM"], []):
+        with database.begin() as session:
+            assert storage.adopt(session, NOW, "mine", user.user_id) == names
+
+    assert inside(database, owner) == [(vm.product_id, 3), (gateway.product_id, 1)]
+    assert (inside(database, visitor), len(inside(database, other))) == ([], 1)
+
+
+def test_one_users_line_is_not_anothers(database: Connected, user: User) -> None:
+    other = add_user(database, has_wallet=True)
+    add(database, Owner(user.user_id), item(product()))
+    with database.read() as session:
+        (line,) = storage.lines_of(session, Owner(user.user_id))
+
+    for owner in (Owner(other.user_id), Owner(secret="any")):
+        with pytest.raises(NotFound), database.begin() as session:
+            storage.change(session, NOW, owner, line.line_id, quantity=5)
+        with pytest.raises(NotFound), database.begin() as session:
+            storage.remove(session, NOW, owner, line.line_id)
+
+    assert [quantity for _, quantity in inside(database, Owner(user.user_id))] == [1]
+
+
+# Services that answer as a test wants, behind the application.
+
+
+class Shop:
+    """A catalog and a billing service. ``purchases`` are by key; ``lose`` loses that many answers
+    of billing, after or before they were carried out; ``refuse`` is what it says instead."""
+
+    def __init__(self, *products: Product) -> None:
+        self.products = {each.product_id: each for each in products}
+        self.purchases: dict[str, StartPurchase] = {}
+        self.answers: dict[str, Purchase] = {}
+        self.lost_after = self.lost_before = 0
+        self.refuse: ServiceError | None = None
+
+    def call(self, request: Any) -> Any:
+        if isinstance(request, GetProduct):
+            found = self.products.get(UUID(request.product_id))
+            if found is None:
+                raise NotFound("There is no such product.")
+            return found
+        if isinstance(request, FindPurchase):
+            if request.idempotency_key not in self.answers:
+                raise NotFound("Nothing was bought under this key.")
+            return self.answers[request.idempotency_key]
+        assert isinstance(request, StartPurchase)
+        return self.buy(request)
+
+    def buy(self, request: StartPurchase) -> Purchase:
+        if self.lost_before:
+            self.lost_before -= 1
+            raise DeadlineExceeded("no answer")
+        if self.refuse is not None:
+            raise self.refuse
+        key = request.idempotency_key
+        if key not in self.purchases:
+            self.purchases[key] = request
+            self.answers[key] = Purchase(
+                purchase_id=new_id(), user_id=request.user_id, status=PurchaseStatus.COMPLETED,
+                total_micros=0, shortfall_micros=0, lines=[], deployment_ids=[], created_at=NOW,
+                updated_at=NOW,
+            )  # fmt: skip
+        if self.lost_after:
+            self.lost_after -= 1
+            raise DeadlineExceeded("no answer")
+        return self.answers[key]
+
+
+VM, GATEWAY = product(), product(2_000_000, name="Gateway")
+
+
+@pytest.fixture
+def shop(monkeypatch: pytest.MonkeyPatch) -> Shop:
+    shop = Shop(VM, GATEWAY)
+    monkeypatch.setattr("services.gateway.cart.checkout.call", shop.call)
+    monkeypatch.setattr("services.gateway.cart.contents.show", shop.call)
+    return shop
+
+
+@pytest.fixture
+def app(databases: dict[str, str], shop: Shop) -> Iterator[Flask]:
+    app = create_app(gateway_settings(databases["gateway"]))
+    with app.app_context():
+        yield app
+    app.extensions["mycelium"].close()
+
+
+@pytest.fixture
+def owner(app: Flask, database: Connected, user: User) -> Owner:
+    """Somebody with two machines and a gateway in the cart."""
+    owner = Owner(user.user_id)
+    add(database, owner, item(VM, quantity=2, name="web"))
+    add(database, owner, item(GATEWAY, choices={"region": "EU"}))
+    return owner
+
+
+FULL = [(VM.product_id, 2), (GATEWAY.product_id, 1)]
+
+
+def seen(database: Connected, owner: Owner) -> Contents:
+    with database.read() as session:
+        return Contents(priced(storage.lines_of(session, owner)))
+
+
+def buy(database: Connected, owner: Owner, key: str = "key") -> Purchase:
+    assert owner.user_id is not None
+    return checkout.check_out(owner.user_id, key, seen(database, owner))
+
+
+def test_one_purchase_has_all_lines_at_the_prices_that_were_shown(
+    database: Connected, shop: Shop, owner: Owner
+) -> None:
+    buy(database, owner)
+
+    (command,) = shop.purchases.values()
+    assert [
+        (line.product_id, line.quantity, line.expected_unit_price_micros, line.name, line.choices)
+        for line in command.lines
+    ] == [
+        (VM.product_id, 2, 5_000_000, "web", {}),
+        (GATEWAY.product_id, 1, 2_000_000, "", {"region": "EU"}),
+    ]
+    assert inside(database, owner) == []
+
+
+def test_the_same_key_again_is_the_same_purchase_whatever_is_in_the_cart_by_then(
+    database: Connected, shop: Shop, owner: Owner
+) -> None:
+    first = buy(database, owner)
+    add(database, owner, item(VM))
+    again = buy(database, owner)
+
+    assert (again.purchase_id, len(shop.purchases)) == (first.purchase_id, 1)
+    assert inside(database, owner) == [(VM.product_id, 1)]
+
+
+@pytest.mark.parametrize(
+    "refusal", [PriceChanged("dearer", "1"), LimitExceeded("too many"), NotFound("gone")]
+)
+def test_a_refused_checkout_leaves_the_cart_as_it_was_and_may_be_sent_again(
+    database: Connected, shop: Shop, owner: Owner, refusal: ServiceError
+) -> None:
+    shop.refuse = refusal
+    with pytest.raises(type(refusal)):
+        buy(database, owner)
+    assert inside(database, owner) == FULL
+    shop.refuse = None
+
+    buy(database, owner)
+
+    assert (len(shop.purchases), inside(database, owner)) == (1, [])
+
+
+@pytest.mark.parametrize("lost", ["lost_after", "lost_before"])
+def test_after_a_lost_answer_nothing_is_bought_twice_under_any_key(
+    database: Connected, shop: Shop, owner: Owner, lost: str
+) -> None:
+    assert owner.user_id is not None
+    setattr(shop, lost, 1)
+    with pytest.raises(DeadlineExceeded):
+        buy(database, owner)
+
+    add(database, owner, item(VM))
+    with pytest.raises(Conflict, match="still being checked"):
+        buy(database, owner, "from another tab")
+    purchase = checkout.again(owner.user_id, "key")
+
+    assert [len(command.lines) for command in shop.purchases.values()] == [2]
+    assert purchase.purchase_id == buy(database, owner).purchase_id
+    assert inside(database, owner) == [(VM.product_id, 1)]
+
+
+def test_looking_finds_what_was_bought_and_buys_nothing(
+    database: Connected, shop: Shop, owner: Owner
+) -> None:
+    assert owner.user_id is not None
+    shop.lost_before = 1
+    with pytest.raises(DeadlineExceeded):
+        buy(database, owner)
+    assert checkout.look_after(owner.user_id)[1] is None
+    assert shop.purchases == {}
+    shop.lost_after = 1
+    with pytest.raises(DeadlineExceeded):
+        checkout.again(owner.user_id, "key")
+
+    _, purchase = checkout.look_after(owner.user_id)
+
+    assert purchase == next(iter(shop.answers.values()))
+    assert checkout.look_after(owner.user_id) == (None, None)
+
+
+@pytest.mark.parametrize(("age", "is_back"), [(-1, False), (0, True)])
+def test_what_was_not_bought_is_back_when_nobody_can_buy_it_any_more(
+    database: Connected, shop: Shop, owner: Owner, age: int, is_back: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    assert owner.user_id is not None
+    monkeypatch.setattr("services.gateway.cart.checkout.utc_now", lambda: NOW)
+    shop.lost_before = 1
+    with pytest.raises(DeadlineExceeded):
+        buy(database, owner)
+    add(database, owner, item(VM, name="web"))
+    later = NOW + checkout.GIVEN_BACK_AFTER + timedelta(microseconds=age)
+    monkeypatch.setattr("services.gateway.cart.checkout.utc_now", lambda: later)
+
+    under_way, _ = checkout.look_after(owner.user_id)
+
+    assert (under_way is None) == is_back
+    more = [(VM.product_id, 3), (GATEWAY.product_id, 1)]
+    assert inside(database, owner) == (more if is_back else [(VM.product_id, 1)])
+
+
+def test_a_cart_that_is_not_what_was_shown_is_not_bought(
+    database: Connected, shop: Shop, owner: Owner
+) -> None:
+    assert owner.user_id is not None
+    shown = seen(database, owner)
+    add(database, owner, item(VM, name="web"))
+
+    with pytest.raises(Conflict, match="changed in another window"):
+        checkout.check_out(owner.user_id, "key", shown)
+
+    assert (shop.purchases, len(inside(database, owner))) == ({}, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem", "total_micros"),
+    [
+        ({"is_retired": True}, "No longer sold", 2_000_000),
+        ({"stock": 0}, "Sold out", 2_000_000),
+        ({"stock": 1}, "Only 1 left", 12_000_000),
+        ({"stock": 2}, "", 12_000_000),
+        (None, "No longer sold", 2_000_000),
+    ],
+)
+def test_a_line_says_what_keeps_it_from_being_bought(
+    database: Connected, shop: Shop, owner: Owner, changes: dict[str, Any] | None, problem: str,
+    total_micros: int,
+) -> None:  # fmt: skip
+    shop.products.pop(VM.product_id)
+    if changes is not None:
+        shop.products[VM.product_id] = VM.model_copy(update=changes)
+
+    contents = seen(database, owner)
+
+    assert contents.lines[0].problem.startswith(problem)
+    assert bool(contents.problem) == bool(problem)
+    assert contents.total_micros == total_micros
+    if problem:
+        with pytest.raises(Conflict, match=re.escape(problem)):
+            buy(database, owner)
+        assert shop.purchases == {}
+
+
+def test_another_price_is_shown_beside_the_one_of_before_until_the_line_is_changed(
+    database: Connected, shop: Shop, owner: Owner
+) -> None:
+    before = seen(database, owner)
+    shop.products[VM.product_id] = VM.model_copy(update={"price_micros": 6_000_000})
+
+    now = seen(database, owner)
+
+    assert _prices(now) == [(6_000_000, 5_000_000), (2_000_000, None)]
+    assert now.version != before.version
+    with database.begin() as session:
+        line_id = now.lines[0].row.line_id
+        storage.change(session, NOW, owner, line_id, price_micros=6_000_000)
+    assert _prices(seen(database, owner)) == [(6_000_000, None), (2_000_000, None)]
+
+
+def _prices(contents: Contents) -> list[tuple[int, int | None]]:
+    def of(line: Line) -> tuple[int, int | None]:
+        return line.unit_price_micros, line.old_price_micros
+
+    return [of(line) for line in contents.lines]
+
+
+# The whole product.
+
+
+def test_the_api_collects_changes_and_buys(system: Any, api: Api) -> None:
+    give(system, api, 20)
+    vm, gateway = (
+        granted(api.get(f"/api/products/{slug}")) for slug in ("vm-starter", "gateway-eu")
+    )
+    key = str(uuid4())
+    body = {"product_id": vm["product_id"], "quantity": 2, "name": "web"}
+    for _ in range(2):
+        cart = granted(api.command("/api/cart", body, key))
+    assert (cart["total_usd"], cart["shortfall_usd"]) == (Decimal("10.00"), 0)
+    line_id = cart["lines"][0]["line_id"]
+    granted(api.command("/api/cart", {"product_id": gateway["product_id"]}))
+
+    cart = granted(api.request("PATCH", f"/api/cart/{line_id}", json={"quantity": 5}))
+    assert (cart["total_usd"], cart["shortfall_usd"]) == (Decimal("30.00"), Decimal("10.00"))
+    assert error_of(api.command("/api/cart/checkout", {"total_usd": 10})) == (409, "price_changed")
+    granted(api.request("PATCH", f"/api/cart/{line_id}", json={"quantity": 2}))
+    purchase = granted(api.command("/api/cart/checkout", {"total_usd": 15}, key))
+    again = granted(api.command("/api/cart/checkout", {"total_usd": 15}, key))
+
+    assert (purchase["status"], purchase["total_usd"]) == ("completed", Decimal("15.00"))
+    assert again["purchase_id"] == purchase["purchase_id"]
+    names = {each["name"] for each in granted(api.get("/api/deployments"))["deployments"]}
+    assert names == {"web 1", "web 2", gateway["name"]}
+    assert granted(api.get("/api/cart"))["lines"] == []
+    assert error_of(api.command("/api/cart/checkout", {})) == (409, "conflict")
+
+
+def test_a_visitors_cart_is_there_after_the_login_and_is_bought_without_scripts(
+    system: Any, api: Api
+) -> None:
+    give(system, api, 20)
+    browser = requests.Session()
+
+    def press(path: str, **fields: str) -> requests.Response:
+        token = csrf_token(browser.get(f"{api.base_url}/login").text)
+        return browser.post(f"{api.base_url}{path}", data={"csrf_token": token, **fields})
+
+    listing = browser.get(f"{api.base_url}/marketplace").text
+    answer = browser.post(
+        f"{api.base_url}/cart",
+        data={"csrf_token": csrf_token(listing), "product": "vm-starter", "stay": "yes"},
+        headers={"Referer": f"{api.base_url}/marketplace?q=vm"},
+    )
+    assert answer.url == f"{api.base_url}/marketplace?q=vm#product-vm-starter"
+    assert "Cart, 1 item" in answer.text
+
+    answer = press("/login", email=api.email, password=PASSWORD, next="/cart")
+    assert "from before you logged in: VM-Starter" in answer.text
+    form = answer.text.partition('action="/cart/checkout"')[2]
+    fields = dict(re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', form))
+    token = csrf_token(answer.text)
+    for _ in range(2):
+        answer = browser.post(f"{api.base_url}/cart/checkout", data={**fields, "csrf_token": token})
+        assert "Purchase completed" in answer.text
+
+    assert len(granted(api.get("/api/deployments"))["deployments"]) == 1
