@@ -201,6 +201,8 @@ def _engine(url: str, pool_size: int, option: str = "", **options: str) -> Engin
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT_S,
         connect_args={"options": server_options, "connect_timeout": 10},
+        # Changes of many rows are a few round trips and not one for each.
+        executemany_mode="values_plus_batch",
         **options,
     )
     _test_after_a_pause(engine)

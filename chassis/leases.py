@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, inspect, select
+from sqlalchemy import func, inspect, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Mapper, Session
 
 from chassis.database import Connected
@@ -45,17 +45,21 @@ class Leases:
         waiting = select(key.label("key"), self.due_at.label("due_at"), turn.label("turn"))
         queue = waiting.where(self.due_at <= now).subquery()
         chosen = select(queue.c.key).order_by(queue.c.turn, queue.c.due_at).limit(self.limit)
-        rows = session.scalars(
-            select(table)
+        taken = session.execute(
+            select(key.label("key"), self.owner.label("owner"))
             .where(key.in_(chosen), self.due_at <= now)
             .order_by(self.due_at, key)
             .with_for_update(skip_locked=True)
         ).all()
-        for row in rows:
-            setattr(row, self.due_at.key, now + self.lease)
-        return {
-            table.primary_key_from_instance(row)[0]: getattr(row, self.owner.key) for row in rows
-        }
+        owners = {row.key: row.owner for row in taken}
+        if owners:
+            session.execute(
+                update(table)
+                .where(key.in_(list(owners)))
+                .values({self.due_at: now + self.lease})
+                .execution_options(synchronize_session=False)
+            )
+        return owners
 
     def rounds(
         self, database: Connected, clock: Callable[[], datetime], at_most: int

@@ -347,10 +347,10 @@ def test_a_deployment_in_a_bad_state_stops_only_itself(
     tenant.gets(10 * PRICE)
     look = rungs.look
 
-    def fails_for_one(session: Session, now: datetime, row: DeploymentRow, *rest: Any) -> None:
+    def fails_for_one(session: Session, now: datetime, row: DeploymentRow, *rest: Any) -> Any:
         if row.deployment_id == broken:
             raise ValueError("a state that nobody thought of")
-        look(session, now, row, *rest)
+        return look(session, now, row, *rest)
 
     monkeypatch.setattr(rungs, "look", fails_for_one)
     tenant.runs(month(1))

@@ -18,9 +18,9 @@ from enum import StrEnum
 from uuid import UUID
 
 from sqlalchemy import func, select, update
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from chassis.bulk import Bulk
 from contracts.keys import period_key, period_refund_key
 from contracts.wallet import CloseKey, Debit, Noted, Refund, TransactionKind
 from services.billing.deployments.ladder import Standing
@@ -65,14 +65,22 @@ NAME_LENGTH_MAX = 150
 
 
 def owe_month(session: Session, now: datetime, row: DeploymentRow, starts_at: datetime) -> None:
-    """Write down that a month is due; one that is written already stays as it is.
+    """Write down that a month is due; one that is written already stays as it is."""
+    if (month := month_owed(now, row, starts_at)) is not None:
+        owe(session, [month])
+
+
+def month_owed(now: datetime, row: DeploymentRow, starts_at: datetime) -> PeriodRow | None:
+    """The month that is due, which is to be written down.
 
     A new price whose time has come is its price; where that is nothing, nothing is due.
     """
     take_price(row, starts_at)
-    if row.monthly_cost_micros > 0:
-        ends_at = month_ends_at(row, starts_at)
-        _owe(session, now, row, PeriodKind.MONTH, starts_at, ends_at, row.monthly_cost_micros)
+    if row.monthly_cost_micros == 0:
+        return None
+    ends_at = month_ends_at(row, starts_at)
+    micros = row.monthly_cost_micros
+    return new(now, row, PeriodKind.MONTH, starts_at, ends_at, micros, PeriodStatus.DUE)
 
 
 def month_ends_at(row: Standing, starts_at: datetime) -> datetime:
@@ -95,35 +103,33 @@ def owe_arrears(
     """Write down what is owed for time that ran unpaid; less than a micro-dollar is nothing."""
     amount_micros = arrears_micros(row, starts_at, ends_at)
     if amount_micros > 0:
-        _owe(session, now, row, PeriodKind.ARREARS, starts_at, ends_at, amount_micros)
+        due = PeriodStatus.DUE
+        owe(session, [new(now, row, PeriodKind.ARREARS, starts_at, ends_at, amount_micros, due)])
 
 
-def _owe(
-    session: Session,
-    now: datetime,
-    row: DeploymentRow,
-    kind: PeriodKind,
-    starts_at: datetime,
-    ends_at: datetime,
-    amount_micros: int,
-) -> None:
-    session.execute(
-        insert(PeriodRow)
-        .values(
-            deployment_id=row.deployment_id,
-            starts_at=starts_at,
-            kind=kind,
-            ends_at=ends_at,
-            user_id=row.user_id,
-            amount_micros=amount_micros,
-            provider_id=row.provider_id,
-            fee_bps=row.fee_bps,
-            status=PeriodStatus.DUE,
-            created_at=now,
-            changed_at=now,
-        )
-        .on_conflict_do_nothing()
-    )
+def owe(session: Session, rows: Iterable[PeriodRow]) -> None:
+    """Write down that these are due; one that is written already stays as it is."""
+    values = [[getattr(row, name) for name in _COLUMNS] for row in rows]
+    if values:
+        _OWE.execute(session, values)
+
+
+_COLUMNS = {
+    "deployment_id": "uuid",
+    "starts_at": "timestamptz",
+    "kind": "text",
+    "ends_at": "timestamptz",
+    "user_id": "uuid",
+    "amount_micros": "bigint",
+    "provider_id": "uuid",
+    "fee_bps": "integer",
+    "status": "text",
+    "created_at": "timestamptz",
+    "changed_at": "timestamptz",
+}
+_OWE = Bulk(
+    "INSERT INTO periods ({columns}) SELECT * FROM {rows} ON CONFLICT DO NOTHING", **_COLUMNS
+)
 
 
 def new(
@@ -216,6 +222,15 @@ def open_periods(
     if locked:
         query = query.with_for_update()
     return session.scalars(query).all()
+
+
+def with_open_ones(session: Session, deployment_ids: Iterable[UUID]) -> set[UUID]:
+    """Those of these deployments about which the wallet is to be asked."""
+    query = select(PeriodRow.deployment_id)
+    ids = list(deployment_ids)
+    return set(
+        session.scalars(query.where(PeriodRow.deployment_id.in_(ids), PeriodRow.status.in_(OPEN)))
+    )
 
 
 def owed_micros(session: Session, deployment_ids: Iterable[UUID]) -> dict[UUID, int]:

@@ -62,6 +62,7 @@ class Outcomes:
     short: dict[UUID, Short] = field(default_factory=dict)
     refused: set[UUID] = field(default_factory=set)
     sold: list[tuple[SaleKind, PeriodRow]] = field(default_factory=list)
+    events: list[DeploymentRenewed] = field(default_factory=list)
 
     def record(self, answers: Iterable[Answer]) -> None:
         """Record what became of each period that is still in the state that was asked about."""
@@ -75,8 +76,9 @@ class Outcomes:
         for user_id, short in self.short.items():
             if short.is_news:
                 self._tell(user_id, short)
+        publish(self.session, *self.events)
         self._book_sales()
-        self._schedule()
+        self._schedule(found)
 
     def _one(self, period: PeriodRow, row: DeploymentRow, answer: Answer) -> None:
         if answer.error is not None:
@@ -113,8 +115,7 @@ class Outcomes:
             lifecycle.change_status(
                 self.session, self.now, row, active, ChangeCause.OWNER, self.rules
             )
-        publish(
-            self.session,
+        self.events.append(
             DeploymentRenewed(
                 event_id=new_id(),
                 occurred_at=self.now,
@@ -125,7 +126,7 @@ class Outcomes:
                 starts_at=period.starts_at,
                 ends_at=period.ends_at,
                 transaction_id=transaction_id,
-            ),
+            )
         )
 
     def _refused(self, period: PeriodRow, row: DeploymentRow, error: BatchError) -> None:
@@ -271,17 +272,10 @@ class Outcomes:
         )
         return {line.product_id: line.product_name for line in self.session.execute(lines)}
 
-    def _schedule(self) -> None:
+    def _schedule(self, found: Iterable[PeriodRow]) -> None:
         """Say when each deployment is looked at next: at once where the wallet is to be asked."""
-        self.session.flush()
-        is_asked = set(
-            self.session.scalars(
-                select(PeriodRow.deployment_id).where(
-                    PeriodRow.deployment_id.in_(list(self.rows)),
-                    PeriodRow.status.in_((PeriodStatus.CLOSING, PeriodStatus.REFUNDING)),
-                )
-            )
-        )
+        asked = (PeriodStatus.CLOSING, PeriodStatus.REFUNDING)
+        is_asked = {each.deployment_id for each in found if each.status in asked}
         for deployment_id, row in self.rows.items():
             next_at = ladder.due_at(row, self.now, self.rules)
             if deployment_id in self.refused:

@@ -144,13 +144,12 @@ class Renewals:
         now = self.clock()
         rows = _locked(session, deployment_ids)
         resized = resizing.pending(session, deployment_ids)
-        for row in rows:
-            # A month is not renewed before it is known which size it is for.
-            if row.deployment_id in resized:
-                continue
-            rungs.look(session, now, row, self.rules)
+        # A month is not renewed before it is known which size it is for.
+        looked = [row for row in rows if row.deployment_id not in resized]
+        months = [rungs.look(session, now, row, self.rules) for row in looked]
+        periods.owe(session, (each for each in months if each is not None))
         session.flush()
-        is_open = {each.deployment_id for each in periods.open_periods(session, deployment_ids)}
+        is_open = periods.with_open_ones(session, deployment_ids)
         for row in rows:
             # What the wallet is asked about stays leased until it has answered.
             if row.deployment_id not in is_open:

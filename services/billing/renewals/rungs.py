@@ -1,7 +1,7 @@
 """What a look at a deployment brings about, before the wallet is asked.
 
-The month that is due is written down, or what has to be said is published, or it goes down a rung
-of the ladder, as :func:`services.billing.deployments.ladder.next_step` decides.
+The month that is due is to be written down, or what has to be said is published, or it goes down a
+rung of the ladder, as :func:`services.billing.deployments.ladder.next_step` decides.
 """
 
 from datetime import datetime
@@ -19,7 +19,7 @@ from contracts.billing import (
 from services.billing.deployments import ladder, lifecycle, periods
 from services.billing.deployments.ladder import Announced, Rung, Step
 from services.billing.deployments.prices import price_at
-from services.billing.models import DeploymentRow
+from services.billing.models import DeploymentRow, PeriodRow
 from services.billing.settings import BillingSettings
 
 _CAUSES = {
@@ -28,18 +28,21 @@ _CAUSES = {
 }
 
 
-def look(session: Session, now: datetime, row: DeploymentRow, rules: BillingSettings) -> None:
-    """Do what is due by now for a locked deployment."""
+def look(
+    session: Session, now: datetime, row: DeploymentRow, rules: BillingSettings
+) -> PeriodRow | None:
+    """Do what is due by now for a locked deployment. The month that is to be written down."""
     step = ladder.next_step(row, now, rules)
     rung, renews_at = ladder.next_rung(row, rules), ladder.renews_at(row)
     if step is Step.OWE_MONTH and renews_at is not None:
-        periods.owe_month(session, now, row, renews_at)
-    elif step is Step.ANNOUNCE_RENEWAL and renews_at is not None:
+        return periods.month_owed(now, row, renews_at)
+    if step is Step.ANNOUNCE_RENEWAL and renews_at is not None:
         _announce_renewal(session, now, row, renews_at)
     elif step is Step.GO_DOWN and rung is not None:
         _go_down(session, now, row, rung, rules)
     elif step is Step.ANNOUNCE_DELETION:
         _announce_deletion(session, now, row, rules)
+    return None
 
 
 def _go_down(
