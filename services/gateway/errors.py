@@ -41,6 +41,10 @@ STATUSES: dict[str, int] = {
     "weak_password": 422,
     "email_taken": 409,
     "wrong_credentials": 401,
+    "wrong_password": 422,
+    "second_step_required": 401,
+    "link_ended": 410,
+    "too_many": 409,
 }
 """The status of each code that a service or a rule can raise. A test holds it complete."""
 
@@ -67,6 +71,7 @@ _TITLES = {
     404: "Not found",
     405: "That is not how this page is used",
     409: "Something changed meanwhile",
+    410: "That link has ended",
     413: "That is too large",
     422: "Please check what you entered",
     429: "Too many tries",

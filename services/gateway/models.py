@@ -45,6 +45,21 @@ class User(Base):
     """When a link that was mailed to ``email`` was opened; None for an address of which that is
     not known."""
 
+    time_zone: Mapped[str] = mapped_column(server_default="UTC")
+    """An IANA name. Pages show a time in it beside UTC."""
+
+    second_step_secret: Mapped[str | None]
+    """Encrypted: :mod:`services.gateway.people.second_step`."""
+
+    second_step_since: Mapped[datetime | None]
+    """None until a first code has shown that the app has the secret."""
+
+    second_step_used: Mapped[int | None] = mapped_column(BigInteger)
+    """The interval of the last code that was taken; neither it nor an older one is taken again."""
+
+    second_step_used_for: Mapped[bytes | None]
+    """The hash of what that code was taken for: a retry of the same brings the same code."""
+
     deleted_at: Mapped[datetime | None]
     """The account is gone, and with it what was known of the person; the id stands in the books."""
 
@@ -82,11 +97,29 @@ class ApiToken(Base):
     created_at: Mapped[datetime]
     last_used_at: Mapped[datetime]
     revoked_at: Mapped[datetime | None]
+    scopes: Mapped[str] = mapped_column(server_default="read buy money")
+    """Words of :class:`services.gateway.people.tokens.Scope`, separated by spaces."""
+
+    expires_at: Mapped[datetime | None]
+    is_of_login: Mapped[bool] = mapped_column(server_default=text("true"))
+    """Whether registering or logging in gave it: with another password it ends."""
 
     __table_args__ = (
         Index("api_tokens_by_user", "user_id"),
         Index("api_tokens_revoked", "revoked_at", postgresql_where=text("revoked_at IS NOT NULL")),
     )
+
+
+class RecoveryCode(Base):
+    """Takes the place of a second step, once."""
+
+    __tablename__ = "recovery_codes"
+
+    user_id: Mapped[UUID] = mapped_column(
+        ForeignKey("users.user_id", ondelete="CASCADE"), primary_key=True
+    )
+    code_sha256: Mapped[bytes] = mapped_column(primary_key=True)
+    used_at: Mapped[datetime | None]
 
 
 class BillingDetailsRow(Base):

@@ -38,7 +38,10 @@ R = TypeVar("R")
 
 csrf = CSRFProtect()
 
-PUBLIC_FORMS = frozenset({"/login", "/register"})
+PUBLIC_FORMS = frozenset(
+    {"/login", "/login/second-step", "/register", "/password/forgot", "/password/reset"}
+    | {"/email/confirm"}
+)
 UNLIMITED_S = 5.0
 """How long requests are not limited after the database did not answer."""
 
@@ -167,7 +170,8 @@ def _check_csrf() -> WebResponse | None:
     """
     if request.method in _SAFE_METHODS or request.endpoint is None:
         return None
-    if request.path.startswith("/webhooks/"):
+    if request.path.startswith("/webhooks/") or request.path == "/unsubscribe":
+        # The link in a mail vouches for itself, and a mail program sends it (RFC 8058).
         return None
     identity = current_identity()
     if wants_json():

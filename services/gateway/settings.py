@@ -124,6 +124,15 @@ class GatewaySettings(MailSettings):
 
     rate_limit_register: RateLimit = "20 per minute; 100 per hour"
 
+    rate_limit_reset: RateLimit = "10 per minute; 30 per hour"
+    """Mails with links that are asked for from one address."""
+
+    rate_limit_reset_account: RateLimit = "3 per hour; 10 per day"
+    """The same for one account, whether there is one or not."""
+
+    rate_limit_password: RateLimit = "10 per minute; 50 per hour"  # noqa: S105 - no password
+    """Passwords and codes of one user who is logged in, or has given the password."""
+
     @property
     def form_targets(self) -> str:
         """Where forms may lead besides this site: the hosted card pages, and on a developer's

@@ -21,6 +21,9 @@ PAGES = [
     "/dashboard/deployments",
     "/dashboard/purchases",
     "/dashboard/notifications",
+    "/dashboard/account",
+    "/dashboard/account/delete",
+    "/password/forgot",
     "/there-is-no-such-page",
 ]
 

@@ -111,13 +111,13 @@ def test_a_token_is_stored_as_a_hash_and_can_be_revoked(database: Connected) -> 
         secret = tokens.issue(session, now, user.user_id, "test")
 
     with database.begin() as session:
-        found = tokens.find(session, secret)
+        found = tokens.find(session, utc_now(), secret)
         assert found is not None
         tokens.revoke(session, now, found.token_id)
 
     with database.read() as session:
-        assert tokens.find(session, secret) is None
-        assert tokens.find(session, found.token_id.hex) is None
+        assert tokens.find(session, utc_now(), secret) is None
+        assert tokens.find(session, utc_now(), found.token_id.hex) is None
 
 
 @pytest.mark.parametrize(

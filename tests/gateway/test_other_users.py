@@ -73,7 +73,7 @@ def test_a_session_in_use_prolongs_no_others(
 
 def token_id(database: Connected, secret: str) -> UUID:
     with database.read() as session:
-        found = tokens.find(session, secret)
+        found = tokens.find(session, utc_now(), secret)
     assert found is not None
     return found.token_id
 
@@ -82,7 +82,7 @@ def test_a_token_is_of_the_user_to_whom_it_was_issued(
     database: Connected, users: list[User], token_secrets: list[str]
 ) -> None:
     with database.read() as session:
-        found = tokens.find(session, token_secrets[1])
+        found = tokens.find(session, utc_now(), token_secrets[1])
 
     assert found is not None
     assert found.user.user_id == users[1].user_id
@@ -95,7 +95,7 @@ def test_ending_a_token_ends_no_others(database: Connected, token_secrets: list[
         tokens.revoke(session, utc_now(), mine)
 
     with database.read() as session:
-        lives = [tokens.find(session, secret) is not None for secret in token_secrets]
+        lives = [tokens.find(session, utc_now(), secret) is not None for secret in token_secrets]
     assert lives == [True, False, True]
 
 

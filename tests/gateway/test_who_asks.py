@@ -148,7 +148,7 @@ def test_a_token_that_another_process_ended_is_refused_within_a_second(
 ) -> None:
     assert read(member.get("/api/auth/me"))["email"] == member.email
     with database.begin() as session:
-        found = tokens.find(session, member.token or "")
+        found = tokens.find(session, utc_now(), member.token or "")
         assert found is not None
         tokens.revoke(session, utc_now(), found.token_id)
     ended_s = time.monotonic()

@@ -1,6 +1,7 @@
 """The HTTP API: one module for each feature."""
 
 from services.gateway.api import (
+    account,
     accounts,
     auto_topup,
     cart,
@@ -13,6 +14,7 @@ from services.gateway.api import (
     purchases,
     receipts,
     sales,
+    tokens,
     topups,
     wallet,
     webhooks,
@@ -23,6 +25,8 @@ __all__ = ["OPERATIONS", "blueprints"]
 
 blueprints = [
     accounts.blueprint,
+    account.blueprint,
+    tokens.blueprint,
     products.blueprint,
     wallet.blueprint,
     topups.blueprint,

@@ -10,13 +10,14 @@ from chassis.clock import utc_now
 from services.gateway.api.endpoint import endpoint
 from services.gateway.api.shapes import AnyText, ApiBody, ApiReply, NoReply
 from services.gateway.backend import database
-from services.gateway.people import tokens, users
+from services.gateway.people import email_addresses, signing_in, tokens, users
 from services.gateway.people.identity import (
     current_identity,
     end_browser_session,
     end_token,
     ensure_wallet,
 )
+from services.gateway.people.signing_in import check_second_step
 from services.gateway.people.users import CurrentUser
 from services.gateway.security import place, throttle, throttle_login
 
@@ -24,11 +25,18 @@ blueprint = Blueprint("api_accounts", __name__)
 
 Email = Annotated[AnyText, StringConstraints(min_length=1, max_length=users.TYPED_LENGTH_MAX)]
 Password = Annotated[AnyText, StringConstraints(min_length=1, max_length=users.TYPED_LENGTH_MAX)]
+Code = Annotated[AnyText, StringConstraints(max_length=40)]
 
 
-class Credentials(ApiBody):
+class NewAccount(ApiBody):
     email: Email
     password: Password
+
+
+class Credentials(NewAccount):
+    """``code`` is of the second step, for who has switched it on."""
+
+    code: Code = ""
 
 
 class Registered(ApiReply):
@@ -50,12 +58,12 @@ class Account(ApiReply):
     blueprint,
     "POST",
     "/api/auth/register",
-    body=Credentials,
+    body=NewAccount,
     reply=Registered,
     status=201,
     public=True,
 )
-def register(body: Credentials) -> Registered:
+def register(body: NewAccount) -> Registered:
     """Make an account, with an empty wallet, and a token for it. Passwords have 8 characters
     or more."""
     throttle("register", place())
@@ -63,18 +71,24 @@ def register(body: Credentials) -> Registered:
     now = utc_now()
     with database().begin() as session:
         user = users.register(session, now, account)
-        token = tokens.issue(session, now, user.user_id, "registration")
+        email_addresses.ask_to_confirm(session, now, user.user_id)
+        token = tokens.issue(session, now, user.user_id, "registration", is_of_login=True)
     ensure_wallet(users.describe(user))
     return Registered(user_id=user.user_id, token=token)
 
 
 @endpoint(blueprint, "POST", "/api/auth/login", body=Credentials, reply=LoggedIn, public=True)
 def log_in(body: Credentials) -> LoggedIn:
-    """Get a new token for an account."""
+    """Get a new token for an account, which may do everything."""
     throttle_login(users.email_key(body.email))
     user = users.log_in(database(), body.email, body.password)
+    if user.second_step_since is not None:
+        throttle("password", str(user.user_id))
+        check_second_step(user.user_id, body.code, "login")
+    now = utc_now()
     with database().begin() as session:
-        token = tokens.issue(session, utc_now(), user.user_id, "login")
+        token = tokens.issue(session, now, user.user_id, "login", is_of_login=True)
+        signing_in.tell(session, now, user.user_id, "A program")
     return LoggedIn(user_id=user.user_id, token=token)
 
 

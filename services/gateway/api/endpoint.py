@@ -21,11 +21,13 @@ from pydantic import BaseModel, ValidationError
 
 from services.gateway import storable_texts
 from services.gateway.api.json_format import GivenTwice
+from services.gateway.api.scopes import scopes_of
 from services.gateway.api.shapes import ApiBody, ApiReply
 from services.gateway.backend import current_backend
 from services.gateway.errors import Problem
 from services.gateway.idempotency import HEADER, scoped_key
-from services.gateway.people.identity import ensure_wallet, signed_in_user
+from services.gateway.people.identity import current_identity, ensure_wallet, signed_in_user
+from services.gateway.people.tokens import Scope
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -47,6 +49,8 @@ class Operation:
     is_public: bool
     is_command: bool
     is_of_catalog: bool
+    scopes: frozenset[Scope]
+    """What a token must be allowed."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,7 @@ def endpoint(
             is_public=public or of_catalog,
             is_command=command,
             is_of_catalog=of_catalog,
+            scopes=scopes_of(method, path, is_public=public or of_catalog),
         )
         OPERATIONS.append(operation)
 
@@ -118,6 +123,7 @@ def _given(operation: Operation, path_parts: dict[str, Any]) -> dict[str, Any]:
     arguments = dict(path_parts)
     if not operation.is_public:
         user = signed_in_user()
+        _check_scopes(operation)
         arguments["user"] = user
         if operation.is_command:
             arguments["key"] = scoped_key(user.user_id, request.headers.get(HEADER))
@@ -128,6 +134,18 @@ def _given(operation: Operation, path_parts: dict[str, Any]) -> dict[str, Any]:
     if not operation.is_public:
         ensure_wallet(arguments["user"])
     return arguments
+
+
+def _check_scopes(operation: Operation) -> None:
+    identity = current_identity()
+    missing = operation.scopes - identity.scopes if identity else frozenset()
+    if missing:
+        raise Problem(
+            403,
+            "scope_missing",
+            f"This token may not do that: it lacks {' and '.join(sorted(missing))}. Make one that"
+            " may on the account page.",
+        )
 
 
 def _read_query(model: type[ModelT]) -> ModelT:

@@ -28,7 +28,7 @@ _ERRORS = {
     400: "The request could not be read, or a header is missing.",
     401: "No valid token and no session.",
     402: "The payment did not go through, or funds are short.",
-    403: "Not allowed: a missing CSRF token, or a frozen account.",
+    403: "Not allowed: a missing CSRF token, a scope that the token lacks, or a frozen account.",
     404: "No such thing, or it is somebody else's.",
     409: "Not in this state: a key used before, a changed price, nothing left.",
     413: "The body is larger than 64 KiB.",
@@ -45,6 +45,9 @@ _ABOUT = """\
 Buy cloud resources on USD credits.
 
 **Money** is a JSON number of US dollars with two decimals.
+
+**Tokens** may `read`, `buy` (what is paid from the wallet, and what was bought) and manage `money`
+(cards, auto top-up, payouts); what each endpoint asks for stands with its `token`.
 
 **Times** are RFC 3339 with a zone, such as `2026-11-28T09:30:00Z`. **Texts** hold no NUL and no
 half of a character (a lone surrogate).
@@ -124,6 +127,8 @@ def _describe(
         )
     if operation.is_public:
         described["security"] = []
+    else:
+        described["security"] = [{"token": sorted(operation.scopes)}, {"session": []}]
     if operation.body is not None:
         described["requestBody"] = {"required": True, "content": _json(schemas[operation.body])}
     return described

@@ -6,18 +6,23 @@ from flask import Blueprint
 from pydantic import AwareDatetime, Field
 
 from contracts.billing import ListPayouts, PayoutStatus, RequestPayout
+from services.gateway.api.accounts import Code
 from services.gateway.api.endpoint import endpoint
 from services.gateway.api.shapes import ApiBody, ApiReply, CardUsd, CursorText, Limit, Usd
 from services.gateway.backend import call
+from services.gateway.people.signing_in import check_second_step
 from services.gateway.people.users import CurrentUser
+from services.gateway.security import throttle
 
 blueprint = Blueprint("api_payouts", __name__)
 
 
 class PayoutBody(ApiBody):
-    """``amount`` is a whole number of cents."""
+    """``amount`` is a whole number of cents. ``code`` is of the second step, for who has switched
+    it on; a retry with the same key brings the same one."""
 
     amount_micros: CardUsd = Field(alias="amount")
+    code: Code = ""
 
 
 class PayoutQuery(ApiBody):
@@ -68,6 +73,9 @@ def list_payouts(user: CurrentUser, query: PayoutQuery) -> PayoutReplies:
 def request_payout(user: CurrentUser, body: PayoutBody, key: str) -> PayoutReply:
     """Ask to be paid what was earned. It is set aside in the wallet until an operator has sent it
     or refuses it. 402: so much was not earned, or is not in the wallet."""
+    if user.has_second_step:
+        throttle("password", str(user.user_id))
+        check_second_step(user.user_id, body.code, key)
     return PayoutReply.of(
         call(
             RequestPayout(

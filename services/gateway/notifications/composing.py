@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from services.gateway.models import Mail, MailLink, User
 from services.gateway.notifications import links, topics
+from services.gateway.notifications.mails import ACCOUNT_DELETED
 from services.gateway.settings import NotifierSettings
 
 _HEADER_LENGTH_MAX = 998
@@ -41,7 +42,7 @@ class Letter:
 def compose(session: Session, settings: NotifierSettings, mail: Mail) -> Letter | None:
     """The letter of a mail; None where it is not wanted any more, or there is nobody to get it."""
     user = session.get(User, mail.user_id)
-    if user is None or user.deleted_at is not None:
+    if user is None or (user.deleted_at is not None and mail.kind != ACCOUNT_DELETED):
         return None
     if not topics.wants_mail(session, mail.user_id, mail.kind):
         return None

@@ -5,6 +5,7 @@ written: the same one each time the mail has to be sent again, and whoever reads
 make none of it. Without ``SECRET_KEY`` there is none; with another one all links end.
 """
 
+import hashlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -65,24 +66,26 @@ def end(session: Session, now: datetime, user_id: UUID, *purposes: Purpose) -> N
 
 
 def opened(
-    session: Session, now: datetime, secret_key: str, text: str, *purposes: Purpose
+    session: Session,
+    now: datetime,
+    secret_key: str,
+    text: str,
+    *purposes: Purpose,
+    to_use: bool = False,
 ) -> MailLink | None:
-    """The link that a text stands for, locked, if it is for one of these purposes and neither
-    used, nor replaced, nor too old."""
+    """The link that a text stands for, if it is for one of these purposes and neither used, nor
+    replaced, nor too old; locked where it is ``to_use``."""
     try:
         link_id = UUID(bytes=_decode(_signer(secret_key, "mail-link").unsign(text)))
     except (BadSignature, ValueError):
         return None
-    return session.scalar(
-        select(MailLink)
-        .where(
-            MailLink.link_id == link_id,
-            MailLink.purpose.in_(purposes),
-            MailLink.used_at.is_(None),
-            MailLink.expires_at > now,
-        )
-        .with_for_update()
+    found = select(MailLink).where(
+        MailLink.link_id == link_id,
+        MailLink.purpose.in_(purposes),
+        MailLink.used_at.is_(None),
+        MailLink.expires_at > now,
     )
+    return session.scalar(found.with_for_update() if to_use else found)
 
 
 def address_of(link: MailLink, secret_key: str) -> str:
@@ -107,7 +110,7 @@ def unsubscribes(secret_key: str, text: str) -> tuple[UUID, str] | None:
 
 
 def _signer(secret_key: str, salt: str) -> Signer:
-    return Signer(secret_key, salt=salt)
+    return Signer(secret_key, salt=salt, digest_method=hashlib.sha256)
 
 
 def _encode(value: bytes) -> bytes:

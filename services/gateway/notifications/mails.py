@@ -16,6 +16,9 @@ from chassis.identifiers import new_id
 from services.gateway.models import Mail, MailLink
 from services.gateway.notifications.links import Purpose
 
+ACCOUNT_DELETED = "account_deleted"
+"""The one kind that is sent to who has no account any more."""
+
 TRIED_FOR = timedelta(days=5)
 """How long a server may be away, as RFC 5321 (4.5.4.1) advises."""
 

@@ -42,6 +42,7 @@ TOPICS = (
             "confirm_email",
             "change_email",
             "email_in_use",
+            "account_deleted",
         ),
         must_mail=True,
     ),

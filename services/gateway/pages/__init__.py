@@ -3,6 +3,7 @@
 from flask import Blueprint
 
 from services.gateway.pages import (
+    account,
     accounts,
     auto_topup,
     cards,
@@ -10,6 +11,7 @@ from services.gateway.pages import (
     dashboard,
     deployments,
     home,
+    mailed_links,
     marketplace,
     navbar,
     notifications,
@@ -23,6 +25,8 @@ blueprints: list[Blueprint] = [
     navbar.blueprint,
     home.blueprint,
     accounts.blueprint,
+    account.blueprint,
+    mailed_links.blueprint,
     marketplace.blueprint,
     cart.blueprint,
     purchases.blueprint,

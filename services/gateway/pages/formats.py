@@ -3,6 +3,7 @@
 import math
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from jinja2 import Environment
 from markupsafe import Markup
@@ -13,6 +14,7 @@ from contracts.billing import ChangeCause, DeploymentChange, DeploymentStatus, P
 from contracts.catalog import BillingPeriod, Category, Meter, Product, SortOrder
 from contracts.topup import TopupStatus, Trigger, brand_name
 from contracts.wallet import Noted, Transaction, TransactionKind
+from services.gateway.people.identity import current_user
 
 SOON = timedelta(seconds=15)
 CATEGORY_NAMES = {
@@ -153,16 +155,30 @@ def day_in_words(moment: date) -> str:
     return f"{moment.day} {moment:%B}"
 
 
-def minute(moment: datetime | None) -> str:
+def minute(moment: datetime | None, time_zone: str = "UTC") -> str:
     """``22 Nov 2026, 14:05 UTC``: every time on the pages is UTC and says so.
 
-    It is marked up as a time, and where scripts run the reader's own time stands beside it.
+    It is marked up as a time. The reader's own stands beside it, ``(15:05 in Berlin)``: by the time
+    zone that they chose, or where scripts run by that of their browser.
     """
     if moment is None:
         return ""
     moment = moment.astimezone(UTC)
     written = f"{moment.day} {moment:%b %Y, %H:%M} UTC"
-    return Markup('<time datetime="{}">{}</time>').format(f"{moment:%Y-%m-%dT%H:%M:%SZ}", written)
+    at = f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+    if time_zone == "UTC":
+        return Markup('<time datetime="{}">{}</time>').format(at, written)
+    local = moment.astimezone(ZoneInfo(time_zone))
+    day_there = "" if local.date() == moment.date() else f"{local.day} {local:%b}, "
+    place = time_zone.rpartition("/")[2].replace("_", " ")
+    written = f"{written} ({day_there}{local:%H:%M} in {place})"
+    return Markup('<time datetime="{}" data-local="yes">{}</time>').format(at, written)
+
+
+def minute_for_reader(moment: datetime | None) -> str:
+    """The same in the time zone of who asks."""
+    user = current_user()
+    return minute(moment, user.time_zone if user else "UTC")
 
 
 def clock(moment: datetime) -> str:
@@ -244,7 +260,7 @@ def install(templates: Environment) -> None:
         day=day,
         day_in_words=day_in_words,
         dollars=dollars,
-        minute=minute,
+        minute=minute_for_reader,
         clock=clock,
         seconds_left=seconds_left,
         not_now=not_now,

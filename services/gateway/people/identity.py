@@ -24,6 +24,7 @@ from services.gateway.errors import Problem, wants_json
 from services.gateway.models import User
 from services.gateway.people import sessions, tokens, users
 from services.gateway.people.bearer_secrets import fingerprint
+from services.gateway.people.tokens import EVERYTHING, Scope
 from services.gateway.people.users import CurrentUser
 from services.gateway.people.way_back import to_login
 from services.gateway.recent import Recent
@@ -40,11 +41,12 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Identity:
-    """``credential_id`` is the session's or the token's id."""
+    """``credential_id`` is the session's or the token's id; a session may do everything."""
 
     user: CurrentUser
     via: Literal["session", "token"]
     credential_id: UUID
+    scopes: frozenset[Scope] = EVERYTHING
 
 
 def current_identity() -> Identity | None:
@@ -87,6 +89,10 @@ def login_required(view: Callable[P, R]) -> Callable[P, R]:
     @wraps(view)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
         user = current_user()
+        identity = current_identity()
+        if identity and identity.via == "token" and request.method not in ("GET", "HEAD"):
+            # A page's form knows nothing of what a token may do.
+            raise Problem(403, "scope_missing", "A token changes things through the API alone.")
         if user is None and not wants_json():
             return to_login()  # type: ignore[return-value]
         ensure_wallet(user or signed_in_user())
@@ -147,6 +153,15 @@ def ensure_wallet(user: CurrentUser) -> None:
         users.note_wallet_opened(session, utc_now(), user.user_id)
 
 
+def forget_identity() -> None:
+    """Who asks was changed: the next request of this browser or program looks again."""
+    secret = _bearer_secret()
+    if secret is not None:
+        _forget(_by_token, secret)
+    else:
+        _forget(_by_cookie, str(cookie.get(_COOKIE_FIELD)))
+
+
 def end_token(credential_id: UUID) -> None:
     """End the token that this request came with."""
     with database().begin() as session:
@@ -195,13 +210,13 @@ def _forget(find: Finder, secret: str) -> None:
 def _by_token(secret: str) -> Identity | None:
     now = utc_now()
     with database().read() as session:
-        found = tokens.find(session, secret)
+        found = tokens.find(session, now, secret)
     if found is None:
         return None
     if now - found.last_used_at > tokens.USED_EVERY:
         with database().begin() as session:
             tokens.note_used(session, now, found.token_id)
-    return Identity(found.user, "token", found.token_id)
+    return Identity(found.user, "token", found.token_id, found.scopes)
 
 
 def _by_cookie(secret: str) -> Identity | None:

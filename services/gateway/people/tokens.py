@@ -1,27 +1,49 @@
-"""API tokens: random, shown once, stored as a hash, revocable."""
+"""API tokens: random, shown once, stored as a hash, revocable; for some things and for a time."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 from uuid import UUID
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import ColumnElement, bindparam, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from chassis.identifiers import new_id
+from contracts.errors import NotFound
 from services.gateway.models import ApiToken, User
 from services.gateway.people.bearer_secrets import fingerprint, new_secret
-from services.gateway.people.users import DESCRIBED, CurrentUser, describe
+from services.gateway.people.users import DESCRIBED, CurrentUser, TooMany, describe
 
 PREFIX = "myc_"
 USED_EVERY = timedelta(minutes=5)
 """A token in use is noted no more often than this, so that a question writes nothing."""
 
+NAME_LENGTH_MAX = 60
+NAMED_MAX = 50
+"""Tokens of one user that live, besides those that logins give."""
+
+
+class Scope(StrEnum):
+    """What a token may do. Every token may read; which route needs what: api/scopes.py."""
+
+    READ = "read"
+    BUY = "buy"
+    MONEY = "money"
+
+
+EVERYTHING = frozenset(Scope)
 
 # Made once: putting a query together takes longer than asking it.
 _FIND = (
-    select(ApiToken.token_id, ApiToken.last_used_at, *DESCRIBED)
+    select(ApiToken.token_id, ApiToken.last_used_at, ApiToken.scopes, *DESCRIBED)
     .join(User, User.user_id == ApiToken.user_id)
-    .where(ApiToken.secret_sha256 == bindparam("secret_sha256"), ApiToken.revoked_at.is_(None))
+    .where(
+        ApiToken.secret_sha256 == bindparam("secret_sha256"),
+        ApiToken.revoked_at.is_(None),
+        or_(ApiToken.expires_at.is_(None), ApiToken.expires_at > bindparam("now")),
+        User.deleted_at.is_(None),
+    )
 )
 
 
@@ -30,10 +52,29 @@ class FoundToken:
     token_id: UUID
     user: CurrentUser
     last_used_at: datetime
+    scopes: frozenset[Scope]
 
 
-def issue(session: Session, now: datetime, user_id: UUID, name: str) -> str:
-    """A new token for a user. This is the only moment at which it can be read."""
+def issue(
+    session: Session,
+    now: datetime,
+    user_id: UUID,
+    name: str,
+    scopes: Collection[Scope] = EVERYTHING,
+    expires_at: datetime | None = None,
+    *,
+    is_of_login: bool = False,
+) -> str:
+    """A new token for a user. This is the only moment at which it can be read.
+
+    Raises :class:`TooMany`.
+    """
+    if not is_of_login:
+        # One at a time for each user, so that the bound is exact.
+        session.execute(select(User.user_id).where(User.user_id == user_id).with_for_update())
+        named = select(func.count()).where(*_living(now, user_id), ApiToken.is_of_login.is_(False))
+        if (session.scalar(named) or 0) >= NAMED_MAX:
+            raise TooMany(f"You have {NAMED_MAX} API tokens: revoke one that you do not use.")
     secret = new_secret(PREFIX)
     session.add(
         ApiToken(
@@ -43,17 +84,43 @@ def issue(session: Session, now: datetime, user_id: UUID, name: str) -> str:
             name=name,
             created_at=now,
             last_used_at=now,
+            scopes=" ".join(scope for scope in Scope if scope in {*scopes, Scope.READ}),
+            expires_at=expires_at,
+            is_of_login=is_of_login,
         )
     )
     return secret
 
 
-def find(session: Session, secret: str) -> FoundToken | None:
-    """The token and its user; None when it is unknown or revoked."""
-    row = session.execute(_FIND, {"secret_sha256": fingerprint(secret)}).one_or_none()
+def find(session: Session, now: datetime, secret: str) -> FoundToken | None:
+    """The token and its user; None when it is unknown, revoked or expired."""
+    given = {"secret_sha256": fingerprint(secret), "now": now}
+    row = session.execute(_FIND, given).one_or_none()
     if row is None:
         return None
-    return FoundToken(row.token_id, describe(row), row.last_used_at)
+    scopes = frozenset(map(Scope, row.scopes.split()))
+    return FoundToken(row.token_id, describe(row), row.last_used_at, scopes)
+
+
+def living(session: Session, now: datetime, user_id: UUID) -> list[ApiToken]:
+    """A user's tokens that work, newest first."""
+    return list(
+        session.scalars(
+            select(ApiToken)
+            .where(*_living(now, user_id))
+            .order_by(ApiToken.created_at.desc(), ApiToken.token_id)
+        )
+    )
+
+
+def get(session: Session, now: datetime, user_id: UUID, token_id: UUID) -> ApiToken:
+    """One of a user's tokens that work. Raises ``NotFound``."""
+    found = session.scalar(
+        select(ApiToken).where(*_living(now, user_id), ApiToken.token_id == token_id)
+    )
+    if found is None:
+        raise NotFound("There is no such token, or it has ended.")
+    return found
 
 
 def note_used(session: Session, now: datetime, token_id: UUID) -> None:
@@ -66,4 +133,29 @@ def revoke(session: Session, now: datetime, token_id: UUID) -> None:
         update(ApiToken)
         .where(ApiToken.token_id == token_id, ApiToken.revoked_at.is_(None))
         .values(revoked_at=now)
+    )
+
+
+def revoke_all(
+    session: Session,
+    now: datetime,
+    user_id: UUID,
+    *,
+    of_logins_only: bool = False,
+    but: UUID | None = None,
+) -> None:
+    """End a user's tokens: all, or those that logins gave; but for one."""
+    ending = update(ApiToken).where(ApiToken.user_id == user_id, ApiToken.revoked_at.is_(None))
+    if of_logins_only:
+        ending = ending.where(ApiToken.is_of_login)
+    if but is not None:
+        ending = ending.where(ApiToken.token_id != but)
+    session.execute(ending.values(revoked_at=now))
+
+
+def _living(now: datetime, user_id: UUID) -> tuple[ColumnElement[bool], ...]:
+    return (
+        ApiToken.user_id == user_id,
+        ApiToken.revoked_at.is_(None),
+        or_(ApiToken.expires_at.is_(None), ApiToken.expires_at > now),
     )

@@ -48,9 +48,20 @@ class CurrentUser:
     email: str
     created_at: datetime
     has_wallet: bool
+    is_email_confirmed: bool
+    has_second_step: bool
+    time_zone: str
 
 
-DESCRIBED = (User.user_id, User.email, User.created_at, User.wallet_opened_at)
+DESCRIBED = (
+    User.user_id,
+    User.email,
+    User.created_at,
+    User.wallet_opened_at,
+    User.email_confirmed_at,
+    User.second_step_since,
+    User.time_zone,
+)
 """The columns that :func:`describe` needs."""
 
 
@@ -61,6 +72,9 @@ def describe(user: User | Row[*tuple[Any, ...]]) -> CurrentUser:
         email=user.email,
         created_at=user.created_at,
         has_wallet=user.wallet_opened_at is not None,
+        is_email_confirmed=user.email_confirmed_at is not None,
+        has_second_step=user.second_step_since is not None,
+        time_zone=user.time_zone,
     )
 
 
@@ -93,6 +107,30 @@ class WrongCredentials(AccountError):
 
     def __init__(self) -> None:
         super().__init__("The email address or the password is wrong.")
+
+
+class WrongPassword(AccountError):
+    """Of somebody who is logged in, and is asked for it again."""
+
+    code = "wrong_password"
+    field = "current_password"
+
+
+class SecondStepRequired(AccountError):
+    """The password was right, or is not asked: the code of the second step is missing or wrong."""
+
+    code = "second_step_required"
+    field = "code"
+
+
+class LinkEnded(AccountError):
+    """A link from a mail that was used, replaced, or is too old."""
+
+    code = "link_ended"
+
+
+class TooMany(AccountError):
+    code = "too_many"
 
 
 @dataclass(frozen=True)
@@ -142,11 +180,19 @@ def prepare(email: str, password: str) -> NewAccount:
     Raises :class:`InvalidEmail` and :class:`WeakPassword`, which say what is wrong.
     """
     normalised = normalise_email(email)
+    return NewAccount(normalised, email_key(normalised), new_password_hash(normalised, password))
+
+
+def new_password_hash(email: str, password: str) -> str:
+    """Check a password for the account of an address, and hash it (slow, on purpose).
+
+    Raises :class:`WeakPassword`.
+    """
     if len(password) > TYPED_LENGTH_MAX:
         raise WeakPassword(_TOO_LONG)
     password = normalise_password(password)
-    _check_password(normalised, password)
-    return NewAccount(normalised, email_key(normalised), hash_of(password))
+    _check_password(email, password)
+    return hash_of(password)
 
 
 def register(session: Session, now: datetime, account: NewAccount) -> User:
@@ -178,11 +224,8 @@ def log_in(database: Connected, email: str, password: str) -> User:
         raise WrongCredentials
     with database.read() as session:
         user = session.scalar(select(User).where(User.email_key == email_key(email)))
-    stored = user.password_hash if user else _hash_of_nothing()
     normalised = normalise_password(password)
-    # Until passwords had a normal form, one was hashed as it was typed.
-    forms = dict.fromkeys((normalised, password))
-    matching = next((form for form in forms if is_hash_of(stored, form)), None)
+    matching = _matching(user.password_hash if user else _hash_of_nothing(), password)
     if user is None or matching is None:
         raise WrongCredentials
     if matching != normalised or is_outdated(user.password_hash):
@@ -194,6 +237,23 @@ def log_in(database: Connected, email: str, password: str) -> User:
                 .values(password_hash=renewed)
             )
     return user
+
+
+def check_password(database: Connected, user_id: UUID, password: str) -> str:
+    """The stored hash, if this is the password of who is logged in. Raises
+    :class:`WrongPassword`."""
+    with database.read() as session:
+        stored = session.get_one(User, user_id).password_hash
+    if len(password) > TYPED_LENGTH_MAX or _matching(stored, password) is None:
+        raise WrongPassword("The current password is wrong.")
+    return stored
+
+
+def _matching(stored: str, password: str) -> str | None:
+    """The form of a password of which this is the hash. Until passwords had a normal form, one was
+    hashed as it was typed."""
+    forms = dict.fromkeys((normalise_password(password), password))
+    return next((form for form in forms if is_hash_of(stored, form)), None)
 
 
 def note_wallet_opened(session: Session, now: datetime, user_id: UUID) -> None:

@@ -1,0 +1,34 @@
+"""What belongs to logging in besides the password: the second step, and word of a new device."""
+
+from datetime import datetime
+from uuid import UUID
+
+from flask import request
+from sqlalchemy.orm import Session
+
+from chassis.clock import utc_now
+from chassis.identifiers import new_id
+from services.gateway.backend import database, settings
+from services.gateway.notifications import storage
+from services.gateway.people import second_step
+from services.gateway.people.passwords import ACCOUNT_PAGE
+
+
+def check_second_step(user_id: UUID, code: str, purpose: str) -> None:
+    """Take a code of who has a second step; see :func:`second_step.check`. Callers limit tries."""
+    with database().begin() as session:
+        key = settings().secret_key
+        second_step.check(session, utc_now(), user_id, key, code, f"{purpose}:{user_id}")
+
+
+def tell(session: Session, now: datetime, user_id: UUID, device: str) -> None:
+    """Tell a user of a login from a browser that had not logged in before, or of a program."""
+    message = storage.Message(
+        "new_sign_in",
+        "info",
+        "New sign-in to your account",
+        f"{device} signed in from {request.remote_addr or 'an unknown address'}. If it was not you,"
+        " set a new password at once: that logs everything out.",
+        ACCOUNT_PAGE,
+    )
+    storage.tell(session, now, user_id, new_id(), message)

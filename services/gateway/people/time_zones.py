@@ -1,0 +1,38 @@
+"""The time zone in which a user reads times, beside UTC."""
+
+from functools import cache
+from uuid import UUID
+from zoneinfo import available_timezones
+
+from sqlalchemy import update
+from sqlalchemy.orm import Session
+
+from services.gateway.models import User
+
+LENGTH_MAX = 64
+_AREAS = (
+    "Africa/",
+    "America/",
+    "Antarctica/",
+    "Asia/",
+    "Atlantic/",
+    "Australia/",
+    "Europe/",
+    "Indian/",
+    "Pacific/",
+)
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """Of places, and UTC first: what stands in a list to choose from."""
+    return ("UTC", *sorted(name for name in available_timezones() if name.startswith(_AREAS)))
+
+
+def is_known(name: str) -> bool:
+    return name in names()
+
+
+def choose(session: Session, user_id: UUID, name: str) -> None:
+    """``name`` is one of :func:`names`."""
+    session.execute(update(User).where(User.user_id == user_id).values(time_zone=name))
