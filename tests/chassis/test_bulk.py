@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from chassis.bulk import Batch, Bulk
 from chassis.database import Connected
@@ -74,3 +75,22 @@ def _write_and_fail(database: Connected, row: tuple) -> None:
 def test_a_row_of_another_length_is_refused(database: Connected) -> None:
     with database.begin() as session, pytest.raises(ValueError, match="zip"):
         Batch(session).add(INSERT, [(1, 2)])
+
+
+def test_a_statement_is_prepared_once_on_a_connection_and_outlives_what_is_undone(
+    database: Connected,
+) -> None:
+    bulk = Bulk("SELECT amount % 10 FROM {rows}", amount="bigint")
+    with database.engine.connect() as connection:
+        session = Session(connection)
+        found = [_undone(session, bulk), _undone(session, bulk)]
+        sql = "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%amount % 10%'"
+        known = connection.exec_driver_sql(sql.replace("%", "%%")).scalar_one()
+
+    assert (found, known) == ([7, 7], 1)
+
+
+def _undone(session: Session, bulk: Bulk) -> int:
+    found: int = bulk.execute(session, [(17,)]).scalar_one()
+    session.rollback()
+    return found
