@@ -6,7 +6,12 @@
     def credit_topup(self, session: Session, event: TopupPaid) -> None: ...
 
 The handler runs inside one transaction together with the record in the inbox, and the
-message is acknowledged after the commit. One that can handle many at the price of one takes all
+message is acknowledged after the commit. What hardly ever concerns it says when it does, and costs
+neither a transaction nor a record otherwise::
+
+    @event_handler(WalletCredited, where=lambda service, event: service.waits(event.user_id))
+
+One that can handle many at the price of one takes all
 that have arrived by then, in one transaction::
 
     @events_handler(PurchaseCompleted)
@@ -44,17 +49,25 @@ log = logging.getLogger(__name__)
 
 EventT = TypeVar("EventT", bound=Event)
 Handler = Callable[[Any, Session, EventT], None]
+Concerns = Callable[[Any, EventT], bool]
 ManyHandler = Callable[[Any, Session, Sequence[EventT]], None]
 MANY = 100
 """So many events at most share a transaction."""
 
 
-def event_handler(event_class: type[EventT]) -> Callable[[Handler[EventT]], Callable[..., None]]:
-    """Make a method the handler of ``event_class``. The service needs a ``database``."""
+def event_handler(
+    event_class: type[EventT], *, where: Concerns[EventT] | None = None
+) -> Callable[[Handler[EventT]], Callable[..., None]]:
+    """Make a method the handler of ``event_class``. The service needs a ``database``.
+
+    ``where`` is given the service and an event; where it says no, the event is done with.
+    """
 
     def decorate(method: Handler[EventT]) -> Callable[..., None]:
         def handle(service: Any, payload: Any) -> None:
             event = event_class.model_validate(payload)
+            if where is not None and not where(service, event):
+                return
             with service.database.begin() as session:
                 if inbox.is_new(session, event.event_id, method.__name__):
                     method(service, session, event)

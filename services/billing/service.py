@@ -8,6 +8,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
+from chassis.bulk import Bulk
 from chassis.client import RpcClient
 from chassis.clock import utc_now
 from chassis.crash_points import crash_point
@@ -98,7 +99,8 @@ from services.billing.receipts import documents, issuing
 from services.billing.refunds import debts, settling
 from services.billing.refunds.debts import Debts
 from services.billing.refunds.settling import Refunds
-from services.billing.renewals.renewals import DUE, Renewals, money_came
+from services.billing.renewals import renewals
+from services.billing.renewals.renewals import Renewals
 from services.billing.renewals.resizes import Resizes
 from services.billing.sales import fees
 from services.billing.sales.statements import list_sales
@@ -111,6 +113,18 @@ from services.billing.usage.taking import record_usage
 SWEEP_INTERVAL_S = 2.0
 ASLEEP_S = 5.0
 """How late what another replica made due is seen at most."""
+
+_AWAITING_MONEY = Bulk(
+    "SELECT user_id FROM {rows} WHERE "  # noqa: S608 - our words
+    + " OR ".join(each.AWAITS_MONEY for each in (claims, renewals, runways, debts, charging)),
+    user_id="uuid",
+)
+
+
+def await_money(session: Session, users: Sequence[UUID]) -> list[bool | Exception]:
+    """Whether each of them waits for money here. Hardly anybody does who earns by a sale."""
+    found = set(_AWAITING_MONEY.execute(session, [(user_id,) for user_id in set(users)]).scalars())
+    return [user_id in found for user_id in users]
 
 
 class BillingService:
@@ -280,10 +294,13 @@ class BillingService:
     def get_forecast(self, request: GetForecast) -> Forecast:
         return foretell(self.database, self.caller, request, utc_now(), get_settings())
 
-    @event_handler(WalletCredited)
+    @event_handler(
+        WalletCredited,
+        where=lambda service, event: service.database.answer(await_money, event.user_id),
+    )
     def resume_purchases(self, session: Session, event: WalletCredited) -> None:
         self._try_again(session, event.user_id)
-        money_came(session, utc_now(), event.user_id)
+        renewals.money_came(session, utc_now(), event.user_id)
         runways.look_whether_restored(session, utc_now(), event.user_id)
         debts.money_came(session, utc_now(), event.user_id)
         charging.money_came(session, utc_now(), event.user_id)
@@ -318,7 +335,7 @@ class BillingService:
     @timer(interval_s=SWEEP_INTERVAL_S, asleep_s=ASLEEP_S)
     def renew(self) -> datetime | None:
         """Months that are due, and the ladder of those that are not paid."""
-        return self._when_due([DUE.next_at], self._renewals().run)
+        return self._when_due([renewals.DUE.next_at], self._renewals().run)
 
     @timer(interval_s=SWEEP_INTERVAL_S, asleep_s=ASLEEP_S)
     def charge_usage(self) -> datetime | None:

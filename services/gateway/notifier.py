@@ -133,7 +133,7 @@ class NotifierService:
     def deletion_announced(self, session: Session, event: DeletionAnnounced) -> None:
         _tell(session, event, messages.deletion_announced(event))
 
-    @event_handler(WalletCredited)
+    @event_handler(WalletCredited, where=lambda _service, event: _is_told(event))
     def wallet_credited(self, session: Session, event: WalletCredited) -> None:
         _tell(session, event, messages.wallet_credited(event))
 
@@ -190,6 +190,10 @@ class NotifierService:
     @timer(FORGET_EVERY_S)
     def forget_old(self) -> None:
         forget(self.database, utc_now(), retention.kept(get_notifier_settings()))
+
+
+def _is_told(event: WalletCredited) -> bool:
+    return messages.wallet_credited(event) is not None
 
 
 def _tell(session: Session, event: Event, message: Message | None) -> None:

@@ -221,7 +221,13 @@ class TopupService:
         reference = str(event.purchase_id)
         pages.end_purchase(session, event.user_id, reference, pages.ENDED, utc_now())
 
-    @event_handler(WalletCredited)
+    @event_handler(
+        WalletCredited,
+        where=lambda service, event: (
+            event.topup_id is not None
+            or service.database.answer(triggers.await_credit, event.user_id)
+        ),
+    )
     def note_credit(self, session: Session, event: WalletCredited) -> None:
         outcomes.credited(session, event.user_id, event.topup_id, utc_now())
 

@@ -15,6 +15,7 @@ from services.billing.deployments.queries import list_deployments, what_burns
 from services.billing.models import PurchaseRow
 from services.billing.purchases import allowances, claims, lifecycle, refusals
 from services.billing.purchases.queries import get_purchase, list_purchases
+from services.billing.service import await_money
 from services.billing.settings import BillingSettings
 from tests.billing.conftest import NOW, RULES, quote_of, quoted, recorded
 from tests.billing.test_allowances import stocked
@@ -106,11 +107,12 @@ def test_money_makes_the_users_own_purchases_due(database: Connected, users: Use
     made = each_buys(database, users)
 
     with database.begin() as session:
+        awaited = await_money(session, [users.mine, uuid4()])
         count = claims.mark_owed(session, NOW, users.mine)
 
     with database.read() as session:
         owed = [session.get_one(PurchaseRow, one).try_owed_since is not None for one in made]
-    assert (count, owed) == (1, [False, True, False])
+    assert (awaited, count, owed) == ([True, False], 1, [False, True, False])
 
 
 def test_what_is_owed_a_try_is_the_users_own(database: Connected, users: Users) -> None:

@@ -36,6 +36,7 @@ from services.billing.purchases.queries import get_purchase
 from services.billing.refunds import debts, settling
 from services.billing.refunds.debts import Debts
 from services.billing.refunds.settling import Refunds
+from services.billing.service import await_money
 from services.catalog.seed import product_id_of
 from tests.billing.conftest import EXTERNAL, RULES, quoted, recorded, row_of
 from tests.billing.test_checkout import in_catalog, stock_of
@@ -771,6 +772,7 @@ def test_money_of_one_who_owes_has_no_others_wallet_asked(desk: Desk) -> None:
     earns(desk, ann, USD)
 
     with desk.database.read() as session:
+        assert await_money(session, [uuid4(), ann]) == [False, True]
         due = {row.provider_id: row.due_at for row in session.scalars(select(DebtRow))}
     assert due == {ann: desk.now, ben: desk.now + debts.RETRY}
 

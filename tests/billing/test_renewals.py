@@ -48,6 +48,7 @@ from services.billing.models import DeploymentRow, PeriodRow
 from services.billing.purchases import lifecycle
 from services.billing.renewals import rungs
 from services.billing.renewals.renewals import Renewals, money_came
+from services.billing.service import await_money
 from tests.billing.conftest import EXTERNAL, RULES, quoted, recorded
 from tests.billing.test_lost_answers import LOST, Wire, is_a
 from tests.system import System
@@ -400,6 +401,8 @@ def test_in_grace_it_runs_and_money_that_comes_pays_the_month(tenant: Tenant) ->
     tenant.now = month(1) + 2 * DAY
     in_grace = tenant.sees(deployment_id)
 
+    with tenant.database.read() as session:
+        assert await_money(session, [tenant.user_id, uuid4()]) == [True, False]
     tenant.gets(PRICE)
     tenant.renewals.run()
 

@@ -16,6 +16,7 @@ from contracts.wallet import GetWallets
 from services.billing.forecast import runways
 from services.billing.forecast.runways import Lookout
 from services.billing.models import RunwayRow
+from services.billing.service import await_money
 from tests.billing.conftest import RULES
 from tests.billing.test_forecast import Wire, midnight_after
 from tests.billing.test_lost_answers import is_a
@@ -97,6 +98,7 @@ def test_money_that_comes_makes_it_good_and_the_next_dip_is_told_again(tenant: W
     tenant.is_watched(month(1) - 5 * DAY)
     tenant.gets(PRICE)
     with tenant.database.begin() as session:
+        assert await_money(session, [tenant.user_id]) == [True]
         runways.look_whether_restored(session, tenant.now, tenant.user_id)
     tenant.is_watched(tenant.now + DAY)
     restored = len(tenant.told("runway_restored"))

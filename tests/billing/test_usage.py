@@ -20,6 +20,7 @@ from contracts.wallet import DebitAll, HouseAccount, Statement, TransactionKind
 from services.billing.deployments.months import month_at, one_month_after
 from services.billing.models import DeploymentRow, UsageChargeLineRow, UsageTotalRow
 from services.billing.sales.statements import list_sales
+from services.billing.service import await_money
 from services.billing.usage import charging
 from services.billing.usage.charging import UsageCharges
 from services.billing.usage.queries import get_usage
@@ -478,6 +479,7 @@ def test_usage_that_is_short_of_funds_is_asked_again_and_at_once_when_money_come
     tenant.uses(1)
     tenant.gets(2 * USD)
     with tenant.database.begin() as session:
+        assert await_money(session, [uuid4(), tenant.user_id]) == [False, True]
         charging.money_came(session, tenant.now, uuid4())
     tenant.charges.run()
     assert tenant.paid == []

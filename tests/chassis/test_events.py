@@ -173,6 +173,18 @@ def test_slow_events_delay_neither_calls_nor_the_events_of_another_handler(probe
     eventually(lambda: probe.noted(55) == 12)
 
 
+def test_an_event_that_does_not_concern_its_handler_leaves_no_trace(probe: Probe) -> None:
+    events = [Whispered(event_id=uuid.uuid4(), occurred_at=utc_now(), n=n) for n in (57, 58)]
+    with probe.database.begin() as session:
+        publish(session, *events)
+
+    probe.comes_to_note(58)
+    with probe.database.read() as session:
+        known = session.scalars(text("SELECT event_id FROM inbox WHERE handler = 'note_whispered'"))
+        assert {each.event_id for each in events}.intersection(known) == {events[1].event_id}
+    assert probe.noted(57) == 0
+
+
 def test_events_that_have_arrived_are_handled_in_one_transaction(probe: Probe) -> None:
     turns_before = probe.noted(CHANT)
     events = chanted(*range(101, 121))

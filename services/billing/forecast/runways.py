@@ -73,6 +73,12 @@ def look_soon(session: Session, now: datetime, user_id: UUID) -> None:
     _LOOK.execute(session, [(user_id, now + AFTER_A_CHANGE)])
 
 
+AWAITS_MONEY = (
+    "EXISTS (SELECT FROM runways WHERE user_id = new.user_id AND warned_days IS NOT NULL)"
+)
+"""Whether :func:`look_whether_restored` would find any, as SQL over users named ``new``."""
+
+
 def look_whether_restored(session: Session, now: datetime, user_id: UUID) -> None:
     """Something may have made good what this user was warned of."""
     session.execute(

@@ -18,6 +18,11 @@ from sqlalchemy.orm import Session
 
 from services.billing.models import WAITING, PurchaseRow, StockReleaseRow
 
+AWAITS_MONEY = (
+    "EXISTS (SELECT FROM purchases WHERE user_id = new.user_id"
+    " AND status IN ('pending', 'awaiting_funds'))"
+)
+"""Whether :func:`mark_owed` would find any, as SQL over users named ``new``."""
 RETRY_DELAY_MAX = timedelta(seconds=60)
 
 

@@ -74,6 +74,10 @@ def owed_micros(session: Session, provider_ids: Iterable[UUID]) -> Counter[UUID]
     return Counter({provider_id: int(micros) for provider_id, micros in owed})
 
 
+AWAITS_MONEY = "EXISTS (SELECT FROM debts WHERE provider_id = new.user_id AND paid_at IS NULL)"
+"""Whether :func:`money_came` would find any, as SQL over users named ``new``."""
+
+
 def money_came(session: Session, now: datetime, user_id: UUID) -> None:
     """What this user owes may be covered now."""
     session.execute(

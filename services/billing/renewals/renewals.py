@@ -247,6 +247,10 @@ def refusal(
     return None
 
 
+AWAITS_MONEY = "EXISTS (SELECT FROM periods WHERE user_id = new.user_id AND status = 'due')"
+"""Whether :func:`money_came` would find anything, as SQL over users named ``new``."""
+
+
 def money_came(session: Session, now: datetime, user_id: UUID) -> None:
     """What this user's wallet did not pay is to be tried again at once."""
     owing = select(PeriodRow.deployment_id).where(

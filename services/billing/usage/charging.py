@@ -146,6 +146,10 @@ class UsageCharges:
                 log.exception("usage of a wallet is left out", extra={"id": str(each)})
 
 
+AWAITS_MONEY = "EXISTS (SELECT FROM usage_charges WHERE user_id = new.user_id AND paid_at IS NULL)"
+"""Whether :func:`money_came` would find any, as SQL over users named ``new``."""
+
+
 def money_came(session: Session, now: datetime, user_id: UUID) -> None:
     """What this user's wallet did not pay is to be tried again at once."""
     waits = select(UsageChargeRow.user_id).where(

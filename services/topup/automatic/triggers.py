@@ -5,7 +5,7 @@ due until somebody decided about it; a refusal that passes by itself (a cool-dow
 starts anew) makes it due again at that time.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -339,6 +339,19 @@ def make_due(session: Session, user_id: UUID, now: datetime) -> None:
         )
         .values(due_at=now, tries=TriggerRecord.tries + 1)
     )
+
+
+_AWAIT_CREDIT = Bulk(
+    "SELECT user_id FROM {rows} WHERE EXISTS (SELECT FROM triggers WHERE user_id = new.user_id"
+    " AND refusal_code IN ('in_flight', 'card_page_open') AND ended_at IS NULL)",
+    user_id="uuid",
+)
+
+
+def await_credit(session: Session, users: Sequence[UUID]) -> list[bool | Exception]:
+    """Whether :func:`credit_arrived` may find anything of each of them."""
+    found = set(_AWAIT_CREDIT.execute(session, [(user_id,) for user_id in set(users)]).scalars())
+    return [user_id in found for user_id in users]
 
 
 def credit_arrived(session: Session, user_id: UUID, now: datetime) -> None:

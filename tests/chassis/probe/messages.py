@@ -71,7 +71,7 @@ class Told(Event, source=SERVICE, type="told"):
 
 
 class Whispered(Event, source=SERVICE, type="whispered"):
-    """Noted by a handler of its own."""
+    """Noted by a handler of its own, which 57 does not concern."""
 
     n: int
 

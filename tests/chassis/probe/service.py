@@ -36,6 +36,7 @@ from tests.chassis.probe.messages import (
     Whispered,
 )
 
+NOT_OURS = 57
 CHANT, LOOKS, MEETING, NAPPING, TICK, AFTER_COMMIT, NAPPED = -7, -6, -5, -4, -3, -2, -1
 
 
@@ -108,7 +109,7 @@ class ProbeService:
             return self.caller.call(CallChain(n=0))
         return Number(n=len(current_call.get().chain))
 
-    @event_handler(Whispered)
+    @event_handler(Whispered, where=lambda _service, event: event.n != NOT_OURS)
     def note_whispered(self, session: Session, event: Whispered) -> None:
         note(session, event.n)
 
