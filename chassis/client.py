@@ -155,11 +155,16 @@ class RpcClient:
 
         return reply
 
-    def subscribe(self, event_class: type[EventT], callback: Callable[[EventT], None]) -> None:
+    def subscribe(
+        self,
+        event_class: type[EventT],
+        callback: Callable[[EventT], None],
+        is_awaited: Callable[[], object] = lambda: True,
+    ) -> None:
         """Hear of events as they pass, in this process only; to be set up before the first call.
 
-        What is published while this process is away is missed: use it to wake somebody who
-        then looks, never to record anything.
+        What comes while it ``is_awaited`` by nobody is dropped unread. What is published while this
+        process is away is missed: use it to wake somebody who then looks, never to record anything.
         """
         if self._thread is not None:
             raise RuntimeError("subscribe before the first call")
@@ -170,9 +175,12 @@ class RpcClient:
             exclusive=True,
             auto_delete=True,
         )
-        self._listeners.append(
-            (queue, lambda message: callback(event_class.model_validate(bodies.decode(message))))
-        )
+
+        def hear(message: Message) -> None:
+            if is_awaited():
+                callback(event_class.model_validate(bodies.decode(message)))
+
+        self._listeners.append((queue, hear))
 
     def close(self) -> None:
         """Stop listening and close the connections."""

@@ -9,6 +9,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from uuid import UUID
 
 from chassis.client import RpcClient
@@ -46,10 +47,11 @@ class PurchaseWaiters:
         self._lock = threading.Lock()
         self._waiters: dict[UUID, list[Waiter]] = defaultdict(list)
         self._count = 0
-        rpc.subscribe(PurchaseCompleted, lambda event: self._wake(event.user_id))
-        rpc.subscribe(PurchaseEnded, lambda event: self._wake(event.user_id))
-        rpc.subscribe(TopupFailed, self._topup_failed)
-        rpc.subscribe(AutoTopupRefused, self._topup_refused)
+        listen = partial(rpc.subscribe, is_awaited=lambda: self._count)
+        listen(PurchaseCompleted, lambda event: self._wake(event.user_id))
+        listen(PurchaseEnded, lambda event: self._wake(event.user_id))
+        listen(TopupFailed, self._topup_failed)
+        listen(AutoTopupRefused, self._topup_refused)
 
     @contextmanager
     def place_of(self, user_id: UUID) -> Iterator[Waiter | None]:

@@ -63,7 +63,7 @@ from contracts.topup import (
     TriggerAutoTopup,
 )
 from contracts.wallet import AccountFroze, BalanceLow, WalletCredited
-from services.topup import audit, problems, reconcile, retention, switch, topups
+from services.topup import audit, overview, problems, reconcile, retention, switch, topups
 from services.topup.automatic import card_changes, forecast, pages, schedule, terms, triggers
 from services.topup.cards import saved_cards
 from services.topup.charging import charges, checkout, janitor, outcomes, receipts, webhooks
@@ -152,8 +152,7 @@ class TopupService:
 
     @rpc
     def get_auto_topup(self, request: GetAutoTopup) -> AutoTopupStatus:
-        with self.database.read() as session:
-            return terms.status(session, request.user_id, self.till.policy, utc_now())
+        return overview.auto_topup(self.till, request.user_id)
 
     @rpc
     def get_auto_topup_state(self, request: GetAutoTopupState) -> AutoTopupState:
@@ -163,14 +162,7 @@ class TopupService:
 
     @rpc
     def get_topup_overview(self, request: GetTopupOverview) -> TopupOverview:
-        user_id, now = request.user_id, utc_now()
-        checkout.refresh_setups(self.till, user_id)
-        with self.database.read() as session:
-            return TopupOverview(
-                auto_topup=terms.status(session, user_id, self.till.policy, now),
-                payment_methods=saved_cards.page(session, ListPaymentMethods(user_id=user_id), now),
-                topups=topups.page(session, ListTopups(user_id=user_id, limit=request.topups)),
-            )
+        return overview.overview(self.till, request)
 
     @rpc
     def configure_auto_topup(self, request: ConfigureAutoTopup) -> AutoTopupStatus:

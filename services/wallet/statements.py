@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Select, Uuid, column, select, table, text, tuple_
+from sqlalchemy import BigInteger, Select, Uuid, bindparam, column, select, table, text, tuple_
 from sqlalchemy.orm import Session
 
 from chassis.cursors import decode_cursor, encode_cursor
@@ -73,8 +73,7 @@ def _nobodys() -> NotFound:
 
 def statement(session: Session, request: Statement) -> StatementPage:
     """A page of a user's transactions, newest first. Raises ``NotFound``, ``BadRequest``."""
-    newest_first = (EntryRow.recorded_at.desc(), EntryRow.entry_number.desc())
-    query = _entries(request.user_id).order_by(*newest_first).limit(request.limit + 1)
+    query = _NEWEST_FIRST
     if request.kinds:
         query = query.where(EntryRow.kind.in_([kind.value for kind in request.kinds]))
     if request.since:
@@ -84,7 +83,8 @@ def statement(session: Session, request: Statement) -> StatementPage:
     if request.cursor:
         place = tuple_(EntryRow.recorded_at, EntryRow.entry_number)
         query = query.where(place < tuple(decode_cursor(request.cursor, datetime, int)))
-    rows = session.execute(query).all()
+    asked = {"user_id": request.user_id, "limit": request.limit + 1}
+    rows = session.execute(query, asked).all()
     if not rows:
         _account(session, request.user_id)
     shown = fitting(rows, [row.metadata for row in rows], request.limit)
@@ -96,9 +96,9 @@ def statement(session: Session, request: Statement) -> StatementPage:
     )
 
 
-def _entries(user_id: UUID) -> Select[Any]:
+def _entries() -> Select[Any]:
     """The last condition is the index's own: every entry of a user's account meets it."""
-    account_id = select(_ACCOUNTS.c.account_id).where(_ACCOUNTS.c.user_id == user_id)
+    account_id = select(_ACCOUNTS.c.account_id).where(_ACCOUNTS.c.user_id == bindparam("user_id"))
     return (
         select(
             TransactionRow.transaction_id,
@@ -120,12 +120,20 @@ def _entries(user_id: UUID) -> Select[Any]:
     )
 
 
+# Made once: putting a query together takes longer than asking it.
+_NEWEST_FIRST = (
+    _entries()
+    .order_by(EntryRow.recorded_at.desc(), EntryRow.entry_number.desc())
+    .limit(bindparam("limit", type_=BigInteger))
+)
+
+
 def get_transaction(session: Session, user_id: UUID, transaction_id: UUID) -> Transaction:
     """With its caller; of who bought from himself, the payment. Raises ``NotFound``, for
     somebody else's too."""
-    query = _entries(user_id).where(EntryRow.transaction_id == transaction_id)
+    query = _entries().where(EntryRow.transaction_id == transaction_id)
     first = query.add_columns(TransactionRow.caller).order_by(EntryRow.entry_number).limit(1)
-    row = session.execute(first).one_or_none()
+    row = session.execute(first, {"user_id": user_id}).one_or_none()
     if row is None:
         raise NotFound("This wallet has no such transaction.")
     return transaction_from(row).model_copy(update={"caller": row.caller})

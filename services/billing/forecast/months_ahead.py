@@ -14,7 +14,7 @@ from itertools import count
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import and_, or_, select
+from sqlalchemy import and_, bindparam, or_, select
 from sqlalchemy.orm import Session
 
 from contracts.billing import DeploymentStatus
@@ -70,6 +70,29 @@ _COLUMNS = [
 ]
 
 
+_IS_DUE = and_(
+    PeriodRow.user_id == bindparam("user_id"), PeriodRow.status == PeriodStatus.DUE.value
+)
+_IS_OWING = DeploymentRow.deployment_id.in_(select(PeriodRow.deployment_id).where(_IS_DUE))
+# Made once: putting a query together takes longer than asking it.
+_TENANCIES = (
+    select(*[*_COLUMNS, _IS_OWING])
+    .where(
+        DeploymentRow.user_id == bindparam("user_id"),
+        or_(
+            and_(
+                DeploymentRow.status == DeploymentStatus.ACTIVE.value,
+                DeploymentRow.monthly_cost_micros > 0,
+                DeploymentRow.paid_until.is_not(None),
+            ),
+            _IS_OWING,
+        ),
+    )
+    .order_by(DeploymentRow.deployment_id)
+)
+_OWED = select(PeriodRow).where(_IS_DUE).order_by(PeriodRow.starts_at)
+
+
 class Due(NamedTuple):
     """What becomes due, and until when it waits for its money; None: until it comes.
 
@@ -101,27 +124,11 @@ class Shortage(NamedTuple):
 
 def tenancies(session: Session, user_id: UUID) -> list[Tenancy]:
     """All of this user's that will cost something unless their owner acts."""
-    is_due = and_(PeriodRow.user_id == user_id, PeriodRow.status == PeriodStatus.DUE)
-    is_owing = DeploymentRow.deployment_id.in_(select(PeriodRow.deployment_id).where(is_due))
-    rows = session.execute(
-        select(*[*_COLUMNS, is_owing])
-        .where(
-            DeploymentRow.user_id == user_id,
-            or_(
-                and_(
-                    DeploymentRow.status == DeploymentStatus.ACTIVE,
-                    DeploymentRow.monthly_cost_micros > 0,
-                    DeploymentRow.paid_until.is_not(None),
-                ),
-                is_owing,
-            ),
-        )
-        .order_by(DeploymentRow.deployment_id)
-    )
+    rows = session.execute(_TENANCIES, {"user_id": user_id})
     found = {row.deployment_id: Tenancy(*row) for row in rows}
     if not any(each.is_owing for each in found.values()):
         return list(found.values())
-    for period in session.scalars(select(PeriodRow).where(is_due).order_by(PeriodRow.starts_at)):
+    for period in session.scalars(_OWED, {"user_id": user_id}):
         tenancy, kind = found.get(period.deployment_id), PeriodKind(period.kind)
         # The month of one that does not run is being asked for, or given up, at this moment.
         is_arrears = kind is PeriodKind.ARREARS

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Integer, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from chassis.bulk import Bulk
@@ -91,19 +91,23 @@ def newest(
 
     ``before`` is the id of the last one that was seen: the page after it.
     """
-    query = (
-        select(Notification)
-        .where(Notification.user_id == user_id)
-        .order_by(Notification.notification_id.desc())
-        .limit(limit)
-    )
+    query = _NEWEST_FIRST
     if unread_only:
         query = query.where(Notification.read_at.is_(None))
     if kinds is not None:
         query = query.where(Notification.kind.in_(kinds))
     if before is not None:
         query = query.where(Notification.notification_id < before)
-    return list(session.scalars(query))
+    return list(session.scalars(query, {"user_id": user_id, "limit": limit}))
+
+
+# Made once: putting a query together takes longer than asking it.
+_NEWEST_FIRST = (
+    select(Notification)
+    .where(Notification.user_id == bindparam("user_id"))
+    .order_by(Notification.notification_id.desc())
+    .limit(bindparam("limit", type_=Integer))
+)
 
 
 _UNREAD_COUNTS = Bulk(

@@ -348,17 +348,10 @@ def _state_of(settings: Row[Any] | None, is_stopped: bool) -> AutoTopupState:
 def status(session: Session, user_id: UUID, policy: Policy, now: datetime) -> AutoTopupStatus:
     """The settings and how they stand: limits with what is used, pause, last top-up, refusal."""
     settings = session.get(AutoTopupSettings, user_id)
-    is_stopped = policy.is_stopped or limits.is_stopped(session)
-    bounds = {
-        "consent_version": consent.VERSION,
-        "consent_text": consent.TEXT,
-        "is_stopped_by_operator": is_stopped,
-        "cool_down_s": int(policy.cool_down.total_seconds()),
-        "topup_amount_min_micros": policy.topup_min_micros,
-        "topup_amount_max_micros": policy.topup_max_micros,
-    }
+    is_stopped = limits.is_stopped(session)
     if settings is None:
-        return AutoTopupStatus(enabled=False, state="off", **bounds)
+        return never_set(policy, is_stopped=is_stopped)
+    is_stopped = policy.is_stopped or is_stopped
     state, code, reason = _state(settings, is_stopped)
     return AutoTopupStatus(
         enabled=settings.is_enabled,
@@ -388,8 +381,25 @@ def status(session: Session, user_id: UUID, policy: Policy, now: datetime) -> Au
         confirm_url=settings.confirm_url,
         last_refusal=_last_refusal(session, user_id),
         last_topup=_last_topup(session, user_id),
-        **bounds,
+        **_bounds(policy, is_stopped=is_stopped),
     )
+
+
+def never_set(policy: Policy, *, is_stopped: bool) -> AutoTopupStatus:
+    """The status of who never set any terms. ``is_stopped``: by the operator's switch."""
+    bounds = _bounds(policy, is_stopped=policy.is_stopped or is_stopped)
+    return AutoTopupStatus(enabled=False, state="off", **bounds)
+
+
+def _bounds(policy: Policy, *, is_stopped: bool) -> dict[str, Any]:
+    return {
+        "consent_version": consent.VERSION,
+        "consent_text": consent.TEXT,
+        "is_stopped_by_operator": is_stopped,
+        "cool_down_s": int(policy.cool_down.total_seconds()),
+        "topup_amount_min_micros": policy.topup_min_micros,
+        "topup_amount_max_micros": policy.topup_max_micros,
+    }
 
 
 def _state(settings: AutoTopupSettings | Row[Any], is_stopped: bool) -> tuple[str, str, str]:

@@ -4,7 +4,7 @@ import logging
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import Select, or_, select, tuple_, update
+from sqlalchemy import Integer, bindparam, or_, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from chassis.cursors import decode_cursor, encode_cursor
@@ -60,15 +60,16 @@ def describe(card: Card, details: Object) -> None:
 
 def of_user(session: Session, user_id: UUID) -> list[Card]:
     """The user's cards, the default first, then the newest."""
-    return list(session.scalars(_saved(user_id)))
+    return list(session.scalars(_SAVED, {"user_id": user_id}))
 
 
-def _saved(user_id: UUID) -> Select[Card]:
-    return (
-        select(Card)
-        .where(Card.user_id == user_id, Card.removed_at.is_(None))
-        .order_by(Card.is_default.desc(), Card.added_at.desc(), Card.payment_method_id.desc())
-    )
+# Made once: putting a query together takes longer than asking it.
+_SAVED = (
+    select(Card)
+    .where(Card.user_id == bindparam("user_id"), Card.removed_at.is_(None))
+    .order_by(Card.is_default.desc(), Card.added_at.desc(), Card.payment_method_id.desc())
+)
+_SAVED_PAGE = _SAVED.limit(bindparam("limit", type_=Integer))
 
 
 def default_of(session: Session, user_id: UUID) -> Card | None:
@@ -188,12 +189,13 @@ def _warn_some(session: Session, now: datetime, limit: int) -> int:
 
 def page(session: Session, request: ListPaymentMethods, now: datetime) -> PaymentMethodList:
     """Saved cards as other services see them, in the order of :func:`of_user`."""
-    query = _saved(request.user_id)
+    query = _SAVED_PAGE
     if request.cursor is not None:
         is_default, added_at, last_id = decode_cursor(request.cursor, int, datetime, str)
         place = tuple_(Card.is_default, Card.added_at, Card.payment_method_id)
         query = query.where(place < (bool(is_default), added_at, last_id))
-    rows = session.scalars(query.limit(request.limit + 1)).all()
+    asked = {"user_id": request.user_id, "limit": request.limit + 1}
+    rows = session.scalars(query, asked).all()
     shown = rows[: request.limit]
     last = shown[-1] if len(rows) > len(shown) else None
     settings = session.get(AutoTopupSettings, request.user_id)
