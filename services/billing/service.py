@@ -76,7 +76,7 @@ from contracts.topup import (
     TopupFailed,
 )
 from contracts.wallet import WalletCredited
-from services.billing.deployments import commands, prices
+from services.billing.deployments import charge_limit, commands, prices
 from services.billing.deployments.lifecycle import report_deployment
 from services.billing.deployments.queries import (
     get_deployment,
@@ -135,7 +135,7 @@ class BillingService:
 
     database = Database()
     relay = OutboxRelay()
-    health = Health()
+    health = Health(gauges=charge_limit.GAUGES)
     caller = Caller()
 
     @rpc

@@ -72,6 +72,10 @@ class BillingSettings(SellerSettings, ServiceSettings):
     renewal_retry_s: Annotated[int, Field(ge=1)] = 6 * 3600
     """How long after a wallet did not pay it is asked again, unless money comes sooner."""
 
+    charges_per_day_max: Annotated[int, Field(ge=1)] = 40
+    """How often a deployment is charged within a day at most: more is a fault of ours, nothing more
+    is charged then, and somebody is called."""
+
     usage_window_s: Annotated[int, Field(ge=0)] = 3 * DAY_S
     """How long after something was used its record is taken."""
 

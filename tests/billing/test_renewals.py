@@ -1,6 +1,7 @@
 """Months on a clock that is set, with the real wallet: each is charged once, or the ladder
 begins."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any, cast
@@ -41,7 +42,7 @@ from contracts.wallet import (
     TransactionKind,
     Unfreeze,
 )
-from services.billing.deployments import commands
+from services.billing.deployments import charge_limit, commands
 from services.billing.deployments.months import cost_micros, month_end, one_month_after
 from services.billing.deployments.queries import get_deployment
 from services.billing.models import DeploymentRow, PeriodRow
@@ -644,3 +645,38 @@ def test_what_is_being_set_up_or_has_ended_is_left_alone(tenant: Tenant, act: st
     for deployment_id in (ended,) if act == "cancels" else (requested, ended):
         with pytest.raises(Conflict):
             getattr(tenant, act)(deployment_id)
+
+
+# What bills too often.
+
+
+def test_what_bills_in_a_loop_is_stopped_before_the_wallet_hears_of_it_and_somebody_is_called(
+    tenant: Tenant, caplog: pytest.LogCaptureFixture
+) -> None:
+    looping, sound = tenant.deploys(quantity=2)
+    tenant.gets(100 * PRICE)
+    rules = RULES.model_copy(update={"charges_per_day_max": 3})
+    tenant.renewals = replace(tenant.renewals, rules=rules)
+
+    def bills_again(times: int) -> None:
+        for _ in range(times):
+            tenant.now += timedelta(seconds=1)
+            with tenant.database.begin() as session:
+                row = session.get_one(DeploymentRow, looping)
+                row.paid_until = row.due_at = tenant.now
+            tenant.runs(tenant.now)
+
+    tenant.runs(month(1))
+    assert tenant.charged == [-PRICE] * 2
+    bills_again(2)
+    assert (tenant.charged, caplog.messages) == ([-PRICE] * 4, [])
+    bills_again(5)
+
+    assert tenant.charged == [-PRICE] * 4
+    assert str(looping) in {getattr(each, "deployment_id", "") for each in caplog.records}
+    query = charge_limit.GAUGES["charges_in_a_day_max"].query
+    with tenant.database.read() as session:
+        assert session.scalar(text(query), {"now": tenant.now}) > rules.charges_per_day_max
+    assert tenant.sees(looping).status == Status.ACTIVE
+    tenant.lives(month(2))
+    assert tenant.sees(sound).paid_until == month(3)

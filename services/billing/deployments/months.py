@@ -10,12 +10,17 @@ from typing import NamedTuple
 
 from chassis.money import divide_half_even
 
+SHORTEST = 28
+"""The days that every month has."""
+
 
 def one_month_after(anchor: datetime, months: int = 1) -> datetime:
     """The same day ``months`` later, or the month's last day where that day is missing."""
     month_index = anchor.month - 1 + months
     year, month = anchor.year + month_index // 12, month_index % 12 + 1
-    day = min(anchor.day, calendar.monthrange(year, month)[1])
+    day = anchor.day
+    if day > SHORTEST:
+        day = min(day, calendar.monthrange(year, month)[1])
     return anchor.replace(year=year, month=month, day=day)
 
 

@@ -13,7 +13,7 @@ undone are charged one after the other, the oldest first.
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -46,6 +46,7 @@ from services.billing.deployments import (
     prices,
     resizing,
 )
+from services.billing.deployments.charge_limit import TOO_OFTEN, beyond_limit
 from services.billing.deployments.periods import PeriodKind, PeriodStatus
 from services.billing.deployments.queries import own_deployment, single
 from services.billing.forecast import runways
@@ -164,8 +165,10 @@ class Renewals:
         with self.database.read() as session:
             asked = periods.open_periods(session, deployment_ids)
             names = _names(session, asked)
+            ids = {each.deployment_id for each in asked}
+            beyond = beyond_limit(session, self.clock(), ids, self.rules)
         crash_point("billing.periods_recorded")
-        answers = self._answers(asked, names)
+        answers = self._answers(asked, names, beyond)
         crash_point("billing.periods_charged")
         by_deployment: dict[UUID, list[Answer]] = defaultdict(list)
         for answer in answers:
@@ -175,10 +178,16 @@ class Renewals:
         crash_point("billing.periods_settled")
         return answers
 
-    def _answers(self, asked: Sequence[PeriodRow], names: Mapping[UUID, str]) -> list[Answer]:
-        """Debits go together; what is closed or given back, which is rare, each by itself."""
-        due = [each for each in asked if each.status == PeriodStatus.DUE]
-        answers = []
+    def _answers(
+        self, asked: Sequence[PeriodRow], names: Mapping[UUID, str], beyond: Container[UUID]
+    ) -> list[Answer]:
+        """Debits go together; what is closed or given back, which is rare, each by itself.
+
+        What is ``beyond`` the limit is not charged.
+        """
+        owed = [each for each in asked if each.status == PeriodStatus.DUE]
+        due = [each for each in owed if each.deployment_id not in beyond]
+        answers = [Answer(each, None, TOO_OFTEN) for each in owed if each.deployment_id in beyond]
         for start in range(0, len(due), COMMANDS_MAX):
             part = due[start : start + COMMANDS_MAX]
             debits = [periods.debit(each, names[each.deployment_id]) for each in part]
