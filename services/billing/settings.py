@@ -8,63 +8,26 @@ from pydantic import Field
 
 from chassis.papers.seller import SellerSettings
 from chassis.settings import ServiceSettings, load_settings
+from chassis.terms import DAY_S, PurchaseTerms
 
-DAY_S = 24 * 3600
 
-
-class BillingSettings(SellerSettings, ServiceSettings):
+class BillingSettings(PurchaseTerms, SellerSettings, ServiceSettings):
     """``provisioning`` says who makes a deployment active: billing itself, at once, or a
     provisioner outside that hears ``deployment_requested`` and reports back.
     """
 
     provisioning: Literal["at_once", "external"] = "at_once"
-    purchase_lifetime_s: Annotated[int, Field(ge=1)] = 24 * 3600
-    """How long a purchase waits for money before it expires."""
-
     marketplace_fee_bps: Annotated[int, Field(ge=0, le=10_000)] = 1_000
     """What the marketplace keeps of what a provider sells, in basis points: 1,000 are 10 %. It
     holds for what is sold from now on, by who has no fee of their own."""
 
-    return_window_s: Annotated[int, Field(ge=0)] = DAY_S
-    """How long after a purchase its buyer may give it back by himself, while nothing of it has
-    run; 0: never."""
-
-    tax_bps: Annotated[int, Field(ge=0, le=10_000)] = 0
-    """The tax that prices contain, as receipts tell it, in basis points of the price before tax:
-    1,900 are 19 %. It is told and not added: what is charged is the price."""
-
     payout_min_micros: Annotated[int, Field(ge=0)] = 10_000_000
     """The smallest payout that a provider may ask for, in micro-dollars: $10.00."""
-
-    stock_hold_s: Annotated[int, Field(ge=0)] = 15 * 60
-    """How long stock stays set aside for a purchase that waits for money: long enough to pay
-    by card, too short to empty a shelf with purchases that nobody pays."""
-
-    waiting_purchases_max: Annotated[int, Field(ge=1)] = 20
-    """How many unpaid purchases a user may have at once."""
 
     unpaid_units_per_product_max: Annotated[int, Field(ge=0)] = 3
     unpaid_units_max: Annotated[int, Field(ge=0)] = 10
     """How much stock is set aside for a user who has not paid: units of one product, and of all,
     within 24 hours. A purchase beyond that waits for its money without them."""
-
-    free_deployments_max: Annotated[int, Field(ge=0)] = 10
-    """How many deployments that cost nothing a user may have at once."""
-
-    renewal_notice_s: Annotated[int, Field(ge=0)] = 3 * DAY_S
-    """How long before a month is charged its owner is told."""
-
-    price_notice_s: Annotated[int, Field(ge=0)] = 30 * DAY_S
-    """How long before a deployment's months cost more its owner is told."""
-
-    grace_s: Annotated[int, Field(ge=0)] = 3 * DAY_S
-    """How long a deployment runs on after its owner was told that its month is not paid."""
-
-    suspended_s: Annotated[int, Field(ge=0)] = 14 * DAY_S
-    """How long a suspended deployment waits before it is stopped."""
-
-    kept_s: Annotated[int, Field(ge=0)] = 30 * DAY_S
-    """How long the data of a stopped deployment is kept."""
 
     deletion_notices_s: tuple[int, int] = (7 * DAY_S, DAY_S)
     """How long before its data is deleted its owner is told, the first and the last time."""

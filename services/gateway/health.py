@@ -45,10 +45,16 @@ def healthz() -> Response:
 @blueprint.get("/readyz")
 @unlimited
 def readyz() -> tuple[Response, int]:
-    problems = _readiness().problems()
-    checks = {name: problems.get(name, "ok") for name in ("database", *_QUESTIONS)}
+    checks = states()
+    problems = set(checks.values()) - {"ok"}
     body = {"status": "unavailable" if problems else "ok", "checks": checks}
     return jsonify(body), 503 if problems else 200
+
+
+def states() -> dict[str, str]:
+    """``ok``, or what is wrong, of everything behind the website, as of a few seconds ago."""
+    problems = _readiness().problems()
+    return {name: problems.get(name, "ok") for name in ("database", *_QUESTIONS)}
 
 
 def _readiness() -> Readiness:

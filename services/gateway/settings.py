@@ -7,9 +7,11 @@ from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
-from pydantic_settings import NoDecode
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from chassis.papers.seller import SellerSettings
 from chassis.settings import KeptDays, ServiceSettings, load_settings
+from chassis.terms import PurchaseTerms, TopupTerms
 from services.gateway import rate_limits
 
 
@@ -75,7 +77,23 @@ WebAddress = Annotated[str, AfterValidator(_web_address)]
 RateLimit = Annotated[str, AfterValidator(_rate_limit)]
 
 
-class MailSettings(ServiceSettings):
+class KeptSettings(BaseSettings):
+    """How long the notifier keeps what, and the website says that it does."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+
+    mails_kept_days: KeptDays = 30
+    """After they were sent, refused or given up; links in them after their end."""
+    ended_sessions_kept_days: KeptDays = 90
+    """Sessions after their end, and API tokens after they were revoked."""
+    carts_kept_days: KeptDays = 30
+    """Carts of visitors who never logged in after their last change; checkouts after their end."""
+    notifications_kept_days: KeptDays = 90
+    """After they were read."""
+    unread_notifications_kept_days: KeptDays = 365
+
+
+class MailSettings(KeptSettings, ServiceSettings):
     """What the website and the notifier must agree on: links in mails lead to the one and are
     written by the other."""
 
@@ -85,8 +103,11 @@ class MailSettings(ServiceSettings):
     """``smtps`` is TLS, ``smtp`` STARTTLS, ``smtp+plain`` neither. Empty: no mail is sent."""
 
 
-class GatewaySettings(MailSettings):
-    """``public_url`` is the address that browsers use; it decides over secure cookies."""
+class GatewaySettings(PurchaseTerms, TopupTerms, SellerSettings, MailSettings):
+    """``public_url`` is the address that browsers use; it decides over secure cookies.
+
+    The terms, the seller and what is kept are told in the documentation; others keep them.
+    """
 
     gateway_host: str = "127.0.0.1"
     gateway_port: Annotated[int, Field(ge=1, le=65535)] = 8000
@@ -108,6 +129,9 @@ class GatewaySettings(MailSettings):
     """Where a form may lead besides this site, separated by spaces: the hosted card pages."""
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    support_email: Annotated[str, Field(pattern=r"^$|^[^@\s]+@[^@\s]+$")] = ""
+    """Where people write to for help; empty: the site says that there is no address yet."""
+
     session_days: Annotated[int, Field(ge=1, le=365)] = 30
 
     rate_limit_default: RateLimit = "1200 per minute"
@@ -147,23 +171,13 @@ class GatewaySettings(MailSettings):
 
 
 class NotifierSettings(MailSettings):
-    """Of the process beside the website: how it sends mails, how long its tables keep what."""
+    """Of the process beside the website: how it sends mails."""
 
     mail_from: Annotated[str, AfterValidator(_sender)] = "Mycelium <no-reply@localhost>"
     """Who mails come from, and where a server returns what it cannot deliver."""
 
     smtp_timeout_s: Annotated[float, Field(ge=1, le=60)] = 10.0
     """How long a mail server may take for one answer."""
-
-    mails_kept_days: KeptDays = 30
-    """After they were sent, refused or given up; links in them after their end."""
-    ended_sessions_kept_days: KeptDays = 90
-    """Sessions after their end, and API tokens after they were revoked."""
-    carts_kept_days: KeptDays = 30
-    """Carts of visitors who never logged in after their last change; checkouts after their end."""
-    notifications_kept_days: KeptDays = 90
-    """After they were read."""
-    unread_notifications_kept_days: KeptDays = 365
 
 
 @functools.cache

@@ -8,6 +8,7 @@ from pydantic_settings import NoDecode
 
 from chassis.papers.seller import SellerSettings
 from chassis.settings import ServiceSettings, load_settings, seconds
+from chassis.terms import Micros, TopupTerms
 
 
 def _growing(delays: tuple[int, ...]) -> tuple[int, ...]:
@@ -21,11 +22,7 @@ def _names(value: str | tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name.strip() for name in names)
 
 
-Micros = Annotated[int, Field(gt=0)]
-Seconds = Annotated[int, Field(ge=0, le=31 * 86_400)]
-
-
-class TopupSettings(SellerSettings, ServiceSettings):
+class TopupSettings(TopupTerms, SellerSettings, ServiceSettings):
     """Amounts are micro-dollars (1 USD = 1 000 000), durations seconds."""
 
     stripe_api_key: Annotated[str, Field(pattern=r"^(sk|rk)_(test|live)_\S+$")]
@@ -38,14 +35,7 @@ class TopupSettings(SellerSettings, ServiceSettings):
     webhook_tolerance_s: Annotated[int, Field(ge=30, le=3_600)] = 300
     public_url: Annotated[str, Field(pattern=r"^https?://\S+$")] = "http://127.0.0.1:8000"
 
-    topup_min_micros: Micros = 5_000_000
-    topup_max_micros: Micros = 2_000_000_000
     threshold_max_micros: Micros = 10_000_000_000
-    auto_topup_cool_down_s: Seconds = 60
-    """After an automatic charge, whatever became of it, the next one waits this long."""
-    auto_topup_decline_delay_s: Seconds = 300
-    """After a decline; it doubles with every further one."""
-    auto_topup_declines_max: Annotated[int, Field(ge=1, le=10)] = 4
     auto_topups_stopped: bool = False
     """The operator's switch as a setting; the one in the database stops them as well."""
     user_charges_per_hour_max: Annotated[int, Field(ge=1)] = 10

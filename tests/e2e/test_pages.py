@@ -24,6 +24,9 @@ PAGES = [
     "/dashboard/account",
     "/dashboard/account/delete",
     "/password/forgot",
+    "/docs/billing",
+    "/docs/search?q=auto+top-up",
+    "/status",
     "/there-is-no-such-page",
 ]
 

@@ -10,6 +10,7 @@ from services.gateway.pages import (
     cart,
     dashboard,
     deployments,
+    docs,
     home,
     mailed_links,
     marketplace,
@@ -24,6 +25,7 @@ from services.gateway.pages import (
 blueprints: list[Blueprint] = [
     navbar.blueprint,
     home.blueprint,
+    docs.blueprint,
     accounts.blueprint,
     account.blueprint,
     mailed_links.blueprint,

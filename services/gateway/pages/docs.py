@@ -1,0 +1,76 @@
+"""/docs: the documentation, its search, and the API as people read it. /status: is all well?"""
+
+from functools import cache
+
+from flask import Blueprint, redirect, render_template, request, url_for
+from markupsafe import Markup
+from werkzeug.wrappers import Response
+
+from services.gateway import health
+from services.gateway.api import OPERATIONS
+from services.gateway.api.openapi import describe_api
+from services.gateway.backend import settings
+from services.gateway.errors import Problem
+from services.gateway.handbook import CONTENTS, api_reference, as_html, handbook
+
+blueprint = Blueprint("docs", __name__)
+
+QUERY_LENGTH_MAX = 100
+STATUS_PARTS = {
+    "database": "The website",
+    "catalog": "The marketplace",
+    "wallet": "Balances and statements",
+    "billing": "Purchases and deployments",
+    "topup": "Buying credits and auto top-up",
+}
+
+
+@blueprint.get("/docs", defaults={"slug": "index"})
+@blueprint.get("/docs/<string(maxlength=50):slug>")
+def page(slug: str) -> str:
+    """One text of the handbook."""
+    found = handbook(settings()).pages.get(slug)
+    if found is None:
+        raise Problem(404, "not_found", "There is no such page in the documentation.")
+    return render_template("docs/page.html", page=found)
+
+
+@blueprint.get("/docs/search")
+def search() -> str:
+    typed = request.args.get("q", "").strip()[:QUERY_LENGTH_MAX]
+    return render_template(
+        "docs/search.html", typed=typed, found=handbook(settings()).search(typed)
+    )
+
+
+@blueprint.get("/docs/tfp")
+def moved() -> Response:
+    """Where the points of the old system were explained."""
+    return redirect(url_for("docs.page", slug="credits"), 301)
+
+
+@blueprint.get("/docs/api")
+def api() -> str:
+    """The HTTP interface, from the same document that programs read."""
+    return render_template("docs/api.html", reference=_api())
+
+
+@cache
+def _api() -> api_reference.Reference:
+    return api_reference.read(describe_api(OPERATIONS))
+
+
+@blueprint.app_template_filter("markdown")
+def _markdown(text: str) -> Markup:
+    return as_html(text)
+
+
+@blueprint.app_context_processor
+def _contents() -> dict[str, object]:
+    return {"DOCS_CONTENTS": CONTENTS}
+
+
+@blueprint.get("/status")
+def status() -> str:
+    """Which parts of the site answer at the moment."""
+    return render_template("status.html", states=health.states(), STATUS_PARTS=STATUS_PARTS)
