@@ -149,14 +149,57 @@ class ProductPage(Reply):
     total: int
 
 
-class ListProducts(Request[ProductPage], service=SERVICE, method="list_products"):
+Filter = Annotated[str, StringConstraints(min_length=1, max_length=200), Storable]
+Amount = Annotated[int, Field(ge=1, le=1_000_000_000)]
+
+
+class ProductFilters(Value):
+    """What a product has to be. ``provider_name`` and ``location`` are as they are written.
+
+    The least of what its data sheet says under "vCPU" or "CPU", "Memory" and "Disk" or "Capacity";
+    1 TB is 1,000 GB.
+    """
+
     category: Category | None = None
     q: Annotated[str, StringConstraints(strip_whitespace=True, max_length=100), Storable] = ""
     max_price_micros: PriceMicros | None = None
     family: Annotated[str, StringConstraints(max_length=100), Storable] | None = None
+    provider_name: Filter | None = None
+    location: Filter | None = None
+    billing_period: BillingPeriod | None = None
+    min_vcpu: Amount | None = None
+    min_memory_gb: Amount | None = None
+    min_disk_gb: Amount | None = None
+
+
+class ListProducts(ProductFilters, Request[ProductPage], service=SERVICE, method="list_products"):
     sort: SortOrder = SortOrder.FEATURED
     cursor: Cursor | None = None
     limit: PageLimit = 24
+
+
+class Facet(Value):
+    """How many products have this value."""
+
+    value: str
+    count: int
+
+
+class Facets(Reply):
+    """What there is to choose from, the most frequent first, at most 100 of each.
+
+    Each is counted with every other filter, and without its own: what choosing another value
+    would find.
+    """
+
+    categories: list[Facet]
+    provider_names: list[Facet]
+    locations: list[Facet]
+    billing_periods: list[Facet]
+
+
+class CountProducts(ProductFilters, Request[Facets], service=SERVICE, method="count_products"):
+    """How many products there are of each kind, for the filters of a list."""
 
 
 class GetProduct(Request[Product], service=SERVICE, method="get_product"):

@@ -127,6 +127,7 @@ LOGINS = (
             "billing.start_deployment",
             "billing.start_purchase",
             "billing.stop_deployment",
+            "catalog.count_products",
             "catalog.get_product",
             "catalog.get_quote",
             "catalog.list_products",

@@ -4,17 +4,34 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import CTE, ColumnElement, and_, asc, desc, func, or_, select, true
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    and_,
+    asc,
+    desc,
+    func,
+    literal,
+    or_,
+    select,
+    true,
+    union_all,
+)
+from sqlalchemy.dialects.postgresql import array
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from chassis.cursors import decode_cursor, encode_cursor
 from contracts.catalog import (
     BillingPeriod,
     Category,
+    CountProducts,
+    Facet,
+    Facets,
     ListProducts,
     Meter,
     Product,
     ProductField,
+    ProductFilters,
     ProductPage,
     SortOrder,
     SpecificationItem,
@@ -38,6 +55,21 @@ _ORDERS = {
     SortOrder.PRICE_DESCENDING: _Order(ProductRow.price_micros, int, descends=True),
     SortOrder.NEWEST: _Order(ProductRow.created_at, datetime, descends=True),
 }
+
+_MEASURES = {
+    "min_vcpu": ["vCPU", "CPU"],
+    "min_memory_gb": ["Memory"],
+    "min_disk_gb": ["Disk", "Capacity"],
+}
+"""Under which labels of a data sheet a number stands."""
+
+_FACETS = {
+    "category": ProductRow.category,
+    "provider_name": ProductRow.provider_name,
+    "location": ProductRow.location,
+    "billing_period": ProductRow.billing_period,
+}
+FACETS_MAX = 100
 
 
 def list_products(session: Session, command: ListProducts) -> ProductPage:
@@ -74,6 +106,33 @@ def list_products(session: Session, command: ListProducts) -> ProductPage:
         products=[as_product(product) for _, product in found[: command.limit]],
         next_cursor=next_cursor,
         total=rows[0].total,
+    )
+
+
+def count_products(session: Session, command: CountProducts) -> Facets:
+    """How many products have which value, each facet under all filters but its own."""
+    conditions = _conditions(command)
+    counts = [
+        select(literal(name).label("facet"), column.label("value"), func.count().label("count"))
+        .where(
+            *(condition for of, condition in conditions.items() if of != name),
+            column.is_not(None),
+        )
+        .group_by(column)
+        .order_by(desc("count"), column)
+        .limit(FACETS_MAX)
+        .subquery()
+        for name, column in _FACETS.items()
+    ]
+    found = session.execute(union_all(*(select(one) for one in counts))).all()
+    facets: dict[str, list[Facet]] = {name: [] for name in _FACETS}
+    for name, value, count in found:
+        facets[name].append(Facet(value=value, count=count))
+    return Facets(
+        categories=facets["category"],
+        provider_names=facets["provider_name"],
+        locations=facets["location"],
+        billing_periods=facets["billing_period"],
     )
 
 
@@ -119,18 +178,35 @@ def _matching(command: ListProducts, order: _Order) -> CTE:
     words, and by name, whose place is worked out for each row, an index has the page sooner.
     """
     matches = select(ProductRow.product_id, order.column.label("place"))
-    matches = matches.where(ProductRow.retired_at.is_(None))
-    if command.category is not None:
-        matches = matches.where(ProductRow.category == command.category)
-    if command.max_price_micros is not None:
-        matches = matches.where(ProductRow.price_micros <= command.max_price_micros)
-    if command.family is not None:
-        matches = matches.where(ProductRow.family == command.family)
-    words = command.q.split()
-    for word in words:
-        matches = matches.where(func.strpos(ProductRow.searchable, func.search_form(word)) > 0)
-    is_kept = words and command.sort is not SortOrder.NAME
+    matches = matches.where(*_conditions(command).values())
+    is_kept = command.q.split() and command.sort is not SortOrder.NAME
     return matches.cte().prefix_with("MATERIALIZED" if is_kept else "NOT MATERIALIZED")
+
+
+def _conditions(filters: ProductFilters) -> dict[str, ColumnElement[bool]]:
+    """What has to hold, by the name of the filter that wants it."""
+    equal: dict[str, InstrumentedAttribute[Any]] = {
+        "category": ProductRow.category,
+        "family": ProductRow.family,
+        "provider_name": ProductRow.provider_name,
+        "location": ProductRow.location,
+        "billing_period": ProductRow.billing_period,
+    }
+    conditions: dict[str, ColumnElement[bool]] = {"retired": ProductRow.retired_at.is_(None)}
+    for name, column in equal.items():
+        if (wanted := getattr(filters, name)) is not None:
+            conditions[name] = column == wanted
+    if filters.max_price_micros is not None:
+        conditions["max_price_micros"] = ProductRow.price_micros <= filters.max_price_micros
+    for name, labels in _MEASURES.items():
+        if (least := getattr(filters, name)) is not None:
+            measure = func.measure_of(ProductRow.specification, array(labels))
+            conditions[name] = measure >= least
+    if words := filters.q.split():
+        conditions["q"] = and_(
+            *(func.strpos(ProductRow.searchable, func.search_form(word)) > 0 for word in words)
+        )
+    return conditions
 
 
 def _after(

@@ -10,7 +10,9 @@ from chassis.timer import timer
 from contracts.catalog import (
     SERVICE,
     ChangeProduct,
+    CountProducts,
     CreateProduct,
+    Facets,
     GetPriceHistory,
     GetProduct,
     GetQuote,
@@ -42,6 +44,11 @@ class CatalogService:
     def list_products(self, request: ListProducts) -> ProductPage:
         with self.database.read() as session:
             return products.list_products(session, request)
+
+    @rpc
+    def count_products(self, request: CountProducts) -> Facets:
+        with self.database.read() as session:
+            return products.count_products(session, request)
 
     @rpc
     def get_product(self, request: GetProduct) -> Product:

@@ -10,7 +10,7 @@ from sqlalchemy import Engine, delete, event
 from sqlalchemy.exc import IntegrityError
 
 from chassis.database import Connected
-from contracts.catalog import Category, ListProducts, SortOrder
+from contracts.catalog import BillingPeriod, Category, CountProducts, ListProducts, SortOrder
 from contracts.errors import BadRequest, NotFound
 from services.catalog import products
 from services.catalog.models import ProductRow
@@ -47,6 +47,73 @@ def test_search_finds_every_word_anywhere_in_name_summary_or_provider(
     add_product(name="VM-Starter", summary="One core.", provider_name="Sample Metal")
 
     assert names(database, q="north  PRODUCT") == ["VM-Production"]
+
+
+SHEETS = {
+    "small": {"vCPU": "2 dedicated", "Memory": "8 GB", "Disk": "80 GB NVMe"},
+    "node": {"CPU": "24 cores", "Memory": "256 GB ECC", "Disk": "4 × 1.9 TB NVMe"},
+    "tiny": {"vCPU": "1 shared", "Memory": "512 MB", "Capacity": "250 GB"},
+    "odd": {"vCPU": "as many as you like", "Memory": "", "Disk": "999999999.999 TB"},
+    "none": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("least", "found"),
+    [
+        ({"min_vcpu": 2}, {"small", "node"}),
+        ({"min_vcpu": 3}, {"node"}),
+        ({"min_memory_gb": 8}, {"small", "node"}),
+        ({"min_memory_gb": 1}, {"small", "node"}),
+        ({"min_disk_gb": 250}, {"node", "tiny", "odd"}),
+        ({"min_disk_gb": 7_600}, {"node", "odd"}),
+        ({"min_disk_gb": 7_601}, {"odd"}),
+        ({"min_vcpu": 2, "min_memory_gb": 9}, {"node"}),
+    ],
+)
+def test_what_a_data_sheet_says_in_numbers_can_be_asked_for_at_least(
+    database: Connected, add_product: AddProduct, least: dict[str, int], found: set[str]
+) -> None:
+    for name, sheet in SHEETS.items():
+        lines = [{"label": label, "value": value} for label, value in sheet.items()]
+        add_product(name=name, specification=lines)
+
+    assert set(names(database, **least)) == found
+
+
+def test_each_facet_is_counted_under_all_filters_but_its_own(
+    database: Connected, add_product: AddProduct
+) -> None:
+    for provider, location, period, price in [
+        ("North", "Ghent", "month", 5),
+        ("North", "Ghent", "month", 50),
+        ("North", "Oslo", "once", 5),
+        ("South", "Ghent", "month", 5),
+        ("South", None, "month", 5),
+    ]:
+        add_product(
+            provider_name=provider,
+            location=location,
+            billing_period=period,
+            price_micros=price * 1_000_000,
+        )
+    add_product(provider_name="North", location="Ghent", retired_at=NOW)
+
+    with database.read() as session:
+        facets = products.count_products(
+            session,
+            CountProducts(provider_name="North", location="Ghent", max_price_micros=10_000_000),
+        )
+
+    def counted(facet: str) -> dict[str, int]:
+        return {one.value: one.count for one in getattr(facets, facet)}
+
+    assert counted("provider_names") == {"North": 1, "South": 1}
+    assert counted("locations") == {"Ghent": 1, "Oslo": 1}
+    assert counted("billing_periods") == {"month": 1}
+    assert counted("categories") == {"compute": 1}
+    assert names(database, provider_name="North", location="Oslo") == ["Plain product"]
+    assert names(database, billing_period=BillingPeriod.ONCE, provider_name="South") == []
 
 
 @pytest.mark.parametrize(

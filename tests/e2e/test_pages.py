@@ -11,6 +11,8 @@ PAGES = [
     "/",
     "/marketplace",
     "/marketplace?q=nothing+is+called+like+this",
+    "/marketplace?category=compute&vcpu=2",
+    "/compare?slug=vm-starter&slug=vm-production&slug=3node-memory-kit",
     "/marketplace/vm-starter",
     "/marketplace/vm-starter/buy",
     "/cart",

@@ -1,5 +1,6 @@
 """The catalog as it is shown: a second old at most, and told by its tag to who has it."""
 
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -131,6 +132,40 @@ def test_the_cards_of_who_is_logged_in_are_not_a_visitor_s(api: Api, visitor: Ap
     pages = [who.get("/marketplace").text for who in (api, visitor, api)]
 
     assert ['hx-target="#dialog"' in page for page in pages] == [True, False, True]
+
+
+def test_filters_offer_what_there_is_and_keep_what_was_chosen(visitor: Api) -> None:
+    found = visitor.get("/marketplace?category=compute&vcpu=4&location=Ghent%2C+Belgium").text
+    nothing = visitor.get("/marketplace?provider=Nobody+at+all").text
+
+    assert 'id="product-vm-memory"' in found
+    assert 'id="product-vm-production"' not in found
+    assert re.search(r'value="Ghent, Belgium" selected>Ghent, Belgium \(\d+\)<', found)
+    assert re.search(r'<option value="4" selected>4 or more<', found)
+    assert "More filters (2)" in found
+    # What nobody sells stays chosen, and can be taken away.
+    assert '<option value="Nobody at all" selected>Nobody at all (0)' in nothing
+    assert "Nothing fits that" in nothing
+    for odd in ("vcpu=0", "vcpu=x", "memory=1e3", "period=daily", "disk=" + "9" * 18):
+        assert visitor.get(f"/marketplace?{odd}").status_code == 422, odd
+    listed = read(visitor.get("/api/products?min_vcpu=4&location=Ghent%2C+Belgium"))
+    assert "vm-memory" in {one["slug"] for one in listed["products"]}
+
+
+def test_products_are_compared_side_by_side(visitor: Api) -> None:
+    wanted = ("vm-starter", "vm-production", "vm-starter", "vm-memory")
+    page = visitor.get("/compare?" + "&".join(f"slug={slug}" for slug in wanted)).text
+
+    assert re.findall(r'<th scope="col"><a href="/marketplace/([a-z-]+)"', page) == [
+        "vm-starter",
+        "vm-production",
+        "vm-memory",
+    ]
+    assert page.count('<th scope="row">Memory</th>') == 1
+    assert "Choose two to four products" in visitor.get("/compare?slug=vm-starter").text
+    assert visitor.get("/compare?slug=nothing&slug=vm-starter").status_code == 404
+    # Its sizes lead there.
+    assert "/compare?slug=vm-starter" in visitor.get("/marketplace/vm-starter").text
 
 
 def test_what_is_retired_says_so_on_its_page_and_is_not_bought(system: Any, api: Api) -> None:

@@ -19,6 +19,7 @@ from services.gateway.api.shapes import (
     ApiBody,
     ApiReply,
     CursorText,
+    Least,
     Limit,
     PlainText,
     PositiveUsdText,
@@ -29,11 +30,23 @@ from services.gateway.backend import call
 blueprint = Blueprint("api_products", __name__)
 
 
+FilterText = Annotated[PlainText, StringConstraints(min_length=1, max_length=200)]
+
+
 class ProductQuery(ApiBody):
+    """``provider_name`` and ``location`` are as products have them. What is the least there is to
+    be of processors, memory and disk is compared with the product's ``specification``."""
+
     category: Category | None = None
     q: Annotated[PlainText, StringConstraints(strip_whitespace=True, max_length=100)] = ""
     sort: SortOrder = SortOrder.FEATURED
     max_price_micros: PositiveUsdText | None = Field(default=None, alias="max_price_usd")
+    provider_name: FilterText | None = None
+    location: FilterText | None = None
+    billing_period: BillingPeriod | None = None
+    min_vcpu: Least | None = None
+    min_memory_gb: Least | None = None
+    min_disk_gb: Least | None = None
     cursor: CursorText | None = None
     limit: Limit = 24
 
@@ -111,18 +124,7 @@ class ProductList(ApiReply):
 @endpoint(blueprint, "GET", "/api/products", query=ProductQuery, reply=ProductList, of_catalog=True)
 def list_products(query: ProductQuery) -> ProductList:
     """Search, filter and sort the products."""
-    return ProductList.of(
-        call(
-            ListProducts(
-                category=query.category,
-                q=query.q,
-                max_price_micros=query.max_price_micros,
-                sort=query.sort,
-                cursor=query.cursor,
-                limit=query.limit,
-            )
-        )
-    )
+    return ProductList.of(call(ListProducts.model_validate(query.model_dump(exclude_none=True))))
 
 
 @endpoint(

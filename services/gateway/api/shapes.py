@@ -151,6 +151,9 @@ QueryFlag = Annotated[bool, Field(strict=True), BeforeValidator(_true_or_false)]
 CursorText = Annotated[str, StringConstraints(pattern=rf"^[A-Za-z0-9_-]{{1,{CURSOR_LENGTH_MAX}}}$")]
 # What changes a value comes last: a bound that follows it is not in the document.
 Limit = Annotated[int, Field(ge=1, le=200), BeforeValidator(_whole_number)]
+
+Least = Annotated[int, Field(ge=1, le=1_000_000_000), BeforeValidator(_whole_number)]
+"""Of processors, or of gigabytes."""
 Days = Annotated[int, Field(ge=1, le=366), BeforeValidator(_whole_number)]
 Quantity = Annotated[int, Field(strict=True, ge=1, le=100), BeforeValidator(_exact_integer)]
 AnyText = Annotated[str, Field(json_schema_extra={"pattern": r"^[^\x00]*$"})]

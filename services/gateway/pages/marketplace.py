@@ -1,11 +1,11 @@
 """/marketplace: the products, one product, and the Buy Now dialog."""
 
 from flask import Blueprint, redirect, render_template, request, url_for
-from pydantic import ValidationError
 from werkzeug.wrappers import Response
 
+from chassis.digits import whole_number
 from chassis.money import InvalidAmount
-from contracts.catalog import GetProduct, ListProducts, SortOrder
+from contracts.catalog import CountProducts, GetProduct, ListProducts, ProductFilters, SortOrder
 from services.gateway.errors import Problem
 from services.gateway.pages.forms import (
     is_key,
@@ -16,19 +16,40 @@ from services.gateway.pages.forms import (
 )
 from services.gateway.pages.offers import make_offer
 from services.gateway.people.identity import current_user, login_required, signed_in_user
-from services.gateway.showcase import show, show_part
+from services.gateway.showcase import show, show_if_it_answers, show_part
 
 blueprint = Blueprint("marketplace", __name__)
 
 PAGE_SIZE = 12
+COMPARED_MAX = 4
+SIZES_MAX = 20
+
+FILTERS = {
+    "category": "category",
+    "q": "q",
+    "provider": "provider_name",
+    "location": "location",
+    "period": "billing_period",
+    "vcpu": "min_vcpu",
+    "memory": "min_memory_gb",
+    "disk": "min_disk_gb",
+}
+"""What stands in the page's address, and what the catalog calls it; the price is read apart."""
+
+MEASURES = {
+    "vcpu": ("vCPU", "", (2, 4, 8, 16, 32)),
+    "memory": ("Memory", " GB", (4, 8, 16, 32, 64, 128)),
+    "disk": ("Disk", " GB", (50, 100, 200, 500, 1_000, 4_000)),
+}
+"""What can be asked for at least: its name, its unit, and how much."""
 
 
 @blueprint.get("/marketplace")
 def listing() -> str:
-    """Products by category, text, price and order; htmx asks for further pages of cards only."""
+    """Products by what they have to be, and in an order; htmx asks for further cards only."""
     chosen = {
         name: request.args[name]
-        for name in ("category", "q", "sort", "max_price")
+        for name in (*FILTERS, "sort", "max_price")
         if request.args.get(name)
     }
     question = _question(chosen, request.args.get("cursor"))
@@ -46,14 +67,32 @@ def listing() -> str:
         cards=cards,
         question=question,
         chosen=chosen,
+        facets=show_if_it_answers(_count(question)),
+        MEASURES=MEASURES,
         SortOrder=SortOrder,
         is_first_page=question.cursor is None,
     )
 
 
+@blueprint.get("/compare")
+def compare() -> str:
+    """Two to four products beside each other: ``slug`` for each."""
+    slugs = list(dict.fromkeys(request.args.getlist("slug")))[:COMPARED_MAX]
+    products = [show(GetProduct(product_id=slug)) for slug in slugs if 0 < len(slug) <= 100]
+    labels = dict.fromkeys(item.label for one in products for item in one.specification)
+    return render_template("compare.html", products=products, labels=list(labels))
+
+
 @blueprint.get("/marketplace/<string(maxlength=100):slug>")
 def product(slug: str) -> str:
-    return render_template("product.html", product=show(GetProduct(product_id=slug)))
+    """One product, and the sizes of it that there are."""
+    product = show(GetProduct(product_id=slug))
+    sizes = None
+    if product.family:
+        sizes = show_if_it_answers(
+            ListProducts(family=product.family, sort=SortOrder.PRICE, limit=SIZES_MAX)
+        )
+    return render_template("product.html", product=product, sizes=sizes.products if sizes else [])
 
 
 @blueprint.get("/marketplace/<string(maxlength=100):slug>/buy")
@@ -83,14 +122,23 @@ def _question(chosen: dict[str, str], cursor: str | None) -> ListProducts:
     try:
         return ListProducts.model_validate(
             {
-                "category": chosen.get("category"),
-                "q": chosen.get("q", ""),
+                **{FILTERS[name]: value for name, value in chosen.items() if name in FILTERS},
+                **{
+                    FILTERS[name]: whole_number(chosen[name]) for name in MEASURES if name in chosen
+                },
                 "sort": chosen.get("sort", SortOrder.FEATURED),
                 "max_price_micros": optional_money(chosen.get("max_price", ""), "Highest price"),
                 "cursor": cursor,
                 "limit": PAGE_SIZE,
             }
         )
-    except (ValidationError, InvalidAmount) as error:
+    except ValueError as error:
         sentence = str(error) if isinstance(error, InvalidAmount) else "No such filter or order."
         raise Problem(422, "bad_request", f"{sentence} Go back to the marketplace.") from None
+
+
+def _count(question: ListProducts) -> CountProducts:
+    """What can be chosen, for the filters of this list."""
+    return CountProducts.model_validate(
+        question.model_dump(include=set(ProductFilters.model_fields), exclude_none=True)
+    )
