@@ -1,5 +1,6 @@
 """The documentation: complete, true to the settings, searchable, and its links lead somewhere."""
 
+import json
 import re
 from urllib.parse import urlsplit
 
@@ -12,7 +13,7 @@ from werkzeug.exceptions import MethodNotAllowed, NotFound
 from chassis.terms import PurchaseTerms, TopupTerms
 from deploy.local.processes import ROOT
 from services.gateway.app import create_app
-from services.gateway.handbook import CONTENTS, NAMES, TEXTS, handbook, span
+from services.gateway.handbook import CONTENTS, NAMES, REFERENCES, TEXTS, handbook, span
 from tests.gateway.conftest import DOCUMENT, gateway_settings
 
 NOWHERE = "postgresql+psycopg2://nobody@127.0.0.1:1/none"
@@ -35,7 +36,7 @@ def address(slug: str) -> str:
 def test_every_text_is_in_the_contents_and_the_other_way_round() -> None:
     written = {path.stem for path in TEXTS.glob("[!_]*.md")}
 
-    assert written == set(NAMES) - {"api"}
+    assert written == set(NAMES) - REFERENCES
     assert len(NAMES) == sum(map(len, CONTENTS.values()))
 
 
@@ -139,6 +140,13 @@ def test_the_page_of_the_api_shows_every_operation_and_every_body(browser: Flask
     assert [
         name for name in DOCUMENT["components"]["schemas"] if f'id="schema-{name}"' not in page
     ] == []
+
+
+def test_the_page_of_messaging_shows_every_call_and_every_event(browser: FlaskClient) -> None:
+    page = browser.get("/docs/messaging").get_data(as_text=True)
+    told = json.loads(browser.get("/docs/asyncapi.json").data)
+
+    assert [name for name in told["operations"] if f'id="{name}"' not in page] == []
 
 
 def test_the_status_page_names_what_is_away(browser: FlaskClient) -> None:

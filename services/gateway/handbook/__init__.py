@@ -40,12 +40,15 @@ CONTENTS: dict[str, dict[str, str]] = {
         "services": "Services",
     },
     "Money": {"billing": "Billing", "refunds": "Refund rule"},
-    "Programs": {"api": "API"},
+    "Programs": {"api": "API", "messaging": "Messaging"},
     "Rules": {"terms": "Terms", "privacy": "Privacy", "support": "Support"},
 }
 """The sidebar: the pages of each group, by the last part of their address."""
 
 NAMES = {slug: name for group in CONTENTS.values() for slug, name in group.items()}
+
+REFERENCES = frozenset({"api", "messaging"})
+"""Made of the code, and not of a text."""
 
 _MARKDOWN = (
     MarkdownIt("commonmark", {"html": False})
@@ -124,7 +127,7 @@ class Handbook:
         return {
             slug: _page(slug, texts.get_template(f"{slug}.md").render(figures))
             for slug in NAMES
-            if slug != "api"
+            if slug not in REFERENCES
         }
 
     def search(self, typed: str) -> list[Found]:

@@ -2,16 +2,17 @@
 
 from functools import cache
 
-from flask import Blueprint, redirect, render_template, request, url_for
+from flask import Blueprint, current_app, redirect, render_template, request, url_for
 from markupsafe import Markup
 from werkzeug.wrappers import Response
 
+from contracts import asyncapi
 from services.gateway import health
 from services.gateway.api import OPERATIONS
 from services.gateway.api.openapi import describe_api
 from services.gateway.backend import settings
 from services.gateway.errors import Problem
-from services.gateway.handbook import CONTENTS, api_reference, as_html, handbook
+from services.gateway.handbook import CONTENTS, as_html, handbook, reference
 
 blueprint = Blueprint("docs", __name__)
 
@@ -55,9 +56,25 @@ def api() -> str:
     return render_template("docs/api.html", reference=_api())
 
 
+@blueprint.get("/docs/messaging")
+def messaging() -> str:
+    """What the services say on the broker, from the document that programs read."""
+    return render_template("docs/messaging.html", spoken=_messages())
+
+
+@blueprint.get("/docs/asyncapi.json")
+def asyncapi_document() -> Response:
+    return current_app.response_class(asyncapi.as_text(), mimetype="application/json")
+
+
 @cache
-def _api() -> api_reference.Reference:
-    return api_reference.read(describe_api(OPERATIONS))
+def _api() -> reference.Reference:
+    return reference.read_api(describe_api(OPERATIONS))
+
+
+@cache
+def _messages() -> reference.Spoken:
+    return reference.read_messages(asyncapi.document())
 
 
 @blueprint.app_template_filter("markdown")

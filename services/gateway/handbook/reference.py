@@ -1,4 +1,4 @@
-"""The OpenAPI document as a person reads it: operations by feature, and their bodies."""
+"""The OpenAPI and the AsyncAPI document as a person reads them."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -49,13 +49,69 @@ class Named:
 
 @dataclass(frozen=True)
 class Reference:
+    """The HTTP interface: operations by what they are about, and their bodies."""
+
     about: str
     features: dict[str, list[Operation]]
     schemas: list[Named]
 
 
-def read(document: Schema) -> Reference:
-    """What the document says; everything in it comes from our own code."""
+@dataclass(frozen=True)
+class Message:
+    """A call, with its arguments and what it is answered with, or an event, which has no reply."""
+
+    name: str
+    about: str
+    note: str
+    fields: list[Field]
+    reply: Type | None
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """What is said on the broker: of each service its calls and its events, and their parts."""
+
+    about: str
+    services: dict[str, dict[str, list[Message]]]
+    schemas: list[Named]
+
+
+def read_messages(document: Schema) -> Spoken:
+    """What the AsyncAPI document says."""
+    schemas = document["components"]["schemas"]
+    services: dict[str, dict[str, list[Message]]] = {}
+    for name, operation in document["operations"].items():
+        service = services.setdefault(operation["tags"][0]["name"], {"Calls": [], "Events": []})
+        message = document["components"]["messages"][name]
+        payload = message["payload"]
+        reply = None
+        if operation["action"] == "receive":
+            payload = payload["properties"]["kwargs"]
+            answered = document["components"]["messages"][f"{name}.reply"]["payload"]
+            reply = _type(answered["properties"]["result"]["anyOf"][0])
+        schema = _type(payload).schema
+        service["Events" if reply is None else "Calls"].append(
+            Message(
+                name,
+                message.get("description", ""),
+                operation.get("description", ""),
+                _named(schema, schemas[schema]).fields,
+                reply,
+            )
+        )
+    spoken = [one for kinds in services.values() for messages in kinds.values() for one in messages]
+    shown = {one.reply.schema for one in spoken if one.reply}
+    shown |= {field.type.schema for one in spoken for field in one.fields}
+    named: dict[str, Named] = {}
+    while missing := shown - named.keys() - {""}:
+        named |= {name: _named(name, schemas[name]) for name in missing}
+        shown |= {field.type.schema for name in missing for field in named[name].fields}
+    parts = [named[name] for name in sorted(named)]
+    return Spoken(document["info"]["description"], services, parts)
+
+
+def read_api(document: Schema) -> Reference:
+    """What the OpenAPI document says."""
     features: dict[str, list[Operation]] = {}
     for path, by_method in document["paths"].items():
         for method, described in by_method.items():
