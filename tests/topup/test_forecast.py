@@ -277,6 +277,22 @@ def test_a_purchase_with_a_card_page_takes_credits_that_come_otherwise(desk: Des
     assert told.charges[1].trigger == Trigger.LOW_BALANCE
 
 
+def test_a_purchase_is_left_to_its_open_card_page_and_nothing_else_is(desk: Desk) -> None:
+    customer = desk.customer()
+    paid_on_a_page = uuid4()
+    customer.start_topup(40 * USD, purchase_id=paid_on_a_page)
+
+    told = foretold(customer, 40 * USD, purchase_id=paid_on_a_page)
+    another = foretold(customer, 40 * USD, purchase_id=uuid4())
+    desk.wallet.balances[customer.user_id] = 5 * USD
+    customer.raise_trigger(Trigger.LOW_BALANCE, needed_micros=0)
+    beside_it = foretold(customer, 40 * USD, purchase_id=paid_on_a_page)
+
+    assert (amounts(told), told.refusal_code) == ([], RefusalCode.CARD_PAGE_OPEN)
+    assert amounts(another)[:1] == [40]
+    assert [charge.trigger for charge in beside_it.charges][:1] == [Trigger.LOW_BALANCE]
+
+
 def test_a_limit_says_why_nothing_is_charged_and_until_when(desk: Desk) -> None:
     told = foretold(desk.customer(daily_limit_micros=30 * USD), 40 * USD)
 

@@ -10,8 +10,12 @@ from uuid import UUID
 
 import pytest
 
+from chassis.identifiers import new_id
+from contracts.topup import TopupKind, TopupStatus
+from services.topup import topups
+from services.topup.automatic import limits
 from services.topup.charging import charges
-from services.topup.processor import OutcomeUnknown, Processor, Unreached
+from services.topup.processor import UNREACHED, OutcomeUnknown, Processor, Unreached
 from tests.topup.conftest import USD, Customer, Desk, Sandbox
 
 
@@ -211,3 +215,21 @@ def charge_late(desk: Desk, customer: Customer, topup_id: UUID) -> None:
         topup_id=str(topup_id),
         user_id=str(customer.user_id),
     )
+
+
+def test_a_page_that_could_not_be_opened_is_no_automatic_attempt(desk: Desk) -> None:
+    customer, now = desk.customer(), desk.clock()
+
+    def fail(kind: TopupKind) -> int:
+        with desk.till.database.begin() as session:
+            topup = topups.new(customer.user_id, kind, 25 * USD, str(new_id()), now)
+            topup.status, topup.failure_code = TopupStatus.FAILED, UNREACHED
+            session.add(topup)
+            session.flush()
+            return limits.unsent_count(session, customer.user_id, now)
+
+    assert [fail(kind) for kind in (TopupKind.MANUAL, TopupKind.AUTO, TopupKind.MANUAL)] == [
+        0,
+        1,
+        1,
+    ]

@@ -209,6 +209,21 @@ def test_a_renewal_is_asked_for_as_long_as_it_waits(desk: Desk) -> None:
     assert [topup.amount_micros // USD for topup in customer.topups()] == [25, 25]
 
 
+def test_what_has_asked_before_is_charged_once_and_only_if_it_still_asks(desk: Desk) -> None:
+    """It is no news to billing, which asked already: what it asked for is decided about."""
+    customer = desk.customer(threshold_micros=0)
+    refused = spending(NOON, 30, is_waiting=True)
+
+    unasked = foretold(customer, refused)
+    customer.raise_trigger(
+        Trigger.RENEWAL, needed_micros=30 * USD, reference=str(refused.reference)
+    )
+    asked = foretold(customer, refused)
+
+    assert planned(unasked) == []
+    assert planned(asked) == [(0, "renewal", 30)]
+
+
 class Months(Life):
     """Billing, as far as top-ups see it: months fall due, and wait for three days."""
 
