@@ -430,3 +430,17 @@ def test_cards_that_were_saved_twice_before_become_one_entry(desk: Desk) -> None
         ).one()
         transaction.rollback()
     assert (saved, tuple(chosen)) == ([kept], (kept, None))
+
+
+@pytest.mark.parametrize(
+    ("year", "month", "soon"),
+    [(2027, 2, True), (2027, 3, True), (2027, 4, True), (2027, 5, False), (2028, 3, False)],
+)
+def test_a_card_expires_soon_in_this_month_and_the_next(year: int, month: int, soon: bool) -> None:
+    card = CardRow(
+        payment_method_id="pm_1", brand="visa", last4="4242", exp_year=year, exp_month=month,
+        is_default=True,
+    )  # fmt: skip
+
+    assert (NOON.year, NOON.month) == (2027, 3)
+    assert saved_cards.reply(card, None, NOON).expires_soon is soon

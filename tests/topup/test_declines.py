@@ -6,7 +6,7 @@ from contracts.topup import RefusalCode, Trigger
 from services.topup.automatic import card_changes
 from services.topup.cards import declines
 from services.topup.cards.declines import Verdict
-from services.topup.charging import checkout
+from services.topup.charging import checkout, outcomes
 from services.topup.processor import KEY_REFUSED, OutcomeUnknown, ProcessorError, Rejected
 from tests.topup.conftest import USD, Card, Customer, Desk
 from tests.topup.test_webhooks import events_of, receive
@@ -433,3 +433,20 @@ def test_codes_and_advice_decide_whether_to_try_again(
 
 def test_fraud_is_told_as_a_plain_decline() -> None:
     assert declines.sentence("card_declined", "fraudulent") == declines.sentence("card_declined")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "decline_code"),
+    [
+        ({"code": "expired_card", "decline_code": "expired_card"}, "expired_card", "expired_card"),
+        ({"code": "authentication_required"}, "authentication_required", ""),
+        ({"message": "No."}, "card_declined", ""),
+        (None, "card_declined", ""),
+    ],
+)
+def test_a_decline_is_named_as_the_processor_names_it(
+    error: dict[str, str] | None, code: str, decline_code: str
+) -> None:
+    told = outcomes._last_decline({"id": "pi_1", "last_payment_error": error})
+
+    assert (told.code, told.decline_code) == (code, decline_code)
