@@ -106,7 +106,11 @@ class RefusalCode(StrEnum):
 
 
 class Topup(Reply):
-    """One top-up. ``failure_message`` is a sentence for a person; codes are the processor's."""
+    """One top-up. ``failure_message`` is a sentence for a person; codes are the processor's.
+
+    ``checkout_url`` is where its owner pays, or confirms it with the bank. ``purchase_id`` is the
+    one purchase that a top-up by hand is for. ``is_saved_card``: it is by hand, by a saved card.
+    """
 
     topup_id: UUID
     user_id: UUID
@@ -124,23 +128,34 @@ class Topup(Reply):
     created_at: Moment
     updated_at: Moment
     replayed: bool = False
+    purchase_id: UUID | None = None
+    is_saved_card: bool = False
 
 
 class StartTopup(
     Command[Topup], service=SERVICE, method="start_topup", answer_within_s=CARD_PROCESSOR_S
 ):
-    """Begin to buy credits on the processor's hosted page; ``checkout_url`` leads there.
+    """Buy credits: on the processor's hosted page, to which ``checkout_url`` leads, or with
+    ``payment_method_id`` by a saved card, at once.
+
+    The person is there and has pressed a button. The answer says what became of the charge:
+    ``paid``, ``failed`` with the reason, ``unknown``, or ``action_required``, where the bank wants
+    it confirmed at ``checkout_url`` within half an hour. One such charge of a user is under way at
+    a time. ``paid_topups_seen`` is how many paid top-ups the person was shown: with another one
+    since, nothing is charged (``Conflict``), so that neither a second tab nor a page from before a
+    lost answer pays twice.
 
     ``return_path`` is where the person comes back to on our own site. ``purchase_id`` is what the
     credits are for, if they are for one purchase: then nothing else pays for it while the page is
     open, which is half an hour at most, another page for it closes this one, and so does the end
     of the purchase.
     Errors: ``BadRequest`` (not whole cents, below or above the bounds), ``Conflict`` (the purchase
-    needs no money any more, or a payment for it is being confirmed), ``AccountFrozen`` (a frozen
+    needs no money any more, or a payment for it is being confirmed), ``NotFound`` (the card),
+    ``AccountFrozen`` (a frozen
     wallet takes no more than it owes), ``PaymentFailed``, ``Unavailable``, ``IdempotencyConflict``.
     """
 
-    may_differ: ClassVar[set[str]] = {*Command.may_differ, "email"}
+    may_differ: ClassVar[set[str]] = {*Command.may_differ, "email", "paid_topups_seen"}
 
     user_id: UUID
     email: Email
@@ -148,6 +163,8 @@ class StartTopup(
     save_card: bool = False
     return_path: ReturnPath = "/dashboard/wallet"
     purchase_id: UUID | None = None
+    payment_method_id: PaymentMethodId | None = None
+    paid_topups_seen: Annotated[int, Field(strict=True, ge=0)] | None = None
 
 
 class GetTopup(Request[Topup], service=SERVICE, method="get_topup"):
@@ -304,11 +321,13 @@ class GetAutoTopup(Request[AutoTopupStatus], service=SERVICE, method="get_auto_t
 
 
 class TopupOverview(Reply):
-    """How paying stands: auto top-up, the first page of cards, the newest top-ups."""
+    """How paying stands: auto top-up, the first page of cards, the newest top-ups, and how many
+    were ever paid."""
 
     auto_topup: AutoTopupStatus
     payment_methods: PaymentMethodList
     topups: TopupPage
+    paid_topups: int = 0
 
 
 class GetTopupOverview(Request[TopupOverview], service=SERVICE, method="get_topup_overview"):

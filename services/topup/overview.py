@@ -70,7 +70,8 @@ def overview(till: Till, request: GetTopupOverview) -> TopupOverview:
             found = found.model_copy(update={"payment_methods": cards})
         if has.topups:
             newest = topups.page(session, ListTopups(user_id=user_id, limit=request.topups))
-            found = found.model_copy(update={"topups": newest})
+            paid = topups.paid_count(session, user_id)
+            found = found.model_copy(update={"topups": newest, "paid_topups": paid})
     return found
 
 

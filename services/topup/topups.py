@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Integer, bindparam, select, tuple_
+from sqlalchemy import Integer, and_, bindparam, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from chassis.bulk import Batch, Bulk
@@ -62,6 +62,11 @@ _LOCK_USERS = Bulk(
 )
 
 
+PAYABLE = (S.CREATED, S.PROCESSING, S.UNKNOWN, S.ACTION_REQUIRED)
+"""States in which a top-up may still be paid, or is being paid."""
+BY_SAVED_CARD = and_(Topup.kind == TopupKind.MANUAL, Topup.payment_method_id.is_not(None))
+
+
 class IllegalMove(Exception):
     """A step that the table of transitions does not have."""
 
@@ -74,6 +79,20 @@ def move(topup: Topup, status: TopupStatus, now: datetime) -> None:
         raise IllegalMove(f"top-up {topup.topup_id}: {topup.status} → {status}")
     topup.status = status
     topup.updated_at = now
+
+
+def is_by_saved_card(topup: Topup) -> bool:
+    """Whether its owner has a saved card charged by hand: there is no page of ours to pay on."""
+    return topup.kind == TopupKind.MANUAL and topup.payment_method_id is not None
+
+
+def paid_count(session: Session, user_id: UUID) -> int:
+    """How many top-ups of this user's were paid. It only grows."""
+    paid = (S.PAID, S.CREDITED)
+    found = session.scalar(
+        select(func.count()).where(Topup.user_id == user_id, Topup.status.in_(paid))
+    )
+    return found or 0
 
 
 def lock_user(session: Session, user_id: UUID) -> None:
@@ -161,6 +180,7 @@ def by_hand(command: StartTopup, policy: Policy, now: datetime) -> Topup:
     topup.is_card_saved = command.save_card
     topup.return_path = command.return_path
     topup.purchase_id = command.purchase_id
+    topup.payment_method_id = command.payment_method_id
     return topup
 
 
@@ -317,4 +337,6 @@ def reply(topup: Topup, *, replayed: bool = False) -> TopupReply:
         created_at=topup.created_at,
         updated_at=topup.updated_at,
         replayed=replayed,
+        purchase_id=topup.purchase_id,
+        is_saved_card=is_by_saved_card(topup),
     )

@@ -51,7 +51,7 @@ def regular(browser: Browser, system: System) -> Iterator[Visitor]:
         someone.expect_purchase("completed")
         someone.save_card()
         someone.open_buy_now("vm-production")
-        someone.page.get_by_role("button", name="Buy Credits and continue").click()
+        someone.press_card_page()
         someone.page.get_by_role("link", name="Cancel and go back").click()
         someone.expect_purchase("awaiting_funds")
         yield someone

@@ -53,7 +53,7 @@ def test_a_declined_automatic_charge_is_told_and_can_be_paid_by_hand(visitor: Vi
     buy_with_a_card_that_does_not_pay(visitor, CARD_DECLINED_LATER, "declined")
 
     visitor.choose_credits(10)
-    page.locator("#purchase-status").get_by_role("button", name="Buy Credits").click()
+    page.locator("#purchase-status").get_by_role("button", name="Use another card").click()
     visitor.pay_on_card_page()
     visitor.expect_purchase("completed")
 

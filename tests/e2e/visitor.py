@@ -94,11 +94,16 @@ class Visitor:
         """From the wallet, by card, until the credits are there."""
         self.open("/dashboard/wallet")
         self.choose_credits(dollars)
-        self.page.get_by_role("button", name="Buy Credits").click()
+        self.press_card_page()
         self.pay_on_card_page()
         expect(self.page.locator("#topup-status")).to_have_attribute(
             "data-status", "credited", timeout=COMPLETES_WITHIN_MS
         )
+
+    def press_card_page(self) -> None:
+        """The button that leads to the hosted page, whether or not a card is saved."""
+        leads = re.compile("^(Buy Credits( and continue)?|Use another card)$")
+        self.page.locator("main, dialog[open]").get_by_role("button", name=leads).last.click()
 
     def choose_credits(self, dollars: int) -> None:
         self.page.get_by_role("radio", name=f"${dollars}", exact=False).first.check(force=True)

@@ -31,7 +31,9 @@ from services.gateway.cart.storage import Item, Owner
 from services.gateway.models import User
 from tests.gateway.conftest import PASSWORD, Api, add_user, error_of, gateway_settings, granted
 from tests.gateway.test_api import give
+from tests.gateway.test_main_job import pay
 from tests.gateway.test_site import csrf_token
+from tests.patience import eventually
 
 NOW = utc_now()
 
@@ -458,3 +460,43 @@ def test_a_visitors_cart_is_there_after_the_login_and_is_bought_without_scripts(
         assert "Purchase completed" in answer.text
 
     assert len(granted(api.get("/api/deployments"))["deployments"]) == 1
+
+
+def test_a_saved_card_pays_for_a_cart_and_for_credits_once_each_in_however_many_tabs(
+    system: Any, api: Api
+) -> None:
+    setup = granted(api.command("/api/wallet/payment-methods", {}))
+    pay(setup["checkout_url"])
+    cards = eventually(lambda: granted(api.get("/api/wallet/payment-methods"))["payment_methods"])
+    vm = granted(api.get("/api/products/vm-starter"))
+    granted(api.command("/api/cart", {"product_id": vm["product_id"]}))
+    browser = requests.Session()
+
+    def form_of(path: str, action: str) -> dict[str, str]:
+        page = browser.get(f"{api.base_url}{path}").text
+        form = page.partition(f'action="{action}"')[2].partition("</form>")[0]
+        fields = re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)"', form)
+        return {**dict(fields), "pay_with": cards[0]["payment_method_id"]}
+
+    def press(path: str, form: dict[str, str], **fields: str) -> str:
+        return browser.post(f"{api.base_url}{path}", data={**form, **fields}).text
+
+    def paid() -> list[Decimal]:
+        topups = granted(api.get("/api/wallet/transactions"))["transactions"]
+        return [each["amount_usd"] for each in topups if each["kind"] == "topup"]
+
+    log_in = {"email": api.email, "password": PASSWORD}
+    press("/login", form_of("/login", "/login"), **log_in)
+    tabs = [form_of("/cart", "/cart/checkout") for _ in range(2)]
+    for _ in range(2):
+        press("/cart/checkout", tabs[0], amount="5")
+    assert "Your cart is empty" in press("/cart/checkout", tabs[1], amount="5")
+    eventually(lambda: granted(api.get("/api/deployments"))["deployments"])
+    assert paid() == [5]
+
+    tabs = [form_of("/dashboard/wallet", "/topups") for _ in range(2)]
+    for _ in range(2):
+        press("/topups", tabs[0], amount="10")
+    eventually(lambda: paid() == [10, 5])
+    assert "Another payment was made" in press("/topups", tabs[1], amount="10")
+    assert (paid(), granted(api.get("/api/wallet/info"))["balance"]) == ([10, 5], 10)

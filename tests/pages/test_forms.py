@@ -104,19 +104,25 @@ def test_a_form_leads_to_no_other_site(wanted: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shortfall_micros", "suggested_micros"),
+    ("shortfall_micros", "amounts"),
     [
-        (5_000_000, 10_000_000),
-        (10_000_001, 25_000_000),
-        (50_000_000, 50_000_000),
-        (50_000_001, None),
+        (0, [10, 25, 50]),
+        (5_000_000, [5, 10, 25, 50]),
+        (4_990_000, [5, 10, 25, 50]),
+        (10_000_000, [10, 25, 50]),
+        (10_000_001, [10.01, 25, 50]),
+        (50_000_001, [50.01]),
+        (60_000_000, [60]),
+        (60_000_001, []),
     ],
 )
-def test_the_suggestion_is_the_smallest_amount_that_covers(
-    shortfall_micros: int, suggested_micros: int | None
+def test_the_amounts_to_choose_from_all_cover_what_is_lacking_and_one_does_to_the_cent(
+    shortfall_micros: int, amounts: list[float]
 ) -> None:
-    assert forms.suggested_credits(shortfall_micros) == suggested_micros
+    found = forms.amounts_for(shortfall_micros, 5_000_000, 60_000_000)
+
+    assert found == [round(amount * 1_000_000) for amount in amounts]
 
 
-def test_a_custom_amount_covers_a_fraction_of_a_cent() -> None:
-    assert forms.custom_credits(61_000_001) == 61_010_000
+def test_an_unknown_bound_is_none() -> None:
+    assert forms.amounts_for(3_000_000_001, 0, 0) == [3_000_010_000]

@@ -426,7 +426,7 @@ def test_the_processor_is_asked_again_after_three_seconds_and_not_before(desk: D
     for now in (NOON, NOON + checkout.ASK_AGAIN_AFTER, NOON + checkout.ASK_AGAIN_AFTER + INSTANT):
         with desk.till.database.begin() as session:
             (topup,) = session.query(Topup).filter(Topup.user_id == customer.user_id)
-            asked.append(checkout._claim_question(session, topup, now) is not None)
+            asked.append(checkout._claim_question(session, topup, now))
 
     assert asked == [True, False, True]
 

@@ -16,6 +16,7 @@ from contracts.errors import (
     Unavailable,
 )
 from contracts.topup import RefusalCode, Topup, Trigger
+from services.topup import topups
 from services.topup.automatic import pages
 from services.topup.automatic.rule import Refusal
 from services.topup.charging import checkout
@@ -261,7 +262,7 @@ def test_many_pages_for_one_purchase_opened_at_once_leave_one_that_can_be_paid(
     with ThreadPoolExecutor(8) as threads:
         opened = [page for page in threads.map(open_page, range(8)) if page is not None]
 
-    usable = [row for row in buyer.customer.topups() if row.status in pages.OPEN]
+    usable = [row for row in buyer.customer.topups() if row.status in topups.PAYABLE]
     payable = [
         page for page in opened if page.checkout_url and buyer.status_at_processor(page) == "open"
     ]

@@ -24,13 +24,12 @@ from services.gateway.api.shapes import (
     Usd,
     UsdOrZero,
 )
-from services.gateway.api.topups import TopupReply
+from services.gateway.api.topups import CardId, TopupReply
 from services.gateway.backend import call
 from services.gateway.people.users import CurrentUser
 
 blueprint = Blueprint("api_auto_topup", __name__)
 
-CardId = Annotated[PlainText, StringConstraints(min_length=1, max_length=255)]
 
 # The names of the settings in the document, where those of the services are others.
 _SHOWN_AS = {

@@ -125,6 +125,50 @@ def configure() -> Response | str | tuple[str, int]:
     return redirect(url_for("auto_topup.settings"), 303)
 
 
+def wants_switching_on() -> bool:
+    """Whether the form buys with auto top-up, which it switches on."""
+    return bool(request.form.get("switch_on"))
+
+
+def check_switching_on() -> None:
+    """Raises what saving these terms would, before anything is bought by them."""
+    call(_switching_on(signed_in_user()).model_copy(update={"dry_run": True}))
+
+
+def switch_on() -> None:
+    """Save the terms that stand in the form that bought something: auto top-up pays for it then.
+
+    More than the form announced is charged by nobody: where saving would set that off, it is left
+    to the page of the settings, which says so first. Raises ``InvalidAmount`` and ``ServiceError``.
+    """
+    command = _switching_on(signed_in_user())
+    charges = call(command.model_copy(update={"dry_run": True})).charges
+    said_micros = max(said_field("lacking_said"), command.topup_amount_micros or 0)
+    if len(charges) > 1 or charged_micros(charges) > said_micros:
+        flash(
+            "Auto top-up would charge more than you were told, so it was not switched on. Your"
+            " purchase is kept: pay for it here, or look at the settings of auto top-up.",
+            "warning",
+        )
+        return
+    call(command)
+
+
+def _switching_on(user: CurrentUser) -> ConfigureAutoTopup:
+    """The few terms that a form has beside what it buys."""
+    return ConfigureAutoTopup(
+        idempotency_key=command_key(user.user_id, "auto-topup"),
+        user_id=user.user_id,
+        enabled=True,
+        threshold_micros=money_field("threshold", "When credits are below"),
+        topup_amount_micros=_at_least_a_cent("topup_amount", "Purchase this amount"),
+        payment_method_id=request.form.get("switch_on", "")[:255],
+        consent=bool(request.form.get("consent")),
+        consent_version=request.form.get("consent_version", "")[:40],
+        client_address=(request.remote_addr or "")[:64],
+    )
+
+
 @blueprint.get("/dashboard/wallet/auto-topup/trigger")
 @login_required
 def confirm_trigger() -> str | Response:

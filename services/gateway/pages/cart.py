@@ -21,9 +21,9 @@ from services.gateway.cart.contents import Contents, Line, chosen, contents_of
 from services.gateway.cart.storage import Item, Owner
 from services.gateway.errors import wants_json
 from services.gateway.models import CartCheckout
+from services.gateway.pages.auto_topup import wants_switching_on
 from services.gateway.pages.forms import (
     are_more_than_said,
-    chosen_credits,
     chosen_fields,
     command_key,
     is_key,
@@ -32,7 +32,7 @@ from services.gateway.pages.forms import (
     refuse_credits,
 )
 from services.gateway.pages.offers import charges_of, make_payment
-from services.gateway.pages.purchases import lead_to
+from services.gateway.pages.purchases import chosen_micros, lead_to
 from services.gateway.people.bearer_secrets import new_secret
 from services.gateway.people.identity import (
     CART_FIELD,
@@ -146,7 +146,7 @@ def check_out() -> Response:
     key = command_key(user_id, "cart")
     begun = _begun(user_id, key)
     try:
-        amount_micros = chosen_credits()
+        amount_micros = chosen_micros()
         if begun is not None:
             purchase = checkout.again(user_id, begun.key)
         else:
@@ -158,9 +158,8 @@ def check_out() -> Response:
                     "warning",
                 )
                 return redirect(back, 303)
-            if amount_micros is None and are_more_than_said(
-                charges_of(user_id, contents.total_micros)
-            ):
+            may_charge = amount_micros is None and not wants_switching_on()
+            if may_charge and are_more_than_said(charges_of(user_id, contents.total_micros)):
                 flash(
                     "Auto top-up would charge more than you were told. Nothing was bought: look at"
                     " the new figures, then press again.",

@@ -179,7 +179,7 @@ class RefusedCredits:
 
 def refuse_credits(sentence: str) -> None:
     """Have the next page show the form again, with what was typed and what is wrong with it."""
-    if request.form.get("amount") == CUSTOM:
+    if request.form.get("amount") == CUSTOM and not request.form.get("switch_on"):
         flash(request.form.get("custom_amount", "")[:TYPED_LENGTH_MAX], TYPED_CREDITS)
         flash(sentence, REFUSED_CREDITS)
     else:
@@ -201,11 +201,11 @@ def return_path(default: str) -> str:
     return page(request.values.get("next", "")) or default
 
 
-def suggested_credits(shortfall_micros: int) -> int | None:
-    """The smallest of the ready amounts that covers a shortfall; None when none does."""
-    return next((amount for amount in CREDIT_CHOICES_MICROS if amount >= shortfall_micros), None)
-
-
-def custom_credits(shortfall_micros: int) -> int:
-    """The shortfall in whole cents, rounded up: what the card must pay at least."""
-    return whole_cents(shortfall_micros)
+def amounts_for(shortfall_micros: int, least_micros: int, most_micros: int) -> list[int]:
+    """The amounts that stand ready to choose: what is lacking, to the cent, and those of the usual
+    ones that cover it. ``least_micros`` and ``most_micros`` bound a payment; 0: not known."""
+    usual = [amount for amount in CREDIT_CHOICES_MICROS if amount >= shortfall_micros]
+    exact_micros = max(whole_cents(shortfall_micros), least_micros)
+    if shortfall_micros and (exact_micros <= most_micros or not most_micros):
+        usual.append(exact_micros)
+    return sorted(set(usual))

@@ -4,23 +4,75 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from chassis.money import whole_cents
 from contracts.catalog import GetQuote, Product, QuoteLine
 from contracts.topup import (
     AutoTopupPreview,
+    AutoTopupStatus,
     ChargeForecast,
     ForecastCharges,
+    GetTopupOverview,
+    PaymentMethod,
     PlannedCharge,
     PreviewAutoTopup,
     RefusalCode,
+    TopupOverview,
 )
 from contracts.wallet import AccountStatus, Affordability, CheckAffordability
 from services.gateway.backend import ask, ask_all, call
 from services.gateway.pages.forms import (
     CREDIT_CHOICES_MICROS,
+    amounts_for,
     charged_micros,
-    custom_credits,
-    suggested_credits,
 )
+
+
+@dataclass(frozen=True)
+class ByCard:
+    """What a card can pay towards a shortfall; 0: credits without one. ``card`` is the saved one
+    that one click charges, and ``paid_topups`` what that click has seen. A bound of 0 is unknown.
+    """
+
+    shortfall_micros: int = 0
+    card: PaymentMethod | None = None
+    paid_topups: int = 0
+    least_micros: int = 0
+    most_micros: int = 0
+    auto_topup: AutoTopupStatus | None = None
+
+    @property
+    def amounts(self) -> list[int]:
+        return amounts_for(self.shortfall_micros, self.least_micros, self.most_micros)
+
+    @property
+    def chosen_micros(self) -> int | None:
+        """What is chosen unless the person chooses otherwise: as little as covers it."""
+        if not self.shortfall_micros:
+            return CREDIT_CHOICES_MICROS[1]
+        return self.amounts[0] if self.amounts else None
+
+    @property
+    def custom_micros(self) -> int:
+        """What stands in the field for an own amount; 0 for nothing."""
+        lacking = max(whole_cents(self.shortfall_micros), self.least_micros)
+        if not self.shortfall_micros:
+            return 0
+        return min(lacking, self.most_micros) if self.most_micros else lacking
+
+
+def by_card(overview: TopupOverview | None, shortfall_micros: int = 0) -> ByCard:
+    """The default card; none where nobody could say what is saved."""
+    if overview is None:
+        return ByCard(shortfall_micros)
+    status, cards = overview.auto_topup, overview.payment_methods.payment_methods
+    return ByCard(
+        shortfall_micros=shortfall_micros,
+        card=cards[0] if cards else None,
+        paid_topups=overview.paid_topups,
+        least_micros=status.topup_amount_min_micros,
+        most_micros=status.topup_amount_max_micros,
+        auto_topup=status,
+    )
 
 
 @dataclass(frozen=True)
@@ -36,6 +88,7 @@ class Payment:
     auto_topup_refusal: str
     forecast: ChargeForecast | None
     is_frozen: bool
+    by_card: ByCard
 
     @property
     def needs_credits(self) -> bool:
@@ -53,16 +106,6 @@ class Payment:
         if self.forecast is None or self.is_frozen or self.needs_credits:
             return []
         return self.forecast.charges
-
-    choices = CREDIT_CHOICES_MICROS
-
-    @property
-    def suggested_micros(self) -> int | None:
-        return suggested_credits(self.shortfall_micros)
-
-    @property
-    def custom_micros(self) -> int:
-        return custom_credits(self.shortfall_micros)
 
     @property
     def others_micros(self) -> int:
@@ -114,6 +157,8 @@ def make_payment(user_id: UUID, total_micros: int) -> Payment:
     will_topup = preview is not None and (
         preview.amount_micros > 0 or preview.refusal_code is RefusalCode.IN_FLIGHT
     )
+    pays_card = lacking > 0 and not will_topup
+    overview = ask(GetTopupOverview(user_id=user_id)) if pays_card else None
     return Payment(
         total_micros=total_micros,
         balance_micros=cover.available_micros,
@@ -122,6 +167,7 @@ def make_payment(user_id: UUID, total_micros: int) -> Payment:
         auto_topup_refusal=_refusal(preview),
         forecast=forecast,
         is_frozen=cover.status is AccountStatus.FROZEN,
+        by_card=by_card(overview, lacking),
     )
 
 

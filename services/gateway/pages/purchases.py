@@ -1,8 +1,10 @@
 """Purchases: Buy Now, the page that follows one to its end, and the list of them."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 from typing import Any
 from uuid import UUID
 
@@ -28,28 +30,34 @@ from contracts.topup import (
     AutoTopupPreview,
     ChargeForecast,
     ForecastCharges,
+    GetTopup,
+    GetTopupOverview,
     PreviewAutoTopup,
     RefusalCode,
+    Topup,
+    TopupStatus,
 )
 from contracts.wallet import AccountStatus, GetWallet
 from services.gateway.backend import ask, ask_all, call
 from services.gateway.errors import Problem
+from services.gateway.pages.auto_topup import (
+    check_switching_on,
+    switch_on,
+    wants_switching_on,
+)
 from services.gateway.pages.forms import (
-    CREDIT_CHOICES_MICROS,
     addressed,
     are_more_than_said,
     chosen_credits,
     chosen_fields,
     command_key,
-    custom_credits,
     read_id,
     read_quantity,
     refuse_credits,
     selected_fields,
-    suggested_credits,
     whole_number_field,
 )
-from services.gateway.pages.offers import charges_of, make_offer
+from services.gateway.pages.offers import ByCard, by_card, charges_of, make_offer
 from services.gateway.pages.topups import (
     begin_chosen_topup,
     begin_topup,
@@ -66,6 +74,7 @@ QUICK_FOR = timedelta(minutes=2)
 
 _PASSING = (RefusalCode.COOL_DOWN, RefusalCode.CARD_PAGE_OPEN)
 """Reasons why no charge was made that have passed a moment later."""
+_NOT_PAID = (TopupStatus.FAILED, TopupStatus.CANCELLED)
 _MOVING = (PurchaseStatus.PENDING, PurchaseStatus.AWAITING_FUNDS)
 
 
@@ -82,8 +91,9 @@ def start() -> Response | str | tuple[str, int]:
     line = _line()
     spend_micros = (line.expected_unit_price_micros or 0) * line.quantity
     try:
-        amount_micros = chosen_credits()
-        if amount_micros is None and are_more_than_said(charges_of(user.user_id, spend_micros)):
+        amount_micros = chosen_micros()
+        may_charge = amount_micros is None and not wants_switching_on()
+        if may_charge and are_more_than_said(charges_of(user.user_id, spend_micros)):
             flash(
                 "Auto top-up would charge more than you were told. This press bought nothing:"
                 " look at the new figures, then press again. Pressing again buys once.",
@@ -115,11 +125,29 @@ def start() -> Response | str | tuple[str, int]:
     return lead_to(purchase, amount_micros)
 
 
+def chosen_micros() -> int | None:
+    """The credits that are to be paid by card with what is bought; none where auto top-up is to
+    pay, of which the terms are looked at before anything is bought. Raises ``InvalidAmount``."""
+    if not wants_switching_on():
+        return chosen_credits()
+    try:
+        check_switching_on()
+    except BadRequest as error:
+        raise InvalidAmount(f"Auto top-up: {error}") from None
+    return None
+
+
 def lead_to(purchase: Purchase, amount_micros: int | None) -> Response:
     """To the page that follows a purchase; to the card first, where credits were chosen for it."""
     page = url_for("purchases.follow", purchase_id=purchase.purchase_id)
     if purchase.status is PurchaseStatus.AWAITING_FUNDS and amount_micros is not None:
         return begin_topup(amount_micros, page, "purchase-credits", purchase.purchase_id)
+    if wants_switching_on() and purchase.status in _MOVING:
+        try:
+            switch_on()
+        except (InvalidAmount, ServiceError) as error:
+            flash(f"Auto top-up was not switched on: {error}", "warning")
+        return redirect(page, 303)
     if purchase.replayed:
         flash("This is the purchase that you have already made. Nothing was bought twice.", "info")
     return redirect(page, 303)
@@ -131,6 +159,11 @@ def follow(purchase_id: UUID) -> str | Response:
     if "cancelled" in request.args:
         _say_what_the_card_page_left(purchase_id)
         return redirect(url_for("purchases.follow", purchase_id=purchase_id), 303)
+    if "payment_intent_client_secret" in request.args:
+        # The bank's page adds what is no business of an address that stays in a history.
+        topup_id = request.args.get("topup")
+        here = url_for("purchases.follow", purchase_id=purchase_id, topup=topup_id)
+        return redirect(here, 303)
     return render_template("purchase.html", view=_view(purchase_id))
 
 
@@ -220,18 +253,34 @@ class PurchaseView:
     is_paying: bool
     is_frozen: bool
     poll_every_s: int
+    topups: Sequence[Topup] = ()
     follows: ChargeForecast | None = None
     """What is charged because of it; None where that is unknown, and once it is long paid."""
 
-    choices = CREDIT_CHOICES_MICROS
+    @cached_property
+    def by_card(self) -> ByCard:
+        """Asked for where the page is drawn, and not each time it is followed."""
+        overview = ask(GetTopupOverview(user_id=self.purchase.user_id))
+        return by_card(overview, self.purchase.shortfall_micros)
 
     @property
-    def suggested_micros(self) -> int | None:
-        return suggested_credits(self.purchase.shortfall_micros)
+    def latest(self) -> Topup | None:
+        """The last payment that was begun for this purchase by hand."""
+        mine = [each for each in self.topups if each.purchase_id == self.purchase.purchase_id]
+        return mine[0] if mine else None
 
     @property
-    def custom_micros(self) -> int:
-        return custom_credits(self.purchase.shortfall_micros)
+    def card_refusal(self) -> str:
+        """Why the saved card that was charged for it last did not pay."""
+        latest = self.latest
+        is_refused = latest is not None and latest.is_saved_card and latest.status in _NOT_PAID
+        return latest.failure_message if latest is not None and is_refused else ""
+
+    @property
+    def bank_url(self) -> str | None:
+        """Where the bank wants a charge of the saved card confirmed."""
+        latest = self.latest
+        return latest.checkout_url if latest is not None and latest.is_saved_card else None
 
     @property
     def refusal(self) -> str:
@@ -318,6 +367,8 @@ class PurchaseView:
             self.is_paying,
             self.may_pay_by_hand,
             self.card_page_url,
+            self.bank_url,
+            self.card_refusal,
             self.pays_later and self.pays_later.model_dump(exclude={"reason"}),
             "" if self.is_charging else self.refusal,
             self.confirm_url,
@@ -340,8 +391,9 @@ def _view(purchase_id: UUID) -> PurchaseView:
     is_recent = utc_now() - purchase.updated_at < QUICK_FOR
     lacking = purchase.shortfall_micros if is_waiting else 0
     is_followed = purchase.total_micros and (is_waiting or (is_paid and is_recent))
-    wallet, preview, follows = ask_all(
+    wallet, _, preview, follows = ask_all(
         GetWallet(user_id=user_id),
+        _question_about_return(user_id) if is_waiting else None,
         PreviewAutoTopup(user_id=user_id, shortfall_micros=lacking, purchase_id=purchase_id)
         if lacking
         else None,
@@ -354,15 +406,25 @@ def _view(purchase_id: UUID) -> PurchaseView:
         if is_followed
         else None,
     )
+    latest = ask(latest_topups(user_id)) if is_waiting else None
     return PurchaseView(
         purchase=purchase,
         balance_micros=wallet.available_micros if wallet else None,
         auto_topup=preview,
-        is_paying=is_waiting and bool(payments_arriving(ask(latest_topups(user_id)))),
+        is_paying=bool(payments_arriving(latest)),
+        topups=latest.topups if latest else (),
         is_frozen=wallet is not None and wallet.status is AccountStatus.FROZEN,
         poll_every_s=1 if is_recent else 4,
         follows=follows,
     )
+
+
+def _question_about_return(user_id: UUID) -> GetTopup | None:
+    """Somebody comes back from the card page or the bank: asking has the card processor asked."""
+    try:
+        return GetTopup(user_id=user_id, topup_id=read_id(request.args.get("topup", "")))
+    except ValueError:
+        return None
 
 
 def _same_form(slug: str, refusal: BadRequest | None = None) -> Response | tuple[str, int]:

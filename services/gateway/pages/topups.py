@@ -1,13 +1,14 @@
 """Buying credits: the form's target, and the page that follows a top-up to the balance."""
 
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from flask import Blueprint, flash, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
 from chassis.money import InvalidAmount
-from contracts.errors import ServiceError
+from contracts.errors import DeadlineExceeded, ServiceError
 from contracts.topup import (
     GetReceipt,
     GetTopup,
@@ -21,7 +22,13 @@ from contracts.topup import (
 )
 from contracts.wallet import GetWallet
 from services.gateway.backend import ask, call
-from services.gateway.pages.forms import chosen_credits, command_key, refuse_credits, return_path
+from services.gateway.pages.forms import (
+    chosen_credits,
+    command_key,
+    refuse_credits,
+    return_path,
+    said_field,
+)
 from services.gateway.pages.receipts import pdf_response
 from services.gateway.people.identity import login_required, signed_in_user
 
@@ -34,11 +41,16 @@ _PAID_FOR = (TopupStatus.PAID, TopupStatus.UNKNOWN)
 def begin_topup(
     amount_micros: int, back_to: str, purpose: str, purchase_id: UUID | None = None
 ) -> Response:
-    """Start a top-up and send the browser to the hosted card page; ``back_to`` on refusal.
+    """Start a top-up: by the saved card that the form names, or on the hosted card page, to which
+    the browser is sent. ``back_to`` on refusal.
 
     ``purchase_id``: the credits are for this purchase, which nothing else pays meanwhile.
     """
     user = signed_in_user()
+    card: dict[str, Any] = {}
+    if request.form.get("pay_with"):
+        card["payment_method_id"] = request.form["pay_with"][:255]
+        card["paid_topups_seen"] = said_field("paid_topups_seen")
     try:
         topup = call(
             StartTopup(
@@ -46,16 +58,30 @@ def begin_topup(
                 user_id=user.user_id,
                 email=user.email,
                 amount_micros=amount_micros,
-                save_card=bool(request.form.get("save_card")),
+                save_card=bool(request.form.get("save_card")) and not card,
                 return_path=back_to,
                 purchase_id=purchase_id,
+                **card,
             ),
         )
+    except DeadlineExceeded as error:
+        # Perhaps the card was charged: another press finds that out, or is refused.
+        flash(f"{error} If your card was charged, the credits arrive by themselves.", "warning")
+        return redirect(back_to, 303)
     except ServiceError as error:
         refuse_credits(str(error))
         return redirect(back_to, 303)
+    if topup.is_saved_card:
+        return _follow_saved_card(topup, back_to)
     follow_it = url_for("topups.follow", topup_id=topup.topup_id)
     return redirect(topup.checkout_url or follow_it, 303)
+
+
+def _follow_saved_card(topup: Topup, back_to: str) -> Response:
+    """To where it is followed, the bank's question too: a form leads to this site alone."""
+    if topup.purchase_id is not None:
+        return redirect(back_to, 303)
+    return redirect(url_for("topups.follow", topup_id=topup.topup_id), 303)
 
 
 def begin_chosen_topup(back_to: str, purpose: str, purchase_id: UUID | None = None) -> Response:
@@ -88,7 +114,11 @@ def payments_arriving(latest: TopupPage | None) -> list[Topup]:
         for topup in (latest.topups if latest else [])
         if topup.kind is TopupKind.MANUAL
         and topup.status not in _ENDED
-        and (topup.status in _PAID_FOR or str(topup.topup_id) == came_back_from)
+        and (
+            topup.status in _PAID_FOR
+            or (topup.is_saved_card and topup.status is not TopupStatus.ACTION_REQUIRED)
+            or (not topup.is_saved_card and str(topup.topup_id) == came_back_from)
+        )
     ]
 
 

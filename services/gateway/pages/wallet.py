@@ -14,7 +14,7 @@ from contracts.wallet import GetWallet, Statement, TransactionKind
 from services.gateway.backend import ask_all, call, note
 from services.gateway.errors import Problem
 from services.gateway.pages.cards import say_what_happened
-from services.gateway.pages.forms import CREDIT_CHOICES_MICROS
+from services.gateway.pages.offers import by_card
 from services.gateway.pages.topups import payments_arriving
 from services.gateway.people.identity import login_required, signed_in_user
 
@@ -54,7 +54,7 @@ def overview() -> str | Response:
         cards=paying.payment_methods if paying else None,
         statement=statement,
         topups_in_progress=payments_arriving(paying.topups if paying else None),
-        choices=CREDIT_CHOICES_MICROS,
+        by_card=by_card(paying),
     )
 
 

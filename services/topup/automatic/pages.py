@@ -22,7 +22,6 @@ from services.topup.automatic import triggers
 from services.topup.models import Topup
 from services.topup.policy import Policy
 
-OPEN = (TopupStatus.CREATED, TopupStatus.PROCESSING)
 UNDER_WAY = (TopupStatus.CREATED, TopupStatus.PROCESSING, TopupStatus.UNKNOWN)
 NEVER_BEGUN_AFTER = timedelta(hours=25)
 """A top-up whose page was never opened is cancelled: a page lives for 24 hours."""
@@ -54,13 +53,14 @@ _CLOSE_PAGES = Bulk(
 
 
 def open_for(session: Session, user_id: UUID, reference: str) -> Topup | None:
-    """The page on which a purchase may be paid; ``reference`` is its id."""
+    """The page on which a purchase may be paid, or the charge of a saved card that pays for it;
+    ``reference`` is its id."""
     return session.scalar(
         select(Topup).where(
             Topup.user_id == user_id,
             cast(Topup.purchase_id, Text) == reference,
             Topup.kind == TopupKind.MANUAL,
-            Topup.status.in_(OPEN),
+            Topup.status.in_(topups.PAYABLE),
         )
     )
 
@@ -73,7 +73,7 @@ def is_any_open(session: Session, user_id: UUID) -> bool:
             Topup.user_id == user_id,
             Topup.purchase_id.is_not(None),
             Topup.kind == TopupKind.MANUAL,
-            Topup.status.in_(OPEN),
+            Topup.status.in_(topups.PAYABLE),
         )
         .limit(1)
     )
@@ -103,6 +103,7 @@ def is_being_confirmed(session: Session, user_id: UUID, reference: str) -> bool:
             or_(
                 Topup.status == TopupStatus.PAID,
                 and_(Topup.kind == TopupKind.AUTO, or_(Topup.status.in_(UNDER_WAY), asks_person)),
+                and_(topups.BY_SAVED_CARD, Topup.status.in_(UNDER_WAY)),
             ),
         )
         .limit(1)
@@ -111,13 +112,16 @@ def is_being_confirmed(session: Session, user_id: UUID, reference: str) -> bool:
 
 
 def first_look_at(topup: Topup, now: datetime) -> datetime:
-    """When a top-up is cancelled whose page was not opened by then."""
-    return now + (OPENED_WITHIN if topup.purchase_id is not None else NEVER_BEGUN_AFTER)
+    """When a top-up is cancelled whose page was not opened by then, or that was not sent."""
+    is_soon = topup.purchase_id is not None or topups.is_by_saved_card(topup)
+    return now + (OPENED_WITHIN if is_soon else NEVER_BEGUN_AFTER)
 
 
 def closes_at(topup: Topup, policy: Policy) -> datetime | None:
-    """When the page of a purchase is closed unpaid; the processor's own time for any other."""
-    return topup.created_at + policy.page_life if topup.purchase_id is not None else None
+    """When the page of a purchase is closed unpaid, and the bank's question about a saved card
+    is withdrawn; the processor's own time for any other."""
+    is_ours = topup.purchase_id is not None or topups.is_by_saved_card(topup)
+    return topup.created_at + policy.page_life if is_ours else None
 
 
 def is_to_close(topup: Topup, policy: Policy, now: datetime) -> bool:

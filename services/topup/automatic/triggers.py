@@ -18,9 +18,10 @@ from chassis.bulk import Batch, Bulk
 from chassis.identifiers import new_id
 from chassis.leases import Leases
 from contracts.billing import PurchaseShortOfFunds, RenewalShortOfFunds
-from contracts.topup import RefusalCode, TopupKind, TopupStatus, Trigger
+from contracts.topup import RefusalCode, TopupKind, Trigger
 from contracts.wallet import BalanceLow, LowBalanceLevel
 from services.topup.models import Topup, TriggerRecord
+from services.topup.topups import PAYABLE
 
 DUE = Leases(TriggerRecord.due_at, TriggerRecord.user_id, lease=timedelta(seconds=10))
 """Triggers that nobody has decided about."""
@@ -289,7 +290,7 @@ def _has_card_page() -> ColumnElement[bool]:
             Topup.user_id == TriggerRecord.user_id,
             cast(Topup.purchase_id, Text) == TriggerRecord.reference,
             Topup.kind == TopupKind.MANUAL,
-            Topup.status.in_((TopupStatus.CREATED, TopupStatus.PROCESSING)),
+            Topup.status.in_(PAYABLE),
         )
         .exists()
     )

@@ -37,6 +37,8 @@ _TERMINAL_ADVICE = frozenset({"do_not_try_again", "confirm_card_data"})
 _PLAIN = "Your bank declined the card. Use another card, or ask your bank why."
 _SENTENCES = {
     AUTHENTICATION: "Your bank asks you to confirm this payment yourself.",
+    "payment_intent_authentication_failure": "Your bank did not get the confirmation that it asked"
+    " for. Try again, or use another card.",
     "insufficient_funds": "The card has insufficient funds.",
     "withdrawal_count_limit_exceeded": "The card has reached its limit.",
     "card_velocity_exceeded": "The card was used too often or has reached its limit.",
@@ -71,6 +73,15 @@ def verdict(code: str, decline_code: str = "", advice_code: str = "") -> Verdict
 def sentence(code: str, decline_code: str = "") -> str:
     """The reason, for the card's owner."""
     return _SENTENCES.get(decline_code) or _SENTENCES.get(code) or _PLAIN
+
+
+def by_hand(code: str, decline_code: str = "") -> str:
+    """The same for somebody who has just pressed a button: nothing is tried again by itself."""
+    if AUTHENTICATION in (code, decline_code):
+        return "Your bank wants you to confirm payments with this card. Use another card."
+    return sentence(code, decline_code).replace(
+        "It is tried again later.", "Try again in a moment."
+    )
 
 
 def code_of(decline: Declined) -> str:

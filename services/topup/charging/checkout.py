@@ -30,7 +30,7 @@ from contracts.topup import Topup as TopupReply
 from services.topup import topups
 from services.topup.automatic import card_changes, pages, pauses, triggers
 from services.topup.cards import customers
-from services.topup.charging import outcomes
+from services.topup.charging import outcomes, saved_card
 from services.topup.models import AutoTopupSettings, CardSetup, Command, Topup
 from services.topup.policy import Policy
 from services.topup.processor import (
@@ -52,7 +52,7 @@ SETUPS_LIVE = timedelta(hours=24)
 
 
 def start(till: Till, command: StartTopup) -> TopupReply:
-    """Store a top-up, then open the page on which it is paid.
+    """Store a top-up, then open the page on which it is paid, or charge the card that is named.
 
     A replay of the key opens the same page. Errors: see :class:`contracts.topup.StartTopup`.
     """
@@ -61,8 +61,11 @@ def start(till: Till, command: StartTopup) -> TopupReply:
     if is_new:
         topups.check_amount(command.amount_micros, till.policy)
         _refuse_frozen(till, command)
+        _leave_other_charge(till, command)
         if command.purchase_id is not None:
             _close_other_page(till, command, command.purchase_id)
+    if command.payment_method_id is not None:
+        return saved_card.pay(till, command)
     with till.database.begin() as session:
         topup, is_new = begin(session, till.clock(), command, till.policy)
     if topup.status != TopupStatus.CREATED:
@@ -172,6 +175,17 @@ def _close_other_page(till: Till, command: StartTopup, purchase_id: UUID) -> Non
     crash_point("topup.before_close")
     try:
         close_page(till, other.session_id or "")
+    except ProcessorError as error:
+        raise _could_not_open(error) from error
+
+
+def _leave_other_charge(till: Till, command: StartTopup) -> None:
+    """Cancel what the bank asked to confirm, where the person pays otherwise. Raises
+    ``Unavailable`` when the processor does not say that it is."""
+    if command.payment_method_id is None and command.purchase_id is None:
+        return
+    try:
+        saved_card.leave(till, command)
     except ProcessorError as error:
         raise _could_not_open(error) from error
 
@@ -448,10 +462,13 @@ def refresh(till: Till, user_id: UUID, topup_id: UUID) -> Topup:
     """
     with till.database.begin() as session:
         topup = topups.get(session, user_id, topup_id)
-        session_id = _claim_question(session, topup, till.clock())
-    if session_id is None:
+        is_claimed = _claim_question(session, topup, till.clock())
+    if not is_claimed:
         return topup
-    _settle_if_answered(till, session_id)
+    if topup.session_id is not None:
+        _settle_if_answered(till, topup.session_id)
+    else:
+        saved_card.look_for_person(till, topup)
     with till.database.read() as session:
         return topups.get(session, user_id, topup_id)
 
@@ -467,20 +484,22 @@ def _settle_if_answered(till: Till, session_id: str) -> None:
         )
 
 
-def _claim_question(session: Session, topup: Topup, now: datetime) -> str | None:
-    waits = (TopupStatus.PROCESSING, TopupStatus.ACTION_REQUIRED)
-    if topup.status not in waits or topup.session_id is None:
-        return None
-    return session.scalar(
+def _claim_question(session: Session, topup: Topup, now: datetime) -> bool:
+    waits = (TopupStatus.PROCESSING, TopupStatus.UNKNOWN, TopupStatus.ACTION_REQUIRED)
+    has_place = topup.session_id is not None or topups.is_by_saved_card(topup)
+    if topup.status not in waits or not has_place:
+        return False
+    claimed = session.scalar(
         update(Topup)
         .where(
             Topup.topup_id == topup.topup_id,
             or_(Topup.asked_at.is_(None), Topup.asked_at < now - ASK_AGAIN_AFTER),
         )
         .values(asked_at=now)
-        .returning(Topup.session_id)
+        .returning(Topup.topup_id)
         .execution_options(synchronize_session=False)
     )
+    return claimed is not None
 
 
 def refresh_setups(till: Till, user_id: UUID) -> None:

@@ -14,9 +14,9 @@ from chassis.leases import Leases
 from contracts.topup import TopupKind, TopupStatus
 from services.topup import topups
 from services.topup.automatic import pages, pauses
-from services.topup.charging import charges, checkout, outcomes
+from services.topup.charging import charges, checkout, outcomes, saved_card
 from services.topup.models import AutoTopupSettings, Topup
-from services.topup.processor import Object, ProcessorError
+from services.topup.processor import ProcessorError
 from services.topup.till import Till
 
 log = logging.getLogger(__name__)
@@ -26,9 +26,6 @@ DUE = Leases(Topup.next_look_at, Topup.user_id, LEASE, limit=50)
 """Top-ups to look at."""
 LOOKS_IN_VAIN = 2
 """So many looks that found no payment, after the last call, prove that there is none."""
-CLOCKS_DIFFER = timedelta(days=1)
-"""How far ahead of the processor's our clock may be. Payments are told apart by their metadata,
-so that looking far back costs a longer list and nothing else."""
 
 
 def look(till: Till, topup_id: UUID) -> None:
@@ -42,9 +39,11 @@ def look(till: Till, topup_id: UUID) -> None:
     try:
         if topup.status == TopupStatus.CREATED:
             _look_at_created(till, topup)
+        elif topup.status == TopupStatus.ACTION_REQUIRED and topups.is_by_saved_card(topup):
+            saved_card.look_at_confirmation(till, topup)
         elif topup.status == TopupStatus.ACTION_REQUIRED:
             _look_at_confirmation(till, topup)
-        elif topup.status in outcomes.OPEN and topup.kind == TopupKind.MANUAL:
+        elif topup.status in outcomes.OPEN and topup.session_id is not None:
             _look_at_page(till, topup)
         elif topup.status in outcomes.OPEN:
             is_sent_again = _look_at_charge(till, topup)
@@ -124,12 +123,12 @@ def _look_at_confirmation(till: Till, topup: Topup) -> None:
 
 def _look_at_charge(till: Till, topup: Topup) -> bool:
     """Settle it, send it again, or give it up; whether it was sent again."""
-    payment = _find_payment(till, topup)
+    payment = outcomes.find_payment(till, topup)
     now = till.clock()
     if payment is not None:
         with till.database.begin() as session:
             row = outcomes.record(session, till.policy, topup.topup_id, payment, now)
-        if row.status == TopupStatus.ACTION_REQUIRED:
+        if row.status == TopupStatus.ACTION_REQUIRED and row.kind == TopupKind.AUTO:
             checkout.ask_person(till, topup.topup_id)
     elif _may_send_again(till, topup, now):
         charges.send_again(till, topup)
@@ -142,20 +141,11 @@ def _look_at_charge(till: Till, topup: Topup) -> bool:
     return False
 
 
-def _find_payment(till: Till, topup: Topup) -> Object | None:
-    """The payment of this top-up; of several, the one that succeeded."""
-    if topup.payment_id is not None:
-        return till.processor.get_payment(topup.payment_id)
-    since = (topup.sent_at or topup.created_at) - CLOCKS_DIFFER
-    found = till.processor.find_payments(
-        topup.customer_id or "", str(topup.topup_id), int(since.timestamp())
-    )
-    found.sort(key=lambda payment: payment["status"] == "succeeded", reverse=True)
-    return found[0] if found else None
-
-
 def _may_send_again(till: Till, topup: Topup, now: datetime) -> bool:
-    """Whether the charge would go out now if it had only been reserved."""
+    """Whether the charge would go out now if it had only been reserved. By hand none does: whoever
+    pressed the button has gone, and may have paid otherwise."""
+    if topup.kind == TopupKind.MANUAL:
+        return False
     with till.database.read() as session:
         settings = session.get(AutoTopupSettings, topup.user_id)
         if settings is None or charges.may_send(session, settings, till.policy, now) is not None:

@@ -36,7 +36,11 @@ log = logging.getLogger(__name__)
 NOT_REACHED = "The card processor could not be reached. Nothing was charged."
 NOT_REACHED_DELAYS = (timedelta(minutes=1), timedelta(minutes=5))
 """How long the next try waits, the first time and from then on, counted over an hour."""
+NOT_CONFIRMED = "It was not confirmed with the bank in time. No money moved."
 STILL_ASKING = "The card processor has not answered yet. It is asked again."
+CLOCKS_DIFFER = timedelta(days=1)
+"""How far ahead of the processor's our clock may be. Payments are told apart by their metadata,
+so that looking far back costs a longer list and nothing else."""
 PAID = (TopupStatus.PAID, TopupStatus.CREDITED)
 OPEN = (TopupStatus.PROCESSING, TopupStatus.UNKNOWN)
 
@@ -57,11 +61,25 @@ def record(
             topups.move(topup, TopupStatus.UNKNOWN, now)
             topup.failure_code = outcome.code
             topup.failure_message = STILL_ASKING
+        elif topups.is_by_saved_card(topup):
+            _refuse_saved_card(session, topup, outcome, now)
         elif isinstance(outcome, Declined):
             _record_decline(session, policy, settings, topup, outcome, now)
         else:
             _record_rejection(session, policy, settings, topup, outcome, now)
     return topup
+
+
+def find_payment(till: Till, topup: Topup) -> Object | None:
+    """The payment of this top-up; of several, the one that succeeded."""
+    if topup.payment_id is not None:
+        return till.processor.get_payment(topup.payment_id)
+    since = (topup.sent_at or topup.created_at) - CLOCKS_DIFFER
+    found = till.processor.find_payments(
+        topup.customer_id or "", str(topup.topup_id), int(since.timestamp())
+    )
+    found.sort(key=lambda payment: payment["status"] == "succeeded", reverse=True)
+    return found[0] if found else None
 
 
 def record_payment(till: Till, payment: Object) -> Topup | None:
@@ -104,6 +122,8 @@ def settle(
         _settle_paid(session, settings, topup, payment, now)
         if not is_paid_with(topup, payment) and is_given_back(payment):
             topup.problem = ""
+    elif topups.is_by_saved_card(topup):
+        _settle_saved_card(session, policy, topup, payment, now)
     elif topup.kind == TopupKind.MANUAL or topup.status not in OPEN:
         # On the hosted page a declined card is not the end: the person tries another.
         return
@@ -119,6 +139,43 @@ def settle(
     else:
         topups.move(topup, TopupStatus.PROCESSING, now)
         topup.payment_id = payment["id"]
+
+
+def _settle_saved_card(
+    session: Session, policy: Policy, topup: Topup, payment: Object, now: datetime
+) -> None:
+    """Its owner is there: a question of the bank's is theirs to answer, a decline is told."""
+    if topup.status not in (*OPEN, TopupStatus.ACTION_REQUIRED):
+        return
+    remember_payment(topup, payment)
+    status = payment["status"]
+    if status == "requires_action" and topup.status != TopupStatus.ACTION_REQUIRED:
+        topups.move(topup, TopupStatus.ACTION_REQUIRED, now)
+        action = (payment.get("next_action") or {}).get("redirect_to_url") or {}
+        topup.checkout_url = action.get("url")
+        topup.next_look_at = now + policy.check_again_after(0)
+    elif status == "requires_payment_method":
+        _refuse_saved_card(session, topup, _last_decline(payment), now)
+    elif status == "canceled":
+        topups.cancel(topup, topup.closing_reason or NOT_CONFIRMED, now)
+        triggers.card_page_closed(session, topup.user_id, topup.purchase_id, now)
+
+
+def _refuse_saved_card(
+    session: Session, topup: Topup, error: ProcessorError, now: datetime
+) -> None:
+    """No money moved, and it is not tried again: its owner decides."""
+    code, message = error.code, declines.by_hand(error.code)
+    if isinstance(error, Declined):
+        code = declines.code_of(error)
+        message = declines.by_hand(error.code, error.decline_code)
+        if error.payment is not None:
+            remember_payment(topup, error.payment)
+    else:
+        about = {"topup": str(topup.topup_id), "reason": error.message}
+        log.error("the card processor refused a charge", extra=about)
+    topups.mark_failed(session, topup, code, message, now)
+    triggers.card_page_closed(session, topup.user_id, topup.purchase_id, now)
 
 
 def _settle_paid(
@@ -304,6 +361,7 @@ def give_up_unreached(
 ) -> None:
     """The processor was asked and knows of no payment: nothing was charged, nothing will be."""
     topups.mark_failed(session, topup, "not_charged", declines.NO_CHARGE_WAS_MADE, now)
+    triggers.card_page_closed(session, topup.user_id, topup.purchase_id, now)
     if settings is not None:
         try_later(session, settings, topup, now)
 
