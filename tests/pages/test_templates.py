@@ -8,7 +8,7 @@ import pytest
 GATEWAY = Path(__file__).resolve().parents[2] / "services" / "gateway"
 TEMPLATES = sorted((GATEWAY / "templates").rglob("*.html"))
 MONEY_FORMS = ("purchases.start", "purchases.buy_credits", "topups.start", "auto_topup.configure",
-               "auto_topup.trigger", "cards.add")  # fmt: skip
+               "auto_topup.trigger", "cards.add", "cart.check_out")  # fmt: skip
 FORM = re.compile(r"<form[^>]*method=\"post\".*?</form>", re.DOTALL)
 
 

@@ -138,6 +138,35 @@ def test_a_crash_while_the_page_is_opened_leaves_one_page_for_the_same_key(
     assert (person.balance(), len(person.topups())) == (25 * USD, 1)
 
 
+@pytest.mark.parametrize(
+    ("point", "charges"),
+    [
+        ("topup.saved_card_begun", 1),
+        ("topup.before_saved_card", 0),
+        ("topup.after_saved_card", 1),
+    ],
+)
+def test_a_crash_while_a_saved_card_is_charged_by_hand_charges_it_once_at_most(
+    stack: System, order: Path, point: str, charges: int
+) -> None:
+    person = Person(stack)
+    by_card = {"payment_method_id": person.add_card(), "idempotency_key": str(uuid.uuid4())}
+    order.write_text(point)
+    with pytest.raises(ServiceError):
+        person.start_topup(**by_card)
+    restart_after_crash(stack)
+
+    topup = person.start_topup(**by_card)
+
+    assert topup.is_saved_card
+    if charges:
+        eventually(lambda: person.topup(topup.topup_id).status == "credited")
+    else:
+        # It may be on its way as far as anybody knows, and is not sent again.
+        assert topup.status == "processing"
+    assert (charges_of(person), person.balance()) == (charges, charges * 25 * USD)
+
+
 def test_a_crash_right_after_a_webhook_was_stored_loses_nothing(stack: System, order: Path) -> None:
     person = Person(stack)
     topup = person.start_topup()

@@ -15,6 +15,7 @@ from services.topup import topups
 from services.topup.automatic.rule import Refusal
 from services.topup.charging import checkout, saved_card
 from services.topup.models import Topup
+from services.topup.processor import Missing, Unreached
 from tests.topup.conftest import USD, Card, Customer, Desk
 from tests.topup.test_lost_answers import lose, lost
 
@@ -150,6 +151,23 @@ def test_the_bank_is_answered_by_the_cards_owner(
     assert customer.charged_cents() == cents
     said = customer.topups()[0].failure_message
     assert ("did not get the confirmation" in said) == (status == "failed")
+
+
+def test_a_payment_that_the_processor_does_not_know_any_more_is_in_nobodys_way(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(_payment_id: str) -> None:
+        raise Missing("No such payment_intent", "resource_missing")
+
+    customer = shopper(desk, Card.ASKS_ALWAYS)
+    pay(customer)
+    with monkeypatch.context() as patched:
+        for name in ("get_payment", "cancel_payment"):
+            patched.setattr(desk.till.processor, name, missing)
+        customer.add_card(Card.GOOD)
+        assert pay(customer, payment_method_id=customer.cards()[1]).status == "paid"
+
+    assert customer.statuses() == ["cancelled", "paid"]
 
 
 @pytest.mark.parametrize("late", [-1, 0])
@@ -296,8 +314,6 @@ def test_what_was_marked_as_sent_is_never_sent_again(desk: Desk) -> None:
 def test_a_charge_that_never_left_this_machine_is_over_at_once(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from services.topup.processor import Unreached
-
     def unreached(**_: object) -> None:
         raise Unreached("refused", "processor_unreached")
 

@@ -318,9 +318,10 @@ class PurchaseView:
 
     @property
     def reason(self) -> str:
-        """Why it was not paid when that was last tried, unless that passes or passed by itself."""
-        is_passing = self.purchase.status_code in _PASSING
-        return "" if is_passing else self.purchase.status_reason
+        """Why it was not paid when that was last tried, unless that passes or passed by itself, or
+        the person is to answer the bank. That auto top-up is off is no reason worth a word."""
+        is_silent = self.purchase.status_code in (*_PASSING, RefusalCode.DISABLED)
+        return "" if is_silent or self.bank_url else self.purchase.status_reason
 
     @property
     def charge_follows(self) -> bool:

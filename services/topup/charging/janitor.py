@@ -84,7 +84,7 @@ def _plan_next(till: Till, topup_id: UUID, *, has_asked: bool) -> None:
         closes_at = pages.closes_at(topup, till.policy)
         if topup.closing_reason:
             planned = now
-        elif closes_at is not None and topup.kind == TopupKind.MANUAL:
+        elif closes_at is not None and topup.kind == TopupKind.MANUAL and topup.checkout_url:
             planned = min(planned, closes_at)
         topup.next_look_at = max(planned, soonest)
 

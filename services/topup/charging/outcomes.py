@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 NOT_REACHED = "The card processor could not be reached. Nothing was charged."
 NOT_REACHED_DELAYS = (timedelta(minutes=1), timedelta(minutes=5))
 """How long the next try waits, the first time and from then on, counted over an hour."""
-NOT_CONFIRMED = "It was not confirmed with the bank in time. No money moved."
+NOT_CONFIRMED = "It was not confirmed with the bank in time."
 STILL_ASKING = "The card processor has not answered yet. It is asked again."
 CLOCKS_DIFFER = timedelta(days=1)
 """How far ahead of the processor's our clock may be. Payments are told apart by their metadata,

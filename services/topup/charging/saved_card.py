@@ -28,12 +28,20 @@ from services.topup.cards import saved_cards
 from services.topup.charging import outcomes
 from services.topup.models import Customer, Topup
 from services.topup.policy import Policy
-from services.topup.processor import CustomerGone, Object, ProcessorError, Rejected, Unreached
+from services.topup.processor import (
+    CustomerGone,
+    Missing,
+    Object,
+    ProcessorError,
+    Rejected,
+    Unreached,
+)
 from services.topup.till import Till
 
 log = logging.getLogger(__name__)
 
-ANOTHER = "Another payment took its place. No money moved."
+GONE = "The payment is gone at the card processor."
+ANOTHER = "Another payment took its place."
 
 
 def pay(till: Till, command: StartTopup) -> TopupReply:
@@ -43,6 +51,7 @@ def pay(till: Till, command: StartTopup) -> TopupReply:
     """
     with till.database.begin() as session:
         topup, is_new = begin(session, till.clock(), command, till.policy)
+    crash_point("topup.saved_card_begun")
     if topup.status == TopupStatus.CREATED:
         topup = _send(till, topup.topup_id)
     return topups.reply(topup, replayed=not is_new)
@@ -172,7 +181,15 @@ def look_at_confirmation(till: Till, topup: Topup) -> None:
         except Rejected:
             log.info("the payment has ended already", extra={"topup": str(topup.topup_id)})
         crash_point("topup.after_close")
-    payment = till.processor.get_payment(topup.payment_id or "")
+    try:
+        payment = till.processor.get_payment(topup.payment_id or "")
+    except Missing:
+        # As after a change of the account: nobody can confirm what is not there.
+        with till.database.begin() as session:
+            row = topups.lock(session, topup.topup_id)
+            if row.status == TopupStatus.ACTION_REQUIRED:
+                _cancel(session, row, GONE, till.clock())
+        return
     with till.database.begin() as session:
         outcomes.record(session, till.policy, topup.topup_id, payment, till.clock())
 
