@@ -92,10 +92,11 @@ sbom: install-test  ## Write a bill of materials of all locked packages (Cyclone
 	$(PY) -m tests.tidy.bill_of_materials >sbom.json
 
 .PHONY: docs
-docs: install-test  ## Write what is made of the code: schemas, OpenAPI, examples of messages
+docs: install-test  ## Write what is made of the code: schemas, OpenAPI, routes, examples of messages
 	$(PY) -m contracts.schemas docs/schemas
 	$(PY) -m tests.contracts.golden
 	$(PY) -m services.gateway.api docs/openapi.json
+	$(PY) -m services.gateway.routes docs/routes.md
 
 .PHONY: vendor
 vendor: install  ## Copy the browser libraries of package.json into the website

@@ -15,6 +15,8 @@ from pathlib import Path
 from flask import Flask, Response, current_app, request
 from flask_compress import Compress
 
+from services.gateway.access import Who, open_to
+
 STATIC = Path(__file__).resolve().parent / "static"
 ENDPOINTS = frozenset({"static", "outdated_static"})
 
@@ -47,8 +49,10 @@ def serve(app: Flask) -> None:
     Compress(app)
     app.after_request(_prepare)
     app.add_url_rule("/static/<digest>/<path:filename>", "outdated_static", _current)
+    open_to(Who.EVERYBODY)(app.view_functions["static"])
 
 
+@open_to(Who.EVERYBODY)
 def _current(digest: str, filename: str) -> Response:  # noqa: ARG001
     return current_app.send_static_file(filename)
 

@@ -15,6 +15,7 @@ from contracts.errors import DeadlineExceeded, NotFound, ServiceError, Unavailab
 from contracts.messages import Request
 from contracts.topup import GetTopup
 from contracts.wallet import GetWallet
+from services.gateway.access import Who, open_to
 from services.gateway.backend import Backend, current_backend
 from services.gateway.security import unlimited
 
@@ -37,12 +38,14 @@ that went through the broker, the service and its database."""
 
 
 @blueprint.get("/healthz")
+@open_to(Who.EVERYBODY)
 @unlimited
 def healthz() -> Response:
     return jsonify({"status": "ok"})
 
 
 @blueprint.get("/readyz")
+@open_to(Who.EVERYBODY)
 @unlimited
 def readyz() -> tuple[Response, int]:
     checks = states()

@@ -11,6 +11,7 @@ from flask import Blueprint, Response, request
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from services.gateway.access import Who, open_to
 from services.gateway.security import unlimited
 
 blueprint = Blueprint("metrics", __name__)
@@ -48,6 +49,7 @@ _answered, _taken = cache(_requests.labels), cache(_duration.labels)
 
 
 @blueprint.get("/metrics")
+@open_to(Who.OPERATORS)
 @unlimited
 def metrics() -> Response:
     registry = _registry

@@ -4,6 +4,7 @@ No script and no style may stand inline in a page: the policy names this site as
 source, with neither a nonce nor 'unsafe-inline'.
 """
 
+import hashlib
 import logging
 import math
 import time
@@ -49,7 +50,10 @@ _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class CookieSessions(SecureCookieSessionInterface):
-    """Flask's, which makes what signs a cookie anew for each request, with one that it keeps."""
+    """Flask's, which makes what signs a cookie anew for each request, with one that it keeps; and
+    with SHA-256 where Flask takes SHA-1."""
+
+    digest_method = staticmethod(hashlib.sha256)
 
     def __init__(self) -> None:
         self._signer: URLSafeTimedSerializer | None = None
@@ -70,7 +74,7 @@ def protect(app: Flask, configured: GatewaySettings) -> None:
     """Switch the protections on."""
     app.config.update(
         SECRET_KEY=configured.secret_key,
-        SESSION_COOKIE_NAME="mycelium_session",
+        SESSION_COOKIE_NAME=configured.cookie_name("mycelium_session"),
         SESSION_COOKIE_HTTPONLY=True,
         SESSION_COOKIE_SAMESITE="Lax",
         SESSION_COOKIE_SECURE=configured.is_secure,
@@ -234,6 +238,7 @@ def _policy(configured: GatewaySettings) -> str:
             "connect-src 'self'",
             "manifest-src 'self'",
             f"form-action 'self' {configured.form_targets}",
+            "object-src 'none'",
             "base-uri 'none'",
             "frame-ancestors 'none'",
         )

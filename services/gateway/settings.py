@@ -164,6 +164,11 @@ class GatewaySettings(PurchaseTerms, TopupTerms, SellerSettings, MailSettings):
         local = "" if self.is_secure else " http://127.0.0.1:* http://localhost:*"
         return self.checkout_origins + local
 
+    def cookie_name(self, name: str) -> str:
+        """Under TLS a browser takes a cookie so named from this host alone, and over TLS alone:
+        no other host of the domain can plant one (RFC 6265bis, 4.1.3.2)."""
+        return f"__Host-{name}" if self.is_secure else name
+
     @property
     def is_secure(self) -> bool:
         """Whether browsers reach this site over TLS."""

@@ -83,6 +83,8 @@ class _Adapter(HTTPAdapter):
 def session() -> requests.Session:
     """A session whose calls can be :func:`watched`, for many greenlets at once."""
     made = requests.Session()
+    # The processor has one address; what it answers sends nobody, and no key, to another.
+    made.max_redirects = 0
     for scheme in ("http://", "https://"):
         adapter = _Adapter(pool_maxsize=CONNECTIONS_MAX)
         adapter.poolmanager.pool_classes_by_scheme = {"http": _PlainPool, "https": _EncryptedPool}

@@ -286,6 +286,8 @@ def test_a_code_is_taken_once_and_again_for_a_retry_of_the_same(
     assert takes(totp.at(now + timedelta(seconds=30)), "log in")
     assert not takes(totp.at(now), "pay")
     assert not takes(totp.at(now + timedelta(seconds=90)), "log in")
+    # Stored as a fast hash, which takes 112 random bits or more (ASVS 5.0, 6.5.2).
+    assert all(len(each) == 29 for each in codes)
     assert takes(codes[0].upper().replace("-", " "), "log in")
     assert not takes(codes[0], "log in")
     with database.read() as session:

@@ -42,6 +42,7 @@ def test_what_is_no_address_is_refused_with_a_sentence(email: str) -> None:
         ("Ann@Example.com", "is the email address"),
         ("password1", "Many people use this"),
         ("QWERTYUIOP", "Many people use this"),
+        ("Mycelium-2026!", "a word of this site"),
         ("ｐａｓｓｗｏｒｄ", "Many people use this"),
     ],
 )

@@ -1,12 +1,15 @@
 """What the gateway decides alone, over real HTTP: who asks, CSRF, headers, limits, errors."""
 
 import re
+from base64 import urlsafe_b64decode
 from collections.abc import Callable
 
 import pytest
 import requests
+from werkzeug.test import TestResponse
 
 from chassis.database import Connected
+from services.gateway.app import create_app
 from services.gateway.models import User
 from services.gateway.pages import forms  # noqa: F401 - the pages must load
 from tests.gateway.conftest import (
@@ -16,6 +19,7 @@ from tests.gateway.conftest import (
     Site,
     add_user,
     error_of,
+    gateway_settings,
     read,
     token_for,
 )
@@ -145,9 +149,61 @@ def test_the_session_cookie_is_kept_from_scripts_and_other_sites(
     secure_site = serve(public_url="https://mycelium.example")
     cookie = requests.get(f"{secure_site.base_url}/login", timeout=10).headers["Set-Cookie"]
 
-    assert "HttpOnly" in cookie
-    assert "SameSite=Lax" in cookie
-    assert "Secure" in cookie
+    assert_is_kept_safe("mycelium_session", cookie)
+
+
+def test_cookies_are_signed_with_sha_256() -> None:
+    app = create_app(gateway_settings("postgresql+psycopg2://nobody@127.0.0.1:1/none"))
+    page = app.test_client().get("/login")
+    value = page.headers["Set-Cookie"].partition("=")[2].partition(";")[0]
+
+    assert len(urlsafe_b64decode(value.rpartition(".")[2] + "=")) == 32
+
+
+def assert_is_kept_safe(name: str, cookie: str) -> None:
+    """By its prefix a browser holds it to what stands behind: Secure, the whole site, no domain."""
+    assert cookie.startswith(f"__Host-{name}=")
+    assert set(cookie.split("; ")) >= {"Secure", "HttpOnly", "SameSite=Lax", "Path=/"}
+    assert "Domain" not in cookie
+
+
+def test_under_tls_a_login_works_and_its_browser_is_known_again(
+    databases: dict[str, str], database: Connected
+) -> None:
+    user, limits = add_user(database, has_wallet=True), {"rate_limit_login": "1 per hour"}
+    secure = gateway_settings(databases["gateway"], public_url="https://mycelium.example", **limits)
+    browser, base_url = create_app(secure).test_client(), "https://mycelium.example"
+
+    def send(path: str, **form: str) -> TestResponse:
+        token = csrf_token(browser.get("/login", base_url=base_url).text)
+        data, headers = {"csrf_token": token, **form}, {"Referer": f"{base_url}/login"}
+        return browser.post(path, data=data, headers=headers, base_url=base_url)
+
+    answers = [send("/login", email=user.email, password=PASSWORD)]
+    asked = browser.get("/api/auth/me", base_url=base_url)
+    browser.delete_cookie("__Host-mycelium_session", domain="mycelium.example")
+    answers.append(send("/login", email=user.email, password=PASSWORD))
+
+    assert [answer.status_code for answer in (*answers, asked)] == [303, 303, 200]
+    assert_is_kept_safe("mycelium_device", answers[0].headers.getlist("Set-Cookie")[0])
+
+
+def test_logins_are_in_the_log_with_who_and_without_what_was_typed(
+    serve: Callable[..., Site], user: User, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = serve()
+    with caplog.at_level("INFO", logger="services.gateway"):
+        for password in ("a wrong password", PASSWORD):
+            Api(site.base_url).post("/api/auth/login", {"email": user.email, "password": password})
+        log_in(site, user)
+
+    lines = [vars(line) for line in caplog.records if "login" in line.msg or "logged" in line.msg]
+    assert [(line["msg"], line["user_id"], line.get("by")) for line in lines] == [
+        ("a login was refused", str(user.user_id), None),
+        ("logged in", str(user.user_id), "program"),
+        ("logged in", str(user.user_id), "browser"),
+    ]
+    assert not any(typed in str(lines) for typed in (user.email, PASSWORD, "a wrong password"))
 
 
 def test_every_answer_carries_the_safety_headers(site: Site) -> None:

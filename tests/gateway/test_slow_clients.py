@@ -140,6 +140,21 @@ def test_headers_without_an_end_are_refused(start_front: Callable[..., Front]) -
     assert read_all(connection).startswith(b"HTTP/1.1 431 ")
 
 
+def test_what_is_no_http_is_refused_in_words_of_the_api_and_safely(
+    start_front: Callable[..., Front],
+) -> None:
+    connection = start_front().connect()
+    connection.sendall(b"GET / HTTP/1.1\r\nHost site\r\n\r\n" + b"x" * HEAD_BYTES_MAX)
+
+    answer = read_all(connection)
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1") == 1
+    assert b'"code": "malformed_request"' in answer
+    assert b"x-content-type-options: nosniff\r\n" in answer
+    assert b"frame-ancestors 'none'\r\n" in answer
+
+
 def test_a_body_that_is_too_large_is_refused_in_words_of_the_api(
     start_front: Callable[..., Front],
 ) -> None:

@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
 import pytest
-from flask.sessions import SecureCookieSessionInterface
 
 from chassis.clock import utc_now
 from chassis.database import Connected
@@ -13,6 +12,7 @@ from services.gateway.app import create_app
 from services.gateway.backend import IDENTITY_AGE_S
 from services.gateway.people import tokens
 from services.gateway.recent import Recent
+from services.gateway.security import CookieSessions
 from tests.gateway.conftest import (
     Api,
     Site,
@@ -163,7 +163,7 @@ def test_a_session_s_secret_is_no_token_although_its_user_is_known(
 ) -> None:
     browser, _ = log_in(site, add_user(database, has_wallet=True))
     app = create_app(gateway_settings("postgresql+psycopg2://nobody@127.0.0.1:1/none"))
-    signer = SecureCookieSessionInterface().get_signing_serializer(app)
+    signer = CookieSessions().get_signing_serializer(app)
     assert signer is not None
     secret = signer.loads(browser.cookies["mycelium_session"])["sid"]
     assert browser.get(f"{site.base_url}/api/auth/me").ok

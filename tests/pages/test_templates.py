@@ -52,6 +52,14 @@ def test_nothing_is_loaded_from_another_site() -> None:
     assert [named(path) for path in TEMPLATES if loaded.search(path.read_text())] == []
 
 
+def test_scripts_of_ours_keep_nothing_in_the_browser() -> None:
+    kept = re.compile(r"localStorage|sessionStorage|indexedDB|document\.cookie|\bcaches\b")
+    scripts = sorted((GATEWAY / "static" / "js").glob("*.js"))
+
+    assert scripts
+    assert [script.name for script in scripts if kept.search(script.read_text())] == []
+
+
 def test_every_icon_that_is_used_is_drawn() -> None:
     drawn = set(re.findall(r'id="([^"]+)"', (GATEWAY / "static/img/icons.svg").read_text()))
     used = {

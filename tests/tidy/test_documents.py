@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from services.gateway.routes import current
+
 ROOT = Path(__file__).resolve().parents[2]
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 MAKE = re.compile(r"`make ([a-z-]+)`|^make ([a-z-]+)", re.MULTILINE)
@@ -26,6 +28,19 @@ def test_every_link_of_a_document_leads_somewhere(document: Path) -> None:
     missing = [target for target in targets if not (document.parent / target).exists()]
 
     assert missing == []
+
+
+def test_every_route_stands_in_the_table_of_who_may_use_it() -> None:
+    written = (ROOT / "docs" / "routes.md").read_text(encoding="utf-8")
+
+    assert written == current(), "run: make docs"
+
+
+def test_every_test_that_security_is_seen_by_exists() -> None:
+    named = set(re.findall(r"`(\w+/test_\w+)`", (ROOT / "docs" / "security.md").read_text()))
+
+    assert len(named) > 30
+    assert [name for name in sorted(named) if not (ROOT / f"tests/{name}.py").exists()] == []
 
 
 @pytest.mark.parametrize("document", documents(), ids=lambda path: str(path.relative_to(ROOT)))

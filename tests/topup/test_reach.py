@@ -36,8 +36,8 @@ def unused_port() -> int:
 
 
 @contextmanager
-def hanging_up_once() -> Iterator[str]:
-    """A server that takes one connection, hangs up, and is gone."""
+def hanging_up_once(answer: bytes = b"") -> Iterator[str]:
+    """A server that takes one connection, says this, hangs up, and is gone."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(1)
@@ -46,6 +46,7 @@ def hanging_up_once() -> Iterator[str]:
             connection, _ = listener.accept()
             listener.close()
             connection.recv(65_536)
+            connection.sendall(answer)
             connection.close()
 
         server = threading.Thread(target=serve, daemon=True)
@@ -93,6 +94,22 @@ def test_a_kept_connection_that_breaks_may_have_sent(sandbox: Sandbox) -> None:
 def test_a_first_try_that_may_have_arrived_counts_though_the_last_one_was_refused() -> None:
     with hanging_up_once() as url:
         error = error_of(processor(url, retries=1))
+
+    assert not isinstance(error, Unreached)
+
+
+def test_a_redirect_is_not_followed() -> None:
+    with socket.socket() as elsewhere:
+        elsewhere.bind(("127.0.0.1", 0))
+        elsewhere.listen(1)
+        elsewhere.settimeout(0)
+        place = f"http://127.0.0.1:{elsewhere.getsockname()[1]}/"
+        answer = f"HTTP/1.1 302 Found\r\nLocation: {place}\r\nContent-Length: 0\r\n\r\n"
+        with hanging_up_once(answer.encode()) as url:
+            error = error_of(processor(url))
+
+        with pytest.raises(BlockingIOError):
+            elsewhere.accept()
 
     assert not isinstance(error, Unreached)
 

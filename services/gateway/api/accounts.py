@@ -1,5 +1,6 @@
 """Registering, logging in and out, as a program does it: with bearer tokens."""
 
+import logging
 from typing import Annotated
 from uuid import UUID
 
@@ -20,6 +21,8 @@ from services.gateway.people.identity import (
 from services.gateway.people.signing_in import check_second_step
 from services.gateway.people.users import CurrentUser
 from services.gateway.security import place, throttle, throttle_login
+
+log = logging.getLogger(__name__)
 
 blueprint = Blueprint("api_accounts", __name__)
 
@@ -89,6 +92,7 @@ def log_in(body: Credentials) -> LoggedIn:
     with database().begin() as session:
         token = tokens.issue(session, now, user.user_id, "login", is_of_login=True)
         signing_in.tell(session, now, user.user_id, "A program")
+    log.info("logged in", extra={"user_id": str(user.user_id), "by": "program"})
     return LoggedIn(user_id=user.user_id, token=token)
 
 

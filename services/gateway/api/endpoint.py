@@ -20,6 +20,7 @@ from flask import Blueprint, Response, current_app, jsonify, request
 from pydantic import BaseModel, ValidationError
 
 from services.gateway import storable_texts
+from services.gateway.access import Who, open_to
 from services.gateway.api.json_format import GivenTwice
 from services.gateway.api.scopes import scopes_of
 from services.gateway.api.shapes import ApiBody, ApiReply
@@ -105,6 +106,7 @@ def endpoint(
         )
         OPERATIONS.append(operation)
 
+        @open_to(Who.EVERYBODY if operation.is_public else Who.USERS, operation.scopes)
         @wraps(view)
         def respond(**path_parts: Any) -> Response:
             def answer() -> Response:

@@ -15,6 +15,7 @@ from flask import Blueprint, Response, jsonify
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
+from services.gateway.access import Who, open_to
 from services.gateway.api.endpoint import Operation
 from services.gateway.api.shapes import ErrorReply
 from services.gateway.idempotency import HEADER, KEY_PATTERN
@@ -85,7 +86,12 @@ def describe_api(operations: Sequence[Operation]) -> dict[str, Any]:
             },
             "securitySchemes": {
                 "token": {"type": "http", "scheme": "bearer"},
-                "session": {"type": "apiKey", "in": "cookie", "name": "mycelium_session"},
+                "session": {
+                    "type": "apiKey",
+                    "in": "cookie",
+                    "name": "mycelium_session",
+                    "description": "Over TLS its name begins with `__Host-`.",
+                },
             },
         },
     }
@@ -198,6 +204,7 @@ def serve(operations: Sequence[Operation]) -> Blueprint:
     document = cache(lambda: describe_api(operations))
 
     @blueprint.get("/api/openapi.json")
+    @open_to(Who.EVERYBODY)
     def openapi() -> Response:
         response = jsonify(document())
         response.headers["Cache-Control"] = "public, max-age=300"

@@ -8,6 +8,7 @@ from flask import Blueprint, Response, jsonify, request
 
 from contracts.errors import BadRequest, DeadlineExceeded, Unavailable
 from contracts.topup import ReceiveWebhook
+from services.gateway.access import Who, open_to
 from services.gateway.backend import call
 from services.gateway.errors import RETRY_AFTER_S, Problem
 from services.gateway.security import unlimited
@@ -22,6 +23,7 @@ SIGNATURE_LENGTH_MAX = 2_000
 
 
 @blueprint.post(WEBHOOK_PATH)
+@open_to(Who.PROCESSOR)
 @unlimited
 def receive_stripe() -> Response:
     """Store a notice. 400: the signature is wrong. 503: try again later."""

@@ -8,6 +8,7 @@ from flask import session as cookie
 from werkzeug.wrappers import Response
 
 from chassis.clock import utc_now
+from services.gateway.access import Who, open_to
 from services.gateway.backend import database
 from services.gateway.errors import STATUSES
 from services.gateway.models import User
@@ -32,6 +33,7 @@ Answer = Response | str | tuple[str, int]
 
 
 @blueprint.get("/register")
+@open_to(Who.EVERYBODY)
 def register_form() -> Answer:
     if current_user():
         return redirect(return_path(url_for("dashboard.overview")), 303)
@@ -39,6 +41,7 @@ def register_form() -> Answer:
 
 
 @blueprint.post("/register")
+@open_to(Who.EVERYBODY)
 def register() -> Answer:
     throttle("register", place())
     email, password = request.form.get("email", ""), request.form.get("password", "")
@@ -57,6 +60,7 @@ def register() -> Answer:
 
 
 @blueprint.get("/login")
+@open_to(Who.EVERYBODY)
 def login_form() -> Answer:
     if current_user():
         return redirect(return_path(url_for("dashboard.overview")), 303)
@@ -64,6 +68,7 @@ def login_form() -> Answer:
 
 
 @blueprint.post("/login")
+@open_to(Who.EVERYBODY)
 def login() -> Answer:
     email, password = request.form.get("email", ""), request.form.get("password", "")
     throttle_login(users.email_key(email))
@@ -77,6 +82,7 @@ def login() -> Answer:
 
 
 @blueprint.get("/login/second-step")
+@open_to(Who.EVERYBODY)
 def second_step_form() -> Answer:
     if _who_gave_the_password() is None:
         return redirect(url_for("accounts.login_form", next=return_path("") or None), 303)
@@ -84,6 +90,7 @@ def second_step_form() -> Answer:
 
 
 @blueprint.post("/login/second-step")
+@open_to(Who.EVERYBODY)
 def second_step() -> Answer:
     user = _who_gave_the_password()
     if user is None:
@@ -98,6 +105,7 @@ def second_step() -> Answer:
 
 
 @blueprint.post("/logout")
+@open_to(Who.EVERYBODY)
 def logout() -> Response:
     end_browser_session()
     flash("You are logged out.", "info")

@@ -15,6 +15,7 @@ from chassis.money import InvalidAmount
 from contracts.billing import LINE_NAME_LENGTH_MAX
 from contracts.catalog import GetProduct, Product
 from contracts.errors import Conflict, ServiceError
+from services.gateway.access import Who, open_to
 from services.gateway.backend import database
 from services.gateway.cart import checkout, storage
 from services.gateway.cart.contents import Contents, Line, chosen, contents_of
@@ -54,6 +55,7 @@ CHECKING = (
 
 
 @blueprint.get("/cart")
+@open_to(Who.EVERYBODY)
 def overview() -> str | Response:
     """The lines at the prices of now, what stands in the way, and how it would be paid."""
     user = current_user()
@@ -77,6 +79,7 @@ def overview() -> str | Response:
 
 
 @blueprint.post("/cart")
+@open_to(Who.EVERYBODY)
 def add() -> Response:
     """Put so many of a product in; from the list the person stays there."""
     product = show(GetProduct(product_id=request.values.get("product", "")[:100] or "-"))
@@ -107,6 +110,7 @@ def add() -> Response:
 
 
 @blueprint.post("/cart/lines/<uuid:line_id>")
+@open_to(Who.EVERYBODY)
 def change(line_id: UUID) -> Response:
     """Another quantity, name or choice; or out with it."""
     owner, now = owner_of_cart(), utc_now()

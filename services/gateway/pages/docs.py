@@ -8,6 +8,7 @@ from werkzeug.wrappers import Response
 
 from contracts import asyncapi
 from services.gateway import health
+from services.gateway.access import Who, open_to
 from services.gateway.api import OPERATIONS
 from services.gateway.api.openapi import describe_api
 from services.gateway.backend import settings
@@ -28,6 +29,7 @@ STATUS_PARTS = {
 
 @blueprint.get("/docs", defaults={"slug": "index"})
 @blueprint.get("/docs/<string(maxlength=50):slug>")
+@open_to(Who.EVERYBODY)
 def page(slug: str) -> str:
     """One text of the handbook."""
     found = handbook(settings()).pages.get(slug)
@@ -37,6 +39,7 @@ def page(slug: str) -> str:
 
 
 @blueprint.get("/docs/search")
+@open_to(Who.EVERYBODY)
 def search() -> str:
     typed = request.args.get("q", "").strip()[:QUERY_LENGTH_MAX]
     return render_template(
@@ -45,24 +48,28 @@ def search() -> str:
 
 
 @blueprint.get("/docs/tfp")
+@open_to(Who.EVERYBODY)
 def moved() -> Response:
     """Where the points of the old system were explained."""
     return redirect(url_for("docs.page", slug="credits"), 301)
 
 
 @blueprint.get("/docs/api")
+@open_to(Who.EVERYBODY)
 def api() -> str:
     """The HTTP interface, from the same document that programs read."""
     return render_template("docs/api.html", reference=_api())
 
 
 @blueprint.get("/docs/messaging")
+@open_to(Who.EVERYBODY)
 def messaging() -> str:
     """What the services say on the broker, from the document that programs read."""
     return render_template("docs/messaging.html", spoken=_messages())
 
 
 @blueprint.get("/docs/asyncapi.json")
+@open_to(Who.EVERYBODY)
 def asyncapi_document() -> Response:
     return current_app.response_class(asyncapi.as_text(), mimetype="application/json")
 
@@ -88,6 +95,7 @@ def _contents() -> dict[str, object]:
 
 
 @blueprint.get("/status")
+@open_to(Who.EVERYBODY)
 def status() -> str:
     """Which parts of the site answer at the moment."""
     return render_template("status.html", states=health.states(), STATUS_PARTS=STATUS_PARTS)

@@ -3,6 +3,7 @@
 from flask import Blueprint, render_template
 
 from contracts.catalog import ListProducts
+from services.gateway.access import Who, open_to
 from services.gateway.people.identity import current_user
 from services.gateway.showcase import show_if_it_answers, show_part
 
@@ -10,6 +11,7 @@ blueprint = Blueprint("home", __name__)
 
 
 @blueprint.get("/")
+@open_to(Who.EVERYBODY)
 def landing() -> str:
     featured = show_if_it_answers(ListProducts(limit=3))
     if featured is None:

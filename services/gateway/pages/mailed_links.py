@@ -8,6 +8,7 @@ from flask import Blueprint, flash, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
 from chassis.clock import utc_now
+from services.gateway.access import Who, open_to
 from services.gateway.backend import database, settings
 from services.gateway.errors import STATUSES
 from services.gateway.models import MailLink
@@ -25,11 +26,13 @@ _CONFIRMING = (Purpose.CONFIRM_EMAIL, Purpose.CHANGE_EMAIL)
 
 
 @blueprint.get("/password/forgot")
+@open_to(Who.EVERYBODY)
 def forgot_form() -> str:
     return render_template("forgot_password.html", can_mail=settings().smtp_url is not None)
 
 
 @blueprint.post("/password/forgot")
+@open_to(Who.EVERYBODY)
 def forgot() -> Answer:
     """Says the same whether there is such an account or not."""
     email = request.form.get("email", "")
@@ -42,6 +45,7 @@ def forgot() -> Answer:
 
 
 @blueprint.get("/password/reset")
+@open_to(Who.LINK_HOLDERS)
 def reset_form() -> Answer:
     link = _opened(Purpose.PASSWORD_RESET)
     if link is None:
@@ -50,6 +54,7 @@ def reset_form() -> Answer:
 
 
 @blueprint.post("/password/reset")
+@open_to(Who.LINK_HOLDERS)
 def reset() -> Answer:
     throttle("reset", place())
     link = _opened(Purpose.PASSWORD_RESET)
@@ -73,6 +78,7 @@ def reset() -> Answer:
 
 
 @blueprint.get("/email/confirm")
+@open_to(Who.LINK_HOLDERS)
 def confirm_form() -> Answer:
     link = _opened(*_CONFIRMING)
     if link is None:
@@ -81,6 +87,7 @@ def confirm_form() -> Answer:
 
 
 @blueprint.post("/email/confirm")
+@open_to(Who.LINK_HOLDERS)
 def confirm() -> Answer:
     now, key, text = utc_now(), settings().secret_key, request.form.get("link", "")
     try:
@@ -96,6 +103,7 @@ def confirm() -> Answer:
 
 
 @blueprint.get("/unsubscribe")
+@open_to(Who.LINK_HOLDERS)
 def unsubscribe_form() -> Answer:
     found = links.unsubscribes(settings().secret_key, request.args.get("link", ""))
     if found is None:
@@ -105,6 +113,7 @@ def unsubscribe_form() -> Answer:
 
 
 @blueprint.post("/unsubscribe")
+@open_to(Who.LINK_HOLDERS)
 def unsubscribe() -> Answer:
     """By the button of our page, or by a mail program with one click (RFC 8058)."""
     text = request.values.get("link", "")

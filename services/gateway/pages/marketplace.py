@@ -6,6 +6,7 @@ from werkzeug.wrappers import Response
 from chassis.digits import whole_number
 from chassis.money import InvalidAmount
 from contracts.catalog import CountProducts, GetProduct, ListProducts, ProductFilters, SortOrder
+from services.gateway.access import Who, open_to
 from services.gateway.errors import Problem
 from services.gateway.pages.forms import (
     is_key,
@@ -45,6 +46,7 @@ MEASURES = {
 
 
 @blueprint.get("/marketplace")
+@open_to(Who.EVERYBODY)
 def listing() -> str:
     """Products by what they have to be, and in an order; htmx asks for further cards only."""
     chosen = {
@@ -75,6 +77,7 @@ def listing() -> str:
 
 
 @blueprint.get("/compare")
+@open_to(Who.EVERYBODY)
 def compare() -> str:
     """Two to four products beside each other: ``slug`` for each."""
     slugs = list(dict.fromkeys(request.args.getlist("slug")))[:COMPARED_MAX]
@@ -84,6 +87,7 @@ def compare() -> str:
 
 
 @blueprint.get("/marketplace/<string(maxlength=100):slug>")
+@open_to(Who.EVERYBODY)
 def product(slug: str) -> str:
     """One product, and the sizes of it that there are."""
     product = show(GetProduct(product_id=slug))

@@ -19,6 +19,7 @@ from chassis.clock import utc_now
 from contracts.errors import DeadlineExceeded, ServiceError, Unavailable
 from contracts.keys import wallet_key
 from contracts.wallet import OpenAccount
+from services.gateway.access import Who, open_to
 from services.gateway.backend import call, current_backend, database, settings
 from services.gateway.errors import Problem, wants_json
 from services.gateway.models import User
@@ -86,6 +87,7 @@ def login_required(view: Callable[P, R]) -> Callable[P, R]:
     """Only for users: a program gets a 401, a person the login page and then this one again,
     or the page whose form was sent."""
 
+    @open_to(Who.USERS)
     @wraps(view)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
         user = current_user()
@@ -114,6 +116,7 @@ def start_browser_session(user: User) -> None:
             address=request.remote_addr or "",
             user_agent=request.user_agent.string,
         )
+    log.info("logged in", extra={"user_id": str(user.user_id), "by": "browser"})
     cart = cookie.get(CART_FIELD)
     cookie.clear()
     if cart is not None:

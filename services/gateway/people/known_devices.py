@@ -5,6 +5,8 @@ lock the owner out; so a browser that proves that it once knew the password has 
 own (OWASP, "Device cookies"). The cookie opens nothing.
 """
 
+import hashlib
+
 from flask import after_this_request, request
 from itsdangerous import BadSignature, URLSafeSerializer
 from werkzeug.wrappers import Response
@@ -19,7 +21,7 @@ LIFETIME_S = 365 * 24 * 3600
 def device_of(account: str) -> str | None:
     """This browser's name if it has logged in to the account before."""
     try:
-        known, device = _signer().loads(request.cookies.get(COOKIE, ""))
+        known, device = _signer().loads(request.cookies.get(_cookie(), ""))
     except (BadSignature, ValueError, TypeError):
         return None
     return str(device) if known == account else None
@@ -32,7 +34,7 @@ def remember(account: str) -> None:
     @after_this_request
     def add_cookie(response: Response) -> Response:
         response.set_cookie(
-            COOKIE,
+            _cookie(),
             str(value),
             max_age=LIFETIME_S,
             secure=settings().is_secure,
@@ -42,5 +44,13 @@ def remember(account: str) -> None:
         return response
 
 
+def _cookie() -> str:
+    return settings().cookie_name(COOKIE)
+
+
 def _signer() -> URLSafeSerializer:
-    return URLSafeSerializer(settings().secret_key, salt="known-device")
+    return URLSafeSerializer(
+        settings().secret_key,
+        salt="known-device",
+        signer_kwargs={"digest_method": hashlib.sha256},
+    )

@@ -7,6 +7,7 @@ are left.
 
 import base64
 import hashlib
+import logging
 import secrets
 from datetime import datetime
 from uuid import UUID
@@ -23,6 +24,8 @@ from services.gateway.models import RecoveryCode, User
 from services.gateway.notifications import storage
 from services.gateway.people.passwords import ACCOUNT_PAGE
 from services.gateway.people.users import SecondStepRequired
+
+log = logging.getLogger(__name__)
 
 ISSUER = "Mycelium"
 INTERVAL_S = 30
@@ -103,6 +106,7 @@ def check(
         .returning(RecoveryCode.user_id)
     )
     if recovered is None:
+        log.info("a code of the second step was refused", extra={"user_id": str(user_id)})
         raise SecondStepRequired(WRONG)
 
 
@@ -152,7 +156,7 @@ def _tell(session: Session, now: datetime, user_id: UUID, state: str) -> None:
 
 
 def _new_code() -> str:
-    return "-".join("".join(secrets.choice(_ALPHABET) for _ in range(5)) for _ in range(2))
+    return "-".join("".join(secrets.choice(_ALPHABET) for _ in range(5)) for _ in range(5))
 
 
 def _plain(code: str) -> str:
@@ -160,7 +164,7 @@ def _plain(code: str) -> str:
 
 
 def _hash(text: str) -> bytes:
-    """Of 50 random bits, with tries that are limited, a fast hash is enough."""
+    """Of 123 random bits a fast hash is enough: nobody who reads it finds them."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 

@@ -37,6 +37,10 @@ TYPED_LENGTH_MAX = 4 * PASSWORD_LENGTH_MAX
 """Of an address or a password as it was typed: a letter takes four characters at most.
 Normalising takes time that grows with the square of the length."""
 
+OUR_WORDS = frozenset({"mycelium", "myceliummarketplace", "myceliumcloud", "marketplace"})
+"""What a password may not be made of alone, whatever digits and signs stand beside it. What else
+people call this site (compute, wallet, credits, password…) is too short or among the most used."""
+
 _MOST_USED = RANKED_DICTIONARIES["passwords"]
 
 
@@ -227,6 +231,7 @@ def log_in(database: Connected, email: str, password: str) -> User:
     normalised = normalise_password(password)
     matching = _matching(user.password_hash if user else _hash_of_nothing(), password)
     if user is None or matching is None:
+        log.info("a login was refused", extra={"user_id": str(user.user_id) if user else None})
         raise WrongCredentials
     if matching != normalised or is_outdated(user.password_hash):
         renewed = hash_of(normalised)
@@ -245,6 +250,7 @@ def check_password(database: Connected, user_id: UUID, password: str) -> str:
     with database.read() as session:
         stored = session.get_one(User, user_id).password_hash
     if len(password) > TYPED_LENGTH_MAX or _matching(stored, password) is None:
+        log.info("a password was refused", extra={"user_id": str(user_id)})
         raise WrongPassword("The current password is wrong.")
     return stored
 
@@ -279,6 +285,8 @@ def _check_password(email: str, password: str) -> None:
         raise WeakPassword("The password is one character over and over: take another one.")
     if password.casefold() in _MOST_USED:
         raise WeakPassword("Many people use this password, so it is tried first: take another one.")
+    if re.sub(r"[\W\d_]", "", password.casefold()) in OUR_WORDS:
+        raise WeakPassword("The password is a word of this site: take another one.")
     if email_key(password) == email_key(email):
         raise WeakPassword("The password is the email address: take another one.")
 

@@ -22,6 +22,12 @@ from services.gateway.settings import get_settings
 HEAD_BYTES_MAX = 32 * 1024
 READ_GRACE_S = 20.0
 READ_BYTES_PER_S_MIN = 4 * 1024
+_SAFE_HEADERS = (
+    b"cache-control: no-store\r\nx-content-type-options: nosniff\r\n"
+    b"content-security-policy: default-src 'none'; frame-ancestors 'none'\r\n"
+)
+"""Of what is answered without the application, which has its own (security.py)."""
+
 LINGER_S = 1.0
 """How long a refused client may go on sending before it is cut off: a connection that is closed
 under unread bytes is reset, and the client never sees why. Also how long a process that stops
@@ -67,7 +73,7 @@ class Connection(HttpToolsProtocol):
             self._head_bytes += len(data)
             super().data_received(data[:room])
             data = data[room:]
-            if data and self._head_bytes is not None:
+            if data and self._head_bytes is not None and not self._is_refused:
                 self._refuse(431, "headers_too_large", "The request's headers are too large.")
         if data and not self._is_refused and not self.transport.is_closing():
             super().data_received(data)
@@ -92,6 +98,14 @@ class Connection(HttpToolsProtocol):
             allowed_s = READ_GRACE_S + unread / READ_BYTES_PER_S_MIN
             self._answer_timer = self.loop.call_later(allowed_s, self._check_read)
         super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words
+        """What is no HTTP is not given to the application."""
+        if self._head_bytes is not None and not self._is_idle():
+            # An earlier request has its turn.
+            self.transport.close()
+        else:
+            self._refuse(400, "malformed_request", "This is no HTTP request.")
 
     def shutdown(self) -> None:
         """Finish what is in hand; close what still waits a moment later."""
@@ -144,6 +158,6 @@ class Connection(HttpToolsProtocol):
         body = json.dumps({"error": {"code": code, "message": message}}).encode()
         headers = b"content-type: application/json\r\nconnection: close\r\n"
         length = b"content-length: %d\r\n\r\n" % len(body)
-        self.transport.write(STATUS_LINE[status] + headers + length + body)
+        self.transport.write(STATUS_LINE[status] + headers + _SAFE_HEADERS + length + body)
         self.transport.write_eof()
         self.loop.call_later(LINGER_S, self.transport.close)
