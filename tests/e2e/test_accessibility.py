@@ -50,6 +50,8 @@ def regular(browser: Browser, system: System) -> Iterator[Visitor]:
         someone.buy_now("vm-starter")
         someone.expect_purchase("completed")
         someone.save_card()
+        someone.open("/marketplace")
+        someone.page.get_by_role("button", name="Add to cart: VM-Starter").click()
         someone.open_buy_now("vm-production")
         someone.press_card_page()
         someone.page.get_by_role("link", name="Cancel and go back").click()

@@ -304,6 +304,8 @@ def test_what_was_marked_as_sent_is_never_sent_again(desk: Desk) -> None:
         topups.move(row, TopupStatus.PROCESSING, desk.clock())
 
     assert checkout.start(desk.till, command(customer)).status == "processing"
+    # As the second of two who saw it before it was marked.
+    assert saved_card._send(desk.till, topup.topup_id).status == "processing"
     for seconds in (120, 300, 1_800, 7_200):
         desk.clock.advance(seconds=seconds)
         desk.sweep()
