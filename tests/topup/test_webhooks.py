@@ -1,6 +1,7 @@
 """Webhooks: in any order, any number of times, and believed only after a look of our own."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import permutations
 from typing import Any
@@ -12,7 +13,7 @@ from contracts.errors import BadRequest
 from contracts.topup import ReceiveWebhook
 from deploy.stripe_sandbox.server import SandboxServer
 from services.topup import problems, topups
-from services.topup.charging import outcomes, webhooks
+from services.topup.charging import charges, outcomes, webhooks
 from services.topup.models import Notice, Topup
 from tests.topup.conftest import SECRET, USD, Card, Customer, Desk, signed
 
@@ -217,6 +218,38 @@ def test_a_notice_that_a_crash_left_is_worked_off_by_the_timer(desk: Desk) -> No
     desk.sweep()
 
     assert customer.statuses() == ["paid"]
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_a_notice_of_a_charge_is_left_to_its_answer_and_settles_it_where_that_is_lost(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, is_lost: bool
+) -> None:
+    customer, before, asked = desk.customer(), [], []
+    look = desk.till.processor.get_payment
+
+    def after_the_call(point: str) -> None:
+        if point == "topup.after_charge":
+            receive(desk, *events_of(desk, "payment_intent.succeeded"))
+            before.append(customer.statuses())
+            if is_lost:
+                raise ConnectionAbortedError
+
+    def get_payment(payment_id: str) -> dict[str, Any]:
+        asked.append(payment_id)
+        return look(payment_id)
+
+    monkeypatch.setattr(charges, "crash_point", after_the_call)
+    monkeypatch.setattr(desk.till.processor, "get_payment", get_payment)
+    with pytest.raises(ConnectionAbortedError) if is_lost else nullcontext():
+        customer.ask()
+    desk.clock.advance(seconds=4.9)
+    desk.sweep()
+    too_soon = len(asked)
+    desk.clock.advance(seconds=0.1)
+    desk.sweep()
+
+    assert (before, too_soon, len(asked)) == ([["processing"]], 0, int(is_lost))
+    assert (customer.statuses(), customer.charge_count()) == (["paid"], 1)
 
 
 def test_a_notice_is_queued_once_while_the_workers_are_busy(desk: Desk) -> None:

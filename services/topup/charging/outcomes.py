@@ -232,6 +232,19 @@ def is_paid_with(topup: Topup, payment: Object) -> bool:
     return topup.status in PAID and topup.payment_id == payment["id"]
 
 
+def is_charged(session: Session, payment_id: str) -> bool:
+    """Whether this is an automatic charge whose answer was recorded: nothing more becomes of it."""
+    found = session.scalar(
+        select(Topup.topup_id).where(
+            Topup.payment_id == payment_id,
+            Topup.kind == TopupKind.AUTO,
+            Topup.status.in_(PAID),
+            Topup.problem == "",
+        )
+    )
+    return found is not None
+
+
 def is_given_back(payment: Object) -> bool:
     """Whether all of it was refunded: then nobody misses the credit."""
     charge = payment.get("latest_charge")

@@ -24,13 +24,13 @@ from chassis.database import after_commit
 from chassis.leases import Leases
 from chassis.metrics import Gauge
 from contracts.errors import BadRequest
-from contracts.topup import ReceiveWebhook
+from contracts.topup import ReceiveWebhook, TopupKind, TopupStatus
 from services.topup.automatic import card_changes
 from services.topup.cards import customers
 from services.topup.charging import checkout, outcomes, reversals
 from services.topup.charging.reversals import Overtaken
 from services.topup.models import Notice, Topup
-from services.topup.processor import BadSignature, Missing, Object, ProcessorError
+from services.topup.processor import TOPUP_ID, BadSignature, Missing, Object, ProcessorError
 from services.topup.till import Till
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,8 @@ LEASE = timedelta(seconds=60)
 """How long a notice belongs to whoever works on it, before the timer takes it up."""
 DUE = Leases(Notice.next_try_at, Notice.user_id, LEASE)
 """Notices that a crash or a failure left undone."""
+ANSWERED_WITHIN = timedelta(seconds=5)
+"""How long a notice of a charge of ours is left alone that tells what its answer is about to."""
 DELAYS_S = (5, 30, 120, 600, 3_600)
 TRIES_MAX = 10
 """So many tries, over six hours, and then it is for an operator: ``dead_notices.py``."""
@@ -89,8 +91,10 @@ def store(till: Till, body: Any) -> bool:
         raise BadRequest("This notice is not an event with its object inside.", "payload") from None
     try:
         with till.database.begin() as session:
-            notice = _insert(session, event, body, about, till.clock())
-            if notice is not None and about is not None:
+            is_answered = _is_being_answered(session, event)
+            left_for = ANSWERED_WITHIN if is_answered else LEASE
+            notice = _insert(session, event, body, about, till.clock(), left_for)
+            if notice is not None and about is not None and not is_answered:
                 user_id = notice.user_id
                 after_commit(session, lambda: till.later(work_off, till, event.id, owner=user_id))
     except (DataError, ValueError):
@@ -101,9 +105,15 @@ def store(till: Till, body: Any) -> bool:
 
 
 def _insert(
-    session: Session, event: _Event, body: Object, about: "About | None", now: datetime
+    session: Session,
+    event: _Event,
+    body: Object,
+    about: "About | None",
+    now: datetime,
+    left_for: timedelta,
 ) -> Notice | None:
-    """The stored notice, or None if it is known. One that does not concern us is done already."""
+    """The stored notice, or None if it is known. One that does not concern us is done already; any
+    other is the timer's in ``left_for``."""
     return session.scalar(
         insert(Notice)
         .values(
@@ -114,13 +124,28 @@ def _insert(
             user_id=_user_of(session, event.data.object) if about else None,
             body=body,
             received_at=now,
-            next_try_at=now + LEASE if about else None,
+            next_try_at=now + left_for if about else None,
             processed_at=None if about else now,
             tries=0,
             last_error="",
         )
         .on_conflict_do_nothing()
         .returning(Notice)
+    )
+
+
+def _is_being_answered(session: Session, event: _Event) -> bool:
+    """Whether it tells of a charge whose own answer, which says as much, is on its way to us."""
+    metadata = event.data.object.get("metadata")
+    if not event.type.startswith("payment_intent.") or not isinstance(metadata, dict):
+        return False
+    topup_id = outcomes.topup_id_of({"metadata": {TOPUP_ID: str(metadata.get(TOPUP_ID))}})
+    topup = session.get(Topup, topup_id) if topup_id is not None else None
+    return (
+        topup is not None
+        and topup.kind == TopupKind.AUTO
+        and topup.status == TopupStatus.PROCESSING
+        and topup.payment_id is None
     )
 
 
@@ -211,6 +236,9 @@ def _session_changed(till: Till, session_id: str) -> None:
 
 
 def _payment_changed(till: Till, payment_id: str) -> None:
+    with till.database.read() as session:
+        if outcomes.is_charged(session, payment_id):
+            return
     payment = till.processor.get_payment(payment_id)
     if outcomes.record_payment(till, payment) is None:
         log.warning("payment belongs to no user of ours", extra={"payment": payment_id})
