@@ -183,7 +183,8 @@ def _run_quietly(callback: Callable[[], None]) -> None:
 def connect(url: str, pool_size: int = 5) -> Connected:
     """Open a database. Connections are made when they are first needed: at most ``pool_size`` to
     write, and as many to read."""
-    reads = "-c default_transaction_read_only=on"
+    # What is asked again and again of a few rows takes longer to plan than to answer.
+    reads = "-c default_transaction_read_only=on -c plan_cache_mode=force_generic_plan"
     return Connected(
         _engine(url, pool_size), _engine(url, pool_size, reads, isolation_level="AUTOCOMMIT")
     )

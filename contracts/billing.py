@@ -849,7 +849,8 @@ class Forecast(Reply):
     Auto top-ups are played by their rule, with the limits and the card as they are now, and
     assumed to go through. ``is_auto_topup_known`` is False where that could not be asked, and the
     forecast is one without. ``auto_topup_refusal`` says why a charge is not made that is needed.
-    Purchases that wait for credits are not foretold. ``due_next`` are the next 20 charges.
+    Purchases that wait for credits are not foretold; ``waiting`` are the newest of them, where it
+    was asked for some. ``due_next`` are the next 20 charges.
     """
 
     available_micros: SignedMicros
@@ -861,17 +862,20 @@ class Forecast(Reply):
     is_auto_topup_known: bool = True
     auto_topup_refusal: str = ""
     burn_rate: BurnRate | None = None
+    waiting: list[Purchase] = Field(default_factory=list)
 
 
 class GetForecast(Request[Forecast], service=SERVICE, method="get_forecast"):
     """``without``: as if this deployment of the user's were not there. ``dearest``: with the burn
-    rate beside it, which names so many. Errors: ``NotFound`` (of ``without``), ``Unavailable`` and
+    rate beside it, which names so many; ``waiting``: with so many of the purchases that wait for
+    credits or are under way. Errors: ``NotFound`` (of ``without``), ``Unavailable`` and
     ``DeadlineExceeded`` of the wallet."""
 
     user_id: UUID
     days: Annotated[int, Field(strict=True, ge=1, le=366)] = 30
     without: UUID | None = None
     dearest: PageLimit | None = None
+    waiting: PageLimit | None = None
 
 
 class RunwayLow(UserEvent, source=SERVICE, type="runway_low"):

@@ -47,6 +47,7 @@ from contracts.billing import (
     ProviderFee,
     Purchase,
     PurchasePage,
+    PurchaseStatus,
     Receipt,
     RecordUsage,
     RefundPurchase,
@@ -292,7 +293,17 @@ class BillingService:
 
     @rpc
     def get_forecast(self, request: GetForecast) -> Forecast:
-        return foretell(self.database, self.caller, request, utc_now(), get_settings())
+        forecast = foretell(self.database, self.caller, request, utc_now(), get_settings())
+        if request.waiting is None or not self.database.answer(await_money, request.user_id):
+            return forecast
+        waiting = ListPurchases(
+            user_id=request.user_id,
+            statuses=[PurchaseStatus.AWAITING_FUNDS, PurchaseStatus.PENDING],
+            limit=request.waiting,
+        )
+        with self.database.read() as session:
+            purchases = list_purchases(session, waiting, get_settings()).purchases
+        return forecast.model_copy(update={"waiting": purchases})
 
     @event_handler(
         WalletCredited,

@@ -465,6 +465,21 @@ def test_a_forecast_is_made_where_the_topup_service_is_away(stack: System) -> No
     assert (forecast.is_auto_topup_known, forecast.short_by_micros) == (False, parse_usd("10"))
 
 
+def test_a_forecast_brings_the_purchases_that_wait_where_it_is_asked_to(stack: System) -> None:
+    user_id = buyer_with(stack, "20")
+    buy(stack, user_id, "vm-production")
+    paid = stack.rpc.call(GetForecast(user_id=user_id, waiting=2))
+    for _ in range(3):
+        buy(stack, user_id, "vm-production")
+
+    forecast = stack.rpc.call(GetForecast(user_id=user_id, waiting=2))
+    alone = stack.rpc.call(GetForecast(user_id=user_id))
+
+    newest_first = stack.rpc.call(ListPurchases(user_id=user_id, limit=2)).purchases
+    assert (paid.waiting, alone.waiting, forecast.waiting) == ([], [], newest_first)
+    assert {each.status for each in forecast.waiting} == {Status.AWAITING_FUNDS}
+
+
 def test_what_changes_what_is_to_come_is_a_reason_to_look_for_a_warning(stack: System) -> None:
     user_id = buyer_with(stack, "20")
     purchase = buy(stack, user_id)

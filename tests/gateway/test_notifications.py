@@ -88,7 +88,10 @@ def test_reading_all_reads_none_of_others(database: Connected, three_users: list
 
     with database.read() as session:
         unread = storage.unread_counts(session, [(user_id, None) for user_id in three_users])
+        kinds = [(user_id, ("other", MESSAGE.kind)) for user_id in three_users]
+        any_unread = storage.have_unread(session, [*kinds, (three_users[0], ("other",))])
     assert unread == [1, 0, 1]
+    assert any_unread == [True, False, True, False]
 
 
 @pytest.mark.parametrize("other", [0, 2])

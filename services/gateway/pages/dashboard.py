@@ -1,5 +1,7 @@
 """/dashboard: the balance and what becomes of it; /dashboard/deployments: what runs."""
 
+from uuid import UUID
+
 from flask import Blueprint, render_template, request
 from pydantic import ValidationError
 
@@ -8,6 +10,7 @@ from contracts.billing import (
     GetForecast,
     ListDeployments,
     ListPurchases,
+    Purchase,
     PurchaseStatus,
 )
 from contracts.topup import GetAutoTopup
@@ -24,6 +27,7 @@ DAYS = 31
 """A month, whichever: what was bought today is due again within them."""
 DEAREST_MAX = 10
 DUE_MAX = 5
+WAITING_MAX = 5
 PAGE_SIZE = 25
 
 
@@ -32,15 +36,10 @@ PAGE_SIZE = 25
 def overview() -> str:
     """The balance, the forecast, the burn rate, what runs, what needs attention."""
     user_id = signed_in_user().user_id
-    wallet, forecast, auto_topup, waiting = ask_all(
+    wallet, forecast, auto_topup = ask_all(
         GetWallet(user_id=user_id),
-        GetForecast(user_id=user_id, days=DAYS, dearest=DEAREST_MAX),
+        GetForecast(user_id=user_id, days=DAYS, dearest=DEAREST_MAX, waiting=WAITING_MAX),
         GetAutoTopup(user_id=user_id),
-        ListPurchases(
-            user_id=user_id,
-            statuses=[PurchaseStatus.AWAITING_FUNDS, PurchaseStatus.PENDING],
-            limit=5,
-        ),
     )
     return render_template(
         "overview.html",
@@ -53,11 +52,18 @@ def overview() -> str:
         boxes=attention.boxes(
             wallet,
             auto_topup,
-            waiting.purchases if waiting else [],
+            forecast.waiting if forecast else _waiting(user_id),
             forecast,
             unread(user_id, attention.EVENTS_WITHOUT_A_STATE),
         ),
     )
+
+
+def _waiting(user_id: UUID) -> list[Purchase]:
+    """The purchases that wait, asked for by themselves where the forecast cannot be told."""
+    statuses = [PurchaseStatus.AWAITING_FUNDS, PurchaseStatus.PENDING]
+    page = ask(ListPurchases(user_id=user_id, statuses=statuses, limit=WAITING_MAX))
+    return page.purchases if page else []
 
 
 @blueprint.get("/dashboard/deployments")
