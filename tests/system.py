@@ -27,6 +27,7 @@ INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "COVERAGE_PROCESS_START")
 ROOMY_LIMITS = {
     "RATE_LIMIT_LOGIN": "10000 per minute",
     "RATE_LIMIT_LOGIN_ACCOUNT": "10000 per minute",
+    "RATE_LIMIT_CART": "10000 per minute",
     "RATE_LIMIT_REGISTER": "10000 per minute",
     "RATE_LIMIT_DEFAULT": "100000 per minute",
 }

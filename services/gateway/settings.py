@@ -148,6 +148,9 @@ class GatewaySettings(PurchaseTerms, TopupTerms, SellerSettings, MailSettings):
 
     rate_limit_register: RateLimit = "20 per minute; 100 per hour"
 
+    rate_limit_cart: RateLimit = "60 per minute; 600 per hour"
+    """What visitors from one address put into carts, which is kept for a month."""
+
     rate_limit_reset: RateLimit = "10 per minute; 30 per hour"
     """Mails with links that are asked for from one address."""
 

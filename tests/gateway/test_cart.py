@@ -1,7 +1,7 @@
 """The cart: what is collected, where it lives, and that a checkout buys it once."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -29,10 +29,18 @@ from services.gateway.cart import checkout, storage
 from services.gateway.cart.contents import Contents, Line, priced
 from services.gateway.cart.storage import Item, Owner
 from services.gateway.models import User
-from tests.gateway.conftest import PASSWORD, Api, add_user, error_of, gateway_settings, granted
+from tests.gateway.conftest import (
+    PASSWORD,
+    Api,
+    Site,
+    add_user,
+    error_of,
+    gateway_settings,
+    granted,
+)
 from tests.gateway.test_api import give
 from tests.gateway.test_main_job import pay
-from tests.gateway.test_site import csrf_token
+from tests.gateway.test_site import csrf_token, log_in
 from tests.patience import eventually
 
 NOW = utc_now()
@@ -142,6 +150,23 @@ def test_one_users_line_is_not_anothers(database: Connected, user: User) -> None
             storage.remove(session, NOW, owner, line.line_id)
 
     assert [quantity for _, quantity in inside(database, Owner(user.user_id))] == [1]
+
+
+@pytest.mark.parametrize("path", ["/cart", f"/cart/lines/{uuid4()}"])
+def test_a_visitor_stores_no_more_than_a_person_would_and_a_user_may(
+    serve: Callable[..., Site], user: User, path: str
+) -> None:
+    site = serve(rate_limit_cart="2 per minute")
+    browser = site.browser()
+    token = csrf_token(browser.get(f"{site.base_url}/login").text)
+
+    def press(who: requests.Session, token: str) -> int:
+        form = {"csrf_token": token, "remove": "yes"}
+        address = f"{site.base_url}{path}"
+        return who.post(address, data=form, allow_redirects=False).status_code
+
+    assert [press(browser, token) == 429 for _ in range(3)] == [False, False, True]
+    assert press(*log_in(site, user)) != 429
 
 
 # Services that answer as a test wants, behind the application.

@@ -42,6 +42,7 @@ from services.gateway.people.identity import (
     signed_in_user,
 )
 from services.gateway.people.way_back import page_of_form
+from services.gateway.security import place, throttle
 from services.gateway.showcase import show
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ def overview() -> str | Response:
 @open_to(Who.EVERYBODY)
 def add() -> Response:
     """Put so many of a product in; from the list the person stays there."""
+    _throttle_visitor()
     product = show(GetProduct(product_id=request.values.get("product", "")[:100] or "-"))
     back = url_for("cart.overview")
     list_page = page_of_form() if request.form.get("stay") else None
@@ -113,6 +115,7 @@ def add() -> Response:
 @open_to(Who.EVERYBODY)
 def change(line_id: UUID) -> Response:
     """Another quantity, name or choice; or out with it."""
+    _throttle_visitor()
     owner, now = owner_of_cart(), utc_now()
     try:
         if "remove" in request.form:
@@ -198,6 +201,12 @@ def owner_of_cart(*, make: bool = False) -> Owner:
         cookie[CART_FIELD] = secret = new_secret()
         cookie.permanent = True
     return Owner(secret=secret)
+
+
+def _throttle_visitor() -> None:
+    """Who has no account stores no more than a person would."""
+    if current_user() is None:
+        throttle("cart", place())
 
 
 def _bring_along(secret: str, user_id: UUID) -> None:
