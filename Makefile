@@ -80,6 +80,8 @@ lock:  ## Renew the locked versions and hashes of all packages
 		$(COMPILE) --upgrade -c requirements.txt $$part/requirements.in \
 			-o $$part/requirements.txt || exit 1; \
 	done
+	$(COMPILE) --upgrade -c requirements.txt clients/python/pyproject.toml \
+		-o clients/python/requirements.txt
 	@for lock in requirements requirements-dev benchmarks/requirements mutants/requirements; do \
 		cp $$lock.txt .venv/newest.txt && \
 		$(call COMPILE_FOR,3.13) $$lock.in -o .venv/newest.txt && \

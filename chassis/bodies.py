@@ -9,7 +9,8 @@ from typing import Any
 from kombu.message import Message
 from pydantic_core import from_json, to_json
 
-CONTENT_TYPE = "application/json"
+from contracts.calls import CONTENT_TYPE
+
 PROPERTIES = {"content_type": CONTENT_TYPE, "content_encoding": "utf-8"}
 
 _COMPRESSION_HEADER = "compression"

@@ -21,10 +21,11 @@ from kombu.message import Message
 
 from chassis.connection import HEARTBEAT_S, BrokerConnection
 from chassis.wire import make_frugal, sent_at_once
+from contracts import calls
 
 # Kombu declares an exchange with every queue that is bound to it, and the right to declare one is
 # the right to delete it: see `ensure_exchange`.
-RPC_EXCHANGE = Exchange("nameko-rpc", type="topic", durable=True, no_declare=True)
+RPC_EXCHANGE = Exchange(calls.EXCHANGE, type="topic", durable=True, no_declare=True)
 CALL_EXCHANGES = (RPC_EXCHANGE.name, "amq.topic")
 """Where the broker compares the routing key of a call with its caller's rights: ours, and stock
 nameko's (``deploy.definitions``)."""

@@ -31,7 +31,6 @@ from amqp import Message as OutgoingMessage
 from amqp.exceptions import AccessRefused, AMQPError, NotFound
 from kombu import Consumer, Queue
 from kombu.message import Message
-from pydantic import ValidationError
 
 from chassis import bodies
 from chassis.broker import (
@@ -44,7 +43,7 @@ from chassis.broker import (
 from chassis.connection import HEARTBEAT_S, BrokerConnection
 from chassis.context import CallContext, current_call
 from chassis.wire import make_frugal
-from contracts import errors
+from contracts import calls
 from contracts.messages import Event, ReplyT, Request
 
 log = logging.getLogger(__name__)
@@ -100,7 +99,7 @@ class RpcClient:
         self._connection = BrokerConnection(amqp_uri, heartbeat_s)
         self._name = name
         self._login = self._connection.userid or "guest"
-        self._reply_key = self._new_reply_key()
+        self._reply_key = calls.new_reply_key(self._name)
         self._id, self._numbers = uuid.uuid4().hex, count()
         self._requests: Channel | None = None
         self._publish_lock = threading.Lock()
@@ -134,7 +133,7 @@ class RpcClient:
         deadline = time.monotonic() + timeout_s
         self._start()
         correlation_id = f"{self._id}.{next(self._numbers)}"
-        future = _Reply(f"{request.service}.{request.method}")
+        future = _Reply(calls.routing_key(request))
         try:
             self._send(request, correlation_id, deadline, parent, future)
         except BaseException:
@@ -145,13 +144,10 @@ class RpcClient:
             try:
                 body = future.result(max(deadline - time.monotonic(), 0.0))
             except FutureTimeoutError:
-                raise errors.DeadlineExceeded(
-                    f"{request.service} did not answer within {timeout_s:g} s;"
-                    " whether it did the work is not known."
-                ) from None
+                raise calls.unanswered(request.service, timeout_s) from None
             finally:
                 self._waiting.pop(correlation_id, None)
-            return _reply_in(body, request)
+            return calls.reply_in(body, request)
 
         return reply
 
@@ -197,16 +193,14 @@ class RpcClient:
         future: _Reply,
     ) -> None:
         if not self._ready.wait(min(max(deadline - time.monotonic(), 0.0), CONNECT_WAIT_S)):
-            raise errors.Unavailable(
-                "The message broker cannot be reached; nothing was done. Try again in a moment."
-            )
+            raise calls.unreachable()
         timeout_s = max(deadline - time.monotonic(), 0.001)
         context = CallContext(
             chain=parent.chain or (f"{self._name}.{correlation_id}",),
             deadline_ms=int((time.time() + timeout_s) * 1000),
         )
         future.request = OutgoingMessage(
-            bodies.encode({"args": [], "kwargs": request.arguments()}),
+            calls.body_of(request),
             **bodies.PROPERTIES,
             delivery_mode=TRANSIENT,
             user_id=self._login,
@@ -218,10 +212,7 @@ class RpcClient:
         try:
             self._publish(correlation_id, future)
         except (OSError, AMQPError) as error:
-            raise errors.DeadlineExceeded(
-                f"The connection to the message broker was lost on the way to {request.service};"
-                " whether it did the work is not known."
-            ) from error
+            raise calls.lost_on_the_way(request.service) from error
 
     def _publish(self, correlation_id: str, future: _Reply) -> None:
         with self._publish_lock:
@@ -250,9 +241,6 @@ class RpcClient:
                     thread.start()
                     self._thread = thread
 
-    def _new_reply_key(self) -> str:
-        return f"rpc.reply-{self._name}-{uuid.uuid4()}"
-
     def _listen(self) -> None:
         while not self._closing.is_set():
             try:
@@ -260,7 +248,7 @@ class RpcClient:
             except Exception as error:
                 if isinstance(error, NotFound):
                     # The node of a cluster that kept the queue is gone, and the queue with it.
-                    self._reply_key = self._new_reply_key()
+                    self._reply_key = calls.new_reply_key(self._name)
                 if not self._closing.is_set():
                     log.warning(
                         "lost the message broker; reconnecting", extra={"error": str(error)}
@@ -325,10 +313,7 @@ class RpcClient:
     def _on_return(self, error: Exception, exchange: str, routing_key: str, message: Any) -> None:
         future = self._waiting.pop(message.properties.get("correlation_id", ""), None)
         if future is not None:
-            service = routing_key.partition(".")[0]
-            future.set_exception(
-                errors.Unavailable(f"The {service} service is not running; nothing was done.")
-            )
+            future.set_exception(calls.not_running(routing_key.partition(".")[0]))
 
     def _refused(self, error: AccessRefused) -> None:
         """Tell those whose call the broker refused, which closed the channel of all calls.
@@ -343,11 +328,7 @@ class RpcClient:
                 if f"'{future.routing_key}'" in str(error):
                     is_dropped = True
                     self._waiting.pop(correlation_id, None)
-                    future.set_exception(
-                        errors.ServiceError(
-                            f"{self._login} may not call {future.routing_key}; nothing was done."
-                        )
-                    )
+                    future.set_exception(calls.not_allowed(self._login, future.routing_key))
                 elif is_dropped and self._requests is not None:
                     self._write(self._requests, future)
 
@@ -359,7 +340,7 @@ class RpcClient:
             future.set_result(bodies.decode(message))
         except ValueError as error:
             log.error("a reply cannot be read", extra={"error": str(error)})
-            future.set_exception(_unreadable())
+            future.set_exception(calls.unreadable())
 
 
 def _take(callback: Callable[[Message], None], message: Message) -> None:
@@ -370,33 +351,3 @@ def _take(callback: Callable[[Message], None], message: Message) -> None:
             "a message makes no sense; it is dropped",
             extra={"routing_key": (message.delivery_info or {}).get("routing_key")},
         )
-
-
-def _reply_in(body: Any, request: Request[ReplyT]) -> ReplyT:
-    if isinstance(body, dict) and isinstance(body.get("error"), dict):
-        raise remote_error(body["error"])
-    try:
-        reply: ReplyT = request.reply.model_validate(body["result"])  # type: ignore[assignment]
-    except (ValidationError, TypeError, KeyError) as error:
-        log.error(
-            "a reply has not its shape",
-            extra={"method": f"{request.service}.{request.method}", "error": str(error)},
-        )
-        raise _unreadable() from None
-    return reply
-
-
-def _unreadable() -> errors.DeadlineExceeded:
-    return errors.DeadlineExceeded(
-        "The answer makes no sense; whether the work was done is not known."
-    )
-
-
-def remote_error(data: dict[str, Any]) -> Exception:
-    """The error that a service raised, from what nameko made of it on the wire."""
-    path = str(data.get("exc_path", ""))
-    if path.startswith(errors.__name__ + "."):
-        error_class = getattr(errors, str(data.get("exc_type")), None)
-        if isinstance(error_class, type) and issubclass(error_class, errors.ServiceError):
-            return error_class(*(str(argument) for argument in data.get("exc_args", [])))
-    return errors.ServiceError(f"{data.get('exc_type')}: {data.get('value')}")

@@ -12,7 +12,8 @@ from nameko.containers import ServiceContainer as NamekoContainer
 from nameko.containers import WorkerContext
 from nameko.exceptions import ContainerBeingKilled
 
-from chassis.context import CALLER_KEY, DEADLINE_KEY, CallContext, current_call
+from chassis.context import CALLER_KEY, CallContext, current_call
+from contracts.calls import DEADLINE_KEY
 
 log = logging.getLogger(__name__)
 

@@ -11,12 +11,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+from contracts.calls import CALL_CHAIN_KEY, DEADLINE_KEY, HEADER_PREFIX
 from contracts.errors import DeadlineExceeded
 
-CALL_CHAIN_KEY = "call_id_stack"
-DEADLINE_KEY = "deadline_ms"
 CALLER_KEY = "caller"
-HEADER_PREFIX = "nameko."
 CALL_CHAIN_MAX = 10
 
 

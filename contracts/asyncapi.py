@@ -11,10 +11,10 @@ from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
+from contracts.calls import EXCHANGE
 from contracts.messages import Command, Request
 from contracts.schemas import SERVICES, events, requests, service_schema
 
-CALLS = "nameko-rpc"
 VERSION = "3.0.0"
 
 _ABOUT = """\
@@ -47,7 +47,7 @@ def document() -> dict[str, Any]:
             answered = f"{name}.reply"
             messages[answered] = _message(answered, request.reply, _answer_of(request))
             channels["replies"]["messages"][answered] = _to("messages", answered)
-            channels[name] = _channel(name, name, CALLS)
+            channels[name] = _channel(name, name, EXCHANGE)
             operations[name] = _answering(name, request)
         for event in events(service):
             name = f"{service}.{event.type}"

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Puts in place what `make run` and `make test` need, and nothing a second time:
 #   install.sh run     .venv with requirements.txt, and RabbitMQ
-#   install.sh test    besides: requirements-dev.txt, Chromium and what else the tests drive
+#   install.sh test    besides: requirements-dev.txt, the packages of the client for Python, Chromium
+#                      and what else the tests drive
 #   install.sh bench   besides: benchmarks/requirements.txt, and wrk
 #   install.sh mutants besides: mutants/requirements.txt
 # What is missing on the system is found first, all of it, and installed by one call of apt-get
@@ -130,10 +131,23 @@ install_lock() {
     sha256sum "$lock" >"$stamp"
 }
 
+# keep_lock LOCK FOLDER: have its packages there as files, for a test to install without a network.
+keep_lock() {
+    sha256sum --status -c "$2/lock.sha256" 2>/dev/null && return
+    rm -rf "$2"
+    .venv/bin/python -m pip download --quiet --disable-pip-version-check --no-input \
+        --require-hashes --only-binary :all: -d "$2" -r "$1" ||
+        stop "the packages of $1 could not be loaded; the lines above say why."
+    sha256sum "$1" >"$2/lock.sha256"
+}
+
 install_missing
 make_venv
 install_lock requirements.txt --only-binary :all:
-[ "$mode" = run ] || install_lock requirements-dev.txt --only-binary :all:
+if [ "$mode" != run ]; then
+    install_lock requirements-dev.txt --only-binary :all:
+    keep_lock clients/python/requirements.txt .venv/client-packages
+fi
 [ "$mode" != bench ] || install_lock benchmarks/requirements.txt
 # Yattag comes as a source only.
 [ "$mode" != mutants ] || install_lock mutants/requirements.txt --only-binary :all: --no-binary yattag

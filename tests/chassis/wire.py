@@ -32,6 +32,12 @@ class Wire:
         for gate in self._gates:
             gate.clear()
 
+    def cut(self) -> None:
+        """Every connection that is open now is closed; new ones are forwarded."""
+        for each in self._sockets[1:]:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
     def freeze(self) -> None:
         """Everything falls silent: a new connection is accepted, and hears nothing."""
         self._is_frozen = True

@@ -18,7 +18,7 @@ Imports = Mapping[str, set[str]]
 
 def module(name: str) -> str:
     """The dotted name under which a file is imported."""
-    parts = PurePath(name).with_suffix("").parts
+    parts = PurePath(name.removeprefix("clients/python/")).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 

@@ -15,7 +15,11 @@ import pytest
 from deploy.parts import DATABASES
 
 ROOT = Path(__file__).resolve().parents[2]
-OURS = ("chassis", "contracts", "services", "deploy", "tests", "benchmarks", "mutants")
+CLIENT = ("mycelium_client", "mycelium_cli")
+OURS = (
+    *("chassis", "contracts", "services", "deploy", "clients", "tests", "benchmarks", "mutants"),
+    *CLIENT,
+)
 FUNCTION_LINES_MAX = 60
 MONEY_WORDS = re.compile(r"(micros|cents|usd|amount|balance|price|money)", re.IGNORECASE)
 # Where a person's text or Stripe's cents become micro-dollars and back.
@@ -29,6 +33,7 @@ LOCKS = sorted(
         *ROOT.glob("requirements*.txt"),
         *ROOT.glob("services/*/requirements.txt"),
         *ROOT.glob("deploy/*/requirements.txt"),
+        *ROOT.glob("clients/*/requirements.txt"),
         *ROOT.glob("benchmarks/requirements.txt"),
         *ROOT.glob("mutants/requirements.txt"),
     )
@@ -151,6 +156,17 @@ def test_an_example_knows_the_contracts_and_the_chassis_alone() -> None:
     assert strangers == []
 
 
+def test_the_client_for_others_knows_the_contracts_alone() -> None:
+    strangers = [
+        f"{name} imports {imported}"
+        for name in python_files("clients")
+        for imported in imports(name)
+        if ours(imported) and not imported.startswith(("contracts", *CLIENT))
+    ]
+
+    assert strangers == []
+
+
 def test_decimal_stays_at_the_edge() -> None:
     users = [
         name
@@ -165,7 +181,7 @@ def test_decimal_stays_at_the_edge() -> None:
 def test_no_float_comes_near_money() -> None:
     sightings = [
         f"{name}:{line}"
-        for name in python_files("services", "contracts", "chassis")
+        for name in python_files("services", "contracts", "chassis", "clients")
         if name != MONEY_MODULE
         for line in float_money_lines(tree(name))
     ]
@@ -284,6 +300,7 @@ PARTS = {
         for name in DATABASES
     },
     "deploy/stripe_sandbox": ("deploy/stripe_sandbox/requirements.txt", ()),
+    "clients/python": ("clients/python/requirements.txt", ("contracts",)),
     "deploy": ("requirements.txt", ("chassis", "contracts")),
     "tests": ("requirements-dev.txt", ()),
     "benchmarks": ("benchmarks/requirements.txt", ()),

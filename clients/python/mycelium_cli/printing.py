@@ -1,0 +1,58 @@
+"""What stands on stdout: an answer of the API as it came, or the same for people."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+import click
+
+from mycelium_cli.site import Reply
+
+
+def plain(value: Any) -> str:
+    """A value as text of one line. What others wrote must not steer the terminal."""
+    if value is None or value == "":
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "".join(letter if letter.isprintable() else " " for letter in str(value))
+
+
+def usd(amount: Any) -> str:
+    """An amount of the API as people read it: ``$1,250.00``, ``-$5.00``; a dash for none."""
+    if amount is None:
+        return "–"
+    number = Decimal(amount)
+    return f"{'-' if number < 0 else ''}${abs(number):,f}"
+
+
+def table(titles: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Columns under their titles; amounts to the right."""
+    lines = [titles, *([plain(cell) for cell in row] for row in rows)]
+    columns = list(zip(*lines, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    amounts = [all(_is_amount(cell) for cell in column[1:]) for column in columns]
+    for number, row in enumerate(lines):
+        cells = [
+            cell.rjust(width) if is_amount else cell.ljust(width)
+            for cell, width, is_amount in zip(row, widths, amounts, strict=True)
+        ]
+        line = "  ".join(cells).rstrip()
+        click.echo(click.style(line, bold=True) if number == 0 else line)
+
+
+def _is_amount(text: str) -> bool:
+    return text.lstrip("-").startswith(("$", "–"))
+
+
+def facts(values: Mapping[str, Any]) -> None:
+    """One thing, a line for each of its values."""
+    width = max(len(name) for name in values)
+    for name, value in values.items():
+        click.echo(f"{name.ljust(width)}  {plain(value)}")
+
+
+def more(reply: Reply) -> None:
+    """Say how the next page is had, where there is one."""
+    if reply["next_cursor"]:
+        click.echo(f"There are more: --cursor {reply['next_cursor']}", err=True)
