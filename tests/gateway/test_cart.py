@@ -320,6 +320,26 @@ def test_after_a_lost_answer_nothing_is_bought_twice_under_any_key(
     assert inside(database, owner) == [(VM.product_id, 1)]
 
 
+def test_a_checkout_without_a_known_end_is_shown_and_finished_from_the_cart(
+    database: Connected, shop: Shop, owner: Owner, user: User, serve: Callable[..., Site]
+) -> None:
+    shop.lost_before = 1
+    with pytest.raises(DeadlineExceeded):
+        buy(database, owner)
+    site = serve()
+    browser, token = log_in(site, user)
+
+    page = browser.get(f"{site.base_url}/cart").text
+    form = {"csrf_token": token, "finish": "yes"}
+    answer = browser.post(f"{site.base_url}/cart/checkout", data=form, allow_redirects=False)
+
+    assert "Your last checkout is being checked" in page
+    assert "VM × 2, Gateway. It is not known yet" in page
+    (bought,) = shop.answers.values()
+    assert answer.headers["Location"] == f"/purchases/{bought.purchase_id}"
+    assert "Your cart is empty" in browser.get(f"{site.base_url}/cart").text
+
+
 def test_looking_finds_what_was_bought_and_buys_nothing(
     database: Connected, shop: Shop, owner: Owner
 ) -> None:
