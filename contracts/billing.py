@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
 
-from contracts.catalog import QUANTITY_MAX, BillingPeriod, Category, FieldKey
+from contracts.catalog import QUANTITY_MAX, BillingPeriod, Category, FieldKey, Meter
 from contracts.messages import (
     AmountMicros,
     Command,
@@ -118,7 +118,8 @@ LineName = Annotated[
 
 
 class PurchaseLine(Value):
-    """What to buy. ``expected_unit_price_micros`` is the price the person saw, if known.
+    """What to buy. ``expected_unit_price_micros`` is the price the person saw, if known, and
+    ``expected_meters`` what they saw is charged by use beside it.
 
     ``choices`` are for each unit of the line alike. Deployments are named ``name``, numbered where
     there are several; where it is empty, after the product.
@@ -129,9 +130,12 @@ class PurchaseLine(Value):
     expected_unit_price_micros: PriceMicros | None = None
     choices: Choices = Field(default_factory=dict)
     name: LineName = ""
+    expected_meters: Annotated[list[Meter], Field(max_length=20)] | None = None
 
 
 class PurchasedLine(Value):
+    """``meters`` are charged by use, at these prices for good."""
+
     product_id: UUID
     product_name: str
     category: Category
@@ -141,6 +145,7 @@ class PurchasedLine(Value):
     amount_micros: PriceMicros
     choices: Choices = Field(default_factory=dict)
     name: str = ""
+    meters: list[Meter] = Field(default_factory=list)
 
 
 class Purchase(Reply):
@@ -297,7 +302,8 @@ class Deployment(Reply):
     """A thing that runs. ``monthly_cost_micros`` is 0 for what was paid once.
 
     ``next_renewal_at`` is when ``next_renewal_micros`` are due for another month; None where there
-    is none. ``owed_micros`` is for time that ran, or is to run now, and could not be paid. Unless
+    is none. ``owed_micros`` is due and not paid: for time that ran, or is to run now, and
+    ``owed_usage_micros`` of it for what was used, also what is charged with the next hour. Unless
     somebody acts, the status becomes ``next_status`` at ``next_status_at``. The first month that
     begins at ``new_price_from`` or later costs ``new_price_micros``. ``access`` is what its
     provisioner told. ``choices``, ``history`` and ``charges``, both newest first and the latest
@@ -319,6 +325,7 @@ class Deployment(Reply):
     next_renewal_at: Moment | None = None
     next_renewal_micros: PriceMicros = 0
     owed_micros: PriceMicros = 0
+    owed_usage_micros: PriceMicros = 0
     next_status: DeploymentStatus | None = None
     next_status_at: Moment | None = None
     new_price_micros: PriceMicros | None = None
@@ -550,6 +557,10 @@ class GetUsage(Request[Usage], service=SERVICE, method="get_usage"):
     days: Annotated[int, Field(strict=True, ge=1, le=366)] = 30
 
 
+CalendarMonth = Annotated[str, StringConstraints(pattern=r"^20[0-9]{2}-(0[1-9]|1[0-2])$")]
+"""A calendar month in UTC: ``2026-03``."""
+
+
 class ReceiptLine(Value):
     """``detail`` says for which time, or how many at which price."""
 
@@ -564,13 +575,15 @@ class Receipt(Reply):
     Issued, it has a ``number``, one after the other in each year, and nothing of it changes; until
     then it is a draft, as it would be issued now. ``total_micros`` was paid, and contains
     ``tax_micros`` at ``tax_bps`` basis points. ``refunds`` came back later, and
-    ``net_micros`` is what remains.
+    ``net_micros`` is what remains. That of a calendar ``month`` is for all charges of its usage,
+    and names no transaction; ``paid_at`` is the last of them.
     """
 
-    transaction_id: UUID
+    transaction_id: UUID | None = None
     user_id: UUID
-    purchase_id: UUID
+    purchase_id: UUID | None = None
     deployment_id: UUID | None = None
+    month: str | None = None
     number: str | None = None
     issued_at: Moment | None = None
     paid_at: Moment
@@ -585,13 +598,15 @@ class Receipt(Reply):
 
 
 class PaidFor(Value):
-    """What a receipt is for: a purchase by its ``purchase_id``, or one charge of a deployment by
-    its ``deployment_id`` and ``transaction_id``. ``BadRequest`` for anything else."""
+    """What a receipt is for: a purchase by its ``purchase_id``, one charge of a deployment by its
+    ``deployment_id`` and ``transaction_id``, or what was paid for usage in a calendar ``month``
+    (UTC). ``BadRequest`` for anything else."""
 
     user_id: UUID
     purchase_id: UUID | None = None
     deployment_id: UUID | None = None
     transaction_id: UUID | None = None
+    month: CalendarMonth | None = None
 
 
 class GetReceipt(PaidFor, Request[Receipt], service=SERVICE, method="get_receipt"):
@@ -602,7 +617,8 @@ class GetReceipt(PaidFor, Request[Receipt], service=SERVICE, method="get_receipt
 class IssueReceipt(PaidFor, Request[Receipt], service=SERVICE, method="issue_receipt"):
     """Give it a number, and keep it as it is now, for this buyer.
 
-    What was issued before is answered as it was: another ``buyer`` changes nothing.
+    What was issued before is answered as it was: another ``buyer`` changes nothing. ``Conflict``
+    also for a month that is not over.
     """
 
     buyer: BillingDetails
@@ -617,6 +633,28 @@ class RenderedReceipt(Reply):
 
 class RenderReceipt(PaidFor, Request[RenderedReceipt], service=SERVICE, method="render_receipt"):
     """The issued receipt as a PDF. ``Conflict`` also where it was not issued."""
+
+
+class PaidMonth(Value):
+    """What was paid for usage in a calendar month (UTC), all charges together, and the number of
+    its receipt, once it is issued; that is possible from ``issuable_from`` on."""
+
+    month: str
+    total_micros: PriceMicros
+    issuable_from: Moment
+    number: str | None = None
+
+
+class PaidMonths(Reply):
+    """The newest first, five years at most."""
+
+    months: list[PaidMonth]
+
+
+class ListPaidMonths(Request[PaidMonths], service=SERVICE, method="list_paid_months"):
+    """The months in which something was paid for a user's usage."""
+
+    user_id: UUID
 
 
 FeeBps = Annotated[int, Field(strict=True, ge=0, le=10_000)]
@@ -761,7 +799,8 @@ class ListPayouts(Request[PayoutPage], service=SERVICE, method="list_payouts"):
 
 
 class DeploymentBurnRate(Value):
-    """One deployment's part. ``share_percent`` is of the whole monthly burn, rounded half-even."""
+    """One deployment's part: its monthly price and what 30 days of its usage cost, which is
+    ``monthly_usage_micros``. ``share_percent`` is of the whole monthly burn, rounded half-even."""
 
     deployment_id: UUID
     deployment_name: str
@@ -770,19 +809,21 @@ class DeploymentBurnRate(Value):
     monthly_cost_micros: PriceMicros
     daily_cost_micros: PriceMicros
     share_percent: int
+    monthly_usage_micros: PriceMicros = 0
 
 
 class BurnRate(Reply):
     """What a user's deployments cost, as a rate: as if they were paid for evenly, all the time.
 
     When money really leaves the wallet, the :class:`Forecast` says. ``monthly_burn_micros`` is the
-    sum of the monthly prices of the active deployments; daily = monthly ÷ 30 and hourly = monthly
+    sum of the monthly prices of the active deployments, and of what 30 days of their usage cost at
+    its measured rate, which is ``monthly_usage_micros``; daily = monthly ÷ 30 and hourly = monthly
     ÷ 720, each rounded half-even once. ``projected_balance_30_days_micros`` = balance − monthly
     burn. ``days_until_empty`` = floor(balance ÷ daily burn) by the exact daily burn, and
     ``empty_at`` that moment; None when nothing burns.
-    ``deployments`` holds those that burn, active ones with a monthly price, dearest first and
-    at most ``limit``; ``deployments_total`` says how many they are in all, and the other figures
-    are of them all. :class:`ListDeployments` has every one.
+    ``deployments`` holds those that burn, active ones with a monthly price or usage, dearest first
+    and at most ``limit``; ``deployments_total`` says how many they are in all, and the other
+    figures are of them all. :class:`ListDeployments` has every one.
     """
 
     balance_micros: SignedMicros
@@ -794,6 +835,7 @@ class BurnRate(Reply):
     projected_balance_30_days_micros: SignedMicros
     days_until_empty: int | None
     empty_at: Moment | None
+    monthly_usage_micros: PriceMicros = 0
 
 
 class GetBurnRate(Request[BurnRate], service=SERVICE, method="get_burn_rate"):
@@ -805,12 +847,14 @@ class ForecastKind(StrEnum):
     """What changes the balance."""
 
     RENEWAL = "renewal"
+    USAGE = "usage"
     AUTO_TOPUP = "auto_topup"
 
 
 class ForecastEvent(Value):
     """Something that is foretold. The amount is positive: ``auto_topup`` adds it to the balance, a
-    charge takes it. ``deployment_id`` and ``name`` are a charge's."""
+    charge takes it. ``deployment_id`` and ``name`` are a charge's. The ``usage`` of a deployment is
+    charged every hour, and is one event for each day, at the last of them."""
 
     kind: ForecastKind
     at: Moment
@@ -830,20 +874,23 @@ class ForecastDay(Value):
 
 
 class DueCharge(Value):
-    """What becomes due, whether or not the balance covers it."""
+    """What becomes due, whether or not the balance covers it. Usage is due every day: of each
+    deployment's the first one alone is listed, with what it comes to by the end of that day."""
 
     at: Moment
     amount_micros: AmountMicros
     deployment_id: UUID
     name: str
+    kind: ForecastKind = ForecastKind.RENEWAL
 
 
 class Forecast(Reply):
     """The available balance day by day: today and the ``days`` days after it.
 
-    It changes in steps, when months are due. What it does not cover is not taken from it, so that
-    no charge takes it below zero. On ``short_on``, the first day at whose end a month that is due
-    is not paid (or on which something is suspended for that), ``short_by_micros`` are lacking;
+    It changes in steps, when months are due, and with what is used: each deployment goes on at its
+    measured rate. What it does not cover is not taken from it, so that no charge takes it below
+    zero. On ``short_on``, the first day at whose end a month or usage that is due is not paid (or
+    on which something is suspended for that), ``short_by_micros`` are lacking;
     ``days_until_empty`` is how many days after today that is. None: not within these days.
 
     Auto top-ups are played by their rule, with the limits and the card as they are now, and

@@ -111,7 +111,9 @@ class Meter(Value):
 
 
 class Product(Reply):
-    """A thing for sale. ``stock`` is None where there is no end to it.
+    """A thing for sale. ``stock`` is what can be bought now, None where there is no end to it. Not
+    in it are ``held`` ones, set aside for purchases that are not paid: the first of them comes
+    back at ``held_until``, unless it is paid.
 
     ``fields`` are what is asked of its buyer, ``meters`` what is charged by how much was used of
     it, beside its price. Those of one ``family`` are sizes of the same thing.
@@ -135,6 +137,8 @@ class Product(Reply):
     meters: list[Meter] = Field(default_factory=list)
     family: str | None = None
     is_retired: bool = False
+    held: int = 0
+    held_until: Moment | None = None
 
     @property
     def available(self) -> bool:
@@ -381,6 +385,17 @@ class ReserveStock(Request[Reservation], service=SERVICE, method="reserve_stock"
 
     reservation_id: UUID
     lines: Annotated[list[QuoteLine], Field(min_length=1, max_length=50)]
+
+
+class HoldStock(Request[Reservation], service=SERVICE, method="hold_stock"):
+    """What a reservation took is not paid, and set aside ``until`` then; or it is sold (None).
+
+    That is only told apart: what was taken stays taken, and a reservation that is not there or was
+    released is none.
+    """
+
+    reservation_id: UUID
+    until: Moment | None
 
 
 class ReturnStock(Request[Reservation], service=SERVICE, method="return_stock"):

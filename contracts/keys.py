@@ -51,6 +51,11 @@ def usage_key(charge_id: UUID) -> str:
     return f"usage:{charge_id}"
 
 
+def usage_refund_key(refund_id: UUID) -> str:
+    """What was paid for usage that was corrected is given back."""
+    return f"refund:usage:{refund_id}"
+
+
 def payout_key(payout_id: UUID) -> str:
     """What is to be paid out is set aside."""
     return f"payout:{payout_id}"

@@ -394,7 +394,10 @@ class UsageWalletRow(Base):
 
 
 class UsageChargeRow(Base):
-    """What one transaction of a wallet pays for usage, from before the wallet hears of it."""
+    """What one transaction of a wallet pays for usage, from before the wallet hears of it.
+
+    ``closing_since``: what it is for was corrected, and it is replaced unless it was paid.
+    """
 
     __tablename__ = "usage_charges"
 
@@ -405,6 +408,7 @@ class UsageChargeRow(Base):
     transaction_id: Mapped[UUID | None]
     created_at: Mapped[datetime]
     paid_at: Mapped[datetime | None]
+    closing_since: Mapped[datetime | None]
 
 
 class UsageChargeLineRow(Base):
@@ -420,6 +424,24 @@ class UsageChargeLineRow(Base):
     month_starts_at: Mapped[datetime] = mapped_column(primary_key=True)
     quantity: Mapped[int] = mapped_column(BigInteger)
     amount_micros: Mapped[int] = mapped_column(BigInteger)
+
+
+class UsageRefundRow(Base):
+    """A part of what a charge took for one deployment, which was corrected after it was paid; see
+    :mod:`services.billing.usage.paying_back`. ``due_at`` is when somebody gives it back next."""
+
+    __tablename__ = "usage_refunds"
+
+    refund_id: Mapped[UUID] = mapped_column(primary_key=True)
+    deployment_id: Mapped[UUID] = mapped_column(ForeignKey("deployments.deployment_id"))
+    charge_id: Mapped[UUID] = mapped_column(ForeignKey("usage_charges.charge_id"))
+    user_id: Mapped[UUID]
+    amount_micros: Mapped[int] = mapped_column(BigInteger)
+    fee_micros: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime]
+    due_at: Mapped[datetime | None]
+    transaction_id: Mapped[UUID | None]
+    done_at: Mapped[datetime | None]
 
 
 class ReceiptRow(Base):

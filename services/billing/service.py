@@ -37,11 +37,13 @@ from contracts.billing import (
     GetUsage,
     IssueReceipt,
     ListDeployments,
+    ListPaidMonths,
     ListPayouts,
     ListPurchases,
     ListResizes,
     ListSales,
     MarkPayoutPaid,
+    PaidMonths,
     Payout,
     PayoutPage,
     ProviderFee,
@@ -97,6 +99,7 @@ from services.billing.purchases import claims, refusals, returns
 from services.billing.purchases.checkout import Checkout
 from services.billing.purchases.queries import find_purchase, get_purchase, list_purchases
 from services.billing.receipts import documents, issuing
+from services.billing.receipts.usage import list_paid_months
 from services.billing.refunds import debts, settling
 from services.billing.refunds.debts import Debts
 from services.billing.refunds.settling import Refunds
@@ -106,9 +109,11 @@ from services.billing.renewals.resizes import Resizes
 from services.billing.sales import fees
 from services.billing.sales.statements import list_sales
 from services.billing.settings import get_settings
-from services.billing.usage import charging
+from services.billing.usage import charging, paying_back
 from services.billing.usage.charging import UsageCharges
+from services.billing.usage.paying_back import UsageRefunds
 from services.billing.usage.queries import get_usage
+from services.billing.usage.rates import monthly_micros
 from services.billing.usage.taking import record_usage
 
 SWEEP_INTERVAL_S = 2.0
@@ -252,6 +257,11 @@ class BillingService:
         return documents.rendered(receipt)
 
     @rpc
+    def list_paid_months(self, request: ListPaidMonths) -> PaidMonths:
+        with self.database.read() as session:
+            return list_paid_months(session, request)
+
+    @rpc
     def set_provider_fee(self, request: SetProviderFee) -> ProviderFee:
         with self.database.begin() as session:
             return fees.set_fee(session, utc_now(), request, get_settings())
@@ -288,8 +298,9 @@ class BillingService:
     def get_burn_rate(self, request: GetBurnRate) -> BurnRate:
         wallet = wallet_of(self.caller, request.user_id, get_settings().call_timeout_s)
         with self.database.read() as session:
-            burning = what_burns(session, request.user_id, request.limit)
-        return analyse(wallet.balance_micros if wallet else 0, burning, utc_now())
+            usage = monthly_micros(session, request.user_id, now := utc_now())
+            burning = what_burns(session, request.user_id, request.limit, usage)
+        return analyse(wallet.balance_micros if wallet else 0, burning, now)
 
     @rpc
     def get_forecast(self, request: GetForecast) -> Forecast:
@@ -350,9 +361,11 @@ class BillingService:
 
     @timer(interval_s=SWEEP_INTERVAL_S, asleep_s=ASLEEP_S)
     def charge_usage(self) -> datetime | None:
-        """What was used in the hours that are over."""
-        work = UsageCharges(self.database, self.caller, get_settings(), utc_now)
-        return self._when_due([charging.DUE.next_at], work.run)
+        """What was used in the hours that are over, and what of it was corrected since."""
+        charges = UsageCharges(self.database, self.caller, get_settings(), utc_now)
+        refunds = UsageRefunds(self.database, self.caller, get_settings(), utc_now)
+        looks = (charging.DUE.next_at, paying_back.DUE.next_at)
+        return self._when_due(looks, charges.run, refunds.run)
 
     @timer(interval_s=SWEEP_INTERVAL_S, asleep_s=ASLEEP_S)
     def give_back_and_pay_out(self) -> datetime | None:

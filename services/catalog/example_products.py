@@ -5,7 +5,7 @@ The providers are examples too, and say so in their names.
 
 from typing import NamedTuple
 
-from contracts.catalog import FieldKind, ProductField
+from contracts.catalog import FieldKind, Meter, MeterTier, ProductField
 
 NORTH = "Example Cloud North"
 METAL = "Sample Metal Hosting"
@@ -45,6 +45,27 @@ DOMAIN = ProductField(
 )
 
 
+CENT_MICROS = 10_000
+
+TRANSFER = Meter(
+    key="transfer",
+    label="Transfer",
+    unit="GB",
+    price_micros=2 * CENT_MICROS,
+    included_units=1_000,
+    tiers=[MeterTier(above_units=10_000, price_micros=CENT_MICROS)],
+)
+PAGE_VIEWS = Meter(
+    key="page_views",
+    label="Page views",
+    unit="views",
+    price_micros=50 * CENT_MICROS,
+    per_units=10_000,
+    included_units=100_000,
+)
+RESTORES = Meter(key="restores", label="Restored data", unit="GB", price_micros=CENT_MICROS)
+
+
 class ExampleProduct(NamedTuple):
     """``price_usd`` is in dollars per ``period`` ("month", or "once"); no ``stock``, no end."""
 
@@ -61,6 +82,7 @@ class ExampleProduct(NamedTuple):
     stock: int | None = None
     fields: tuple[ProductField, ...] = ()
     family: str | None = None
+    meters: tuple[Meter, ...] = ()
 
 
 COMPUTE = [
@@ -227,6 +249,7 @@ COMPUTE = [
             "First byte": "within 4 hours",
             "Verification": "monthly",
         },
+        meters=(RESTORES,),
     ),
     ExampleProduct(
         "storage-volume",
@@ -439,10 +462,11 @@ GATEWAYS = [
         " that the first page comes fast.",
         {
             "Address": "1 IPv4, 1 IPv6",
-            "Transfer": "1 TB a month",
+            "Transfer": "1 TB a month, then by the GB",
             "Certificates": "automatic",
             "Names": "up to 25",
         },
+        meters=(TRANSFER,),
     ),
     ExampleProduct(
         "gateway-balancer",
@@ -597,7 +621,8 @@ APPLICATIONS = [
         "Visitor numbers without cookies or banners.",
         "One small script, a dashboard on one page, and a report by mail every Monday. Personal"
         " data is never stored.",
-        {"Page views": "100,000 a month", "Sites": "5", "History": "3 years"},
+        {"Page views": "100,000 a month, then by use", "Sites": "5", "History": "3 years"},
+        meters=(PAGE_VIEWS,),
     ),
     ExampleProduct(
         "app-monitoring",

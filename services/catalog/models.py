@@ -73,13 +73,17 @@ class ProductChangeRow(Base):
 
 
 class ReservationRow(Base):
-    """Stock set aside under the caller's id. It is released once, perhaps before it is made."""
+    """Stock set aside under the caller's id. It is released once, perhaps before it is made.
+
+    It is not paid until ``held_until``, if it is released at all by then; without that it is sold.
+    """
 
     __tablename__ = "reservations"
 
     reservation_id: Mapped[UUID] = mapped_column(primary_key=True)
     created_at: Mapped[datetime]
     released_at: Mapped[datetime | None]
+    held_until: Mapped[datetime | None]
 
 
 class ReservationLineRow(Base):

@@ -1,8 +1,8 @@
 """Example products for a fresh marketplace: ``python -m services.catalog.seed``.
 
 Every id is derived from the slug, so that a second run finds the same rows. It brings
-texts up to date and leaves prices and stock alone: what was sold stays sold, and who sells has the
-last word about what it costs.
+texts up to date and leaves prices, meters and stock alone: what was sold stays sold, and who sells
+has the last word about what it costs.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -44,7 +44,7 @@ def seed(session: Session) -> SeedResult:
     added = 0
     for rank, product in enumerate(EXAMPLE_PRODUCTS, start=1):
         values = _row(product, rank)
-        kept = {"product_id", "stock", "created_at", "price_micros"}
+        kept = {"product_id", "stock", "created_at", "price_micros", "meters"}
         statement = insert(ProductRow).values(values)
         statement = statement.on_conflict_do_update(
             index_elements=["product_id"],
@@ -63,6 +63,7 @@ def _first_price(values: dict[str, Any]) -> ProductPriceRow:
         product_id=values["product_id"],
         since=values["created_at"],
         price_micros=values["price_micros"],
+        meters=values["meters"],
         actor="catalog",
         reason="An example product",
     )
@@ -87,6 +88,7 @@ def _row(product: ExampleProduct, rank: int) -> dict[str, Any]:
         "stock": product.stock,
         "family": product.family,
         "fields": [field.model_dump(mode="json") for field in product.fields],
+        "meters": [meter.model_dump(mode="json") for meter in product.meters],
         "featured_rank": rank * 10,
         "created_at": FIRST_LISTED_AT + timedelta(days=rank * 17 % len(EXAMPLE_PRODUCTS)),
     }

@@ -16,6 +16,7 @@ from contracts.catalog import (
     GetPriceHistory,
     GetProduct,
     GetQuote,
+    HoldStock,
     ListProducts,
     PriceHistory,
     Product,
@@ -43,7 +44,9 @@ class CatalogService:
     @rpc
     def list_products(self, request: ListProducts) -> ProductPage:
         with self.database.read() as session:
-            return products.list_products(session, request)
+            page = products.list_products(session, request)
+            found = stock.with_held(session, utc_now(), page.products)
+            return page.model_copy(update={"products": found})
 
     @rpc
     def count_products(self, request: CountProducts) -> Facets:
@@ -53,7 +56,8 @@ class CatalogService:
     @rpc
     def get_product(self, request: GetProduct) -> Product:
         with self.database.read() as session:
-            return products.get_product(session, request.product_id)
+            product = products.get_product(session, request.product_id)
+            return stock.with_held(session, utc_now(), [product])[0]
 
     @rpc
     def get_quote(self, request: GetQuote) -> Quote:
@@ -69,6 +73,11 @@ class CatalogService:
     def release_stock(self, request: ReleaseStock) -> Reservation:
         with self.database.begin() as session:
             return stock.release(session, utc_now(), request)
+
+    @rpc
+    def hold_stock(self, request: HoldStock) -> Reservation:
+        with self.database.begin() as session:
+            return stock.hold(session, request)
 
     @rpc
     def return_stock(self, request: ReturnStock) -> Reservation:

@@ -1,4 +1,8 @@
-"""Stock: taken for a purchase once per reservation id, and put back once."""
+"""Stock: taken for a purchase once per reservation id, and put back once.
+
+What was taken for a purchase that is not paid is told apart from what is sold, for who looks at the
+product; it changes nothing about what there is.
+"""
 
 from datetime import datetime
 from uuid import UUID
@@ -7,7 +11,14 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from contracts.catalog import ReleaseStock, Reservation, ReserveStock, ReturnStock
+from contracts.catalog import (
+    HoldStock,
+    Product,
+    ReleaseStock,
+    Reservation,
+    ReserveStock,
+    ReturnStock,
+)
 from contracts.errors import Conflict, IdempotencyConflict
 from services.catalog.models import ProductRow, ReservationLineRow, ReservationRow
 from services.catalog.quotes import quantities, refuse_what_is_gone
@@ -79,6 +90,42 @@ def release(session: Session, now: datetime, command: ReleaseStock) -> Reservati
             .values(stock=ProductRow.stock + line.quantity)
         )
     return reply
+
+
+def hold(session: Session, command: HoldStock) -> Reservation:
+    """Note until when a reservation is set aside without being paid, or that it is sold."""
+    session.execute(
+        update(ReservationRow)
+        .where(
+            ReservationRow.reservation_id == command.reservation_id,
+            ReservationRow.released_at.is_(None),
+        )
+        .values(held_until=command.until)
+    )
+    return Reservation(reservation_id=command.reservation_id)
+
+
+def with_held(session: Session, now: datetime, products: list[Product]) -> list[Product]:
+    """The same products with what is set aside of each."""
+    stocked = [product.product_id for product in products if product.stock is not None]
+    if not stocked:
+        return products
+    line, reservation = ReservationLineRow, ReservationRow
+    rows = session.execute(
+        select(line.product_id, func.sum(line.quantity), func.min(reservation.held_until))
+        .join(reservation, reservation.reservation_id == line.reservation_id)
+        .where(
+            reservation.held_until > now,
+            reservation.released_at.is_(None),
+            line.product_id.in_(stocked),
+            line.was_counted,
+        )
+        .group_by(line.product_id)
+    )
+    held = {
+        product_id: {"held": int(units), "held_until": until} for product_id, units, until in rows
+    }
+    return [product.model_copy(update=held.get(product.product_id, {})) for product in products]
 
 
 def put_back(session: Session, now: datetime, command: ReturnStock) -> Reservation:

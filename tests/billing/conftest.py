@@ -39,6 +39,7 @@ def database(billing_database: Connected) -> Connected:
                 " payouts, receipts, refunds, refunded_units, debts, stock_releases, fee_changes,"
                 " sales,"
                 " usage_records, usage_totals, usage_wallets, usage_charges, usage_charge_lines,"
+                " usage_refunds,"
                 " runways, outbox, inbox"
             )
         )

@@ -29,6 +29,7 @@ from contracts.billing import (
     StartPurchase,
     StopDeployment,
 )
+from contracts.catalog import GetProduct
 from contracts.errors import (
     AccountFrozen,
     Conflict,
@@ -320,6 +321,22 @@ def test_what_is_sold_out_cannot_be_bought(stack: System, last_one: str) -> None
 
     with pytest.raises(OutOfStock):
         buy(stack, buyer_with(stack, "5"), last_one)
+
+
+def test_what_is_held_unpaid_is_told_apart_from_what_is_sold(stack: System, last_one: str) -> None:
+    def shelf() -> tuple[int | None, int, datetime | None]:
+        product = stack.rpc.call(GetProduct(product_id=last_one))
+        return product.stock, product.held, product.held_until
+
+    user_id = buyer_with(stack, "0")
+    waiting = buy(stack, user_id, last_one)
+    assert waiting.stock_held_until is not None
+    eventually(lambda: shelf() == (0, 1, waiting.stock_held_until))
+
+    credit(stack, user_id, "5")
+    comes_to(stack, waiting, Status.COMPLETED)
+
+    eventually(lambda: shelf() == (0, 0, None))
 
 
 def test_stock_is_held_for_who_is_about_to_pay(stack: System, last_one: str) -> None:

@@ -4,7 +4,7 @@ answer of auto top-up where a test gives one."""
 import os
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, cast
 from uuid import UUID, uuid4
@@ -14,7 +14,15 @@ from sqlalchemy import func, select, update
 
 from chassis.client import RpcClient
 from chassis.database import Connected
-from contracts.billing import CancelWhen, DeploymentStatus, Forecast, ForecastKind, GetForecast
+from contracts.billing import (
+    CancelWhen,
+    DeploymentStatus,
+    Forecast,
+    ForecastKind,
+    GetForecast,
+    UsageRecord,
+)
+from contracts.catalog import Meter
 from contracts.errors import NotFound, Unavailable
 from contracts.messages import MAX_AMOUNT_MICROS
 from contracts.topup import (
@@ -25,15 +33,22 @@ from contracts.topup import (
     ScheduleForecast,
     Trigger,
 )
+from services.billing.deployments.meters import usage_owed_micros
 from services.billing.deployments.months import cost_micros, one_month_after
 from services.billing.deployments.periods import PeriodKind, PeriodStatus
+from services.billing.deployments.queries import what_burns
+from services.billing.forecast.burn_rate import analyse
 from services.billing.forecast.forecast import DUE_NEXT_MAX, foretell
-from services.billing.models import DeploymentRow, PeriodRow
+from services.billing.models import DeploymentRow, PeriodRow, UsageChargeRow
+from services.billing.usage import charging
+from services.billing.usage.rates import monthly_micros
 from tests.billing.conftest import RULES
 from tests.billing.test_renewals import BOUGHT, DAY, PRICE, Tenant, month
+from tests.billing.test_usage import CALLS, HOUR, HOURS, TRAFFIC, USD, Metered
 from tests.system import System
 
 SEEDS = int(os.environ.get("FORECAST_SEEDS", "4"))
+SECOND = timedelta(seconds=1)
 
 
 @dataclass(eq=False)
@@ -75,7 +90,7 @@ def foretold(
 ) -> Forecast:
     request = GetForecast(user_id=tenant.user_id, days=days, without=without)
     rpc = cast(RpcClient, wire or Wire(tenant))
-    return foretell(tenant.database, rpc, request, tenant.now, RULES)
+    return foretell(tenant.database, rpc, request, tenant.now, tenant.rules)
 
 
 def balances(forecast: Forecast) -> dict[date, int]:
@@ -398,3 +413,249 @@ def unpaid_months_micros(tenant: Tenant) -> int:
     )
     with tenant.database.read() as session:
         return int(session.scalars(query).one())
+
+
+# Usage.
+
+
+class Steady(Metered):
+    """A user whose deployments use as much in every hour, which is told within it."""
+
+    def __init__(self, stack: System, database: Connected) -> None:
+        super().__init__(stack, database)
+        self.hourly: dict[UUID, tuple[Meter, int]] = {}
+        self.now = BOUGHT
+        self.rules = RULES.model_copy(update={"grace_s": DAY // SECOND})
+        self.renewals = replace(self.renewals, rules=self.rules)
+        self.charges = replace(self.charges, rules=self.rules)
+
+    def uses_hourly(self, meter: Meter, quantity: int, bought: datetime, **more: Any) -> UUID:
+        self.now = bought
+        (deployment_id,) = self.deploys(meters=[meter], **more)
+        self.hourly[deployment_id] = (meter, quantity)
+        return deployment_id
+
+    def tells_hours(self, since: datetime, until: datetime) -> None:
+        while since < until:
+            self.now = min(since + RULES.usage_window, until)
+            hours = [since + n * HOUR for n in range((self.now - since) // HOUR)]
+            for deployment_id in self.hourly:
+                self.tells(*(self.used_in(deployment_id, hour) for hour in hours))
+            since = self.now
+
+    def has_used(self, until: datetime, days: int = 7) -> None:
+        """Of the days before all is told and paid, and nothing else: the balance stays."""
+        self.tells_hours(until - days * DAY, until)
+        if due := self.unpaid_usage_micros():
+            self.gets(due)
+        self.charges.run()
+
+    def used_in(self, deployment_id: UUID, hour: datetime) -> UsageRecord:
+        meter, quantity = self.hourly[deployment_id]
+        used_at = hour + HOUR - SECOND
+        return self.record(quantity, meter, deployment_id=deployment_id, used_at=used_at)
+
+    def lives_an_hour(self) -> None:
+        """From one full hour to the next. What does not run uses nothing."""
+        ends = self.now + HOUR
+        self.lives(ends - SECOND)
+        row = DeploymentRow
+        with self.database.read() as session:
+            active = select(row.deployment_id).where(
+                row.deployment_id.in_(self.hourly), row.status == DeploymentStatus.ACTIVE
+            )
+            running = session.scalars(active).all()
+        if running:
+            self.tells(*(self.used_in(each, ends - HOUR) for each in running))
+        self.lives(ends - timedelta(microseconds=1))
+        self.now = ends
+
+    def is_charged(self) -> None:
+        self.charges.run()
+        self.lives(self.now)
+
+    def receives(self, micros: int) -> None:
+        self.gets(micros)
+        with self.database.begin() as session:
+            charging.money_came(session, self.now, self.user_id)
+        self.charges.run()
+        self.renewals.run()
+
+    def unpaid_micros(self) -> int:
+        """Of months, and of usage where something runs in its days of grace for that."""
+        short, charge = DeploymentRow.usage_short_since, UsageChargeRow
+        with self.database.read() as session:
+            mine = DeploymentRow.user_id == self.user_id
+            if session.scalar(select(func.count()).where(mine, short.is_not(None))) == 0:
+                return unpaid_months_micros(self)
+            waits = select(func.count()).where(charge.user_id == self.user_id)
+            assert session.scalar(waits.where(charge.paid_at.is_(None))) == 1
+        return unpaid_months_micros(self) + self.unpaid_usage_micros()
+
+    def unpaid_usage_micros(self) -> int:
+        with self.database.read() as session:
+            return sum(usage_owed_micros(session, self.hourly).values())
+
+
+@pytest.fixture
+def steady(stack: System, database: Connected) -> Steady:
+    return Steady(stack, database)
+
+
+NOON = BOUGHT.replace(hour=12, minute=0)
+
+
+def test_usage_goes_on_at_its_measured_rate_day_by_day(steady: Steady) -> None:
+    deployment_id = steady.uses_hourly(HOURS, 2, NOON, price_micros=0)
+    steady.gets(100 * USD)
+    steady.has_used(NOON + 8 * DAY)
+
+    forecast = foretold(steady, 2)
+
+    # By 23:00 there are 11 hours of today, and then 24 of each day; the balance ends on the second.
+    assert events(forecast) == [
+        (forecast.days[0].date, "usage", 22 * USD),
+        (forecast.days[1].date, "usage", 48 * USD),
+        (forecast.days[2].date, "usage", 30 * USD),
+    ]
+    assert (forecast.short_on, forecast.short_by_micros) == (forecast.days[2].date, 20 * USD)
+    assert forecast.days_until_empty == 2
+    (due,) = forecast.due_next
+    assert (due.kind, due.amount_micros, due.at) == (
+        ForecastKind.USAGE,
+        22 * USD,
+        steady.now.replace(hour=23),
+    )
+    without = foretold(steady, 2, without=deployment_id)
+    assert (events(without), without.due_next, without.short_on) == ([], [], None)
+
+
+def test_usage_is_foretold_by_what_is_included_in_each_month(steady: Steady) -> None:
+    """Of 100 GB a month 96 are used by the fourth evening, and none costs anything after it."""
+    steady.uses_hourly(TRAFFIC, 1, NOON, price_micros=0)
+    steady.gets(100 * USD)
+    steady.has_used(NOON + 4 * DAY, days=4)
+
+    forecast = foretold(steady, 35)
+
+    used = {day: micros for day, kind, micros in events(forecast) if kind == "usage"}
+    assert used.pop(date(2026, 2, 4)) == (11 - 4) * 20_000
+    ends_on = month(1).date()
+    free = {ends_on + n * DAY for n in range(1, 4)}
+    assert not free & used.keys()
+    assert used[ends_on] == 13 * 20_000
+    assert {micros for day, micros in used.items() if day < ends_on} == {24 * 20_000}
+
+
+def test_a_rate_is_what_was_used_in_seven_days_or_since_it_runs_but_at_least_in_one(
+    steady: Steady,
+) -> None:
+    def monthly() -> int:
+        with steady.database.read() as session:
+            return sum(monthly_micros(session, steady.user_id, steady.now).values())
+
+    steady.uses_hourly(HOURS, 2, NOON, price_micros=0)
+    rates = []
+    for hours in (6, 18, 24, 7 * 24):
+        steady.tells_hours(steady.now, steady.now + hours * HOUR)
+        rates.append(monthly())
+    steady.now += 6 * DAY
+    rates.append(monthly())
+    steady.now += DAY
+    rates.append(monthly())
+
+    assert rates == [360 * USD, 1_440 * USD, 1_440 * USD, 1_440 * USD, 205 * USD, 0]
+
+
+def test_the_burn_rate_counts_what_is_used_like_a_price(steady: Steady) -> None:
+    free = steady.uses_hourly(HOURS, 2, NOON, price_micros=0)
+    steady.uses_hourly(HOURS, 1, NOON, price_micros=PRICE)
+    steady.has_used(NOON + 8 * DAY)
+
+    request = GetForecast(user_id=steady.user_id, days=1, dearest=1)
+    rpc = cast(RpcClient, Wire(steady))
+    told = foretell(steady.database, rpc, request, steady.now, RULES).burn_rate
+    with steady.database.read() as session:
+        usage = monthly_micros(session, steady.user_id, steady.now)
+        asked = analyse(0, what_burns(session, steady.user_id, 1, usage), steady.now)
+
+    assert asked == told
+    assert told is not None
+    # With the deployment that every Metered has, at the same price.
+    assert (told.monthly_burn_micros, told.monthly_usage_micros) == (
+        2 * PRICE + 3 * 720 * USD,
+        3 * 720 * USD,
+    )
+    (dearest,) = told.deployments
+    assert (dearest.deployment_id, dearest.monthly_cost_micros) == (free, 2 * 720 * USD)
+    assert (dearest.monthly_usage_micros, told.deployments_total) == (2 * 720 * USD, 3)
+
+
+def test_what_was_used_and_is_not_paid_is_foretold_first(steady: Steady) -> None:
+    steady.uses_hourly(HOURS, 1, NOON, price_micros=0)
+    steady.has_used(NOON + 8 * DAY)
+    for _ in range(2):
+        steady.lives_an_hour()
+        steady.is_charged()
+
+    forecast = foretold(steady, 1)
+    wire = Wire(steady, charges=[(steady.now + HOUR / 2, 3 * USD)])
+    paid = foretold(steady, 1, wire=wire)
+
+    # An hour is refused, the next one is not charged yet, and ten more come by the day's end.
+    assert (forecast.short_on, forecast.short_by_micros) == (steady.now.date(), 12 * USD)
+    waits, _ = wire.asked[0].spendings[:2]
+    assert (waits.amount_micros, waits.is_waiting, waits.at) == (USD, True, steady.now)
+    assert waits.waits_until == steady.now - HOUR + steady.rules.grace
+    assert events(paid)[:2] == [
+        (steady.now.date(), "auto_topup", 3 * USD),
+        (steady.now.date(), "usage", 3 * USD),
+    ]
+
+
+@pytest.mark.parametrize("seed", range(max(SEEDS // 2, 1)))
+def test_the_forecast_of_steady_usage_agrees_with_running_the_clock_forward(
+    steady: Steady, seed: int
+) -> None:
+    """Some of it with a monthly price, at the end of their months; credits come."""
+    dice = random.Random(seed)
+    for _ in range(dice.randint(1, 3)):
+        bought = BOUGHT.replace(day=dice.randint(28, 31), hour=dice.randint(0, 23), minute=0)
+        meter = dice.choice([HOURS, CALLS, TRAFFIC])
+        price_micros = dice.choice([0, dice.randint(1, 40 * USD)])
+        each = steady.uses_hourly(meter, dice.randint(1, 20), bought, price_micros=price_micros)
+        if dice.random() < 0.3:
+            steady.cancels(each)
+    days = 3
+    steady.has_used(datetime(2026, 2, dice.randint(25, 27), dice.randint(0, 23), tzinfo=UTC))
+    steady.gets(dice.choice([dice.randint(1, 60 * USD), dice.randint(1, 1_000 * USD)]))
+    charges = sorted(
+        (steady.now + dice.random() * days * DAY, dice.randint(1, 60 * USD))
+        for _ in range(dice.choice([0, 1, 3]))
+    )
+    wire = Wire(steady, charges=charges, threshold_micros=MAX_AMOUNT_MICROS)
+
+    forecast = foretold(steady, days, wire=wire)
+
+    short, told, coming = None, {}, list(charges)
+    last = steady.now.date() + days * DAY
+    suspended = 0
+    while steady.now.date() <= last:
+        day, ends = steady.now.date(), steady.now + HOUR
+        while coming and coming[0][0] < ends:
+            at, micros = coming.pop(0)
+            steady.lives(at)
+            steady.receives(micros)
+            steady.now = at
+        steady.now = ends - HOUR
+        steady.lives_an_hour()
+        if short is None and len(suspensions(steady)) > suspended:
+            short = (day, forecast.short_by_micros)
+        if steady.now.date() > day:
+            told[day] = steady.balance
+            if short is None and (unpaid := steady.unpaid_micros()):
+                short = (day, unpaid - told[day])
+        suspended = len(suspensions(steady))
+        steady.is_charged()
+    assert balances(forecast) == told
+    assert (forecast.short_on, forecast.short_by_micros) == (short or (None, 0))

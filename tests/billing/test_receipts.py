@@ -17,6 +17,7 @@ from contracts.billing import (
     DeploymentStatus,
     GetReceipt,
     IssueReceipt,
+    ListPaidMonths,
     Receipt,
     RenderReceipt,
 )
@@ -31,10 +32,13 @@ from services.billing.models import (
 )
 from services.billing.purchases import lifecycle
 from services.billing.receipts import documents, issuing
+from services.billing.receipts.usage import list_paid_months
 from services.billing.settings import BillingSettings
 from tests.billing.conftest import NOW, RULES, quoted, recorded
+from tests.billing.test_usage import CALLS, HOUR, TRAFFIC, Metered, corrects
 from tests.locks import done_after
 from tests.papers import pages_of, texts_of
+from tests.system import System
 
 USD = 1_000_000
 ADA = BillingDetails(name="Ada Łovelace", address="1 Main St\nOslo", country="Norway", tax_id="NO1")
@@ -459,3 +463,100 @@ def test_only_what_was_issued_takes_a_number(buyer: Buyer) -> None:
         rows = session.scalars(select(ReceiptRow)).all()
     assert [(row.year, row.sequence, row.user_id) for row in rows] == [(2026, 1, buyer.user_id)]
     assert buyer.deployment(UUID(rows[0].content["purchase_id"])).status == DeploymentStatus.ACTIVE
+
+
+# Usage.
+
+
+class Statements(Metered):
+    """A user who pays for usage, and asks for the receipt of a month."""
+
+    def issues(self, month: str) -> Receipt:
+        command = IssueReceipt(user_id=self.user_id, month=month, buyer=ADA)
+        with self.database.begin() as session:
+            return issuing.issue(session, self.now, command, RULES)
+
+    def drafts(self, month: str) -> Receipt:
+        with self.database.read() as session:
+            return issuing.get(session, GetReceipt(user_id=self.user_id, month=month), RULES)
+
+    def months(self) -> list[tuple[str, int, str | None]]:
+        with self.database.read() as session:
+            found = list_paid_months(session, ListPaidMonths(user_id=self.user_id)).months
+        return [(each.month, each.total_micros, each.number) for each in found]
+
+
+FEBRUARY, MARCH = datetime(2026, 2, 1, tzinfo=UTC), datetime(2026, 3, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def statements(stack: System, database: Connected) -> Statements:
+    """$9.00 were paid at the last instant of February, and $1.00 at the first of March."""
+    others = [Statements(stack, database) for _ in range(2)]
+    tenant = Statements(stack, database)
+    for each in (others[0], tenant, others[1]):
+        each.gets(100 * USD)
+        each.now = MARCH - 2 * HOUR
+        other = each.gets_deployment(TRAFFIC, name="Gateway")
+        each.uses(3)
+        each.uses(4_000, CALLS)
+        first = each.uses(250, TRAFFIC, deployment_id=other)
+        each.now = MARCH - timedelta(microseconds=1)
+        each.charges.run()
+        corrects(each, first, 50)
+        each.uses(1)
+        each.now = MARCH + HOUR
+        each.charges.run()
+        each.refunds.run()
+    return tenant
+
+
+def test_what_was_paid_for_usage_in_a_month_has_one_receipt_with_a_line_for_each_meter(
+    statements: Statements,
+) -> None:
+    receipt = statements.issues("2026-02")
+
+    assert [(line.label, line.detail, line.amount_micros) for line in receipt.lines] == [
+        ("VM-Production: Calls", "4,000 call", 6_000),
+        ("VM-Production: Hours", "3 hour", 3 * USD),
+        ("Gateway: Traffic", "250 GB", 3 * USD),
+    ]
+    assert (receipt.number, receipt.total_micros) == ("2026-000001", 6_006_000)
+    assert (receipt.transaction_id, receipt.purchase_id, receipt.month) == (None, None, "2026-02")
+    # Fifty GB of it were corrected, and paid back a month later.
+    assert [(line.label, line.amount_micros) for line in receipt.refunds] == [
+        ("Gateway: usage corrected, refunded on 2026-03-01", -USD)
+    ]
+    assert receipt.net_micros == 5_006_000
+    assert statements.issues("2026-02") == receipt
+    assert statements.months() == [("2026-03", USD, None), ("2026-02", 6_006_000, "2026-000001")]
+    assert {"2026-02 (UTC)", "$6.006", "Gateway: Traffic"} <= set(texts_of(printed(receipt)))
+
+
+def printed(receipt: Receipt) -> bytes:
+    return base64.b64decode(documents.rendered(receipt).pdf_base64)
+
+
+def test_a_month_is_issued_an_hour_after_its_end_and_not_before(statements: Statements) -> None:
+    statements.now = MARCH + HOUR - timedelta(microseconds=1)
+    with pytest.raises(Conflict, match="2026-03-01 01:00 UTC"):
+        statements.issues("2026-02")
+    draft = statements.drafts("2026-02")
+    statements.now = MARCH + HOUR
+
+    assert draft.number is None
+    assert statements.issues("2026-02").lines == draft.lines
+
+
+def test_a_month_in_which_nothing_was_paid_has_no_receipt(statements: Statements) -> None:
+    for month in ("2026-01", "2026-04"):
+        with pytest.raises(NotFound):
+            statements.drafts(month)
+    with pytest.raises(NotFound):
+        statements.issues("2025-12")
+
+
+@pytest.mark.parametrize("month", ["2026-2", "2026-13", "2026-00", "202602", "2026-02-01", ""])
+def test_what_is_no_month_is_refused(month: str) -> None:
+    with pytest.raises(ValidationError):
+        GetReceipt(user_id=uuid4(), month=month)

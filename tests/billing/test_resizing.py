@@ -2,11 +2,12 @@
 
 import random
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from uuid import UUID, uuid4
 
 import pytest
 
+from chassis.client import RpcClient
 from chassis.database import Connected
 from contracts.billing import (
     CancelWhen,
@@ -14,6 +15,8 @@ from contracts.billing import (
     Deployment,
     DeploymentStatus,
     ListResizes,
+    ListSales,
+    RefundPurchase,
     ResizeDeployment,
 )
 from contracts.catalog import (
@@ -38,10 +41,12 @@ from contracts.wallet import CloseKey, Debit, DebitAll, GetWallet, Refund
 from services.billing.deployments import resizing
 from services.billing.deployments.months import cost_micros
 from services.billing.models import DeploymentRow
-from services.billing.purchases import lifecycle
+from services.billing.purchases import lifecycle, returns
+from services.billing.refunds.settling import Refunds
 from services.billing.renewals.renewals import DUE
 from services.billing.renewals.resizes import Resizes
 from services.billing.sales.shares import Price, shares
+from services.billing.sales.statements import list_sales
 from tests.billing.conftest import quoted, recorded
 from tests.billing.test_lost_answers import LOST, is_a
 from tests.billing.test_renewals import BOUGHT, DAY, PRICE, Tenant, month
@@ -591,3 +596,70 @@ def test_a_wallet_is_asked_for_nothing_else(owner: Owner, deployment_id: UUID) -
     owner.resize(deployment_id, owner.sizes.three)
 
     assert before - owner._rpc.call(GetWallet(user_id=owner.user_id)).balance_micros == PRICE
+
+
+# Given back with the purchase.
+
+
+@pytest.fixture
+def seller_id() -> UUID:
+    return uuid4()
+
+
+@pytest.mark.parametrize("after", [timedelta(), 40 * DAY], ids=["at once", "a renewal later"])
+@pytest.mark.parametrize("is_smaller_again", [False, True])
+def test_what_a_larger_size_cost_in_the_month_of_the_purchase_goes_back_with_it(
+    owner: Owner, seller_id: UUID, is_smaller_again: bool, after: timedelta
+) -> None:
+    before = owner.balance
+    deployment_id = owner.buys(owner.sizes.one, seller_id)
+    owner.lives(HALF)
+    owner.resize(deployment_id, owner.sizes.three)
+    if is_smaller_again:
+        owner.lives(HALF + 2 * DAY)
+        owner.resize(deployment_id, owner.sizes.two)
+    owner.lives(HALF + 3 * DAY + after)
+    renewed = [micros for micros in owner.charged if micros == -owner_price(owner, deployment_id)]
+
+    refund_of(owner, deployment_id)
+
+    # Months that were renewed, and a larger size in them, are no part of the purchase.
+    assert before - owner.balance == -sum(renewed)
+    assert bool(renewed) is bool(after)
+    with owner.database.read() as session:
+        sales = list_sales(session, ListSales(user_id=seller_id)).sales
+    assert sum(sale.gross_micros - sale.refunded_micros for sale in sales) == -sum(renewed)
+    wallet = owner._rpc.call(GetWallet(user_id=seller_id))
+    assert wallet.balance_micros == sum(sale.net_micros for sale in sales)
+
+
+def test_a_larger_size_in_a_month_that_was_renewed_is_no_part_of_the_purchase(
+    owner: Owner, deployment_id: UUID
+) -> None:
+    owner.lives(month(1) + DAY)
+    owner.resize(deployment_id, owner.sizes.two)
+    before = owner.balance
+
+    refund_of(owner, deployment_id)
+
+    assert owner.balance - before == PRICE
+
+
+def owner_price(owner: Owner, deployment_id: UUID) -> int:
+    return owner.sees(deployment_id).monthly_cost_micros
+
+
+def refund_of(owner: Owner, deployment_id: UUID) -> None:
+    """Support gives the purchase back, and the timers do what is due."""
+    command = RefundPurchase(
+        idempotency_key=f"{uuid4()}",
+        purchase_id=owner.sees(deployment_id).purchase_id,
+        **WHO,
+    )
+    with owner.database.begin() as session:
+        returns.refund_purchase(session, owner.now, command, owner.rules)
+    owner.now += timedelta(minutes=2)
+    rpc = cast(RpcClient, owner.wire)
+    Refunds(owner.database, rpc, owner.rules, lambda: owner.now).run()
+    owner.renewals.run()
+    assert owner.sees(deployment_id).status == DeploymentStatus.CANCELLED

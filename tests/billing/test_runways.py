@@ -18,9 +18,10 @@ from services.billing.forecast.runways import Lookout
 from services.billing.models import RunwayRow
 from services.billing.service import await_money
 from tests.billing.conftest import RULES
-from tests.billing.test_forecast import Wire, midnight_after
+from tests.billing.test_forecast import NOON, Steady, Wire, midnight_after
 from tests.billing.test_lost_answers import is_a
 from tests.billing.test_renewals import BOUGHT, DAY, PRICE, Tenant, month
+from tests.billing.test_usage import HOURS, USD
 from tests.locks import done_after
 from tests.system import System
 
@@ -183,6 +184,30 @@ def test_why_auto_topup_does_not_help_is_told(tenant: Watched) -> None:
 
     (told,) = tenant.told("runway_low")
     assert told["auto_topup_refusal"] == "The monthly limit."
+
+
+class WatchedUse(Watched, Steady):
+    """Somebody who is looked at, and pays by use."""
+
+
+def test_what_is_charged_by_use_is_looked_at_every_day_and_warned_of(
+    stack: System, database: Connected
+) -> None:
+    tenant = WatchedUse(stack, database)
+    tenant.gets(PRICE)
+    tenant.uses_hourly(HOURS, 1, NOON, price_micros=0)
+    tenant.is_watched(NOON + DAY)
+    unused = tenant.row().due_at
+    tenant.has_used(NOON + 8 * DAY)
+    tenant.gets(2 * 24 * USD - PRICE + 1)
+    tenant.changes()
+
+    tenant.is_watched(tenant.now + timedelta(hours=1))
+
+    assert unused is not None
+    assert unused.date() == NOON.date() + 2 * DAY
+    # At 12:00 of the third day the balance is used up; by its end 12 hours of it are not paid.
+    assert [(days, micros) for _, days, micros in tenant.warned()] == [(2, 12 * USD - 1)]
 
 
 def test_others_are_neither_looked_at_nor_told(

@@ -1,5 +1,6 @@
 """Usage: records that count once, rated as a whole, charged by the hour with the real wallet."""
 
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 from uuid import UUID, uuid4
@@ -12,21 +13,41 @@ from sqlalchemy import select, text
 
 from chassis.client import RpcClient
 from chassis.database import Connected
-from contracts.billing import DeploymentStatus, GetUsage, ListSales, RecordUsage, UsageRecord
+from contracts.billing import (
+    CancelWhen,
+    DeploymentStatus,
+    GetPurchase,
+    GetUsage,
+    ListSales,
+    PurchaseLine,
+    RecordUsage,
+    UsageRecord,
+)
 from contracts.billing import UsageRefusal as Refusal
 from contracts.catalog import QUANTITY_MAX, Meter, MeterTier
-from contracts.errors import InsufficientFunds, NotFound
-from contracts.wallet import DebitAll, HouseAccount, Statement, TransactionKind
+from contracts.errors import InsufficientFunds, NotFound, PriceChanged
+from contracts.wallet import (
+    CloseKey,
+    Debit,
+    DebitAll,
+    HouseAccount,
+    Refund,
+    Statement,
+    TransactionKind,
+)
 from services.billing.deployments.months import month_at, one_month_after
+from services.billing.deployments.rating import rated_micros
 from services.billing.models import DeploymentRow, UsageChargeLineRow, UsageTotalRow
+from services.billing.purchases.lifecycle import check_prices
+from services.billing.purchases.queries import get_purchase
 from services.billing.sales.statements import list_sales
 from services.billing.service import await_money
 from services.billing.usage import charging
 from services.billing.usage.charging import UsageCharges
+from services.billing.usage.paying_back import UsageRefunds
 from services.billing.usage.queries import get_usage
-from services.billing.usage.rating import rated_micros
 from services.billing.usage.taking import COST_MAX_MICROS, next_hour, record_usage
-from tests.billing.conftest import RULES
+from tests.billing.conftest import RULES, quote_of, quoted
 from tests.billing.test_earnings import Market
 from tests.billing.test_lost_answers import LOST, is_a
 from tests.billing.test_renewals import BOUGHT, PRICE, Tenant
@@ -146,7 +167,9 @@ class Metered(Tenant):
         super().__init__(stack, database)
         self.rpc = stack.rpc
         self.deployment_id = self.gets_deployment(TRAFFIC, CALLS, HOURS)
-        self.charges = UsageCharges(database, cast(RpcClient, self.wire), RULES, lambda: self.now)
+        rpc = cast(RpcClient, self.wire)
+        self.charges = UsageCharges(database, rpc, RULES, lambda: self.now)
+        self.refunds = UsageRefunds(database, rpc, RULES, lambda: self.now)
         self.now = BOUGHT + 5 * HOUR
 
     def gets_deployment(self, *meters: Meter, **more: Any) -> UUID:
@@ -191,10 +214,12 @@ class Metered(Tenant):
         for _ in range(hours):
             self.now = next_hour(self.now)
             self.charges.run()
+            self.refunds.run()
 
     @property
     def statement(self) -> list[tuple[int, str]]:
-        page = self.rpc.call(Statement(user_id=self.user_id, kinds=[TransactionKind.USAGE]))
+        kinds = [TransactionKind.USAGE, TransactionKind.REFUND]
+        page = self.rpc.call(Statement(user_id=self.user_id, kinds=kinds))
         return [(each.amount_micros, each.description) for each in reversed(page.transactions)]
 
     @property
@@ -550,18 +575,144 @@ def test_usage_within_what_is_included_costs_nothing(tenant: Metered) -> None:
     assert (tenant.paid, tenant.looks().due_micros) == ([], 0)
 
 
-def test_a_correction_lowers_the_next_charge(tenant: Metered) -> None:
+def corrects(tenant: Metered, first: UsageRecord, quantity: int) -> None:
+    less = {"record_id": f"{uuid4()}", "quantity": -quantity, "corrects": first.record_id}
+    assert tenant.tells(first.model_copy(update=less)) == ["accepted"]
+
+
+def test_a_correction_lowers_what_is_charged_with_the_same_hour(tenant: Metered) -> None:
     tenant.gets(100 * USD)
     first = tenant.uses(10)
     tenant.pays()
-    tenant.uses(-4, corrects=first.record_id, used_at=first.used_at)
-    tenant.pays(2)
-    assert (tenant.paid, tenant.looks().due_micros) == ([-10 * USD], 0)
-
+    corrects(tenant, first, 4)
     tenant.uses(5)
+
     tenant.pays()
 
     assert tenant.paid == [-10 * USD, -1 * USD]
+
+
+@pytest.mark.parametrize("when", [None, *LOST])
+def test_what_is_corrected_after_the_last_charge_is_paid_back_by_itself_and_once(
+    tenant: Metered, when: str | None
+) -> None:
+    tenant.gets(100 * USD)
+    first, second = tenant.uses(10), tenant.uses(1)
+    tenant.pays()
+    tenant.uses(2)
+    tenant.pays()
+    tenant.cancels(tenant.deployment_id, CancelWhen.NOW)
+    corrects(tenant, first, 4)
+    if when is not None:
+        tenant.wire.lose(is_a(Refund), when)
+
+    tenant.pays()
+    tenant.now += timedelta(minutes=2)
+    tenant.refunds.run()
+    tenant.pays(2)
+
+    # The latest charge goes back first, and no more of it than it took.
+    assert tenant.paid == [-11 * USD, -2 * USD, 2 * USD, 2 * USD]
+    assert tenant.looks().due_micros == 0
+    corrects(tenant, second, 1)
+    tenant.pays()
+    assert tenant.paid[4:] == [USD]
+
+
+def test_who_sold_gives_back_a_share_of_what_is_paid_back(market: Market, stack: System) -> None:
+    """In parts too small to divide: all of them have the fee of the whole."""
+    tenant, provider_id = Metered(stack, market.database), uuid4()
+    tenant.gets(100 * USD)
+    tenant.deployment_id = tenant.gets_deployment(CALLS, provider_id=provider_id)
+    sold = tenant.uses(10, CALLS)
+    tenant.uses(10_000, CALLS, deployment_id=tenant.gets_deployment(CALLS))
+    tenant.pays()
+    before = market.balance(provider_id)
+
+    for _ in range(10):
+        corrects(tenant, sold, 1)
+        tenant.pays()
+
+    with tenant.database.read() as session:
+        sales = list_sales(session, ListSales(user_id=provider_id)).sales
+        debts = session.scalar(text("SELECT count(*) FROM debts"))
+    # Ten calls were $0.000015, of which the fee is a tenth, rounded half-even.
+    assert (before, market.balance(provider_id), debts) == (13, 0, 0)
+    assert sum(sale.refunded_micros for sale in sales) == 15
+    assert sum(sale.fee_micros for sale in sales) == PRICE // 10
+    assert sum(tenant.paid) == -15_000
+
+
+def test_what_was_spent_is_advanced_and_owed(tenant: Metered) -> None:
+    tenant.gets(100 * USD)
+    provider_id = uuid4()
+    tenant.deployment_id = tenant.gets_deployment(HOURS, provider_id=provider_id)
+    sold = tenant.uses(10)
+    tenant.pays()
+    spend = Debit(
+        idempotency_key=f"{uuid4()}",
+        user_id=provider_id,
+        amount_micros=9 * USD,
+        description="Spent",
+    )
+    tenant.rpc.call(spend)
+
+    corrects(tenant, sold, 10)
+    tenant.pays()
+
+    with tenant.database.read() as session:
+        owed = session.scalar(text("SELECT sum(amount_micros) FROM debts"))
+    assert (sum(tenant.paid), owed) == (0, 9 * USD)
+
+
+@pytest.mark.parametrize("when", [None, *LOST])
+def test_a_charge_that_is_not_paid_is_replaced_when_it_is_corrected(
+    tenant: Metered, when: str | None
+) -> None:
+    tenant.gets(USD)
+    wrong = tenant.uses(5_000)
+    tenant.pays()
+    corrects(tenant, wrong, 4_999)
+    if when is not None:
+        tenant.wire.lose(is_a(CloseKey), when)
+
+    for _ in range(2):
+        tenant.now += RULES.renewal_retry
+        tenant.charges.run()
+    tenant.refunds.run()
+
+    assert (tenant.paid, tenant.looks().due_micros) == ([-USD], 0)
+    assert tenant.sees(tenant.deployment_id).next_status is None
+
+
+def test_a_charge_that_was_paid_before_it_could_be_replaced_is_paid_back(tenant: Metered) -> None:
+    tenant.uses(5)
+    wrong = tenant.uses(2)
+    tenant.pays()
+    corrects(tenant, wrong, 2)
+    tenant.gets(7 * USD)
+
+    class Slow:
+        """Another worker's debit reaches the wallet before the key is closed."""
+
+        def call(self, request: Any, *more: Any) -> Any:
+            if isinstance(request, CloseKey):
+                amount = Debit(
+                    idempotency_key=request.idempotency_key,
+                    user_id=tenant.user_id,
+                    amount_micros=7 * USD,
+                    kind=TransactionKind.USAGE,
+                    description="Usage",
+                )
+                tenant.rpc.call(amount)
+            return tenant.rpc.call(request, *more)
+
+    tenant.now += RULES.renewal_retry
+    UsageCharges(tenant.database, cast(RpcClient, Slow()), RULES, lambda: tenant.now).run()
+    tenant.pays()
+
+    assert tenant.paid == [-7 * USD, 2 * USD]
+    assert tenant.sees(tenant.deployment_id).next_status is None
 
 
 def test_what_is_included_and_tiers_begin_anew_with_each_month_of_the_deployment(
@@ -602,6 +753,39 @@ def test_who_sells_gets_the_share_of_what_was_used(market: Market, stack: System
 @pytest.fixture
 def market(stack: System, database: Connected) -> Market:
     return Market(stack, database)
+
+
+# What the buyer saw.
+
+
+@pytest.mark.parametrize(
+    ("seen", "is_refused"),
+    [
+        (None, False),
+        ([TRAFFIC, HOURS], False),
+        ([HOURS, TRAFFIC], True),
+        ([TRAFFIC], True),
+        ([], True),
+        ([TRAFFIC, HOURS.model_copy(update={"price_micros": USD - 1})], True),
+    ],
+)
+def test_other_meters_than_the_buyer_saw_are_refused_like_another_price(
+    seen: list[Meter] | None, is_refused: bool
+) -> None:
+    line = quoted(USD, meters=[TRAFFIC, HOURS])
+    wanted = PurchaseLine(product_id=line.product.product_id, expected_meters=seen)
+
+    with pytest.raises(PriceChanged, match="use") if is_refused else nullcontext():
+        check_prices([wanted], quote_of(line))
+
+
+def test_a_purchase_keeps_the_meters_at_which_it_was_made(tenant: Metered) -> None:
+    with tenant.database.read() as session:
+        row = session.get_one(DeploymentRow, tenant.deployment_id)
+        question = GetPurchase(user_id=tenant.user_id, purchase_id=row.purchase_id)
+        (line,) = get_purchase(session, question, RULES).lines
+
+    assert line.meters == [TRAFFIC, CALLS, HOURS]
 
 
 # Usage that is not paid.
@@ -747,6 +931,30 @@ def test_a_day_on_which_two_months_meet_is_one_line(tenant: Metered) -> None:
         tenant.uses(101, TRAFFIC, used_at=moment)
 
     assert tenant.sees_usage() == [("02-28", "traffic", 202, 40_000)]
+
+
+def test_what_was_used_and_is_not_paid_is_owed_for_the_deployment(tenant: Metered) -> None:
+    other = tenant.gets_deployment(HOURS)
+    other_twice = tenant.uses(4, deployment_id=other)
+    tenant.uses(2)
+    tenant.pays()
+    tenant.uses(3)
+    corrects(tenant, other_twice, 1)
+
+    def owed(deployment_id: UUID) -> tuple[int, int]:
+        seen = tenant.sees(deployment_id)
+        return seen.owed_micros, seen.owed_usage_micros
+
+    # Two are charged and refused, three wait for the hour; of the other one four, less one.
+    before = owed(tenant.deployment_id), owed(other)
+    tenant.gets(100 * USD)
+    with tenant.database.begin() as session:
+        charging.money_came(session, tenant.now, tenant.user_id)
+    tenant.charges.run()
+    tenant.pays()
+
+    assert before == ((5 * USD, 5 * USD), (3 * USD, 3 * USD))
+    assert (owed(tenant.deployment_id), owed(other)) == ((0, 0), (0, 0))
 
 
 def test_nobody_sees_the_usage_of_another(tenant: Metered) -> None:

@@ -1,4 +1,4 @@
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 
 from chassis.database import Connected
 from contracts.catalog import Category, GetPriceHistory
@@ -80,3 +80,26 @@ def test_the_products_of_the_plan_have_their_prices(database: Connected) -> None
     prices = {row.product_id: row.price_micros for row in rows(database)}
 
     assert {product_id: prices[product_id] for product_id in wanted} == wanted
+
+
+def test_some_examples_are_charged_by_use_and_the_meters_of_who_sells_stay(
+    database: Connected,
+) -> None:
+    run_seed(database)
+    seeded = {row.slug: row.meters for row in rows(database) if row.meters}
+    with database.begin() as session:
+        session.execute(text("UPDATE products SET meters = '[]' WHERE slug = 'gateway-asia'"))
+
+    run_seed(database)
+
+    with database.read() as session:
+        history = price_history(
+            session, GetPriceHistory(product_id=product_id_of("gateway-asia"))
+        ).prices
+    assert [meter.model_dump(mode="json") for meter in history[0].meters] == seeded["gateway-asia"]
+    kept = {row.slug: row.meters for row in rows(database) if row.meters}
+    assert kept == {slug: meters for slug, meters in seeded.items() if slug != "gateway-asia"}
+    # Per unit, by an allowance, and in tiers.
+    (meters,) = zip(*seeded.values(), strict=True)
+    assert {bool(meter["included_units"]) for meter in meters} == {True, False}
+    assert any(meter["tiers"] for meter in meters)

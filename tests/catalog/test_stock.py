@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
@@ -8,14 +9,16 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from chassis.database import Connected
-from contracts.catalog import QuoteLine, ReleaseStock, ReserveStock, ReturnStock
+from contracts.catalog import HoldStock, QuoteLine, ReleaseStock, ReserveStock, ReturnStock
 from contracts.errors import Conflict, IdempotencyConflict, NotFound, OutOfStock
 from services.catalog import stock
 from services.catalog.models import ProductRow, ReservationRow
+from services.catalog.products import get_product
 from tests.catalog.conftest import NOW
 from tests.locks import done_after, held, until_waiting, waits_at
 
 AddProduct = Callable[..., UUID]
+INSTANT = timedelta(microseconds=1)
 PRODUCT = "SELECT FROM products WHERE product_id = :id FOR UPDATE"
 
 
@@ -344,3 +347,55 @@ def test_the_same_return_twice_at_once_puts_back_once(
     )
 
     assert left(database, product_id) == 7
+
+
+def hold(database: Connected, reservation_id: UUID, until: datetime | None) -> None:
+    with database.begin() as session:
+        stock.hold(session, HoldStock(reservation_id=reservation_id, until=until))
+
+
+def seen(
+    database: Connected, product_id: UUID, now: datetime = NOW
+) -> tuple[int | None, int, datetime | None]:
+    """What there is, what of the rest is held, and until when."""
+    with database.read() as session:
+        product = get_product(session, str(product_id))
+        (found,) = stock.with_held(session, now, [product])
+    return found.stock, found.held, found.held_until
+
+
+def test_what_is_not_paid_is_told_apart_from_what_is_sold_until_its_time_is_over(
+    database: Connected, add_product: AddProduct
+) -> None:
+    product_id, other_id = add_product(stock=9), add_product(stock=9)
+    first, second, _, other = (
+        reserve(database, product_id, 1),
+        reserve(database, product_id, 2),
+        reserve(database, product_id, 3),
+        reserve(database, other_id, 4),
+    )
+    soon, later = NOW + timedelta(minutes=5), NOW + timedelta(minutes=15)
+    for reservation_id, until in ((first, later), (second, soon), (other, soon)):
+        hold(database, reservation_id, until)
+
+    assert seen(database, product_id) == (3, 3, soon)
+    assert seen(database, product_id, soon - INSTANT) == (3, 3, soon)
+    assert seen(database, product_id, soon) == (3, 1, later)
+    assert seen(database, product_id, later) == (3, 0, None)
+    # The first is paid; of the second the stock goes back.
+    hold(database, first, None)
+    release(database, second)
+    assert seen(database, product_id) == (5, 0, None)
+    hold(database, second, later)
+    hold(database, uuid4(), later)
+    assert seen(database, product_id) == (5, 0, None)
+    assert seen(database, other_id) == (5, 4, soon)
+
+
+def test_where_there_is_no_end_nothing_is_held(
+    database: Connected, add_product: AddProduct
+) -> None:
+    product_id = add_product(stock=None)
+    hold(database, reserve(database, product_id, 2), NOW + timedelta(minutes=5))
+
+    assert seen(database, product_id) == (None, 0, None)

@@ -191,7 +191,9 @@ def test_a_resize_that_nobody_asks_about_again_is_charged_when_its_lease_runs_ou
     assert owner.earned == charge.amount_micros * 9 // 10
 
 
-def test_usage_whose_charge_dies_at_each_step_is_paid_once(owner: Owner, dying_at: DyingAt) -> None:
+def test_usage_whose_charge_dies_at_each_step_is_paid_and_paid_back_once(
+    owner: Owner, dying_at: DyingAt
+) -> None:
     used_at = owner.machine().active_at
     record = UsageRecord(
         record_id="r", deployment_id=owner.deployment_id, meter="hours", quantity=3, used_at=used_at
@@ -205,6 +207,15 @@ def test_usage_whose_charge_dies_at_each_step_is_paid_once(owner: Owner, dying_a
     paid = "SELECT count(*) FROM usage_charges WHERE user_id = :id AND paid_at IS NOT NULL"
     assert run_in(owner.stack, "billing", paid, id=owner.user_id) == 1
     assert owner.earned == 3 * USD * 9 // 10
+
+    correction = record.model_copy(update={"record_id": "c", "quantity": -1, "corrects": "r"})
+    owner.stack.rpc.call(RecordUsage(records=[correction]))
+    with dying_at("billing.usage_refunded"):
+        owner.hour_passes("usage_wallets")
+    owner.hour_passes("usage_refunds")
+    done = "SELECT count(*) FROM usage_refunds WHERE user_id = :id AND done_at IS NOT NULL"
+    eventually(lambda: run_in(owner.stack, "billing", done, id=owner.user_id) == 1)
+    assert (owner.balance(), owner.earned) == (88 * USD, 2 * USD * 9 // 10)
 
 
 def test_a_refund_that_dies_at_each_step_gives_back_once(

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from datetime import date
 from decimal import Decimal
 from typing import Any
 from uuid import uuid4
@@ -39,6 +40,24 @@ def test_it_says_when_the_next_month_is_charged(owner: Api, path: str) -> None:
     assert deployment["next_renewal_at"] == deployment["paid_until"]
     assert f"{deployment['next_renewal_usd']}" == "5.00"
     assert (deployment["owed_usd"], deployment["history"]) == (0, [])
+
+
+def test_its_page_says_how_long_credits_would_last_without_it(
+    owner: Api, path: str, product: dict[str, Any]
+) -> None:
+    """Of $25.00 two cost $10.00 every month, and one of them $5.00."""
+    body = {"product_id": product["product_id"]}
+    granted(owner.command("/api/wallet/instant-purchase", body))
+    told = granted(owner.get("/api/wallet/forecast?days=92"))
+    browser, address = signed_in(owner), owner.base_url + path.replace("/api", "/dashboard")
+    page = browser.get(address).text
+    granted(owner.command(f"{path}/stop"))
+    stopped = browser.get(address).text
+
+    short_on = date.fromisoformat(told["short_on"])
+    assert f"Your credits last until {short_on.day} {short_on:%b %Y}." in page
+    assert "Without this deployment they would cover everything due in the next 3 months." in page
+    assert "Without it" not in stopped
 
 
 def test_it_is_renamed_stopped_started_and_cancelled_and_its_history_says_so(

@@ -23,14 +23,18 @@ from contracts.billing import (
     DeploymentRequested,
     DeploymentStatus,
     GetDeployment,
+    GetUsage,
     PurchaseLine,
+    RecordUsage,
     ReportDeployment,
     StartDeployment,
     StartPurchase,
     StopDeployment,
+    UsageRecord,
+    UsageResults,
 )
 from contracts.catalog import GetProduct
-from contracts.errors import Conflict, DeadlineExceeded
+from contracts.errors import Conflict, DeadlineExceeded, ServiceError
 from contracts.messages import Event
 from contracts.wallet import Credit, OpenAccount
 from deploy.definitions import PROVISIONER, login_definitions
@@ -342,8 +346,8 @@ class Customer:
             )
         )
 
-    def buys(self, **choices: str) -> UUID:
-        product = self.rpc.call(GetProduct(product_id="vm-starter"))
+    def buys(self, slug: str = "vm-starter", **choices: str) -> UUID:
+        product = self.rpc.call(GetProduct(product_id=slug))
         line = PurchaseLine(product_id=product.product_id, choices=choices)
         bought = self.rpc.call(
             StartPurchase(idempotency_key=f"{uuid4()}", user_id=self.user_id, lines=[line])
@@ -411,3 +415,39 @@ def test_what_is_bought_is_made_by_it_and_it_obeys_its_owner(
         "",
         "There is no room for another machine at the moment.",
     }
+
+
+def test_it_tells_what_is_used_by_its_own_login_and_may_do_nothing_else(
+    stack: System, broker: Node
+) -> None:
+    broker.load(login_definitions(PROVISIONER, PASSWORD, stack.vhost.name))
+    address = stack.vhost.admin_uri.rpartition("@")[2]
+    rpc = RpcClient(f"amqp://provisioner:{quote(PASSWORD)}@{address}", name="provisioner")
+    customer = Customer(stack)
+    analytics = customer.buys("app-plausible")
+    made = rpc.call(ReportDeployment(deployment_id=analytics, status=Status.ACTIVE))
+    assert made.active_at is not None
+
+    def used(quantity: int) -> UsageResults:
+        record = UsageRecord(
+            record_id="hour 1",
+            deployment_id=analytics,
+            meter="page_views",
+            quantity=quantity,
+            used_at=made.active_at,
+        )
+        return rpc.call(RecordUsage(records=[record]))
+
+    answers = [used(120_000), used(120_000), used(1)]
+    with pytest.raises(ServiceError, match=r"provisioner may not call billing\.get_usage"):
+        rpc.call(GetUsage(user_id=customer.user_id, deployment_id=analytics), timeout_s=30)
+    rpc.close()
+
+    assert [result.answer for each in answers for result in each.results] == [
+        "accepted",
+        "repeated",
+        "refused",
+    ]
+    usage = customer.rpc.call(GetUsage(user_id=customer.user_id, deployment_id=analytics))
+    # 100,000 views are included, and ten thousand more are $0.50.
+    assert (usage.days[0].quantity, usage.due_micros) == (120_000, 1_000_000)

@@ -184,20 +184,56 @@ def close_months(session: Session, now: datetime, deployment_id: UUID) -> bool:
     return bool(closed.rowcount)  # type: ignore[attr-defined]
 
 
-def give_back(session: Session, now: datetime, deployment_id: UUID, kind: PeriodKind) -> bool:
-    """What was paid by itself for the month that runs now is to be given back: that month, or a
-    larger size in it. Whether there is any."""
-    given_back = session.execute(
-        update(PeriodRow)
+def give_back(
+    session: Session,
+    now: datetime,
+    deployment_id: UUID,
+    kind: PeriodKind,
+    ends_at: datetime | None = None,
+) -> bool:
+    """What was paid by itself for the month that runs now, or the one that ends at ``ends_at``, is
+    to be given back: that month, or a larger size in it, less what went back of it for a smaller
+    one. Whether there is any."""
+    paid = session.scalars(
+        select(PeriodRow)
         .where(
             PeriodRow.deployment_id == deployment_id,
             PeriodRow.kind == kind,
             PeriodRow.status == PeriodStatus.PAID,
-            PeriodRow.ends_at > now,
+            PeriodRow.ends_at > now if ends_at is None else PeriodRow.ends_at == ends_at,
         )
-        .values(status=PeriodStatus.REFUNDING, changed_at=now)
+        .with_for_update()
     )
-    return bool(given_back.rowcount)  # type: ignore[attr-defined]
+    is_any = False
+    for period in paid.all():
+        left = _left(session, period)
+        if left.amount_micros == 0:
+            continue
+        if left != price(period):
+            kept = {"left_micros": left.amount_micros, "left_fee_micros": left.fee_micros}
+            period.resize = {**(period.resize or {}), **kept}
+        move(period, now, PeriodStatus.REFUNDING)
+        is_any = True
+    session.flush()
+    return is_any
+
+
+def _left(session: Session, period: PeriodRow) -> Price:
+    """What of a payment has not gone back, nor is about to."""
+    whole = price(period)
+    credited = session.scalars(
+        select(PeriodRow).where(
+            PeriodRow.deployment_id == period.deployment_id,
+            PeriodRow.kind == PeriodKind.CREDIT,
+            PeriodRow.transaction_id == period.transaction_id,
+        )
+    ).all()
+    if not credited:
+        return whole
+    gone = [price(each) for each in credited]
+    left_micros = whole.amount_micros - sum(each.amount_micros for each in gone)
+    left_fee_micros = whole.fee_micros - sum(each.fee_micros for each in gone)
+    return Price(left_micros, period.provider_id, period.fee_bps, left_fee_micros)
 
 
 def is_month_due(session: Session, deployment_id: UUID) -> bool:
@@ -268,6 +304,15 @@ def price(period: PeriodRow) -> Price:
     return Price(period.amount_micros, period.provider_id, period.fee_bps, fee_micros)
 
 
+def refunded_price(period: PeriodRow) -> Price:
+    """What of it is given back: all of it, less what went back before for a smaller size."""
+    wish = period.resize or {}
+    if "left_micros" not in wish:
+        return price(period)
+    left_micros, left_fee_micros = wish["left_micros"], wish["left_fee_micros"]
+    return Price(left_micros, period.provider_id, period.fee_bps, left_fee_micros)
+
+
 def closure(period: PeriodRow) -> CloseKey:
     """What makes sure that a period is not paid any more, or says that it was."""
     return CloseKey(idempotency_key=key(period))
@@ -288,12 +333,16 @@ def refund(period: PeriodRow, name: str) -> Refund:
             description=f"{name[:NAME_LENGTH_MAX]}: a smaller size until {period.ends_at:%Y-%m-%d}",
             metadata={Noted.DEPLOYMENT_ID: str(period.deployment_id)},
         )
+    given = refunded_price(period)
+    what = "a larger size" if period.kind == PeriodKind.RESIZE else "a month that did not run"
     return Refund(
         idempotency_key=refund_key(period),
         user_id=period.user_id,
         transaction_id=period.transaction_id,
-        is_advanced=price(period).earner_id is not None,
-        description=f"{name[:NAME_LENGTH_MAX]}: a month that did not run",
+        amount_micros=given.amount_micros,
+        shares=parts(given),
+        is_advanced=given.earner_id is not None,
+        description=f"{name[:NAME_LENGTH_MAX]}: {what}",
     )
 
 

@@ -1,10 +1,10 @@
 """Looking at deployments."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from chassis.cursors import decode_cursor, encode_cursor
@@ -24,6 +24,7 @@ from contracts.billing import (
 from contracts.catalog import Category
 from contracts.errors import NotFound
 from services.billing.deployments import ladder
+from services.billing.deployments.meters import usage_owed_micros
 from services.billing.deployments.periods import PeriodStatus, owed_micros
 from services.billing.deployments.prices import price_at
 from services.billing.models import ChangeRow, DeploymentRow, PeriodRow, PurchaseLineRow
@@ -47,11 +48,13 @@ class Burns(Protocol):
 
 
 class Burning(NamedTuple):
-    """What costs a user something every month: how many, their sum, and the dearest of them."""
+    """What costs a user something every month: how many, their sum with what is charged by use,
+    and the dearest of them. ``usage`` is what a month of it costs, by deployment."""
 
     total: int
     monthly_micros: int
     dearest: Sequence[Burns]
+    usage: Mapping[UUID, int] = {}
 
 
 def get_deployment(session: Session, command: GetDeployment, rules: BillingSettings) -> Deployment:
@@ -128,24 +131,35 @@ def list_deployments(
     )
 
 
-def what_burns(session: Session, user_id: UUID, limit: int) -> Burning:
-    """The user's active deployments with a monthly price, the ``limit`` dearest by name."""
+def what_burns(session: Session, user_id: UUID, limit: int, usage: Mapping[UUID, int]) -> Burning:
+    """The user's active deployments with a monthly price, and those that are used for so much
+    every month; the ``limit`` dearest by name."""
     monthly_cost = DeploymentRow.monthly_cost_micros
+    is_used = DeploymentRow.deployment_id.in_(list(usage))
     burns = (
         DeploymentRow.user_id == user_id,
         DeploymentRow.status == DeploymentStatus.ACTIVE,
-        monthly_cost > 0,
+        or_(monthly_cost > 0, is_used),
     )
     total, monthly_micros = session.execute(
         select(func.count(), func.coalesce(func.sum(monthly_cost), 0)).where(*burns)
     ).one()
-    dearest = session.scalars(
-        select(DeploymentRow)
-        .where(*burns)
-        .order_by(monthly_cost.desc(), DeploymentRow.deployment_id)
-        .limit(limit)
-    )
-    return Burning(total, int(monthly_micros), list(dearest))
+    # Whatever is not used is among the dearest only if it is so by its price.
+    by_price = select(DeploymentRow).where(*burns).order_by(monthly_cost.desc())
+    rows = {
+        row.deployment_id: row
+        for query in (
+            by_price.order_by(DeploymentRow.deployment_id).limit(limit),
+            *([select(DeploymentRow).where(*burns, is_used)] if usage else []),
+        )
+        for row in session.scalars(query)
+    }
+
+    def dearer(row: DeploymentRow) -> tuple[int, UUID]:
+        return -row.monthly_cost_micros - usage.get(row.deployment_id, 0), row.deployment_id
+
+    dearest = sorted(rows.values(), key=dearer)[:limit]
+    return Burning(total, int(monthly_micros) + sum(usage.values()), dearest, usage)
 
 
 def as_deployments(
@@ -153,11 +167,17 @@ def as_deployments(
 ) -> list[Deployment]:
     """The contract's view of rows, without their histories."""
     rows = list(rows)
-    owed = owed_micros(session, [row.deployment_id for row in rows]) if rows else {}
-    return [_as_deployment(row, owed.get(row.deployment_id, 0), rules) for row in rows]
+    if not rows:
+        return []
+    ids = [row.deployment_id for row in rows]
+    owed, used = owed_micros(session, ids), usage_owed_micros(session, ids)
+    return [
+        _as_deployment(row, owed.get(row.deployment_id, 0), used.get(row.deployment_id, 0), rules)
+        for row in rows
+    ]
 
 
-def _as_deployment(row: DeploymentRow, owed: int, rules: BillingSettings) -> Deployment:
+def _as_deployment(row: DeploymentRow, owed: int, used: int, rules: BillingSettings) -> Deployment:
     renewal_at = ladder.renews_at(row)
     rung = ladder.next_rung(row, rules)
     return Deployment(
@@ -175,7 +195,8 @@ def _as_deployment(row: DeploymentRow, owed: int, rules: BillingSettings) -> Dep
         paid_until=row.paid_until,
         next_renewal_at=renewal_at,
         next_renewal_micros=price_at(row, renewal_at) if renewal_at else 0,
-        owed_micros=owed,
+        owed_micros=owed + used,
+        owed_usage_micros=used,
         next_status=rung.status if rung else None,
         next_status_at=rung.at if rung else None,
         new_price_micros=row.new_price_micros,

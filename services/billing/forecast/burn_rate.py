@@ -4,8 +4,9 @@ The formulas stand in :class:`contracts.billing.BurnRate`. Each figure is rounde
 the exact monthly cost: the parts need not add up to the last micro-dollar of the whole.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
+from uuid import UUID
 
 from chassis.money import divide_half_even
 from contracts.billing import BurnRate, DeploymentBurnRate, DeploymentStatus
@@ -25,7 +26,11 @@ def analyse(balance_micros: int, burning: Burning, now: datetime) -> BurnRate:
         monthly_burn_micros=monthly_micros,
         daily_burn_micros=divide_half_even(monthly_micros, DAYS_PER_MONTH),
         hourly_burn_micros=divide_half_even(monthly_micros, HOURS_PER_MONTH),
-        deployments=[_part(row, monthly_micros) for row in burning.dearest],
+        monthly_usage_micros=sum(burning.usage.values()),
+        deployments=[
+            _part(row, burning.usage.get(row.deployment_id, 0), monthly_micros)
+            for row in burning.dearest
+        ],
         deployments_total=burning.total,
         projected_balance_30_days_micros=balance_micros - monthly_micros,
         days_until_empty=_days_until_empty(balance_micros, monthly_micros),
@@ -33,28 +38,30 @@ def analyse(balance_micros: int, burning: Burning, now: datetime) -> BurnRate:
     )
 
 
-def burning_among(found: Iterable[Burns], limit: int) -> Burning:
-    """What burns of these, the ``limit`` dearest by name."""
-    burns = [
-        each
-        for each in found
-        if each.status == DeploymentStatus.ACTIVE and each.monthly_cost_micros > 0
-    ]
-    dearest = sorted(burns, key=lambda each: (-each.monthly_cost_micros, each.deployment_id))
-    return Burning(
-        len(burns), sum(each.monthly_cost_micros for each in burns), list(dearest[:limit])
-    )
+def burning_among(found: Iterable[Burns], limit: int, usage: Mapping[UUID, int]) -> Burning:
+    """What burns of these, the ``limit`` dearest by name; ``usage`` is what a month of it costs."""
+    active = [each for each in found if each.status == DeploymentStatus.ACTIVE]
+    costs = {
+        each.deployment_id: each.monthly_cost_micros + usage.get(each.deployment_id, 0)
+        for each in active
+    }
+    burns = [each for each in active if costs[each.deployment_id] > 0]
+    dearest = sorted(burns, key=lambda each: (-costs[each.deployment_id], each.deployment_id))
+    used = {each: micros for each, micros in usage.items() if each in costs}
+    return Burning(len(burns), sum(costs.values()), list(dearest[:limit]), used)
 
 
-def _part(row: Burns, monthly_micros: int) -> DeploymentBurnRate:
+def _part(row: Burns, usage_micros: int, whole_micros: int) -> DeploymentBurnRate:
+    monthly_micros = row.monthly_cost_micros + usage_micros
     return DeploymentBurnRate(
         deployment_id=row.deployment_id,
         deployment_name=row.name,
         category=Category(row.category),
         status=DeploymentStatus(row.status),
-        monthly_cost_micros=row.monthly_cost_micros,
-        daily_cost_micros=divide_half_even(row.monthly_cost_micros, DAYS_PER_MONTH),
-        share_percent=divide_half_even(100 * row.monthly_cost_micros, monthly_micros),
+        monthly_cost_micros=monthly_micros,
+        monthly_usage_micros=usage_micros,
+        daily_cost_micros=divide_half_even(monthly_micros, DAYS_PER_MONTH),
+        share_percent=divide_half_even(100 * monthly_micros, whole_micros),
     )
 
 

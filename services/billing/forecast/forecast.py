@@ -6,7 +6,7 @@ wallet and those charges really pay of it.
 """
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from typing import NamedTuple
@@ -36,6 +36,7 @@ from services.billing.forecast.months_ahead import (
     schedule,
     tenancies,
 )
+from services.billing.forecast.usage_ahead import usage_ahead
 from services.billing.settings import BillingSettings
 
 log = logging.getLogger(__name__)
@@ -67,23 +68,25 @@ def foretell(
 ) -> Forecast:
     """See :class:`contracts.billing.GetForecast`."""
     with database.read() as session:
-        found = tenancies(session, request.user_id)
-        burning = burning_among(found, request.dearest) if request.dearest else None
+        usage = usage_ahead(session, request.user_id, now)
+        found = tenancies(session, request.user_id, {*usage.used, *usage.unpaid})
+        monthly_usage = usage.monthly_micros
+        burning = burning_among(found, request.dearest, monthly_usage) if request.dearest else None
         if request.without is not None:
             own_deployment(session, request.user_id, request.without)
             found = [each for each in found if each.deployment_id != request.without]
     until = midnight(now.date() + _DAY * (request.days + 1))
-    planned = schedule(found, now, until, rules)
+    planned = schedule(found, now, until, rules, usage)
     told = _ask(rpc, request.user_id, planned, until, rules)
     # As it is today: what is played changes prices.
     burn_rate = analyse(told.balance_micros, burning, now) if burning else None
-    ahead = MonthsAhead(now, rules, told.available_micros, told.is_frozen, _credits(told))
+    ahead = MonthsAhead(now, rules, told.available_micros, told.is_frozen, _credits(told), usage)
     ahead.play(found, until)
     shortage = ahead.shortage
     return Forecast(
         available_micros=told.available_micros,
         days=_days(now.date(), request.days, told.available_micros, ahead),
-        due_next=[_due_charge(each) for each in planned[:DUE_NEXT_MAX]],
+        due_next=[_due_charge(each) for each in _next(planned)[:DUE_NEXT_MAX]],
         short_on=shortage.day if shortage else None,
         short_by_micros=min(shortage.by_micros, MAX_AMOUNT_MICROS) if shortage else 0,
         days_until_empty=(shortage.day - now.date()).days if shortage else None,
@@ -177,7 +180,21 @@ def _due_charge(due: Due) -> DueCharge:
         amount_micros=due.amount_micros,
         deployment_id=due.tenancy.deployment_id,
         name=due.tenancy.name,
+        kind=ForecastKind.USAGE if due.is_usage else ForecastKind.RENEWAL,
     )
+
+
+def _next(planned: Sequence[Due]) -> list[Due]:
+    """Usage is due every day: of each deployment's the first one stands for all."""
+    shown: set[UUID] = set()
+    found = []
+    for due in planned:
+        deployment_id = due.tenancy.deployment_id
+        if not due.is_usage or deployment_id not in shown:
+            found.append(due)
+        if due.is_usage:
+            shown.add(deployment_id)
+    return found
 
 
 def _days(today: date, days: int, available_micros: int, ahead: MonthsAhead) -> list[ForecastDay]:
@@ -187,6 +204,7 @@ def _days(today: date, days: int, available_micros: int, ahead: MonthsAhead) -> 
     told = []
     for number in range(days + 1):
         day = today + number * _DAY
+        changes[day] = _usage_together(changes[day])
         available_micros += sum(change.micros for change in changes[day])
         told.append(
             ForecastDay(
@@ -199,6 +217,22 @@ def _days(today: date, days: int, available_micros: int, ahead: MonthsAhead) -> 
     return told
 
 
+def _usage_together(changes: Sequence[Change]) -> list[Change]:
+    """The usage of a deployment on one day is one event, at the moment of its last charge."""
+    used: Counter[UUID] = Counter()
+    together = []
+    for change in reversed(changes):
+        if change.is_usage and change.tenancy is not None:
+            used[change.tenancy.deployment_id] += change.micros
+    for change in reversed(changes):
+        if change.is_usage and change.tenancy is not None:
+            micros = used.pop(change.tenancy.deployment_id, 0)
+            together += [change._replace(micros=micros)] if micros else []
+        else:
+            together.append(change)
+    return together[::-1]
+
+
 def _event(change: Change) -> ForecastEvent:
     tenancy = change.tenancy
     if tenancy is None:
@@ -206,7 +240,7 @@ def _event(change: Change) -> ForecastEvent:
             kind=ForecastKind.AUTO_TOPUP, at=change.at, amount_micros=change.micros
         )
     return ForecastEvent(
-        kind=ForecastKind.RENEWAL,
+        kind=ForecastKind.USAGE if change.is_usage else ForecastKind.RENEWAL,
         at=change.at,
         amount_micros=-change.micros,
         deployment_id=tenancy.deployment_id,

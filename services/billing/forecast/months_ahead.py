@@ -1,14 +1,19 @@
-"""What renewals will charge and when, played forward in memory.
+"""What renewals and usage will charge and when, played forward in memory.
 
 The ladder and the months that decide here are those by which :mod:`services.billing.renewals`
 charges, and the wallet is asked in the same order: the oldest month first, each by itself, never
 more than there is.
+
+Usage is charged with each full hour, all of it together, as :mod:`services.billing.usage.charging`
+does. As long as the wallet covers them many hours are one step; where it does not, the hour is
+found in which it is short.
 """
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import date, datetime
+from datetime import UTC, date, datetime, time, timedelta
 from heapq import heappop, heappush
 from itertools import count
 from typing import NamedTuple
@@ -22,8 +27,11 @@ from services.billing.deployments import ladder, lifecycle, periods, prices
 from services.billing.deployments.ladder import Announced, Step
 from services.billing.deployments.months import month_end
 from services.billing.deployments.periods import PeriodKind, PeriodStatus
+from services.billing.forecast.usage_ahead import UsageAhead
 from services.billing.models import DeploymentRow, PeriodRow
 from services.billing.settings import BillingSettings
+
+_HOUR = timedelta(hours=1)
 
 
 @dataclass(slots=True)
@@ -86,6 +94,7 @@ _TENANCIES = (
                 DeploymentRow.paid_until.is_not(None),
             ),
             _IS_OWING,
+            DeploymentRow.deployment_id.in_(bindparam("used", expanding=True)),
         ),
     )
     .order_by(DeploymentRow.deployment_id)
@@ -104,6 +113,7 @@ class Due(NamedTuple):
     tenancy: Tenancy
     waits_until: datetime | None = None
     is_waiting: bool = False
+    is_usage: bool = False
 
 
 class Change(NamedTuple):
@@ -112,19 +122,21 @@ class Change(NamedTuple):
     at: datetime
     micros: int
     tenancy: Tenancy | None = None
+    is_usage: bool = False
 
 
 class Shortage(NamedTuple):
-    """The first day at whose end a month that is due is not paid, or on which something is
-    suspended for that, and what it lacks."""
+    """The first day at whose end a month or usage that is due is not paid, or on which something
+    is suspended for that, and what it lacks."""
 
     day: date
     by_micros: int
 
 
-def tenancies(session: Session, user_id: UUID) -> list[Tenancy]:
-    """All of this user's that will cost something unless their owner acts."""
-    rows = session.execute(_TENANCIES, {"user_id": user_id})
+def tenancies(session: Session, user_id: UUID, used: Iterable[UUID] = ()) -> list[Tenancy]:
+    """All of this user's that will cost something unless their owner acts; also ``used``, those
+    whose use does."""
+    rows = session.execute(_TENANCIES, {"user_id": user_id, "used": list(used)})
     found = {row.deployment_id: Tenancy(*row) for row in rows}
     if not any(each.is_owing for each in found.values()):
         return list(found.values())
@@ -142,11 +154,24 @@ def tenancies(session: Session, user_id: UUID) -> list[Tenancy]:
 
 
 def schedule(
-    found: Iterable[Tenancy], now: datetime, until: datetime, rules: BillingSettings
+    found: Iterable[Tenancy],
+    now: datetime,
+    until: datetime,
+    rules: BillingSettings,
+    usage: UsageAhead | None = None,
 ) -> list[Due]:
-    """What becomes due before ``until`` if all of it is paid, the earliest first."""
-    planned = [due for each in found for due in _planned(each, now, until, rules)]
-    return sorted(planned, key=lambda each: (each.at, each.tenancy.deployment_id))
+    """What becomes due before ``until`` if all of it is paid, the earliest first; usage day by
+    day, with the last hour that is charged on it."""
+    usage = usage or UsageAhead()
+    planned = [
+        due
+        for each in found
+        for due in (
+            *_planned(each, now, until, rules),
+            *_usage_planned(each, usage, now, until, rules),
+        )
+    ]
+    return sorted(planned, key=lambda each: (each.at, each.tenancy.deployment_id, each.is_usage))
 
 
 def _planned(
@@ -169,6 +194,41 @@ def _planned(
         starts_at = month_end(anchor, starts_at)
 
 
+def _usage_planned(
+    tenancy: Tenancy, usage: UsageAhead, now: datetime, until: datetime, rules: BillingSettings
+) -> Iterable[Due]:
+    unpaid_micros = usage.unpaid.get(tenancy.deployment_id, 0)
+    if unpaid_micros > 0:
+        gives_up_at = (tenancy.usage_short_since or now) + rules.grace
+        yield Due(now, unpaid_micros, tenancy, gives_up_at, is_waiting=True, is_usage=True)
+    used = usage.used.get(tenancy.deployment_id)
+    if used is None:
+        return
+    ends_at = tenancy.paid_until if tenancy.ends_with_month else None
+    before_micros, at = 0, next_last_hour(now)
+    while at < until:
+        due_micros = used.due_micros(min(at, ends_at or at))
+        if due_micros > before_micros:
+            yield Due(at, due_micros - before_micros, tenancy, at + rules.grace, is_usage=True)
+        before_micros, at = due_micros, next_last_hour(at)
+
+
+def next_last_hour(moment: datetime) -> datetime:
+    """When usage is charged for the last time on a day (UTC): the next such moment."""
+    today = datetime.combine(moment.date(), time(23), UTC)
+    return today if moment < today else today + timedelta(days=1)
+
+
+def _hour(moment: datetime) -> datetime:
+    """The last full hour."""
+    return moment.replace(minute=0, second=0, microsecond=0)
+
+
+def _end_of(day: date) -> datetime:
+    """The end of a day (UTC)."""
+    return datetime.combine(day, time(), UTC) + timedelta(days=1)
+
+
 @dataclass
 class MonthsAhead:
     """What the wallet pays of it, beginning at ``now`` with ``available_micros``.
@@ -183,31 +243,45 @@ class MonthsAhead:
     available_micros: int
     is_frozen: bool = False
     credits: Sequence[Change] = ()
+    usage: UsageAhead = field(default_factory=UsageAhead)
     changes: list[Change] = field(default_factory=list)
     shortage: Shortage | None = None
     _agenda: list[tuple[datetime, int, Tenancy]] = field(default_factory=list)
     _turn: Iterator[int] = field(default_factory=count)
     _unpaid: dict[UUID, int] = field(default_factory=dict)
+    _tenancies: dict[UUID, Tenancy] = field(default_factory=dict)
+    _charges_from: datetime = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Usage is charged with the hours from now on, this one included if it begins now."""
+        self._charges_from = _hour(self.now + _HOUR - self.now.resolution)
 
     def play(self, found: Iterable[Tenancy], until: datetime) -> None:
         """Until that moment, which is not looked at any more."""
         found = list(found)
+        self._tenancies = {each.deployment_id: each for each in found}
+        self.usage = self.usage.of(self._tenancies)
         for each in found:
             self._begin(each)
+        self._ask_for_unpaid_usage(self.now)
+        usage_at = next_last_hour(self.now) if self.usage.used else until
         coming = deque(credit for credit in self.credits if credit.at < until)
         today = self.now.date()
-        while self._agenda or coming:
+        while True:
             moments = [agenda[0][0] for agenda in (self._agenda, coming) if agenda]
-            at = max(min(moments), self.now)
+            at = max(min([usage_at, *moments]), self.now)
             if at >= until:
                 break
             if at.date() > today:
-                self._note_shortage(today)
+                self._note_shortage(today, _end_of(today))
                 today = at.date()
+            self._charge_usage(at)
+            if at >= usage_at:
+                usage_at = next_last_hour(at)
             self._look(at, self._due(at))
             while coming and coming[0].at <= at and not self._is_due(at):
                 self._receive(at, coming.popleft(), found)
-        self._note_shortage(today)
+        self._note_shortage(today, _end_of(today))
 
     def _begin(self, tenancy: Tenancy) -> None:
         if tenancy.status == DeploymentStatus.ACTIVE:
@@ -304,7 +378,7 @@ class MonthsAhead:
         amount_micros = periods.arrears_micros(tenancy, starts_at, at)
         if amount_micros > 0:
             tenancy.owed.append(Owed(PeriodKind.ARREARS, starts_at, at, amount_micros))
-        self._note_shortage(at.date())
+        self._note_shortage(at.date(), at)
         self._unpaid.pop(tenancy.deployment_id, None)
         lifecycle.enter(tenancy, at, DeploymentStatus.SUSPENDED, self.rules)
 
@@ -315,14 +389,87 @@ class MonthsAhead:
     def _receive(self, at: datetime, credit: Change, found: Iterable[Tenancy]) -> None:
         """Money comes: whatever is owed is asked for again."""
         self._change(credit._replace(at=at))
+        self._ask_for_unpaid_usage(at)
         self._look(at, [each for each in found if each.owed])
 
     def _note_unpaid(self, tenancy: Tenancy) -> None:
         months = [each for each in tenancy.owed if each.kind is PeriodKind.MONTH]
         self._unpaid[tenancy.deployment_id] = sum(each.amount_micros for each in months)
 
-    def _note_shortage(self, day: date) -> None:
-        """What is unpaid at the end of a day, or when it is suspended for that."""
-        if self._unpaid and self.shortage is None:
+    def _note_shortage(self, day: date, moment: datetime) -> None:
+        """What is unpaid at the end of a day, or at the moment at which it is suspended."""
+        unpaid_micros = sum(self._unpaid.values())
+        if any(each.usage_short_since is not None for each in self._tenancies.values()):
+            unpaid_micros += sum(self.usage.unpaid.values()) + self._usage_micros(moment)
+        if unpaid_micros and self.shortage is None:
             has_micros = 0 if self.is_frozen else self.available_micros
-            self.shortage = Shortage(day, max(sum(self._unpaid.values()) - has_micros, 1))
+            self.shortage = Shortage(day, max(unpaid_micros - has_micros, 1))
+
+    def _charge_usage(self, at: datetime) -> None:
+        """Charge what was used in the hours that are over, all of it together in each, until
+        the wallet does not cover it. What is not paid is paid before anything else."""
+        first, hours = self._charges_from, (_hour(at) - self._charges_from) // _HOUR + 1
+        if not self.usage.used or self.usage.unpaid or hours <= 0:
+            return
+        has_micros = 0 if self.is_frozen else max(self.available_micros, 0)
+        paid = hours
+        if self._usage_micros(_hour(at)) > has_micros:
+            costs = range(hours)
+            paid = bisect_right(
+                costs, has_micros, key=lambda number: self._usage_micros(first + number * _HOUR)
+            )
+        self._charges_from = first + hours * _HOUR
+        if paid:
+            charged_at = first + (paid - 1) * _HOUR
+            for deployment_id, micros in self._write_charge(charged_at).items():
+                tenancy = self._tenancies[deployment_id]
+                self._change(Change(charged_at, -micros, tenancy, is_usage=True))
+        if paid < hours:
+            self._refuse_usage(first + paid * _HOUR)
+
+    def _refuse_usage(self, at: datetime) -> None:
+        """What runs of a charge that is not paid has its days of grace from then on."""
+        self.usage.unpaid = self._write_charge(at)
+        for deployment_id in self.usage.unpaid:
+            tenancy = self._tenancies[deployment_id]
+            if tenancy.status == DeploymentStatus.ACTIVE and tenancy.usage_short_since is None:
+                tenancy.usage_short_since = at
+                tenancy.due_at = ladder.due_at(tenancy, at, self.rules)
+                self._note(tenancy)
+
+    def _ask_for_unpaid_usage(self, at: datetime) -> None:
+        """It is charged as a whole; what was used meanwhile with the next hour."""
+        if self.is_frozen or sum(self.usage.unpaid.values()) > self.available_micros:
+            return
+        for deployment_id, micros in self.usage.unpaid.items():
+            tenancy = self._tenancies[deployment_id]
+            self._change(Change(at, -micros, tenancy, is_usage=True))
+            if tenancy.usage_short_since is not None:
+                tenancy.usage_short_since = None
+                tenancy.due_at = ladder.due_at(tenancy, at, self.rules)
+                self._note(tenancy)
+            self._charges_from = _hour(at) + _HOUR
+        self.usage.unpaid = {}
+
+    def _write_charge(self, at: datetime) -> dict[UUID, int]:
+        """What was used by then stands in a charge from now on: so much for each deployment."""
+        charged = {}
+        for deployment_id, used in self.usage.used.items():
+            micros = used.due_micros(self._runs_until(deployment_id, at))
+            if micros:
+                used.charged_micros += micros
+                charged[deployment_id] = micros
+        return charged
+
+    def _usage_micros(self, at: datetime) -> int:
+        """What was used by then and stands in no charge."""
+        return sum(
+            used.due_micros(self._runs_until(deployment_id, at))
+            for deployment_id, used in self.usage.used.items()
+        )
+
+    def _runs_until(self, deployment_id: UUID, at: datetime) -> datetime:
+        """What has stopped uses nothing any more."""
+        tenancy = self._tenancies[deployment_id]
+        is_running = tenancy.status == DeploymentStatus.ACTIVE
+        return at if is_running else max(min(at, tenancy.status_changed_at), self.now)

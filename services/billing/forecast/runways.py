@@ -1,7 +1,7 @@
 """Warnings before credits run out: once per dip, and the good news after it.
 
 A user is looked at when something has changed what is to come, and at the beginning of each day
-(UTC) on which something is due within a week. What the forecast says decides::
+(UTC) on which something is due within a week, or charged by use. What the forecast says decides::
 
     covered ─ short within 7 days ─▶ warned at 7 ─ 3 days ─▶ at 3 ─ 1 day ─▶ at 1
     warned ─ covered again ─▶ told so; in silence where what was short has been suspended since
@@ -32,7 +32,7 @@ from contracts.billing import (
 )
 from contracts.errors import ServiceError
 from services.billing.forecast.forecast import DUE_NEXT_MAX, foretell, midnight
-from services.billing.models import DeploymentRow, RunwayRow
+from services.billing.models import DeploymentRow, PurchaseLineRow, RunwayRow
 from services.billing.settings import BillingSettings
 
 log = logging.getLogger(__name__)
@@ -173,7 +173,8 @@ def _next_look_at(
     """The beginning of a day on which something may have to be told; None where nothing can."""
     tomorrow = now.date() + timedelta(days=1)
     later = [due.at.date() for due in forecast.due_next if due.at > now]
-    if _level(forecast) is not None or len(forecast.due_next) == DUE_NEXT_MAX:
+    is_full = len(forecast.due_next) == DUE_NEXT_MAX
+    if _level(forecast) is not None or is_full or _is_measured(session, user_id):
         day = tomorrow
     elif later:
         day = max(tomorrow, later[0] - timedelta(days=LEVELS[-1]))
@@ -188,5 +189,23 @@ def _has(session: Session, user_id: UUID, status: DeploymentStatus) -> bool:
     """Whether a deployment of this user's is in this state."""
     found = select(DeploymentRow.deployment_id).where(
         DeploymentRow.user_id == user_id, DeploymentRow.status == status
+    )
+    return session.scalar(found.limit(1)) is not None
+
+
+def _is_measured(session: Session, user_id: UUID) -> bool:
+    """Whether something runs of this user's that is charged by use, and may be used any day."""
+    found = (
+        select(DeploymentRow.deployment_id)
+        .join(
+            PurchaseLineRow,
+            (PurchaseLineRow.purchase_id == DeploymentRow.purchase_id)
+            & (PurchaseLineRow.position == DeploymentRow.line_position),
+        )
+        .where(
+            DeploymentRow.user_id == user_id,
+            DeploymentRow.status == DeploymentStatus.ACTIVE,
+            PurchaseLineRow.meters != [],
+        )
     )
     return session.scalar(found.limit(1)) is not None

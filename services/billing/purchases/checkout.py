@@ -33,7 +33,7 @@ from contracts.billing import (
     PurchaseStatus,
     StartPurchase,
 )
-from contracts.catalog import Quote, QuoteLine, ReleaseStock, ReserveStock
+from contracts.catalog import HoldStock, Quote, QuoteLine, ReleaseStock, ReserveStock
 from contracts.errors import (
     AccountFrozen,
     Conflict,
@@ -304,12 +304,16 @@ class Checkout:
             self._close(claimed, PurchaseStatus.FAILED, refusal.code, NOT_CHARGED)
         else:
             crash_point("billing.wallet_debited")
-            return self._completions.do(Paid(row, transaction_id)), False
+            was_held = row.stock_held_until is not None
+            completed = self._completions.do(Paid(row, transaction_id))
+            if was_held:
+                self._tell_hold(row, None)
+            return completed, False
         return None, False
 
     def _reserve_stock(self, claimed: Claim) -> None:
         row = claimed.row
-        if claimed.is_new and not any(line.is_stocked for line in row.lines):
+        if claimed.is_new and not _is_stocked(row):
             # The catalog has just said that there is no end to it, and would take nothing.
             return
         if row.stock_held_until is not None and row.stock_held_until > self.clock():
@@ -369,7 +373,28 @@ class Checkout:
             )
         crash_point("billing.awaiting_funds")
         self.release_stock()
+        if claimed.row.may_hold_stock and _is_stocked(claimed.row):
+            with self.database.read() as session:
+                row = session.get_one(PurchaseRow, claimed.purchase_id)
+            if row.status == PurchaseStatus.AWAITING_FUNDS and row.stock_held_until is not None:
+                self._tell_hold(row, row.stock_held_until)
         return money_came
+
+    def _tell_hold(self, row: PurchaseRow, until: datetime | None) -> None:
+        """Tell the catalog until when stock is set aside for this purchase, or that it is sold.
+
+        Nothing hangs on it but what who looks at the product is told: what the catalog does not
+        hear is not said again.
+        """
+        if not _is_stocked(row):
+            return
+        try:
+            self.rpc.call(
+                HoldStock(reservation_id=row.reservation_id, until=until),
+                timeout_s=self.rules.call_timeout_s,
+            )
+        except ServiceError as error:
+            log.warning("the catalog did not hear what is held", extra={"error": str(error)})
 
     def _close(self, claimed: Claim, to: PurchaseStatus, code: str, reason: str) -> None:
         """End a claimed purchase without a payment, and for good."""
@@ -410,6 +435,11 @@ class Checkout:
         )
         with self.database.begin() as session:
             claims.postpone(session, self.clock(), claimed)
+
+
+def _is_stocked(row: PurchaseRow) -> bool:
+    """Whether there is an end to something of it."""
+    return any(line.is_stocked for line in row.lines)
 
 
 def _quote_lines(lines: Sequence[PurchaseLine | PurchaseLineRow]) -> list[QuoteLine]:

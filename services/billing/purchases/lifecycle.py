@@ -74,13 +74,20 @@ def check_units(lines: list[PurchaseLine]) -> None:
 
 
 def check_prices(lines: list[PurchaseLine], quote: Quote) -> None:
-    """Raise ``PriceChanged`` where the catalog's price is not the one the person saw."""
+    """Raise ``PriceChanged`` where the catalog's price is not the one the person saw, or what is
+    charged by use."""
     for line, quoted in zip(lines, quote.lines, strict=True):
         expected = line.expected_unit_price_micros
         if expected is not None and expected != quoted.unit_price_micros:
             raise PriceChanged(
                 f"{quoted.product.name} now costs {format_usd(quoted.unit_price_micros)}, not"
                 f" {format_usd(expected)}. Nothing was bought. Look at the price and buy again.",
+                str(quoted.unit_price_micros),
+            )
+        if line.expected_meters not in (None, quoted.product.meters):
+            raise PriceChanged(
+                f"What is charged for the use of {quoted.product.name} has changed. Nothing was"
+                " bought. Look at what use costs and buy again.",
                 str(quoted.unit_price_micros),
             )
 

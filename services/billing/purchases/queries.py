@@ -20,6 +20,7 @@ from contracts.billing import (
 )
 from contracts.catalog import BillingPeriod, Category
 from contracts.errors import NotFound
+from services.billing.deployments.meters import meters_of
 from services.billing.models import WAITING, DeploymentRow, PurchaseRow
 from services.billing.settings import BillingSettings
 
@@ -116,6 +117,7 @@ def as_purchase(row: PurchaseRow, rules: BillingSettings, *, replayed: bool = Fa
                 amount_micros=line.amount_micros,
                 choices=line.choices,
                 name=line.name,
+                meters=list(meters_of(line).values()),
             )
             for line in row.lines
         ],

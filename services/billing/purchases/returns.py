@@ -17,7 +17,9 @@ from contracts.billing import (
     ReturnPurchase,
 )
 from contracts.errors import Conflict, IdempotencyConflict, NotFound
-from services.billing.deployments import commands
+from services.billing.deployments import commands, periods
+from services.billing.deployments.months import one_month_after
+from services.billing.deployments.periods import PeriodKind
 from services.billing.models import OVER, DeploymentRow, PurchaseRow, RefundRow
 from services.billing.purchases.queries import own_purchase, returnable_until
 from services.billing.refunds import recording
@@ -107,7 +109,8 @@ def _refund(
     cause: ChangeCause,
     rules: BillingSettings,
 ) -> RefundRow:
-    """Units that are given back run no more."""
+    """Units that are given back run no more. What was paid for a larger size in the month that the
+    purchase paid goes back with them."""
     units = recording.unrefunded(session, deployments)
     row = recording.refund(session, now, units, wish)
     if row is None:
@@ -115,4 +118,9 @@ def _refund(
     for deployment in units:
         if deployment.status not in OVER:
             commands.leave(session, now, deployment, DeploymentStatus.CANCELLED, cause, rules)
+        if deployment.active_at is not None:
+            first_month_ends = one_month_after(deployment.active_at)
+            resize = PeriodKind.RESIZE
+            if periods.give_back(session, now, deployment.deployment_id, resize, first_month_ends):
+                deployment.due_at = now
     return row

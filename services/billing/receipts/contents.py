@@ -1,6 +1,7 @@
 """What a receipt says: what was paid for, and what of it came back.
 
-A purchase has one receipt, and so has each charge of a deployment after it. Prices contain the tax
+A purchase has one receipt, and so has each charge of a deployment after it, and what was paid for
+usage in a calendar month. Prices contain the tax
 of the seller's country, at the rate of when the receipt is issued; without one it is 0.
 """
 
@@ -13,11 +14,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from chassis.money import format_usd
-from chassis.papers.paper import contained_tax_micros
 from contracts.billing import ChargeKind, PaidFor, Receipt, ReceiptLine
 from contracts.catalog import BillingPeriod
 from contracts.errors import BadRequest, Conflict, NotFound
-from contracts.papers import BillingDetails
 from services.billing.deployments.months import month_end
 from services.billing.deployments.periods import PeriodKind, PeriodStatus
 from services.billing.deployments.queries import own_deployment
@@ -29,6 +28,8 @@ from services.billing.models import (
     RefundedUnitRow,
 )
 from services.billing.purchases.queries import own_purchase
+from services.billing.receipts import usage
+from services.billing.receipts.drafts import draft
 from services.billing.settings import BillingSettings
 
 _CHARGED_FOR = {
@@ -45,14 +46,17 @@ def drafted(session: Session, subject: PaidFor, rules: BillingSettings) -> Recei
     Raises ``BadRequest`` where it is not for one thing, ``NotFound``, also for what is somebody
     else's, and ``Conflict`` where nothing was paid.
     """
-    match (subject.purchase_id, subject.deployment_id, subject.transaction_id):
-        case (UUID() as purchase_id, None, None):
+    match (subject.purchase_id, subject.deployment_id, subject.transaction_id, subject.month):
+        case (UUID() as purchase_id, None, None, None):
             return _of_purchase(own_purchase(session, subject.user_id, purchase_id), rules)
-        case (None, UUID() as deployment_id, UUID() as transaction_id):
+        case (None, UUID() as deployment_id, UUID() as transaction_id, None):
             row = own_deployment(session, subject.user_id, deployment_id)
             return _of_charge(session, row, transaction_id, rules)
+        case (None, None, None, str() as month):
+            return usage.of_month(session, subject.user_id, month, rules)
     raise BadRequest(
-        "Name what the receipt is for: a purchase_id, or a deployment_id and a transaction_id."
+        "Name what the receipt is for: a purchase_id, a deployment_id and a transaction_id, or a"
+        " month."
     )
 
 
@@ -69,7 +73,7 @@ def _of_charge(
     if period is None:
         raise NotFound("There is no such charge of this deployment.")
     detail = f"{_CHARGED_FOR[ChargeKind(period.kind)]} {_span(period.starts_at, period.ends_at)}"
-    return _receipt(
+    return draft(
         transaction_id=transaction_id,
         user_id=period.user_id,
         purchase_id=row.purchase_id,
@@ -84,7 +88,9 @@ def _of_charge(
 def with_refunds(session: Session, receipt: Receipt) -> Receipt:
     """The same with what came back by now, which is no part of what was issued."""
     refunds = _smaller_sizes(session, receipt)
-    if receipt.deployment_id is None:
+    if receipt.month is not None:
+        refunds = usage.refunds_of_month(session, receipt.user_id, receipt.month)
+    elif receipt.deployment_id is None:
         refunds += _units_refunded(session, receipt.purchase_id)
     else:
         refunds += _charge_refunded(session, receipt.deployment_id, receipt, refunds)
@@ -97,7 +103,7 @@ def with_refunds(session: Session, receipt: Receipt) -> Receipt:
 def _of_purchase(row: PurchaseRow, rules: BillingSettings) -> Receipt:
     if row.transaction_id is None or row.ended_at is None:
         raise Conflict(NOTHING_PAID)
-    return _receipt(
+    return draft(
         transaction_id=row.transaction_id,
         user_id=row.user_id,
         purchase_id=row.purchase_id,
@@ -130,34 +136,7 @@ def _first_month(began: Sequence[datetime | None]) -> str:
     return "the first month of each" if len(began) > 1 else "its first month"
 
 
-def _receipt(
-    *,
-    transaction_id: UUID,
-    user_id: UUID,
-    purchase_id: UUID,
-    deployment_id: UUID | None,
-    paid_at: datetime,
-    lines: list[ReceiptLine],
-    rules: BillingSettings,
-) -> Receipt:
-    total_micros = sum(line.amount_micros for line in lines)
-    return Receipt(
-        transaction_id=transaction_id,
-        user_id=user_id,
-        purchase_id=purchase_id,
-        deployment_id=deployment_id,
-        paid_at=paid_at,
-        seller=list(rules.seller_lines),
-        buyer=BillingDetails(),
-        lines=lines,
-        tax_bps=rules.tax_bps,
-        tax_micros=contained_tax_micros(total_micros, rules.tax_bps),
-        total_micros=total_micros,
-        net_micros=total_micros,
-    )
-
-
-def _units_refunded(session: Session, purchase_id: UUID) -> list[ReceiptLine]:
+def _units_refunded(session: Session, purchase_id: UUID | None) -> list[ReceiptLine]:
     """A line for each day and product, the earliest first."""
     units = session.execute(
         select(RefundedUnitRow, PurchaseLineRow.product_name)

@@ -18,15 +18,17 @@ def rendered(receipt: Receipt) -> RenderedReceipt:
 def paper(receipt: Receipt) -> Paper:
     """What stands on it. A refund is a line of its own below the total, which stays what it was."""
     issued_at = receipt.issued_at or receipt.paid_at
-    facts = [
-        ("Issued on", f"{issued_at:%Y-%m-%d}"),
-        ("Paid on", f"{receipt.paid_at:%Y-%m-%d %H:%M} UTC"),
-        ("Account", str(receipt.user_id)),
-        ("Transaction", str(receipt.transaction_id)),
-        ("Purchase", str(receipt.purchase_id)),
-    ]
-    if receipt.deployment_id is not None:
-        facts.append(("Deployment", str(receipt.deployment_id)))
+    facts = [("Issued on", f"{issued_at:%Y-%m-%d}"), ("Account", str(receipt.user_id))]
+    if receipt.month is not None:
+        facts.insert(1, ("Usage paid in", f"{receipt.month} (UTC)"))
+    else:
+        facts.insert(1, ("Paid on", f"{receipt.paid_at:%Y-%m-%d %H:%M} UTC"))
+    named = (
+        ("Transaction", receipt.transaction_id),
+        ("Purchase", receipt.purchase_id),
+        ("Deployment", receipt.deployment_id),
+    )
+    facts += [(label, str(identifier)) for label, identifier in named if identifier is not None]
     return Paper(
         title=f"Receipt {receipt.number}",
         made_at=issued_at,

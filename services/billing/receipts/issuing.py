@@ -16,6 +16,7 @@ from chassis.database import lock_until_commit
 from contracts.billing import GetReceipt, IssueReceipt, PaidFor, Receipt
 from contracts.errors import Conflict
 from services.billing.models import ReceiptRow
+from services.billing.receipts import usage
 from services.billing.receipts.contents import drafted, with_refunds
 from services.billing.settings import BillingSettings
 
@@ -25,14 +26,16 @@ def issue(
 ) -> Receipt:
     """The receipt, with a number from now on; the first one for what was issued before.
 
-    Raises ``NotFound``, and ``Conflict`` where nothing was paid.
+    Raises ``NotFound``, and ``Conflict`` where nothing was paid, or a month is not over.
     """
     draft = drafted(session, command, rules)
-    if (known := _issued(session, draft.transaction_id)) is not None:
+    if (known := _issued(session, draft)) is not None:
         return with_refunds(session, known)
+    if draft.month is not None and now < (since := usage.issuable_from(draft.month)):
+        raise Conflict(f"Its month is not over. It can be issued from {since:%Y-%m-%d %H:%M} UTC.")
     lock_until_commit(session, f"receipts:{now.year}")
     # Who held the year before may have issued this one.
-    if (known := _issued(session, draft.transaction_id)) is not None:
+    if (known := _issued(session, draft)) is not None:
         return with_refunds(session, known)
     sequence = _last(session, now.year) + 1
     receipt = draft.model_copy(
@@ -44,7 +47,7 @@ def issue(
     )
     session.add(
         ReceiptRow(
-            transaction_id=receipt.transaction_id,
+            transaction_id=_kept_as(receipt),
             user_id=receipt.user_id,
             year=now.year,
             sequence=sequence,
@@ -61,7 +64,7 @@ def get(session: Session, command: GetReceipt, rules: BillingSettings) -> Receip
     """The receipt as it was issued, or a draft, each with what came back by now. Errors as
     above."""
     draft = drafted(session, command, rules)
-    return with_refunds(session, _issued(session, draft.transaction_id) or draft)
+    return with_refunds(session, _issued(session, draft) or draft)
 
 
 def get_issued(session: Session, command: PaidFor, rules: BillingSettings) -> Receipt:
@@ -73,8 +76,15 @@ def get_issued(session: Session, command: PaidFor, rules: BillingSettings) -> Re
     return receipt
 
 
-def _issued(session: Session, transaction_id: UUID) -> Receipt | None:
-    row = session.get(ReceiptRow, transaction_id)
+def _kept_as(receipt: Receipt) -> UUID:
+    """The transaction that paid it, or what stands in the place of those of a month."""
+    if receipt.transaction_id is not None:
+        return receipt.transaction_id
+    return usage.statement_id(receipt.user_id, receipt.month or "")
+
+
+def _issued(session: Session, draft: Receipt) -> Receipt | None:
+    row = session.get(ReceiptRow, _kept_as(draft))
     return Receipt.model_validate(row.content) if row is not None else None
 
 

@@ -259,7 +259,7 @@ class Outcomes:
                     periods.refund_key(period) if is_back else periods.key(period),
                     kind,
                     self.now,
-                    periods.price(period),
+                    periods.refunded_price(period) if is_back else periods.price(period),
                     product_id=row.product_id,
                     product_name=row.product_name or names.get(row.product_id, ""),
                     units=1 if period.kind == PeriodKind.MONTH else 0,

@@ -4,11 +4,13 @@
 
     leased, charge written down ─▶ wallet asked ─▶ paid
                                                 └▶ too little: it stays due, and the ladder begins
+    not paid, and corrected since ─▶ its key is closed ─▶ written anew, or paid before
 
 A charge holds the difference between what the totals cost by now and what stands in charges
 already; both are moved on together, and only then the wallet hears of it, under a key that names
 the charge. A wallet has one unpaid charge at most: whatever crashes, repeats or runs beside it,
-everything is charged once.
+everything is charged once. Where corrections exceed what was used since, the difference is paid
+back: see :mod:`services.billing.usage.paying_back`.
 """
 
 import logging
@@ -18,7 +20,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import select, tuple_, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from chassis.bulk import Batch
@@ -30,11 +32,19 @@ from chassis.leases import Leases
 from contracts.errors import ServiceError
 from contracts.keys import usage_key
 from contracts.messages import MAX_AMOUNT_MICROS
-from contracts.wallet import Debit, DebitAll, DebitResult, TransactionKind
+from contracts.wallet import (
+    ClosedKey,
+    CloseKey,
+    Debit,
+    DebitAll,
+    DebitResult,
+    Transaction,
+    TransactionKind,
+)
 from services.billing.deployments.ladder import NO_MONEY
+from services.billing.deployments.meters import meters_of, uncharged_micros, with_lines
+from services.billing.deployments.rating import rated_micros
 from services.billing.models import (
-    DeploymentRow,
-    PurchaseLineRow,
     UsageChargeLineRow,
     UsageChargeRow,
     UsageTotalRow,
@@ -44,9 +54,8 @@ from services.billing.sales import records
 from services.billing.sales.records import SaleKind
 from services.billing.sales.shares import Price, shares
 from services.billing.settings import BillingSettings
-from services.billing.usage import shortage
-from services.billing.usage.rating import rated_micros
-from services.billing.usage.taking import meters_of, next_hour
+from services.billing.usage import paying_back, shortage
+from services.billing.usage.taking import next_hour
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +99,9 @@ class UsageCharges:
     def _prepare(self, session: Session, user_id: UUID) -> None:
         """Write down what this wallet is to pay; what is written already is paid first."""
         wallet = session.get_one(UsageWalletRow, user_id, with_for_update=True)
-        if _unpaid(session, [user_id]):
+        for charge in _unpaid(session, [user_id]):
+            if charge.closing_since is None and _is_corrected(session, charge):
+                charge.closing_since = self.clock()
             return
         if not _write_charge(session, self.clock(), wallet):
             wallet.due_at = None
@@ -99,11 +110,17 @@ class UsageCharges:
     def _ask_wallet(self, user_ids: Sequence[UUID]) -> None:
         """Raises ``ServiceError`` when the wallet did not answer: what is due stays due."""
         with self.database.read() as session:
+            unpaid = _unpaid(session, user_ids)
             debits = {
                 charge.charge_id: _debit(charge, _parts(session, charge))
-                for charge in _unpaid(session, user_ids)
+                for charge in unpaid
+                if charge.closing_since is None
             }
         crash_point("billing.usage_written")
+        closing = [each.charge_id for each in unpaid if each.closing_since is not None]
+        found = {each: self.rpc.call(CloseKey(idempotency_key=usage_key(each))) for each in closing}
+        crash_point("billing.usage_closed")
+        self._each(found, lambda session, each: self._replace(session, each, found[each]))
         if not debits:
             return
         outcomes = self.rpc.call(DebitAll(debits=list(debits.values())))
@@ -114,16 +131,12 @@ class UsageCharges:
 
     def _record(self, session: Session, charge_id: UUID, answer: DebitResult) -> None:
         now = self.clock()
-        user_id = session.get_one(UsageChargeRow, charge_id).user_id
-        wallet = session.get_one(UsageWalletRow, user_id, with_for_update=True)
-        charge = session.get_one(UsageChargeRow, charge_id, with_for_update=True)
-        if charge.paid_at is not None:
+        locked = self._locked(session, charge_id)
+        if locked is None:
             return
+        wallet, charge = locked
         if answer.transaction is not None:
-            charge.transaction_id, charge.paid_at = answer.transaction.transaction_id, now
-            _book_sales(session, now, charge)
-            shortage.end(session, now, charge, self.rules)
-            wallet.due_at = next_hour(now) if _uncharged(session, user_id) else None
+            self._paid(session, now, wallet, charge, answer.transaction)
             return
         wallet.due_at = now + self.rules.renewal_retry
         if answer.error is not None and answer.error.code in NO_MONEY:
@@ -131,8 +144,49 @@ class UsageCharges:
         elif answer.error is not None:
             log.error(
                 "the wallet does not do what a charge for usage needs",
-                extra={"user_id": str(user_id), "error": answer.error.message},
+                extra={"user_id": str(charge.user_id), "error": answer.error.message},
             )
+
+    def _locked(
+        self, session: Session, charge_id: UUID
+    ) -> tuple[UsageWalletRow, UsageChargeRow] | None:
+        """A charge that is not paid, and its wallet; None where somebody has dealt with it."""
+        found = session.get(UsageChargeRow, charge_id)
+        if found is None:
+            return None
+        wallet = session.get_one(UsageWalletRow, found.user_id, with_for_update=True)
+        charge = session.get(
+            UsageChargeRow, charge_id, with_for_update=True, populate_existing=True
+        )
+        return None if charge is None or charge.paid_at is not None else (wallet, charge)
+
+    def _paid(
+        self,
+        session: Session,
+        now: datetime,
+        wallet: UsageWalletRow,
+        charge: UsageChargeRow,
+        paid_by: Transaction,
+    ) -> None:
+        charge.transaction_id, charge.paid_at = paid_by.transaction_id, now
+        _book_sales(session, now, charge)
+        shortage.end(session, now, charge, self.rules)
+        wallet.due_at = next_hour(now) if _uncharged(session, charge.user_id) else None
+
+    def _replace(self, session: Session, charge_id: UUID, found: ClosedKey) -> None:
+        """Nobody pays it any more: what it was for is uncharged again, and charged as it is by
+        now. What was paid before counts."""
+        now = self.clock()
+        locked = self._locked(session, charge_id)
+        if locked is None:
+            return
+        wallet, charge = locked
+        if found.transaction is not None:
+            self._paid(session, now, wallet, charge, found.transaction)
+            return
+        shortage.end(session, now, charge, self.rules)
+        _take_back(session, charge)
+        wallet.due_at = now
 
     def _each(self, ids: Iterable[UUID], act: Callable[[Session, UUID], None]) -> None:
         """Do something with each of them; one that fails is left to its lease."""
@@ -180,10 +234,41 @@ def _uncharged(session: Session, user_id: UUID) -> Sequence[UsageTotalRow]:
     ).all()
 
 
+def _is_corrected(session: Session, charge: UsageChargeRow) -> bool:
+    """Whether corrections since exceed what else was used of something that it is for."""
+    line = UsageChargeLineRow
+    charged = session.scalars(
+        select(line.deployment_id).where(line.charge_id == charge.charge_id).distinct()
+    )
+    return any(micros < 0 for micros in uncharged_micros(session, charged).values())
+
+
+def _take_back(session: Session, charge: UsageChargeRow) -> None:
+    """As if this charge had not been written."""
+    line, total = UsageChargeLineRow, UsageTotalRow
+    of_charge = line.charge_id == charge.charge_id
+    session.execute(
+        update(total)
+        .where(
+            of_charge,
+            total.deployment_id == line.deployment_id,
+            total.meter == line.meter,
+            total.month_starts_at == line.month_starts_at,
+        )
+        .values(
+            charged_quantity=total.charged_quantity - line.quantity,
+            charged_micros=total.charged_micros - line.amount_micros,
+        )
+        .execution_options(synchronize_session=False)
+    )
+    session.execute(delete(line).where(of_charge))
+    session.delete(charge)
+
+
 def _write_charge(session: Session, now: datetime, wallet: UsageWalletRow) -> bool:
     """Write down what this wallet owes beyond what stands in charges. False where that is nothing.
 
-    A deployment whose corrections exceed what was used since is left for a later charge.
+    Where the corrections of a deployment exceed what was used since, that is given back.
     """
     totals: dict[UUID, list[UsageTotalRow]] = defaultdict(list)
     for total in _uncharged(session, wallet.user_id):
@@ -192,14 +277,14 @@ def _write_charge(session: Session, now: datetime, wallet: UsageWalletRow) -> bo
     lines: list[UsageChargeLineRow] = []
     names: list[str] = []
     earners: set[UUID | None] = set()
-    for row, line in _deployments(session, totals):
+    for row, line in with_lines(session, totals):
         meters = meters_of(line)
         due = [
             (total, rated_micros(meters[total.meter], total.quantity) - total.charged_micros)
             for total in totals[row.deployment_id]
         ]
         net_micros = sum(micros for _, micros in due)
-        if net_micros < 0 or amount_micros + net_micros > MAX_AMOUNT_MICROS:
+        if amount_micros + net_micros > MAX_AMOUNT_MICROS:
             continue
         if len(earners | {row.provider_id}) > EARNERS_MAX:
             continue
@@ -209,9 +294,11 @@ def _write_charge(session: Session, now: datetime, wallet: UsageWalletRow) -> bo
                 total.quantity,
                 total.charged_micros + micros,
             )
-            if net_micros:
+            if net_micros > 0:
                 lines.append(_line(charge_id, total, quantity, micros))
-        if net_micros:
+        if net_micros < 0:
+            paying_back.give_back(session, now, row, -net_micros)
+        elif net_micros:
             amount_micros += net_micros
             names.append(row.name)
             earners.add(row.provider_id)
@@ -240,23 +327,6 @@ def _line(charge_id: UUID, total: UsageTotalRow, quantity: int, micros: int) -> 
         quantity=quantity,
         amount_micros=micros,
     )
-
-
-def _deployments(
-    session: Session, deployment_ids: Iterable[UUID]
-) -> list[tuple[DeploymentRow, PurchaseLineRow]]:
-    """The deployments with their lines, the oldest first."""
-    rows = session.execute(
-        select(DeploymentRow, PurchaseLineRow)
-        .join(
-            PurchaseLineRow,
-            tuple_(PurchaseLineRow.purchase_id, PurchaseLineRow.position)
-            == tuple_(DeploymentRow.purchase_id, DeploymentRow.line_position),
-        )
-        .where(DeploymentRow.deployment_id.in_(list(deployment_ids)))
-        .order_by(DeploymentRow.deployment_id)
-    )
-    return [(row, line) for row, line in rows]
 
 
 def _description(names: Sequence[str], wallet: UsageWalletRow) -> str:
@@ -297,7 +367,7 @@ def _parts(session: Session, charge: UsageChargeRow) -> list[Part]:
             bought.product_name,
             Price(micros[row.deployment_id], row.provider_id, row.fee_bps),
         )
-        for row, bought in _deployments(session, micros)
+        for row, bought in with_lines(session, micros)
     ]
 
 

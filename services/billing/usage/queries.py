@@ -9,18 +9,11 @@ from sqlalchemy.orm import Session
 
 from contracts.billing import GetUsage, MeteredDay, Usage
 from contracts.catalog import Meter
+from services.billing.deployments.meters import meters_of, usage_owed_micros
 from services.billing.deployments.months import month_at
 from services.billing.deployments.queries import own_deployment
-from services.billing.models import (
-    DeploymentRow,
-    PurchaseLineRow,
-    UsageChargeLineRow,
-    UsageChargeRow,
-    UsageRecordRow,
-    UsageTotalRow,
-)
-from services.billing.usage.rating import rated_micros
-from services.billing.usage.taking import meters_of
+from services.billing.deployments.rating import rated_micros
+from services.billing.models import PurchaseLineRow, UsageRecordRow
 
 
 def get_usage(session: Session, now: datetime, command: GetUsage) -> Usage:
@@ -32,7 +25,8 @@ def get_usage(session: Session, now: datetime, command: GetUsage) -> Usage:
         return Usage(days=[], due_micros=0)
     first_day = now.astimezone(UTC).date() - timedelta(days=command.days - 1)
     days = _days(session, row.deployment_id, row.active_at, first_day, meters)
-    return Usage(days=days, due_micros=_due_micros(session, row, meters))
+    owed = usage_owed_micros(session, [row.deployment_id])
+    return Usage(days=days, due_micros=owed.get(row.deployment_id, 0))
 
 
 def _days(
@@ -77,26 +71,3 @@ def _days(
         for used_on, key in sorted(quantities, key=lambda place: (-place[0].toordinal(), place[1]))
         if used_on >= first_day
     ]
-
-
-def _due_micros(session: Session, row: DeploymentRow, meters: dict[str, Meter]) -> int:
-    """What is not charged yet, and what was charged and is not paid; never less than nothing."""
-    total, line, charge = UsageTotalRow, UsageChargeLineRow, UsageChargeRow
-    uncharged = session.scalars(
-        select(total).where(
-            total.deployment_id == row.deployment_id, total.quantity != total.charged_quantity
-        )
-    )
-    unpaid = session.scalar(
-        select(func.coalesce(func.sum(line.amount_micros), 0))
-        .join(charge, charge.charge_id == line.charge_id)
-        .where(
-            charge.user_id == row.user_id,
-            charge.paid_at.is_(None),
-            line.deployment_id == row.deployment_id,
-        )
-    )
-    to_come = sum(
-        rated_micros(meters[each.meter], each.quantity) - each.charged_micros for each in uncharged
-    )
-    return max(int(unpaid or 0) + to_come, 0)

@@ -11,7 +11,6 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
 from chassis.bulk import Batch, Bulk
@@ -24,13 +23,10 @@ from contracts.billing import (
     UsageResults,
 )
 from contracts.catalog import QUANTITY_MAX, Meter
+from services.billing.deployments.meters import meters_of, with_lines
 from services.billing.deployments.months import Month, month_at
-from services.billing.models import (
-    DeploymentRow,
-    PurchaseLineRow,
-)
+from services.billing.deployments.rating import rated_micros
 from services.billing.settings import BillingSettings
-from services.billing.usage.rating import rated_micros
 
 COST_MAX_MICROS = 1_000_000 * 1_000_000
 """What one meter of one deployment may cost in a month: a million dollars. More is a mistake."""
@@ -85,25 +81,10 @@ class Refused(Exception):
         self.code = code
 
 
-def meters_of(line: PurchaseLineRow) -> dict[str, Meter]:
-    """The meters of a line as they were when it was bought, by their keys."""
-    meters = (Meter.model_validate(each) for each in line.meters)
-    return {meter.key: meter for meter in meters}
-
-
 def _measured(session: Session, deployment_ids: Iterable[UUID]) -> dict[UUID, Measured]:
-    rows = session.execute(
-        select(DeploymentRow, PurchaseLineRow)
-        .join(
-            PurchaseLineRow,
-            tuple_(PurchaseLineRow.purchase_id, PurchaseLineRow.position)
-            == tuple_(DeploymentRow.purchase_id, DeploymentRow.line_position),
-        )
-        .where(DeploymentRow.deployment_id.in_(list(deployment_ids)))
-    )
     return {
         row.deployment_id: Measured(row.user_id, row.active_at, row.ended_at, meters_of(line))
-        for row, line in rows
+        for row, line in with_lines(session, deployment_ids)
     }
 
 

@@ -63,10 +63,12 @@ class ChargeReply(ApiReply):
 
 class DeploymentReply(ApiReply):
     """``next_renewal_at`` is when ``next_renewal_usd`` is charged for another month; null: it is
-    not renewed. ``owed_usd`` could not be paid so far. Unless somebody acts, the status becomes
-    ``next_status`` at ``next_status_at``. The first month that begins at ``new_price_from`` or
-    later costs ``new_price_usd``. ``access`` is null until it is known. ``choices``, made at the
-    purchase, ``history`` and ``charges``, newest first, are empty in lists."""
+    not renewed. ``owed_usd`` is due and not paid: months, time that ran, and what was used, which
+    is ``owed_usage_usd`` of it, also what is charged with the next hour. Unless somebody acts, the
+    status becomes ``next_status`` at ``next_status_at``. The first month that begins at
+    ``new_price_from`` or later costs ``new_price_usd``. ``access`` is null until it is known.
+    ``choices``, made at the purchase, ``history`` and ``charges``, newest first, are empty in
+    lists."""
 
     deployment_id: UUID
     purchase_id: UUID
@@ -83,6 +85,7 @@ class DeploymentReply(ApiReply):
     next_renewal_at: AwareDatetime | None
     next_renewal_micros: Usd = Field(serialization_alias="next_renewal_usd")
     owed_micros: Usd = Field(serialization_alias="owed_usd")
+    owed_usage_micros: Usd = Field(serialization_alias="owed_usage_usd")
     next_status: DeploymentStatus | None
     next_status_at: AwareDatetime | None
     new_price_micros: Usd | None = Field(serialization_alias="new_price_usd")
@@ -166,13 +169,15 @@ class DeploymentBurn(ApiReply):
     category: Category
     status: DeploymentStatus
     monthly_cost_micros: Usd
+    monthly_usage_micros: Usd
     daily_cost_micros: Usd
     share_percent: int
 
 
 class BurnRateReply(ApiReply):
-    """A rate: ``monthly_burn_rate`` is the sum of the monthly prices of what is active, daily =
-    monthly ÷ 30, hourly = monthly ÷ 720. ``projected_balance_30_days`` = balance − monthly,
+    """A rate: ``monthly_burn_rate`` is the sum of the monthly prices of what is active and of what
+    30 days of its usage cost at its measured rate (``monthly_usage``, within it), daily = monthly
+    ÷ 30, hourly = monthly ÷ 720. ``projected_balance_30_days`` = balance − monthly,
     ``days_until_empty`` = the whole days that the balance covers at that rate; it and ``empty_at``
     are null when nothing burns. When money really leaves, /api/wallet/forecast says.
     ``deployments`` are the dearest of those that burn, at most ``limit``, and
@@ -182,6 +187,7 @@ class BurnRateReply(ApiReply):
     monthly_burn_micros: Usd = Field(serialization_alias="monthly_burn_rate")
     daily_burn_micros: Usd = Field(serialization_alias="daily_burn_rate")
     hourly_burn_micros: Usd = Field(serialization_alias="hourly_burn_rate")
+    monthly_usage_micros: Usd
     deployments: list[DeploymentBurn]
     deployments_total: int
     projected_balance_30_days_micros: Usd

@@ -23,7 +23,8 @@ class ForecastQuery(ApiBody):
 
 
 class ForecastEventReply(ApiReply):
-    """``amount_usd`` is positive; an ``auto_topup`` adds it to the balance, a charge takes it."""
+    """``amount_usd`` is positive; an ``auto_topup`` adds it to the balance, a charge takes it. The
+    ``usage`` of a deployment is charged every hour, and is one event for each day."""
 
     kind: ForecastKind
     at: AwareDatetime
@@ -42,6 +43,9 @@ class ForecastDayReply(ApiReply):
 
 
 class DueReply(ApiReply):
+    """Usage is due every day: of each deployment's the first one alone is listed."""
+
+    kind: ForecastKind
     date: date
     at: AwareDatetime
     amount_micros: Usd = Field(serialization_alias="amount_usd")
@@ -68,8 +72,8 @@ class WalletForecast(ApiReply):
 
 @endpoint(blueprint, "GET", "/api/wallet/forecast", query=ForecastQuery, reply=WalletForecast)
 def forecast(user: CurrentUser, query: ForecastQuery) -> WalletForecast:
-    """The balance day by day, from the real dates of renewals and with automatic top-ups within
-    their limits; also as if one deployment were not there."""
+    """The balance day by day, from the real dates of renewals, the measured rate of usage and with
+    automatic top-ups within their limits; also as if one deployment were not there."""
     told = call(GetForecast(user_id=user.user_id, days=query.days, without=query.without))
     return WalletForecast.of(
         told,

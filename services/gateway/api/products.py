@@ -4,7 +4,7 @@ from typing import Annotated
 from uuid import UUID
 
 from flask import Blueprint
-from pydantic import Field, StringConstraints
+from pydantic import AwareDatetime, Field, StringConstraints
 
 from contracts.catalog import (
     BillingPeriod,
@@ -90,7 +90,9 @@ class MeterReply(ApiReply):
 
 
 class ProductReply(ApiReply):
-    """``stock`` is null where there is no end to it. ``fields`` are what is asked of a buyer,
+    """``stock`` can be bought now; null: there is no end to it. Not in it are ``held`` ones, set
+    aside for purchases that are not paid; the first of them comes back at ``held_until``, unless
+    it is paid. ``fields`` are what is asked of a buyer,
     ``meters`` what use costs beside the price. Those of one ``family`` are sizes of the same
     thing. What ``is_retired`` is sold no more."""
 
@@ -106,6 +108,8 @@ class ProductReply(ApiReply):
     billing_period: BillingPeriod
     specification: list[Specification]
     stock: int | None
+    held: int
+    held_until: AwareDatetime | None
     available: bool
     fields: list[ProductFieldReply]
     meters: list[MeterReply]

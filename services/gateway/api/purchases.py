@@ -5,7 +5,7 @@ from typing import Annotated
 from uuid import UUID
 
 from flask import Blueprint
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, Field, ValidationError
 
 from contracts.billing import (
     CHOICE_LENGTH_MAX,
@@ -18,10 +18,11 @@ from contracts.billing import (
     ReturnPurchase,
     StartPurchase,
 )
-from contracts.catalog import FieldKey
+from contracts.catalog import QUANTITY_MAX, FieldKey, Meter
 from contracts.topup import ChargeForecast, ForecastCharges
 from services.gateway.api.auto_topup import ForecastReply
 from services.gateway.api.endpoint import Answer, endpoint
+from services.gateway.api.products import MeterReply
 from services.gateway.api.shapes import (
     AnyText,
     ApiBody,
@@ -33,6 +34,7 @@ from services.gateway.api.shapes import (
     UsdOrZero,
 )
 from services.gateway.backend import ask, call, current_backend
+from services.gateway.errors import Problem
 from services.gateway.people.users import CurrentUser
 from services.gateway.purchase_waiters import Setback, Waiter
 
@@ -45,10 +47,28 @@ _UNSETTLED = {PurchaseStatus.PENDING, PurchaseStatus.AWAITING_FUNDS}
 ChosenText = Annotated[AnyText, Field(max_length=CHOICE_LENGTH_MAX)]
 
 
+class TierBody(ApiBody):
+    above_units: Annotated[int, Field(strict=True, ge=1, le=QUANTITY_MAX)]
+    price_micros: UsdOrZero = Field(alias="price_usd")
+
+
+class MeterBody(ApiBody):
+    """A meter as it was shown with the product."""
+
+    key: FieldKey
+    label: Annotated[AnyText, Field(max_length=200)]
+    unit: Annotated[AnyText, Field(max_length=20)]
+    price_micros: UsdOrZero = Field(alias="price_usd")
+    per_units: Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)] = 1
+    included_units: Annotated[int, Field(strict=True, ge=0, le=QUANTITY_MAX)] = 0
+    tiers: Annotated[list[TierBody], Field(max_length=20)] = Field(default_factory=list)
+
+
 class PurchaseBody(ApiBody):
-    """``unit_price_usd`` is the price the person saw: when the catalog has another one now,
-    nothing is bought and the answer is 409 ``price_changed``. ``product_name`` is not used.
-    ``choices`` are said in the product's ``fields``, by their keys."""
+    """``unit_price_usd`` is the price the person saw, and ``meters`` what they saw is charged by
+    use: when the catalog has others now, nothing is bought and the answer is 409
+    ``price_changed``. ``product_name`` is not used. ``choices`` are said in the product's
+    ``fields``, by their keys."""
 
     product_id: UUID
     product_name: Annotated[AnyText, Field(max_length=500)] | None = None
@@ -57,9 +77,12 @@ class PurchaseBody(ApiBody):
     choices: Annotated[dict[FieldKey, ChosenText], Field(max_length=20)] = Field(
         default_factory=dict
     )
+    meters: Annotated[list[MeterBody], Field(max_length=20)] | None = None
 
 
 class PurchasedLineReply(ApiReply):
+    """``meters`` are charged by use, at these prices for good."""
+
     product_id: UUID
     product_name: str
     quantity: int
@@ -67,6 +90,7 @@ class PurchasedLineReply(ApiReply):
     amount_micros: Usd = Field(serialization_alias="amount_usd")
     choices: dict[str, str]
     name: str
+    meters: list[MeterReply]
 
 
 class PurchaseReply(ApiReply):
@@ -192,8 +216,20 @@ def _start(user: CurrentUser, body: PurchaseBody, key: str) -> Purchase:
         quantity=body.quantity,
         expected_unit_price_micros=body.unit_price_micros,
         choices=body.choices,
+        expected_meters=_meters(body),
     )
     return call(StartPurchase(idempotency_key=key, user_id=user.user_id, lines=[line]))
+
+
+def _meters(body: PurchaseBody) -> list[Meter] | None:
+    if body.meters is None:
+        return None
+    try:
+        return [Meter.model_validate(meter.model_dump()) for meter in body.meters]
+    except ValidationError:
+        raise Problem(
+            422, "bad_request", "These are no meters of a product. Send them as they were shown."
+        ) from None
 
 
 def _wait(purchase: Purchase, waiter: Waiter, deadline: float) -> Answer:

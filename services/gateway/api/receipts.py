@@ -1,4 +1,5 @@
-"""Receipts of purchases and of what was charged after them, and whom they are made out to."""
+"""Receipts of purchases, of what was charged after them and of usage, and whom they are made out
+to."""
 
 from uuid import UUID
 
@@ -6,11 +7,12 @@ from flask import Blueprint, url_for
 from pydantic import AwareDatetime, Field
 
 from chassis.clock import utc_now
-from contracts.billing import GetReceipt, IssueReceipt, Receipt
+from contracts.billing import GetReceipt, IssueReceipt, ListPaidMonths, Receipt
 from contracts.papers import BillingDetails
 from services.gateway.api.endpoint import endpoint
 from services.gateway.api.shapes import ApiBody, ApiReply, Usd
 from services.gateway.backend import call, database
+from services.gateway.months import read_month
 from services.gateway.people import billing_details
 from services.gateway.people.users import CurrentUser
 
@@ -37,11 +39,13 @@ class ReceiptLineReply(ApiReply):
 class ReceiptReply(ApiReply):
     """Issued, it has a ``number`` and stays as it is, but for ``refunds`` that come later and what
     remains (``net_usd``); until then it is a draft. ``total_usd`` contains ``tax_usd``, at
-    ``tax_percent``. ``pdf_url`` is null for a draft."""
+    ``tax_percent``. ``pdf_url`` is null for a draft. One for usage names a calendar ``month``
+    (UTC), and neither a transaction nor a purchase."""
 
-    transaction_id: UUID
-    purchase_id: UUID
+    transaction_id: UUID | None
+    purchase_id: UUID | None
     deployment_id: UUID | None
+    month: str | None
     number: str | None
     issued_at: AwareDatetime | None
     paid_at: AwareDatetime
@@ -54,6 +58,25 @@ class ReceiptReply(ApiReply):
     refunds: list[ReceiptLineReply]
     net_micros: Usd = Field(serialization_alias="net_usd")
     pdf_url: str | None
+
+
+class PaidMonthReply(ApiReply):
+    """What was paid for usage in a calendar month (UTC): ``2026-03``. ``number`` is null until its
+    receipt is issued, which is possible from ``issuable_from`` on."""
+
+    month: str
+    total_micros: Usd = Field(serialization_alias="total_usd")
+    issuable_from: AwareDatetime
+    number: str | None
+
+
+class PaidMonthReplies(ApiReply):
+    """The newest first, five years at most."""
+
+    months: list[PaidMonthReply]
+
+
+_OF_MONTH = "/api/usage-receipts/<string(maxlength=100):month>"
 
 
 @endpoint(blueprint, "GET", "/api/purchases/<uuid:purchase_id>/receipt", reply=ReceiptReply)
@@ -104,6 +127,25 @@ def issue_charge_receipt(
     return _shown(call(command))
 
 
+@endpoint(blueprint, "GET", "/api/usage-receipts", reply=PaidMonthReplies)
+def list_usage_receipts(user: CurrentUser) -> PaidMonthReplies:
+    """The calendar months in which usage was paid for, each of which has a receipt."""
+    return PaidMonthReplies.of(call(ListPaidMonths(user_id=user.user_id)))
+
+
+@endpoint(blueprint, "GET", _OF_MONTH, reply=ReceiptReply)
+def get_usage_receipt(user: CurrentUser, month: str) -> ReceiptReply:
+    """The receipt of a month's usage, or a draft of it: a line for each meter of a deployment."""
+    return _shown(call(GetReceipt(user_id=user.user_id, month=read_month(month))))
+
+
+@endpoint(blueprint, "POST", _OF_MONTH, reply=ReceiptReply)
+def issue_usage_receipt(user: CurrentUser, month: str) -> ReceiptReply:
+    """Issue it, as that of a purchase. 409: the month is not over."""
+    command = {"user_id": user.user_id, "month": read_month(month), "buyer": _details(user)}
+    return _shown(call(IssueReceipt.model_validate(command)))
+
+
 @endpoint(blueprint, "GET", "/api/billing-details", reply=BillingDetailsReply)
 def get_billing_details(user: CurrentUser) -> BillingDetailsReply:
     """Whom receipts are made out to."""
@@ -132,6 +174,8 @@ def _shown(receipt: Receipt) -> ReceiptReply:
 def _pdf_url(receipt: Receipt) -> str | None:
     if receipt.number is None:
         return None
+    if receipt.month is not None:
+        return url_for("receipts.usage_document", month=receipt.month)
     if receipt.deployment_id is None:
         return url_for("receipts.purchase_document", purchase_id=receipt.purchase_id)
     return url_for(

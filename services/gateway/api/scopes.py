@@ -33,6 +33,7 @@ CHANGING: dict[tuple[str, str], frozenset[Scope]] = {
         "POST",
         "/api/deployments/<uuid:deployment_id>/charges/<uuid:transaction_id>/receipt",
     ): BUY,
+    ("POST", "/api/usage-receipts/<string(maxlength=100):month>"): BUY,
     # Cards, what they are charged by themselves, what leaves the wallet, whom it is told to.
     ("POST", "/api/wallet/topups"): MONEY,
     ("POST", "/api/wallet/payment-methods"): MONEY,

@@ -57,13 +57,14 @@ class Line:
 
     @property
     def order(self) -> PurchaseLine:
-        """What is bought of it, at the price that is shown."""
+        """What is bought of it, at the price and the meters that are shown."""
         return PurchaseLine(
             product_id=self.row.product_id,
             quantity=self.row.quantity,
             expected_unit_price_micros=self.unit_price_micros,
             choices=self.row.choices,
             name=self.row.name,
+            expected_meters=self.product.meters if self.product else None,
         )
 
 

@@ -233,7 +233,7 @@ def runway_low(event: RunwayLow) -> Message:
         "runway_low",
         "danger" if event.days <= 1 else "warning",
         f"Short by {format_usd(event.shortfall_micros)} {when}",
-        f"Your credits do not cover what renews by then{left}. Buy credits, so that nothing is"
+        f"Your credits do not cover what is due by then{left}. Buy credits, so that nothing is"
         f" suspended. {event.auto_topup_refusal}".strip(),
         WALLET,
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from flask import url_for
 
-from chassis.money import format_usd
+from chassis.money import format_usd, whole_cents
 from contracts.billing import Forecast, Purchase, PurchaseStatus
 from contracts.topup import AutoTopupStatus
 from contracts.wallet import AccountStatus, Wallet
@@ -158,8 +158,8 @@ def _runway(auto_topup: AutoTopupStatus | None, forecast: Forecast | None) -> Bo
         helps = "Auto top-up can buy more in time, within limits you set."
     return Box(
         "warning",
-        f"Short by {format_usd(forecast.short_by_micros)} {when}",
-        f"Your credits do not cover what renews by then. {helps}".strip(),
+        f"Short by {format_usd(whole_cents(forecast.short_by_micros))} {when}",
+        f"Your credits do not cover what is due by then. {helps}".strip(),
         [settings, _buy_credits()] if is_off else [_buy_credits()],
     )
 

@@ -6,6 +6,9 @@ from flask import Blueprint, render_template, request
 from pydantic import ValidationError
 
 from contracts.billing import (
+    DueCharge,
+    Forecast,
+    ForecastKind,
     GetBurnRate,
     GetForecast,
     ListDeployments,
@@ -48,7 +51,8 @@ def overview() -> str:
         burn=forecast.burn_rate if forecast else None,
         auto_topup=auto_topup,
         chart=forecast_chart.draw(forecast, auto_topup) if forecast else None,
-        due_next=forecast.due_next[:DUE_MAX] if forecast else [],
+        renewals=_due_next(forecast, ForecastKind.RENEWAL),
+        usage=_due_next(forecast, ForecastKind.USAGE),
         boxes=attention.boxes(
             wallet,
             auto_topup,
@@ -64,6 +68,10 @@ def _waiting(user_id: UUID) -> list[Purchase]:
     statuses = [PurchaseStatus.AWAITING_FUNDS, PurchaseStatus.PENDING]
     page = ask(ListPurchases(user_id=user_id, statuses=statuses, limit=WAITING_MAX))
     return page.purchases if page else []
+
+
+def _due_next(forecast: Forecast | None, kind: ForecastKind) -> list[DueCharge]:
+    return [due for due in forecast.due_next if due.kind is kind][:DUE_MAX] if forecast else []
 
 
 @blueprint.get("/dashboard/deployments")

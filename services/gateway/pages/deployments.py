@@ -13,7 +13,9 @@ from contracts.billing import (
     CancelDeployment,
     CancelWhen,
     Deployment,
+    DeploymentStatus,
     GetDeployment,
+    GetForecast,
     GetUsage,
     ListResizes,
     RenameDeployment,
@@ -24,11 +26,14 @@ from contracts.billing import (
 from contracts.catalog import GetProduct
 from contracts.errors import ServiceError
 from contracts.messages import Command
-from services.gateway.backend import ask, call
+from services.gateway.backend import ask_all, call
 from services.gateway.errors import Problem
 from services.gateway.pages.forms import command_key, read_id
 from services.gateway.people.identity import login_required, signed_in_user
 from services.gateway.showcase import show_if_it_answers
+
+WHAT_IF_DAYS = 92
+"""Three months, whichever."""
 
 blueprint = Blueprint(
     "deployments", __name__, url_prefix="/dashboard/deployments/<uuid:deployment_id>"
@@ -41,8 +46,13 @@ def single(deployment_id: UUID) -> str:
     user_id = signed_in_user().user_id
     deployment = call(GetDeployment(user_id=user_id, deployment_id=deployment_id))
     product = show_if_it_answers(GetProduct(product_id=str(deployment.product_id)))
-    sizes = ask(ListResizes(user_id=user_id, deployment_id=deployment_id))
     usage = show_if_it_answers(GetUsage(user_id=user_id, deployment_id=deployment_id))
+    runs = deployment.status is DeploymentStatus.ACTIVE
+    sizes, forecast, without = ask_all(
+        ListResizes(user_id=user_id, deployment_id=deployment_id),
+        GetForecast(user_id=user_id, days=WHAT_IF_DAYS) if runs else None,
+        GetForecast(user_id=user_id, days=WHAT_IF_DAYS, without=deployment_id) if runs else None,
+    )
     now = utc_now()
     return render_template(
         "deployment.html",
@@ -50,7 +60,10 @@ def single(deployment_id: UUID) -> str:
         sizes=sizes.options if sizes else [],
         labels={field.key: field.label for field in product.fields} if product else {},
         usage=usage,
+        forecast=forecast,
+        without=without,
         now=now,
+        owed_for_time_micros=_owed_for_time(deployment),
         month_micros=_month_micros(deployment, now),
         start_micros=_start_micros(deployment, now),
     )
@@ -144,6 +157,11 @@ def _carry_out(command: Command[Deployment], deployment_id: UUID, done: str) -> 
     return redirect(url_for("deployments.single", deployment_id=deployment_id), 303)
 
 
+def _owed_for_time(deployment: Deployment) -> int:
+    """What is owed beside what was used: a month, or time that ran."""
+    return deployment.owed_micros - deployment.owed_usage_micros
+
+
 def _month_micros(deployment: Deployment, now: datetime) -> int:
     """What a month that begins now costs."""
     if deployment.new_price_from is not None and deployment.new_price_from <= now:
@@ -156,4 +174,4 @@ def _start_micros(deployment: Deployment, now: datetime) -> int:
     is_paid = (deployment.paid_until or now) > now
     if is_paid or not deployment.monthly_cost_micros:
         return 0
-    return deployment.owed_micros + _month_micros(deployment, now)
+    return _owed_for_time(deployment) + _month_micros(deployment, now)

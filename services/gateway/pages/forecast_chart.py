@@ -120,12 +120,13 @@ def _steps(scale: _Scale, forecast: Forecast) -> str:
 
 
 def _marks(scale: _Scale, forecast: Forecast) -> Iterable[Mark]:
-    """Where the step is; on a day that has both the top-up at its upper end."""
+    """Where the step is; on a day that has both the top-up at its upper end. Usage is the slope
+    between them, and has no mark."""
     before_micros = forecast.available_micros
     for number, day in enumerate(forecast.days):
         ends = sorted((before_micros, day.balance_micros))
         before_micros = day.balance_micros
-        kinds = sorted({event.kind for event in day.events})
+        kinds = sorted({event.kind for event in day.events} - {ForecastKind.USAGE})
         for kind in kinds:
             is_upper = kind is ForecastKind.AUTO_TOPUP
             micros = ends[is_upper] if len(kinds) > 1 else day.balance_micros

@@ -9,7 +9,14 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from chassis.clock import utc_now
-from chassis.money import MICROS_PER_CENT, MINUS, divide_half_even, format_usd, from_cents
+from chassis.money import (
+    MICROS_PER_CENT,
+    MINUS,
+    divide_half_even,
+    format_usd,
+    from_cents,
+    whole_cents,
+)
 from contracts.billing import ChangeCause, DeploymentChange, DeploymentStatus, PurchaseStatus
 from contracts.catalog import BillingPeriod, Category, Meter, Product, SortOrder
 from contracts.topup import TopupStatus, Trigger, brand_name
@@ -110,6 +117,11 @@ def signed_money(amount_micros: int) -> str:
 def rounded_money(amount_micros: int) -> str:
     """An average such as a daily burn in whole cents, halves to the even cent."""
     return format_usd(from_cents(divide_half_even(amount_micros, MICROS_PER_CENT)))
+
+
+def lacking(amount_micros: int) -> str:
+    """What has to come: up to the whole cent."""
+    return format_usd(whole_cents(amount_micros))
 
 
 def dollars(amount_micros: int) -> str:
@@ -252,6 +264,7 @@ def install(templates: Environment) -> None:
         money=money,
         signed_money=signed_money,
         money_rounded=rounded_money,
+        lacking=lacking,
         plain_dollars=plain_dollars,
         price=price,
         duration=duration,

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from pydantic import TypeAdapter
+
 from chassis.money import whole_cents
-from contracts.catalog import GetQuote, Product, QuoteLine
+from contracts.catalog import GetQuote, Meter, Product, QuoteLine
 from contracts.topup import (
     AutoTopupPreview,
     AutoTopupStatus,
@@ -133,6 +135,11 @@ class Offer:
     quantity: int
     unit_price_micros: int
     payment: Payment
+
+    @property
+    def meters_said(self) -> str:
+        """What is charged by use, as the form carries it."""
+        return TypeAdapter(list[Meter]).dump_json(self.product.meters).decode()
 
 
 def make_offer(user_id: UUID, product: Product, quantity: int) -> Offer:

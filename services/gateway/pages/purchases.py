@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from flask import Blueprint, flash, redirect, render_template, request, url_for
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from werkzeug.wrappers import Response
 
 from chassis.clock import utc_now
@@ -24,7 +24,7 @@ from contracts.billing import (
     ReturnPurchase,
     StartPurchase,
 )
-from contracts.catalog import GetProduct
+from contracts.catalog import GetProduct, Meter
 from contracts.errors import BadRequest, DeadlineExceeded, Overloaded, ServiceError, Unavailable
 from contracts.topup import (
     AutoTopupPreview,
@@ -455,6 +455,13 @@ def _line() -> PurchaseLine:
             quantity=whole_number_field("quantity", otherwise=1),
             expected_unit_price_micros=whole_number_field("unit_price_micros"),
             choices=chosen_fields(),
+            expected_meters=_shown_meters(),
         )
     except ValueError:
         raise Problem(422, "bad_request", "This is not a product that can be bought.") from None
+
+
+def _shown_meters() -> list[Meter] | None:
+    """What the person saw is charged by use. Raises ``ValueError``."""
+    text = request.form.get("meters")
+    return TypeAdapter(list[Meter]).validate_json(text) if text else None
