@@ -213,7 +213,9 @@ def setting_names() -> set[str]:
     """The environment variables that the services read."""
     for service in DATABASES:
         importlib.import_module(f"services.{service}.settings")
-    every: list[type[ServiceSettings]] = [ServiceSettings, *ServiceSettings.__subclasses__()]
+    every: list[type[ServiceSettings]] = [ServiceSettings]
+    for settings in every:
+        every += settings.__subclasses__()
     return {name.upper() for settings in every for name in settings.model_fields}
 
 

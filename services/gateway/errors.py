@@ -44,6 +44,8 @@ STATUSES: dict[str, int] = {
     "wrong_password": 422,
     "second_step_required": 401,
     "link_ended": 410,
+    "invalid_name": 422,
+    "email_not_confirmed": 403,
     "too_many": 409,
 }
 """The status of each code that a service or a rule can raise. A test holds it complete."""

@@ -208,6 +208,7 @@ def add_user(database: Connected, email: str | None = None, *, has_wallet: bool)
     account = users.prepare(email or f"{uuid4()}@example.com", PASSWORD)
     with database.begin() as session:
         user = users.register(session, utc_now(), account)
+        user.email_confirmed_at = utc_now()
         if has_wallet:
             users.note_wallet_opened(session, utc_now(), user.user_id)
     return user

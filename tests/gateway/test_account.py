@@ -204,6 +204,10 @@ def test_the_address_is_confirmed_and_changed_by_links_and_the_old_one_hears_of_
     database: Connected, mailing: Site, people: list[User]
 ) -> None:
     ann, browser = people[1], Browser(mailing, people[1])
+    with database.begin() as session:
+        session.get_one(User, ann.user_id).email_confirmed_at = None
+    payout = Api(mailing.base_url, token_for(database, ann)).command("/api/payouts", {"amount": 5})
+    assert error_of(payout) == (403, "email_not_confirmed")
     browser.post(f"{PAGE}/email/confirmation")
     first = newest_link(database, ann)
     assert follow(mailing, first).status_code == 303

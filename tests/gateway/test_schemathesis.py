@@ -17,6 +17,8 @@ EXAMPLES_MAX = 12
 
 MORE_THAN_A_SCHEMA = {
     "register": "an address is more than a pattern, and some passwords are used by many",
+    "change_account": "the same, a time zone is one of a list, and an address needs the password",
+    "change_password": "the present one is asked for",
     "start_topup": "the bounds of a payment are the operator's settings",
     "configure_auto_topup": "the same, and switching on needs consent and a saved card",
     "check_affordability": "a number in a query is written without an exponent",

@@ -13,7 +13,8 @@ from contracts.topup import AutoTopupStatus, Refusal, RefusalCode, Trigger
 from contracts.wallet import AccountStatus, Wallet
 from services.gateway.app import create_app
 from services.gateway.models import Notification
-from services.gateway.pages.attention import Box, boxes
+from services.gateway.pages.attention import CONFIRM_EMAIL_AFTER, Box, boxes, reminders
+from services.gateway.people.users import CurrentUser
 from services.gateway.settings import GatewaySettings
 from tests.pages.test_forecast_chart import TODAY, foretold
 
@@ -189,3 +190,27 @@ def test_messages_of_one_kind_are_one_box_that_can_be_dismissed() -> None:
 
     assert box.notification is unread[0]
     assert box.actions[-1].label == "3 more like this"
+
+
+@pytest.mark.parametrize(
+    ("is_confirmed", "age", "is_reminded"),
+    [
+        (False, CONFIRM_EMAIL_AFTER, True),
+        (False, CONFIRM_EMAIL_AFTER - timedelta(microseconds=1), False),
+        (True, CONFIRM_EMAIL_AFTER, False),
+    ],
+)
+def test_an_address_that_is_not_confirmed_is_reminded_of_after_a_day(
+    is_confirmed: bool, age: timedelta, is_reminded: bool
+) -> None:
+    user = CurrentUser(
+        user_id=USER,
+        email="ann@example.com",
+        created_at=NOW - age,
+        has_wallet=True,
+        is_email_confirmed=is_confirmed,
+        has_second_step=False,
+        time_zone="UTC",
+    )
+
+    assert bool(reminders(user, NOW)) is is_reminded

@@ -100,3 +100,15 @@ def test_a_wallet_that_is_frozen_for_a_debt_says_how_to_settle_it() -> None:
         " that much in credits. The wallet then opens by itself, unless a dispute with your bank"
         " is still open."
     )
+
+
+@pytest.mark.parametrize(
+    ("zone", "there"),
+    [
+        ("Europe/Berlin", "(13:00 in Berlin)"),
+        ("Pacific/Auckland", "(23 Nov, 01:00 in Auckland)"),
+        ("America/New_York", "(07:00 in New York)"),
+    ],
+)
+def test_the_readers_own_time_stands_beside_utc(zone: str, there: str) -> None:
+    assert there in formats.minute(datetime(2026, 11, 22, 12, tzinfo=UTC), zone)

@@ -10,7 +10,7 @@ from services.gateway.api.accounts import Code
 from services.gateway.api.endpoint import endpoint
 from services.gateway.api.shapes import ApiBody, ApiReply, CardUsd, CursorText, Limit, Usd
 from services.gateway.backend import call
-from services.gateway.people.signing_in import check_second_step
+from services.gateway.people.signing_in import check_may_pay_out
 from services.gateway.people.users import CurrentUser
 from services.gateway.security import throttle
 
@@ -75,7 +75,7 @@ def request_payout(user: CurrentUser, body: PayoutBody, key: str) -> PayoutReply
     or refuses it. 402: so much was not earned, or is not in the wallet."""
     if user.has_second_step:
         throttle("password", str(user.user_id))
-        check_second_step(user.user_id, body.code, key)
+    check_may_pay_out(user, body.code, key)
     return PayoutReply.of(
         call(
             RequestPayout(

@@ -168,7 +168,7 @@ def make_token() -> Answer:
     def act(user: CurrentUser) -> Answer:
         name = " ".join(request.form.get("name", "").split())
         if not 0 < len(name) <= tokens.NAME_LENGTH_MAX:
-            raise users.TooMany(f"Give it a name of 1 to {tokens.NAME_LENGTH_MAX} characters.")
+            raise users.InvalidName(f"Give it a name of 1 to {tokens.NAME_LENGTH_MAX} characters.")
         wanted = set(request.form.getlist("scopes"))
         scopes = [scope for scope in Scope if scope in wanted]
         now = utc_now()

@@ -6,6 +6,7 @@ tells of is over, whoever ended it, and says it once however many messages came 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 from flask import url_for
 
@@ -15,8 +16,12 @@ from contracts.topup import AutoTopupStatus
 from contracts.wallet import AccountStatus, Wallet
 from services.gateway.models import Notification
 from services.gateway.notifications.storage import Severity
+from services.gateway.people.users import CurrentUser
 
 RUNWAY_WARNING_DAYS = 7
+
+CONFIRM_EMAIL_AFTER = timedelta(days=1)
+"""An account is so old when its owner is reminded of the link; the first day is for looking."""
 
 EVENTS_WITHOUT_A_STATE = (
     "purchase_ended",
@@ -66,6 +71,20 @@ def boxes(
     if _is_frozen(wallet):
         found = [replace(box, actions=_without_buying(box.actions)) for box in found]
     return found + list(_events(unread))
+
+
+def reminders(user: CurrentUser, now: datetime) -> list[Box]:
+    """What can wait, below the others."""
+    if user.is_email_confirmed or now < user.created_at + CONFIRM_EMAIL_AFTER:
+        return []
+    return [
+        Box(
+            "info",
+            "Confirm your email address",
+            f"Messages about your money go to {user.email}. It is asked for before a payout.",
+            [Action("Open your account", url_for("account.overview"))],
+        )
+    ]
 
 
 def _is_frozen(wallet: Wallet | None) -> bool:

@@ -5,6 +5,7 @@ from uuid import UUID
 from flask import Blueprint, render_template, request
 from pydantic import ValidationError
 
+from chassis.clock import utc_now
 from contracts.billing import (
     DueCharge,
     Forecast,
@@ -18,7 +19,7 @@ from contracts.billing import (
 )
 from contracts.topup import GetAutoTopup
 from contracts.wallet import GetWallet
-from services.gateway.backend import ask, ask_all, call
+from services.gateway.backend import ask, ask_all, call, settings
 from services.gateway.errors import Problem
 from services.gateway.pages import attention, forecast_chart
 from services.gateway.pages.notifications import unread
@@ -38,7 +39,8 @@ PAGE_SIZE = 25
 @login_required
 def overview() -> str:
     """The balance, the forecast, the burn rate, what runs, what needs attention."""
-    user_id = signed_in_user().user_id
+    user = signed_in_user()
+    user_id = user.user_id
     wallet, forecast, auto_topup = ask_all(
         GetWallet(user_id=user_id),
         GetForecast(user_id=user_id, days=DAYS, dearest=DEAREST_MAX, waiting=WAITING_MAX),
@@ -59,7 +61,8 @@ def overview() -> str:
             forecast.waiting if forecast else _waiting(user_id),
             forecast,
             unread(user_id, attention.EVENTS_WITHOUT_A_STATE),
-        ),
+        )
+        + (attention.reminders(user, utc_now()) if settings().smtp_url else []),
     )
 
 

@@ -12,6 +12,20 @@ from services.gateway.backend import database, settings
 from services.gateway.notifications import storage
 from services.gateway.people import second_step
 from services.gateway.people.passwords import ACCOUNT_PAGE
+from services.gateway.people.users import CurrentUser, EmailNotConfirmed
+
+
+def check_may_pay_out(user: CurrentUser, code: str, purpose: str) -> None:
+    """Before money leaves: a confirmed address, where this site sends mails, and the second step of
+    who has one. Callers limit tries.
+
+    Raises :class:`EmailNotConfirmed` and :class:`SecondStepRequired`.
+    """
+    if settings().smtp_url is not None and not user.is_email_confirmed:
+        raise EmailNotConfirmed(
+            "Confirm your email address first: the account page sends the link again."
+        )
+    check_second_step(user.user_id, code, purpose)
 
 
 def check_second_step(user_id: UUID, code: str, purpose: str) -> None:

@@ -133,6 +133,19 @@ class LinkEnded(AccountError):
     code = "link_ended"
 
 
+class InvalidName(AccountError):
+    """Of something that a user names."""
+
+    code = "invalid_name"
+    field = "name"
+
+
+class EmailNotConfirmed(AccountError):
+    """Of somebody whose money leaves: a mail about it must arrive."""
+
+    code = "email_not_confirmed"
+
+
 class TooMany(AccountError):
     code = "too_many"
 
