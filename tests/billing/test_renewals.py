@@ -578,6 +578,20 @@ def test_cancelled_in_grace_it_owes_the_time_that_ran(tenant: Tenant) -> None:
     assert tenant.sees(deployment_id).status == Status.CANCELLED
 
 
+def test_cancelled_after_an_outage_in_which_its_month_began_it_pays_the_time_that_ran(
+    tenant: Tenant,
+) -> None:
+    (deployment_id,) = tenant.deploys()
+    tenant.gets(10 * PRICE)
+    tenant.now = month(1) + DAY
+
+    tenant.cancels(deployment_id, CancelWhen.NOW)
+    tenant.lives(month(1) + 2 * DAY)
+
+    assert tenant.charged == [-cost_micros(BOUGHT, PRICE, month(1), month(1) + DAY)]
+    assert tenant.sees(deployment_id).owed_micros == 0
+
+
 def test_a_month_that_was_charged_while_it_was_cancelled_comes_back(tenant: Tenant) -> None:
     (deployment_id,) = tenant.deploys()
     tenant.gets(10 * PRICE)

@@ -61,6 +61,7 @@ class Outcomes:
     rows: Mapping[UUID, DeploymentRow]
     short: dict[UUID, Short] = field(default_factory=dict)
     refused: set[UUID] = field(default_factory=set)
+    ended: set[UUID] = field(default_factory=set)
     sold: list[tuple[SaleKind, PeriodRow]] = field(default_factory=list)
     events: list[DeploymentRenewed] = field(default_factory=list)
 
@@ -184,6 +185,9 @@ class Outcomes:
             periods.move(period, self.now, PeriodStatus.CLOSED)
         ran_until = self.now if is_running else row.status_changed_at
         periods.owe_arrears(self.session, self.now, row, period.starts_at, ran_until)
+        if not is_running:
+            # Its owner ended it while the month was due: the wallet may well have what it owes.
+            self.ended.add(row.deployment_id)
         if is_running:
             suspended = DeploymentStatus.SUSPENDED
             lifecycle.change_status(
@@ -275,7 +279,7 @@ class Outcomes:
     def _schedule(self, found: Iterable[PeriodRow]) -> None:
         """Say when each deployment is looked at next: at once where the wallet is to be asked."""
         asked = (PeriodStatus.CLOSING, PeriodStatus.REFUNDING)
-        is_asked = {each.deployment_id for each in found if each.status in asked}
+        is_asked = self.ended | {each.deployment_id for each in found if each.status in asked}
         for deployment_id, row in self.rows.items():
             next_at = ladder.due_at(row, self.now, self.rules)
             if deployment_id in self.refused:
