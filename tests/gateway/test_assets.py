@@ -1,11 +1,16 @@
 """Static files are kept by browsers until they change, and texts are sent compressed."""
 
+import gzip
 import re
 
 import pytest
 import requests
 
+from services.gateway import assets
+from services.gateway.vendor import WHERE_CLASSES_STAND
 from tests.gateway.conftest import Site
+
+GATEWAY = assets.STATIC.parent
 
 
 @pytest.fixture
@@ -52,3 +57,33 @@ def test_pages_and_files_are_sent_compressed(site: Site, addresses: list[str], c
         assert small.headers["Content-Encoding"] == coding
         assert len(small.raw.read()) < len(plain.content) / 2
         assert "Accept-Encoding" in small.headers["Vary"]
+
+
+def classes_in(text: str) -> set[str]:
+    """What stands in class attributes, without what a template puts between braces."""
+    attributes = re.findall(r'class="([^"]*)"', re.sub(r"\{[{%].*?[}%]\}", " ", text))
+    return {name for attribute in attributes for name in attribute.split()}
+
+
+def test_no_page_uses_a_class_of_bootstrap_that_was_not_copied() -> None:
+    vendored = assets.STATIC / "vendor"
+    of_bootstrap = set((vendored / "bootstrap.classes").read_text().split())
+    copied = set(re.findall(r"\.([a-zA-Z][\w-]*)", (vendored / "bootstrap.min.css").read_text()))
+    used = set()
+    for pattern in WHERE_CLASSES_STAND:
+        used |= {name for path in GATEWAY.glob(pattern) for name in classes_in(path.read_text())}
+
+    assert len(used & of_bootstrap) > 50
+    assert (used & of_bootstrap) - copied == set(), "run: make vendor"
+
+
+def test_styles_and_scripts_of_a_page_are_light() -> None:
+    """Compressed as they travel: 25 KB of styles, 40 KB of scripts on any page."""
+
+    def travels(*patterns: str) -> int:
+        files = [path for pattern in patterns for path in assets.STATIC.glob(pattern)]
+        assert files
+        return sum(len(gzip.compress(path.read_bytes())) for path in files)
+
+    assert travels("vendor/*.css", "css/*.css") <= 25_000
+    assert travels("vendor/*.js", "js/*.js") <= 40_000

@@ -156,6 +156,17 @@ def test_the_status_page_names_what_is_away(browser: FlaskClient) -> None:
     assert page.count("Does not answer") == 5
 
 
+def test_the_pieces_of_the_design_are_shown_on_a_machine_of_one_s_own_only(
+    browser: FlaskClient,
+) -> None:
+    public = create_app(gateway_settings(NOWHERE, public_url="https://example.com"))
+    page = browser.get("/docs/design").get_data(as_text=True)
+
+    assert all(f"swatch-{name}" in page for name in ("spruce", "amber-fill", "danger-text"))
+    assert page.count("#flame") == 1
+    assert public.test_client().get("/docs/design").status_code == 404
+
+
 def test_what_is_not_there_offers_a_search(browser: FlaskClient) -> None:
     answer = browser.get("/docs/none")
 

@@ -1,5 +1,6 @@
 """/docs: the documentation, its search, and the API as people read it. /status: is all well?"""
 
+import re
 from functools import cache
 
 from flask import Blueprint, current_app, redirect, render_template, request, url_for
@@ -7,7 +8,7 @@ from markupsafe import Markup
 from werkzeug.wrappers import Response
 
 from contracts import asyncapi
-from services.gateway import health
+from services.gateway import assets, health
 from services.gateway.access import Who, open_to
 from services.gateway.api import OPERATIONS
 from services.gateway.api.openapi import describe_api
@@ -72,6 +73,21 @@ def messaging() -> str:
 @open_to(Who.EVERYBODY)
 def asyncapi_document() -> Response:
     return current_app.response_class(asyncapi.as_text(), mimetype="application/json")
+
+
+@blueprint.get("/docs/design")
+@open_to(Who.EVERYBODY)
+def design() -> str:
+    """The pieces that pages are made of, for who works on them: on their own machine only."""
+    if settings().is_secure:
+        raise Problem(404, "not_found", "There is no such page in the documentation.")
+    return render_template("docs/design.html", ICONS=_icons())
+
+
+@cache
+def _icons() -> list[str]:
+    drawn = (assets.STATIC / "img/icons.svg").read_text()
+    return re.findall(r'<symbol id="([^"]+)"', drawn)
 
 
 @cache
