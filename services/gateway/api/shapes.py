@@ -156,6 +156,9 @@ Least = Annotated[int, Field(ge=1, le=1_000_000_000), BeforeValidator(_whole_num
 """Of processors, or of gigabytes."""
 Days = Annotated[int, Field(ge=1, le=366), BeforeValidator(_whole_number)]
 Quantity = Annotated[int, Field(strict=True, ge=1, le=100), BeforeValidator(_exact_integer)]
+WholeDays = Annotated[int, Field(strict=True, ge=1, le=366), BeforeValidator(_exact_integer)]
+"""A number of days in a body."""
+
 AnyText = Annotated[str, Field(json_schema_extra={"pattern": r"^[^\x00]*$"})]
 """A text of every character that can be stored. All of a request is checked for it at once."""
 

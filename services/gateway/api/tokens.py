@@ -9,7 +9,7 @@ from pydantic import AwareDatetime, Field, StringConstraints
 
 from chassis.clock import utc_now
 from services.gateway.api.endpoint import endpoint
-from services.gateway.api.shapes import ApiBody, ApiReply, NoReply, PlainText
+from services.gateway.api.shapes import ApiBody, ApiReply, NoReply, PlainText, WholeDays
 from services.gateway.backend import database
 from services.gateway.errors import Problem
 from services.gateway.models import ApiToken
@@ -28,7 +28,7 @@ class TokenBody(ApiBody):
 
     name: Name
     scopes: Annotated[list[Scope], Field(max_length=len(Scope))]
-    expires_in_days: Annotated[int, Field(strict=True, ge=1, le=366)] | None = None
+    expires_in_days: WholeDays | None = None
 
 
 class TokenReply(ApiReply):
