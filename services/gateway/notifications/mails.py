@@ -118,6 +118,15 @@ def end(session: Session, now: datetime, mail_id: UUID, outcome: str, error: str
     )
 
 
+def end_all(session: Session, now: datetime, outcome: str, error: str) -> None:
+    """The same of everything that waits, where there is no server to send it."""
+    session.execute(
+        update(Mail)
+        .where(Mail.due_at.is_not(None), Mail.outcome == "")
+        .values(due_at=None, ended_at=now, outcome=outcome, error=error)
+    )
+
+
 def try_again(session: Session, mail_id: UUID, due_at: datetime, error: str) -> None:
     """Another attempt failed; the next one is due then."""
     session.execute(

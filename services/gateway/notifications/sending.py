@@ -58,6 +58,10 @@ def send_due(
     database: Connected, settings: NotifierSettings, clock: Callable[[], datetime]
 ) -> datetime | None:
     """Send what is due, one after the other; when something is due next."""
+    if settings.smtp_url is None:
+        with database.begin() as session:
+            mails.end_all(session, clock(), "unwanted", "SMTP_URL is not set.")
+        return None
     with closing(_Connection(settings.smtp_url, settings.smtp_timeout_s)) as server:
         for mail_ids in WAITING.rounds(database, clock, ROUNDS_MAX):
             if not _send_all(database, settings, clock, server, mail_ids):
@@ -107,9 +111,8 @@ def _send(
     try:
         with database.read() as session:
             letter = compose(session, settings, mail)
-        if letter is None or settings.smtp_url is None:
-            reason = "" if letter is None else "SMTP_URL is not set."
-            return _end(database, clock(), mail_id, "unwanted", reason)
+        if letter is None:
+            return _end(database, clock(), mail_id, "unwanted")
         if mail.good_until <= clock():
             log.error("a mail was given up", extra={"mail_id": str(mail_id), "error": mail.error})
             return _end(database, clock(), mail_id, "given_up", mail.error)
@@ -143,7 +146,7 @@ def _end(database: Connected, now: datetime, mail_id: UUID, outcome: str, error:
 class _Connection:
     """One to the server, made when it is first needed and again after it was lost."""
 
-    where: SmtpServer | None
+    where: SmtpServer
     timeout_s: float
     _smtp: smtplib.SMTP | None = field(default=None, init=False)
 
@@ -176,7 +179,6 @@ class _Connection:
     def _open(self) -> smtplib.SMTP:
         if self._smtp is not None and self._smtp.sock is not None:
             return self._smtp
-        assert self.where is not None  # noqa: S101 - nothing is composed without one
         try:
             self._smtp = _connected(self.where, self.timeout_s)
         except (smtplib.SMTPException, OSError) as error:
