@@ -1,0 +1,334 @@
+"""What a user does with deployments at random, and what it should have cost by then.
+
+It is reckoned from the list of prices, the records of usage and the answers that the user got,
+apart from what billing has stored: months by their starts, parts of months as fractions that are
+rounded once, usage by the totals of each month.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from fractions import Fraction
+from typing import Any, Protocol
+from uuid import UUID, uuid4
+
+from contracts.billing import (
+    CancelDeployment,
+    CancelWhen,
+    Deployment,
+    GetDeployment,
+    ListResizes,
+    PurchaseLine,
+    PurchaseStatus,
+    RecordUsage,
+    RefundPurchase,
+    ResizeDeployment,
+    StartDeployment,
+    StartPurchase,
+    StopDeployment,
+    UsageRecord,
+)
+from contracts.catalog import BillingPeriod, Category, CreateProduct, Meter, MeterTier, Product
+from contracts.wallet import Credit, GetWallet, OpenAccount, Statement
+from services.billing.deployments.months import month_at, month_end
+from services.billing.deployments.rating import rated_micros
+
+USD = 1_000_000
+DAY = timedelta(days=1)
+INSTANT = timedelta(microseconds=1)
+UNITS_MAX = 4
+
+METER = Meter(
+    key="hours",
+    label="Hours",
+    unit="hour",
+    price_micros=333,
+    per_units=7,
+    included_units=20,
+    tiers=[MeterTier(above_units=500, price_micros=100)],
+)
+
+UNFINISHED = """
+SELECT (SELECT count(*) FROM periods WHERE status IN ('due', 'closing', 'refunding'))
+    + (SELECT count(*) FROM usage_charges WHERE paid_at IS NULL)
+    + (SELECT count(*) FROM refunds WHERE done_at IS NULL)
+    + (SELECT count(*) FROM purchases WHERE status IN ('pending', 'awaiting_funds'))
+"""
+"""How much was begun and is not done: leased, or left by somebody who died."""
+
+
+class World(Protocol):
+    """Where users live."""
+
+    @property
+    def now(self) -> datetime: ...
+
+    def insists(self, request: Any) -> Any:
+        """The answer, asked for until it comes."""
+
+    def waits(self) -> None:
+        """A while passes, in which what was left undone is done."""
+
+
+@dataclass
+class Unit:
+    """A deployment as its owner knows it. ``coming`` is a new price, and from when."""
+
+    deployment_id: UUID
+    purchase_id: UUID
+    product_id: UUID
+    bought_micros: int
+    price_micros: int
+    active_at: datetime
+    anchor_at: datetime
+    starts_at: datetime
+    paid_until: datetime
+    coming: tuple[int, datetime] | None = None
+    is_running: bool = True
+    is_resized: bool = False
+    ends_with_month: bool = False
+    is_over: bool = False
+    used: Counter[datetime] = field(default_factory=Counter)
+    last_record: UsageRecord | None = None
+
+    def hears_of_price(self, price_micros: int, now: datetime, notice: timedelta) -> None:
+        """Dearer from the first month after a notice, cheaper from the next month."""
+        told = self.price_micros if self.coming is None else self.coming[0]
+        if price_micros == told:
+            return
+        is_dearer = price_micros > self.price_micros
+        self.coming = (price_micros, now + notice if is_dearer else now)
+        if price_micros == self.price_micros:
+            self.coming = None
+
+    def begins_month(self, at: datetime) -> int:
+        """What the month costs that begins now."""
+        if self.coming is not None and self.coming[1] <= at:
+            self.price_micros, self.coming = self.coming[0], None
+        self.starts_at = at
+        return self.price_micros
+
+    def difference(self, price_micros: int, at: datetime) -> int:
+        """What another price costs for the rest of the month that is paid."""
+        if at >= self.paid_until:
+            return 0
+        left, whole = self.paid_until - at, self.paid_until - self.starts_at
+        change = price_micros - self.price_micros
+        return round(Fraction(change * (left // INSTANT), whole // INSTANT))
+
+
+@dataclass
+class User:
+    """Somebody with money enough."""
+
+    world: World
+    sizes: dict[UUID, int]
+    chance: random.Random
+    user_id: UUID = field(default_factory=uuid4)
+    units: list[Unit] = field(default_factory=list)
+    credited_micros: int = 0
+    paid_micros: int = 0
+    story: list[str] = field(default_factory=list)
+
+    def joins(self) -> None:
+        key = f"open:{self.user_id}"
+        self.world.insists(OpenAccount(idempotency_key=key, user_id=self.user_id))
+        self.credited_micros = 10_000 * USD
+        credit = Credit(
+            idempotency_key=f"credit:{self.user_id}",
+            user_id=self.user_id,
+            amount_micros=self.credited_micros,
+            description="Credits bought",
+        )
+        self.world.insists(credit)
+        self.buys()
+
+    def lives(self, now: datetime) -> None:
+        """What months cost that began by now."""
+        for unit in self.units:
+            while unit.is_running and unit.paid_until <= now:
+                if unit.ends_with_month:
+                    unit.is_running, unit.is_over = False, True
+                    break
+                at = unit.paid_until
+                self.pays(unit.begins_month(at), "month")
+                unit.paid_until = month_end(unit.anchor_at, at)
+            if not unit.is_running and unit.paid_until < now - 29 * DAY:
+                # By and by its data goes: it is left alone from here on.
+                unit.is_over = True
+
+    def acts(self) -> None:
+        """One thing at random."""
+        if self.chance.random() < 0.1 and len(self.units) < UNITS_MAX:
+            self.buys()
+        unit = self.chance.choice(self.units)
+        usual: list[Callable[[Unit], None]] = [self.uses] * 3
+        rare = [self.resizes, self.stops, self.starts, self.cancels, self.corrects, self.gives_back]
+        act = self.chance.choice([*usual, *rare])
+        if not unit.is_over:
+            self.notes(f"{act.__name__} {unit.deployment_id}")
+            act(unit)
+
+    def buys(self) -> None:
+        product_id = self.chance.choice(list(self.sizes))
+        command = StartPurchase(
+            idempotency_key=f"{uuid4()}",
+            user_id=self.user_id,
+            lines=[PurchaseLine(product_id=product_id)],
+        )
+        bought = self.world.insists(command)
+        while bought.status != PurchaseStatus.COMPLETED:
+            self.world.waits()
+            bought = self.world.insists(command)
+        self.pays(self.sizes[product_id], "purchase")
+        (deployment_id,) = bought.deployment_ids
+        seen = self.sees(deployment_id)
+        assert seen.active_at is not None
+        at, price = seen.active_at, self.sizes[product_id]
+        until = month_end(at, at)
+        unit = Unit(deployment_id, bought.purchase_id, product_id, price, price, at, at, at, until)
+        self.units.append(unit)
+
+    def uses(self, unit: Unit) -> None:
+        used_at = self.world.now - timedelta(seconds=1)
+        if not unit.is_running or used_at <= unit.active_at:
+            return
+        unit.last_record = UsageRecord(
+            record_id=f"{uuid4()}",
+            deployment_id=unit.deployment_id,
+            meter=METER.key,
+            quantity=self.chance.randint(1, 300),
+            used_at=used_at,
+        )
+        self.tells(unit, unit.last_record)
+
+    def corrects(self, unit: Unit) -> None:
+        first, unit.last_record = unit.last_record, None
+        if first is not None and first.used_at > self.world.now - 2 * DAY:
+            part = self.chance.randint(1, first.quantity)
+            more = {"record_id": f"{uuid4()}", "quantity": -part, "corrects": first.record_id}
+            self.tells(unit, first.model_copy(update=more))
+
+    def tells(self, unit: Unit, record: UsageRecord) -> None:
+        (result,) = self.world.insists(RecordUsage(records=[record])).results
+        assert result.answer in ("accepted", "repeated"), (result, self.story)
+        unit.used[month_at(unit.active_at, record.used_at).starts_at] += record.quantity
+
+    def resizes(self, unit: Unit) -> None:
+        if unit.ends_with_month:
+            return
+        question = ListResizes(user_id=self.user_id, deployment_id=unit.deployment_id)
+        shown = self.world.insists(question)
+        option = self.chance.choice(shown.options)
+        price, at = self.sizes[option.product_id], shown.quoted_at
+        micros = unit.difference(price, at)
+        assert option.amount_micros == micros, self.story
+        quoted = {"expected_amount_micros": micros, "quoted_at": at}
+        self.wants(ResizeDeployment, unit, product_id=option.product_id, **quoted)
+        self.pays(micros, "resize")
+        unit.product_id, unit.price_micros, unit.coming = option.product_id, price, None
+        unit.is_resized = True
+
+    def stops(self, unit: Unit) -> None:
+        if unit.is_running and not unit.ends_with_month:
+            self.wants(StopDeployment, unit)
+            unit.is_running = False
+
+    def starts(self, unit: Unit) -> None:
+        if unit.is_running:
+            return
+        seen = self.wants(StartDeployment, unit)
+        unit.is_running = True
+        if seen.paid_until != unit.paid_until:
+            unit.anchor_at = seen.charges[0].starts_at
+            self.pays(unit.begins_month(unit.anchor_at), "month")
+            unit.paid_until = month_end(unit.anchor_at, unit.anchor_at)
+
+    def cancels(self, unit: Unit) -> None:
+        if unit.is_running and self.chance.random() < 0.5:
+            when = self.chance.choice(list(CancelWhen))
+            self.wants(CancelDeployment, unit, when=when)
+            unit.is_over = when is CancelWhen.NOW
+            unit.is_running = unit.ends_with_month = not unit.is_over
+
+    def gives_back(self, unit: Unit) -> None:
+        """Support gives back what the purchase cost; months that were renewed stay paid."""
+        if unit.is_resized or self.chance.random() < 0.7:
+            return
+        command = RefundPurchase(
+            idempotency_key=f"{uuid4()}",
+            purchase_id=unit.purchase_id,
+            reason="It was slow",
+            actor="a test",
+        )
+        self.world.insists(command)
+        self.pays(-unit.bought_micros, "refund")
+        unit.is_running, unit.is_over = False, True
+
+    def wants(self, command: type, unit: Unit, **more: Any) -> Any:
+        who = {"user_id": self.user_id, "deployment_id": unit.deployment_id}
+        return self.world.insists(command(idempotency_key=f"{uuid4()}", **who, **more))
+
+    def sees(self, deployment_id: UUID) -> Deployment:
+        question = GetDeployment(user_id=self.user_id, deployment_id=deployment_id)
+        return self.world.insists(question)  # type: ignore[no-any-return]
+
+    def pays(self, micros: int, what: str) -> None:
+        self.paid_micros += micros
+        self.notes(f"{what} {micros}")
+
+    def notes(self, what: str) -> None:
+        self.story.append(f"{self.world.now:%m-%d %H:%M:%S} {what}")
+
+    @property
+    def owes(self) -> int:
+        """What all of it should have cost by now."""
+        used = [each for unit in self.units for each in unit.used.values()]
+        return self.paid_micros + sum(rated_micros(METER, each) for each in used)
+
+    @property
+    def has_paid(self) -> int:
+        wallet = self.world.insists(GetWallet(user_id=self.user_id))
+        return self.credited_micros - int(wallet.balance_micros)
+
+    @property
+    def statement(self) -> list[str]:
+        page = self.world.insists(Statement(user_id=self.user_id, limit=200))
+        told = reversed(page.transactions)
+        return [f"{each.kind} {each.amount_micros} {each.description}" for each in told]
+
+
+def create_sizes(world: World, seller_id: UUID) -> dict[UUID, int]:
+    """Three sizes of a machine that is measured, and their prices."""
+    family = f"sizes-{uuid4().hex[:12]}"
+
+    def size(number: int) -> Product:
+        command = CreateProduct(
+            idempotency_key=f"{uuid4()}",
+            slug=f"size-{uuid4().hex[:16]}",
+            name=f"Size {number}",
+            category=Category.COMPUTE,
+            summary="A size",
+            provider_name="Example Provider",
+            provider_id=seller_id,
+            price_micros=number * 7_654_321,
+            billing_period=BillingPeriod.MONTH,
+            meters=[METER],
+            family=family,
+            reason="A test",
+            actor="a test",
+        )
+        return world.insists(command)  # type: ignore[no-any-return]
+
+    return {each.product_id: each.price_micros for each in map(size, (1, 2, 3))}
+
+
+def wrongly_charged(users: list[User]) -> list[tuple[int, list[str], list[str]]]:
+    """Who paid something else than they should have: by how much, their story and statement."""
+    return [
+        (each.has_paid - each.owes, each.story, each.statement)
+        for each in users
+        if each.has_paid != each.owes
+    ]
