@@ -108,7 +108,17 @@ def _schemas(
                 wanted[given] = "validation"
     by_model, definitions = models_json_schema(list(wanted.items()), ref_template=_REF)
     references = {model: schema for (model, _), schema in by_model.items()}
+    _close(definitions)
     return references, definitions["$defs"]  # type: ignore[return-value]
+
+
+def _close(part: Any) -> None:
+    """Say of an object with keys of a pattern that it has no others: pydantic says it in none."""
+    for inner in part.values() if isinstance(part, dict) else part:
+        if isinstance(inner, (dict, list)):
+            _close(inner)
+    if isinstance(part, dict) and "patternProperties" in part:
+        part["additionalProperties"] = False
 
 
 def _describe(
@@ -174,7 +184,7 @@ def _responses(
 ) -> dict[str, Any]:
     statuses = {400, 404, 422, 429, 500, 502, 503, 504}
     statuses |= set() if operation.is_public else {401, 403}
-    statuses |= {409} if operation.method == "POST" else set()
+    statuses |= {409} if operation.is_command or operation.method == "POST" else set()
     statuses |= {402} if operation.is_command else set()
     statuses |= {401, 413, 415} if operation.body is not None else set()
     good = {operation.status: "It is done.", **dict.fromkeys(operation.also, "It is on its way.")}
