@@ -42,6 +42,8 @@ class Post:
     mails: list[EmailMessage] = field(default_factory=list)
     answers: dict[str, str] = field(default_factory=dict)
     server: Controller | None = None
+    longest_line: int = 0
+    """Of the bodies of all mails."""
 
     async def handle_RCPT(  # noqa: N802 - aiosmtpd's name
         self, _server: Any, _session: Any, envelope: Any, address: str, _options: Any
@@ -52,6 +54,8 @@ class Post:
         return answer
 
     async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:  # noqa: N802
+        body = envelope.content.partition(b"\r\n\r\n")[2]
+        self.longest_line = max(self.longest_line, *map(len, body.split(b"\r\n")))
         self.mails.append(message_from_bytes(envelope.content, policy=default))
         return "250 OK"
 
@@ -137,6 +141,7 @@ def test_what_is_told_is_sent_once_as_text_and_html_with_one_click_to_end_it(
     assert "Your balance is now &lt;$30.00&gt;." in html
     assert ".example.org/dashboard/wallet" in text
     assert mail["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+    assert post.longest_line <= 76
     # On one line, as it is: a header in encoded words would be no address to any program.
     unsubscribe = dict(mail.raw_items())["List-Unsubscribe"]
     assert str(unsubscribe).startswith("<https://a-long-name")

@@ -18,6 +18,9 @@ from services.gateway.notifications import links, topics
 from services.gateway.notifications.mails import ACCOUNT_DELETED
 from services.gateway.settings import NotifierSettings
 
+_WRITTEN = SMTP.clone(max_line_length=76)
+"""A line of quoted-printable has no more (RFC 2045); Python's own bound is 78."""
+
 _HEADER_LENGTH_MAX = 998
 """Of a line, as RFC 5322 bounds it. Python's own bound of 78 breaks a long address in a header into
 encoded words, which no program that unsubscribes reads."""
@@ -49,7 +52,7 @@ def compose(session: Session, settings: NotifierSettings, mail: Mail) -> Letter 
     link = session.get(MailLink, mail.link_id) if mail.link_id else None
     if mail.link_id and (link is None or link.used_at is not None):
         return None
-    message = EmailMessage(policy=SMTP)
+    message = EmailMessage(policy=_WRITTEN)
     recipient = _deliverable(mail.address or user.email)
     name, sender = parseaddr(settings.mail_from)
     message["From"] = Address(display_name=name, addr_spec=sender)
