@@ -347,6 +347,21 @@ def test_a_charge_that_nobody_can_confirm_makes_way(desk: Desk) -> None:
     )
 
 
+def test_that_the_bank_asks_is_told_at_once_and_the_link_when_there_is_one(desk: Desk) -> None:
+    customer = desk.customer()
+    desk.sandbox.behave(customer.cards()[0], "pm_card_authenticationRequired")
+    desk.sandbox.switch("reset_before", match={"path": "/v1/checkout/sessions"}, times=1)
+    customer.ask(needed_micros=5 * USD)
+    told = [event["confirm_url"] for event in customer.events("auto_topup_paused")]
+
+    desk.clock.advance(minutes=2)
+    desk.sweep()
+    later = [event["confirm_url"] for event in customer.events("auto_topup_paused")]
+
+    assert told == [None]
+    assert later == [None, customer.settings().confirm_url]
+
+
 def test_our_own_key_refused_is_no_reason_to_give_a_charge_up(desk: Desk) -> None:
     customer = desk.customer()
     desk.sandbox.behave(customer.cards()[0], "pm_card_authenticationRequired")
