@@ -67,7 +67,7 @@ test-containers: install-test  ## docker-compose.yml on a container engine: buil
 	tests/containers/stand_in/with_engine.sh $(PY) -m pytest -q -m containers tests/containers $(ARGS)
 
 .PHONY: soak
-soak: install-test  ## Load with crashes, and a year of 1,000 users: the money adds up
+soak: install-test  ## Load with crashes, and a year of many users: the money adds up
 	$(PY) -m pytest -q -m soak $(ARGS)
 
 .PHONY: lock

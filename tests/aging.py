@@ -18,6 +18,7 @@ _FILLERS = {
     "text": "gen_random_uuid()::text",
     "bytea": "gen_random_uuid()::text::bytea",
     "jsonb": "'{}'::jsonb",
+    "ARRAY": "'{}'",
     "boolean": "true",
     "integer": "1",
     "timestamp with time zone": "now()",
@@ -41,7 +42,7 @@ def put(database: Connected, table: str, count: int = 1, **values: Any) -> None:
 def ages_left(database: Connected, kept: Kept, now: datetime, **values: Any) -> list[str]:
     """Of two rows with these values, one kept long enough and one not: which are left.
 
-    The table is emptied before.
+    The table is emptied before. A value that can be called is another one for each row.
     """
     limit = now - timedelta(days=kept.days)
     ages = {"old": limit - timedelta(seconds=1), "young": limit + timedelta(seconds=1)}
@@ -49,7 +50,8 @@ def ages_left(database: Connected, kept: Kept, now: datetime, **values: Any) -> 
         session.execute(text(f"TRUNCATE {kept.table} CASCADE"))
     marked: dict[str, Any] = {}
     for age, moment in ages.items():
-        put(database, kept.table, **{kept.since: moment, **values})
+        given = {name: value() if callable(value) else value for name, value in values.items()}
+        put(database, kept.table, **{kept.since: moment, **given})
         marked[age] = _places(database, kept.table) - set().union(*marked.values())
     forget(database, now, [kept])
     return [age for age in ages if marked[age] <= _places(database, kept.table)]

@@ -131,7 +131,7 @@ def test_only_active_deployments_with_a_monthly_price_burn(database: Connected) 
         change_status(session, NOW, row, Status.STOPPED, ChangeCause.OWNER, RULES)
 
     with database.read() as session:
-        found = what_burns(session, user_id, limit=10)
+        found = what_burns(session, user_id, limit=10, usage={})
 
     assert (found.total, found.monthly_micros) == (1, 15_000_000)
     assert [row.deployment_id for row in found.dearest] == [burning.deployment_id]
@@ -143,7 +143,7 @@ def test_the_dearest_are_named_and_all_are_counted(database: Connected) -> None:
     bought(database, quoted(1_000), user_id=uuid4())
 
     with database.read() as session:
-        found = what_burns(session, user_id, limit=2)
+        found = what_burns(session, user_id, limit=2, usage={})
 
     assert [row.monthly_cost_micros for row in found.dearest] == [15, 9]
     assert (found.total, found.monthly_micros) == (4, 32)

@@ -140,7 +140,7 @@ ACTS = st.lists(
 )
 
 
-@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(acts=ACTS, seed=st.integers(0, 10**6))
 def test_whatever_happens_what_was_charged_is_what_prices_and_records_say(
     stack: System, database: Connected, acts: list[tuple[str, int]], seed: int

@@ -85,7 +85,7 @@ def test_what_burns_is_the_users_own(database: Connected, users: Users) -> None:
     _, mine, _ = each_gets(database, users)
 
     with database.read() as session:
-        burning = what_burns(session, users.mine, limit=10)
+        burning = what_burns(session, users.mine, limit=10, usage={})
 
     assert (burning.total, burning.monthly_micros) == (1, 5_000_000)
     assert [row.deployment_id for row in burning.dearest] == [mine]

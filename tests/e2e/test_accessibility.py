@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -86,13 +87,14 @@ def test_no_page_breaks_a_rule_that_axe_knows(shopper: Visitor, own_paths: list[
     assert found == {}
 
 
-def test_the_focus_is_seen_wherever_it_is(shopper: Visitor) -> None:
+def test_the_focus_is_seen_wherever_it_is(regular: Visitor) -> None:
     unseen = []
-    for path in PAGES:
-        shopper.open(path)
+    for path, theme in zip(PAGES, cycle(["light", "dark"]), strict=False):
+        regular.page.emulate_media(color_scheme=theme)
+        regular.open(path)
         for _ in range(STOPS_MAX):
-            shopper.page.keyboard.press("Tab")
-            focus: dict[str, Any] | None = shopper.page.evaluate(FOCUSED)
+            regular.page.keyboard.press("Tab")
+            focus: dict[str, Any] | None = regular.page.evaluate(FOCUSED)
             if focus is None:
                 break
             if focus.get("isForeign"):

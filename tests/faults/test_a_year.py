@@ -33,7 +33,7 @@ from tests.billing.reckoning import UNFINISHED, User, create_sizes, wrongly_char
 from tests.patience import eventually
 from tests.system import System
 
-USERS = int(os.environ.get("SOAK_USERS", "1000"))
+USERS = int(os.environ.get("SOAK_USERS", "20"))
 SEED = int(os.environ.get("SOAK_SEED", "1"))
 DAY = timedelta(days=1)
 YEAR = 365 * DAY

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
@@ -20,8 +21,10 @@ NOWHERE = "postgresql+psycopg2://nobody@127.0.0.1:1/none"
 
 
 @pytest.fixture(scope="module")
-def app() -> Flask:
-    return create_app(gateway_settings(NOWHERE, support_email="help@example.com"))
+def app() -> Iterator[Flask]:
+    app = create_app(gateway_settings(NOWHERE, support_email="help@example.com"))
+    yield app
+    app.extensions["mycelium"].close()
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Every route says who may use it, refuses everybody else, and takes no card's data."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -26,14 +26,18 @@ USERS = [route for route in ROUTES if route.access.who == Who.USERS]
 
 
 @pytest.fixture
-def app(databases: dict[str, str], database: Connected, monkeypatch: pytest.MonkeyPatch) -> Flask:
+def app(
+    databases: dict[str, str], database: Connected, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Flask]:
     """The website; its services are away, and say so at once."""
 
     def away(*_: Any) -> Any:
         raise Unavailable("It is away.")
 
     monkeypatch.setattr(Backend, "begin", away)
-    return create_app(gateway_settings(databases["gateway"], rate_limit_default="9000 per minute"))
+    app = create_app(gateway_settings(databases["gateway"], rate_limit_default="9000 per minute"))
+    yield app
+    app.extensions["mycelium"].close()
 
 
 @pytest.fixture

@@ -31,8 +31,8 @@ from chassis.money import from_cents
 from contracts.errors import ServiceError
 from contracts.topup import ReceiveWebhook, SetOperatorSwitch, TopupKind, TopupStatus, Trigger
 from deploy.stripe_sandbox.server import SandboxServer
-from services.topup import switch
-from services.topup.automatic import card_changes, limits, pages, pauses
+from services.topup import switch, topups
+from services.topup.automatic import card_changes, limits, pauses
 from services.topup.cards import saved_cards
 from services.topup.charging import charges, checkout, webhooks
 from tests.topup.conftest import USD, Card, Customer, Desk, empty, signed
@@ -403,7 +403,11 @@ class Life(RuleBasedStateMachine):
 
     def pay_what_is_open(self, who: int) -> None:
         for topup in self.customer(who).topups():
-            if topup.kind == TopupKind.MANUAL and topup.status in pages.OPEN and topup.session_id:
+            if (
+                topup.kind == TopupKind.MANUAL
+                and topup.status in topups.PAYABLE
+                and topup.session_id
+            ):
                 self.at_the_processor(f"checkout/{topup.session_id}/pay", number=Card.GOOD)
 
     @rule(
@@ -625,7 +629,7 @@ class Life(RuleBasedStateMachine):
     def one_purchase_has_one_payer(sight: Sight) -> None:
         """A card page or an automatic charge: whoever came second was refused."""
         payers = [
-            str(t.purchase_id) for t in sight.topups if t.purchase_id and t.status in pages.OPEN
+            str(t.purchase_id) for t in sight.topups if t.purchase_id and t.status in topups.PAYABLE
         ]
         payers += [
             str(t.trigger_reference) for t in sight.in_flight if t.trigger == Trigger.PURCHASE
