@@ -1,7 +1,8 @@
 """``kill -9`` at each step of what comes after a purchase: it happens once, and the money adds up.
 
 Who asked for something asks again, under the same key, and the process dies at the next step; or a
-lease runs out, for which its moment is moved into the past.
+lease runs out, for which its moment is moved into the past. Two of them run with the others, the
+rest, whose lost answers are tried within one process as well, with ``make soak``.
 """
 
 from collections.abc import Callable
@@ -155,6 +156,7 @@ def asked_at_each(stack: System, dying_at: DyingAt) -> AskedAtEach:
     return ask
 
 
+@pytest.mark.soak
 def test_a_start_that_dies_at_each_step_is_charged_one_month(
     owner: Owner, asked_at_each: AskedAtEach
 ) -> None:
@@ -173,6 +175,7 @@ def test_a_start_that_dies_at_each_step_is_charged_one_month(
     assert ([each.kind for each in owner.machine().charges], owner.earned) == (["month"], 9 * USD)
 
 
+@pytest.mark.soak
 def test_a_resize_that_nobody_asks_about_again_is_charged_when_its_lease_runs_out(
     owner: Owner, dying_at: DyingAt
 ) -> None:
@@ -218,6 +221,7 @@ def test_usage_whose_charge_dies_at_each_step_is_paid_and_paid_back_once(
     assert (owner.balance(), owner.earned) == (88 * USD, 2 * USD * 9 // 10)
 
 
+@pytest.mark.soak
 def test_a_refund_that_dies_at_each_step_gives_back_once(
     stack: System, asked_at_each: AskedAtEach
 ) -> None:
@@ -263,6 +267,7 @@ def test_the_number_of_a_receipt_that_died_is_given_to_the_next_one(
     assert stack.rpc.call(second).number == f"{year}-{int(sequence) + 1:06}"
 
 
+@pytest.mark.soak
 def test_a_payout_that_dies_once_the_wallet_has_heard_of_it_is_set_aside_once(
     owner: Owner, asked_at_each: AskedAtEach
 ) -> None:
