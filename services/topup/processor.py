@@ -271,23 +271,16 @@ class Processor:
         ``authentication_required``: nobody is there to answer it. Forcing 3-D Secure here gets
         charges declined, so it is not asked for.
         """
-        return self._call(
-            self._client.v1.payment_intents.create,
-            {
-                "amount": amount_cents,
-                "currency": CURRENCY,
-                "customer": customer_id,
-                "payment_method": payment_method_id,
-                "allowed_payment_method_types": CARD_ONLY,
-                "confirm": True,
-                "off_session": True,
-                "error_on_requires_action": True,
-                "description": "Mycelium automatic top-up",
-                "metadata": {TOPUP_ID: topup_id, "user_id": user_id},
-                "payment_method_options": {"card": {"stored_credential_usage": "unscheduled"}},
-                "expand": ["latest_charge", "payment_method"],
-            },
-            {"idempotency_key": topup_id},
+        return self._charge_saved_card(
+            customer_id,
+            payment_method_id,
+            amount_cents,
+            topup_id,
+            user_id,
+            off_session=True,
+            error_on_requires_action=True,
+            description="Mycelium automatic top-up",
+            payment_method_options={"card": {"stored_credential_usage": "unscheduled"}},
         )
 
     def charge_on_session(
@@ -305,6 +298,26 @@ class Processor:
         Where the bank asks, the payment ``requires_action``, and its ``next_action`` leads to the
         bank's page and from there to ``return_url``: without one it would name Stripe's own script.
         """
+        return self._charge_saved_card(
+            customer_id,
+            payment_method_id,
+            amount_cents,
+            topup_id,
+            user_id,
+            return_url=return_url,
+            description="Mycelium credits",
+        )
+
+    def _charge_saved_card(
+        self,
+        customer_id: str,
+        payment_method_id: str,
+        amount_cents: int,
+        topup_id: str,
+        user_id: str,
+        **how: object,
+    ) -> Object:
+        """``how`` are the parameters in which charges with and without their owner differ."""
         return self._call(
             self._client.v1.payment_intents.create,
             {
@@ -314,10 +327,9 @@ class Processor:
                 "payment_method": payment_method_id,
                 "allowed_payment_method_types": CARD_ONLY,
                 "confirm": True,
-                "return_url": return_url,
-                "description": "Mycelium credits",
                 "metadata": {TOPUP_ID: topup_id, "user_id": user_id},
                 "expand": ["latest_charge", "payment_method"],
+                **how,
             },
             {"idempotency_key": topup_id},
         )
