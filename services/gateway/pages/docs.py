@@ -72,7 +72,7 @@ def messaging() -> str:
 @blueprint.get("/docs/asyncapi.json")
 @open_to(Who.EVERYBODY)
 def asyncapi_document() -> Response:
-    return current_app.response_class(asyncapi.as_text(), mimetype="application/json")
+    return current_app.response_class(_asyncapi_text(), mimetype="application/json")
 
 
 @blueprint.get("/docs/design")
@@ -93,6 +93,11 @@ def _icons() -> list[str]:
 @cache
 def _api() -> reference.Reference:
     return reference.read_api(describe_api(OPERATIONS))
+
+
+@cache
+def _asyncapi_text() -> str:
+    return asyncapi.as_text()
 
 
 @cache
