@@ -8,8 +8,8 @@ COMPILE_FOR = env -u PIP_FIND_LINKS -u PIP_EXTRA_INDEX_URL -u UV_FIND_LINKS \
 	.venv/bin/uv pip compile --quiet --python-version $(1) --generate-hashes \
 	--no-emit-index-url --no-annotate --custom-compile-command "make lock"
 COMPILE := $(call COMPILE_FOR,3.11)
-PARTS := services/wallet services/catalog services/billing services/topup services/gateway \
-	deploy/stripe_sandbox
+PARTS := services/wallet services/catalog services/billing services/topup services/legacy \
+	services/analytics services/gateway deploy/stripe_sandbox
 
 .PHONY: help
 help:  ## List these commands
@@ -28,8 +28,8 @@ run: install  ## Run the whole product on this machine; its data stays in .data/
 	@exec $(PY) -m deploy.local.run
 
 .PHONY: test
-test: install-test  ## Run every test, on real servers of its own (in under 15 minutes on two cores)
-	$(PY) -m pytest -n 3 --dist loadfile $(ARGS)
+test: install-test  ## Run every test, on real servers of its own (15 to 30 minutes on two cores)
+	$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: check
 check: install-test  ## Format, lint, types, tidiness, deployment files
@@ -45,7 +45,7 @@ format: install-test  ## Format the code and mend what the linter can
 	$(PY) -m ruff check --fix .
 
 .PHONY: bench
-bench:  ## Measure calls, purchases and the ledger
+bench:  ## Measure calls, purchases, the ledger and pages
 	@deploy/local/install.sh bench
 	$(PY) -m pytest -q -s benchmarks -o python_files='bench_*.py' -o python_functions='measure_*' --timeout 1800 $(ARGS)
 
@@ -67,7 +67,7 @@ test-containers: install-test  ## docker-compose.yml on a container engine: buil
 	tests/containers/stand_in/with_engine.sh $(PY) -m pytest -q -m containers tests/containers $(ARGS)
 
 .PHONY: soak
-soak: install-test  ## Load with crashes, and a year of many users: the money adds up
+soak: install-test  ## What takes long: load with crashes, frozen servers, a year of many users
 	$(PY) -m pytest -q -m soak $(ARGS)
 
 .PHONY: lock
@@ -94,15 +94,21 @@ sbom: install-test  ## Write a bill of materials of all locked packages (Cyclone
 	$(PY) -m tests.tidy.bill_of_materials >sbom.json
 
 .PHONY: docs
-docs: install-test  ## Write what is made of the code: schemas, OpenAPI, routes, examples of messages
+docs: install-test  ## Write what is made of the code: schemas, OpenAPI, routes, examples, manifests, dashboards
 	$(PY) -m contracts.schemas docs/schemas
 	$(PY) -m tests.contracts.golden
 	$(PY) -m services.gateway.api docs/openapi.json
 	$(PY) -m services.gateway.routes docs/routes.md
+	$(PY) -m deploy.kubernetes.manifests deploy/kubernetes
+	$(PY) -m deploy.grafana.dashboards deploy/grafana
+
+.PHONY: screenshots
+screenshots: install-test  ## Take the pictures of the README anew (docs/images)
+	$(PY) -m pytest -q tests/e2e/pictures.py
 
 .PHONY: vendor
 vendor: install  ## Copy the browser libraries of package.json into the website
-	npm ci
+	npm ci --omit=dev
 	$(PY) -m services.gateway.vendor
 
 # What an operator asks of what `make run` runs; ARGS goes to the command.
@@ -126,6 +132,22 @@ audit:  ## Answer for a credit that nothing explains (ARGS="accept TRANSACTION -
 
 .PHONY: switch
 switch:  ## Stop all automatic charges (ARGS="stop --by … --reason …"), or release
+	$(OPERATE)
+
+.PHONY: roles
+roles:  ## Who has which role (ARGS="list", or "grant EMAIL operator --by … --reason …", take)
+	$(OPERATE)
+
+.PHONY: audit-log
+audit-log:  ## What was done by a role (ARGS="check", head, export)
+	$(OPERATE)
+
+.PHONY: move
+move:  ## Out of the old system (ARGS="plan DIRECTORY --rate 0.1"; docs/migration.md)
+	$(OPERATE)
+
+.PHONY: refill
+refill:  ## Count what the services have on record (docs/analytics.md)
 	$(OPERATE)
 
 .PHONY: dead-letters

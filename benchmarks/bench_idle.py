@@ -7,10 +7,10 @@ import pytest
 from sqlalchemy import text
 
 from benchmarks.conftest import Record
+from benchmarks.replicas import replicas
 from benchmarks.site.processor import used_s
 from chassis.database import connect
 from deploy.local.child import Child
-from deploy.local.processes import ROOT
 from deploy.parts import DATABASES, LISTENERS, PROCESSES
 from tests.conftest import StackFactory
 from tests.system import System
@@ -33,20 +33,8 @@ def measure_idle_services_of_one_and_of_two_replicas(
 ) -> None:
     children = {name: stack.child(name) for name in PROCESSES if name != "sandbox"}
     _record(record, "one replica", stack, list(children.values()))
-    replicas = [_replica(stack, name, tmp_path) for name in LISTENERS]
-    try:
-        _record(record, "two replicas", stack, [*children.values(), *replicas])
-    finally:
-        for child in replicas:
-            child.kill()
-
-
-def _replica(stack: System, name: str, directory: Path) -> Child:
-    process = stack.process(name)
-    environment = {**process.environment, "HEALTH_PORT": "0"}
-    child = Child(name, process.argv, environment, directory / f"{name}.log", directory=ROOT)
-    child.start()
-    return child
+    with replicas(stack, LISTENERS, tmp_path) as more:
+        _record(record, "two replicas", stack, [*children.values(), *more])
 
 
 def _record(record: Record, of: str, stack: System, children: list[Child]) -> None:

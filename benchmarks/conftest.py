@@ -15,16 +15,26 @@ from typing import Any
 import psutil
 import pytest
 
+from deploy.local.postgres import Postgres
+from deploy.local.postgres import start as start_postgres
 from tests.conftest import (
     broker,
     databases,
-    postgres,
+    new_system,
     running_servers,
     scratch,
     service_stack,
 )
 
-__all__ = ["broker", "databases", "postgres", "running_servers", "scratch", "service_stack"]
+__all__ = [
+    "broker",
+    "databases",
+    "new_system",
+    "postgres",
+    "running_servers",
+    "scratch",
+    "service_stack",
+]
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "docs" / "benchmarks.md"
@@ -33,6 +43,14 @@ RESULTS = Path(__file__).parent / "results.json"
 BEGIN, END = "<!-- figures -->", "<!-- end of the figures -->"
 
 Record = Callable[..., None]
+
+
+@pytest.fixture(scope="session")
+def postgres(scratch: Path) -> Iterator[Postgres]:
+    """The server of the tests, which waits for its disk here, as it does for everybody else."""
+    server = start_postgres(scratch / "postgres")
+    yield server
+    server.stop()
 
 
 def median_ratio(ours: list[float], theirs: list[float]) -> float:

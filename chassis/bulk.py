@@ -68,7 +68,7 @@ class Bulk:
         sql = statement.format(columns=names, rows=f"unnest({arrays}) AS new ({names})")
         self._name = f"bulk_{next(_NUMBERS)}"
         self._preparation = f"PREPARE {self._name} ({types}) AS {sql}"
-        self._columns = columns
+        self.columns = columns
 
     def prepare(self, connection: Connection) -> None:
         """Make the statement known to a connection, for as long as that lives."""
@@ -82,7 +82,7 @@ class Bulk:
     def numbered(self, number: int) -> str:
         """The SQL, with the parameters that :meth:`parameters` names."""
         return (
-            f"EXECUTE {self._name} ({', '.join(f'%({number}_{name})s' for name in self._columns)})"
+            f"EXECUTE {self._name} ({', '.join(f'%({number}_{name})s' for name in self.columns)})"
         )
 
     def parameters(self, number: int, rows: Iterable[Iterable[Any]]) -> dict[str, str]:
@@ -92,7 +92,7 @@ class Bulk:
             return {}
         return {
             f"{number}_{name}": array(type_name, values)
-            for (name, type_name), values in zip(self._columns.items(), columns, strict=True)
+            for (name, type_name), values in zip(self.columns.items(), columns, strict=True)
         }
 
     def execute(self, session: Session, rows: Iterable[Iterable[Any]]) -> CursorResult[Any]:

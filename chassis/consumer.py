@@ -7,12 +7,12 @@ from functools import cached_property, partial
 from typing import Any
 
 from amqp import Message as OutgoingMessage
-from kombu import Connection, Exchange
+from kombu import Connection, Exchange, Queue
 from kombu.message import Message
 from nameko.extensions import SharedExtension
 from nameko.messaging import QueueConsumer as NamekoQueueConsumer
 
-from chassis import bodies
+from chassis import bodies, instruments
 from chassis.broker import (
     ERROR_HEADER,
     ORIGIN_HEADER,
@@ -114,6 +114,11 @@ class QueueConsumer(NamekoQueueConsumer):
         super().on_consume_ready(connection, channel, consumers)
         self._is_consuming = True
 
+    @property
+    def in_hand(self) -> int:
+        """How many messages were taken and are neither acknowledged nor given back."""
+        return len(self._in_hand)
+
     def reply(self, body: bytes, message: Message) -> None:
         """Answer ``message`` with JSON on the connection that it came in on, without a confirm.
 
@@ -142,6 +147,15 @@ class QueueConsumer(NamekoQueueConsumer):
                 message
             )
         return consumers
+
+    @property
+    def queues(self) -> list[Queue]:
+        """What it takes messages from, and those in which they wait for their next try."""
+        delays_s = service_settings().retry_delays_s
+        return [
+            *(provider.queue for provider in self._providers),
+            *(retry_queue(self.container.service_name, delay_s) for delay_s in delays_s),
+        ]
 
     def declare(self, channel: Any) -> None:
         """Make sure of all queues and bindings: a broker that lost its data has none any more."""
@@ -221,6 +235,7 @@ class QueueConsumer(NamekoQueueConsumer):
         """Move a message to the service's dead letters."""
         service = self.container.service_name
         dead_letters = dead_letter_queue(service).name
+        instruments.DEAD_LETTERS.labels(headers[ORIGIN_HEADER]).inc()
         self.move(message, headers, own_queues(service), dead_letters)
 
     def move(

@@ -25,6 +25,7 @@ from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
+from chassis import instruments
 from chassis.together import Together
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class Connected:
     def __init__(self, engine: Engine, readers: Engine) -> None:
         """The connections of ``readers`` may not write, and begin no transactions."""
         self.engine = engine
+        self.readers = readers
         self._sessions = sessionmaker(engine, expire_on_commit=False)
         self._reading = sessionmaker(readers, expire_on_commit=False)
         event.listen(self._sessions, "after_soft_rollback", _forget_published)
@@ -81,6 +83,8 @@ class Connected:
             callbacks = session.info.pop(_AFTER_COMMIT, [])
             published = session.info.pop(PUBLISHED, None)
         if published:
+            for each in published:
+                instruments.committed(f"{each.source}.{each.type}").inc()
             for send in self.on_publish:
                 send(published)
         for listener in self.on_change:

@@ -10,6 +10,8 @@
 event that is older than what the service knows of events it handled stays: its effect might
 happen twice. MESSAGE is the id that ``list`` shows. Needs ``AMQP_URI``, and ``INBOX_KEPT_DAYS``
 where the service has one of its own.
+
+Every service does the same when it is asked to: :mod:`chassis.operated`.
 """
 
 import argparse
@@ -40,11 +42,23 @@ from chassis.settings import InboxSettings, load_settings
 from contracts.messages import moment_from
 
 
+class Stays(Exception):
+    """The message is not replayed; the text says why."""
+
+
 def message_id(message: Message) -> str:
     """A short name for a message: the head of the SHA-256 of its origin and body."""
     body = message.body if isinstance(message.body, bytes) else str(message.body).encode()
     origin = str((message.headers or {}).get(ORIGIN_HEADER, "")).encode()
     return hashlib.sha256(origin + b"\0" + body).hexdigest()[:12]
+
+
+def total(connection: Connection, service: str) -> int:
+    """How many dead letters wait that nobody looks at just now."""
+    queue = dead_letter_queue(service)(connection.default_channel)
+    queue.declare()
+    count: int = queue.queue_declare(passive=True).message_count
+    return count
 
 
 def dead_letters(connection: Connection, service: str) -> Iterator[Message]:
@@ -54,8 +68,7 @@ def dead_letters(connection: Connection, service: str) -> Iterator[Message]:
     connection closes.
     """
     queue = dead_letter_queue(service)(connection.default_channel)
-    queue.declare()
-    for _ in range(queue.queue_declare(passive=True).message_count):
+    for _ in range(total(connection, service)):
         message = queue.get(accept=None)
         if message is None:
             return
@@ -96,22 +109,29 @@ def forgotten(message: Message, known_since: datetime) -> datetime | None:
     return occurred_at if occurred_at < known_since else None
 
 
-def _replay_or_say_why(
-    publisher: Publisher, service: str, kept_days: int, message: Message
-) -> bool:
+def replay_once(publisher: Publisher, service: str, kept_days: int, message: Message) -> None:
+    """Replay it, unless its effect might happen twice. Raises :class:`Stays`."""
     occurred_at = forgotten(message, utc_now() - timedelta(days=kept_days))
     if occurred_at is not None:
-        print(
-            f"{message_id(message)} stays: it is of {occurred_at:%Y-%m-%d %H:%M} UTC, and what was"
+        raise Stays(
+            f"It is of {occurred_at:%Y-%m-%d %H:%M} UTC, and what was"
             f" handled is known for {kept_days} days (INBOX_KEPT_DAYS): its effect might happen"
             " twice. Discard it; or, if you know that it had none, replay it with a higher"
             " INBOX_KEPT_DAYS."
         )
-        return False
     try:
         replay(publisher, service, message)
     except Unroutable as queue:
-        print(f"{message_id(message)} stays: the queue it came from is gone ({queue})")
+        raise Stays(f"The queue it came from is gone ({queue}).") from None
+
+
+def _replay_or_say_why(
+    publisher: Publisher, service: str, kept_days: int, message: Message
+) -> bool:
+    try:
+        replay_once(publisher, service, kept_days, message)
+    except Stays as error:
+        print(f"{message_id(message)} stays. {error}")
         return False
     return True
 

@@ -17,6 +17,9 @@ that have arrived by then, in one transaction::
     @events_handler(PurchaseCompleted)
     def notify(self, session: Session, events: Sequence[PurchaseCompleted]) -> None: ...
 
+Where nobody waits for its effect, it lets more of them arrive first (``gather_s=0.5``): what each
+transaction costs is shared by more.
+
 A failure puts the message aside for a growing
 while (:attr:`chassis.settings.ServiceSettings.retry_delays_s`); after the last try, or at
 once if it makes no sense, it becomes a dead letter. Nothing is dropped.
@@ -24,11 +27,14 @@ once if it makes no sense, it becomes a dead letter. Nothing is dropped.
 
 import logging
 import sys
+import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, TypeVar
 
+import eventlet
 from eventlet.semaphore import Semaphore
 from kombu.message import Message
 from nameko.events import EventHandler as NamekoEventHandler
@@ -38,12 +44,14 @@ from nameko.rpc import Rpc as NamekoRpc
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from chassis import inbox
+from chassis import inbox, instruments
 from chassis.broker import ATTEMPTS_HEADER, event_exchange, retry_exchange
+from chassis.clock import utc_now
 from chassis.consumer import QueueConsumer
 from chassis.context import CALLER_KEY
 from chassis.settings import service_settings
 from contracts.messages import Event
+from contracts.operating import METHODS
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +61,9 @@ Concerns = Callable[[Any, EventT], bool]
 ManyHandler = Callable[[Any, Session, Sequence[EventT]], None]
 MANY = 100
 """So many events at most share a transaction."""
+ENOUGH = 10
+"""With so many, sharing it with more saves hardly anything."""
+LOOK_EVERY_S = 0.02
 
 
 def event_handler(
@@ -66,11 +77,12 @@ def event_handler(
     def decorate(method: Handler[EventT]) -> Callable[..., None]:
         def handle(service: Any, payload: Any) -> None:
             event = event_class.model_validate(payload)
-            if where is not None and not where(service, event):
-                return
-            with service.database.begin() as session:
-                if inbox.is_new(session, event.event_id, method.__name__):
-                    method(service, session, event)
+            with counted(event_class, [event]):
+                if where is not None and not where(service, event):
+                    return
+                with service.database.begin() as session:
+                    if inbox.is_new(session, event.event_id, method.__name__):
+                        method(service, session, event)
 
         entrypoint = EventHandler.decorator(event_class.source, event_class.type)
         decorated: Callable[..., None] = entrypoint(handle)
@@ -80,41 +92,59 @@ def event_handler(
 
 
 def events_handler(
-    event_class: type[EventT],
+    event_class: type[EventT], *, gather_s: float = 0.0
 ) -> Callable[[ManyHandler[EventT]], Callable[..., None]]:
     """Make a method the handler of ``event_class`` that takes several at once, in any order.
 
     Where they fail together, each is handled by itself: one that fails keeps no other one waiting.
-    They are of many users, whose locks it takes in one order.
+    They are of many users, whose locks it takes in one order. After the first of them it waits
+    ``gather_s`` for more, unless there are :data:`ENOUGH`.
     """
 
     def decorate(method: ManyHandler[EventT]) -> Callable[..., None]:
         def handle(service: Any, payloads: Sequence[Any]) -> None:
             # What was delivered twice is one event.
             events = {each.event_id: each for each in map(event_class.model_validate, payloads)}
-            with service.database.begin() as session:
+            with counted(event_class, events.values()), service.database.begin() as session:
                 new = inbox.new_ones(session, events, method.__name__)
                 if new:
                     method(service, session, [events[event_id] for event_id in sorted(new)])
 
-        entrypoint = EventsHandler.decorator(event_class.source, event_class.type)
+        entrypoint = EventsHandler.decorator(
+            event_class.source, event_class.type, gather_s=gather_s
+        )
         decorated: Callable[..., None] = entrypoint(handle)
         return decorated
 
     return decorate
 
 
+@contextmanager
+def counted(event_class: type[Event], events: Iterable[Event]) -> Iterator[None]:
+    """Count what is handled in this block, once it is."""
+    name = f"{event_class.source}.{event_class.type}"
+    began_s = time.perf_counter()
+    yield
+    instruments.EVENT_DURATION.labels(name).observe(time.perf_counter() - began_s)
+    now, delay = utc_now(), instruments.EVENT_DELAY.labels(name)
+    for event in events:
+        delay.observe((now - event.occurred_at).total_seconds())
+
+
 class EventPlaces(SharedExtension):
     """How many events are handled at a time, so that slow ones delay no call.
 
-    In a service that answers calls too, at most half of its workers handle events. And one
-    handler never takes the last of these places.
+    In a service that answers calls too (other than an operator's), at most half of its workers
+    handle events. And one handler never takes the last of these places.
     """
 
     @cached_property
     def count(self) -> int:
         workers: int = self.container.max_workers
-        answers = any(isinstance(each, NamekoRpc) for each in self.container.entrypoints)
+        answers = any(
+            isinstance(each, NamekoRpc) and each.method_name not in METHODS
+            for each in self.container.entrypoints
+        )
         return max(workers // 2, 1) if answers else workers
 
     @cached_property
@@ -133,6 +163,10 @@ class EventHandler(NamekoEventHandler):
         self._places = Semaphore(max(self.shared.count - 1, 1))
         self.queue.exchange = event_exchange(self.source_service)
         self._delays_s: tuple[int, ...] = service_settings().retry_delays_s
+        self._failures = instruments.EVENT_FAILURES.labels(
+            f"{self.source_service}.{self.event_type}"
+        )
+        instruments.DEAD_LETTERS.labels(self.queue.name)
 
     def unpack_message_headers(self, message: Message) -> dict[str, Any]:
         """Only its source can publish an event, whatever the message says of itself."""
@@ -167,6 +201,7 @@ class EventHandler(NamekoEventHandler):
             return
         error = exc_info[1]
         attempts = int((message.headers or {}).get(ATTEMPTS_HEADER, 0)) + 1
+        self._failures.inc()
         log.error(
             "an event could not be handled",
             exc_info=exc_info,
@@ -191,6 +226,10 @@ class EventsHandler(EventHandler):
 
     never_waits = True
 
+    def __init__(self, *arguments: Any, gather_s: float = 0.0, **options: Any) -> None:
+        self._gather_s = gather_s
+        super().__init__(*arguments, **options)
+
     def setup(self) -> None:
         super().setup()
         self._arrived: deque[tuple[Any, Message]] = deque()
@@ -206,12 +245,20 @@ class EventsHandler(EventHandler):
     def _work(self) -> None:
         try:
             while self._arrived:
+                self._gather()
                 together = [self._arrived.popleft() for _ in range(min(len(self._arrived), MANY))]
                 if not self._is_handled(together):
                     for each in together:
                         self._is_handled([each])
         finally:
             self._is_working = False
+
+    def _gather(self) -> None:
+        """Wait for more, for a time and until there are enough: the broker sends no more ahead of
+        what is acknowledged than so many for all handlers together."""
+        until = time.monotonic() + self._gather_s
+        while len(self._arrived) < ENOUGH and time.monotonic() < until:
+            eventlet.sleep(LOOK_EVERY_S)
 
     def _is_handled(self, together: list[tuple[Any, Message]]) -> bool:
         """Handle them; False where several failed together, and are to be handled one by one."""

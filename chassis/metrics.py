@@ -1,19 +1,25 @@
-"""Metrics for an operator's monitoring: gauges that are read from the database when asked for.
+"""Metrics for an operator's monitoring: gauges that are read when they are asked for.
 
-A number that lives in the database is right after a restart and the same in every replica.
-``/metrics`` of each service shows them in Prometheus's text format.
+What is read from the database is right after a restart and the same in every replica; the rest is
+of one process, as what it counts is (:mod:`chassis.instruments`). ``/metrics`` of each service
+shows all of it in Prometheus's text format.
 """
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
-from sqlalchemy import text
+from sqlalchemy import Engine, QueuePool, Row, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from chassis.clock import utc_now
 from chassis.database import Connected
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -21,11 +27,17 @@ class Gauge:
     """A number, what it means in a sentence, and the query that returns it.
 
     A query that returns NULL has nothing to tell: there is no sample then, rather than a zero.
-    ``:now`` in it is the present moment by the clock of the process.
+    ``:now`` in it is the present moment by the clock of the process. With a ``label`` it returns
+    rows: a word of ours for the label, and its number.
     """
 
     meaning: str
     query: str
+    label: str = ""
+
+    @property
+    def labels(self) -> list[str]:
+        return [self.label] if self.label else []
 
 
 OUTBOX_GAUGES = {
@@ -40,6 +52,32 @@ OUTBOX_GAUGES = {
 }
 """Every service has these: a number that only grows means that the broker does not take them."""
 
+ANSWERS = (
+    "mycelium_database_answers",
+    "Whether the database answered when it was asked for these numbers.",
+)
+
+
+def work_gauges(work: Mapping[str, str]) -> dict[str, Gauge]:
+    """How much is due, and since when: for each kind of work, whence to select when each is."""
+
+    def each(told: str) -> str:
+        return " UNION ALL ".join(
+            f"SELECT '{name}', {told} FROM (SELECT {due}) AS due (at) WHERE at <= :now"  # noqa: S608
+            for name, due in work.items()
+        )
+
+    return {
+        "work_due": Gauge(
+            "Work that is due and that nobody has taken up.", each("count(*)"), "work"
+        ),
+        "work_oldest_due_seconds": Gauge(
+            "For how long the oldest of it has been due.",
+            each("extract(epoch FROM :now - min(at))"),
+            "work",
+        ),
+    }
+
 
 class DatabaseGauges(Collector):
     """Reads gauges when they are collected."""
@@ -53,12 +91,80 @@ class DatabaseGauges(Collector):
         with self._database.read() as session:
             for name, gauge in self._gauges.items():
                 given = {"now": utc_now()} if ":now" in gauge.query else {}
-                value = session.scalar(text(gauge.query), given)
-                yield GaugeMetricFamily(f"{self._prefix}_{name}", gauge.meaning, value=value)
+                rows = session.execute(text(gauge.query), given).all()
+                yield _family(f"{self._prefix}_{name}", gauge, rows)
+
+
+def _family(name: str, gauge: Gauge, rows: Sequence[Row[Any]]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, gauge.meaning, labels=gauge.labels)
+    for row in rows:
+        if row[-1] is not None:
+            words: tuple[Any, ...] = tuple(row)[:-1]
+            family.add_metric(words, float(row[-1]))
+    return family
+
+
+class ProcessGauges(Collector):
+    """Numbers of this process, by name: what each means, and how it is read."""
+
+    def __init__(self, numbers: Mapping[str, tuple[str, Callable[[], float]]]) -> None:
+        self._numbers = numbers
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        for name, (meaning, read) in self._numbers.items():
+            yield GaugeMetricFamily(name, meaning, value=read())
+
+
+def pool_gauges(database: Connected) -> ProcessGauges:
+    """How many connections this process has in use, and how many it may have."""
+    write, read = _pool(database.engine), _pool(database.readers)
+    return ProcessGauges(
+        {
+            "mycelium_database_write_connections": (
+                "Connections to write that are in use; who finds none free waits for one.",
+                write.checkedout,
+            ),
+            "mycelium_database_read_connections": (
+                "Connections to read that are in use.",
+                read.checkedout,
+            ),
+            "mycelium_database_write_connections_limit": (
+                "How many connections to write there may be, and as many to read.",
+                write.size,
+            ),
+        }
+    )
+
+
+def _pool(engine: Engine) -> QueuePool:
+    if not isinstance(engine.pool, QueuePool):
+        raise TypeError("chassis.database makes engines with a pool of a size")
+    return engine.pool
 
 
 def exposition(database: Connected, prefix: str, gauges: Mapping[str, Gauge]) -> bytes:
     """All gauges in Prometheus's text format, their names beginning with ``prefix``."""
-    registry = CollectorRegistry()
-    registry.register(DatabaseGauges(database, prefix, gauges))
+    return exposed(DatabaseGauges(database, prefix, gauges))
+
+
+def exposed(*collectors: Collector) -> bytes:
+    """What these tell, in Prometheus's text format."""
+    registry = CollectorRegistry(auto_describe=False)
+    for collector in collectors:
+        registry.register(collector)
     return generate_latest(registry)
+
+
+def database_exposition(database: Connected, prefixes: Mapping[str, Mapping[str, Gauge]]) -> bytes:
+    """The gauges of a database by their prefix; where it does not answer, that alone."""
+    try:
+        told = b"".join(exposition(database, *each) for each in prefixes.items())
+    except SQLAlchemyError as error:
+        log.warning("the gauges of the database are not known", extra={"error": str(error)[:500]})
+        return _answers(0)
+    return told + _answers(1)
+
+
+def _answers(whether: int) -> bytes:
+    name, meaning = ANSWERS
+    return exposed(ProcessGauges({name: (meaning, lambda: whether)}))

@@ -63,7 +63,10 @@ def usd_number(amount_micros: int) -> Decimal:
 def format_usd(amount_micros: int) -> str:
     """Dollars as people read them: ``$1,250.00``, ``−$5.00``, ``$0.000125``."""
     sign = MINUS if amount_micros < 0 else ""
-    return f"{sign}${usd_number(abs(amount_micros)):,f}"
+    cents, part_of_a_cent = divmod(abs(amount_micros), MICROS_PER_CENT)
+    if part_of_a_cent:
+        return f"{sign}${usd_number(abs(amount_micros)):,f}"
+    return f"{sign}${cents // 100:,}.{cents % 100:02}"
 
 
 def whole_cents(amount_micros: int) -> int:
@@ -82,6 +85,11 @@ def to_cents(amount_micros: int) -> int:
 def from_cents(amount_cents: int) -> int:
     """The card processor's cents, in micro-dollars."""
     return amount_cents * MICROS_PER_CENT
+
+
+def bps_of(amount_micros: int, bps: int) -> int:
+    """So many basis points (hundredths of a percent) of an amount, rounded down."""
+    return amount_micros * bps // 10_000
 
 
 def divide_half_even(numerator: int, denominator: int) -> int:

@@ -17,6 +17,7 @@ On the wire this is nameko's own protocol, so that a stock nameko client can cal
 """
 
 import logging
+import time
 import typing
 from collections.abc import Callable
 from functools import partial
@@ -30,6 +31,7 @@ from nameko.rpc import RpcConsumer as NamekoRpcConsumer
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 
+from chassis import instruments
 from chassis.broker import CALL_EXCHANGES, REPLY_KEY, RPC_EXCHANGE
 from chassis.client import RpcClient
 from chassis.consumer import CALLS_PER_WORKER, QueueConsumer
@@ -55,12 +57,14 @@ class RpcConsumer(NamekoRpcConsumer):
 
     def __init__(self) -> None:
         super().__init__()
-        self._in_hand: set[Message] = set()
+        self._in_hand: dict[Message, float] = {}
+        """The calls that are not answered yet, and when each arrived."""
         self._entrypoints: dict[str, Rpc] = {}
 
     def setup(self) -> None:
         super().setup()
         self.queue.exchange = RPC_EXCHANGE
+        instruments.DEAD_LETTERS.labels(self.queue.name)
 
     def register_provider(self, provider: "Rpc") -> None:
         super().register_provider(provider)
@@ -74,18 +78,25 @@ class RpcConsumer(NamekoRpcConsumer):
             self.answer(message, MethodNotFound(routing_key.rpartition(".")[2]))
         elif len(self._in_hand) >= CALLS_PER_WORKER * self.container.max_workers:
             self.answer(message, Overloaded(_TOO_MANY_CALLS))
+            entrypoint.count_error(Overloaded.code)
         else:
-            self._in_hand.add(message)
+            self._in_hand[message] = time.perf_counter()
             try:
                 entrypoint.handle_message(body, message)
             except Exception:
-                self._in_hand.discard(message)
+                self._in_hand.pop(message, None)
                 raise
 
-    def finish(self, message: Message, outcome: BaseModel | Exception) -> None:
-        """A call has ended: send its reply, or the error that takes its place."""
-        self._in_hand.discard(message)
+    def finish(self, message: Message, outcome: BaseModel | Exception) -> float | None:
+        """A call has ended: send its reply, or the error that takes its place. When it came."""
+        arrived_s = self._in_hand.pop(message, None)
         self.answer(message, outcome)
+        return arrived_s
+
+    @property
+    def in_hand(self) -> int:
+        """How many calls are not answered yet."""
+        return len(self._in_hand)
 
     def refuse(self, message: Message, error: str) -> bool:
         """Answer a call that cannot be read at once; False where nobody waits for an answer."""
@@ -99,7 +110,7 @@ class RpcConsumer(NamekoRpcConsumer):
 
     def give_back(self, message: Message) -> None:
         """Leave a call to another process."""
-        self._in_hand.discard(message)
+        self._in_hand.pop(message, None)
         self.requeue_message(message)
 
     def answer(self, message: Message, outcome: BaseModel | Exception) -> None:
@@ -139,6 +150,8 @@ class Rpc(NamekoRpc):
     def setup(self) -> None:
         method = getattr(self.container.service_cls, self.method_name)
         self.request_class, self.is_deferred = signature_of(method)
+        self._duration = instruments.CALLS.labels(self.method_name)
+        instruments.CALL_ERRORS.labels(self.method_name, ServiceError.code)
         super().setup()
 
     def handle_message(self, body: Any, message: Message) -> None:
@@ -146,7 +159,7 @@ class Rpc(NamekoRpc):
         try:
             request = self._parse(body)
         except BadRequest as error:
-            self.rpc_consumer.finish(message, error)
+            self._finish(message, error)
             return
         begin = partial(self._begin, request, self.unpack_message_headers(message), message)
         if self.is_deferred:
@@ -197,7 +210,14 @@ class Rpc(NamekoRpc):
         if isinstance(outcome, Exception) and not isinstance(outcome, ServiceError):
             log.error("a call failed", exc_info=outcome, extra={"method": self.method_name})
             outcome = _told(outcome)
-        self.rpc_consumer.finish(message, outcome)
+        arrived_s = self.rpc_consumer.finish(message, outcome)
+        if arrived_s is not None:
+            self._duration.observe(time.perf_counter() - arrived_s)
+        if isinstance(outcome, ServiceError):
+            self.count_error(outcome.code)
+
+    def count_error(self, code: str) -> None:
+        instruments.CALL_ERRORS.labels(self.method_name, code).inc()
 
 
 def _told(error: BaseException) -> ServiceError:

@@ -88,8 +88,14 @@ def load_settings(settings_class: type[SettingsT]) -> SettingsT:
     except ValidationError as error:
         for problem in error.errors():
             name = ".".join(str(part) for part in problem["loc"]).upper() or "SETTINGS"
-            print(f"Setting {name}: {problem['msg']}.", file=sys.stderr)
-        raise SystemExit(78) from None
+            refusal = bad_setting(name, problem["msg"])
+        raise refusal from None
+
+
+def bad_setting(name: str, problem: str) -> SystemExit:
+    """Say on stderr what is wrong; what is returned ends the process when it is raised."""
+    print(f"Setting {name}: {problem}.", file=sys.stderr)
+    return SystemExit(78)
 
 
 @functools.cache

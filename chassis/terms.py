@@ -27,6 +27,10 @@ class PurchaseTerms(BaseSettings):
     """The tax that prices contain, as receipts tell it, in basis points of the price before tax:
     1,900 are 19 %. It is told and not added: what is charged is the price."""
 
+    marketplace_fee_bps: Annotated[int, Field(ge=0, le=10_000)] = 1_000
+    """What the marketplace keeps of what a provider sells, in basis points: 1,000 are 10 %. It
+    holds for what is sold from now on, by who has no fee of their own."""
+
     stock_hold_s: Annotated[int, Field(ge=0)] = 15 * 60
     """How long stock stays set aside for a purchase that waits for money: long enough to pay
     by card, too short to empty a shelf with purchases that nobody pays."""
@@ -60,6 +64,9 @@ class TopupTerms(BaseSettings):
 
     topup_min_micros: Micros = 5_000_000
     topup_max_micros: Micros = 2_000_000_000
+    card_refund_window_s: Annotated[int, Field(ge=0)] = 14 * DAY_S
+    """How long after a top-up its owner may have what is unused of it paid back to the card by
+    themselves; 0: never."""
     auto_topup_cool_down_s: Seconds = 60
     """After an automatic charge, whatever became of it, the next one waits this long."""
     auto_topup_decline_delay_s: Seconds = 300

@@ -24,6 +24,7 @@ from eventlet import Timeout
 from eventlet.event import Event as Signal
 from nameko.timer import Timer as NamekoTimer
 
+from chassis import instruments
 from chassis.clock import utc_now
 from chassis.leadership import Leadership
 from chassis.service_database import DatabaseConnection
@@ -95,13 +96,20 @@ def timer(interval_s: float, asleep_s: float | None = None) -> Callable[[Work], 
     """Run a method every so often; see the head of this file."""
 
     def decorate(method: Work) -> Work:
+        duration = instruments.TIMERS.labels(method.__name__)
+        failures = instruments.TIMER_FAILURES.labels(method.__name__)
+
         @functools.wraps(method)
         def tick(service: Any) -> datetime | None:
             try:
-                return method(service)
+                with duration.time():
+                    due_at = method(service)
             except Exception:
+                failures.inc()
                 log.exception("periodic work failed", extra={"timer": method.__name__})
                 return None
+            instruments.TIMER_SUCCEEDED.labels(method.__name__).set_to_current_time()
+            return due_at
 
         decorated: Work = Timer.decorator(interval_s, asleep_s)(tick)
         return decorated

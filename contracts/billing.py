@@ -2,7 +2,7 @@
 
 from datetime import date
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -118,8 +118,9 @@ LineName = Annotated[
 
 
 class PurchaseLine(Value):
-    """What to buy. ``expected_unit_price_micros`` is the price the person saw, if known, and
-    ``expected_meters`` what they saw is charged by use beside it.
+    """What to buy. ``expected_unit_price_micros`` is the catalog's price that the person saw, if
+    known, ``expected_unit_discount_micros`` what they saw is taken off each, and
+    ``expected_meters`` what is charged by use beside it.
 
     ``choices`` are for each unit of the line alike. Deployments are named ``name``, numbered where
     there are several; where it is empty, after the product.
@@ -131,10 +132,13 @@ class PurchaseLine(Value):
     choices: Choices = Field(default_factory=dict)
     name: LineName = ""
     expected_meters: Annotated[list[Meter], Field(max_length=20)] | None = None
+    expected_unit_discount_micros: PriceMicros | None = None
 
 
 class PurchasedLine(Value):
-    """``meters`` are charged by use, at these prices for good."""
+    """``unit_price_micros`` is charged for each: the catalog's price less
+    ``unit_discount_micros``, which a staking discount takes off what the purchase itself charges.
+    ``meters`` are charged by use, at these prices for good."""
 
     product_id: UUID
     product_name: str
@@ -146,6 +150,7 @@ class PurchasedLine(Value):
     choices: Choices = Field(default_factory=dict)
     name: str = ""
     meters: list[Meter] = Field(default_factory=list)
+    unit_discount_micros: PriceMicros = 0
 
 
 class Purchase(Reply):
@@ -177,6 +182,11 @@ class Purchase(Reply):
     returnable_until: Moment | None = None
     replayed: bool = False
 
+    @property
+    def discount_micros(self) -> int:
+        """What was taken off all of its lines."""
+        return sum(line.unit_discount_micros * line.quantity for line in self.lines)
+
 
 class StartPurchase(Command[Purchase], service=SERVICE, method="start_purchase"):
     """Buy, at the catalog's price. Short of funds it waits, and completes by itself.
@@ -189,6 +199,24 @@ class StartPurchase(Command[Purchase], service=SERVICE, method="start_purchase")
 
     user_id: UUID
     lines: Annotated[list[PurchaseLine], Field(min_length=1, max_length=50)]
+
+
+DiscountBps = Annotated[int, Field(strict=True, ge=0, le=5_000)]
+"""What is taken off a price, in basis points: 500 are 5 %. Nothing comes to cost nothing."""
+
+
+class Discounts(Reply):
+    """``discounts_bps`` is what a purchase takes off for this user now, for each provider asked
+    for, in their order: that part of a price, rounded down to the micro-dollar."""
+
+    discounts_bps: list[DiscountBps]
+
+
+class GetDiscounts(Request[Discounts], service=SERVICE, method="get_discounts"):
+    """What a user's staking takes off what each of these sells; None: the marketplace itself."""
+
+    user_id: UUID
+    provider_ids: Annotated[list[UUID | None], Field(max_length=100)]
 
 
 class GetPurchase(Request[Purchase], service=SERVICE, method="get_purchase"):
@@ -344,7 +372,10 @@ class DeploymentList(Reply):
 
 
 class ListDeployments(Request[DeploymentList], service=SERVICE, method="list_deployments"):
+    """``statuses``: those in one of them; none: all."""
+
     user_id: UUID
+    statuses: Annotated[list[DeploymentStatus], Field(max_length=10)] = Field(default_factory=list)
     cursor: Cursor | None = None
     limit: PageLimit = 200
 
@@ -718,6 +749,28 @@ class ListSales(Request[SalesPage], service=SERVICE, method="list_sales"):
     limit: PageLimit = 100
 
 
+class ProductUse(Value):
+    """``units`` were bought of a product so far, ``rented`` are paid by the month now: to their
+    owners a new price is announced."""
+
+    product_id: UUID
+    units: int
+    rented: int
+
+
+class ProductUses(Reply):
+    """In the order in which they were asked for."""
+
+    products: list[ProductUse]
+
+
+class GetProductUses(Request[ProductUses], service=SERVICE, method="get_product_uses"):
+    """What this user sold of products; of somebody else's product, nothing."""
+
+    user_id: UUID
+    product_ids: Annotated[list[UUID], Field(min_length=1, max_length=200)]
+
+
 class PayoutStatus(StrEnum):
     """The lifecycle of a payout: the last three are its ends."""
 
@@ -864,8 +917,9 @@ class ForecastEvent(Value):
 
 
 class ForecastDay(Value):
-    """A day (UTC), and the balance at its end. ``events`` are its first 100 in order of time,
-    ``events_total`` says how many there are in all."""
+    """A day (UTC), and the balance at its end. ``events`` are its first 100 in order of time, or as
+    many as were asked for, and each auto top-up after them; ``events_total`` says how many there
+    are in all."""
 
     date: date
     balance_micros: SignedMicros
@@ -889,9 +943,10 @@ class Forecast(Reply):
 
     It changes in steps, when months are due, and with what is used: each deployment goes on at its
     measured rate. What it does not cover is not taken from it, so that no charge takes it below
-    zero. On ``short_on``, the first day at whose end a month or usage that is due is not paid (or
-    on which something is suspended for that), ``short_by_micros`` are lacking;
-    ``days_until_empty`` is how many days after today that is. None: not within these days.
+    zero. On ``short_on``, the first day (UTC) at whose end a month or usage that is due is not paid
+    (or on which something is suspended for that), ``short_by_micros`` are lacking, since
+    ``short_at``; ``days_until_empty`` is how many days after today that is. None: not within these
+    days.
 
     Auto top-ups are played by their rule, with the limits and the card as they are now, and
     assumed to go through. ``is_auto_topup_known`` is False where that could not be asked, and the
@@ -904,6 +959,7 @@ class Forecast(Reply):
     days: list[ForecastDay]
     due_next: list[DueCharge]
     short_on: date | None = None
+    short_at: Moment | None = None
     short_by_micros: PriceMicros = 0
     days_until_empty: int | None = None
     is_auto_topup_known: bool = True
@@ -915,18 +971,20 @@ class Forecast(Reply):
 class GetForecast(Request[Forecast], service=SERVICE, method="get_forecast"):
     """``without``: as if this deployment of the user's were not there. ``dearest``: with the burn
     rate beside it, which names so many; ``waiting``: with so many of the purchases that wait for
-    credits or are under way. Errors: ``NotFound`` (of ``without``), ``Unavailable`` and
-    ``DeadlineExceeded`` of the wallet."""
+    credits or are under way; ``events_max``: at most so many events of each day are named. Errors:
+    ``NotFound`` (of ``without``), ``Unavailable`` and ``DeadlineExceeded`` of the wallet."""
 
     user_id: UUID
     days: Annotated[int, Field(strict=True, ge=1, le=366)] = 30
     without: UUID | None = None
     dearest: PageLimit | None = None
     waiting: PageLimit | None = None
+    events_max: Annotated[int, Field(strict=True, ge=0, le=100)] = 100
 
 
 class RunwayLow(UserEvent, source=SERVICE, type="runway_low"):
-    """By the forecast credits do not cover what is due on ``short_on``, ``days`` days from now.
+    """By the forecast credits do not cover what is due on ``short_on`` (UTC), ``days`` days from
+    now; they do not from ``short_at`` on, whose day is another one elsewhere.
 
     Told at 7, 3 and 1 days, once each until it is covered again. ``auto_topup_refusal`` says why
     no automatic top-up covers it.
@@ -936,6 +994,7 @@ class RunwayLow(UserEvent, source=SERVICE, type="runway_low"):
     short_on: date
     shortfall_micros: AmountMicros
     auto_topup_refusal: str = ""
+    short_at: Moment | None = None
 
 
 class RunwayRestored(UserEvent, source=SERVICE, type="runway_restored"):
@@ -948,11 +1007,14 @@ class PurchaseShortOfFunds(UserEvent, source=SERVICE, type="purchase_short_of_fu
     ``total_shortfall_micros`` that of everything this user waits for.
     """
 
+    inside: ClassVar[frozenset[str]] = frozenset({"begun_at"})
+
     purchase_id: UUID
     total_micros: AmountMicros
     shortfall_micros: AmountMicros
     total_shortfall_micros: AmountMicros
     available_micros: SignedMicros
+    begun_at: Moment | None = None
 
 
 class RenewalAnnounced(UserEvent, source=SERVICE, type="renewal_announced"):
@@ -965,7 +1027,9 @@ class RenewalAnnounced(UserEvent, source=SERVICE, type="renewal_announced"):
 
 
 class DeploymentRenewed(UserEvent, source=SERVICE, type="deployment_renewed"):
-    """A month was paid."""
+    """A month was paid. ``fee_micros`` of it is the marketplace's, of what somebody else sells."""
+
+    inside: ClassVar[frozenset[str]] = frozenset({"fee_micros"})
 
     deployment_id: UUID
     name: str
@@ -973,6 +1037,7 @@ class DeploymentRenewed(UserEvent, source=SERVICE, type="deployment_renewed"):
     starts_at: Moment
     ends_at: Moment
     transaction_id: UUID
+    fee_micros: PriceMicros = 0
 
 
 class PriceAnnounced(UserEvent, source=SERVICE, type="price_announced"):
@@ -1004,20 +1069,119 @@ class RenewalShortOfFunds(UserEvent, source=SERVICE, type="renewal_short_of_fund
     is_usage: bool = False
 
 
+class SoldLine(Value):
+    """So much of a product was bought, for so much."""
+
+    product_id: UUID
+    quantity: int
+    amount_micros: PriceMicros
+
+
 class PurchaseCompleted(UserEvent, source=SERVICE, type="purchase_completed"):
+    """``fee_micros`` of it is the marketplace's, of what others sell. ``begun_at`` is when it was
+    ordered; earlier versions did not say."""
+
+    inside: ClassVar[frozenset[str]] = frozenset({"begun_at", "fee_micros", "lines"})
+
     purchase_id: UUID
     total_micros: PriceMicros
     description: ShortText
     deployment_ids: list[UUID]
+    begun_at: Moment | None = None
+    fee_micros: PriceMicros = 0
+    lines: list[SoldLine] = Field(default_factory=list)
 
 
 class PurchaseEnded(UserEvent, source=SERVICE, type="purchase_ended"):
     """A purchase ended without a payment: cancelled, expired or failed; nothing was charged."""
 
+    inside: ClassVar[frozenset[str]] = frozenset({"begun_at"})
+
     purchase_id: UUID
     status: PurchaseStatus
     status_code: str
     reason: str
+    begun_at: Moment | None = None
+
+
+class RefundRecord(Value):
+    """Money of a purchase that came back to its buyer, all of this refund."""
+
+    refund_id: UUID
+    done_at: Moment
+    amount_micros: PriceMicros
+
+
+class PurchaseRecord(Value):
+    """What the events of a purchase said, as recorded; ``ended_at`` is None while it waits, and
+    ``short_at`` where it was never short, or was so before that was recorded."""
+
+    purchase_id: UUID
+    user_id: UUID
+    begun_at: Moment
+    status: PurchaseStatus
+    status_code: str
+    ended_at: Moment | None
+    total_micros: PriceMicros
+    fee_micros: PriceMicros
+    lines: list[SoldLine]
+    refunds: list[RefundRecord]
+    short_at: Moment | None = None
+
+
+class PurchaseRecords(Reply):
+    records: list[PurchaseRecord]
+    next_cursor: Cursor | None = None
+
+
+class ExportPurchases(Request[PurchaseRecords], service=SERVICE, method="export_purchases"):
+    """Everybody's purchases, the oldest first, for whoever counts: without those that were begun
+    this moment, and without what came from the old system. Ask again with ``next_cursor`` until it
+    is None."""
+
+    cursor: Cursor | None = None
+    limit: Annotated[int, Field(strict=True, ge=1, le=500)] = 500
+
+
+class ChangeRecord(Value):
+    """A deployment came into this state; or, with ``monthly_cost_micros``, has another size."""
+
+    change_id: UUID
+    changed_at: Moment
+    status: DeploymentStatus
+    monthly_cost_micros: PriceMicros | None
+
+
+class MonthRecord(Value):
+    """A month after the first one was paid."""
+
+    transaction_id: UUID
+    paid_at: Moment
+    amount_micros: PriceMicros
+    fee_micros: PriceMicros
+
+
+class DeploymentRecord(Value):
+    """What the events of a deployment said, as recorded; what it cost a month is of its first."""
+
+    deployment_id: UUID
+    activated_at: Moment
+    monthly_cost_micros: PriceMicros
+    changes: list[ChangeRecord]
+    months: list[MonthRecord]
+
+
+class DeploymentRecords(Reply):
+    records: list[DeploymentRecord]
+    next_cursor: Cursor | None = None
+
+
+class ExportDeployments(Request[DeploymentRecords], service=SERVICE, method="export_deployments"):
+    """Everybody's deployments that have run, the oldest first, for whoever counts. As
+    :class:`ExportPurchases`."""
+
+    cursor: Cursor | None = None
+    limit: Annotated[int, Field(strict=True, ge=1, le=500)] = 500
 
 
 class PurchaseRefunded(UserEvent, source=SERVICE, type="purchase_refunded"):
@@ -1084,9 +1248,12 @@ class DeploymentActivated(
 class DeploymentChanged(UserEvent, source=SERVICE, type="deployment_changed"):
     """Its status changed after it first ran, or was to run. Whoever runs it does as it says.
 
-    With the cause ``resized`` its status is as it was, and it is another size, ``product_id``.
-    Unless somebody acts, the status becomes ``next_status`` at ``next_status_at``.
+    With the cause ``resized`` its status is as it was, and it is another size, ``product_id``,
+    whose months cost ``monthly_cost_micros``. Unless somebody acts, the status
+    becomes ``next_status`` at ``next_status_at``.
     """
+
+    inside: ClassVar[frozenset[str]] = frozenset({"monthly_cost_micros"})
 
     deployment_id: UUID
     name: str
@@ -1095,6 +1262,7 @@ class DeploymentChanged(UserEvent, source=SERVICE, type="deployment_changed"):
     next_status: DeploymentStatus | None = None
     next_status_at: Moment | None = None
     product_id: UUID | None = None
+    monthly_cost_micros: PriceMicros | None = None
 
 
 class DeletionAnnounced(UserEvent, source=SERVICE, type="deletion_announced"):

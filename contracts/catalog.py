@@ -1,11 +1,12 @@
 """The catalog: products and who changes them, prices, quotes."""
 
+import re
 from enum import StrEnum
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from contracts.messages import (
     Command,
@@ -161,7 +162,7 @@ class ProductFilters(Value):
     """What a product has to be. ``provider_name`` and ``location`` are as they are written.
 
     The least of what its data sheet says under "vCPU" or "CPU", "Memory" and "Disk" or "Capacity";
-    1 TB is 1,000 GB.
+    1 TB is 1,000 GB. What is retired is found ``with_retired`` alone.
     """
 
     category: Category | None = None
@@ -174,6 +175,8 @@ class ProductFilters(Value):
     min_vcpu: Amount | None = None
     min_memory_gb: Amount | None = None
     min_disk_gb: Amount | None = None
+    provider_id: UUID | None = None
+    with_retired: bool = False
 
 
 class ListProducts(ProductFilters, Request[ProductPage], service=SERVICE, method="list_products"):
@@ -262,6 +265,8 @@ Specification = Annotated[list[SpecificationItem], Field(max_length=50)]
 Fields = Annotated[list[ProductField], Field(max_length=20), AfterValidator(_declared)]
 Meters = Annotated[list[Meter], Field(max_length=20), AfterValidator(_metered)]
 Units = Annotated[int, Field(strict=True, ge=0, le=1_000_000)]
+FEATURED_LAST = 1_000_000
+"""The place of what nobody features."""
 
 
 class CreateProduct(Command[Product], service=SERVICE, method="create_product"):
@@ -269,6 +274,10 @@ class CreateProduct(Command[Product], service=SERVICE, method="create_product"):
 
     Errors of each command of who sells: ``IdempotencyConflict``. ``actor`` is who wants it, and
     ``reason`` why; both stay in the history.
+
+    Without a ``provider_name`` it is what the provider wants: the name is that of the profile
+    (``Conflict`` where there is none), no family and no place among what is featured can be had,
+    and there are limits (``LimitExceeded``).
     """
 
     slug: Slug
@@ -276,7 +285,7 @@ class CreateProduct(Command[Product], service=SERVICE, method="create_product"):
     category: Category
     summary: Summary
     description: Description = ""
-    provider_name: Name
+    provider_name: Name | None = None
     provider_id: UUID | None = None
     location: Name | None = None
     price_micros: PriceMicros
@@ -286,9 +295,18 @@ class CreateProduct(Command[Product], service=SERVICE, method="create_product"):
     fields: Fields = Field(default_factory=list)
     meters: Meters = Field(default_factory=list)
     family: Slug | None = None
-    featured_rank: Annotated[int, Field(strict=True, ge=0, le=1_000_000)] = 1_000_000
+    featured_rank: Annotated[int, Field(strict=True, ge=0, le=FEATURED_LAST)] = FEATURED_LAST
     reason: ShortText
     actor: ShortText
+
+    @model_validator(mode="after")
+    def _of_a_provider(self) -> Self:
+        if self.provider_name is None:
+            if self.provider_id is None:
+                raise ValueError("say who provides it: provider_name, or provider_id")
+            if self.family is not None or self.featured_rank != FEATURED_LAST:
+                raise ValueError("a provider chooses neither a family nor what is featured")
+        return self
 
 
 class ChangeProduct(Command[Product], service=SERVICE, method="change_product"):
@@ -297,7 +315,12 @@ class ChangeProduct(Command[Product], service=SERVICE, method="change_product"):
     A price is for purchases from now on; who has the product pays the old one until a notice has
     passed. ``meters`` are replaced as a whole, and are for purchases from now on: who has the
     product keeps those that it was bought with. ``stock_change`` adds units to the stock, or takes
-    some of those that are left; only a product with an end to its stock has one.
+    some of those that are left; only a product with an end to its stock has one. ``stock`` gives
+    it one (``Conflict`` if it has one), ``is_endless`` takes it away.
+
+    With a ``provider_id`` it is what that provider wants: a product of anybody else is
+    ``NotFound``, what operators decide (``provider_name``, ``family``) stays as it is, and prices
+    do not follow each other too fast (``LimitExceeded``).
     """
 
     product_id: UUID
@@ -314,14 +337,30 @@ class ChangeProduct(Command[Product], service=SERVICE, method="change_product"):
     stock_change: Annotated[int, Field(strict=True, ge=-1_000_000, le=1_000_000)] = 0
     reason: ShortText
     actor: ShortText
+    provider_id: UUID | None = None
+    stock: Units | None = None
+    is_endless: bool = False
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        if sum((self.stock_change != 0, self.stock is not None, self.is_endless)) > 1:
+            raise ValueError("say one thing about the stock")
+        is_operators = self.provider_name is not None or self.family is not None
+        if self.provider_id is not None and is_operators:
+            raise ValueError("a provider changes neither the provider's name nor the family")
+        return self
 
 
 class RetireProduct(Command[Product], service=SERVICE, method="retire_product"):
-    """Sell something no more. What was sold of it goes on. ``NotFound``."""
+    """Sell something no more. What was sold of it goes on. ``NotFound``.
+
+    With a ``provider_id`` it is what that provider wants, as with ``change_product``.
+    """
 
     product_id: UUID
     reason: ShortText
     actor: ShortText
+    provider_id: UUID | None = None
 
 
 class PastPrice(Value):
@@ -341,9 +380,84 @@ class PriceHistory(Reply):
 
 
 class GetPriceHistory(Request[PriceHistory], service=SERVICE, method="get_price_history"):
-    """What a product cost, the last 200 prices of it. ``NotFound``."""
+    """What a product cost, the last 200 prices of it. ``NotFound``, also for a product of somebody
+    else than the ``provider_id`` that is given."""
 
     product_id: UUID
+    provider_id: UUID | None = None
+
+
+def _address(text: str) -> str:
+    if text and not _ADDRESS.fullmatch(text):
+        raise ValueError("write an address like help@example.com")
+    return text
+
+
+def _page(text: str) -> str:
+    if text and not _PAGE.fullmatch(text):
+        raise ValueError("write a page's address that begins with https://")
+    return text
+
+
+_ADDRESS = re.compile(r"[A-Za-z0-9._+-]{1,64}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+")
+"""No character in it means anything in a ``mailto:`` link."""
+_PAGE = re.compile(r"https://[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+(:[0-9]{1,5})?(/[!#-;=?-~]*)?")
+"""Without a user's name before the host, which would show another host than the one it leads to."""
+
+ProviderName = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=2, max_length=80), Storable
+]
+About = Annotated[str, StringConstraints(strip_whitespace=True, max_length=500), Storable]
+SupportEmail = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, max_length=200),
+    AfterValidator(_address),
+    Field(json_schema_extra={"format": "email"}),
+]
+SupportUrl = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, max_length=300),
+    AfterValidator(_page),
+    Field(json_schema_extra={"format": "uri"}),
+]
+
+
+class Provider(Reply):
+    """Who sells, as buyers see them. What is empty was not said."""
+
+    provider_id: UUID
+    name: str
+    about: str = ""
+    support_email: str = ""
+    support_url: str = ""
+
+
+class GetProvider(Request[Provider], service=SERVICE, method="get_provider"):
+    """The profile of a provider, by the id, by the name that products show, or by both.
+    ``NotFound`` for who has none."""
+
+    provider_id: UUID | None = None
+    name: Filter | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if self.provider_id is None and self.name is None:
+            raise ValueError("ask by the id or by the name")
+        return self
+
+
+class SetProvider(Command[Provider], service=SERVICE, method="set_provider"):
+    """Write a provider's profile. Their products show the name from then on; what was written down
+    before, such as receipts, stays as it is. ``Conflict`` for a name that somebody else sells
+    under, whatever its case and accents."""
+
+    provider_id: UUID
+    name: ProviderName
+    about: About = ""
+    support_email: SupportEmail = ""
+    support_url: SupportUrl = ""
+    reason: ShortText
+    actor: ShortText
 
 
 class QuoteLine(Value):

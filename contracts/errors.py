@@ -123,6 +123,10 @@ class Unavailable(ServiceError):
     code = "unavailable"
 
 
+NO_ANSWER = (DeadlineExceeded, Unavailable, Overloaded)
+"""What leaves it open whether something was done: it is asked again under the same key."""
+
+
 def with_code(code: str, message: str, *details: str) -> ServiceError:
     """The error with this code; a plain one for a code that is not known here."""
     return _BY_CODE.get(code, ServiceError)(message, *details)

@@ -11,9 +11,23 @@ _REVERSAL = "reversal:"
 _RESTORED = "restored:"
 _OPENED = "opened:"
 _EXPIRY = "expire:"
+_RELEASED = "released:"
+_APPROVED = "approved:"
+_PROMOTION = "promotion:"
+_LAPSED = "lapsed:"
 
-WALLETS_OWN = (_TOPUP, _REVERSAL, _RESTORED, _OPENED, _EXPIRY)
-"""How the keys begin under which the wallet acts by itself, on an event or a timer."""
+WALLETS_OWN = (
+    _TOPUP,
+    _REVERSAL,
+    _RESTORED,
+    _OPENED,
+    _EXPIRY,
+    _RELEASED,
+    _APPROVED,
+    _PROMOTION,
+    _LAPSED,
+)
+"""How the keys begin under which the wallet acts by itself: on an event, a timer, or a decision."""
 
 
 def wallet_key(user_id: UUID) -> str:
@@ -71,6 +85,26 @@ def payout_refused_key(payout_id: UUID) -> str:
     return f"refused:{payout_key(payout_id)}"
 
 
+def pool_hold_key(order_id: UUID) -> str:
+    """The dollars of an order in the old system's pools are set aside."""
+    return f"pools:{order_id}"
+
+
+def pool_taken_key(order_id: UUID) -> str:
+    """They are taken."""
+    return f"taken:{pool_hold_key(order_id)}"
+
+
+def pool_released_key(order_id: UUID) -> str:
+    """They are released."""
+    return f"freed:{pool_hold_key(order_id)}"
+
+
+def pool_paid_key(order_id: UUID) -> str:
+    """What an order came to in dollars is paid into the wallet."""
+    return f"paid:{pool_hold_key(order_id)}"
+
+
 def topup_key(topup_id: UUID) -> str:
     """A top-up is credited."""
     return f"{_TOPUP}{topup_id}"
@@ -90,6 +124,16 @@ def restored_key(reversal_id: str) -> str:
     return f"{_RESTORED}{reversal_id}"
 
 
+def card_refund_key(refund_id: UUID) -> str:
+    """Credit that is to go back to a card is set aside."""
+    return f"card_refund:{refund_id}"
+
+
+def released_key(refund_id: UUID) -> str:
+    """Credit that does not go back to a card is free again."""
+    return f"{_RELEASED}{refund_id}"
+
+
 def opened_key(settled_by: str) -> str:
     """A frozen wallet is opened, by the top-up or the reversal that settled its debt."""
     return f"{_OPENED}{settled_by}"
@@ -98,3 +142,18 @@ def opened_key(settled_by: str) -> str:
 def expiry_key(hold_id: UUID) -> str:
     """A hold expires."""
     return f"{_EXPIRY}{hold_id}"
+
+
+def approved_key(adjustment_id: UUID) -> str:
+    """An adjustment that a second person approved is posted."""
+    return f"{_APPROVED}{adjustment_id}"
+
+
+def promotion_key(promotion_id: UUID) -> str:
+    """Promotional credit is given."""
+    return f"{_PROMOTION}{promotion_id}"
+
+
+def lapsed_key(promotion_id: UUID, time: int) -> str:
+    """What is left of it goes back, for the first time or a later one."""
+    return f"{_LAPSED}{promotion_id}:{time}"

@@ -213,6 +213,8 @@ class Event(BaseModel):
     type: ClassVar[str]
     needs_listener: ClassVar[bool] = True
     """Whether an event that no queue wants is kept and tried again (True), or may vanish."""
+    inside: ClassVar[frozenset[str]] = frozenset()
+    """The fields that are for the services alone: webhooks of users leave them out."""
 
     event_id: UUID
     occurred_at: Moment

@@ -13,11 +13,12 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from contracts import billing, catalog, gateway, topup, wallet
+from contracts import analytics, billing, catalog, gateway, legacy, topup, wallet
 from contracts.messages import Command, Event, Request
 
 SERVICES: dict[str, ModuleType] = {
-    module.SERVICE: module for module in (wallet, catalog, billing, topup, gateway)
+    module.SERVICE: module
+    for module in (wallet, catalog, billing, topup, gateway, legacy, analytics)
 }
 
 

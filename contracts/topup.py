@@ -563,6 +563,108 @@ class RenderReceipt(Request[RenderedReceipt], service=SERVICE, method="render_re
     topup_id: UUID
 
 
+class CardRefundStatus(StrEnum):
+    """The lifecycle of credit that goes back to the card that paid for it.
+
+    ``requested``, ``held`` (it is set aside in the wallet) and ``sent`` (the processor is asked)
+    last seconds, unless somebody does not answer. ``pending``: the bank takes its time; the credit
+    has left the wallet, as with ``succeeded``. ``failed``: the bank sent it back, and the credit is
+    there again. ``declined`` by the wallet, or ``refused`` by the processor: nothing moved.
+    """
+
+    REQUESTED = "requested"
+    HELD = "held"
+    SENT = "sent"
+    PENDING = "pending"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    DECLINED = "declined"
+    REFUSED = "refused"
+
+
+class CardRefund(Reply):
+    """One refund to a card. ``reason`` says why it was declined or refused, or failed."""
+
+    refund_id: UUID
+    user_id: UUID
+    topup_id: UUID
+    amount_micros: AmountMicros
+    status: CardRefundStatus
+    reason: str = ""
+    card_brand: str = ""
+    card_last4: str = ""
+    created_at: Moment
+    updated_at: Moment
+    replayed: bool = False
+
+
+class RefundTopup(
+    Command[CardRefund], service=SERVICE, method="refund_topup", answer_within_s=CARD_PROCESSOR_S
+):
+    """Give back to the card what is unused of a top-up, or ``amount_micros`` of it.
+
+    It is set aside in the wallet first, and leaves it when the processor has taken the refund.
+    Auto top-up is switched off with it, which would else buy the credits again. One refund of a
+    user's is made at a time.
+    Errors: ``NotFound`` (the top-up), ``BadRequest`` (a part of a cent), ``Conflict`` (too late,
+    not credited, disputed, another refund is being made, or not so much is unused: the detail is
+    how much), ``AccountFrozen``, ``InsufficientFunds``, ``PaymentFailed`` (the processor refused
+    it; the credit is in the wallet), ``Unavailable``, ``IdempotencyConflict``.
+    """
+
+    user_id: UUID
+    topup_id: UUID
+    amount_micros: AmountMicros | None = None
+
+
+class RefundableTopup(Value):
+    """A top-up of which something can be paid back to its card until ``refundable_until``."""
+
+    topup_id: UUID
+    kind: TopupKind
+    amount_micros: AmountMicros
+    refundable_micros: PriceMicros
+    paid_at: Moment
+    refundable_until: Moment
+    card_brand: str = ""
+    card_last4: str = ""
+
+
+class RefundableTopups(Reply):
+    """The newest first. ``blocked_reason`` is a sentence where nothing can be paid back now.
+    ``switches_off_auto_topup``: it is on, and a refund switches it off."""
+
+    topups: list[RefundableTopup]
+    blocked_reason: str = ""
+    switches_off_auto_topup: bool = False
+
+
+class ListRefundable(Request[RefundableTopups], service=SERVICE, method="list_refundable"):
+    """What a user can have paid back to a card. Errors: ``Unavailable`` (the wallet)."""
+
+    user_id: UUID
+
+
+class CardRefundPage(Reply):
+    refunds: list[CardRefund]
+    next_cursor: Cursor | None = None
+
+
+class ListCardRefunds(Request[CardRefundPage], service=SERVICE, method="list_card_refunds"):
+    """The user's refunds to cards, newest first."""
+
+    user_id: UUID
+    cursor: Cursor | None = None
+    limit: PageLimit = 25
+
+
+class GetCardRefund(Request[CardRefund], service=SERVICE, method="get_card_refund"):
+    """Errors: ``NotFound``."""
+
+    user_id: UUID
+    refund_id: UUID
+
+
 class OperatorSwitch(Reply):
     """Whether all automatic charges are stopped, since when, by whom and why."""
 
@@ -604,6 +706,165 @@ class ListProblems(Request[ProblemList], service=SERVICE, method="list_problems"
     """For operators: stuck and failed top-ups, open disputes, differences between the books."""
 
     limit: PageLimit = 100
+
+
+class DisputeDetails(Value):
+    """What the processor told of a dispute at the ``asked_at`` of its record.
+
+    ``fee_micros`` is None where it moved no money so far. Evidence is taken up to ``due_at``, and
+    on the instant; None: none is taken, or no last one is named. ``is_past_due``: it is still
+    awaited, and too late. ``has_evidence`` is true of a draft as well: ``submission_count`` says
+    how often it was handed in, ``was_submitted_late`` whether the last time was too late.
+    ``closed_at`` is when it was first seen closed.
+    """
+
+    reason: str
+    network_reason_code: str
+    fee_micros: SignedMicros | None
+    due_at: Moment | None
+    is_past_due: bool
+    has_evidence: bool
+    submission_count: int
+    was_submitted_late: bool
+    opened_at: Moment
+    closed_at: Moment | None
+
+
+class DisputeRecord(Value):
+    """A payment that somebody disputed with their bank, or that the bank inquires about.
+
+    ``status`` is the processor's own word, of ``asked_at``. ``taken_at`` is None where nothing was
+    taken out of the wallet: of an inquiry, and of a payment that was never credited. ``details`` is
+    None of one of which nothing was heard since they are kept. ``url`` is its page in the
+    processor's dashboard; empty where there is none, as of the sandbox.
+    """
+
+    dispute_id: str
+    topup_id: UUID
+    user_id: UUID
+    amount_micros: AmountMicros
+    status: str
+    taken_at: Moment | None
+    asked_at: Moment
+    restored_at: Moment | None
+    details: DisputeDetails | None = None
+    url: str = ""
+
+
+class StuckTopup(Value):
+    """A top-up that has not come to its end, and when the janitor asks about it next (None: nobody
+    does any more); ``looks`` is how often it asked since the processor was last sent for."""
+
+    topup_id: UUID
+    user_id: UUID
+    kind: TopupKind
+    amount_micros: AmountMicros
+    status: TopupStatus
+    payment_id: str
+    problem: str
+    looks: int
+    next_look_at: Moment | None
+    sent_at: Moment | None
+    changed_at: Moment
+
+
+class BookDifference(Value):
+    """Something on which the processor, our top-ups and the ledger did not agree; ``gone_at`` once
+    they do, or ``accepted_by`` somebody."""
+
+    key: str
+    code: str
+    topup_id: UUID | None
+    user_id: UUID | None
+    payment_id: str
+    amount_micros: SignedMicros
+    message: str
+    occurred_at: Moment
+    found_at: Moment
+    seen_at: Moment
+    gone_at: Moment | None
+    accepted_by: str
+
+
+class ComparedDays(Value):
+    """A comparison of the books of whole days, from ``since`` up to ``until`` (exclusive)."""
+
+    compared_at: Moment
+    since: Moment
+    until: Moment
+
+
+class PaymentBooks(Reply):
+    """Each of these with its newest or most urgent first: disputes by the next deadline for
+    evidence, then those that are open, then the others; differences that stand before those that
+    are gone."""
+
+    disputes: list[DisputeRecord]
+    stuck: list[StuckTopup]
+    differences: list[BookDifference]
+    comparisons: list[ComparedDays]
+
+
+class GetPaymentBooks(Request[PaymentBooks], service=SERVICE, method="get_payment_books"):
+    """For finance: disputes, top-ups that are stuck, and what the daily comparisons found."""
+
+    limit: PageLimit = 100
+
+
+class ReversalRecord(Value):
+    """Money that went back to the card, and came back again at ``restored_at``, or not."""
+
+    reversal_id: str
+    amount_micros: AmountMicros
+    taken_at: Moment
+    restored_at: Moment | None
+
+
+class TopupRecord(Value):
+    """What the events of a top-up said, as it is recorded: when it was paid, or failed last."""
+
+    topup_id: UUID
+    user_id: UUID
+    kind: TopupKind
+    amount_micros: AmountMicros
+    paid_at: Moment | None
+    failed_at: Moment | None
+    failure_code: str
+    reversals: list[ReversalRecord]
+
+
+class TopupRecords(Reply):
+    records: list[TopupRecord]
+    next_cursor: Cursor | None = None
+
+
+class ExportTopups(Request[TopupRecords], service=SERVICE, method="export_topups"):
+    """Everybody's top-ups that were paid or failed, the oldest first. For whoever counts; ask again
+    with ``next_cursor`` until it is None."""
+
+    cursor: Cursor | None = None
+    limit: Annotated[int, Field(strict=True, ge=1, le=500)] = 500
+
+
+class AutoTopupRecord(Value):
+    """Whether somebody has auto top-up switched on, by the version of the settings that holds."""
+
+    user_id: UUID
+    settings_version: int
+    is_on: bool
+    changed_at: Moment
+
+
+class AutoTopupRecords(Reply):
+    records: list[AutoTopupRecord]
+    next_cursor: Cursor | None = None
+
+
+class ExportAutoTopup(Request[AutoTopupRecords], service=SERVICE, method="export_auto_topup"):
+    """Everybody's settings, in no order that means anything. As :class:`ExportTopups`."""
+
+    cursor: Cursor | None = None
+    limit: Annotated[int, Field(strict=True, ge=1, le=500)] = 500
 
 
 class TopupPaid(UserEvent, source=SERVICE, type="topup_paid"):
@@ -653,7 +914,8 @@ class TopupReversed(UserEvent, source=SERVICE, type="topup_reversed"):
     """Money went back to the card (a refund or a dispute): the wallet takes the credit back.
 
     ``reversal_id`` is the refund's or the dispute's id, with a number after it where a dispute
-    that was won is lost after all: the effect happens once for each.
+    that was won is lost after all: the effect happens once for each. A refund that the person asked
+    for on the site has its ``refund_id``, and the hold that is to be captured for it.
     """
 
     topup_id: UUID
@@ -661,6 +923,8 @@ class TopupReversed(UserEvent, source=SERVICE, type="topup_reversed"):
     amount_micros: AmountMicros
     is_dispute: bool
     description: ShortText
+    refund_id: UUID | None = None
+    hold_id: UUID | None = None
 
 
 class TopupRestored(UserEvent, source=SERVICE, type="topup_restored"):
@@ -674,6 +938,17 @@ class TopupRestored(UserEvent, source=SERVICE, type="topup_restored"):
     amount_micros: AmountMicros
     is_dispute: bool
     description: ShortText
+    refund_id: UUID | None = None
+
+
+class CardRefundRefused(UserEvent, source=SERVICE, type="card_refund_refused"):
+    """Credit does not go back to its card, and why: the wallet releases what was set aside."""
+
+    refund_id: UUID
+    topup_id: UUID
+    amount_micros: AmountMicros
+    reason: ShortText
+    hold_id: UUID | None = None
 
 
 class CardExpiring(UserEvent, source=SERVICE, type="card_expiring", needs_listener=False):

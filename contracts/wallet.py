@@ -12,6 +12,7 @@ from contracts.messages import (
     AmountMicros,
     Command,
     Cursor,
+    Day,
     IdempotencyKey,
     Metadata,
     Moment,
@@ -48,6 +49,8 @@ class TransactionKind(StrEnum):
     MIGRATION = "migration"
     CHARGEBACK = "chargeback"
     PAYOUT = "payout"
+    EXCHANGE = "exchange"
+    PROMOTION = "promotion"
 
 
 class HouseAccount(StrEnum):
@@ -61,6 +64,7 @@ class HouseAccount(StrEnum):
     ADJUSTMENTS = "adjustments"
     ADVANCES = "advances"
     PAYOUTS = "payouts"
+    POOLS = "pools"
 
 
 class AccountStatus(StrEnum):
@@ -128,7 +132,8 @@ class Noted(StrEnum):
     """Names in a transaction's metadata that others than their writer read.
 
     Billing notes the purchase or the deployment, the wallet what the top-up service told it of a
-    top-up, and what the house gave in a refund for who could not.
+    top-up, what the house gave in a refund for who could not, the two sides of a transfer, and who
+    proposed an adjustment that somebody else approved.
     """
 
     PURCHASE_ID = "purchase_id"
@@ -143,6 +148,11 @@ class Noted(StrEnum):
     CARD_LAST4 = "card_last4"
     ADVANCED_MICROS = "advanced_micros"
     ADVANCED_FOR = "advanced_for"
+    FROM_USER_ID = "from_user_id"
+    TO_USER_ID = "to_user_id"
+    ADJUSTMENT_ID = "adjustment_id"
+    PROPOSED_BY = "proposed_by"
+    PROMOTION_ID = "promotion_id"
 
 
 class WalletCommand(Command[ReplyT], Generic[ReplyT]):
@@ -213,6 +223,7 @@ class Credit(WalletCommand[Transaction], service=SERVICE, method="credit"):
 class Transfer(WalletCommand[Transaction], service=SERVICE, method="transfer"):
     """Move money from one user to another. The reply is the sender's side of it.
 
+    Promotional credit is not sent.
     Errors: as for :class:`Debit`; ``NotFound`` too when the receiver has no wallet, and
     ``BadRequest`` when both are the same.
     """
@@ -253,19 +264,24 @@ class Hold(Reply):
     dry_run: bool = False
 
 
-HoldSeconds = Annotated[int, Field(strict=True, ge=1, le=366 * 86_400)]
+HOLD_SECONDS_MAX = 366 * 86_400
+HoldSeconds = Annotated[int, Field(strict=True, ge=1, le=HOLD_SECONDS_MAX)]
 
 
 class PlaceHold(WalletCommand[Hold], service=SERVICE, method="hold"):
     """Set money aside until it is captured, voided, or ``expires_in_s`` have passed.
 
-    Errors: as for :class:`Debit`.
+    ``is_paid_alone``: none of it may be promotional, for it is to leave the house. A retry need not
+    say so again. Errors: as for :class:`Debit`.
     """
+
+    may_differ: ClassVar[set[str]] = {*WalletCommand.may_differ, "is_paid_alone"}
 
     user_id: UUID
     amount_micros: AmountMicros
     expires_in_s: HoldSeconds = 7 * 86_400
     description: ShortText
+    is_paid_alone: bool = False
 
 
 class Capture(WalletCommand[Transaction], service=SERVICE, method="capture"):
@@ -343,6 +359,116 @@ class Adjust(WalletCommand[Transaction], service=SERVICE, method="adjust"):
     amount_micros: Annotated[int, Field(strict=True, ge=-MAX_AMOUNT_MICROS, le=MAX_AMOUNT_MICROS)]
     reason: ShortText
     actor: ShortText
+
+
+class AdjustmentStatus(StrEnum):
+    """``proposed``, until it is decided or its time is over."""
+
+    PROPOSED = "proposed"
+    POSTED = "posted"
+    REJECTED = "rejected"
+    EXPIRED = "expired"
+
+
+class Adjustment(Reply):
+    """A correction of a wallet that somebody proposed, up (positive) or down, and what became of
+    it. ``transaction_id`` is its posting, once somebody else has approved it."""
+
+    adjustment_id: UUID
+    user_id: UUID
+    amount_micros: SignedMicros
+    reason: str
+    proposed_by: UUID
+    proposed_at: Moment
+    expires_at: Moment
+    status: AdjustmentStatus
+    decided_by: UUID | None = None
+    decided_at: Moment | None = None
+    decision_reason: str | None = None
+    transaction_id: UUID | None = None
+    replayed: bool = False
+
+
+class ProposeAdjustment(Command[Adjustment], service=SERVICE, method="propose_adjustment"):
+    """Propose to correct a wallet by hand; it moves nothing.
+
+    Errors: ``NotFound`` (no wallet), ``BadRequest`` (zero), ``Conflict`` (one's own wallet).
+    """
+
+    user_id: UUID
+    amount_micros: Annotated[int, Field(strict=True, ge=-MAX_AMOUNT_MICROS, le=MAX_AMOUNT_MICROS)]
+    reason: ShortText
+    proposed_by: UUID
+
+
+class DecideAdjustment(Command[Adjustment], service=SERVICE, method="decide_adjustment"):
+    """Approve what somebody else proposed, which posts it at once, or reject it.
+
+    It works on a frozen wallet too, and never takes more than is available. Errors: ``NotFound``,
+    ``Conflict`` (decided before, expired, one's own proposal or wallet), and
+    ``InsufficientFunds``, after which it is still proposed.
+    """
+
+    adjustment_id: UUID
+    decided_by: UUID
+    is_approved: Annotated[bool, Field(strict=True)]
+    reason: ShortText
+
+
+class AdjustmentList(Reply):
+    """The newest first."""
+
+    adjustments: list[Adjustment]
+
+
+class ListAdjustments(Request[AdjustmentList], service=SERVICE, method="list_adjustments"):
+    """What was proposed, of all wallets; with ``only_open`` what can still be decided."""
+
+    only_open: bool = False
+    limit: PageLimit = 100
+
+
+class Promotion(Reply):
+    """Promotional credit, and what is left of it."""
+
+    promotion_id: UUID
+    amount_micros: AmountMicros
+    left_micros: PriceMicros
+    reason: str
+    given_by: UUID
+    given_at: Moment
+    expires_at: Moment
+    replayed: bool = False
+
+
+class GivePromotion(Command[Promotion], service=SERVICE, method="give_promotion"):
+    """Give promotional credit, out of the house account ``promotions``.
+
+    It pays for what is bought, before paid credit does, and goes nowhere else: not to others, not
+    to a card, not into a pool, not out as a payout. What is left of it at ``expires_at`` goes back
+    within seconds; what a hold ties up then, once that ends; what comes back of a payment later,
+    too.
+    Errors: ``NotFound`` (no wallet), ``BadRequest`` (more than one may give, or longer),
+    ``Conflict`` (one's own wallet, one below zero, or too many).
+    """
+
+    user_id: UUID
+    amount_micros: AmountMicros
+    reason: ShortText
+    expires_at: Moment
+    given_by: UUID
+
+
+class Promotions(Reply):
+    """Those of which something is left, the one that is spent first first."""
+
+    promotions: list[Promotion]
+
+
+class GetPromotions(Request[Promotions], service=SERVICE, method="get_promotions"):
+    """What of a wallet is promotional. Errors: ``NotFound``."""
+
+    user_id: UUID
 
 
 class StatusChange(Reply):
@@ -450,7 +576,9 @@ class PostBatch(
 ):
     """Up to 1,000 commands in one call, each with its own idempotency key.
 
-    ``atomic``: all or none. Otherwise each stands by itself, in the order given. ``Unavailable``
+    ``atomic``: all or none. Otherwise each stands by itself, in the order given; one that
+    ``gives_way`` is carried out, or rehearsed, a few at a time, after what others have asked for by
+    then: slower, and nobody waits for all of it. ``Unavailable``
     when it is not known whether an atomic batch was carried out; where each stands by itself,
     the results say so.
     """
@@ -458,6 +586,7 @@ class PostBatch(
     commands: Annotated[list[BatchCommand], Field(min_length=1, max_length=1_000)]
     atomic: bool = False
     dry_run: bool = False
+    gives_way: bool = False
 
 
 class DebitResult(Value):
@@ -562,6 +691,34 @@ class CheckAffordability(Request[Affordability], service=SERVICE, method="check_
     amount_micros: AmountMicros
 
 
+class UnusedTopup(Value):
+    """What is left of a top-up; 0 for one that this wallet was never credited."""
+
+    topup_id: UUID
+    unused_micros: PriceMicros
+
+
+class UnusedTopups(Reply):
+    """One for each that was asked about, in that order. ``available_micros`` is what the wallet
+    can spend of all that it has, which may be less than what is left of a top-up: it is held."""
+
+    topups: list[UnusedTopup]
+    available_micros: SignedMicros
+    status: AccountStatus
+
+
+class GetUnusedTopups(Request[UnusedTopups], service=SERVICE, method="get_unused_topups"):
+    """How much of each of these top-ups is not spent. The oldest credit is spent first.
+
+    So what was in the wallet before a top-up is used before it, and what came after it, a gift
+    say, afterwards. What was given back for a purchase was never spent; what went back to a card
+    was never there. Errors: ``NotFound`` (no wallet).
+    """
+
+    user_id: UUID
+    topup_ids: Annotated[list[UUID], Field(min_length=1, max_length=100)]
+
+
 class StatementPage(Reply):
     """Newest first. ``next_cursor`` asks for the older ones; None at the end.
 
@@ -651,6 +808,8 @@ class MadeCredit(Value):
     """Money that came out of a house account into a wallet, or a correction by hand.
 
     ``caller`` is who had it made, as in :class:`Transaction`; None where that is not known.
+    ``is_approved``: the wallet has on record who proposed it and who else approved it, or who gave
+    it as promotional credit.
     """
 
     transaction_id: UUID
@@ -661,6 +820,7 @@ class MadeCredit(Value):
     description: str
     metadata: dict[str, str]
     recorded_at: Moment
+    is_approved: bool = False
 
 
 LedgerPosition = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
@@ -724,6 +884,22 @@ class Verdict(Reply):
     sealed_count: int
 
 
+class Verification(Reply):
+    """A verification that was asked for, by somebody or by a night, and what it found;
+    ``ended_at`` is None until it has ended."""
+
+    verification_id: UUID
+    asked_by: UUID | None
+    asked_at: Moment
+    ended_at: Moment | None
+    clean: bool | None
+    first_difference: str | None
+    account_count: int | None
+    transaction_count: int | None
+    entry_count: int | None
+    sealed_count: int | None
+
+
 class Verify(Request[Verdict], service=SERVICE, method="verify", answer_within_s=600):
     """Derive everything again from the entries and compare. Minutes for a large ledger.
 
@@ -731,11 +907,65 @@ class Verify(Request[Verdict], service=SERVICE, method="verify", answer_within_s
     """
 
 
+class AskVerification(Command[Verification], service=SERVICE, method="ask_verification"):
+    """Have the ledger verified soon. One that is under way, or waits, is that one."""
+
+    asked_by: UUID
+
+
+class HouseBalance(Value):
+    """What a house account has given (negative) or got, in all."""
+
+    account: HouseAccount
+    balance_micros: SignedMicros
+
+
+class Books(Reply):
+    """The trial balance at one moment: the house's accounts and all wallets come to zero, which
+    ``difference_micros`` says. ``negative`` are the wallets below zero, the deepest first, 100 at
+    most; ``verifications`` the newest first."""
+
+    at: Moment
+    house: list[HouseBalance]
+    wallet_count: int
+    wallets_micros: SignedMicros
+    held_micros: TotalMicros
+    difference_micros: SignedMicros
+    negative: list[Wallet]
+    verifications: list[Verification]
+
+
+class GetBooks(Request[Books], service=SERVICE, method="get_books", answer_within_s=REPORT_S):
+    """The trial balance, wallets below zero, and what the last verifications found."""
+
+
+class JournalLine(Value):
+    """What a house account got and gave on one day (UTC, by the recorded date) by one kind."""
+
+    day: date
+    account: HouseAccount
+    kind: TransactionKind
+    transaction_count: int
+    received_micros: TotalMicros
+    given_micros: TotalMicros
+
+
+class Journal(Reply):
+    lines: list[JournalLine]
+
+
+class GetJournal(Request[Journal], service=SERVICE, method="get_journal", answer_within_s=REPORT_S):
+    """The journal of the house's accounts from a day up to another (exclusive), 31 days at most."""
+
+    since: Day
+    until: Day
+
+
 class WalletCredited(UserEvent, source=SERVICE, type="wallet_credited"):
     """Money came into a wallet; ``available_micros`` is what it can spend now.
 
     Earnings that came at once are told together: ``amount_micros`` is all of them, and
-    ``transaction_id`` the last.
+    ``transaction_id`` the last. ``from_user_id`` is who sent a transfer.
     """
 
     transaction_id: UUID
@@ -744,6 +974,7 @@ class WalletCredited(UserEvent, source=SERVICE, type="wallet_credited"):
     balance_micros: SignedMicros
     available_micros: SignedMicros
     topup_id: UUID | None = None
+    from_user_id: UUID | None = None
 
 
 class BalanceLow(UserEvent, source=SERVICE, type="balance_low"):

@@ -39,6 +39,10 @@ CALLS = "nameko-rpc"
 STOCK_CALLS = "amq.topic"
 """Where stock nameko calls: it is there in every virtual host, and no client declares it."""
 
+OPERATED = ("get_state", "get_dead_letters", "replay_dead_letter", "discard_dead_letter")
+"""What every service answers an operator: ``contracts.operating``, which is not there where the
+broker's container runs this."""
+
 Entries = list[dict[str, Any]]
 
 
@@ -85,16 +89,18 @@ LOGINS = (
             "wallet.refund",
             "wallet.void",
         ),
-        listens_to=("catalog", "topup", "wallet"),
+        listens_to=("catalog", "legacy", "topup", "wallet"),
         is_ours=True,
     ),
-    # Questions only: the money of a top-up travels as an event.
+    # Questions, and a hold for what is to go back to a card: the money itself travels as an event.
     Login(
         "topup",
         calls=(
             "wallet.get_by_key",
+            "wallet.get_unused_topups",
             "wallet.get_wallet",
             "wallet.get_wallets",
+            "wallet.hold",
             "wallet.list_credits",
             "wallet.statement",
             "wallet.totals",
@@ -102,16 +108,50 @@ LOGINS = (
         listens_to=("billing", "wallet"),
         is_ours=True,
     ),
+    # It brings people's old balances, and exchanges dollars in its pools: out of the house accounts
+    # for that, and with its own keys.
+    Login(
+        "legacy",
+        calls=(
+            "billing.list_deployments",
+            "wallet.capture",
+            "wallet.credit",
+            "wallet.get_wallets",
+            "wallet.hold",
+            "wallet.post_batch",
+            "wallet.statement",
+            "wallet.void",
+        ),
+        listens_to=("gateway",),
+        is_ours=True,
+    ),
+    # It listens. What it may call is for its command, which counts what is on record.
+    Login(
+        "analytics",
+        calls=(
+            "billing.export_deployments",
+            "billing.export_purchases",
+            "topup.export_auto_topup",
+            "topup.export_topups",
+        ),
+        listens_to=("billing", "gateway", "topup"),
+        is_ours=True,
+    ),
     Login(
         "gateway",
         calls=(
+            "analytics.get_kpis",
+            "analytics.get_numbers",
+            "analytics.get_popular_products",
             "billing.cancel_deployment",
             "billing.cancel_purchase",
             "billing.find_purchase",
             "billing.get_burn_rate",
             "billing.get_deployment",
+            "billing.get_discounts",
             "billing.get_forecast",
             "billing.get_purchase",
+            "billing.get_product_uses",
             "billing.get_receipt",
             "billing.issue_receipt",
             "billing.get_usage",
@@ -121,6 +161,7 @@ LOGINS = (
             "billing.list_purchases",
             "billing.list_resizes",
             "billing.list_sales",
+            "billing.refund_purchase",
             "billing.rename_deployment",
             "billing.render_receipt",
             "billing.request_payout",
@@ -129,33 +170,67 @@ LOGINS = (
             "billing.start_deployment",
             "billing.start_purchase",
             "billing.stop_deployment",
+            "catalog.change_product",
             "catalog.count_products",
+            "catalog.create_product",
+            "catalog.get_price_history",
             "catalog.get_product",
+            "catalog.get_provider",
             "catalog.get_quote",
             "catalog.list_products",
+            "catalog.retire_product",
+            "catalog.set_provider",
+            "legacy.get_old_history",
+            "legacy.get_pool_history",
+            "legacy.get_pools",
+            "legacy.quote_addition",
+            "legacy.quote_exchange",
+            "legacy.quote_withdrawal",
+            "legacy.stake",
+            "legacy.take_quote",
+            "legacy.unstake",
             "topup.configure_auto_topup",
             "topup.forecast_charges",
             "topup.get_auto_topup",
             "topup.get_auto_topup_state",
+            "topup.get_card_refund",
+            "topup.get_operator_switch",
+            "topup.get_payment_books",
             "topup.get_receipt",
             "topup.get_topup",
             "topup.get_topup_overview",
+            "topup.list_card_refunds",
             "topup.list_payment_methods",
+            "topup.list_problems",
+            "topup.list_refundable",
             "topup.list_topups",
             "topup.preview_auto_topup",
             "topup.receive_webhook",
+            "topup.refund_topup",
             "topup.remove_payment_method",
             "topup.render_receipt",
             "topup.set_default_payment_method",
+            "topup.set_operator_switch",
             "topup.start_card_setup",
             "topup.start_topup",
             "topup.trigger_auto_topup",
+            "wallet.ask_verification",
             "wallet.check_affordability",
+            "wallet.decide_adjustment",
+            "wallet.get_books",
+            "wallet.get_journal",
             "wallet.get_level",
+            "wallet.get_promotions",
             "wallet.get_wallet",
+            "wallet.give_promotion",
+            "wallet.list_adjustments",
             "wallet.open_account",
+            "wallet.propose_adjustment",
             "wallet.set_level",
             "wallet.statement",
+            "wallet.transfer",
+            # For operators: of each service how it is, and its dead letters.
+            *(f"{name}.{method}" for name in parts.LISTENERS for method in OPERATED),
         ),
         listens_to=("billing", "topup"),
         answers=False,
@@ -164,14 +239,18 @@ LOGINS = (
     # The website runs no relay: the process beside it sends what stands in its outbox.
     Login(
         "notifier",
-        listens_to=("billing", "topup", "wallet"),
+        listens_to=("billing", "legacy", "topup", "wallet"),
         publishes_for=("gateway",),
-        answers=False,
         is_ours=True,
     ),
 )
-"""The services. Nobody of them may call what makes money or moves it by hand (``credit``,
-``adjust``, ``reverse``, ``transfer``, ``post_batch``…): that takes a login of a person's."""
+"""The services. Nobody of them but ``legacy``, which pays what people bring along and what its
+pools give, may call what makes money or moves it by hand (``credit``, ``adjust``, ``reverse``…):
+that takes a login of a person's. The website may have a user send credits to another
+(``transfer``), as it may have one buy, a seller change what is their own in the catalog, support
+give back what was paid for a purchase (``billing.refund_purchase``), and finance propose an
+adjustment that only somebody else approves: the wallet refuses all others
+(``propose_adjustment``, ``decide_adjustment``)."""
 
 PROVISIONER = Login(
     "provisioner",

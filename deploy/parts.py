@@ -4,7 +4,7 @@ What is no Python names them too: docker-compose.yml, .env.example and the Makef
 them against this.
 """
 
-SERVICES = ("wallet", "catalog", "billing", "topup")
+SERVICES = ("wallet", "catalog", "billing", "topup", "legacy", "analytics")
 """What answers calls: each is ``services/NAME/service.py``."""
 
 LISTENERS = (*SERVICES, "notifier")

@@ -74,7 +74,8 @@ class Trials:
         self._seen_file = scratch / "seen.json"
         self._seen = Seen()
         self._servers = Servers(
-            start_postgres(scratch / "postgres"), start_node(scratch / "rabbitmq")
+            start_postgres(scratch / "postgres", is_durable=False),
+            start_node(scratch / "rabbitmq"),
         )
         self._written = int(time.time())
         for module in IMPORTED:

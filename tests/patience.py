@@ -4,10 +4,15 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from contracts.errors import Overloaded
+
 Seen = TypeVar("Seen")
 
 PATIENCE_S = 60.0
 """What takes milliseconds takes this long on no machine, however busy it is."""
+
+START_PATIENCE_S = 240.0
+"""Nor does a process that starts: the first ones read every module from a cold disk, together."""
 
 
 def eventually(
@@ -19,3 +24,15 @@ def eventually(
         assert time.monotonic() < deadline, f"still {seen!r} after {PATIENCE_S:.0f} s"
         time.sleep(interval_s)
     return seen
+
+
+def insist(ask: Callable[[], Seen]) -> Seen:
+    """Ask as a caller does who is told to try again in a moment; ``ask`` keeps its key."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return ask()
+        except Overloaded:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)

@@ -19,7 +19,7 @@ from deploy.local.postgres import Postgres
 from deploy.local.processes import ROOT, Ports, Process, Secrets, processes
 from deploy.local.startup import wait_for
 from deploy.parts import DATABASES, PROCESSES
-from tests.patience import PATIENCE_S
+from tests.patience import START_PATIENCE_S
 
 # A developer's own settings must not change what a test sees.
 INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "COVERAGE_PROCESS_START")
@@ -148,9 +148,9 @@ class System:
             child, url = self._children[name], self._processes[name].ready_url
 
             def answered_or_ended(child: Child = child, url: str = url) -> bool:
-                return not child.is_running or _is_ready(url)
+                return not child.is_running or is_ready(url)
 
-            if not wait_for(answered_or_ended, PATIENCE_S) or not child.is_running:
+            if not wait_for(answered_or_ended, START_PATIENCE_S) or not child.is_running:
                 state = "is not ready" if child.is_running else f"ended with {child.exit_code}"
                 raise AssertionError(f"{name} {state}; its output ends with:\n{child.tail()}")
 
@@ -251,7 +251,7 @@ class MigratedDatabases(Mapping[str, str]):
         return len(DATABASES)
 
 
-def _is_ready(url: str) -> bool:
+def is_ready(url: str) -> bool:
     try:
         return requests.get(url, timeout=2).status_code == 200
     except requests.RequestException:

@@ -2,7 +2,7 @@
 # Runs once, in an empty database container: a database and a login role for each service.
 set -euo pipefail
 
-for service in wallet catalog billing topup gateway; do
+for service in wallet catalog billing topup legacy analytics gateway; do
     variable=${service^^}_DB_PASSWORD
     # PostgreSQL's own collation, so that an upgrade of the system's C library changes no index.
     psql --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --set name="$service" \

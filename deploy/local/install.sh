@@ -3,7 +3,7 @@
 #   install.sh run     .venv with requirements.txt, and RabbitMQ
 #   install.sh test    besides: requirements-dev.txt, the packages of the client for Python, Chromium
 #                      and what else the tests drive
-#   install.sh bench   besides: benchmarks/requirements.txt, and wrk
+#   install.sh bench   besides: benchmarks/requirements.txt, wrk, and Lighthouse from npm
 #   install.sh mutants besides: mutants/requirements.txt
 # What is missing on the system is found first, all of it, and installed by one call of apt-get
 # when we are root or may use sudo without a password; else named in one message.
@@ -71,6 +71,15 @@ need() {
     missing+=("$package")
 }
 
+# Chromium, or what of it needs no screen, which Debian has as a package of its own.
+need_browser() {
+    if grep -qs '^ID=debian' /etc/os-release && may_install; then
+        need chromium-headless-shell chromium-headless-shell
+    else
+        need chromium chromium-headless-shell chromium chromium-browser
+    fi
+}
+
 find_missing() {
     local python
     missing=()
@@ -85,13 +94,18 @@ find_missing() {
     fi
     if [ "$mode" != run ]; then
         need git git
-        need chromium chromium chromium-browser
+        need_browser
         # Playwright's own Node.js is linked against this.
         need libatomic1 /usr/lib/*/libatomic.so.1 /usr/lib64/libatomic.so.1 /usr/lib/libatomic.so.1
         need docker-compose docker-compose
         need haproxy haproxy /usr/sbin/haproxy
+        # promtool, which checks names of metrics and tests the rules for alerts; no server runs.
+        need prometheus promtool
     fi
-    [ "$mode" != bench ] || need wrk wrk
+    if [ "$mode" = bench ]; then
+        need wrk wrk
+        need npm npm
+    fi
     # The tests need a server of their own; a run may use another broker, or an image.
     if [ "$mode" != run ] || { [ -z "${AMQP_URI:-}" ] && ! docker info >/dev/null 2>&1; }; then
         need rabbitmq-server /usr/lib/rabbitmq/bin/rabbitmq-server
@@ -141,6 +155,15 @@ keep_lock() {
     sha256sum "$1" >"$2/lock.sha256"
 }
 
+# install_node_modules: Lighthouse, which only a benchmark needs, and what package-lock.json has beside.
+install_node_modules() {
+    sha256sum --status -c node_modules/lock.sha256 2>/dev/null && return
+    echo "mycelium: installing package-lock.json into node_modules (once)" >&2
+    npm ci --ignore-scripts --no-fund --no-audit --loglevel=error >/dev/null ||
+        stop "the packages of package-lock.json could not be installed; the lines above say why."
+    sha256sum package-lock.json >node_modules/lock.sha256
+}
+
 install_missing
 make_venv
 install_lock requirements.txt --only-binary :all:
@@ -148,6 +171,9 @@ if [ "$mode" != run ]; then
     install_lock requirements-dev.txt --only-binary :all:
     keep_lock clients/python/requirements.txt .venv/client-packages
 fi
-[ "$mode" != bench ] || install_lock benchmarks/requirements.txt
+if [ "$mode" = bench ]; then
+    install_lock benchmarks/requirements.txt
+    install_node_modules
+fi
 # Yattag comes as a source only.
 [ "$mode" != mutants ] || install_lock mutants/requirements.txt --only-binary :all: --no-binary yattag

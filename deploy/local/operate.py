@@ -23,6 +23,10 @@ COMMANDS = {
     "switch": ("topup", "services.topup.switch"),
     "dead-notices": ("topup", "services.topup.dead_notices"),
     "audit": ("topup", "services.topup.audit"),
+    "roles": ("notifier", "services.gateway.roles"),
+    "audit-log": ("notifier", "services.gateway.audit_log"),
+    "move": ("legacy", "services.legacy.move"),
+    "refill": ("analytics", "services.analytics.refill"),
     "dead-letters": ("", DEAD_LETTERS),
 }
 

@@ -76,6 +76,8 @@ def processes(
     website = {
         "SECRET_KEY": environment.get("SECRET_KEY") or secret.secret_key,
         "GATEWAY_PORT": str(ports.gateway),
+        # Whoever runs it at home has no address that is public.
+        "WEBHOOKS_TO_PRIVATE_ADDRESSES": environment.get("WEBHOOKS_TO_PRIVATE_ADDRESSES", "true"),
         "SMTP_URL": environment.get("SMTP_URL") or f"smtp+plain://127.0.0.1:{ports.mailbox_smtp}",
     }
 

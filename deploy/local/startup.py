@@ -13,6 +13,10 @@ from typing import IO
 FREE_PORTS = range(20_000, 32_000)
 
 
+_given: set[int] = set()
+"""Nobody listens at these yet, maybe; they are somebody's all the same."""
+
+
 class StartupError(Exception):
     """Something cannot start. The message is one line and says what to do."""
 
@@ -29,13 +33,10 @@ def is_port_free(port: int) -> bool:
 
 
 def free_port(*preferred: int) -> int:
-    """The first preferred port that is free, else any free one."""
-    for port in preferred:
-        if is_port_free(port):
-            return port
-    for _ in range(200):
-        port = random.choice(FREE_PORTS)
-        if is_port_free(port):
+    """The first preferred port that is free, else any free one; none that was given before."""
+    for port in (*preferred, *random.sample(FREE_PORTS, 200)):
+        if port not in _given and is_port_free(port):
+            _given.add(port)
             return port
     raise StartupError("No free port was found on 127.0.0.1: stop some of the running servers.")
 

@@ -142,13 +142,22 @@ def refund(charge_id: str) -> Response:
 def dispute(charge_id: str) -> Response:
     """Open a dispute: {"reason": "fraudulent", "amount": cents}; "inquiry" takes no funds.
 
-    A charge may have several, of not more than the charge together.
+    A charge may have several, of not more than the charge together. {"takes_evidence": false}
+    is one that the bank hears no evidence of.
     """
     sandbox, body = _sandbox(), _body()
     with sandbox.store.transaction():
         charge = _charge(sandbox, charge_id)
         reason = body.get("reason", "fraudulent")
-        return jsonify(disputes.start(sandbox, charge, reason, None, body.get("amount")))
+        return jsonify(
+            disputes.start(
+                sandbox,
+                charge,
+                reason,
+                amount=body.get("amount"),
+                takes_evidence=body.get("takes_evidence", True),
+            )
+        )
 
 
 @pages.post("/_sandbox/disputes/<dispute_id>/escalate")

@@ -46,10 +46,11 @@ def start(
     reason: str = "fraudulent",
     call: Call | None = None,
     amount: int | None = None,
+    takes_evidence: bool = True,
 ) -> Object:
     """Open a dispute of a paid charge, over what is not disputed yet or `amount` cents of it.
 
-    For `inquiry` no funds are withdrawn yet.
+    For `inquiry` no funds are withdrawn yet. Where the bank takes no evidence, it is due by 0.
     """
     left = charge["amount"] - sum(
         dispute["amount"]
@@ -62,6 +63,8 @@ def start(
     charges.reach_balance(sandbox, charge["id"])
     inquiry = reason == "inquiry"
     dispute = _new(sandbox, charge, "general" if inquiry else reason, disputed)
+    if not takes_evidence:
+        dispute["evidence_details"]["due_by"] = 0
     charge["disputed"] = True
     sandbox.store.put("charge", charge)
     if inquiry:
@@ -150,6 +153,8 @@ def escalate(sandbox: Sandbox, dispute: Object) -> Object:
     if not dispute["status"].startswith("warning"):
         raise InvalidRequest(f"Dispute {dispute['id']} is no inquiry: {dispute['status']}.")
     dispute |= {"status": "needs_response", "is_charge_refundable": False}
+    if dispute["evidence_details"]["due_by"]:
+        dispute["evidence_details"]["due_by"] = sandbox.now() + _ANSWER_DAYS * 86_400
     _set_case(dispute, "chargeback", _NETWORK_CODES["fraudulent"])
     sandbox.store.put("dispute", dispute)
     events.record(sandbox, "charge.dispute.updated", dispute)
@@ -193,6 +198,14 @@ def _check_open(dispute: Object) -> None:
         raise InvalidRequest("This dispute is already closed")
 
 
+def _check_takes_evidence(dispute: Object) -> None:
+    """Evidence is taken once; an inquiry that became a chargeback takes it again, for that."""
+    if not dispute["evidence_details"]["due_by"]:
+        raise InvalidRequest("The bank takes no evidence for this dispute.")
+    if not dispute["status"].endswith("needs_response"):
+        raise InvalidRequest("Evidence for this dispute was submitted, and is final.")
+
+
 @later.act("dispute won")
 def _win(sandbox: Sandbox, dispute_id: str) -> None:
     _decide(sandbox, dispute_id, "won")
@@ -225,24 +238,31 @@ def update(sandbox: Sandbox, call: Call) -> Object:
     """POST /v1/disputes/{id}: evidence and metadata.
 
     As with Stripe's test mode, the words of `_DECISIONS` in `uncategorized_text` decide it, some
-    time later.
+    time later. What is not submitted is a draft, which `has_evidence` counts; `past_due` is about
+    what was submitted last, and not about the time that has passed.
     """
     dispute = sandbox.store.get("dispute", call["id"])
     _check_open(dispute)
     evidence = call.params.get("evidence") or {}
+    is_submitted = call.params.get("submit", bool(evidence))
+    if evidence or is_submitted:
+        _check_takes_evidence(dispute)
     dispute["evidence"].update(evidence)
     set_metadata(dispute, call.params)
-    if evidence and call.params.get("submit", True):
+    details = dispute["evidence_details"]
+    details["has_evidence"] = any(dispute["evidence"].values())
+    is_submitted = is_submitted and details["has_evidence"]
+    if is_submitted:
         dispute["status"] = dispute["status"].replace("needs_response", "under_review")
-        dispute["evidence_details"] |= {
-            "has_evidence": True,
-            "submission_count": dispute["evidence_details"]["submission_count"] + 1,
+        details |= {
+            "past_due": sandbox.now() > details["due_by"],
+            "submission_count": details["submission_count"] + 1,
             "submission_method": "manual",
         }
     sandbox.store.put("dispute", dispute)
     events.record(sandbox, "charge.dispute.updated", dispute, call)
-    decision = _DECISIONS.get(evidence.get("uncategorized_text") or "")
-    if decision and call.params.get("submit", True):
+    decision = _DECISIONS.get(dispute["evidence"]["uncategorized_text"] or "")
+    if decision and is_submitted:
         later.plan(sandbox, decision, dispute["id"])
     return dispute
 

@@ -29,7 +29,8 @@ class PurchaseRow(Base):
     somebody does, ``try_owed_since`` that a payment is to be tried: see
     :mod:`services.billing.purchases.claims`. ``closing_status`` is the end it is being brought
     to without a payment; it is written before the wallet is told.
-    ``may_hold_stock`` says whether stock stays set aside for it while it is not paid.
+    ``may_hold_stock`` says whether stock stays set aside for it while it is not paid, ``short_at``
+    when the wallet had too little for it first.
     """
 
     __tablename__ = "purchases"
@@ -49,6 +50,7 @@ class PurchaseRow(Base):
     reservation_id: Mapped[UUID]
     may_hold_stock: Mapped[bool]
     stock_held_until: Mapped[datetime | None]
+    short_at: Mapped[datetime | None]
     closing_status: Mapped[str | None]
     closing_code: Mapped[str]
     closing_reason: Mapped[str]
@@ -77,6 +79,7 @@ class PurchaseLineRow(Base):
     ``is_stocked``: there was an end to the product's stock. ``choices`` is what its buyer said,
     ``meters`` what is charged by use, at the prices of then.
     ``fee_bps`` is what the marketplace keeps of what somebody else sells; without one all of it.
+    ``unit_price_micros`` is what was charged for each, after ``unit_discount_micros`` was off.
     """
 
     __tablename__ = "purchase_lines"
@@ -96,6 +99,12 @@ class PurchaseLineRow(Base):
     choices: Mapped[dict[str, str]] = mapped_column(JSONB, default=dict)
     meters: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, default=list)
     fee_bps: Mapped[int | None] = mapped_column(Integer)
+    unit_discount_micros: Mapped[int] = mapped_column(BigInteger, default=0)
+
+    @property
+    def list_price_micros(self) -> int:
+        """What the catalog asked for one."""
+        return self.unit_price_micros + self.unit_discount_micros
 
 
 class DeploymentRow(Base):
@@ -148,7 +157,8 @@ class DeploymentRow(Base):
 class ChangeRow(Base):
     """Something that happened to a deployment: the history that its owner reads.
 
-    One that a command made carries its key and the hash of what it asked.
+    One that a command made carries its key and the hash of what it asked; one of its size, what a
+    month costs since then.
     """
 
     __tablename__ = "deployment_changes"
@@ -162,6 +172,7 @@ class ChangeRow(Base):
     actor: Mapped[str]
     idempotency_key: Mapped[str | None]
     body_hash: Mapped[str]
+    resized_to_micros: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class PeriodRow(Base):
@@ -208,6 +219,17 @@ class FeeChangeRow(Base):
     changed_at: Mapped[datetime]
     idempotency_key: Mapped[str] = mapped_column(unique=True)
     body_hash: Mapped[str]
+
+
+class DiscountRow(Base):
+    """What somebody's staking takes off what they buy, by the event with the highest ``position``;
+    see :mod:`services.billing.sales.discounts`. Who never staked has none."""
+
+    __tablename__ = "discounts"
+
+    user_id: Mapped[UUID] = mapped_column(primary_key=True)
+    discount_bps: Mapped[int] = mapped_column(Integer)
+    position: Mapped[int] = mapped_column(BigInteger)
 
 
 class SaleRow(Base):

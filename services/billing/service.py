@@ -8,13 +8,15 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
+from chassis import operated
 from chassis.bulk import Bulk
 from chassis.client import RpcClient
 from chassis.clock import utc_now
 from chassis.crash_points import crash_point
 from chassis.database import Connected, after_commit
-from chassis.events import event_handler
+from chassis.events import event_handler, events_handler
 from chassis.health import Health
+from chassis.metrics import Gauge
 from chassis.outbox import OutboxRelay
 from chassis.retention import FORGET_EVERY_S, forget, messages
 from chassis.rpc import Caller, rpc
@@ -27,11 +29,17 @@ from contracts.billing import (
     CancelPurchase,
     Deployment,
     DeploymentList,
+    DeploymentRecords,
+    Discounts,
+    ExportDeployments,
+    ExportPurchases,
     FindPurchase,
     Forecast,
     GetBurnRate,
     GetDeployment,
+    GetDiscounts,
     GetForecast,
+    GetProductUses,
     GetPurchase,
     GetReceipt,
     GetUsage,
@@ -46,9 +54,11 @@ from contracts.billing import (
     PaidMonths,
     Payout,
     PayoutPage,
+    ProductUses,
     ProviderFee,
     Purchase,
     PurchasePage,
+    PurchaseRecords,
     PurchaseStatus,
     Receipt,
     RecordUsage,
@@ -71,6 +81,7 @@ from contracts.billing import (
     UsageResults,
 )
 from contracts.catalog import ProductPriceChanged
+from contracts.legacy import PersonMoved, PersonMovedBack, StakingDiscountChanged
 from contracts.topup import (
     AutoTopupPaused,
     AutoTopupRefused,
@@ -80,6 +91,7 @@ from contracts.topup import (
 )
 from contracts.wallet import WalletCredited
 from services.billing.deployments import charge_limit, commands, prices
+from services.billing.deployments.export import export_deployments
 from services.billing.deployments.lifecycle import report_deployment
 from services.billing.deployments.queries import (
     get_deployment,
@@ -95,8 +107,9 @@ from services.billing.forecast.runways import Lookout
 from services.billing.payouts import carrying_out, requests
 from services.billing.payouts.carrying_out import Payouts
 from services.billing.payouts.queries import as_payout, list_payouts
-from services.billing.purchases import claims, refusals, returns
+from services.billing.purchases import claims, moving, refusals, returns
 from services.billing.purchases.checkout import Checkout
+from services.billing.purchases.export import export_purchases
 from services.billing.purchases.queries import find_purchase, get_purchase, list_purchases
 from services.billing.receipts import documents, issuing
 from services.billing.receipts.usage import list_paid_months
@@ -106,8 +119,8 @@ from services.billing.refunds.settling import Refunds
 from services.billing.renewals import renewals
 from services.billing.renewals.renewals import Renewals
 from services.billing.renewals.resizes import Resizes
-from services.billing.sales import fees
-from services.billing.sales.statements import list_sales
+from services.billing.sales import discounts, fees
+from services.billing.sales.statements import get_uses, list_sales
 from services.billing.settings import get_settings
 from services.billing.usage import charging, paying_back
 from services.billing.usage.charging import UsageCharges
@@ -126,6 +139,26 @@ _AWAITING_MONEY = Bulk(
     user_id="uuid",
 )
 
+_WAITING_PURCHASES = "status IN ('pending', 'awaiting_funds')"
+GAUGES = {
+    "purchases_waiting": Gauge(
+        "Purchases that are under way or wait for money.",
+        f"SELECT status, count(*) FROM purchases WHERE {_WAITING_PURCHASES} GROUP BY status",  # noqa: S608
+        "status",
+    ),
+}
+WORK = {
+    "purchases": f"due_at FROM purchases WHERE due_at IS NOT NULL AND {_WAITING_PURCHASES}",
+    "renewals": "due_at FROM deployments WHERE due_at IS NOT NULL",
+    "usage": "due_at FROM usage_wallets WHERE due_at IS NOT NULL",
+    "refunds": "due_at FROM refunds WHERE due_at IS NOT NULL",
+    "usage_refunds": "due_at FROM usage_refunds WHERE due_at IS NOT NULL",
+    "debts": "due_at FROM debts WHERE due_at IS NOT NULL",
+    "payouts": "due_at FROM payouts WHERE due_at IS NOT NULL",
+    "runways": "due_at FROM runways WHERE due_at IS NOT NULL",
+}
+"""What is taken up when it is due; a lease moves that to its end."""
+
 
 def await_money(session: Session, users: Sequence[UUID]) -> list[bool | Exception]:
     """Whether each of them waits for money here. Hardly anybody does who earns by a sale."""
@@ -133,7 +166,7 @@ def await_money(session: Session, users: Sequence[UUID]) -> list[bool | Exceptio
     return [user_id in found for user_id in users]
 
 
-class BillingService:
+class BillingService(operated.Operated):
     """Purchases, deployments, renewals, usage, earnings, receipts, the forecast. It calls the
     catalog and the wallet, and asks the top-up service what it would charge."""
 
@@ -141,7 +174,7 @@ class BillingService:
 
     database = Database()
     relay = OutboxRelay()
-    health = Health(gauges=charge_limit.GAUGES)
+    health = Health(gauges=charge_limit.GAUGES | GAUGES, work=WORK)
     caller = Caller()
 
     @rpc
@@ -158,6 +191,11 @@ class BillingService:
             return get_purchase(session, request, get_settings())
 
     @rpc
+    def get_discounts(self, request: GetDiscounts) -> Discounts:
+        with self.database.read() as session:
+            return discounts.get_discounts(session, request, get_settings())
+
+    @rpc
     def find_purchase(self, request: FindPurchase) -> Purchase:
         with self.database.read() as session:
             return find_purchase(session, request, get_settings())
@@ -166,6 +204,16 @@ class BillingService:
     def list_purchases(self, request: ListPurchases) -> PurchasePage:
         with self.database.read() as session:
             return list_purchases(session, request, get_settings())
+
+    @rpc
+    def export_purchases(self, request: ExportPurchases) -> PurchaseRecords:
+        with self.database.read() as session:
+            return export_purchases(session, request)
+
+    @rpc
+    def export_deployments(self, request: ExportDeployments) -> DeploymentRecords:
+        with self.database.read() as session:
+            return export_deployments(session, request)
 
     @rpc
     def refund_purchase(self, request: RefundPurchase) -> Purchase:
@@ -272,6 +320,11 @@ class BillingService:
             return list_sales(session, request)
 
     @rpc
+    def get_product_uses(self, request: GetProductUses) -> ProductUses:
+        with self.database.read() as session:
+            return get_uses(session, request)
+
+    @rpc
     def request_payout(self, request: RequestPayout) -> Payout:
         with self.database.begin() as session:
             payout_id = requests.request(session, utc_now(), request, get_settings()).payout_id
@@ -374,6 +427,20 @@ class BillingService:
         works = (self._refunds().run, claims_of_debts.run, self._payouts().run)
         leases = (settling.DUE, debts.DUE, carrying_out.DUE)
         return self._when_due([due.next_at for due in leases], *works)
+
+    @events_handler(PersonMoved)
+    def take_over(self, session: Session, events: Sequence[PersonMoved]) -> None:
+        """What ran in the old system."""
+        moving.take_over(session, utc_now(), events, get_settings())
+
+    @event_handler(PersonMovedBack)
+    def give_up(self, session: Session, event: PersonMovedBack) -> None:
+        moving.give_up(session, utc_now(), event, get_settings())
+
+    @event_handler(StakingDiscountChanged)
+    def note_discount(self, session: Session, event: StakingDiscountChanged) -> None:
+        """What staking takes off what is bought from now on."""
+        discounts.note(session, event)
 
     @event_handler(ProductPriceChanged)
     def note_price(self, session: Session, event: ProductPriceChanged) -> None:

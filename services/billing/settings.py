@@ -17,10 +17,6 @@ class BillingSettings(PurchaseTerms, SellerSettings, ServiceSettings):
     """
 
     provisioning: Literal["at_once", "external"] = "at_once"
-    marketplace_fee_bps: Annotated[int, Field(ge=0, le=10_000)] = 1_000
-    """What the marketplace keeps of what a provider sells, in basis points: 1,000 are 10 %. It
-    holds for what is sold from now on, by who has no fee of their own."""
-
     payout_min_micros: Annotated[int, Field(ge=0)] = 10_000_000
     """The smallest payout that a provider may ask for, in micro-dollars: $10.00."""
 

@@ -44,6 +44,15 @@ class ProductRow(Base):
     )
 
 
+class ProductVersionRow(Base):
+    """One row: another version after each change of what products are found by."""
+
+    __tablename__ = "product_version"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    version: Mapped[UUID]
+
+
 class ProductPriceRow(Base):
     """What a product and its meters cost from a moment on, until the next one; by whom, and why."""
 
@@ -65,6 +74,34 @@ class ProductChangeRow(Base):
     change_id: Mapped[UUID] = mapped_column(primary_key=True)
     product_id: Mapped[UUID] = mapped_column(ForeignKey("products.product_id"))
     command: Mapped[str]
+    actor: Mapped[str]
+    reason: Mapped[str]
+    changed_at: Mapped[datetime]
+    idempotency_key: Mapped[str] = mapped_column(unique=True)
+    body_hash: Mapped[str]
+
+
+class ProviderRow(Base):
+    """Who sells, as buyers see them. ``products.provider_name`` follows the name."""
+
+    __tablename__ = "providers"
+
+    provider_id: Mapped[UUID] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    about: Mapped[str]
+    support_email: Mapped[str]
+    support_url: Mapped[str]
+    changed_at: Mapped[datetime]
+
+
+class ProviderChangeRow(Base):
+    """A profile that was written: the name it gave, the command's key, and the hash of it."""
+
+    __tablename__ = "provider_changes"
+
+    change_id: Mapped[UUID] = mapped_column(primary_key=True)
+    provider_id: Mapped[UUID] = mapped_column(ForeignKey("providers.provider_id"))
+    name: Mapped[str]
     actor: Mapped[str]
     reason: Mapped[str]
     changed_at: Mapped[datetime]

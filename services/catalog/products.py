@@ -1,24 +1,29 @@
 """Finding products: one by id or slug, or a page of those that match."""
 
+from collections.abc import Callable, Hashable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import (
-    CTE,
     ColumnElement,
+    Row,
+    Select,
+    Text,
+    UnaryExpression,
     and_,
     asc,
+    cast,
     desc,
     func,
     literal,
-    or_,
     select,
     true,
+    tuple_,
     union_all,
 )
-from sqlalchemy.dialects.postgresql import array
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.dialects.postgresql import ARRAY, array
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from chassis.cursors import decode_cursor, encode_cursor
 from contracts.catalog import (
@@ -37,6 +42,7 @@ from contracts.catalog import (
     SpecificationItem,
 )
 from contracts.errors import BadRequest, NotFound
+from services.catalog.counts import count_once
 from services.catalog.models import ProductRow
 
 
@@ -70,6 +76,8 @@ _FACETS = {
     "billing_period": ProductRow.billing_period,
 }
 FACETS_MAX = 100
+WALKED_MAX = 1_000
+"""How many products are looked at for words, in the order of the list, before the index is."""
 
 
 def list_products(session: Session, command: ListProducts) -> ProductPage:
@@ -79,25 +87,13 @@ def list_products(session: Session, command: ListProducts) -> ProductPage:
     accents: ``search_form`` of the database makes both alike. Raises ``BadRequest`` for a cursor
     that is not of this sort order.
     """
-    order = _ORDERS[command.sort]
-    matches = _matching(command, order)
-    place, product_id = matches.c.place, matches.c.product_id
-    shown = select(place, product_id)
-    if command.cursor is not None:
-        shown = shown.where(_after(command.cursor, command.sort, place, product_id))
-    direction = desc if order.descends else asc
-    # One more than asked for says whether there is a next page.
-    page = shown.order_by(direction(place), direction(product_id)).limit(command.limit + 1).cte()
-    count = select(func.count().label("total")).select_from(matches).cte()
-    # The count comes with each row, and with none of them on an empty page.
-    rows = session.execute(
-        select(count.c.total, page.c.place, ProductRow)
-        .select_from(count)
-        .outerjoin(page, true())
-        .outerjoin(ProductRow, ProductRow.product_id == page.c.product_id)
-        .order_by(direction(page.c.place), direction(page.c.product_id))
-    ).all()
-    found = [(place, product) for _, place, product in rows if product is not None]
+    matching: Sequence[ColumnElement[bool]] = list(_filtering(command).values())
+    if words := command.q.split():
+        found, matching = _search(session, command, matching, words)
+    else:
+        found = _page(session, command, matching)
+    count = select(func.count()).select_from(ProductRow).where(*matching)
+    total = count_once(session, _question(command), lambda: session.scalars(count).one())
     next_cursor = None
     if len(found) > command.limit:
         place, last = found[command.limit - 1]
@@ -105,35 +101,14 @@ def list_products(session: Session, command: ListProducts) -> ProductPage:
     return ProductPage(
         products=[as_product(product) for _, product in found[: command.limit]],
         next_cursor=next_cursor,
-        total=rows[0].total,
+        total=total,
     )
 
 
 def count_products(session: Session, command: CountProducts) -> Facets:
     """How many products have which value, each facet under all filters but its own."""
-    conditions = _conditions(command)
-    counts = [
-        select(literal(name).label("facet"), column.label("value"), func.count().label("count"))
-        .where(
-            *(condition for of, condition in conditions.items() if of != name),
-            column.is_not(None),
-        )
-        .group_by(column)
-        .order_by(desc("count"), column)
-        .limit(FACETS_MAX)
-        .subquery()
-        for name, column in _FACETS.items()
-    ]
-    found = session.execute(union_all(*(select(one) for one in counts))).all()
-    facets: dict[str, list[Facet]] = {name: [] for name in _FACETS}
-    for name, value, count in found:
-        facets[name].append(Facet(value=value, count=count))
-    return Facets(
-        categories=facets["category"],
-        provider_names=facets["provider_name"],
-        locations=facets["location"],
-        billing_periods=facets["billing_period"],
-    )
+    question = "facets", _question(command)
+    return count_once(session, question, lambda: _facets(session, command))
 
 
 def get_product(session: Session, product_id: str) -> Product:
@@ -171,28 +146,109 @@ def as_product(row: ProductRow) -> Product:
     )
 
 
-def _matching(command: ListProducts, order: _Order) -> CTE:
-    """The ids of what matches, each with its place in the order.
+def _page(
+    session: Session, command: ListProducts, conditions: Sequence[ColumnElement[bool]]
+) -> Sequence[Row[Any, ProductRow]]:
+    """The products of a page, each with its place in the order, and one more if there are more."""
+    return session.execute(
+        _in_order(command, conditions).add_columns(ProductRow).limit(command.limit + 1)
+    ).all()
 
-    What is searched for words is gone through once, for the count and for the page. Without
-    words, and by name, whose place is worked out for each row, an index has the page sooner.
+
+def _direction(command: ListProducts) -> Callable[[Any], UnaryExpression[Any]]:
+    return desc if _ORDERS[command.sort].descends else asc
+
+
+def _in_order(command: ListProducts, conditions: Sequence[ColumnElement[bool]]) -> Select[Any]:
+    """The places of what meets the conditions and follows the page before."""
+    order, direction = _ORDERS[command.sort], _direction(command)
+    after = [] if command.cursor is None else [_after(command.cursor, command.sort)]
+    return (
+        select(order.column.label("place"))
+        .where(*conditions, *after)
+        .order_by(direction("place"), direction(ProductRow.product_id))
+    )
+
+
+def _search(
+    session: Session,
+    command: ListProducts,
+    conditions: Sequence[ColumnElement[bool]],
+    words: Sequence[str],
+) -> tuple[Sequence[Row[Any, ProductRow]], Sequence[ColumnElement[bool]]]:
+    """The same of those with all the words, and the conditions by which they are counted best.
+
+    Common words fill a page within the first products of the order. Rare ones have an index, which
+    has nearly all products of common ones.
     """
-    matches = select(ProductRow.product_id, order.column.label("place"))
-    matches = matches.where(*_conditions(command).values())
-    is_kept = command.q.split() and command.sort is not SortOrder.NAME
-    return matches.cte().prefix_with("MATERIALIZED" if is_kept else "NOT MATERIALIZED")
+    walked = _in_order(command, conditions).add_columns(ProductRow).limit(WALKED_MAX).subquery()
+    row, direction = aliased(ProductRow, walked), _direction(command)
+    found = session.execute(
+        select(walked.c.place, row)
+        .where(*_have(row.searchable, words))
+        .order_by(direction(walked.c.place), direction(row.product_id))
+        .limit(command.limit + 1)
+    ).all()
+    is_full = len(found) > command.limit
+    if is_full or session.scalars(select(func.count()).select_from(walked)).one() < WALKED_MAX:
+        return found, [*conditions, *_have(ProductRow.searchable, words)]
+    indexed = select(func.products_with(cast(words, ARRAY(Text))).column_valued("product_id"))
+    conditions = [*conditions, ProductRow.product_id.in_(indexed)]
+    return _page(session, command, conditions), conditions
 
 
-def _conditions(filters: ProductFilters) -> dict[str, ColumnElement[bool]]:
-    """What has to hold, by the name of the filter that wants it."""
+def _have(
+    searchable: ColumnElement[str] | InstrumentedAttribute[str], words: Sequence[str]
+) -> list[ColumnElement[bool]]:
+    """That each word stands somewhere in the text."""
+    return [func.strpos(searchable, func.search_form(word)) > 0 for word in words]
+
+
+def _facets(session: Session, filters: ProductFilters) -> Facets:
+    conditions = _filtering(filters)
+    conditions["q"] = and_(true(), *_have(ProductRow.searchable, filters.q.split()))
+    counts = [
+        select(literal(name).label("facet"), column.label("value"), func.count().label("count"))
+        .where(
+            *(condition for of, condition in conditions.items() if of != name),
+            column.is_not(None),
+        )
+        .group_by(column)
+        .order_by(desc("count"), column)
+        .limit(FACETS_MAX)
+        .subquery()
+        for name, column in _FACETS.items()
+    ]
+    found = session.execute(union_all(*(select(one) for one in counts))).all()
+    facets: dict[str, list[Facet]] = {name: [] for name in _FACETS}
+    for name, value, count in found:
+        facets[name].append(Facet(value=value, count=count))
+    return Facets(
+        categories=facets["category"],
+        provider_names=facets["provider_name"],
+        locations=facets["location"],
+        billing_periods=facets["billing_period"],
+    )
+
+
+def _question(filters: ProductFilters) -> Hashable:
+    """What is asked for, whatever the page of it."""
+    return tuple(getattr(filters, name) for name in ProductFilters.model_fields)
+
+
+def _filtering(filters: ProductFilters) -> dict[str, ColumnElement[bool]]:
+    """What has to hold beside the words, by the name of the filter that wants it."""
     equal: dict[str, InstrumentedAttribute[Any]] = {
         "category": ProductRow.category,
         "family": ProductRow.family,
         "provider_name": ProductRow.provider_name,
         "location": ProductRow.location,
         "billing_period": ProductRow.billing_period,
+        "provider_id": ProductRow.provider_id,
     }
-    conditions: dict[str, ColumnElement[bool]] = {"retired": ProductRow.retired_at.is_(None)}
+    conditions: dict[str, ColumnElement[bool]] = {}
+    if not filters.with_retired:
+        conditions["retired"] = ProductRow.retired_at.is_(None)
     for name, column in equal.items():
         if (wanted := getattr(filters, name)) is not None:
             conditions[name] = column == wanted
@@ -202,21 +258,14 @@ def _conditions(filters: ProductFilters) -> dict[str, ColumnElement[bool]]:
         if (least := getattr(filters, name)) is not None:
             measure = func.measure_of(ProductRow.specification, array(labels))
             conditions[name] = measure >= least
-    if words := filters.q.split():
-        conditions["q"] = and_(
-            *(func.strpos(ProductRow.searchable, func.search_form(word)) > 0 for word in words)
-        )
     return conditions
 
 
-def _after(
-    cursor: str, sort: SortOrder, place: ColumnElement[Any], product_id: ColumnElement[UUID]
-) -> ColumnElement[bool]:
+def _after(cursor: str, sort: SortOrder) -> ColumnElement[bool]:
     """The rows that follow the one a cursor stands on."""
     order = _ORDERS[sort]
     name, last, last_id = decode_cursor(cursor, str, order.kind, UUID)
     if name != sort:
         raise BadRequest("This page address belongs to another sort order.", "cursor")
-    if order.descends:
-        return or_(place < last, and_(place == last, product_id < last_id))
-    return or_(place > last, and_(place == last, product_id > last_id))
+    place, reached = tuple_(order.column, ProductRow.product_id), tuple_(last, last_id)
+    return place < reached if order.descends else place > reached

@@ -32,6 +32,8 @@ from contracts.errors import BadRequest, Conflict, IdempotencyConflict, NotFound
 from contracts.messages import Event
 from services.catalog.models import ProductChangeRow, ProductPriceRow, ProductRow
 from services.catalog.products import as_product
+from services.catalog.providers import admit_new_price, admit_new_product, check_texts
+from services.catalog.settings import CatalogSettings
 
 PRICES_MAX = 200
 
@@ -41,16 +43,24 @@ _AS_GIVEN = ("name", "summary", "description", "provider_name", "location", "fam
 _AS_JSON = ("specification", "fields", "meters")
 
 
-def create(session: Session, now: datetime, command: CreateProduct) -> Product:
-    """Put a product up for sale. Raises ``Conflict`` for a slug that is taken."""
+def create(
+    session: Session, now: datetime, command: CreateProduct, rules: CatalogSettings
+) -> Product:
+    """Put a product up for sale. Raises ``Conflict`` for a slug that is taken, and for what a
+    provider wants see :mod:`services.catalog.providers`."""
     row = _made_before(session, command)
     if row is not None:
         return as_product(row)
+    provider_name = command.provider_name
+    if provider_name is None and command.provider_id is not None:
+        check_texts(command)
+        provider_name = admit_new_product(session, now, command.provider_id, rules)
     given = command.model_dump(mode="json", exclude={"idempotency_key", "reason", "actor"})
     values = {
         **given,
         "product_id": new_id(),
         "provider_id": command.provider_id,
+        "provider_name": provider_name,
         "created_at": now,
     }
     made = session.scalar(
@@ -64,19 +74,24 @@ def create(session: Session, now: datetime, command: CreateProduct) -> Product:
     return as_product(row)
 
 
-def change(session: Session, now: datetime, command: ChangeProduct) -> Product:
-    """Change what is given. Raises ``NotFound``, ``Conflict`` for units that are not left, and
-    ``BadRequest`` where there is no end to the stock."""
+def change(
+    session: Session, now: datetime, command: ChangeProduct, rules: CatalogSettings
+) -> Product:
+    """Change what is given. Raises ``NotFound``, ``Conflict`` for units that are not left and for
+    a stock that has an end already, ``BadRequest`` where there is no end to it, and for what a
+    provider wants see :mod:`services.catalog.providers`."""
     row = _made_before(session, command)
     if row is not None:
         return as_product(row)
-    row = _locked(session, command.product_id)
+    row = _locked(session, command.product_id, command.provider_id)
+    if command.provider_id is not None:
+        check_texts(command)
     given = command.model_dump(mode="json")
     asked_before = row.price_micros, row.meters
     for name in (*_AS_GIVEN, *_AS_JSON):
         if given[name] is not None:
             setattr(row, name, given[name])
-    _change_stock(row, command.stock_change)
+    _change_stock(row, command)
     events: list[Event] = [_changed(now, row)]
     if command.price_micros is not None and command.price_micros != row.price_micros:
         old_price_micros, row.price_micros = row.price_micros, command.price_micros
@@ -90,6 +105,8 @@ def change(session: Session, now: datetime, command: ChangeProduct) -> Product:
             )
         )
     if (row.price_micros, row.meters) != asked_before:
+        if command.provider_id is not None:
+            admit_new_price(session, now, row.product_id, rules)
         _price(session, now, row, command)
     _note(session, now, row, command, *events)
     return as_product(row)
@@ -100,7 +117,7 @@ def retire(session: Session, now: datetime, command: RetireProduct) -> Product:
     row = _made_before(session, command)
     if row is not None:
         return as_product(row)
-    row = _locked(session, command.product_id)
+    row = _locked(session, command.product_id, command.provider_id)
     if row.retired_at is None:
         row.retired_at = now
         retired = ProductRetired(event_id=new_id(), occurred_at=now, product_id=row.product_id)
@@ -110,6 +127,8 @@ def retire(session: Session, now: datetime, command: RetireProduct) -> Product:
 
 def price_history(session: Session, command: GetPriceHistory) -> PriceHistory:
     """What a product cost, newest first. Raises ``NotFound``."""
+    if command.provider_id is not None:
+        _refuse_anothers(session.get(ProductRow, command.product_id), command.provider_id)
     rows = session.scalars(
         select(ProductPriceRow)
         .where(ProductPriceRow.product_id == command.product_id)
@@ -150,14 +169,29 @@ def _made_before(session: Session, command: SellersCommand) -> ProductRow | None
     return session.get_one(ProductRow, known.product_id)
 
 
-def _locked(session: Session, product_id: UUID) -> ProductRow:
+def _locked(session: Session, product_id: UUID, provider_id: UUID | None) -> ProductRow:
+    """A product, and where a provider asks only one of their own. Raises ``NotFound``."""
     row = session.get(ProductRow, product_id, with_for_update=True)
-    if row is None:
+    return _refuse_anothers(row, provider_id)
+
+
+def _refuse_anothers(row: ProductRow | None, provider_id: UUID | None) -> ProductRow:
+    is_anothers = row is not None and provider_id not in (None, row.provider_id)
+    if row is None or is_anothers:
         raise NotFound("There is no such product.")
     return row
 
 
-def _change_stock(row: ProductRow, units: int) -> None:
+def _change_stock(row: ProductRow, command: ChangeProduct) -> None:
+    units = command.stock_change
+    if command.is_endless:
+        row.stock = None
+    if command.stock is not None:
+        if row.stock is not None:
+            raise Conflict(
+                f"There are {row.stock} of {row.name} left. Look again, then add or take some."
+            )
+        row.stock = command.stock
     if not units:
         return
     if row.stock is None:

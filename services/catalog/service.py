@@ -1,5 +1,6 @@
 """The catalog's entrypoints."""
 
+from chassis import operated
 from chassis.clock import utc_now
 from chassis.health import Health
 from chassis.outbox import OutboxRelay
@@ -15,24 +16,27 @@ from contracts.catalog import (
     Facets,
     GetPriceHistory,
     GetProduct,
+    GetProvider,
     GetQuote,
     HoldStock,
     ListProducts,
     PriceHistory,
     Product,
     ProductPage,
+    Provider,
     Quote,
     ReleaseStock,
     Reservation,
     ReserveStock,
     RetireProduct,
     ReturnStock,
+    SetProvider,
 )
-from services.catalog import products, quotes, retention, selling, stock
+from services.catalog import products, providers, quotes, retention, selling, stock
 from services.catalog.settings import get_settings
 
 
-class CatalogService:
+class CatalogService(operated.Operated):
     """Products, prices, quotes, stock. It calls nobody."""
 
     name = SERVICE
@@ -87,12 +91,12 @@ class CatalogService:
     @rpc
     def create_product(self, request: CreateProduct) -> Product:
         with self.database.begin() as session:
-            return selling.create(session, utc_now(), request)
+            return selling.create(session, utc_now(), request, get_settings())
 
     @rpc
     def change_product(self, request: ChangeProduct) -> Product:
         with self.database.begin() as session:
-            return selling.change(session, utc_now(), request)
+            return selling.change(session, utc_now(), request, get_settings())
 
     @rpc
     def retire_product(self, request: RetireProduct) -> Product:
@@ -103,6 +107,16 @@ class CatalogService:
     def get_price_history(self, request: GetPriceHistory) -> PriceHistory:
         with self.database.read() as session:
             return selling.price_history(session, request)
+
+    @rpc
+    def get_provider(self, request: GetProvider) -> Provider:
+        with self.database.read() as session:
+            return providers.get_provider(session, request)
+
+    @rpc
+    def set_provider(self, request: SetProvider) -> Provider:
+        with self.database.begin() as session:
+            return providers.set_provider(session, utc_now(), request)
 
     @timer(FORGET_EVERY_S)
     def forget_old(self) -> None:

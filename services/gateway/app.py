@@ -21,9 +21,11 @@ from chassis.money import format_usd
 from services.gateway import api, assets, health, metrics, pages, storable_texts
 from services.gateway.api.json_format import ExactJSONProvider
 from services.gateway.api.webhooks import LARGER_BODIES
-from services.gateway.backend import Backend, install
+from services.gateway.backend import Backend, current_backend, install
 from services.gateway.errors import Problem, register_error_handlers
+from services.gateway.pages import pools
 from services.gateway.people.identity import current_identity, current_user
+from services.gateway.response_times import kind_of
 from services.gateway.security import protect
 from services.gateway.settings import GatewaySettings, get_settings
 
@@ -53,7 +55,9 @@ def create_app(settings: GatewaySettings | None = None) -> Flask:
     app.add_template_filter(format_usd, "usd")
     # A page has dozens of addresses, each of which Flask would put together anew.
     app.add_template_global(lru_cache(ADDRESSES_MAX)(url_for), "url_for")
-    app.add_template_global(assets.address_of, "asset")
+    # Filters, because Jinja writes those of a constant into the template when it reads it.
+    app.add_template_filter(assets.address_of, "asset")
+    app.add_template_filter(assets.icon, "icon")
     app.add_template_global(utc_now, "utc_now")
     app.add_template_global(ahead, "clock_ahead")
     app.context_processor(lambda: {"current_user": current_user()})
@@ -64,6 +68,8 @@ def create_app(settings: GatewaySettings | None = None) -> Flask:
     register_error_handlers(app)
     for blueprint in (health.blueprint, metrics.blueprint, *api.blueprints, *pages.blueprints):
         app.register_blueprint(blueprint)
+    if settings.pools_page:
+        app.register_blueprint(pools.blueprint)
     if settings.trusted_proxies:
         hops = settings.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops)  # type: ignore[method-assign]
@@ -92,6 +98,8 @@ def _end_request(response: Response) -> Response:
     metrics.count(response, duration_s)
     # Those who ask whether we are well ask every few seconds.
     is_probe = request.blueprint in (health.blueprint.name, metrics.blueprint.name)
+    if request.endpoint is not None and not is_probe:
+        current_backend().response_times.count(kind_of(request), utc_now(), duration_s)
     access_log.log(
         logging.DEBUG if is_probe else logging.INFO,
         "request",

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from flask import Flask, Response, current_app, request
 from flask_compress import Compress
+from markupsafe import Markup
 
 from services.gateway.access import Who, open_to
 
@@ -37,6 +38,15 @@ def address() -> str:
 def address_of(filename: str) -> str:
     """Where a page finds a static file."""
     return f"{address()}/{filename}"
+
+
+@cache
+def icon(name: str, also: str = "") -> Markup:
+    """A picture of the set in ``img/icons.svg``; ``also`` is a class of its own."""
+    classes = f"icon {also}".rstrip()
+    return Markup(
+        '<svg class="{}" aria-hidden="true" focusable="false"><use href="{}#{}"></use></svg>'
+    ).format(classes, address_of("img/icons.svg"), name)
 
 
 def serve(app: Flask) -> None:

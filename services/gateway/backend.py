@@ -11,7 +11,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar, overload
@@ -26,6 +26,7 @@ from contracts.messages import Command, Reply, Request
 from services.gateway.purchase_waiters import PurchaseWaiters
 from services.gateway.rate_limits import TakenAhead
 from services.gateway.recent import Recent
+from services.gateway.response_times import ResponseTimes
 from services.gateway.settings import GatewaySettings
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,9 @@ CATALOG_AGE_S = 1.0
 
 CATALOG_MAX = 200
 
+LIVE_AGE_S = 1.0
+LIVE_MAX = 10
+
 _EXTENSION = "mycelium"
 
 
@@ -77,6 +81,9 @@ class Backend:
         """Who was behind which secret, by its fingerprint: see people/identity.py."""
         self.catalog: Recent[Any] = Recent(CATALOG_AGE_S, CATALOG_MAX)
         """What the catalog told, by question, and answers that were made of it, by address."""
+        self.live: Recent[Any] = Recent(LIVE_AGE_S, LIVE_MAX)
+        """What everybody who watches the numbers of now is shown."""
+        self.response_times = ResponseTimes(database)
 
     @property
     def rpc(self) -> RpcClient:
@@ -147,6 +154,7 @@ class Backend:
                 self.readiness.stop()
             if self._rpc is not None:
                 self._rpc.close()
+        self.response_times.stop()
         self.database.engine.dispose()
 
 
@@ -261,6 +269,12 @@ def ask_all(*questions: Request[Any] | None) -> tuple[Any, ...]:
     return tuple(answers.get(_name(question)) for question in questions)
 
 
+def ask_each(questions: Sequence[Request[ReplyT]]) -> list[ReplyT | None]:
+    """The same of many questions of one kind."""
+    answers: tuple[ReplyT | None, ...] = ask_all(*questions)
+    return list(answers)
+
+
 def ask(question: Request[ReplyT]) -> ReplyT | None:
     """The answer to a question that a page can do without: see :func:`ask_all`."""
     answer, _ = ask_all(question, None)
@@ -285,7 +299,9 @@ def _answers() -> dict[str, Any]:
 
 def _name(question: Request[Any] | None) -> str:
     """Tells one question from another."""
-    return f"{type(question).__name__} {question.model_dump_json()}" if question else ""
+    if question is None:
+        return ""
+    return f"{question.service}.{question.method} {question.model_dump_json()}"
 
 
 def _unless_it_fails(question: Request[Any], step: Callable[[], Any]) -> Any:

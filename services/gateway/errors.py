@@ -1,7 +1,7 @@
 """Errors as a person or a program sees them: one table from codes to HTTP statuses.
 
-A program gets ``{"error": {"code": …, "message": …}}``, a person a page. Both say what
-happened, what was kept, and what to do.
+A program gets a problem document (RFC 9457), which carries ``{"error": {"code": …, "message": …}}``
+too, a person a page. Both say what happened, what was kept, and what to do.
 """
 
 import logging
@@ -20,6 +20,7 @@ from services.gateway.people.users import AccountError
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 5
+PROBLEM_TYPE = "application/problem+json"
 
 STATUSES: dict[str, int] = {
     "service_error": 502,
@@ -46,6 +47,7 @@ STATUSES: dict[str, int] = {
     "link_ended": 410,
     "invalid_name": 422,
     "email_not_confirmed": 403,
+    "reason_missing": 422,
     "too_many": 409,
 }
 """The status of each code that a service or a rule can raise. A test holds it complete."""
@@ -181,13 +183,24 @@ def _unexpected(error: Exception) -> Response:
 
 def _respond(problem: Problem) -> Response:
     if wants_json():
-        body = {"code": problem.code, "message": problem.message, **problem.extra}
-        response = jsonify({"error": body})
+        response = jsonify(document(problem))
+        response.mimetype = PROBLEM_TYPE
     else:
         response = make_response(_page(problem))
     response.status_code = problem.status
     response.headers.extend(problem.headers)
     return response
+
+
+def document(problem: Problem) -> dict[str, object]:
+    """The problem for a program. ``type`` names the kind of problem and leads nowhere."""
+    return {
+        "type": f"urn:mycelium:problem:{problem.code}",
+        "title": title_of(problem),
+        "status": problem.status,
+        "detail": problem.message,
+        "error": {"code": problem.code, "message": problem.message, **problem.extra},
+    }
 
 
 def title_of(problem: Problem) -> str:

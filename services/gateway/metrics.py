@@ -6,11 +6,13 @@ whichever is asked adds them all up.
 
 import os
 from functools import cache
+from http import HTTPStatus
 
 from flask import Blueprint, Response, request
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from chassis import instruments
 from services.gateway.access import Who, open_to
 from services.gateway.security import unlimited
 
@@ -21,19 +23,28 @@ _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
-_registry = CollectorRegistry()
+registry = CollectorRegistry()
+registry.register(instruments.REGISTRY)
 _requests = Counter(
     "mycelium_gateway_requests",
     "Requests that were answered.",
     ("method", "status"),
-    registry=_registry,
+    registry=registry,
 )
 _duration = Histogram(
     "mycelium_gateway_request_seconds",
     "How long their answers took to make, by the view that made them.",
     ("view",),
     buckets=(0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
-    registry=_registry,
+    registry=registry,
+)
+
+
+_failures = Counter(
+    "mycelium_gateway_request_failures",
+    "Requests that were answered 500 and above, by the view.",
+    ("view", "status"),
+    registry=registry,
 )
 
 
@@ -42,6 +53,8 @@ def count(response: Response, seconds: float) -> None:
     method = request.method if request.method in _METHODS else "other"
     _answered(method, response.status_code).inc()
     _taken(request.endpoint or "none").observe(seconds)
+    if response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        _failures.labels(request.endpoint or "none", response.status_code).inc()
 
 
 # Looking a labelled one up takes longer than counting.
@@ -49,11 +62,11 @@ _answered, _taken = cache(_requests.labels), cache(_duration.labels)
 
 
 @blueprint.get("/metrics")
-@open_to(Who.OPERATORS)
+@open_to(Who.INSIDE)
 @unlimited
 def metrics() -> Response:
-    registry = _registry
+    asked = registry
     if _FOLDER in os.environ:
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return Response(generate_latest(registry), mimetype="text/plain; version=0.0.4")
+        asked = CollectorRegistry()
+        MultiProcessCollector(asked)  # type: ignore[no-untyped-call]
+    return Response(generate_latest(asked), mimetype="text/plain; version=0.0.4")

@@ -1,4 +1,4 @@
-"""The gateway's tables: users, their sessions and tokens, their notifications and mails."""
+"""The gateway's tables: users, their sessions, tokens and roles, their notifications and mails."""
 
 from datetime import datetime
 from typing import Any, ClassVar
@@ -13,10 +13,13 @@ from sqlalchemy import (
     LargeBinary,
     Text,
     UniqueConstraint,
+    exists,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, mapped_column
+
+from services.gateway.access import STAFF
 
 
 class Base(DeclarativeBase):
@@ -25,6 +28,65 @@ class Base(DeclarativeBase):
         str: Text,
         bytes: LargeBinary,
     }
+
+
+class RoleGrant(Base):
+    """A role that a user has: one of :class:`services.gateway.access.Role` but ``buyer``.
+
+    ``granted_by`` is None where a command gave it.
+    """
+
+    __tablename__ = "role_grants"
+
+    user_id: Mapped[UUID] = mapped_column(
+        ForeignKey("users.user_id", ondelete="CASCADE"), primary_key=True
+    )
+    role: Mapped[str] = mapped_column(primary_key=True)
+    granted_at: Mapped[datetime]
+    granted_by: Mapped[UUID | None]
+
+
+class SellerAgreement(Base):
+    """Which terms and which fee somebody agreed to who sells: :mod:`services.gateway.selling`."""
+
+    __tablename__ = "seller_agreements"
+
+    user_id: Mapped[UUID] = mapped_column(
+        ForeignKey("users.user_id", ondelete="CASCADE"), primary_key=True
+    )
+    terms_version: Mapped[str]
+    fee_bps: Mapped[int] = mapped_column(Integer)
+    agreed_at: Mapped[datetime]
+    address: Mapped[str]
+
+
+class Act(Base):
+    """What somebody did by a role: :mod:`services.gateway.staff.acts`. The database keeps it so.
+
+    ``actor_id`` is None for a command, and ``actor`` then who ran it. ``roles`` are those that the
+    actor had. ``completes`` is the position of the act of which this one tells the outcome.
+    """
+
+    __tablename__ = "acts"
+
+    position: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    occurred_at: Mapped[datetime]
+    actor_id: Mapped[UUID | None]
+    actor: Mapped[str]
+    roles: Mapped[str]
+    origin: Mapped[str]
+    action: Mapped[str]
+    subject: Mapped[str]
+    reason: Mapped[str]
+    before: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    after: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    completes: Mapped[int | None] = mapped_column(BigInteger)
+    digest: Mapped[bytes]
+
+    __table_args__ = (
+        Index("acts_on_subject", "subject", "position"),
+        Index("acts_by_actor", "actor_id", "position"),
+    )
 
 
 class User(Base):
@@ -62,6 +124,10 @@ class User(Base):
 
     deleted_at: Mapped[datetime | None]
     """The account is gone, and with it what was known of the person; the id stands in the books."""
+
+    is_staff: Mapped[bool] = column_property(
+        exists().where(RoleGrant.user_id == user_id, RoleGrant.role.in_(sorted(STAFF)))
+    )
 
 
 class UserSession(Base):
@@ -206,6 +272,42 @@ class CartCheckout(Base):
     )
 
 
+class TransferRow(Base):
+    """What a user sends to another: :mod:`services.gateway.transfers`.
+
+    ``transaction_id`` is None until the wallet has said that it was done; a refusal deletes it all.
+    ``asked_sha256`` tells whether a key comes again for the same.
+    """
+
+    __tablename__ = "transfers"
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    user_id: Mapped[UUID]
+    to_user_id: Mapped[UUID]
+    asked_sha256: Mapped[bytes]
+    amount_micros: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime]
+    transaction_id: Mapped[UUID | None]
+
+    __table_args__ = (
+        Index("transfers_by_user", "user_id", "created_at"),
+        Index("transfers_made", "created_at"),
+    )
+
+
+class ResponseTime(Base):
+    """How many answers of a kind were made in the five minutes from ``starts_at`` on, how many of
+    them in time, and how many took over a second: :mod:`services.gateway.response_times`."""
+
+    __tablename__ = "response_times"
+
+    starts_at: Mapped[datetime] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    answered: Mapped[int] = mapped_column(BigInteger)
+    in_time: Mapped[int] = mapped_column(BigInteger)
+    slow: Mapped[int] = mapped_column(BigInteger)
+
+
 class RateLimit(Base):
     """Until when the allowance of a limited thing is used up; see :mod:`rate_limits`."""
 
@@ -317,4 +419,49 @@ class Mail(Base):
         Index("mails_due", "due_at", postgresql_where=text("due_at IS NOT NULL")),
         Index("mails_ended", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
         Index("mails_by_user", "user_id", "mail_id"),
+    )
+
+
+class Hook(Base):
+    """A webhook: an address of a user's own that is told what happens. Its secret is made of
+    ``secret_number`` and our own key, and stands nowhere: :mod:`services.gateway.hooks.storage`."""
+
+    __tablename__ = "hooks"
+
+    hook_id: Mapped[UUID] = mapped_column(primary_key=True)
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.user_id", ondelete="CASCADE"))
+    url: Mapped[str]
+    secret_number: Mapped[int] = mapped_column(Integer)
+    secret_since: Mapped[datetime]
+    created_at: Mapped[datetime]
+
+    __table_args__ = (Index("hooks_by_user", "user_id"),)
+
+
+class HookDelivery(Base):
+    """What waits until ``due_at`` to be sent to a webhook, or what became of it.
+
+    ``outcome`` is empty while it waits, then ``delivered`` or ``given_up``; ``answer`` is the
+    status of the last answer, or why there was none. ``queued_at`` is when it was last asked for.
+    """
+
+    __tablename__ = "hook_deliveries"
+
+    delivery_id: Mapped[UUID] = mapped_column(primary_key=True)
+    hook_id: Mapped[UUID] = mapped_column(ForeignKey("hooks.hook_id", ondelete="CASCADE"))
+    event_id: Mapped[UUID]
+    type: Mapped[str]
+    body: Mapped[str]
+    created_at: Mapped[datetime]
+    queued_at: Mapped[datetime]
+    due_at: Mapped[datetime | None]
+    attempts: Mapped[int]
+    ended_at: Mapped[datetime | None]
+    outcome: Mapped[str]
+    answer: Mapped[str]
+
+    __table_args__ = (
+        Index("hook_deliveries_by_hook", "hook_id", "delivery_id"),
+        Index("hook_deliveries_due", "due_at", postgresql_where=text("due_at IS NOT NULL")),
+        Index("hook_deliveries_ended", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
     )

@@ -2,14 +2,17 @@
 
 It listens to what the services publish and writes to the gateway's database. Each handler
 names the message of one event; the texts stand in :mod:`services.gateway.notifications.messages`.
-It also sends what the website has to say, which is no container that could.
+It makes the people who come from the old system, and sends what the website has to say, which is no
+container that could.
 """
 
 from collections.abc import Sequence
 from datetime import datetime
+from zoneinfo import ZoneInfo
 
 from sqlalchemy.orm import Session
 
+from chassis import inbox, operated
 from chassis.clock import utc_now
 from chassis.events import event_handler, events_handler
 from chassis.health import Health
@@ -36,21 +39,26 @@ from contracts.billing import (
     RunwayRestored,
     SaleRefunded,
 )
-from contracts.messages import Event
+from contracts.legacy import PersonMoved, PersonMovedBack
+from contracts.messages import UserEvent
 from contracts.topup import (
     AutoTopupPaused,
     AutoTopupRefused,
     AutoTopupResumed,
     CardExpiring,
+    CardRefundRefused,
     TopupFailed,
     TopupRestored,
     TopupReversed,
 )
 from contracts.wallet import AccountFroze, BalanceLow, BalanceRestored, WalletCredited
 from services.gateway import rate_limits, retention
+from services.gateway.hooks import sending as hook_sending
+from services.gateway.hooks import storage as hooks
 from services.gateway.notifications import messages
 from services.gateway.notifications.sending import send_due
 from services.gateway.notifications.storage import Message, tell, tell_all
+from services.gateway.people import moved, time_zones, users
 from services.gateway.settings import get_notifier_settings
 
 REMOVE_EVERY_S = 60
@@ -59,17 +67,22 @@ REMOVE_EVERY_S = 60
 SEND_EVERY_S = 1.0
 MAILS_SEEN_WITHIN_S = 3.0
 """Of what another process wrote."""
+WORK = {
+    "mails": "due_at FROM mails WHERE due_at IS NOT NULL",
+    "hook_deliveries": "due_at FROM hook_deliveries WHERE due_at IS NOT NULL",
+}
 
 
-class NotifierService:
+class NotifierService(operated.Operated):
     name = "notifier"
 
     database = Database()
     relay = OutboxRelay(gateway.SERVICE)
-    health = Health()
+    health = Health(work=WORK)
 
     @events_handler(PurchaseCompleted)
     def purchase_completed(self, session: Session, events: Sequence[PurchaseCompleted]) -> None:
+        hooks.queue(session, utc_now(), events)
         told = [(each.user_id, each.event_id, messages.purchase_completed(each)) for each in events]
         tell_all(session, utc_now(), told)
 
@@ -103,23 +116,23 @@ class NotifierService:
 
     @event_handler(RenewalAnnounced)
     def renewal_announced(self, session: Session, event: RenewalAnnounced) -> None:
-        _tell(session, event, messages.renewal_announced(event))
+        _tell(session, event, messages.renewal_announced(event, _zone(session, event)))
 
     @event_handler(DeploymentRenewed)
     def deployment_renewed(self, session: Session, event: DeploymentRenewed) -> None:
-        _tell(session, event, messages.deployment_renewed(event))
+        _tell(session, event, messages.deployment_renewed(event, _zone(session, event)))
 
     @event_handler(PriceAnnounced)
     def price_announced(self, session: Session, event: PriceAnnounced) -> None:
-        _tell(session, event, messages.price_announced(event))
+        _tell(session, event, messages.price_announced(event, _zone(session, event)))
 
     @event_handler(RenewalShortOfFunds)
     def renewal_short_of_funds(self, session: Session, event: RenewalShortOfFunds) -> None:
-        _tell(session, event, messages.renewal_short_of_funds(event))
+        _tell(session, event, messages.renewal_short_of_funds(event, _zone(session, event)))
 
     @event_handler(RunwayLow)
     def runway_low(self, session: Session, event: RunwayLow) -> None:
-        _tell(session, event, messages.runway_low(event))
+        _tell(session, event, messages.runway_low(event, _zone(session, event)))
 
     @event_handler(RunwayRestored)
     def runway_restored(self, session: Session, event: RunwayRestored) -> None:
@@ -127,15 +140,29 @@ class NotifierService:
 
     @event_handler(DeploymentChanged)
     def deployment_changed(self, session: Session, event: DeploymentChanged) -> None:
-        _tell(session, event, messages.deployment_changed(event))
+        _tell(session, event, messages.deployment_changed(event, _zone(session, event)))
 
     @event_handler(DeletionAnnounced)
     def deletion_announced(self, session: Session, event: DeletionAnnounced) -> None:
-        _tell(session, event, messages.deletion_announced(event))
+        _tell(session, event, messages.deletion_announced(event, _zone(session, event)))
 
     @event_handler(WalletCredited, where=lambda _service, event: _is_told(event))
     def wallet_credited(self, session: Session, event: WalletCredited) -> None:
-        _tell(session, event, messages.wallet_credited(event))
+        # A top-up that is published as paid again is announced again: under another id.
+        if not inbox.is_new(session, event.transaction_id, "credit_is_told"):
+            return None
+        if event.from_user_id is None:
+            return _tell(session, event, messages.wallet_credited(event))
+        hooks.queue(session, utc_now(), [event])
+        names = users.emails(session, [event.from_user_id, event.user_id])
+        sender, receiver = (
+            names.get(user_id, "another user") for user_id in (event.from_user_id, event.user_id)
+        )
+        told = [
+            (event.from_user_id, event.event_id, messages.transfer_sent(event, receiver)),
+            (event.user_id, event.event_id, messages.transfer_received(event, sender)),
+        ]
+        return tell_all(session, utc_now(), told)
 
     @event_handler(BalanceLow)
     def balance_low(self, session: Session, event: BalanceLow) -> None:
@@ -161,6 +188,10 @@ class NotifierService:
     def topup_restored(self, session: Session, event: TopupRestored) -> None:
         _tell(session, event, messages.topup_restored(event))
 
+    @event_handler(CardRefundRefused)
+    def card_refund_refused(self, session: Session, event: CardRefundRefused) -> None:
+        _tell(session, event, messages.card_refund_refused(event))
+
     @event_handler(AutoTopupRefused)
     def auto_topup_refused(self, session: Session, event: AutoTopupRefused) -> None:
         _tell(session, event, messages.auto_topup_refused(event))
@@ -177,10 +208,22 @@ class NotifierService:
     def card_expiring(self, session: Session, event: CardExpiring) -> None:
         _tell(session, event, messages.card_expiring(event))
 
+    @event_handler(PersonMoved)
+    def person_moved(self, session: Session, event: PersonMoved) -> None:
+        moved.welcome(session, utc_now(), event)
+
+    @event_handler(PersonMovedBack)
+    def person_moved_back(self, session: Session, event: PersonMovedBack) -> None:
+        moved.withdraw(session, utc_now(), event)
+
     @timer(SEND_EVERY_S, asleep_s=MAILS_SEEN_WITHIN_S)
     def send_mails(self) -> datetime | None:
         """What was told here, and what the website wants to be sent."""
         return send_due(self.database, get_notifier_settings(), utc_now)
+
+    @timer(SEND_EVERY_S, asleep_s=MAILS_SEEN_WITHIN_S)
+    def send_webhooks(self) -> datetime | None:
+        return hook_sending.send_due(self.database, get_notifier_settings(), utc_now)
 
     @timer(REMOVE_EVERY_S)
     def remove_passed_limits(self) -> None:
@@ -196,8 +239,12 @@ def _is_told(event: WalletCredited) -> bool:
     return messages.wallet_credited(event) is not None
 
 
-def _tell(session: Session, event: Event, message: Message | None) -> None:
-    """Store the message of an event that has one. The user's id stands in every event here."""
+def _zone(session: Session, event: UserEvent) -> ZoneInfo:
+    return time_zones.of(session, event.user_id)
+
+
+def _tell(session: Session, event: UserEvent, message: Message | None) -> None:
+    """Store the message of an event that has one, and have the user's webhooks be told."""
+    hooks.queue(session, utc_now(), [event])
     if message is not None:
-        user_id = event.user_id  # type: ignore[attr-defined]
-        tell(session, utc_now(), user_id, event.event_id, message)
+        tell(session, utc_now(), event.user_id, event.event_id, message)

@@ -31,7 +31,7 @@ _TAKE = text(
     "INSERT INTO rate_limits (key, used_until) VALUES (:key, :now + :step)"
     " ON CONFLICT (key) DO UPDATE SET used_until = greatest(rate_limits.used_until, :now) + :step"
     " WHERE rate_limits.used_until <= :now + :period - :step"
-    " RETURNING true"
+    " RETURNING used_until"
 )
 _USED_UNTIL = text("SELECT used_until FROM rate_limits WHERE key = :key")
 
@@ -61,17 +61,27 @@ def take(
 
     Of several rates the first that refuses decides.
     """
+    return _count(database, now, subject, rates, tries)[0]
+
+
+def _count(
+    database: Connected, now: datetime, subject: str, rates: tuple[Rate, ...], tries: int
+) -> tuple[timedelta | None, int]:
+    """As :func:`take`; and how many more would pass at once."""
+    left = min(rate.tries for rate in rates)
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         for rate in rates:
             step = rate.period / rate.tries * tries
             key = hashlib.sha256(f"{rate}:{subject}".encode("utf-8", "surrogatepass")).digest()
             given = {"key": key, "now": now, "step": step, "period": rate.period}
-            if connection.scalar(_TAKE, given):
+            taken_until = connection.scalar(_TAKE, given)
+            if taken_until is not None:
+                left = min(left, (now + rate.period - taken_until) * rate.tries // rate.period)
                 continue
             used_until = connection.scalar(_USED_UNTIL, {"key": key})
             # Gone meanwhile: removed because it had passed.
-            return max((used_until or now) + step - rate.period - now, timedelta(0))
-    return None
+            return max((used_until or now) + step - rate.period - now, timedelta(0)), 0
+    return None, left
 
 
 @dataclass
@@ -79,12 +89,14 @@ class _Pace:
     """What one subject did in a second: ``passed`` so far, and ``before``, in the one before it.
 
     ``left`` tries are counted in the database and not let through yet; they end with the second.
+    ``beyond`` were not counted by anybody when the database was last asked.
     """
 
     since: datetime
     before: int = 0
     passed: int = 0
     left: int = 0
+    beyond: int = 0
     is_taking: bool = False
 
 
@@ -119,7 +131,14 @@ class TakenAhead:
             pace.is_taking = pace.is_taking or is_ahead
         if is_ahead and self._take_ahead(now, subject, rates, pace, ahead):
             return None
-        return take(self._database, now, subject, rates)
+        wait, pace.beyond = _count(self._database, now, subject, rates, 1)
+        return wait
+
+    def left_of(self, subject: str) -> int | None:
+        """How many more of a subject would pass, as far as this process has just seen."""
+        with self._lock:
+            pace = self._paces.get(subject)
+            return pace.left + pace.beyond if pace else None
 
     def _pace(self, now: datetime, subject: str) -> _Pace:
         pace = self._paces.get(subject)
@@ -135,7 +154,8 @@ class TakenAhead:
     ) -> bool:
         is_taken = False
         try:
-            is_taken = take(self._database, now, subject, rates, 1 + ahead) is None
+            wait, pace.beyond = _count(self._database, now, subject, rates, 1 + ahead)
+            is_taken = wait is None
         finally:
             with self._lock:
                 pace.is_taking = False

@@ -8,7 +8,7 @@ from pathlib import Path
 from flask import Flask
 
 from services.gateway import assets
-from services.gateway.access import Access, Who, said_of
+from services.gateway.access import Access, Role, Who, said_of
 from services.gateway.app import create_app
 from services.gateway.settings import GatewaySettings
 
@@ -18,7 +18,9 @@ _ABOUT = """\
 Written by `make docs` of what the routes themselves declare; a test asks each of them as somebody
 who may not. Users are signed in: by the cookie of a browser, or by a token that is allowed what the
 last column says. A visitor is sent to the login by a page, and gets a 401 of the API. What a user
-may use shows and changes what is that user's own, and nothing else.
+may use shows and changes what is that user's own, and nothing else. Where roles stand, it takes one
+of them and a second step of logging in; everybody else gets a 403 ([roles](operations.md#roles)).
+The pages of the pools are there where `POOLS_PAGE` is on.
 
 | route | method | who | a token |
 |---|---|---|---|
@@ -55,10 +57,17 @@ def _row(route: Route) -> str:
     # The files' address holds a digest of what is in them.
     path = route.path.replace(assets.address(), "/static/<digest>")
     path = re.sub(r"<[^<>]*:(\w+)>", r"<\1>", path)
-    return f"| `{path}` | {route.method} | {route.access.who} | {_token(route)} |"
+    return f"| `{path}` | {route.method} | {_who(route.access)} | {_token(route)} |"
+
+
+def _who(access: Access) -> str:
+    roles = [role for role in Role if role in access.roles]
+    return ", ".join(roles) if access.who == Who.ROLES else access.who
 
 
 def _token(route: Route) -> str:
+    if route.access.who == Who.ROLES:
+        return ", ".join(sorted(route.access.scopes or ())) or "none"
     if route.access.who != Who.USERS:
         return ""
     if route.access.scopes is not None:
@@ -73,6 +82,7 @@ def current() -> str:
         amqp_uri="amqp://nobody@127.0.0.1",
         database_url="postgresql+psycopg2://nobody@127.0.0.1/none",
         secret_key="of a website that answers nobody",  # noqa: S106 - no secret
+        pools_page=True,
     )
     return as_document(routes_of(create_app(nobody)))
 

@@ -14,7 +14,7 @@ from functools import partial
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import ParamSpec, TypeVar
 
-from flask import Flask, Response, current_app, flash, request
+from flask import Flask, Response, current_app, flash, g, request
 from flask.sessions import SecureCookieSessionInterface
 from flask_wtf.csrf import CSRFError, CSRFProtect
 from itsdangerous import URLSafeTimedSerializer
@@ -85,6 +85,7 @@ def protect(app: Flask, configured: GatewaySettings) -> None:
     csrf.init_app(app)
     app.before_request(_check_csrf)
     app.before_request(_check_rate)
+    app.after_request(_tell_limits)
     app.after_request(partial(_add_headers, _safe_headers(configured)))
 
 
@@ -145,9 +146,22 @@ def _check_rate() -> None:
 def _count_request(who: str) -> None:
     backend = current_backend()
     rates = rate_limits.parse(backend.settings.rate_limit_default)
-    wait = backend.requests_ahead.take(utc_now(), f"default:{who}", rates)
+    subject = f"default:{who}"
+    wait = backend.requests_ahead.take(utc_now(), subject, rates)
+    g.requests_left = backend.requests_ahead.left_of(subject)
     if wait is not None:
         raise _too_many(wait)
+
+
+def _tell_limits(response: Response) -> Response:
+    """What a program may still ask, as draft-ietf-httpapi-ratelimit-headers names it."""
+    if request.path.startswith("/api/") and "requests_left" in g:
+        rates = rate_limits.parse(settings().rate_limit_default)
+        response.headers["RateLimit-Policy"] = ", ".join(
+            f'"default";q={rate.tries};w={int(rate.period.total_seconds())}' for rate in rates
+        )
+        response.headers["RateLimit"] = f'"default";r={g.requests_left}'
+    return response
 
 
 def _too_many(wait: timedelta) -> Problem:

@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from chassis.papers.seller import SellerSettings
 from chassis.settings import KeptDays, ServiceSettings, load_settings
-from chassis.terms import PurchaseTerms, TopupTerms
+from chassis.terms import Micros, PurchaseTerms, TopupTerms
 from services.gateway import rate_limits
 
 
@@ -102,6 +102,9 @@ class MailSettings(KeptSettings, ServiceSettings):
     smtp_url: Annotated[SmtpServer | None, NoDecode, BeforeValidator(_smtp_server)] = None
     """``smtps`` is TLS, ``smtp`` STARTTLS, ``smtp+plain`` neither. Empty: no mail is sent."""
 
+    webhooks_to_private_addresses: bool = False
+    """Whether users' webhooks may go to any address, and without TLS: on a machine of one's own."""
+
 
 class GatewaySettings(PurchaseTerms, TopupTerms, SellerSettings, MailSettings):
     """``public_url`` is the address that browsers use; it decides over secure cookies.
@@ -132,6 +135,9 @@ class GatewaySettings(PurchaseTerms, TopupTerms, SellerSettings, MailSettings):
     support_email: Annotated[str, Field(pattern=r"^$|^[^@\s]+@[^@\s]+$")] = ""
     """Where people write to for help; empty: the site says that there is no address yet."""
 
+    pools_page: bool = False
+    """Whether /dashboard/pools-advanced is there: the pools of the old system."""
+
     session_days: Annotated[int, Field(ge=1, le=365)] = 30
 
     rate_limit_default: RateLimit = "1200 per minute"
@@ -156,6 +162,18 @@ class GatewaySettings(PurchaseTerms, TopupTerms, SellerSettings, MailSettings):
 
     rate_limit_reset_account: RateLimit = "3 per hour; 10 per day"
     """The same for one account, whether there is one or not."""
+
+    rate_limit_statement: RateLimit = "10 per minute; 60 per hour"
+    """Statements that are drawn for one user."""
+
+    rate_limit_transfer: RateLimit = "10 per hour; 30 per day"
+    """Transfers that one user begins, also to addresses that nobody has."""
+
+    transfer_daily_limit_micros: Micros = 500_000_000
+    """What a user may send to others in a day (UTC)."""
+
+    transfer_unchecked_micros: Micros = 50_000_000
+    """What of it goes without a confirmed address and the second step."""
 
     rate_limit_password: RateLimit = "10 per minute; 50 per hour"  # noqa: S105 - no password
     """Passwords and codes of one user who is logged in, or has given the password."""

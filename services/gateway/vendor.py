@@ -3,7 +3,7 @@
 The copies are committed, so that running the website needs no npm. After a version was
 changed in package.json, or a template uses a class of Bootstrap's that none used before::
 
-    npm install && python -m services.gateway.vendor
+    npm install --omit=dev && python -m services.gateway.vendor
 
 Of Bootstrap's rules only those are copied that a page can use, which PurgeCSS finds: a tenth of
 them. The names of all its classes stand beside them, so that a test sees which are missing.
@@ -59,7 +59,7 @@ def wanted_files() -> Iterator[tuple[str, bytes]]:
 
 def main(arguments: list[str]) -> int:
     """Install what the lock pins, then copy or compare every file of ``static/vendor.json``."""
-    subprocess.run(["npm", "ci", "--ignore-scripts"], cwd=ROOT, check=True)
+    subprocess.run(["npm", "ci", "--ignore-scripts", "--omit=dev"], cwd=ROOT, check=True)
     stale = []
     for target, wanted in wanted_files():
         copy = STATIC / "vendor" / target

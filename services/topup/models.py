@@ -244,6 +244,63 @@ class Reversal(Base):
     restored_at: Mapped[datetime | None]
 
 
+class Dispute(Base):
+    """What the processor told of a dispute or an inquiry when it was asked last.
+
+    Its money is a :class:`Reversal`. An inquiry has none, nor has a payment that was never
+    credited.
+    """
+
+    __tablename__ = "disputes"
+
+    dispute_id: Mapped[str] = mapped_column(primary_key=True)
+    topup_id: Mapped[UUID]
+    user_id: Mapped[UUID]
+    amount_micros: Mapped[int]
+    fee_micros: Mapped[int | None]
+    """What the processor took for it and did not give back; None where it moved no money."""
+    status: Mapped[str]
+    reason: Mapped[str]
+    network_reason_code: Mapped[str]
+    due_at: Mapped[datetime | None]
+    """The last instant for evidence; None where none is taken, or no last one is named."""
+    has_evidence: Mapped[bool]
+    """Also evidence that was only drafted; handed in was what ``submission_count`` counts."""
+    submission_count: Mapped[int] = mapped_column(Integer)
+    was_submitted_late: Mapped[bool]
+    opened_at: Mapped[datetime]
+    closed_at: Mapped[datetime | None]
+    """When it was first seen with the status that closed it: the processor keeps no such time."""
+    asked_at: Mapped[datetime]
+
+
+class CardRefundRow(Base):
+    """Unused credit that goes back to the card that paid for it, as its owner asked."""
+
+    __tablename__ = "card_refunds"
+
+    refund_id: Mapped[UUID] = mapped_column(primary_key=True)
+    user_id: Mapped[UUID]
+    topup_id: Mapped[UUID]
+    payment_id: Mapped[str]
+    amount_micros: Mapped[int]
+    status: Mapped[str]
+    code: Mapped[str] = mapped_column(default="")
+    """Of the error that its owner gets who asks again; empty unless it was declined or refused."""
+    reason: Mapped[str] = mapped_column(default="")
+    hold_id: Mapped[UUID | None]
+    attempt: Mapped[int] = mapped_column(Integer, default=0)
+    """How many idempotency keys the processor was asked under: a second one only after it knew of
+    no refund under the first."""
+    sent_at: Mapped[datetime | None]
+    """When the processor was last asked for it."""
+    due_at: Mapped[datetime | None]
+    idempotency_key: Mapped[str]
+    request_hash: Mapped[str]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+
 class Switch(Base):
     """The operator's switch: one row."""
 

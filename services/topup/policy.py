@@ -24,6 +24,7 @@ class Policy:
     system_charges_per_hour_max: int = 2_000
     system_hourly_cap_micros: int = 200_000 * USD
     stale_after: timedelta = timedelta(seconds=300)
+    card_refund_window: timedelta = timedelta(days=14)
     page_life: timedelta = timedelta(minutes=30)
     janitor_delays: tuple[timedelta, ...] = (
         timedelta(minutes=1),
@@ -51,6 +52,7 @@ class Policy:
             system_charges_per_hour_max=settings.system_charges_per_hour_max,
             system_hourly_cap_micros=settings.system_hourly_cap_micros,
             stale_after=timedelta(seconds=settings.stale_after_s),
+            card_refund_window=timedelta(seconds=settings.card_refund_window_s),
             page_life=timedelta(seconds=settings.purchase_page_life_s),
             janitor_delays=tuple(timedelta(seconds=s) for s in settings.janitor_looks_s),
         )

@@ -15,9 +15,11 @@ from sqlalchemy.orm import Session
 
 from chassis.clock import utc_now
 from chassis.database import connect
+from chassis.metrics import Gauge
 from contracts.topup import Problem, ProblemList, TopupStatus
 from services.topup.automatic import disputes
-from services.topup.models import Difference, Notice, Reversal, Topup
+from services.topup.charging import card_refunds
+from services.topup.models import CardRefundRow, Difference, Notice, Reversal, Topup
 from services.topup.settings import get_settings
 
 STUCK_AFTER = timedelta(minutes=10)
@@ -25,6 +27,34 @@ UNDONE_AFTER = timedelta(minutes=10)
 RECENT = timedelta(days=7)
 PRINTED_MAX = 1_000
 UNREADABLE = 2
+GAUGES = {
+    "open": Gauge(
+        "Top-ups that somebody looks at until their end, by state; one that is unknown may have"
+        " been charged.",
+        "SELECT status, count(*) FROM topups WHERE next_look_at IS NOT NULL GROUP BY status",
+        "status",
+    ),
+    "oldest_unknown_seconds": Gauge(
+        "For how long it has not been known what became of a top-up.",
+        "SELECT extract(epoch FROM :now - min(updated_at)) FROM topups"
+        " WHERE next_look_at IS NOT NULL AND status = 'unknown'",
+    ),
+    "oldest_uncredited_seconds": Gauge(
+        "For how long a top-up that was paid has not been credited by the wallet.",
+        "SELECT extract(epoch FROM :now - min(paid_at)) FROM topups"
+        " WHERE next_look_at IS NOT NULL AND status = 'paid'",
+    ),
+    "automatic_charges_stopped": Gauge(
+        "Whether an operator has stopped all automatic charges.",
+        "SELECT count(*) FROM operator_switch WHERE is_stopped",
+    ),
+}
+WORK = {
+    "topups": "next_look_at FROM topups WHERE next_look_at IS NOT NULL",
+    "triggers": "due_at FROM triggers WHERE due_at IS NOT NULL",
+    "notices": "next_try_at FROM notices WHERE next_try_at IS NOT NULL",
+    "card_refunds": "due_at FROM card_refunds WHERE due_at IS NOT NULL",
+}
 
 
 def listed(session: Session, now: datetime, limit: int) -> ProblemList:
@@ -33,6 +63,7 @@ def listed(session: Session, now: datetime, limit: int) -> ProblemList:
         *_flagged(session, limit),
         *_stuck(session, now, limit),
         *_failed(session, now, limit),
+        *_refunds(session, now, limit),
         *_disputes(session, limit),
         *_notices(session, now, limit),
         *_differences(session, limit),
@@ -89,6 +120,29 @@ def _failed(session: Session, now: datetime, limit: int) -> list[Problem]:
     return [
         _of_topup(topup, "topup_failed", f"{topup.failure_code}: {topup.failure_message}")
         for topup in rows
+    ]
+
+
+def _refunds(session: Session, now: datetime, limit: int) -> list[Problem]:
+    rows = session.scalars(
+        select(CardRefundRow)
+        .where(
+            CardRefundRow.status.in_(card_refunds.BEING_MADE),
+            CardRefundRow.updated_at < now - STUCK_AFTER,
+        )
+        .limit(limit)
+    )
+    return [
+        Problem(
+            code="stuck_refund",
+            topup_id=row.topup_id,
+            user_id=row.user_id,
+            payment_id=row.payment_id,
+            amount_micros=-row.amount_micros,
+            message=f"A refund to the card is {row.status}, and nobody answers.",
+            since=row.created_at,
+        )
+        for row in rows
     ]
 
 

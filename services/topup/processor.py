@@ -18,15 +18,31 @@ Which error means what for money:
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import stripe
+from prometheus_client import Counter, Histogram
 
+from chassis.instruments import REGISTRY, SECONDS
 from services.topup import reach
 from services.topup.settings import TopupSettings
 
 log = logging.getLogger(__name__)
+_DURATION = Histogram(
+    "mycelium_processor_call_duration_seconds",
+    "How long calls of the card processor took, with all their tries.",
+    ("operation",),
+    buckets=SECONDS,
+    registry=REGISTRY,
+)
+_ERRORS = Counter(
+    "mycelium_processor_call_errors",
+    "Calls of the card processor that failed, by what that means: see the head of the module.",
+    ("operation", "error"),
+    registry=REGISTRY,
+)
 # The library tells of every request; what fails is logged here, with its meaning.
 logging.getLogger("stripe").setLevel(logging.WARNING)
 
@@ -37,6 +53,8 @@ CARD_ONLY = ["card"]
 CURRENCY = "usd"
 TOPUP_ID = "topup_id"
 """The metadata that lead from a payment of ours to its top-up; others in the account have none."""
+REFUND_ID = "refund_id"
+"""The same of a refund that its owner asked for on the site."""
 PAGE_LIMIT = 100
 UNREACHED = "processor_unreached"
 """The code of a call of which nothing was sent."""
@@ -361,10 +379,21 @@ class Processor:
 
     # Refunds, disputes, books
 
-    def refund(self, payment_id: str, amount_cents: int | None, *, idempotency_key: str) -> Object:
+    def refund(
+        self,
+        payment_id: str,
+        amount_cents: int | None,
+        *,
+        idempotency_key: str,
+        refund_id: str | None = None,
+    ) -> Object:
+        """Give back some of a payment, or all that is left. ``refund_id`` leads from the refund to
+        what a user asked for."""
         params: dict[str, Any] = {"payment_intent": payment_id}
         if amount_cents is not None:
             params["amount"] = amount_cents
+        if refund_id is not None:
+            params["metadata"] = {REFUND_ID: refund_id}
         return self._call(
             self._client.v1.refunds.create, params, {"idempotency_key": idempotency_key}
         )
@@ -419,7 +448,7 @@ class Processor:
     # How every call is made
 
     def _call(self, method: Callable[..., Any], *args: Any) -> Object:
-        reply: Object = _translated(lambda: method(*args)).to_dict()
+        reply: Object = _translated(_name(method), lambda: method(*args)).to_dict()
         return reply
 
     def _list(self, method: Callable[..., Any], params: dict[str, Any]) -> list[Object]:
@@ -427,12 +456,25 @@ class Processor:
             pages: Iterator[Any] = method({"limit": PAGE_LIMIT, **params}).auto_paging_iter()
             return [item.to_dict() for item in pages]
 
-        return _translated(everything)
+        return _translated(_name(method), everything)
 
 
-def _translated(method: Callable[[], T]) -> T:
-    with reach.watched() as sending:
-        return _raising_ours(method, sending)
+def _name(method: Callable[..., Any]) -> str:
+    """What is asked for, such as ``PaymentIntentService.create``."""
+    return getattr(method, "__qualname__", "unknown")
+
+
+def _translated(name: str, method: Callable[[], T]) -> T:
+    began_s = time.perf_counter()
+    try:
+        with reach.watched() as sending:
+            return _raising_ours(method, sending)
+    except ProcessorError as error:
+        is_key = error.code == KEY_REFUSED
+        _ERRORS.labels(name, "KeyRefused" if is_key else type(error).__name__).inc()
+        raise
+    finally:
+        _DURATION.labels(name).observe(time.perf_counter() - began_s)
 
 
 def _raising_ours(method: Callable[[], T], sending: reach.Sending) -> T:

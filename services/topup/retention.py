@@ -1,7 +1,7 @@
 """What the top-up service keeps for a time only.
 
-Top-ups, reversals, customers, consents and differences stay for ever: they tell what became of
-money, and who agreed to it.
+Top-ups, reversals, refunds, customers, consents and differences stay for ever: they tell what
+became of money, and who agreed to it.
 """
 
 from chassis.retention import Kept, messages

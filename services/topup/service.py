@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from chassis import operated
 from chassis.client import RpcClient
 from chassis.clock import utc_now
 from chassis.database import Connected
@@ -27,28 +28,40 @@ from contracts.messages import Done
 from contracts.topup import (
     AutoTopupOutcome,
     AutoTopupPreview,
+    AutoTopupRecords,
     AutoTopupState,
     AutoTopupStatus,
+    CardRefund,
+    CardRefundPage,
     CardSetup,
     ChargeForecast,
     ConfigureAutoTopup,
+    ExportAutoTopup,
+    ExportTopups,
     ForecastCharges,
     ForecastSchedule,
     GetAutoTopup,
     GetAutoTopupState,
+    GetCardRefund,
     GetOperatorSwitch,
+    GetPaymentBooks,
     GetReceipt,
     GetTopup,
     GetTopupOverview,
+    ListCardRefunds,
     ListPaymentMethods,
     ListProblems,
+    ListRefundable,
     ListTopups,
     OperatorSwitch,
+    PaymentBooks,
     PaymentMethodList,
     PreviewAutoTopup,
     ProblemList,
     Receipt,
     ReceiveWebhook,
+    RefundableTopups,
+    RefundTopup,
     RemovePaymentMethod,
     RenderedReceipt,
     RenderReceipt,
@@ -60,13 +73,33 @@ from contracts.topup import (
     Topup,
     TopupOverview,
     TopupPage,
+    TopupRecords,
     TriggerAutoTopup,
 )
 from contracts.wallet import AccountFroze, BalanceLow, WalletCredited
-from services.topup import audit, overview, problems, reconcile, retention, switch, topups
+from services.topup import (
+    audit,
+    export,
+    overview,
+    payment_books,
+    problems,
+    reconcile,
+    retention,
+    switch,
+    topups,
+)
 from services.topup.automatic import card_changes, forecast, pages, schedule, terms, triggers
 from services.topup.cards import saved_cards
-from services.topup.charging import charges, checkout, janitor, outcomes, receipts, webhooks
+from services.topup.charging import (
+    card_refunds,
+    charges,
+    checkout,
+    giving_back,
+    janitor,
+    outcomes,
+    receipts,
+    webhooks,
+)
 from services.topup.charging.background import Background, take_up
 from services.topup.policy import Policy
 from services.topup.processor import Processor
@@ -85,13 +118,13 @@ def processor() -> Processor:
     return Processor.from_settings(get_settings())
 
 
-class TopupService:
+class TopupService(operated.Operated):
     """``topup``: cards, credits bought by hand, automatic top-up."""
 
     name = "topup"
     database = Database()
     relay = OutboxRelay()
-    health = Health(gauges=reconcile.GAUGES | webhooks.GAUGES)
+    health = Health(gauges=reconcile.GAUGES | webhooks.GAUGES | problems.GAUGES, work=problems.WORK)
     caller = Caller()
     later = Background()
 
@@ -113,6 +146,16 @@ class TopupService:
     def list_topups(self, request: ListTopups) -> TopupPage:
         with self.database.read() as session:
             return topups.page(session, request)
+
+    @rpc
+    def export_topups(self, request: ExportTopups) -> TopupRecords:
+        with self.database.read() as session:
+            return export.export_topups(session, request)
+
+    @rpc
+    def export_auto_topup(self, request: ExportAutoTopup) -> AutoTopupRecords:
+        with self.database.read() as session:
+            return export.export_auto_topup(session, request)
 
     @rpc
     def get_receipt(self, request: GetReceipt) -> Receipt:
@@ -147,6 +190,26 @@ class TopupService:
             saved_cards.set_default(session, request.user_id, request.payment_method_id)
             first = ListPaymentMethods(user_id=request.user_id)
             return saved_cards.page(session, first, utc_now())
+
+    # Back to the card
+
+    @rpc
+    def list_refundable(self, request: ListRefundable) -> RefundableTopups:
+        return giving_back.refundable(self.till, request.user_id)
+
+    @rpc
+    def refund_topup(self, request: RefundTopup) -> CardRefund:
+        return giving_back.give_back(self.till, request)
+
+    @rpc
+    def list_card_refunds(self, request: ListCardRefunds) -> CardRefundPage:
+        with self.database.read() as session:
+            return card_refunds.page(session, request)
+
+    @rpc
+    def get_card_refund(self, request: GetCardRefund) -> CardRefund:
+        with self.database.read() as session:
+            return card_refunds.get(session, request.user_id, request.refund_id)
 
     # Automatic top-up
 
@@ -249,6 +312,12 @@ class TopupService:
             return switch.state(session, self.till.policy)
 
     @rpc
+    def get_payment_books(self, request: GetPaymentBooks) -> PaymentBooks:
+        dashboard = payment_books.dashboard_of(get_settings())
+        with self.database.read() as session:
+            return payment_books.look(session, utc_now(), request, dashboard)
+
+    @rpc
     def list_problems(self, request: ListProblems) -> ProblemList:
         with self.database.read() as session:
             return problems.listed(session, utc_now(), request.limit)
@@ -266,6 +335,10 @@ class TopupService:
     @timer(interval_s=2, asleep_s=ASLEEP_S)
     def work_off_notices(self) -> datetime | None:
         return take_up(self.till, webhooks.DUE, webhooks.work_off)
+
+    @timer(interval_s=1, asleep_s=ASLEEP_S)
+    def carry_out_refunds(self) -> datetime | None:
+        return take_up(self.till, giving_back.DUE, giving_back.carry_out)
 
     @timer(interval_s=30)
     def detach_removed_cards(self) -> None:

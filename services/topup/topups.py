@@ -17,13 +17,16 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from prometheus_client import Counter
 from sqlalchemy import Integer, and_, bindparam, func, select, tuple_
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, object_session
 
 from chassis.bulk import Batch, Bulk
 from chassis.cursors import decode_cursor, encode_cursor
+from chassis.database import after_commit
 from chassis.idempotency import is_retry, request_hash
 from chassis.identifiers import new_id
+from chassis.instruments import REGISTRY
 from chassis.money import MICROS_PER_CENT, format_usd
 from chassis.outbox import publish
 from contracts.errors import BadRequest, Conflict, IdempotencyConflict, NotFound
@@ -41,6 +44,12 @@ from contracts.topup import Topup as TopupReply
 from services.topup.models import AutoTopupSettings, Topup
 from services.topup.policy import Policy
 
+_MOVES = Counter(
+    "mycelium_topup_moves",
+    "Steps that top-ups have taken, by the state that they came to.",
+    ("kind", "status"),
+    registry=REGISTRY,
+)
 PUBLISHED_AGAIN_AFTER = timedelta(minutes=10)
 S = TopupStatus
 TRANSITIONS: dict[TopupStatus, frozenset[TopupStatus]] = {
@@ -79,6 +88,9 @@ def move(topup: Topup, status: TopupStatus, now: datetime) -> None:
         raise IllegalMove(f"top-up {topup.topup_id}: {topup.status} → {status}")
     topup.status = status
     topup.updated_at = now
+    session = object_session(topup)
+    if session is not None:
+        after_commit(session, _MOVES.labels(topup.kind, status.value).inc)
 
 
 def is_by_saved_card(topup: Topup) -> bool:
@@ -245,14 +257,15 @@ def mark_paid(session: Session, topup: Topup, now: datetime) -> None:
 def publish_paid(session: Session, topup: Topup, now: datetime) -> None:
     """Publish that it is paid, and again every ten minutes until the wallet has credited it.
 
-    Only a broker that lost its queues makes the second time necessary; the wallet credits once.
+    Only a broker that lost its queues makes the second time necessary; the wallet credits once. It
+    says the same each time, under another id: who counts by days counts it on the day it was paid.
     """
     topup.next_look_at = now + PUBLISHED_AGAIN_AFTER
     publish(
         session,
         TopupPaid(
             event_id=new_id(),
-            occurred_at=now,
+            occurred_at=topup.paid_at or now,
             user_id=topup.user_id,
             topup_id=topup.topup_id,
             kind=TopupKind(topup.kind),

@@ -1,4 +1,7 @@
-"""What is asked of the wallet: what it holds, and what its ledger did under a key of ours."""
+"""What is asked of the wallet: what it holds, and what its ledger did under a key of ours.
+
+And the one thing that it is asked to do: to set credit aside that is to go back to a card.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,18 +11,23 @@ from uuid import UUID
 
 from chassis.together import AskedTogether
 from contracts.errors import NotFound
+from contracts.keys import card_refund_key
 from contracts.messages import ReplyT, Request
 from contracts.wallet import (
+    HOLD_SECONDS_MAX,
     AccountStatus,
     CreditPage,
     GetByKey,
+    GetUnusedTopups,
     GetWallet,
     GetWallets,
     KeyState,
     ListCredits,
+    PlaceHold,
     Statement,
     Totals,
     TransactionKind,
+    UnusedTopups,
     Wallet,
 )
 
@@ -27,6 +35,8 @@ WALLET_TIMEOUT_S = 3.0
 TOPUPS = (TransactionKind.TOPUP, TransactionKind.AUTO_TOPUP)
 IDLE_AFTER = timedelta(days=35)
 """Longer than a month, so that whoever has something running has paid for it within this."""
+HELD_FOR_S = HOLD_SECONDS_MAX
+"""As long as the wallet sets anything aside: the card processor may not answer for days."""
 SPENDING = [TransactionKind.PURCHASE, TransactionKind.RENEWAL, TransactionKind.USAGE]
 
 
@@ -54,7 +64,7 @@ class CallsServices(Protocol):
 
 
 class WalletQuestions:
-    """The only thing that this service asks of another one."""
+    """All that this service asks of another one."""
 
     def __init__(self, caller: CallsServices) -> None:
         self._caller = caller
@@ -95,6 +105,23 @@ class WalletQuestions:
         report = self._caller.call(Totals(since=since, until=until))
         return sum(day.credited_micros for day in report.days if day.kind in TOPUPS)
 
+    def unused(self, user_id: UUID, topup_ids: Sequence[UUID]) -> UnusedTopups:
+        """What is left of top-ups. Errors: ``Unavailable``, ``DeadlineExceeded``, ``NotFound``."""
+        question = GetUnusedTopups(user_id=user_id, topup_ids=list(topup_ids))
+        return self._caller.call(question, WALLET_TIMEOUT_S)
+
+    def set_aside(self, user_id: UUID, refund_id: UUID, amount_micros: int) -> UUID:
+        """Hold credit for a refund, once for each; the hold. Errors: those of a debit."""
+        command = PlaceHold(
+            idempotency_key=card_refund_key(refund_id),
+            user_id=user_id,
+            amount_micros=amount_micros,
+            expires_in_s=HELD_FOR_S,
+            description="Refund to the card",
+            is_paid_alone=True,
+        )
+        return self._caller.call(command, WALLET_TIMEOUT_S).hold_id
+
     def credits(self, after_position: int) -> CreditPage:
         """What came into wallets after a position of the ledger. Errors: as :meth:`funds`."""
         return self._caller.call(ListCredits(after_position=after_position))
@@ -117,5 +144,9 @@ class AsksWallet(Protocol):
     def entry(self, key: str) -> Entry | None: ...
 
     def topup_credits_micros(self, since: datetime, until: datetime) -> int: ...
+
+    def unused(self, user_id: UUID, topup_ids: Sequence[UUID]) -> UnusedTopups: ...
+
+    def set_aside(self, user_id: UUID, refund_id: UUID, amount_micros: int) -> UUID: ...
 
     def credits(self, after_position: int) -> CreditPage: ...

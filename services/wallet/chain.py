@@ -1,44 +1,45 @@
 """A tamper-evident chain over the transactions, computed off the hot path.
 
-Each link is the SHA-256 of the link before it and of one transaction with its entries. Whoever
-changes, adds or removes a sealed transaction, even as the database's owner, must compute every
-later link anew, and then the head is not the one that was noted elsewhere.
+Each link is the SHA-256 of the link before it and of one transaction with its entries; what that
+is good for says :mod:`chassis.chain`.
 
     python -m services.wallet.chain head                   the last link, to be noted elsewhere
     python -m services.wallet.chain export > ledger.jsonl  the sealed transactions
     python -m services.wallet.chain check ledger.jsonl     needs no database; --head <digest>
 """
 
-import argparse
-import hashlib
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import TextClause, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from chassis import chain
 from chassis.bulk import Bulk
-from chassis.database import Connected, connect, is_held, lock_until_commit
-from chassis.settings import service_settings
+from chassis.chain import GENESIS, Link, canonical_json, exported_line, link_digest
+from chassis.database import Connected, is_held, lock_until_commit
+from chassis.metrics import Gauge
 
-GENESIS = bytes(32)
+GAUGES = {
+    "unsealed_transactions": Gauge(
+        "Transactions that have no link in the chain yet, and positions that nothing took.",
+        "SELECT coalesce((SELECT max(position) FROM transactions), 0)"
+        " - coalesce((SELECT max(position) FROM chain), 0)",
+    ),
+    "oldest_unsealed_seconds": Gauge(
+        "How long the oldest of them has been there.",
+        "SELECT extract(epoch FROM :now - (SELECT recorded_at FROM transactions WHERE position >"
+        " coalesce((SELECT max(position) FROM chain), 0) ORDER BY position LIMIT 1))",
+    ),
+}
 BATCH_SIZE = 200
 """Links in one transaction. Calls wait while they are computed: 5 ms, not 25."""
 PAGE_SIZE = 2_000
 BARRIER_TIMEOUT = "200ms"
-
-
-@dataclass(frozen=True)
-class Link:
-    """One transaction's place in the chain. Position 0 stands before the first."""
-
-    position: int
-    digest: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +55,6 @@ class Sealable:
         """What the link of this transaction is after the one before."""
         return link_digest(previous, self.canonical)
 
-
-def link_digest(previous: bytes, canonical: str) -> bytes:
-    """SHA-256 of the link before and the canonical JSON of a transaction."""
-    return hashlib.sha256(previous + canonical.encode()).digest()
-
-
-canonical_json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode
 
 # Everything is asked for as the text that stands in the JSON: no value is parsed only to be
 # written again, which was three quarters of the time for a link.
@@ -213,68 +207,22 @@ def first_difference(session: Session) -> tuple[str | None, int]:
 def lines(session: Session) -> Iterator[str]:
     """The sealed transactions as lines of JSON, each with its link."""
     for sealable in _sealed(session, head(session).position):
-        digest = (sealable.digest or b"").hex()
-        yield f'{{"content":{sealable.canonical},"digest":"{digest}"}}'
+        yield exported_line(sealable.canonical, sealable.digest or b"")
 
 
 def check_lines(exported: Iterable[str], noted_head: bytes = GENESIS) -> tuple[str | None, Link]:
-    """Check an export without a database: the first difference, and the last right link.
+    """Check an export without a database: :func:`chassis.chain.check_lines`."""
+    return chain.check_lines(exported, _flaw, noted_head)
 
-    ``noted_head`` is a link that was noted elsewhere; what was sealed after it may follow it.
-    """
-    link = Link(0, GENESIS)
-    is_noted_found = noted_head == GENESIS
-    for number, line in enumerate(exported, start=1):
-        try:
-            record = json.loads(line)
-            content, digest = record["content"], bytes.fromhex(record["digest"])
-            position, entries = content["position"], content["entries"]
-            total_micros = sum(amount for _, _, amount, *_ in entries)
-        except (ValueError, KeyError, TypeError):
-            return f"line {number} is not a line of an export", link
-        if link_digest(link.digest, canonical_json(content)) != digest:
-            return f"the chain breaks at line {number}, position {position}", link
-        if total_micros != 0:
-            return f"the entries of line {number} do not sum to zero", link
-        link = Link(position, digest)
-        is_noted_found = is_noted_found or digest == noted_head
-    if link.position == 0:
-        return "there is no line of an export", link
-    if not is_noted_found:
-        return "the chain holds, and yet the link that was noted is not in it", link
-    return None, link
+
+def _flaw(content: Mapping[str, Any]) -> str | None:
+    total_micros = sum(amount for _, _, amount, *_ in content["entries"])
+    return "its entries do not sum to zero" if total_micros else None
 
 
 def main(arguments: list[str] | None = None) -> int:
     """See the module; 0 when all is well, 1 at a difference."""
-    parser = argparse.ArgumentParser(prog="python -m services.wallet.chain")
-    actions = parser.add_subparsers(dest="action", required=True)
-    actions.add_parser("head", help="print the last link")
-    actions.add_parser("export", help="write the sealed transactions as lines of JSON")
-    check = actions.add_parser("check", help="check an export, without a database")
-    check.add_argument("file", type=Path)
-    check.add_argument(
-        "--head", type=bytes.fromhex, default=GENESIS, help="a head as it was noted elsewhere"
-    )
-    options = parser.parse_args(arguments)
-    if options.action == "check":
-        return _check(options.file, options.head)
-    database = connect(service_settings().database_url, pool_size=1)
-    with database.snapshot() as session:
-        if options.action == "head":
-            last = head(session)
-            print(last.position, last.digest.hex())
-        else:
-            for line in lines(session):
-                print(line)
-    return 0
-
-
-def _check(file: Path, noted_head: bytes) -> int:
-    with file.open() as exported:
-        difference, last = check_lines(exported, noted_head)
-    print(difference or f"The chain holds up to position {last.position}: {last.digest.hex()}")
-    return 1 if difference else 0
+    return chain.command("python -m services.wallet.chain", arguments, head, lines, _flaw)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ holds is not waited for: what concerns it is refused, and the others go on witho
 """
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -24,6 +25,7 @@ from uuid import UUID
 import eventlet
 from eventlet.event import Event as Signal
 from nameko.extensions import DependencyProvider
+from prometheus_client import Gauge, Histogram
 from psycopg2 import errorcodes
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
@@ -33,6 +35,7 @@ from chassis.context import CallContext, current_call
 from chassis.crash_points import crash_point
 from chassis.database import Connected, is_held, is_lost
 from chassis.deferred import Deferred
+from chassis.instruments import REGISTRY, SECONDS
 from chassis.service_database import DatabaseConnection
 from contracts.errors import DeadlineExceeded, Overloaded, ServiceError, Unavailable
 from contracts.messages import ReplyT
@@ -44,6 +47,26 @@ from services.wallet.settings import get_settings
 
 log = logging.getLogger(__name__)
 
+_BATCH = Histogram(
+    "mycelium_wallet_batch_commands",
+    "How many commands were carried out in one go.",
+    buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500),
+    registry=REGISTRY,
+)
+_BATCH_DURATION = Histogram(
+    "mycelium_wallet_batch_duration_seconds",
+    "How long that took, whatever became of it.",
+    buckets=SECONDS,
+    registry=REGISTRY,
+)
+_WAITING = Gauge(
+    "mycelium_wallet_commands_waiting", "Commands that wait for the next batch.", registry=REGISTRY
+)
+_HELD = Gauge(
+    "mycelium_wallet_held_wallets",
+    "Wallets that somebody else held at the last look; what concerns them is refused.",
+    registry=REGISTRY,
+)
 RETRY_DELAYS_S = (0.05, 0.2, 0.5, 1.0, 2.0)
 # The other transaction won, or the server is restarting: the same batch may succeed next.
 _PASSING = {
@@ -87,6 +110,11 @@ class Queue:
         self._size_max = size_max
         self._size = 0
         self._filled = Signal()
+
+    @property
+    def size(self) -> int:
+        """How many commands wait."""
+        return self._size
 
     def put(self, job: Job) -> None:
         """Raises ``Overloaded`` when too much waits already."""
@@ -305,6 +333,8 @@ class Committer(DependencyProvider):
         self._held: frozenset[UUID] = frozenset()
         """Whose wallets somebody else held at the last look: nobody waits for them again."""
         self._stopping = False
+        _WAITING.set_function(lambda: self._queue.size)
+        _HELD.set_function(lambda: len(self._held))
 
     def start(self) -> None:
         self._greenlet = self.container.spawn_managed_thread(self._run, identifier="committer")
@@ -355,6 +385,7 @@ class Committer(DependencyProvider):
                 self._queue.wait()
 
     def _commit(self, database: Connected, jobs: list[Job]) -> None:
+        began_s = time.perf_counter()
         try:
             if self._held:
                 self._held = held_by_others(database.begin, self._held)
@@ -365,3 +396,6 @@ class Committer(DependencyProvider):
         finally:
             for job in jobs:
                 job.tell(job.outcomes or [_unknown()] * len(job.commands))
+            if jobs:
+                _BATCH.observe(sum(len(job.commands) for job in jobs))
+                _BATCH_DURATION.observe(time.perf_counter() - began_s)

@@ -12,7 +12,9 @@ PAGE_SIZE = 5_000
 # A house account's side has no running balance.
 _CREDITS = text(
     "SELECT t.transaction_id, a.user_id, t.kind, e.amount_micros, t.caller, t.description,"
-    " t.metadata, t.recorded_at"
+    " t.metadata, t.recorded_at, EXISTS (SELECT FROM adjustments AS approved"
+    "  WHERE approved.transaction_id = t.transaction_id) OR EXISTS (SELECT FROM promotions AS given"
+    "  WHERE given.transaction_id = t.transaction_id) AS is_approved"
     " FROM transactions AS t"
     " JOIN entries AS e ON e.transaction_id = t.transaction_id"
     " AND e.balance_after_micros IS NOT NULL"

@@ -35,10 +35,19 @@ from contracts.wallet import (
     VoidHold,
     WalletCommand,
 )
-from services.wallet.book import accounts, holds, keys, originals
+from services.wallet.book import accounts, holds, keys, originals, promotions
 from services.wallet.book.book import Book
 from services.wallet.book.postings import Effect
-from services.wallet.rules import alerts, correcting, freezing, holding, payments, reclaims
+from services.wallet.rules import (
+    alerts,
+    correcting,
+    freezing,
+    holding,
+    migration,
+    payments,
+    promotional,
+    reclaims,
+)
 from services.wallet.rules.holding import ExpireHold
 from services.wallet.rules.reclaims import TakeBack
 
@@ -88,6 +97,7 @@ def _open_book(session: Session, now: datetime, commands: Sequence[Postable]) ->
     if corrected:
         originals.load_corrected(session, book.originals)
     _load_holds(session, book, commands)
+    _load_promotional(session, book, commands)
     return book
 
 
@@ -109,10 +119,35 @@ def _load_holds(session: Session, book: Book, commands: Iterable[Postable]) -> N
     wanted = {
         (book.accounts[command.user_id].account_id, command.hold_id)
         for command in commands
-        if isinstance(command, Capture | VoidHold | ExpireHold) and command.user_id in book.accounts
+        if isinstance(command, Capture | VoidHold | ExpireHold | TakeBack)
+        and command.hold_id is not None
+        and command.user_id in book.accounts
     }
     if wanted:
         book.holds = {hold.hold_id: hold for hold in holds.load(session, wanted)}
+
+
+def _load_promotional(session: Session, book: Book, commands: Iterable[Postable]) -> None:
+    """For what takes paid credit alone: all else asks nothing of grants."""
+    senders = {
+        command.from_user_id if isinstance(command, Transfer) else command.user_id
+        for command in commands
+        if isinstance(command, Transfer)
+        or (isinstance(command, PlaceHold) and command.is_paid_alone)
+    }
+    # So does what a seller gives back of what he earned.
+    for original in book.originals.values():
+        senders |= {leg.user_id for leg in original.receivers if leg.user_id is not None}
+    if senders:
+        # What comes back in this very batch has roused no grant yet.
+        back = {leg.user_id for each in book.originals.values() for leg in each.givers}
+        book.promotional = promotions.load(
+            session, _account_ids(book, senders), _account_ids(book, senders & back)
+        )
+
+
+def _account_ids(book: Book, user_ids: set[UUID]) -> list[int]:
+    return [book.accounts[user_id].account_id for user_id in user_ids & {*book.accounts}]
 
 
 _SHARED = (Debit, Capture)
@@ -143,6 +178,7 @@ def _carry_out(book: Book, command: Postable) -> Outcome:
         digest = request_hash(command)
         if earlier is not None:
             return keys.first_answer(earlier, digest)
+        migration.require_a_move(book, command)
         if isinstance(command, WalletCommand):
             book.require_past(command.effective_at)
         effect = RULES[type(command)](book, command)
@@ -195,4 +231,6 @@ RULES: dict[type[Command[Any]], Callable[[Book, Any], Effect]] = {
     Unfreeze: freezing.unfreeze,
     SetLevel: alerts.set_alert,
     TakeBack: reclaims.take_back,
+    promotional.Grant: promotional.grant,
+    promotional.Lapse: promotional.lapse,
 }

@@ -34,6 +34,7 @@ HOUSE_ACCOUNT_IDS: dict[HouseAccount, int] = {
     HouseAccount.ADJUSTMENTS: 6,
     HouseAccount.ADVANCES: 7,
     HouseAccount.PAYOUTS: 8,
+    HouseAccount.POOLS: 9,
 }
 """Migrations write these rows; users' accounts start at 1000."""
 

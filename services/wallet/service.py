@@ -2,6 +2,7 @@
 
 from sqlalchemy.orm import Session
 
+from chassis import operated
 from chassis.clock import utc_now
 from chassis.deferred import Deferred
 from chassis.events import event_handler
@@ -11,13 +12,22 @@ from chassis.retention import FORGET_EVERY_S, forget, messages
 from chassis.rpc import rpc
 from chassis.service_database import Database
 from chassis.timer import timer
-from contracts.errors import Conflict
-from contracts.topup import AutoTopupSettingsChanged, TopupPaid, TopupRestored, TopupReversed
+from contracts.topup import (
+    AutoTopupSettingsChanged,
+    CardRefundRefused,
+    TopupPaid,
+    TopupRestored,
+    TopupReversed,
+)
 from contracts.wallet import (
     Adjust,
+    Adjustment,
+    AdjustmentList,
     Affordability,
+    AskVerification,
     BalanceAt,
     BatchOutcome,
+    Books,
     Capture,
     CheckAffordability,
     ClosedKey,
@@ -27,22 +37,33 @@ from contracts.wallet import (
     Debit,
     DebitAll,
     DebitOutcomes,
+    DecideAdjustment,
     Export,
     ExportPage,
     Freeze,
+    GetBooks,
     GetByKey,
+    GetJournal,
     GetLevel,
+    GetPromotions,
     GetTransaction,
+    GetUnusedTopups,
     GetWallet,
     GetWallets,
+    GivePromotion,
     Hold,
+    Journal,
     KeyOutcome,
     Level,
+    ListAdjustments,
     ListCredits,
     OpenAccount,
     PastBalance,
     PlaceHold,
     PostBatch,
+    Promotion,
+    Promotions,
+    ProposeAdjustment,
     Refund,
     Reverse,
     SetLevel,
@@ -54,7 +75,9 @@ from contracts.wallet import (
     Transaction,
     Transfer,
     Unfreeze,
+    UnusedTopups,
     Verdict,
+    Verification,
     Verify,
     VoidHold,
     Wallet,
@@ -69,19 +92,20 @@ from services.wallet import (
     statements,
     topup_events,
     totals,
-    verification,
+    unused,
 )
 from services.wallet.book import accounts, keys
 from services.wallet.committer import Committer
+from services.wallet.finance import adjustments, books, promotions, verifying
 from services.wallet.settings import get_settings
 
 
-class WalletService:
+class WalletService(operated.Operated):
     name = "wallet"
     database = Database()
     relay = OutboxRelay()
     committer = Committer()
-    health = Health()
+    health = Health(gauges=chain.GAUGES | verifying.GAUGES)
 
     @rpc
     def open_account(self, request: OpenAccount) -> Deferred[Wallet]:
@@ -122,6 +146,22 @@ class WalletService:
     @rpc
     def adjust(self, request: Adjust) -> Deferred[Transaction]:
         return self.committer.submit(request)
+
+    @rpc
+    def propose_adjustment(self, request: ProposeAdjustment) -> Adjustment:
+        with self.database.begin() as session:
+            return adjustments.propose(session, utc_now(), request)
+
+    @rpc
+    def decide_adjustment(self, request: DecideAdjustment) -> Adjustment:
+        with self.database.begin() as session:
+            return adjustments.decide(session, utc_now(), request)
+
+    @rpc
+    def give_promotion(self, request: GivePromotion) -> Promotion:
+        max_micros = get_settings().promotion_max_micros
+        with self.database.begin() as session:
+            return promotions.give(session, utc_now(), request, max_micros)
 
     @rpc
     def freeze(self, request: Freeze) -> Deferred[StatusChange]:
@@ -184,6 +224,11 @@ class WalletService:
             return statements.balance_at(session, request)
 
     @rpc
+    def get_unused_topups(self, request: GetUnusedTopups) -> UnusedTopups:
+        with self.database.read() as session:
+            return unused.unused(session, request)
+
+    @rpc
     def get_by_key(self, request: GetByKey) -> KeyOutcome:
         with self.database.read() as session:
             return keys.get_by_key(session, request.idempotency_key)
@@ -199,16 +244,38 @@ class WalletService:
             return inflows.page(session, request)
 
     @rpc
+    def get_promotions(self, request: GetPromotions) -> Promotions:
+        with self.database.read() as session:
+            return promotions.of_user(session, request)
+
+    @rpc
+    def list_adjustments(self, request: ListAdjustments) -> AdjustmentList:
+        with self.database.read() as session:
+            return adjustments.listing(session, utc_now(), request)
+
+    @rpc
     def totals(self, request: Totals) -> TotalsReport:
         with self.database.read() as session:
             return totals.report(session, request)
 
     @rpc
     def verify(self, _request: Verify) -> Verdict:
-        with self.database.exclusively("wallet.verification") as is_ours:
-            if not is_ours:
-                raise Conflict("A verification is running already. Ask again when it has ended.")
-            return verification.verify(self.database)
+        return verifying.now_and_here(self.database, utc_now)
+
+    @rpc
+    def ask_verification(self, request: AskVerification) -> Verification:
+        with self.database.begin() as session:
+            return verifying.ask(session, utc_now(), request)
+
+    @rpc
+    def get_books(self, _request: GetBooks) -> Books:
+        with self.database.snapshot() as session:
+            return books.books(session, utc_now())
+
+    @rpc
+    def get_journal(self, request: GetJournal) -> Journal:
+        with self.database.snapshot() as session:
+            return books.journal(session, request)
 
     @event_handler(TopupPaid)
     def credit_topup(self, session: Session, event: TopupPaid) -> None:
@@ -222,6 +289,10 @@ class WalletService:
     def restore_topup(self, session: Session, event: TopupRestored) -> None:
         topup_events.restore(session, utc_now(), event)
 
+    @event_handler(CardRefundRefused)
+    def release_card_refund(self, session: Session, event: CardRefundRefused) -> None:
+        topup_events.release(session, utc_now(), event)
+
     @event_handler(AutoTopupSettingsChanged)
     def arm_auto_topup(self, session: Session, event: AutoTopupSettingsChanged) -> None:
         topup_events.arm_level(session, utc_now(), event)
@@ -229,6 +300,14 @@ class WalletService:
     @timer(interval_s=5)
     def expire_holds(self) -> None:
         expiry.sweep(self.database, utc_now())
+
+    @timer(interval_s=5)
+    def end_promotions(self) -> None:
+        promotions.sweep(self.database, utc_now())
+
+    @timer(interval_s=5)
+    def verify_ledger(self) -> None:
+        verifying.tick(self.database, utc_now)
 
     @timer(interval_s=5)
     def seal_chain(self) -> None:

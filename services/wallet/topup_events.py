@@ -1,5 +1,6 @@
 """What the wallet does when the top-up service tells it something."""
 
+import logging
 from datetime import datetime
 from uuid import UUID
 
@@ -7,9 +8,17 @@ from sqlalchemy.orm import Session
 
 from chassis.outbox import publish
 from contracts.errors import Conflict
-from contracts.keys import opened_key, restored_key, reversal_key, topup_key
+from contracts.keys import (
+    card_refund_key,
+    opened_key,
+    released_key,
+    restored_key,
+    reversal_key,
+    topup_key,
+)
 from contracts.topup import (
     AutoTopupSettingsChanged,
+    CardRefundRefused,
     TopupKind,
     TopupPaid,
     TopupRestored,
@@ -17,6 +26,7 @@ from contracts.topup import (
     brand_name,
 )
 from contracts.wallet import (
+    CloseKey,
     Credit,
     HouseAccount,
     Noted,
@@ -24,12 +34,15 @@ from contracts.wallet import (
     Transaction,
     TransactionKind,
     Unfreeze,
+    VoidHold,
 )
 from services.wallet import ledger, statements
 from services.wallet.book import accounts, keys
 from services.wallet.book.book import credited
 from services.wallet.rules import alerts, reclaims
 from services.wallet.rules.reclaims import TakeBack
+
+log = logging.getLogger(__name__)
 
 
 def credit(session: Session, now: datetime, event: TopupPaid) -> None:
@@ -84,10 +97,36 @@ def take_back(session: Session, now: datetime, event: TopupReversed) -> None:
         is_dispute=event.is_dispute,
         description=event.description,
         metadata={Noted.TOPUP_ID: str(event.topup_id), Noted.REVERSAL_ID: event.reversal_id},
+        hold_id=event.hold_id,
     )
     # The reversal may come before the credit that it takes back: then it opens the wallet.
     accounts.open_missing(session, now, event.user_id)
     ledger.post_one(session, now, taking)
+
+
+def release(session: Session, now: datetime, event: CardRefundRefused) -> None:
+    """Free what was set aside for a refund to a card that is not made, once.
+
+    A refund that was declined knows of no hold: somebody else may have asked for one with more
+    success, and who asks later sets nothing aside. Another refund, which found too little, may have
+    frozen the wallet meanwhile: it owes nothing then.
+    """
+    hold_id = event.hold_id
+    if hold_id is None:
+        key = card_refund_key(event.refund_id)
+        ledger.post_one(session, now, CloseKey(idempotency_key=key))
+        placed = keys.find(session, key)
+        hold_id = placed.hold_id if placed else None
+    if hold_id is None:
+        return
+    void = VoidHold(
+        idempotency_key=released_key(event.refund_id), user_id=event.user_id, hold_id=hold_id
+    )
+    try:
+        ledger.post_one(session, now, void)
+    except Conflict as refusal:
+        log.warning("a hold had ended before it was released", extra={"error": str(refusal)})
+    _open_if_settled(session, now, event.user_id, str(event.refund_id), "Nothing is owed any more")
 
 
 def restore(session: Session, now: datetime, event: TopupRestored) -> None:

@@ -188,6 +188,43 @@ CHECKS = (
                 AND paid.amount_micros < 0) END
     LIMIT 1
     """,
+    # Promotional credit is given, and taken back, as its row says, and never more than was given.
+    """
+    SELECT format('promotion %s: given %s, taken back %s in %s looks; its transactions say %s, %s'
+        ' in %s', coalesce(p.promotion_id::text, t.id), coalesce(p.amount_micros, 0),
+        coalesce(t.back, 0), coalesce(p.takes, 0), coalesce(t.given, 0), coalesce(t.back, 0),
+        coalesce(t.times, 0))
+    FROM promotions AS p
+    FULL JOIN (
+        SELECT t.metadata ->> 'promotion_id' AS id, min(e.account_id) AS account_id,
+            max(e.account_id) AS last_account_id,
+            coalesce(sum(e.amount_micros) FILTER (WHERE e.amount_micros > 0), 0) AS given,
+            coalesce(-sum(e.amount_micros) FILTER (WHERE e.amount_micros < 0), 0) AS back,
+            count(*) FILTER (WHERE e.amount_micros < 0) AS times
+        FROM transactions AS t
+        JOIN entries AS e ON e.transaction_id = t.transaction_id AND e.account_id >= 1000
+        WHERE t.kind = 'promotion' GROUP BY 1
+    ) AS t ON t.id = p.promotion_id::text
+    WHERE (p.account_id, p.account_id, p.amount_micros, p.takes)
+            IS DISTINCT FROM (t.account_id, t.last_account_id, t.given, t.times)
+        OR t.back > t.given
+    LIMIT 1
+    """,
+    # What two people stand behind is posted as they said, and nothing else under such a key.
+    """
+    SELECT format('adjustment %s: it is %s, its key says otherwise',
+        coalesce(a.adjustment_id::text, substr(k.idempotency_key, 10)), coalesce(a.status, 'none'))
+    FROM adjustments AS a
+    FULL JOIN (SELECT * FROM keys WHERE idempotency_key COLLATE "C" >= 'approved:'
+        AND idempotency_key COLLATE "C" < 'approved;' AND method = 'adjust') AS k
+        ON k.idempotency_key = 'approved:' || a.adjustment_id
+    LEFT JOIN accounts AS o ON o.account_id = k.account_id
+    LEFT JOIN entries AS e ON e.transaction_id = k.transaction_id AND e.account_id = k.account_id
+    WHERE (a.status IS NOT DISTINCT FROM 'posted') <> (k.method IS NOT NULL)
+        OR a.status = 'posted' AND (a.transaction_id, a.user_id, a.amount_micros)
+            IS DISTINCT FROM (k.transaction_id, o.user_id, e.amount_micros)
+    LIMIT 1
+    """,
     """
     SELECT format('hold %s: it is %s, its keys say otherwise', h.hold_id, h.status)
     FROM holds AS h
@@ -249,8 +286,13 @@ _COUNTS = text(
 def verify(database: Connected) -> Verdict:
     """Check everything, in one snapshot. Takes minutes for tens of millions of entries."""
     with database.snapshot() as session:
-        session.execute(text(_FOR_LARGE_LEDGERS))
-        return verdict(session)
+        return verdict_of_all(session)
+
+
+def verdict_of_all(session: Session) -> Verdict:
+    """The same, of a snapshot."""
+    session.execute(text(_FOR_LARGE_LEDGERS))
+    return verdict(session)
 
 
 def verdict(session: Session) -> Verdict:

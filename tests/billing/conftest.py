@@ -37,7 +37,7 @@ def database(billing_database: Connected) -> Connected:
             text(
                 "TRUNCATE purchases, purchase_lines, deployments, deployment_changes, periods,"
                 " payouts, receipts, refunds, refunded_units, debts, stock_releases, fee_changes,"
-                " sales,"
+                " discounts, sales,"
                 " usage_records, usage_totals, usage_wallets, usage_charges, usage_charge_lines,"
                 " usage_refunds,"
                 " runways, outbox, inbox"
@@ -47,9 +47,9 @@ def database(billing_database: Connected) -> Connected:
 
 
 @pytest.fixture(scope="session")
-def stack(service_stack: StackFactory) -> System:
+def stack(lasting_stack: StackFactory) -> System:
     """Wallet, catalog and billing as processes, with short waits."""
-    return service_stack("wallet", "catalog", "billing", settings={"CALL_TIMEOUT_S": "2"})
+    return lasting_stack("wallet", "catalog", "billing", settings={"CALL_TIMEOUT_S": "2"})
 
 
 def quoted(

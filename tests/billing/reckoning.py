@@ -8,7 +8,7 @@ rounded once, usage by the totals of each month.
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from fractions import Fraction
 from typing import Any, Protocol
@@ -73,6 +73,26 @@ class World(Protocol):
 
 
 @dataclass
+class Payment:
+    """Of the month that runs: what was paid for how much, at the prices of then, less what went
+    back of it."""
+
+    paid_micros: int
+    worth_micros: int
+    back_micros: int = 0
+
+    def gives_back(self, worth_micros: int) -> int:
+        """For so much of its worth, as far as that goes; what of the worth is left."""
+        left_micros = self.paid_micros - self.back_micros
+        if not left_micros:
+            return worth_micros
+        of_it = min(worth_micros, -(-left_micros * self.worth_micros // self.paid_micros))
+        part = round(Fraction(of_it * self.paid_micros, self.worth_micros))
+        self.back_micros += min(part, left_micros)
+        return worth_micros - of_it
+
+
+@dataclass
 class Unit:
     """A deployment as its owner knows it. ``coming`` is a new price, and from when."""
 
@@ -90,6 +110,7 @@ class Unit:
     is_resized: bool = False
     ends_with_month: bool = False
     is_over: bool = False
+    payments: list[Payment] = field(default_factory=list)
     used: Counter[datetime] = field(default_factory=Counter)
     last_record: UsageRecord | None = None
 
@@ -108,7 +129,28 @@ class Unit:
         if self.coming is not None and self.coming[1] <= at:
             self.price_micros, self.coming = self.coming[0], None
         self.starts_at = at
+        self.payments = [Payment(self.price_micros, self.price_micros)]
         return self.price_micros
+
+    def comes_to(self, price_micros: int, at: datetime) -> int:
+        """What it is charged, or gives back of what was paid for this month, the latest first."""
+        change = self.difference(price_micros, at)
+        if change >= 0:
+            return change
+        payments = [replace(each) for each in self.payments]
+        before = sum(each.back_micros for each in payments)
+        worth = -change
+        for payment in reversed(payments):
+            worth = payment.gives_back(worth)
+        return before - sum(each.back_micros for each in payments)
+
+    def is_charged(self, micros: int, change: int) -> None:
+        """A resize is done, that changed the worth of the rest of the month by ``change``."""
+        if micros > 0:
+            self.payments.append(Payment(micros, micros))
+        worth = max(-change, 0)
+        for payment in reversed(self.payments):
+            worth = payment.gives_back(worth)
 
     def difference(self, price_micros: int, at: datetime) -> int:
         """What another price costs for the rest of the month that is paid."""
@@ -126,6 +168,7 @@ class User:
     world: World
     sizes: dict[UUID, int]
     chance: random.Random
+    discount_bps: int = 0
     user_id: UUID = field(default_factory=uuid4)
     units: list[Unit] = field(default_factory=list)
     credited_micros: int = 0
@@ -182,13 +225,15 @@ class User:
         while bought.status != PurchaseStatus.COMPLETED:
             self.world.waits()
             bought = self.world.insists(command)
-        self.pays(self.sizes[product_id], "purchase")
+        price = self.sizes[product_id]
+        paid = price - price * self.discount_bps // 10_000
+        self.pays(paid, "purchase")
         (deployment_id,) = bought.deployment_ids
         seen = self.sees(deployment_id)
         assert seen.active_at is not None
-        at, price = seen.active_at, self.sizes[product_id]
-        until = month_end(at, at)
-        unit = Unit(deployment_id, bought.purchase_id, product_id, price, price, at, at, at, until)
+        at, until = seen.active_at, month_end(seen.active_at, seen.active_at)
+        unit = Unit(deployment_id, bought.purchase_id, product_id, paid, price, at, at, at, until)
+        unit.payments = [Payment(paid, price)]
         self.units.append(unit)
 
     def uses(self, unit: Unit) -> None:
@@ -223,11 +268,12 @@ class User:
         shown = self.world.insists(question)
         option = self.chance.choice(shown.options)
         price, at = self.sizes[option.product_id], shown.quoted_at
-        micros = unit.difference(price, at)
+        change, micros = unit.difference(price, at), unit.comes_to(price, at)
         assert option.amount_micros == micros, self.story
         quoted = {"expected_amount_micros": micros, "quoted_at": at}
         self.wants(ResizeDeployment, unit, product_id=option.product_id, **quoted)
         self.pays(micros, "resize")
+        unit.is_charged(micros, change)
         unit.product_id, unit.price_micros, unit.coming = option.product_id, price, None
         unit.is_resized = True
 

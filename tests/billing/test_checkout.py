@@ -40,7 +40,7 @@ from contracts.errors import (
 )
 from contracts.wallet import Credit, Freeze, GetWallet, OpenAccount, Statement, TransactionKind
 from services.catalog.seed import product_id_of
-from tests.patience import eventually
+from tests.patience import eventually, insist
 from tests.system import System
 
 Status = PurchaseStatus
@@ -76,7 +76,8 @@ def order(user_id: UUID, slug: str = "vm-starter", quantity: int = 1) -> StartPu
 
 
 def buy(stack: System, user_id: UUID, slug: str = "vm-starter", quantity: int = 1) -> Purchase:
-    return stack.rpc.call(order(user_id, slug, quantity))
+    command = order(user_id, slug, quantity)
+    return insist(lambda: stack.rpc.call(command))
 
 
 def look(stack: System, purchase: Purchase) -> Purchase:
@@ -222,7 +223,7 @@ def test_one_key_from_twenty_threads_is_one_purchase_and_one_debit(stack: System
     command = order(user_id)
 
     with ThreadPoolExecutor(20) as crowd:
-        answers = list(crowd.map(lambda _: stack.rpc.call(command), range(20)))
+        answers = list(crowd.map(lambda _: insist(lambda: stack.rpc.call(command, 30)), range(20)))
 
     comes_to(stack, answers[0], Status.COMPLETED)
     assert len({answer.purchase_id for answer in answers}) == 1

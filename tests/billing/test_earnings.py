@@ -17,13 +17,14 @@ from chassis.migrate import migrate
 from contracts.billing import (
     CancelWhen,
     DeploymentStatus,
+    GetProductUses,
     ListSales,
     ProductSales,
     PurchaseStatus,
     ReportDeployment,
     SetProviderFee,
 )
-from contracts.catalog import QuotedLine
+from contracts.catalog import BillingPeriod, QuotedLine
 from contracts.errors import BadRequest, IdempotencyConflict, ServiceError
 from contracts.wallet import (
     CloseKey,
@@ -44,7 +45,7 @@ from services.billing.purchases.claims import Claim
 from services.billing.purchases.lifecycle import Paid
 from services.billing.sales import fees
 from services.billing.sales.shares import Price, shares
-from services.billing.sales.statements import list_sales
+from services.billing.sales.statements import get_uses, list_sales
 from services.billing.settings import BillingSettings
 from tests.billing.conftest import NOW, RULES, quoted, recorded, row_of
 from tests.billing.test_lost_answers import LOST, Wire, is_a, is_debit
@@ -400,6 +401,7 @@ def test_each_month_pays_who_sells_at_the_fee_of_the_purchase(
 
     assert tenant.charged == [-10 * USD] * 2
     assert earned(tenant, provider_id) == [9 * USD] * 2
+    assert [month["fee_micros"] for month in tenant.told("deployment_renewed")] == [USD] * 2
 
 
 @pytest.mark.parametrize("when", LOST)
@@ -547,6 +549,35 @@ def test_sales_are_counted_by_day_and_product_and_are_their_providers_alone(
     ]
     assert len(market.sales(ben)) == 1
     assert market.sales(market.buyer_id) == []
+
+
+def test_what_was_sold_and_is_rented_of_a_product_is_told_to_who_sells_it_alone(
+    market: Market,
+) -> None:
+    ann, ben = uuid4(), uuid4()
+    vm, once, free, gone, of_ben = (
+        quoted(10 * USD, 2, provider_id=ann),
+        quoted(USD, provider_id=ann, period=BillingPeriod.ONCE),
+        quoted(0, provider_id=ann),
+        quoted(USD, provider_id=ann),
+        quoted(5 * USD, provider_id=ben),
+    )
+    market.buys(vm, once, free, gone, of_ben)
+    market.buys(vm)
+    with market.database.begin() as session:
+        session.execute(
+            text("UPDATE deployments SET status = 'cancelled' WHERE product_id = :id"),
+            {"id": gone.product.product_id},
+        )
+    ids = [line.product.product_id for line in (of_ben, gone, free, once, vm)]
+
+    with market.database.read() as session:
+        uses = get_uses(session, GetProductUses(user_id=ann, product_ids=ids)).products
+
+    assert [each.product_id for each in uses] == ids
+    assert [(each.units, each.rented) for each in uses] == [
+        (0, 0), (1, 0), (1, 0), (1, 0), (4, 4),
+    ]  # fmt: skip
 
 
 def test_months_are_counted_apart_from_what_was_bought(tenant: Tenant, market: Market) -> None:

@@ -33,12 +33,16 @@ from contracts.topup import (
     ScheduleForecast,
     Trigger,
 )
+from services.billing.deployments import periods
 from services.billing.deployments.meters import usage_owed_micros
 from services.billing.deployments.months import cost_micros, one_month_after
 from services.billing.deployments.periods import PeriodKind, PeriodStatus
 from services.billing.deployments.queries import what_burns
+from services.billing.forecast import covered
+from services.billing.forecast import forecast as forecasts
 from services.billing.forecast.burn_rate import analyse
 from services.billing.forecast.forecast import DUE_NEXT_MAX, foretell
+from services.billing.forecast.months_ahead import schedule
 from services.billing.models import DeploymentRow, PeriodRow, UsageChargeRow
 from services.billing.usage import charging
 from services.billing.usage.rates import monthly_micros
@@ -85,10 +89,8 @@ class Wire:
         return lambda: ScheduleForecast(charges=planned, reason=self.reason)
 
 
-def foretold(
-    tenant: Tenant, days: int = 30, without: UUID | None = None, wire: Wire | None = None
-) -> Forecast:
-    request = GetForecast(user_id=tenant.user_id, days=days, without=without)
+def foretold(tenant: Tenant, days: int = 30, wire: Wire | None = None, **asked: Any) -> Forecast:
+    request = GetForecast(user_id=tenant.user_id, days=days, **asked)
     rpc = cast(RpcClient, wire or Wire(tenant))
     return foretell(tenant.database, rpc, request, tenant.now, tenant.rules)
 
@@ -226,6 +228,22 @@ def test_in_grace_it_is_short_today_until_money_comes(tenant: Tenant) -> None:
     assert [due.at for due in forecast.due_next] == [tenant.now, month(2)]
 
 
+def test_a_larger_size_that_the_wallet_is_asked_about_changes_nothing_of_what_is_owed(
+    tenant: Tenant, database: Connected
+) -> None:
+    (deployment_id,) = tenant.deploys()
+    tenant.gets(PRICE - 1)
+    tenant.lives(month(1) + DAY)
+    before = foretold(tenant)
+    asked_at = month(1) - DAY
+    with database.begin() as session:
+        row = session.get_one(DeploymentRow, deployment_id)
+        asked = (PeriodKind.RESIZE, asked_at, month(1), 5, PeriodStatus.DUE)
+        session.add(periods.new(asked_at, row, *asked))
+
+    assert foretold(tenant) == before
+
+
 def test_what_ran_unpaid_is_charged_where_the_money_allows_that(tenant: Tenant) -> None:
     """In grace; the wallet is asked for it when the deployment is stopped."""
     tenant.deploys()
@@ -236,6 +254,19 @@ def test_what_ran_unpaid_is_charged_where_the_money_allows_that(tenant: Tenant) 
     suspended_at = month(1) + RULES.grace
     ran_micros = cost_micros(BOUGHT, PRICE, month(1), suspended_at)
     assert events(forecast) == [((suspended_at + RULES.suspended).date(), "renewal", ran_micros)]
+
+
+def test_what_a_suspended_one_owes_is_paid_by_what_comes(tenant: Tenant) -> None:
+    (deployment_id,) = tenant.deploys()
+    tenant.gets(1)
+    tenant.lives(month(1) + RULES.grace + timedelta(hours=1))
+    assert tenant.sees(deployment_id).status == "suspended"
+    comes_at = tenant.now + DAY
+
+    forecast = foretold(tenant, 3, Wire(tenant, [(comes_at, PRICE)], threshold_micros=0))
+
+    ran_micros = cost_micros(BOUGHT, PRICE, month(1), month(1) + RULES.grace)
+    assert (comes_at.date(), "renewal", ran_micros) in events(forecast)
 
 
 def test_on_the_last_day_of_grace_it_is_still_short(tenant: Tenant) -> None:
@@ -365,6 +396,68 @@ def test_the_forecast_agrees_with_running_the_clock_forward(tenant: Tenant, seed
         tenant.now = midnight_after(day)
     assert balances(forecast) == told
     assert (forecast.short_on, forecast.short_by_micros) == (short or (None, 0))
+    assert (forecast.short_at and forecast.short_at.date()) == forecast.short_on
+
+
+@pytest.mark.parametrize("seed", range(2 * SEEDS))
+def test_what_need_not_be_played_is_foretold_as_if_it_were(
+    tenant: Tenant, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dice = random.Random(seed)
+    if seed % 2:
+        has_lived(tenant, dice)
+    for _ in range(4):
+        tenant.now += timedelta(days=dice.randint(0, 2), hours=dice.randint(0, 23))
+        for deployment_id in tenant.deploys(dice.randint(1, 40_000_000), dice.randint(1, 9)):
+            if dice.random() < 0.2:
+                tenant.cancels(deployment_id)
+    tenant.gets(100_000_000_000)
+    asked: dict[str, Any] = {
+        "days": dice.choice([30, 100, 366]),
+        "events_max": dice.choice([0, 3, 100]),
+        "without": dice.choice([None, deployment_id]),
+        "dearest": 3,
+    }
+    played: list[object] = []
+
+    def noted(found: Any, *more: Any) -> Any:
+        played.append(found)
+        return schedule(found, *more)
+
+    monkeypatch.setattr(forecasts, "schedule", noted)
+
+    told = foretold(tenant, **asked)
+    need_not = not played
+    monkeypatch.setattr(covered, "renewed_alike", lambda *_: None)
+
+    assert told == foretold(tenant, **asked)
+    assert need_not or seed % 2
+    assert played
+
+
+@pytest.mark.parametrize("has_micros", [2 * PRICE - 1, 2 * PRICE, 2 * PRICE + 10_000_000 - 1])
+def test_what_the_balance_does_not_cover_is_played(tenant: Tenant, has_micros: int) -> None:
+    tenant.deploys(PRICE, 2)
+    tenant.gets(has_micros)
+    wire = Wire(tenant, charges=[(month(1), 20_000_000)], threshold_micros=10_000_000)
+
+    topups = [each for each in events(foretold(tenant, 31, wire=wire)) if each[1] == "auto_topup"]
+
+    assert topups == [(month(1).date(), ForecastKind.AUTO_TOPUP, 20_000_000)]
+
+
+def test_of_each_day_as_many_events_are_named_as_were_asked_for_and_each_topup(
+    tenant: Tenant,
+) -> None:
+    tenant.deploys(PRICE, 3)
+    wire = Wire(tenant, charges=[(month(1), 3 * PRICE)], threshold_micros=0)
+    tenant.gets(PRICE)
+
+    told = foretold(tenant, 31, wire=wire, events_max=1)
+
+    (busy,) = [each for each in told.days if each.events]
+    assert [event.kind for event in busy.events] == [ForecastKind.RENEWAL, ForecastKind.AUTO_TOPUP]
+    assert busy.events_total == 4
 
 
 def suspensions(tenant: Tenant) -> list[dict[str, Any]]:
@@ -519,7 +612,7 @@ def test_usage_goes_on_at_its_measured_rate_day_by_day(steady: Steady) -> None:
         (forecast.days[2].date, "usage", 30 * USD),
     ]
     assert (forecast.short_on, forecast.short_by_micros) == (forecast.days[2].date, 20 * USD)
-    assert forecast.days_until_empty == 2
+    assert (forecast.days_until_empty, forecast.short_at) == (2, NOON + 10 * DAY + 3 * HOUR)
     (due,) = forecast.due_next
     assert (due.kind, due.amount_micros, due.at) == (
         ForecastKind.USAGE,
@@ -659,3 +752,4 @@ def test_the_forecast_of_steady_usage_agrees_with_running_the_clock_forward(
         steady.is_charged()
     assert balances(forecast) == told
     assert (forecast.short_on, forecast.short_by_micros) == (short or (None, 0))
+    assert (forecast.short_at and forecast.short_at.date()) == forecast.short_on

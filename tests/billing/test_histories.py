@@ -27,6 +27,7 @@ from services.billing.deployments import prices
 from services.billing.service import BillingService
 from tests.billing.conftest import RULES
 from tests.billing.reckoning import UNFINISHED, User, create_sizes, wrongly_charged
+from tests.billing.test_discounts import hears
 from tests.billing.test_lost_answers import LOST, Wire, is_a
 from tests.billing.test_renewals import BOUGHT
 from tests.system import System
@@ -149,6 +150,9 @@ def test_whatever_happens_what_was_charged_is_what_prices_and_records_say(
         world, seller_id = InProcess(stack, database, patch), uuid4()
         sizes = create_sizes(world, seller_id)
         users = [User(world, sizes, random.Random(f"{seed}:{number}")) for number in range(2)]
+        # One of them has staked: the marketplace's fee, of 10 %, bears it.
+        users[0].discount_bps = (200, 500, 1_000)[seed % 3]
+        hears(database, users[0].user_id, users[0].discount_bps)
         for user in users:
             user.joins()
         for act, number in acts:

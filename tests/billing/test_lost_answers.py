@@ -19,7 +19,15 @@ from chassis.clock import utc_now
 from chassis.database import Connected
 from contracts.billing import CancelPurchase, Purchase, PurchaseLine, PurchaseStatus, StartPurchase
 from contracts.catalog import GetProduct, GetQuote, ReleaseStock, ReserveStock
-from contracts.errors import BadRequest, Conflict, DeadlineExceeded
+from contracts.errors import (
+    BadRequest,
+    Conflict,
+    DeadlineExceeded,
+    IdempotencyConflict,
+    InsufficientFunds,
+    KeyClosed,
+    ServiceError,
+)
 from contracts.wallet import (
     CloseKey,
     Credit,
@@ -68,9 +76,14 @@ class Wire:
         self._rpc = rpc
         self._choice: Choice = lambda _: False
         self._when = ""
+        self._refusal: ServiceError | None = None
 
     def lose(self, choice: Choice, when: str) -> None:
         self._choice, self._when = choice, when
+
+    def refuse(self, choice: Choice, refusal: ServiceError) -> None:
+        """The next of these is refused, without anybody being asked."""
+        self._choice, self._refusal = choice, refusal
 
     def begin(self, request: Any, timeout_s: float = 10.0) -> Callable[[], Any]:
         return partial(self.call, request, timeout_s)
@@ -79,6 +92,8 @@ class Wire:
         if not self._choice(request):
             return self._rpc.call(request, timeout_s)
         self._choice = lambda _: False
+        if self._refusal is not None:
+            raise self._refusal
         if self._when == "after it was done":
             self._rpc.call(request, timeout_s)
         raise DeadlineExceeded("No answer came; whether it did the work is not known.")
@@ -312,3 +327,26 @@ def test_a_try_that_got_no_answer_is_cancelled_without_a_payment(shop: Shop, whe
 
     assert (cancelled.status, shop.payments()) == (Status.CANCELLED, [])
     assert (shop.stock(), shop.releases_waiting()) == (STOCK, 0)
+
+
+def test_who_is_refused_though_there_is_enough_by_now_still_lacks_something(shop: Shop) -> None:
+    """Money that came between the wallet's look and its answer makes no shortfall of nothing."""
+    has_micros = 2 * PRICE_MICROS
+    refusal = InsufficientFunds("Too little.", str(has_micros), "1")
+    shop.wire.refuse(is_debit, refusal)
+
+    purchase = shop.checkout.start(shop.order())
+
+    assert (purchase.status, purchase.shortfall_micros) == (Status.AWAITING_FUNDS, 1)
+
+
+@pytest.mark.parametrize("refusal", [KeyClosed("Closed."), IdempotencyConflict("Taken.")])
+def test_what_its_key_no_longer_pays_is_not_delivered(shop: Shop, refusal: ServiceError) -> None:
+    shop.has(10 * PRICE_MICROS)
+    shop.wire.refuse(is_debit, refusal)
+
+    purchase = shop.checkout.start(shop.order())
+    shop.sweep_later()
+
+    assert shop.status_of(purchase) == Status.FAILED
+    assert (shop.payments(), shop.delivered(), shop.stock()) == ([], 0, STOCK)

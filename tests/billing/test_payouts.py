@@ -46,7 +46,8 @@ from tests.billing.conftest import RULES, quoted
 from tests.billing.test_earnings import Market
 from tests.billing.test_lost_answers import LOST, is_a
 from tests.billing.test_purchases import events
-from tests.billing.test_refunds import Desk, Died, dies_at
+from tests.billing.test_refunds import Desk
+from tests.crashes import Died, dies_at
 from tests.locks import done_after
 from tests.system import System
 
@@ -184,6 +185,26 @@ def test_who_is_declined_hears_why_whenever_he_asks_under_that_key(seller: Selle
 
     assert seller.asks().status == Status.DECLINED
     assert seller.asks(key="another").status == Status.HELD
+
+
+def test_what_is_set_aside_after_another_try_was_declined_is_released(
+    seller: Seller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = Payouts._ask
+    tries: list[PayoutRow] = []
+
+    def ask_too_late(payouts: Payouts, row: PayoutRow) -> object:
+        tries.append(row)
+        if len(tries) == 1:
+            seller.freezes()
+            payouts.carry_out(row.payout_id)
+            seller.thaws()
+        return ask(payouts, row)
+
+    monkeypatch.setattr(Payouts, "_ask", ask_too_late)
+
+    assert (seller.asks().status, seller.money) == (Status.DECLINED, (90, 0))
+    assert len(tries) == 2
 
 
 def test_from_a_frozen_wallet_nothing_is_paid_out(seller: Seller) -> None:
@@ -361,6 +382,13 @@ def test_what_is_not_held_is_neither_sent_nor_refused(seller: Seller) -> None:
         seller.is_refused(declined)
     with pytest.raises(NotFound):
         seller.is_paid(PayoutRow(payout_id=uuid4()))
+
+
+def test_each_move_says_when_it_was(seller: Seller) -> None:
+    held = seller.asks()
+    seller.now += timedelta(days=1)
+
+    assert (held.changed_at, seller.is_paid(held).changed_at) == (held.created_at, seller.now)
 
 
 def test_what_was_sent_while_the_wallet_is_frozen_is_taken_once_it_is_open(

@@ -418,6 +418,8 @@ def test_the_document_has_all_of_it_on_as_many_pages_as_it_takes(buyer: Buyer) -
         "Total", "$50.00", str(buyer.user_id), str(receipt.transaction_id),
     ):  # fmt: skip
         assert said in texts
+    facts = [texts.index(each) for each in ("Issued on", "Paid on", "Account", "Transaction")]
+    assert facts == sorted(facts)
 
 
 def test_the_document_tells_what_came_back(buyer: Buyer) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from datetime import timedelta
-from types import ModuleType
 from typing import Any, cast
 from uuid import UUID, uuid4
 
@@ -44,6 +43,7 @@ from tests.billing.test_earnings import Market, fails
 from tests.billing.test_lost_answers import LOST, is_a
 from tests.billing.test_purchases import events
 from tests.billing.test_renewals import Tenant, month
+from tests.crashes import Died, dies_at
 from tests.locks import done_after
 from tests.system import System
 
@@ -539,22 +539,6 @@ def test_an_answer_that_is_lost_comes_to_one_refund(
     assert len(events(desk.database, "purchase_refunded")) == 1
 
 
-class Died(Exception):
-    """A process ended here."""
-
-
-def dies_at(monkeypatch: pytest.MonkeyPatch, module: ModuleType, point: str) -> None:
-    """Die when that point of the module is first passed."""
-    passed: list[str] = []
-
-    def crash_point(name: str) -> None:
-        if name == point and not passed:
-            passed.append(name)
-            raise Died
-
-    monkeypatch.setattr(module, "crash_point", crash_point)
-
-
 @pytest.mark.parametrize(
     "point",
     [
@@ -573,7 +557,8 @@ def test_a_crash_at_any_point_comes_to_one_refund(
     before = _stock(stack)
     dies_at(monkeypatch, settling, point)
 
-    desk.support(purchase_id)
+    with pytest.raises(Died):
+        desk.support(purchase_id)
     desk.runs(settling.DUE.lease)
 
     assert (desk.back, desk.balance(ann), _done(desk)) == ([10 * USD] * 2, 0, True)

@@ -1,4 +1,6 @@
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -6,16 +8,20 @@ from sqlalchemy.orm import Session
 
 from chassis.database import Connected
 from contracts.billing import PurchaseStatus
+from contracts.messages import Event
 from contracts.topup import (
     AutoTopupPaused,
     AutoTopupRefused,
+    AutoTopupResumed,
+    AutoTopupSettingsChanged,
     RefusalCode,
     TopupFailed,
     TopupKind,
     Trigger,
 )
-from services.billing.models import PurchaseRow
+from services.billing.models import PurchaseRow, RunwayRow
 from services.billing.purchases import lifecycle, refusals
+from services.billing.service import BillingService
 from tests.billing.conftest import NOW, RULES, recorded
 
 SILENT = {RefusalCode.IN_FLIGHT, RefusalCode.CARD_PAGE_OPEN, RefusalCode.NOT_NEEDED}
@@ -75,6 +81,99 @@ def test_a_declined_card_is_told_and_the_purchase_keeps_waiting(database: Connec
     )
 
     assert outcome == (PurchaseStatus.AWAITING_FUNDS, "card_declined", "Declined.")
+
+
+class Hearing(BillingService):
+    """The service, which hears events one by one; whose purchases it tries again is noted."""
+
+    def __init__(self, database: Connected) -> None:
+        self.database: Any = database
+        self.tried: list[UUID] = []
+
+    def _checkout(self) -> Any:
+        return SimpleNamespace(settle_user=self.tried.append)
+
+    def looks_at(self, user_id: UUID) -> bool:
+        """Whether it is about to look how long this user's credits last."""
+        with self.database.read() as session:
+            row = session.get(RunwayRow, user_id)
+            return row is not None and row.due_at is not None
+
+
+def told_by(event: Event) -> Any:
+    return event.model_dump(mode="json")
+
+
+def test_what_is_told_of_a_declined_card_comes_to_the_purchase(database: Connected) -> None:
+    user_id = uuid4()
+    purchase_id = waiting_purchase(database, user_id)
+
+    Hearing(database).explain_failed_topup(told_by(failure(user_id)))
+
+    with database.read() as session:
+        assert session.get_one(PurchaseRow, purchase_id).status_code == "card_declined"
+
+
+@pytest.mark.parametrize(
+    ("code", "is_tried"), [(RefusalCode.NOT_NEEDED, True), (RefusalCode.DAILY_LIMIT, False)]
+)
+def test_who_has_enough_after_all_is_tried_again_and_nobody_else(
+    database: Connected, code: RefusalCode, is_tried: bool
+) -> None:
+    before, user_id, after = uuid4(), uuid4(), uuid4()
+    for each in (before, user_id, after):
+        waiting_purchase(database, each)
+    billing = Hearing(database)
+
+    billing.explain_refused_topup(told_by(refusal(user_id, code)))
+    billing.explain_refused_topup(told_by(refusal(uuid4(), code)))  # who waits for nothing
+
+    assert billing.tried == ([user_id] if is_tried else [])
+
+
+def test_a_pause_is_told_and_makes_billing_look_ahead(database: Connected) -> None:
+    user_id = uuid4()
+    purchase_id = waiting_purchase(database, user_id)
+    billing = Hearing(database)
+    paused = AutoTopupPaused(
+        event_id=uuid4(), occurred_at=NOW, user_id=user_id, code="card_expired", reason="Expired."
+    )
+
+    billing.explain_paused_topup(told_by(paused))
+
+    with database.read() as session:
+        assert session.get_one(PurchaseRow, purchase_id).status_code == "card_expired"
+    assert billing.looks_at(user_id)
+
+
+def test_other_settings_make_billing_look_ahead(database: Connected) -> None:
+    user_id = uuid4()
+    billing = Hearing(database)
+    changed = AutoTopupSettingsChanged(
+        event_id=uuid4(),
+        occurred_at=NOW,
+        user_id=user_id,
+        settings_version=1,
+        threshold_micros=None,
+    )
+
+    billing.see_topup_changed(told_by(changed))
+
+    assert (billing.looks_at(user_id), billing.looks_at(uuid4())) == (True, False)
+
+
+def test_who_was_warned_is_looked_at_when_auto_topup_goes_on(database: Connected) -> None:
+    user_id = uuid4()
+    billing = Hearing(database)
+    with database.begin() as session:
+        session.add(RunwayRow(user_id=user_id, warned_days=3))
+    resumed = AutoTopupResumed(
+        event_id=uuid4(), occurred_at=NOW, user_id=user_id, reason="A card was added."
+    )
+
+    billing.see_topup_resumed(told_by(resumed))
+
+    assert billing.looks_at(user_id)
 
 
 def test_a_failure_without_words_is_given_some(database: Connected) -> None:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, cast
 from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy import delete, select
 
 from chassis.client import RpcClient
 from chassis.database import Connected
@@ -38,16 +39,18 @@ from contracts.errors import (
 )
 from contracts.keys import purchase_key
 from contracts.wallet import CloseKey, Debit, DebitAll, GetWallet, Refund
-from services.billing.deployments import resizing
 from services.billing.deployments.months import cost_micros
-from services.billing.models import DeploymentRow
+from services.billing.deployments.periods import PeriodKind
+from services.billing.models import DeploymentRow, PeriodRow, PurchaseRow, RunwayRow
 from services.billing.purchases import lifecycle, returns
 from services.billing.refunds.settling import Refunds
 from services.billing.renewals.renewals import DUE
 from services.billing.renewals.resizes import Resizes
-from services.billing.sales.shares import Price, shares
+from services.billing.sales.discounts import price_of
+from services.billing.sales.shares import shares
 from services.billing.sales.statements import list_sales
 from tests.billing.conftest import quoted, recorded
+from tests.billing.test_discounts import hears
 from tests.billing.test_lost_answers import LOST, is_a
 from tests.billing.test_renewals import BOUGHT, DAY, PRICE, Tenant, month
 from tests.locks import done_after
@@ -99,20 +102,22 @@ class Owner(Tenant):
         self.sizes = sizes
         self.resizes = Resizes(self.renewals)
 
-    def buys(self, product: Product, provider_id: UUID | None = None) -> UUID:
+    def buys(
+        self, product: Product, provider_id: UUID | None = None, discount_bps: int = 0
+    ) -> UUID:
+        hears(self.database, self.user_id, discount_bps)
         line = quoted(product.price_micros, name=product.name)
         product = product.model_copy(update={"provider_id": provider_id})
         line = line.model_copy(update={"product": product})
         claimed = recorded(self.database, line, user_id=self.user_id, now=self.now)
         (bought,) = claimed.row.lines
-        price = Price(bought.amount_micros, bought.provider_id, bought.fee_bps)
         paid = self._rpc.call(
             Debit(
                 idempotency_key=purchase_key(claimed.purchase_id),
                 user_id=self.user_id,
-                amount_micros=product.price_micros,
+                amount_micros=bought.amount_micros,
                 description=product.name,
-                shares=shares([price]),
+                shares=shares([price_of(bought)]),
             )
         )
         with self.database.begin() as session:
@@ -195,6 +200,7 @@ def test_whoever_runs_it_hears_of_the_size_and_nobody_else_is_resized(
         "active",
         str(owner.sizes.two.product_id),
     )
+    assert told["monthly_cost_micros"] == owner.sizes.two.price_micros
     assert owner.sees(other).product_id == owner.sizes.one.product_id
 
 
@@ -214,6 +220,50 @@ def test_up_and_down_again_costs_the_time_of_each_size(owner: Owner, deployment_
 
     # A quarter of a month each at one, two, three and half of the price: one was paid before.
     assert before - owner.balance == (PRICE + 2 * PRICE + 3 * PRICE + PRICE // 2) // 4 - PRICE
+    # The last one gave back of what "three" and "two" had cost, and nothing of the month itself.
+    back = select(PeriodRow.amount_micros).where(
+        PeriodRow.deployment_id == deployment_id, PeriodRow.kind == PeriodKind.CREDIT
+    )
+    with owner.database.read() as session:
+        assert sorted(session.scalars(back)) == [PRICE // 8, PRICE // 2]
+
+
+def test_what_goes_back_is_of_what_this_one_cost(
+    stack: System, owner: Owner, deployment_id: UUID
+) -> None:
+    """Others began their months at the same moment, and cost more."""
+    for someone in (owner, Owner(stack, owner.database, owner.sizes)):
+        someone.gets(10 * PRICE)
+        other_id = someone.buys(owner.sizes.one)
+        someone.lives(HALF)
+        someone.resize(other_id, owner.sizes.three)
+    paid_before = owner.balance
+
+    owner.resize(deployment_id, owner.sizes.half)
+
+    assert owner.balance - paid_before == PRICE // 4
+    credit = select(PeriodRow.transaction_id).where(
+        PeriodRow.deployment_id == deployment_id, PeriodRow.kind == PeriodKind.CREDIT
+    )
+    month_of = select(PurchaseRow.transaction_id).join(
+        DeploymentRow, DeploymentRow.purchase_id == PurchaseRow.purchase_id
+    )
+    with owner.database.read() as session:
+        paid_by = session.scalars(month_of.where(DeploymentRow.deployment_id == deployment_id))
+        assert session.scalars(credit).all() == paid_by.all()
+
+
+def test_a_resize_makes_billing_look_how_long_credits_last(
+    owner: Owner, deployment_id: UUID
+) -> None:
+    with owner.database.begin() as session:
+        session.execute(delete(RunwayRow).where(RunwayRow.user_id == owner.user_id))
+    owner.lives(HALF)
+
+    owner.resize(deployment_id, owner.sizes.two)
+
+    with owner.database.read() as session:
+        assert session.get_one(RunwayRow, owner.user_id).due_at is not None
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -235,6 +285,36 @@ def test_any_number_of_resizes_costs_what_each_size_ran_for(
     exact += price * (month(1) - at).total_seconds() / length
 
     assert abs(before - owner.balance + PRICE - exact) <= len(moments)
+
+
+def test_a_month_that_was_bought_with_a_discount_goes_back_as_it_was_paid(
+    stack: System, owner: Owner
+) -> None:
+    seller = Tenant(stack, owner.database)
+    family = f"less-{uuid4().hex[:12]}"
+    small, large = (
+        create(stack, name, price, family=family, provider_id=seller.user_id)
+        for name, price in (("Small", PRICE), ("Large", 2 * PRICE))
+    )
+    before = owner.balance
+    deployment_id = owner.buys(large, seller.user_id, discount_bps=500)
+    paid = before - owner.balance
+    earned = seller.balance
+    owner.lives(HALF)
+    question = ListResizes(user_id=owner.user_id, deployment_id=deployment_id)
+    options = owner.resizes.options(question).options
+    shown = {each.product_id: each.amount_micros for each in options}
+
+    owner.resize(deployment_id, small, expected_amount_micros=shown[small.product_id])
+    back = before - paid - owner.balance
+    owner.resize(deployment_id, large)
+
+    # Half of the price for half of the month, with 5 % off as it was bought.
+    assert (paid, back) == (2 * PRICE * 95 // 100, -PRICE // 2 * 95 // 100)
+    assert earned == 2 * PRICE * 9 // 10
+    # A larger size is charged at its price, and who sells has what they would have without it.
+    assert abs(before - owner.balance - (paid + PRICE // 2 * 5 // 100)) <= 1
+    assert abs(seller.balance - earned) <= 2
 
 
 def test_who_sells_gives_back_in_proportion_and_gets_in_proportion(
@@ -540,7 +620,7 @@ def test_an_amount_that_was_shown_is_charged_as_it_was(owner: Owner, deployment_
     owner.lives(HALF)
     shown = owner.resizes.options(ListResizes(user_id=owner.user_id, deployment_id=deployment_id))
     option = next(each for each in shown.options if each.product_id == owner.sizes.two.product_id)
-    owner.now = HALF + resizing.QUOTE_HOLDS - INSTANT
+    owner.now = HALF + timedelta(minutes=10) - INSTANT
     owner.resize(
         deployment_id,
         owner.sizes.two,
@@ -564,7 +644,7 @@ def test_an_amount_that_is_another_by_now_is_not_charged(owner: Owner, deploymen
 
 @pytest.mark.parametrize(
     "quoted_at",
-    [HALF - resizing.QUOTE_HOLDS, HALF + INSTANT, BOUGHT],
+    [HALF - timedelta(minutes=10), HALF + INSTANT, BOUGHT],
     ids=["too long ago", "in the future", "a month ago"],
 )
 def test_an_amount_of_another_time_is_not_taken(

@@ -22,6 +22,7 @@ from tests.billing.test_forecast import NOON, Steady, Wire, midnight_after
 from tests.billing.test_lost_answers import is_a
 from tests.billing.test_renewals import BOUGHT, DAY, PRICE, Tenant, month
 from tests.billing.test_usage import HOURS, USD
+from tests.crashes import Died, dies_at
 from tests.locks import done_after
 from tests.system import System
 
@@ -77,6 +78,8 @@ def test_it_is_told_7_3_and_1_days_before_and_once_each(tenant: Watched) -> None
 
     assert tenant.warned() == [(on(7), 7, 5), (on(3), 3, 5), (on(1), 1, 5)]
     assert {event["short_on"] for event in tenant.told("runway_low")} == {str(RENEWS_ON)}
+    since = {datetime.fromisoformat(event["short_at"]) for event in tenant.told("runway_low")}
+    assert since == {month(1)}
     assert tenant.told("runway_restored") == []
 
 
@@ -267,6 +270,22 @@ def test_a_look_that_something_overtook_says_nothing(tenant: Watched) -> None:
     Lookout(tenant.database, rpc, RULES, lambda: tenant.now)._look(tenant.user_id, leased_until)
 
     assert tenant.warned() == []
+
+
+@pytest.mark.parametrize("point", ["billing.runway_foretold", "billing.runway_recorded"])
+def test_a_look_that_dies_is_taken_again_and_warns_once(
+    tenant: Watched, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    tenant.deploys()
+    tenant.gets(PRICE - 5)
+    tenant.is_watched(BOUGHT + DAY)
+
+    dies_at(monkeypatch, runways, point)
+    with pytest.raises(Died):
+        tenant.is_watched(month(1) - 5 * DAY)
+    tenant.is_watched(month(1) - 5 * DAY)
+
+    assert tenant.warned() == [(on(7), 7, 5)]
 
 
 def test_two_looks_at_the_same_moment_warn_once(tenant: Watched) -> None:

@@ -35,6 +35,7 @@ from contracts.wallet import (
     Statement,
     TransactionKind,
 )
+from services.billing.deployments.meters import owing_usage
 from services.billing.deployments.months import month_at, one_month_after
 from services.billing.deployments.rating import rated_micros
 from services.billing.models import DeploymentRow, UsageChargeLineRow, UsageTotalRow
@@ -51,6 +52,7 @@ from tests.billing.conftest import RULES, quote_of, quoted
 from tests.billing.test_earnings import Market
 from tests.billing.test_lost_answers import LOST, is_a
 from tests.billing.test_renewals import BOUGHT, PRICE, Tenant
+from tests.crashes import Died, dies_at
 from tests.locks import done_after
 from tests.system import System
 
@@ -685,6 +687,26 @@ def test_a_charge_that_is_not_paid_is_replaced_when_it_is_corrected(
     assert tenant.sees(tenant.deployment_id).next_status is None
 
 
+def test_a_charge_whose_replacing_died_is_replaced_once(
+    tenant: Metered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant.gets(USD)
+    wrong = tenant.uses(5_000)
+    tenant.pays()
+    corrects(tenant, wrong, 4_999)
+    dies_at(monkeypatch, charging, "billing.usage_closed")
+    tenant.now += RULES.renewal_retry
+    with pytest.raises(Died):
+        tenant.charges.run()
+
+    for _ in range(2):
+        tenant.now += RULES.renewal_retry
+        tenant.charges.run()
+    tenant.refunds.run()
+
+    assert (tenant.paid, tenant.looks().due_micros) == ([-USD], 0)
+
+
 def test_a_charge_that_was_paid_before_it_could_be_replaced_is_paid_back(tenant: Metered) -> None:
     tenant.uses(5)
     wrong = tenant.uses(2)
@@ -962,6 +984,22 @@ def test_nobody_sees_the_usage_of_another(tenant: Metered) -> None:
 
     with pytest.raises(NotFound):
         tenant.looks(user_id=uuid4())
+
+
+@pytest.mark.parametrize("is_charged", [False, True])
+def test_who_owes_for_usage_owes_for_his_own_alone(
+    tenant: Metered, stack: System, database: Connected, is_charged: bool
+) -> None:
+    users = [tenant, Metered(stack, database)]
+    for user in users:
+        user.uses()
+    if is_charged:
+        tenant.pays()
+
+    with database.read() as session:
+        owing = [owing_usage(session, user.user_id) for user in users]
+
+    assert owing == [{user.deployment_id} for user in users]
 
 
 @pytest.mark.parametrize("day", [28, 29, 30, 31])

@@ -10,7 +10,9 @@ from sqlalchemy import text
 
 from chassis.database import Connected, connect
 from services.catalog.models import ProductRow
+from services.catalog.settings import CatalogSettings
 
+RULES = CatalogSettings(amqp_uri="amqp://none", database_url="postgresql://none")
 NOW = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
 
 
@@ -27,7 +29,7 @@ def database(catalog_database: Connected) -> Connected:
         session.execute(
             text(
                 "TRUNCATE products, product_prices, product_changes, reservations,"
-                " reservation_lines, outbox, inbox"
+                " reservation_lines, provider_changes, providers, outbox, inbox"
             )
         )
     return catalog_database

@@ -1,4 +1,5 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -6,11 +7,19 @@ from uuid import UUID
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine, delete, event
+from sqlalchemy import Engine, delete, event, text, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from chassis.database import Connected
-from contracts.catalog import BillingPeriod, Category, CountProducts, ListProducts, SortOrder
+from contracts.catalog import (
+    BillingPeriod,
+    Category,
+    CountProducts,
+    ListProducts,
+    ProductFilters,
+    SortOrder,
+)
 from contracts.errors import BadRequest, NotFound
 from services.catalog import products
 from services.catalog.models import ProductRow
@@ -116,6 +125,7 @@ def test_each_facet_is_counted_under_all_filters_but_its_own(
     assert names(database, billing_period=BillingPeriod.ONCE, provider_name="South") == []
 
 
+@pytest.mark.usefixtures("looked")
 @pytest.mark.parametrize(
     ("name", "wanted"),
     [
@@ -162,6 +172,7 @@ def test_a_name_is_bounded_and_not_blank(add_product: AddProduct, field: str, va
         add_product(**{field: value})
 
 
+@pytest.mark.usefixtures("looked")
 @pytest.mark.parametrize("word", ["%", "_", "\\", "'", '"; DROP TABLE products; --'])
 def test_search_takes_every_character_as_itself(
     database: Connected, add_product: AddProduct, word: str
@@ -206,27 +217,100 @@ def test_each_sort_order(
     assert names(database, sort=sort) == expected
 
 
-def test_words_are_looked_for_once_for_a_page_and_its_total(
-    database: Connected, add_product: AddProduct
-) -> None:
-    add_product()
+@contextmanager
+def statements() -> Iterator[list[str]]:
+    """What is asked meanwhile, in whatever database."""
     sent: list[str] = []
 
     def note(_connection: object, cursor: Any, *_: object) -> None:
         sent.append(cursor.query.decode())
 
     event.listen(Engine, "after_cursor_execute", note)
-    names(database, q="plain")
+    yield sent
     event.remove(Engine, "after_cursor_execute", note)
 
-    with database.read() as session:
-        plans = [
-            line
-            for statement in sent
-            if statement.startswith(("SELECT", "WITH"))
-            for (line,) in session.connection().exec_driver_sql(f"EXPLAIN {statement}")
-        ]
-    assert len([line for line in plans if "strpos" in line]) == 1
+
+@pytest.fixture(params=["in the order of the list", "by the index"])
+def looked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How words are looked for."""
+    if request.param == "by the index":
+        monkeypatch.setattr(products, "WALKED_MAX", 0)
+    return str(request.param)
+
+
+def test_rare_words_are_found_by_the_index_alone(
+    database: Connected, add_product: AddProduct
+) -> None:
+    for _ in range(3):
+        add_product()
+
+    with database.begin() as session:
+        index, table = scans(session, "products_by_pieces"), scans(session, "products")
+        found = session.scalars(text("SELECT products_with(ARRAY['plain', 'product'])")).all()
+        assert len(found) == 3
+        assert scans(session, "products_by_pieces") == index + 1
+        assert scans(session, "products") == table
+
+
+def scans(session: Session, name: str) -> int:
+    """How often this connection has gone through an index, or through a table as a whole."""
+    asked = text("SELECT pg_stat_get_xact_numscans(CAST(:name AS regclass))")
+    return int(session.scalar(asked, {"name": name}))
+
+
+@pytest.mark.parametrize("sort", list(SortOrder))
+def test_rare_words_are_counted_paged_and_filtered_as_common_ones(
+    database: Connected, add_product: AddProduct, sort: SortOrder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(6):
+        add_product(
+            name=f"{'Wanted' if number % 3 else 'Other'} {number}",
+            category="compute" if number < 5 else "gateways",
+            price_micros=number,
+            featured_rank=number,
+            created_at=NOW + timedelta(days=number),
+        )
+
+    def listed() -> list[tuple[list[str], int]]:
+        pages: list[tuple[list[str], int]] = []
+        cursor = None
+        while not pages or cursor:
+            question = ListProducts(
+                q="WANT", category=Category.COMPUTE, sort=sort, limit=1, cursor=cursor
+            )
+            with database.read() as session:
+                page = products.list_products(session, question)
+            pages.append(([each.name for each in page.products], page.total))
+            cursor = page.next_cursor
+        return pages
+
+    common = listed()
+    monkeypatch.setattr(products, "WALKED_MAX", 0)
+    add_product(name="Unlike")
+
+    assert listed() == common
+    assert [total for _, total in common] == [3, 3, 3]
+
+
+@pytest.mark.usefixtures("looked")
+@pytest.mark.parametrize("wanted", ["j", "j7", "j7\u00e4", "m-j", "7a", "\U0001f600"])
+def test_a_word_of_any_length_is_found(
+    database: Connected, add_product: AddProduct, wanted: str
+) -> None:
+    add_product(name="VM-J7\u00c4 \U0001f600")
+    add_product(name="VM-Y7")
+
+    assert names(database, q=wanted) == ["VM-J7\u00c4 \U0001f600"]
+
+
+@pytest.mark.usefixtures("looked")
+@pytest.mark.parametrize("wanted", ["abcde", "de abd"])
+def test_the_pieces_of_a_word_are_not_the_word(
+    database: Connected, add_product: AddProduct, wanted: str
+) -> None:
+    add_product(name="abcd bcde cde")
+
+    assert names(database, q=wanted) == []
 
 
 def test_a_page_reads_one_product_more_than_it_shows(
@@ -343,6 +427,118 @@ def test_total_counts_every_match_on_every_page(
         )
 
     assert (first.total, second.total) == (5, 5)
+
+
+def total(database: Connected, **filters: Any) -> int:
+    with database.read() as session:
+        return products.list_products(session, ListProducts(**filters)).total
+
+
+MATCHING: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "category": ({"category": "gateways"}, {"category": "gateways"}),
+    "q": ({"q": "wanted"}, {"name": "Wanted"}),
+    "q in the summary": ({"q": "wanted"}, {"summary": "Wanted"}),
+    "max_price_micros": ({"max_price_micros": 1}, {"price_micros": 1}),
+    "family": ({"family": "sizes"}, {"family": "sizes"}),
+    "provider_name": ({"provider_name": "North"}, {"provider_name": "North"}),
+    "location": ({"location": "Ghent"}, {"location": "Ghent"}),
+    "billing_period": ({"billing_period": "once"}, {"billing_period": "once"}),
+    "min_vcpu": ({"min_vcpu": 2}, {"specification": [{"label": "CPU", "value": "2"}]}),
+    "min_memory_gb": ({"min_memory_gb": 2}, {"specification": [{"label": "Memory", "value": "2"}]}),
+    "min_disk_gb": ({"min_disk_gb": 2}, {"specification": [{"label": "Disk", "value": "2"}]}),
+}
+"""By what it is counted, and what makes a product match."""
+
+
+def test_each_filter_is_tried() -> None:
+    # Whose a product is does not change, and what is retired is found or not: see test_providers.
+    others = {"provider_id", "with_retired"}
+
+    assert {name.split()[0] for name in MATCHING} | others == set(ProductFilters.model_fields)
+
+
+@pytest.mark.parametrize("name", MATCHING)
+def test_a_change_of_what_a_product_is_found_by_is_counted_at_once(
+    database: Connected, add_product: AddProduct, name: str
+) -> None:
+    filters, change = MATCHING[name]
+    product_id = add_product()
+    before = total(database, **filters)
+
+    with database.begin() as session:
+        session.execute(
+            update(ProductRow).where(ProductRow.product_id == product_id).values(**change)
+        )
+
+    assert (before, total(database, **filters)) == (0, 1)
+
+
+def test_a_product_that_comes_is_retired_or_goes_is_counted_at_once(
+    database: Connected, add_product: AddProduct
+) -> None:
+    totals = [total(database)]
+    first = add_product()
+    totals.append(total(database))
+    add_product()
+    totals.append(total(database))
+    with database.begin() as session:
+        session.get_one(ProductRow, first).retired_at = NOW
+    totals.append(total(database))
+    with database.begin() as session:
+        session.execute(delete(ProductRow))
+    totals.append(total(database))
+
+    assert totals == [0, 1, 2, 1, 0]
+
+
+def test_what_is_not_committed_is_not_counted(database: Connected, add_product: AddProduct) -> None:
+    add_product()
+    with database.rehearse() as session:
+        session.execute(delete(ProductRow))
+        meanwhile = total(database)
+
+    assert (meanwhile, total(database)) == (1, 1)
+
+
+def test_what_was_counted_is_known_until_a_product_changes(
+    database: Connected, add_product: AddProduct
+) -> None:
+    product_id = add_product(stock=5)
+    add_product()
+
+    def counts() -> int:
+        with statements() as sent, database.read() as session:
+            first = products.list_products(session, ListProducts(limit=1))
+            products.list_products(session, ListProducts(limit=1, cursor=first.next_cursor))
+            products.count_products(session, CountProducts())
+        return sum("count(" in each for each in sent)
+
+    anew, known = counts(), counts()
+    with database.begin() as session:
+        session.get_one(ProductRow, product_id).stock = 4
+    sold = counts()
+    add_product()
+
+    assert (anew, known, sold, counts()) == (2, 0, 0, 2)
+
+
+def test_a_later_page_is_found_without_those_before_it(
+    database: Connected, add_product: AddProduct
+) -> None:
+    for rank in range(3):
+        add_product(featured_rank=rank)
+    with database.read() as session:
+        first = products.list_products(session, ListProducts(limit=1))
+    with statements() as sent:
+        names(database, limit=1, cursor=first.next_cursor)
+    (page,) = [each for each in sent if "LIMIT" in each]
+
+    with database.begin() as session:
+        session.connection().exec_driver_sql("SET LOCAL enable_seqscan = off")
+        session.connection().exec_driver_sql("SET LOCAL enable_bitmapscan = off")
+        plan = "".join(session.connection().exec_driver_sql(f"EXPLAIN {page}").scalars())
+
+    assert "Index Cond: (ROW(featured_rank, product_id) >" in plan
 
 
 @pytest.mark.parametrize("cursor", ["nonsense", "!!!", "WyJwcmljZSIsMSwieCJd", "W10", "bnVsbA"])

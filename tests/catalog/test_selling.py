@@ -28,7 +28,7 @@ from contracts.catalog import (
 )
 from contracts.errors import BadRequest, Conflict, IdempotencyConflict, NotFound
 from services.catalog import products, quotes, selling, stock
-from tests.catalog.conftest import NOW
+from tests.catalog.conftest import NOW, RULES
 from tests.locks import done_after
 
 HOUR = timedelta(hours=1)
@@ -54,7 +54,7 @@ def creation(**changes: Any) -> CreateProduct:
 def create(database: Connected) -> Callable[..., Product]:
     def make(**changes: Any) -> Product:
         with database.begin() as session:
-            return selling.create(session, NOW, creation(**changes))
+            return selling.create(session, NOW, creation(**changes), RULES)
 
     return make
 
@@ -65,7 +65,7 @@ def change(
     values = {"idempotency_key": f"{uuid4()}", "reason": "It is so", "actor": "bob", **changes}
     with database.begin() as session:
         command = ChangeProduct(product_id=product_id, **values)
-        return selling.change(session, NOW + after, command)
+        return selling.change(session, NOW + after, command, RULES)
 
 
 def retire(database: Connected, product_id: UUID, key: str | None = None) -> Product:
@@ -143,9 +143,9 @@ def test_who_asks_with_the_same_key_at_the_same_moment_gets_the_same(database: C
 
     def ask() -> Product:
         with database.begin() as session:
-            return selling.create(session, NOW, command)
+            return selling.create(session, NOW, command, RULES)
 
-    made = done_after(database, lambda session: selling.create(session, NOW, command), ask)
+    made = done_after(database, lambda session: selling.create(session, NOW, command, RULES), ask)
 
     assert listed(database) == ["VM-New"]
     assert made.slug == command.slug
@@ -160,7 +160,7 @@ def test_two_changes_of_one_product_follow_each_other(
         command = ChangeProduct(
             idempotency_key="a", product_id=made.product_id, stock_change=-2, reason="a", actor="b"
         )
-        selling.change(session, NOW, command)
+        selling.change(session, NOW, command, RULES)
 
     changed = done_after(database, take, lambda: change(database, made.product_id, stock_change=2))
 

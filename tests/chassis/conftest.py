@@ -45,8 +45,8 @@ class Probe:
         }
         self.children: list[Child] = []
 
-    def start(self, health_port: int = 0) -> Child:
-        """Start one more process of the probe and wait until it answers."""
+    def launch(self, health_port: int = 0) -> Child:
+        """Start one more process of the probe."""
         number = len(self.children)
         child = Child(
             f"probe-{number}",
@@ -60,6 +60,11 @@ class Probe:
         )  # fmt: skip
         self.children.append(child)
         child.start()
+        return child
+
+    def start(self, health_port: int = 0) -> Child:
+        """Start one more process of the probe and wait until it answers."""
+        child = self.launch(health_port)
         assert wait_for(self.answers, PATIENCE_S), child.tail()
         return child
 

@@ -48,7 +48,7 @@ def test_what_runs_after_the_commit_finds_it_committed(database: Connected) -> N
     try:
         with database.begin() as session:
             session.execute(text("INSERT INTO committed VALUES (1)"))
-            session.info[PUBLISHED] = ["an event"]
+            session.info[PUBLISHED] = [SimpleNamespace(source="probe", type="told")]
             after_commit(session, lambda: look("first"))
             after_commit(session, lambda: look("second"))
             assert seen == []
@@ -170,6 +170,20 @@ def test_who_reads_cannot_write_and_keeps_no_transaction_open(database: Connecte
     assert seen == "idle"
 
 
+def test_a_connection_that_was_used_a_moment_ago_is_not_asked_whether_it_lives(
+    database: Connected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    of_one = connect(database.engine.url.render_as_string(hide_password=False), pool_size=1)
+    for _ in range(2):
+        with of_one.begin() as session:
+            session.execute(text("SELECT 1"))
+        monkeypatch.setattr(of_one.engine.dialect, "do_ping", asked.append)
+    of_one.engine.dispose()
+
+    assert asked == []
+
+
 def test_questions_of_one_moment_are_answered_in_one_look(database: Connected) -> None:
     looks: list[list[int]] = []
     is_free = Event()
@@ -191,13 +205,15 @@ def test_questions_of_one_moment_are_answered_in_one_look(database: Connected) -
     assert [sorted(asked) for asked in looks] == [[1], [2, 3, 4]]
 
 
-@pytest.mark.parametrize("fails_with_others", [False, True])
+@pytest.mark.parametrize("failures", [0, 1])
 def test_a_question_that_has_no_answer_is_told_so_and_keeps_nobody_from_his(
-    database: Connected, fails_with_others: bool
+    database: Connected, failures: int
 ) -> None:
+    failing = ["not all of them"] * failures
+
     def look(_session: Session, questions: Sequence[int]) -> list[int | Exception]:
-        if fails_with_others and len(questions) > 1:
-            raise RuntimeError("not all of them")
+        if 2 in questions and failing:
+            raise RuntimeError(failing.pop())
         return [NotFound("There is none.") if number == 2 else number for number in questions]
 
     def ask(number: int) -> int | str:

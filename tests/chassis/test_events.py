@@ -12,11 +12,23 @@ from kombu.message import Message
 from sqlalchemy import text
 
 from chassis import bodies, dead_letters
+from chassis.broker import ERROR_HEADER, ORIGIN_HEADER
 from chassis.clock import utc_now
 from chassis.database import HAS_RELAY
+from chassis.operated import _told
 from chassis.outbox import publish
 from contracts import errors
+from contracts.errors import Conflict, NotFound
 from contracts.messages import Event
+from contracts.operating import (
+    DeadLetter,
+    DiscardDeadLetter,
+    GetDeadLetters,
+    GetState,
+    ReplayDeadLetter,
+    ServiceState,
+    of,
+)
 from tests.chassis.conftest import Probe
 from tests.chassis.probe.messages import Chanted, Tell, Told, Whispered
 from tests.chassis.probe.service import AFTER_COMMIT, CHANT, NAPPING
@@ -315,6 +327,92 @@ def test_a_dead_letter_that_the_inbox_may_have_forgotten_is_not_replayed(
     eventually(lambda: str(event.event_id) in command("list"))
 
 
+def letter_of(probe: Probe, event: Event) -> DeadLetter:
+    """As the service itself tells it."""
+
+    def find() -> DeadLetter | None:
+        found = probe.rpc.call(of("probe", GetDeadLetters)())
+        assert found.total >= len(found.letters)
+        return next((it for it in found.letters if str(event.event_id) in it.body), None)
+
+    letter = eventually(find)
+    assert letter is not None
+    return letter
+
+
+def test_a_service_tells_its_dead_letters_replays_and_discards_them_when_it_is_asked(
+    probe: Probe, command: object
+) -> None:
+    event = told(666)
+    send(probe, event)
+    dead = letter_of(probe, event)
+    replayed = probe.rpc.call(of("probe", ReplayDeadLetter)(message=dead.message))
+    again = letter_of(probe, event)
+    discarded = probe.rpc.call(of("probe", DiscardDeadLetter)(message=dead.message))
+
+    assert (dead.queue, dead.attempts) == ("evt-probe-told--probe.note_told", 3)
+    assert again == dead
+    assert (replayed.count, discarded.count) == (1, 1)
+    for request in (ReplayDeadLetter, DiscardDeadLetter):
+        # As for who asks again because the answer was lost.
+        with pytest.raises(NotFound):
+            probe.rpc.call(of("probe", request)(message=dead.message))
+
+
+def test_what_was_handled_already_is_replayed_without_an_effect(
+    probe: Probe, command: object
+) -> None:
+    event = told(4711)
+    send(probe, event)
+    probe.comes_to_note(4711)
+    queue = "evt-probe-told--probe.note_told"
+    with Connection(probe.vhost.admin_uri) as connection:
+        for _ in range(2):
+            Producer(connection.default_channel).publish(
+                event.model_dump(mode="json"),
+                exchange="probe.queues", routing_key="probe.dead-letters",
+                headers={ORIGIN_HEADER: queue},
+            )  # fmt: skip
+    dead = letter_of(probe, event)
+    replayed = probe.rpc.call(of("probe", ReplayDeadLetter)(message=dead.message))
+    after = told(4712)
+    send(probe, after)
+    probe.comes_to_note(4712)
+
+    assert replayed.count == 2
+    assert probe.noted(4711) == 1
+
+
+def test_a_service_does_not_replay_what_its_inbox_may_have_forgotten(
+    probe: Probe, command: object
+) -> None:
+    event = told(666).model_copy(update={"occurred_at": utc_now() - timedelta(days=31)})
+    send(probe, event)
+    dead = letter_of(probe, event)
+
+    with pytest.raises(Conflict, match="INBOX_KEPT_DAYS"):
+        probe.rpc.call(of("probe", ReplayDeadLetter)(message=dead.message))
+    assert letter_of(probe, event) == dead
+
+
+def test_a_service_tells_how_many_processes_it_has_and_what_waits(
+    probe: Probe, command: object
+) -> None:
+    def state() -> ServiceState:
+        return probe.rpc.call(of("probe", GetState)())
+
+    alone = state()
+    second = probe.launch()
+    together = eventually(state, lambda told: told.processes == 2)
+    second.stop()
+    left = eventually(state, lambda told: told.processes == 1)
+
+    assert (alone.processes, together.processes, left.processes) == (1, 2, 1)
+    waiting = {queue.name: queue.waiting for queue in left.queues}
+    assert waiting["evt-probe-told--probe.note_told"] == 0
+    assert {"rpc-probe", "probe.retry.1s"} <= waiting.keys()
+
+
 @pytest.mark.parametrize(
     ("body", "is_forgotten"),
     [
@@ -346,3 +444,19 @@ def test_an_event_without_its_fields_is_a_dead_letter_at_once(
 
     eventually(lambda: "no event" in command("list"))
     assert json.loads(command("list").splitlines()[-1])["attempts"] == 1
+
+
+def test_a_dead_letter_is_told_without_the_addresses_that_stand_in_it() -> None:
+    letter = _told(
+        Message(
+            json.dumps(
+                {"amount_micros": 5, "email": "ann.o@mail.example.com", "n": '"b@b.example"'}
+            ),
+            headers={ERROR_HEADER: "ValidationError: [input_value='c@c.example', input_type=str]"},
+        )
+    )
+
+    assert json.loads(letter.body) == {
+        "amount_micros": 5, "email": "(address)", "n": '"(address)"',
+    }  # fmt: skip
+    assert letter.error == "ValidationError: [input_value='(address)', input_type=str]"

@@ -1,17 +1,19 @@
 """How many events are handled at a time, and that every place that was taken is left again."""
 
+import time
 from collections import deque
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import eventlet
 import pytest
 from eventlet.semaphore import Semaphore
 from nameko.events import EventHandler as NamekoEventHandler
 from nameko.exceptions import ContainerBeingKilled
 from nameko.rpc import Rpc as NamekoRpc
 
-from chassis.events import EventHandler, EventPlaces, EventsHandler
+from chassis.events import ENOUGH, EventHandler, EventPlaces, EventsHandler
 
 
 class Queue:
@@ -130,12 +132,51 @@ def test_what_arrives_after_a_group_is_handled_too(monkeypatch: pytest.MonkeyPat
     assert (groups, works) == ([2, 1], [])
 
 
+def test_what_arrives_while_more_is_awaited_is_in_the_same_group(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    handler = handler_of(EventsHandler, monkeypatch)
+    handler._arrived, handler._is_working, handler._gather_s = deque(), False, 60
+    waited: list[float] = []
+    groups: list[int] = []
+    works: list[Callable[[], None]] = []
+    handler.container = SimpleNamespace(
+        spawn_managed_thread=works.append,
+        run_at_once=lambda _handler, arguments, _context: groups.append(len(arguments[0])),
+    )
+
+    def one_more_arrives(seconds: float) -> None:
+        waited.append(seconds)
+        handler.handle_message({}, MESSAGE)
+
+    monkeypatch.setattr(eventlet, "sleep", one_more_arrives)
+    handler.handle_message({}, MESSAGE)
+    works.pop()()
+    for _ in range(ENOUGH):
+        handler.handle_message({}, MESSAGE)
+    works.pop()()
+
+    assert (groups, len(waited), works) == ([ENOUGH, ENOUGH], ENOUGH - 1, [])
+
+
+def test_no_more_is_awaited_than_for_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = handler_of(EventsHandler, monkeypatch)
+    handler._arrived, handler._gather_s = deque([({}, MESSAGE)]), 0.5
+    clock = iter([100.0, 100.4, 100.5])
+    waited: list[float] = []
+    monkeypatch.setattr(eventlet, "sleep", waited.append)
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+
+    handler._gather()
+
+    assert len(waited) == 1
+
+
 def test_one_place_is_left_to_the_other_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
     handler = handler_of(EventHandler, monkeypatch)
     monkeypatch.setattr(NamekoEventHandler, "setup", lambda _self: None)
     settings = SimpleNamespace(retry_delays_s=())
     monkeypatch.setattr("chassis.events.service_settings", lambda: settings)
-    handler.queue = SimpleNamespace()
     for workers, own in ((10, 9), (2, 1), (1, 1)):
         handler.shared = places(workers)
         handler.setup()

@@ -1,16 +1,20 @@
 """A service as a process: its health, its replicas, and a broker that goes away."""
 
 import json
+from collections.abc import Callable
 
+import pytest
 import requests
+from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 
+from contracts.errors import InsufficientFunds, ServiceError
 from deploy.local.broker import Node
-from deploy.local.startup import free_port
+from deploy.local.startup import free_port, is_port_free, wait_for
 from tests.chassis.conftest import Probe
-from tests.chassis.probe.messages import Tell
+from tests.chassis.probe.messages import Echo, Tell
 from tests.chassis.probe.service import TICK
-from tests.patience import eventually
+from tests.patience import PATIENCE_S, eventually
 
 
 def test_a_timer_runs_in_one_replica_at_a_time(probe: Probe) -> None:
@@ -50,6 +54,18 @@ def test_health_says_ready_when_the_database_and_the_broker_are(probe: Probe) ->
     eventually(readiness, lambda found: found == (200, {"status": "ok"}))
 
 
+def test_a_second_process_at_a_port_for_health_says_that_it_is_taken(probe: Probe) -> None:
+    port = free_port()
+    probe.launch(health_port=port)
+    eventually(lambda: not is_port_free(port))
+
+    second = probe.launch(health_port=port)
+
+    assert wait_for(lambda: not second.is_running, PATIENCE_S), second.tail()
+    assert second.exit_code == 78
+    assert f"Setting HEALTH_PORT: {port}: Address already in use." in second.tail()
+
+
 def test_metrics_show_what_waits_in_the_outbox(probe: Probe) -> None:
     port = free_port()
     probe.start(health_port=port)
@@ -60,7 +76,49 @@ def test_metrics_show_what_waits_in_the_outbox(probe: Probe) -> None:
         except requests.ConnectionError:
             return ""
 
-    eventually(metrics, lambda text: "mycelium_probe_outbox_unsent_events 0.0" in text)
+    eventually(metrics, lambda text: "mycelium_outbox_unsent_events 0.0" in text)
+
+
+def test_a_process_counts_its_calls_their_errors_events_and_periodic_work(
+    make_probe: Callable[..., Probe],
+) -> None:
+    counting = make_probe()
+    port = free_port()
+    counting.children[0].stop()
+    counting.start(health_port=port)
+
+    def counted() -> dict[str, float]:
+        shown = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=5).text
+        return {
+            " ".join([sample.name, *sample.labels.values()]): sample.value
+            for family in text_string_to_metric_families(shown)
+            for sample in family.samples
+        }
+
+    counting.rpc.call(Echo(n=1))
+    for n, error in ((13, InsufficientFunds), (14, ServiceError)):
+        with pytest.raises(error):
+            counting.rpc.call(Echo(n=n))
+    counting.rpc.call(Tell(idempotency_key="t", n=5))
+    counting.comes_to_note(5)
+    counting.rpc.call(Tell(idempotency_key="t", n=666))
+
+    found = eventually(
+        counted, lambda shown: shown["mycelium_dead_letters_total evt-probe-told--probe.note_told"]
+    )
+    assert found["mycelium_call_duration_seconds_count echo"] >= 3
+    assert found["mycelium_call_errors_total insufficient_funds echo"] == 1
+    assert found["mycelium_call_errors_total service_error echo"] == 1
+    assert found["mycelium_call_errors_total service_error nap"] == 0
+    assert found["mycelium_events_committed_total probe.told"] == 2
+    assert found["mycelium_event_delay_seconds_count probe.told"] == 1
+    assert found["mycelium_event_failures_total probe.told"] == 3
+    assert found["mycelium_timer_last_success_timestamp_seconds tick"] > 0
+    assert found["mycelium_calls_in_hand"] == 0
+    assert found["mycelium_database_write_connections_limit"] > 0
+    assert found["mycelium_consuming"] == 1
+    assert found["mycelium_database_answers"] == 1
+    assert found["process_resident_memory_bytes"] > 0
 
 
 def test_every_line_of_the_log_is_json_with_the_calls_that_led_to_it(probe: Probe) -> None:

@@ -42,6 +42,7 @@ def block(broker: Node) -> Iterator[Callable[[], None]]:
     broker.apply("rabbit_alarm", "clear_alarm", alarm)
 
 
+@pytest.mark.soak
 def test_a_broker_that_takes_no_messages_makes_a_service_unready_and_is_told_once(
     probe: Probe, ready: Ready, block: Callable[[], None]
 ) -> None:
@@ -53,6 +54,7 @@ def test_a_broker_that_takes_no_messages_makes_a_service_unready_and_is_told_onc
     eventually(lambda: probe.log().count('"not ready"'), lambda count: count == 1)
 
 
+@pytest.mark.soak
 def test_it_is_ready_again_when_the_broker_takes_messages(probe: Probe, ready: Ready) -> None:
     eventually(ready, lambda found: found[0] == 200)
 

@@ -18,11 +18,11 @@ from kombu import Connection, Exchange, Producer, Queue
 from kombu.message import Message
 from nameko.exceptions import ContainerBeingKilled
 
-from chassis.client import RpcClient
+from chassis.client import CONNECT_WAIT_S, RpcClient
 from chassis.clock import utc_now
 from chassis.dead_letters import dead_letters, describe
 from chassis.deferred import Deferred
-from chassis.rpc import Rpc, RpcConsumer, signature_of
+from chassis.rpc import Caller, Rpc, RpcConsumer, signature_of
 from contracts import errors
 from contracts.messages import Request
 from tests.chassis.conftest import Probe
@@ -82,7 +82,7 @@ def test_a_call_that_could_not_be_begun_is_not_in_hand(monkeypatch: pytest.Monke
     with pytest.raises(ValueError, match="no sense"):
         consumer.handle_message({}, message)
 
-    assert consumer._in_hand == set()
+    assert consumer.in_hand == 0
 
 
 def test_a_call_to_a_service_that_is_killed_is_left_to_another_process() -> None:
@@ -173,6 +173,23 @@ def test_a_call_returns_the_reply_as_its_type(probe: Probe) -> None:
     assert probe.rpc.call(Echo(n=5)) == Number(n=5)
 
 
+def test_who_ends_calls_and_listens_no_longer(
+    probe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    amqp_uri = probe.vhost.admin_uri
+    monkeypatch.setenv("AMQP_URI", amqp_uri)
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
+    caller: Any = Caller()
+    caller.container = SimpleNamespace(config={"AMQP_URI": amqp_uri}, service_name="ending")
+    caller.setup()
+    answer = caller.get_dependency(None).call(Echo(n=5))
+
+    caller.stop()
+
+    assert answer == Number(n=5)
+    assert not caller.client._thread.is_alive()
+
+
 def test_fifty_threads_share_one_client_and_each_gets_its_own_answer(probe: Probe) -> None:
     with ThreadPoolExecutor(50) as threads:
         answers = list(threads.map(lambda n: probe.rpc.call(Echo(n=n)).n, range(100, 600)))
@@ -223,6 +240,26 @@ def test_a_broker_that_is_not_there_is_an_error_by_the_deadline() -> None:
     with pytest.raises(errors.Unavailable, match="broker cannot be reached"):
         client.call(Echo(n=1), timeout_s=0.2)
 
+    client.close()
+
+
+def test_a_broker_that_is_away_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = RpcClient("amqp://nobody:nothing@127.0.0.1:1/none", name="test")
+    waited: list[float] = []
+
+    def wait(seconds: float) -> bool:
+        waited.append(seconds)
+        return False
+
+    with pytest.raises(errors.Unavailable):
+        client.call(Echo(n=1), timeout_s=0.1)
+    client._away_since_s = eventually(lambda: client._away_since_s) - CONNECT_WAIT_S
+    monkeypatch.setattr(client._ready, "wait", wait)
+    for _ in range(3):
+        with pytest.raises(errors.Unavailable, match="broker cannot be reached"):
+            client.call(Echo(n=1), timeout_s=PATIENCE_S)
+
+    assert waited == [0.0] * 3
     client.close()
 
 

@@ -68,6 +68,7 @@ def test_a_client_whose_wire_fell_silent_is_answered_again(
     assert seconds_until_answered(client) < AGAIN_WITHIN_S
 
 
+@pytest.mark.soak
 def test_a_client_goes_past_a_node_that_froze(
     probe: Probe, wire_to: Callable[[str], Wire], client_of: Callable[[str], RpcClient]
 ) -> None:
@@ -136,6 +137,7 @@ def test_a_service_whose_wire_fell_silent_answers_and_publishes_again(
     assert time.monotonic() - began < AGAIN_WITHIN_S
 
 
+@pytest.mark.soak
 def test_a_service_goes_past_a_node_that_froze(
     make_probe: Callable[..., Probe], wire_to: Callable[[str], Wire]
 ) -> None:

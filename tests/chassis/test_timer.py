@@ -54,6 +54,7 @@ def test_a_leader_leads_for_as_long_as_it_lives(fresh: Probe) -> None:
     assert found == {first}
 
 
+@pytest.mark.soak
 def test_a_leader_that_was_cut_off_from_the_database_leads_again(fresh: Probe) -> None:
     eventually(lambda: leaders(fresh), lambda found: len(found) == 1)
     (first,) = leaders(fresh)

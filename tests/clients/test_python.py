@@ -7,7 +7,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -19,14 +19,24 @@ import pytest
 import requests
 import simplejson
 
+from chassis.chain import check_lines
+from chassis.clock import utc_now
+from chassis.database import Connected
 from contracts import errors
 from contracts.messages import Reply, Request
 from contracts.wallet import GetWallet, OpenAccount
 from deploy.local.broker import Node
 from mycelium_cli import printing
 from mycelium_client import Services
+from services.gateway.access import Role
+from services.gateway.models import User
+from services.gateway.people import tokens
+from services.gateway.people.tokens import Scope
+from services.gateway.staff import acts, grants
+from services.gateway.staff.acts import Actor
 from tests.chassis.wire import Wire
 from tests.clients.conftest import Terminal
+from tests.gateway.conftest import Api
 from tests.patience import eventually
 from tests.system import System
 
@@ -226,6 +236,111 @@ def test_a_purchase_is_made_once_for_its_key_and_its_deployment_looked_after(
     assert terminal.run("deployment", "blue").returncode == 2
     terminal.environment["MYCELIUM_TOKEN"] = new_member().token
     assert terminal.run(*deployment).returncode == 6
+
+
+def test_a_cart_is_filled_and_bought_once_for_its_key_and_credits_are_sent(
+    terminal: Terminal, product: dict[str, Any], new_member: Any
+) -> None:
+    friend = new_member()
+    assert terminal.run("cart", "checkout", "--yes").returncode == 5  # empty
+    added = [
+        json.loads(terminal.run("cart", "add", product["slug"], "--name", name, "--json").stdout)
+        for name in ("one", "two", "three")
+    ]
+    [first, *_] = added[-1]["lines"]
+    assert product["name"] in terminal.run("cart", "remove", first["line_id"]).stdout
+    assert terminal.run("cart", "checkout").returncode == 2  # nobody to ask
+    buy = ("cart", "checkout", "--yes", "--json", "--key", "one")
+    bought = [terminal.run(*buy) for _ in range(2)]
+    ids = {json.loads(done.stdout)["purchase_id"] for done in bought}
+    assert ([done.returncode for done in bought], len(ids)) == ([0, 0], 1)
+    assert "/receipt" in terminal.run("receipts").stdout
+
+    assert terminal.run("send", friend.email, "3").returncode == 2  # nobody to ask
+    send = ("send", friend.email, "3", "--yes", "--key", "sent")
+    assert [terminal.run(*send).returncode for _ in range(2)] == [0, 0]
+    assert '"balance": 7.00' in terminal.run("balance", "--json").stdout
+    made = terminal.run("tokens", "make", "Nightly", "--scope", "buy", "--days", "30").stdout
+    assert made.startswith("myc_")
+    listed = json.loads(terminal.run("tokens", "--json").stdout)["tokens"]
+    [nightly] = [each for each in listed if each["name"] == "Nightly"]
+    assert nightly["scopes"] == ["read", "buy"]
+    assert terminal.run("tokens", "revoke", nightly["token_id"]).returncode == 0
+    assert "Nightly" not in terminal.run("tokens").stdout
+
+
+def test_who_has_a_role_looks_users_up_turns_charges_and_takes_the_log_along(
+    terminal: Terminal, system_database: Connected, new_member: Callable[[], Api]
+) -> None:
+    user_id, ann = terminal.member.user_id, new_member()
+    why = ("--reason", "Case 17: a test asks")
+    refused = terminal.run("admin", "charges")
+    assert user_id
+    with system_database.begin() as session:
+        session.get_one(User, user_id).second_step_since = utc_now()
+        for role in (Role.OPERATOR, Role.SUPPORT):
+            actor = Actor(None, "a test", "", "here")
+            grants.grant(session, utc_now(), actor, user_id, role, "Case 17: a test asks")
+        secret = tokens.issue(session, utc_now(), user_id, "ops", (Scope.ADMIN,))
+    without_scope = terminal.run("admin", "charges")
+    terminal.environment["MYCELIUM_TOKEN"] = secret
+
+    found = json.loads(terminal.run("admin", "user", "find", ann.email, *why, "--json").stdout)
+    shown = terminal.run("admin", "user", "show", found["user_id"])
+    stopped = terminal.run("admin", "charges", "stop", *why).stdout
+    going = terminal.run("admin", "charges", "go", *why).stdout
+    letters = terminal.run("admin", "dead-letters", "list", "catalog")
+    gone = terminal.run("admin", "dead-letters", "replay", "catalog", "0123456789ab", *why)
+    exported = terminal.run("admin", "audit-export").stdout.splitlines()
+
+    assert [each.returncode for each in (refused, without_scope)] == [5, 5]
+    assert (shown.returncode, found["email"] in shown.stdout) == (0, True)
+    assert ["stopped" in stopped, "going out" in going] == [True, True]
+    assert (letters.returncode, gone.returncode) == (0, 6)
+    assert check_lines(exported, acts.flaw)[0] is None
+    assert "charges.release" in exported[-1]
+
+
+def test_one_of_finance_proposes_and_another_approves_and_the_books_tell_it(
+    terminal: Terminal, system_database: Connected, new_member: Callable[[], Api]
+) -> None:
+    first, second, ann = terminal.member, new_member(), new_member()
+    why, secrets = ("--reason", "Case 17: a test asks"), []
+    with system_database.begin() as session:
+        for member in (first, second):
+            assert member.user_id
+            session.get_one(User, member.user_id).second_step_since = utc_now()
+            actor = Actor(None, "a test", "", "here")
+            grants.grant(session, utc_now(), actor, member.user_id, Role.FINANCE, why[1])
+            secret = tokens.issue(session, utc_now(), member.user_id, "ops", (Scope.ADMIN,))
+            secrets.append(secret)
+    today, adjust = f"{utc_now():%Y-%m-%d}", ("admin", "adjustments")
+    assert ann.get("/api/wallet/info").json()["balance"] == 0
+
+    terminal.environment["MYCELIUM_TOKEN"] = secrets[0]
+    propose = (*adjust, "propose", ann.email, "credit", "5.25", *why, "--key", "one", "--json")
+    made, again = (json.loads(terminal.run(*propose).stdout) for _ in range(2))
+    approve = (*adjust, "approve", made["adjustment_id"], *why, "--yes")
+    own_proposal = terminal.run(*approve)
+    own_wallet = terminal.run(*adjust, "propose", first.email, "credit", "5.25", *why)
+    terminal.environment["MYCELIUM_TOKEN"] = secrets[1]
+    listed = terminal.run(*adjust, "--open")
+    approved = terminal.run(*approve)
+    give = ("admin", "promotions", "give", ann.email, "3", "--last-day", today, *why, "--yes")
+    given = terminal.run(*give)
+    gifts = terminal.run("admin", "promotions")
+    books = terminal.run("admin", "finance")
+    journal = terminal.run("admin", "finance", "journal", "--since", today, "--until", today)
+
+    assert made["adjustment_id"] == again["adjustment_id"]
+    assert (own_proposal.returncode, own_wallet.returncode) == (5, 5)
+    assert made["adjustment_id"] in listed.stdout
+    assert ("posted" in approved.stdout, "$3.00" in given.stdout) == (True, True)
+    assert str(second.user_id) in gifts.stdout
+    assert (books.returncode, "promotions" in books.stdout) == (0, True)
+    assert journal.stdout.startswith("day,house_account,kind,transactions,received_usd,")
+    assert f"{today},adjustments,adjustment," in journal.stdout
+    assert ann.get("/api/wallet/info").json()["balance"] == 8.25
 
 
 def test_a_person_sees_the_price_and_the_balance_after_it_and_may_say_no(

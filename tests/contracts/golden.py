@@ -23,6 +23,7 @@ _BY_FORMAT = {
     "uuid": "01890a5d-ac96-774b-bcce-b302099a8057",
     "date-time": "2026-11-22T12:00:00Z",
     "date": "2026-11-22",
+    "email": "help@example.org",
     "uri": "https://example.org/",
 }
 

@@ -1,4 +1,4 @@
-"""The pictures of the README: ``pytest tests/e2e/pictures.py`` writes them to docs/images.
+"""The pictures of the README: ``make screenshots`` writes them to docs/images.
 
 The name keeps it out of an ordinary run: a picture is taken on purpose.
 """

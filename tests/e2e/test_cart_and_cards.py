@@ -67,7 +67,6 @@ def test_auto_top_up_is_switched_on_with_its_terms_where_something_is_bought(
     dialog.get_by_text("Switch on auto top-up instead").click()
     dialog.get_by_role("button", name="Switch on and buy").click()
     expect(page.locator("main .notice").first).to_contain_text("Auto top-up: ")
-    page.get_by_text("Switch on auto top-up instead").click()
     page.get_by_label("I agree to automatic charges").check()
     page.get_by_role("button", name="Switch on and buy").click()
     visitor.expect_purchase("completed")

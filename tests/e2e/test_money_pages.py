@@ -105,6 +105,41 @@ def test_a_custom_amount_is_bought_to_the_cent(visitor: Visitor) -> None:
     expect(visitor.page.locator("main")).to_contain_text("$12.50")
 
 
+@pytest.mark.parametrize("javascript", [True, False], ids=["scripts", "no_scripts"])
+def test_unused_credits_go_back_to_their_card(new_visitor: NewVisitor, *, javascript: bool) -> None:
+    someone = new_visitor(javascript=javascript)
+    someone.register()
+    page = someone.page
+    if javascript:
+        someone.buy_credits(25)
+        someone.save_card()
+        someone.switch_auto_topup_on(threshold="10")
+    else:
+        someone.open("/dashboard/wallet")
+        someone.choose_credits(25)
+        someone.press_card_page()
+        someone.pay_on_card_page()
+        eventually(lambda: has_credits(someone))
+
+    someone.open("/dashboard/wallet")
+    page.get_by_role("link", name="Refunds to your card").click()
+    page.get_by_role("button", name="Refund $25.00").click()
+    notice = page.get_by_text("Auto top-up is switched off")
+    expect(notice).to_have_count(1 if javascript else 0)
+    page.get_by_role("button", name="Refund $25.00").click()
+
+    expect(page.locator("main")).to_contain_text("Paid back")
+    expect(page.locator("main")).to_contain_text("No credits that you bought")
+    page.get_by_role("link", name="Receipt").click()
+    expect(page.locator("main")).to_contain_text("Refunded on")
+    someone.expect_balance("$0.00")
+
+
+def has_credits(someone: Visitor) -> bool:
+    someone.open("/dashboard/wallet")
+    return "$25.00" in someone.page.locator(".balance").inner_text()
+
+
 def test_the_header_shows_the_balance_that_the_page_tells_of(new_visitor: NewVisitor) -> None:
     someone = new_visitor()
     someone.register()
@@ -497,6 +532,7 @@ def test_going_back_and_sending_the_form_again_buys_once(new_visitor: NewVisitor
     someone.expect_balance("$20.00")
 
 
+@pytest.mark.soak
 def test_buying_while_billing_is_away_can_be_pressed_again_and_buys_once(
     visitor: Visitor, system: System
 ) -> None:

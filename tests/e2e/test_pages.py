@@ -4,8 +4,9 @@ import re
 
 from playwright.sync_api import Browser, expect
 
-from tests.e2e.conftest import PHONE, NewVisitor
+from tests.e2e.conftest import PHONE, NewVisitor, give_roles
 from tests.e2e.visitor import Visitor
+from tests.system import System
 
 PAGES = [
     "/",
@@ -20,12 +21,25 @@ PAGES = [
     "/dashboard/wallet",
     "/dashboard/wallet/transactions",
     "/dashboard/wallet/auto-topup",
+    "/dashboard/wallet/transfer",
+    "/dashboard/wallet/refunds",
     "/dashboard/deployments",
     "/dashboard/purchases",
     "/dashboard/notifications",
     "/dashboard/account",
     "/dashboard/account/delete",
+    "/dashboard/account/webhooks",
+    "/dashboard/selling",
+    "/dashboard/selling/products",
+    "/dashboard/selling/profile",
     "/password/forgot",
+    "/admin",
+    "/admin/users",
+    "/admin/charges",
+    "/admin/operations",
+    "/admin/operations/wallet",
+    "/admin/roles",
+    "/admin/audit",
     "/docs/billing",
     "/docs/search?q=auto+top-up",
     "/status",
@@ -36,13 +50,14 @@ PAGES = [
 SMALLEST_WIDTH = 320
 
 
-def test_no_page_scrolls_sideways_on_a_phone(new_visitor: NewVisitor) -> None:
+def test_no_page_scrolls_sideways_on_a_phone(new_visitor: NewVisitor, system: System) -> None:
     someone = new_visitor(PHONE)
     someone.register()
     someone.buy_credits(25)
     someone.open_buy_now("vm-starter")
     someone.page.get_by_role("button", name=re.compile("^Buy Now for")).click()
     someone.expect_purchase("completed")
+    give_roles(system, someone)
 
     too_wide = {}
     for path in PAGES:
@@ -55,7 +70,10 @@ def test_no_page_scrolls_sideways_on_a_phone(new_visitor: NewVisitor) -> None:
     assert too_wide == {}
 
 
-def test_every_page_has_one_heading_and_a_name_for_every_field(visitor: Visitor) -> None:
+def test_every_page_has_one_heading_and_a_name_for_every_field(
+    visitor: Visitor, system: System
+) -> None:
+    give_roles(system, visitor)
     faults = []
     for path in PAGES:
         visitor.open(path)
@@ -101,6 +119,7 @@ def test_search_filter_and_load_more_find_products(visitor: Visitor) -> None:
     first_page = page.locator(".products .price").count()
     page.get_by_role("link", name="Load more").click()
     expect(page.locator(".products .price").nth(first_page)).to_be_visible()
+    expect(page.locator(".products h2 a").nth(first_page)).to_be_focused()
 
     page.get_by_label("Search").fill("gateway")
     page.get_by_label("Price up to").fill("5")

@@ -20,8 +20,8 @@ def crash_order(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def stack(service_stack: StackFactory, crash_order: Path) -> System:
-    return service_stack(
+def stack(lasting_stack: StackFactory, crash_order: Path) -> System:
+    return lasting_stack(
         "wallet",
         "catalog",
         "billing",

@@ -32,6 +32,7 @@ from contracts.catalog import BillingPeriod, Category, CreateProduct, Meter, Pro
 from contracts.messages import Request
 from contracts.papers import BillingDetails
 from contracts.wallet import (
+    Debit,
     GetWallet,
     OpenAccount,
     Statement,
@@ -194,6 +195,7 @@ def test_a_resize_that_nobody_asks_about_again_is_charged_when_its_lease_runs_ou
     assert owner.earned == charge.amount_micros * 9 // 10
 
 
+@pytest.mark.soak
 def test_usage_whose_charge_dies_at_each_step_is_paid_and_paid_back_once(
     owner: Owner, dying_at: DyingAt
 ) -> None:
@@ -240,7 +242,9 @@ def test_a_refund_that_dies_at_each_step_gives_back_once(
         command,
         "billing.refund_recorded",
         "billing.unit_refunded",
+        "billing.unit_refund_noted",
         "billing.stock_returned",
+        "billing.refund_done",
     )
 
     page = stack.rpc.call(Statement(user_id=buyer.user_id, kinds=[TransactionKind.REFUND]))
@@ -268,15 +272,49 @@ def test_the_number_of_a_receipt_that_died_is_given_to_the_next_one(
 
 
 @pytest.mark.soak
-def test_a_payout_that_dies_once_the_wallet_has_heard_of_it_is_set_aside_once(
+def test_a_payout_that_dies_at_each_step_is_set_aside_once(
     owner: Owner, asked_at_each: AskedAtEach
 ) -> None:
     owner.buys_another()
     seller_id, stack = owner.sizes.seller_id, owner.stack
     command = RequestPayout(idempotency_key=f"{uuid4()}", user_id=seller_id, amount_micros=10 * USD)
 
-    asked_at_each(command, "billing.payout_asked")
+    asked_at_each(
+        command, "billing.payout_written", "billing.payout_asked", "billing.payout_recorded"
+    )
 
     payout = stack.rpc.call(command)
     assert payout.status == PayoutStatus.HELD
     assert stack.rpc.call(GetWallet(user_id=seller_id)).held_micros == 10 * USD
+
+
+@pytest.mark.soak
+def test_a_debt_whose_claim_dies_once_the_wallet_has_paid_it_is_paid_once(
+    owner: Owner, dying_at: DyingAt
+) -> None:
+    stack, seller_id = owner.stack, owner.sizes.seller_id
+    seller = GetWallet(user_id=seller_id)
+    stack.rpc.call(
+        Debit(
+            idempotency_key=f"{uuid4()}",
+            user_id=seller_id,
+            amount_micros=stack.rpc.call(seller).available_micros,
+            description="Spent",
+        )
+    )
+    refund = RefundPurchase(
+        idempotency_key=f"{uuid4()}",
+        purchase_id=owner.purchase().purchase_id,
+        reason="It was slow",
+        actor="a test",
+    )
+    insist(lambda: stack.rpc.call(refund))
+
+    with dying_at("billing.debt_claimed"):
+        owner.buys_another()
+    due = "UPDATE debts SET due_at = due_at - interval '1 hour' WHERE provider_id = :id"
+    run_in(stack, "billing", due, id=seller_id)
+
+    paid = "SELECT count(*) FROM debts WHERE provider_id = :id AND paid_at IS NOT NULL"
+    eventually(lambda: run_in(stack, "billing", paid, id=seller_id) == 1)
+    assert stack.rpc.call(seller).available_micros == 0

@@ -28,6 +28,7 @@ from contracts.errors import ServiceError
 from contracts.wallet import Credit, GetWallet, OpenAccount, Statement, TransactionKind
 from deploy.local.startup import wait_for
 from services.catalog.seed import product_id_of
+from tests.crashes import points
 from tests.faults.conftest import DyingAt
 from tests.patience import eventually
 from tests.system import System
@@ -168,7 +169,9 @@ def run_in(stack: System, service: str, statement: str, **values: object) -> int
         engine.dispose()
 
 
-@pytest.mark.parametrize("point", [*BILLING_PAYS, *WALLET_DEBITS])
+@pytest.mark.parametrize(
+    "point", points([*BILLING_PAYS, *WALLET_DEBITS], "billing.wallet_debited", "wallet.committed")
+)
 def test_a_crash_while_paying_pays_and_delivers_once(
     stack: System, dying_at: DyingAt, point: str
 ) -> None:
@@ -209,7 +212,7 @@ def test_a_crash_after_a_debit_that_took_almost_everything_delivers_a_large_orde
     assert (buyer.paid_times(), buyer.deployed(), buyer.balance()) == (1, 20, parse_usd("20"))
 
 
-@pytest.mark.parametrize("point", BILLING_RESUMES)
+@pytest.mark.parametrize("point", points(BILLING_RESUMES, "billing.resuming"))
 def test_a_crash_while_money_comes_pays_and_delivers_once(
     stack: System, dying_at: DyingAt, point: str
 ) -> None:
@@ -229,7 +232,7 @@ def test_a_crash_while_money_comes_pays_and_delivers_once(
     comes_to_be_left(stack, STOCK - 1)
 
 
-@pytest.mark.parametrize("point", BILLING_CLOSES)
+@pytest.mark.parametrize("point", points(BILLING_CLOSES, "billing.key_closed"))
 def test_a_crash_while_cancelling_cancels_once_and_for_good(
     stack: System, dying_at: DyingAt, point: str
 ) -> None:
@@ -246,7 +249,7 @@ def test_a_crash_while_cancelling_cancels_once_and_for_good(
     assert events_about(stack, purchase, "purchase_ended") == 1
 
 
-@pytest.mark.parametrize("victim", ["wallet", "billing", "catalog"])
+@pytest.mark.parametrize("victim", points(["wallet", "billing", "catalog"], "billing"))
 def test_a_service_killed_amid_many_purchases_loses_and_doubles_nothing(
     stack: System, victim: str
 ) -> None:

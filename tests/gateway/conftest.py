@@ -5,6 +5,7 @@ decides alone; ``start_front`` runs it under its own server. ``api`` talks to th
 and holds every answer to the OpenAPI document.
 """
 
+import functools
 import os
 import socket
 import sys
@@ -21,6 +22,7 @@ import psutil
 import pytest
 import requests
 import simplejson
+from flask import Flask
 from openapi_schema_validator import OAS31Validator
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
@@ -29,6 +31,7 @@ from werkzeug.serving import make_server
 
 from chassis.clock import utc_now
 from chassis.database import Connected, connect
+from contracts.errors import Unavailable
 from deploy.local.broker import Node
 from deploy.local.child import Child
 from deploy.local.processes import ROOT
@@ -36,8 +39,10 @@ from deploy.local.startup import free_port
 from services.gateway.api import OPERATIONS
 from services.gateway.api.openapi import as_text
 from services.gateway.app import create_app
+from services.gateway.backend import Backend
 from services.gateway.models import User
 from services.gateway.people import tokens, users
+from services.gateway.people.password_hashing import hash_of
 from services.gateway.settings import GatewaySettings
 from tests.patience import eventually
 
@@ -125,7 +130,8 @@ def _validator(pattern: str, method: str, status: str) -> OAS31Validator:
     place = DOCUMENT["paths"][pattern][method]["responses"][status]
     if "$ref" in place:
         place = DOCUMENT["components"]["responses"][status]
-    schema = place["content"]["application/json"]["schema"]
+    (content,) = place["content"].values()
+    schema = content["schema"]
     return OAS31Validator(
         {"$ref": f"urn:api{schema['$ref']}"},
         registry=_REGISTRY,
@@ -146,7 +152,8 @@ def database(gateway_database: Connected) -> Connected:
     with gateway_database.begin() as session:
         session.execute(
             text(
-                "TRUNCATE users, user_sessions, api_tokens, notifications, mails, inbox,"
+                "TRUNCATE users, user_sessions, api_tokens, notifications, mails, inbox, transfers,"
+                " hooks,"
                 " rate_limits CASCADE"
             )
         )
@@ -203,20 +210,60 @@ def site(serve: Callable[..., Site]) -> Site:
     return serve()
 
 
+@functools.cache
+def hash_once() -> str:
+    """The hash of ``PASSWORD``: it takes long on purpose, and is as good for all of them."""
+    return hash_of(PASSWORD)
+
+
 def add_user(database: Connected, email: str | None = None, *, has_wallet: bool) -> User:
     """A user straight in the database: nobody's rate limit is used up."""
-    account = users.prepare(email or f"{uuid4()}@example.com", PASSWORD)
+    email = email or f"{uuid4()}@example.com"
+    account = users.NewAccount(users.normalise_email(email), users.email_key(email), hash_once())
     with database.begin() as session:
         user = users.register(session, utc_now(), account)
         user.email_confirmed_at = utc_now()
         if has_wallet:
             users.note_wallet_opened(session, utc_now(), user.user_id)
+        session.flush()
+        # It is computed, and asked for when the session is over.
+        session.refresh(user, ["is_staff"])
     return user
 
 
 def token_for(database: Connected, user: User) -> str:
     with database.begin() as session:
         return tokens.issue(session, utc_now(), user.user_id, "test")
+
+
+@pytest.fixture
+def nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The services are away, which a website in this process hears at once."""
+
+    def away(*_: Any) -> Any:
+        raise Unavailable("It is away.")
+
+    monkeypatch.setattr(Backend, "begin", away)
+
+
+def answers_with(monkeypatch: pytest.MonkeyPatch, stand_in: Any) -> None:
+    """What a website in this process asks of services goes to ``stand_in.begin``."""
+    monkeypatch.setattr(
+        Backend,
+        "begin",
+        lambda *asked: stand_in.begin(*asked),  # noqa: PLW0108 - a function becomes a method
+    )
+
+
+@pytest.fixture
+def alone(nobody_answers: None, databases: dict[str, str], database: Connected) -> Iterator[Flask]:
+    """The website in this process, with all its pages; its services are away, and say so."""
+    settings = gateway_settings(
+        databases["gateway"], rate_limit_default="9000 per minute", pools_page=True
+    )
+    app = create_app(settings)
+    yield app
+    app.extensions["mycelium"].close()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from uuid import uuid4
 import pyotp
 import pytest
 import requests
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from chassis.clock import utc_now
 from chassis.database import Connected
@@ -181,6 +181,7 @@ def test_another_password_needs_the_old_one_and_ends_what_logins_gave(
     with database.begin() as session:
         login = tokens.issue(session, now, ann.user_id, "login", is_of_login=True)
         named = tokens.issue(session, now, ann.user_id, "backup")
+        ruling = tokens.issue(session, now, ann.user_id, "ops", (Scope.BUY, Scope.ADMIN))
     ask_for_reset(mailing, ann.email)
     link = newest_link(database, ann)
 
@@ -193,8 +194,10 @@ def test_another_password_needs_the_old_one_and_ends_what_logins_gave(
     assert can_log_in(database, ann, NEW_PASSWORD)
     with database.read() as session:
         live = sessions.open_ones(session, utc_now(), ann.user_id)
-        alive = [tokens.find(session, utc_now(), each) is not None for each in (login, named)]
-    assert (len(live), alive) == (1, [False, True])
+        alive = [
+            tokens.find(session, utc_now(), each) is not None for each in (login, named, ruling)
+        ]
+    assert (len(live), alive) == (1, [False, True, False])
     assert mine.is_logged_in()
     assert other.http.cookies
     assert follow(mailing, link, password="a third password").status_code == 410
@@ -343,6 +346,30 @@ def test_money_leaves_with_a_code_only(
     assert error_of(answer) == (401, "second_step_required")
 
 
+def test_a_second_step_logs_out_whoever_was_not_asked_for_it(
+    site: Site, database: Connected, people: list[User]
+) -> None:
+    """Else who knew the password before is let into what it stands before."""
+    here, there = Browser(site, people[1]), Browser(site, people[1])
+    others = [Browser(site, people[0]), Browser(site, people[2])]
+    begun = here.post(f"{PAGE}/second-step", current_password=PASSWORD)
+    secret = re.search(r"<code>([A-Z2-7 ]{32,})</code>", begun.text)
+    assert secret is not None
+
+    wrong = here.post(f"{PAGE}/second-step/confirm", code="1")
+    assert (wrong.status_code, there.is_logged_in()) == (422, True)
+    done = here.post(
+        f"{PAGE}/second-step/confirm", code=pyotp.TOTP(secret[1].replace(" ", "")).now()
+    )
+
+    assert done.status_code == 200
+    with database.read() as session:
+        left = [len(sessions.open_ones(session, utc_now(), user.user_id)) for user in people]
+    assert left == [1, 1, 1]
+    assert here.is_logged_in()
+    assert all(browser.is_logged_in() for browser in others)
+
+
 CHANGING = [each for each in OPERATIONS if not each.is_public and each.method != "GET"]
 
 
@@ -367,7 +394,7 @@ def test_what_reads_needs_to_read_and_every_other_endpoint_was_thought_about() -
     reading = {each.name for each in OPERATIONS if each.scopes == {Scope.READ}}
 
     assert {each.name for each in OPERATIONS if each.method == "GET"} - reading == {
-        each.name for each in OPERATIONS if each.method == "GET" and each.is_public
+        each.name for each in OPERATIONS if each.method == "GET" and (each.is_public or each.roles)
     }
     assert {each.name for each in CHANGING} & reading == {"log_out", "read_notification"}
 
@@ -514,6 +541,29 @@ def test_choices_are_kept_by_the_page_and_the_api_and_by_one_click_in_a_mail(
         assert topics.wants_mail(session, people[2].user_id, "purchase_completed")
 
 
+def test_over_the_api_an_account_is_deleted_with_its_password_when_nothing_is_left(
+    member: Api, database: Connected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reasons = [closing.Reason("Your wallet holds $5.00.", "/dashboard/wallet", "Open your wallet")]
+    monkeypatch.setattr(closing, "reasons_against", lambda _: reasons)
+    monkeypatch.setattr(closing, "_end_charges", lambda _: None)
+
+    def delete(password: str) -> requests.Response:
+        return member.request("DELETE", "/api/account", json={"current_password": password})
+
+    refused = delete(PASSWORD)
+    reasons = []
+    wrong = delete("wrong horse battery")
+    done = delete(PASSWORD)
+
+    assert (error_of(refused), "$5.00" in refused.text) == ((409, "conflict"), True)
+    assert error_of(wrong) == (422, "wrong_password")
+    assert done.status_code == 200
+    assert error_of(member.get("/api/account")) == (401, "authentication_required")
+    with database.read() as session:
+        assert session.get_one(User, member.user_id).deleted_at is not None
+
+
 def test_an_account_is_deleted_when_nothing_is_left_and_its_records_stay(
     system: Any, system_database: Connected, new_member: Callable[[], Api]
 ) -> None:
@@ -566,7 +616,15 @@ def test_what_forgets_somebody_forgets_nobody_else(database: Connected, people: 
             (len(tokens.living(session, now, u.user_id)), session.get_one(User, u.user_id).email)
             for u in people
         ]
+        told = session.scalars(
+            text(
+                "SELECT payload ->> 'user_id' FROM outbox WHERE type = 'account_deleted'"
+                " AND payload ->> 'user_id' = ANY(:users)"
+            ),
+            {"users": [str(user.user_id) for user in people]},
+        ).all()
 
+    assert told == [str(people[1].user_id)]
     assert left == [
         (1, "a@example.com"),
         (0, f"deleted-{people[1].user_id}"),

@@ -11,12 +11,15 @@ from tests.gateway.conftest import DOCUMENT, PASSWORD, Api, error_of, read
 SOME_ID = "0fffffff-0000-4000-8000-000000000000"
 HUGE = "9" * 400
 
-OPERATIONS = [
+ALL = [
     (method.upper(), path, operation)
     for path, operations in DOCUMENT["paths"].items()
     for method, operation in operations.items()
 ]
-GUARDED = [(m, p) for m, p, operation in OPERATIONS if operation.get("security") != []]
+FOR_ROLES = [(m, p) for m, p, _ in ALL if p.startswith("/api/admin/")]
+"""These refuse everybody else before they look at anything: what follows is for the others."""
+OPERATIONS = [each for each in ALL if each[:2] not in FOR_ROLES]
+GUARDED = [(m, p) for m, p, operation in ALL if operation.get("security") != []]
 WITH_BODY = [(m, p) for m, p, operation in OPERATIONS if "requestBody" in operation]
 WITH_ID = [(m, p) for m, p, _ in OPERATIONS if "{" in p]
 COMMANDS = [
@@ -36,6 +39,15 @@ def test_without_credentials_there_is_a_401(visitor: Api, method: str, path: str
     answer = visitor.request(method, address(path), json={})
 
     assert error_of(answer) == (401, "authentication_required")
+
+
+@pytest.mark.parametrize(("method", "path"), FOR_ROLES)
+def test_what_is_for_roles_looks_at_nothing_of_anybody_else(
+    api: Api, method: str, path: str
+) -> None:
+    answer = api.request(method, address(path), data="no JSON")
+
+    assert error_of(answer) == (403, "scope_missing")
 
 
 @pytest.mark.parametrize(("method", "path"), WITH_ID)

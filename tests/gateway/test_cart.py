@@ -10,11 +10,20 @@ from uuid import UUID, uuid4
 import pytest
 import requests
 from flask import Flask
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from chassis.clock import utc_now
 from chassis.database import Connected
 from chassis.identifiers import new_id
-from contracts.billing import FindPurchase, Purchase, PurchaseStatus, StartPurchase
+from contracts.billing import (
+    Discounts,
+    FindPurchase,
+    GetDiscounts,
+    Purchase,
+    PurchaseStatus,
+    StartPurchase,
+)
 from contracts.catalog import BillingPeriod, Category, GetProduct, Product
 from contracts.errors import (
     Conflict,
@@ -26,9 +35,10 @@ from contracts.errors import (
 )
 from services.gateway.app import create_app
 from services.gateway.cart import checkout, storage
-from services.gateway.cart.contents import Contents, Line, priced
+from services.gateway.cart.contents import Contents, Line, contents_of, priced
 from services.gateway.cart.storage import Item, Owner
-from services.gateway.models import User
+from services.gateway.models import CartCheckout, User
+from services.gateway.people.bearer_secrets import new_secret
 from tests.gateway.conftest import (
     PASSWORD,
     Api,
@@ -41,6 +51,7 @@ from tests.gateway.conftest import (
 from tests.gateway.test_api import give
 from tests.gateway.test_main_job import pay
 from tests.gateway.test_site import csrf_token, log_in
+from tests.locks import done_after
 from tests.patience import eventually
 
 NOW = utc_now()
@@ -117,8 +128,19 @@ def test_a_cart_holds_as_many_units_as_one_purchase(
         with pytest.raises(LimitExceeded, match="at most 100 items"):
             add(database, owner, item(product(), quantity=quantity))
 
+    assert database.answer(storage.counts, owner) == (100 if fits else 1)
+
+
+def test_several_are_told_at_once_how_much_each_has_in_the_cart(
+    database: Connected, user: User
+) -> None:
+    owner, visitor, nobody = Owner(user.user_id), Owner(secret="mine"), Owner(secret="none's")
+    add(database, owner, item(product(), quantity=2))
+    add(database, owner, item(product()))
+    add(database, visitor, item(product(), quantity=4))
+
     with database.read() as session:
-        assert storage.count(session, owner) == (100 if fits else 1)
+        assert storage.counts(session, [visitor, owner, nobody, visitor]) == [4, 3, 0, 4]
 
 
 def test_a_visitors_cart_becomes_part_of_the_users_once(database: Connected, user: User) -> None:
@@ -228,7 +250,7 @@ def shop(monkeypatch: pytest.MonkeyPatch) -> Shop:
 
 
 @pytest.fixture
-def app(databases: dict[str, str], shop: Shop) -> Iterator[Flask]:
+def app(nobody_answers: None, databases: dict[str, str], shop: Shop) -> Iterator[Flask]:
     app = create_app(gateway_settings(databases["gateway"]))
     with app.app_context():
         yield app
@@ -271,6 +293,84 @@ def test_one_purchase_has_all_lines_at_the_prices_that_were_shown(
         (GATEWAY.product_id, 1, 2_000_000, "", {"region": "EU"}),
     ]
     assert inside(database, owner) == []
+
+
+def test_what_staking_takes_off_is_shown_and_agreed_on(
+    database: Connected, shop: Shop, owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert owner.user_id is not None
+    asked: list[GetDiscounts] = []
+    told = [Discounts(discounts_bps=[bps]) for bps in (500, 200)]
+
+    def answers(question: GetDiscounts) -> Discounts | None:
+        asked.append(question)
+        return told.pop() if told else None
+
+    monkeypatch.setattr("services.gateway.cart.contents.ask", answers)
+    less, least, unknown = (contents_of(owner) for _ in range(3))
+    checkout.check_out(owner.user_id, "key", least)
+
+    assert asked[0] == GetDiscounts(user_id=owner.user_id, provider_ids=[None])
+    totals = [each.total_micros for each in (less, least, unknown)]
+    assert totals == [11_760_000, 11_400_000, 12_000_000]
+    assert least.discount_micros == 600_000
+    assert len({each.version for each in (less, least, unknown)}) == 3
+    (command,) = shop.purchases.values()
+    told_micros = [line.expected_unit_discount_micros for line in command.lines]
+    assert told_micros == [250_000, 100_000]
+
+
+def test_a_visitor_has_no_discount_and_nobody_is_asked_for_one(
+    app: Flask, database: Connected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_question: object) -> None:
+        raise AssertionError("it was asked")
+
+    monkeypatch.setattr("services.gateway.cart.contents.ask", fails)
+    visitor = Owner(secret=new_secret())
+    add(database, visitor, item(VM))
+
+    assert contents_of(visitor).total_micros == 5_000_000
+
+
+def test_what_a_cancelled_purchase_was_to_buy_is_in_the_cart_again_once(
+    database: Connected, shop: Shop, owner: Owner
+) -> None:
+    assert owner.user_id is not None
+    purchase, other = buy(database, owner), add_user(database, has_wallet=True).user_id
+
+    def put_back(user_id: UUID, purchase_id: UUID) -> bool:
+        with database.begin() as session:
+            return checkout.put_back(session, NOW, user_id, purchase_id)
+
+    assert [put_back(owner.user_id, other), put_back(other, purchase.purchase_id)] == [False] * 2
+    assert inside(database, owner) == []
+    assert [put_back(owner.user_id, purchase.purchase_id) for _ in range(2)] == [True, False]
+    assert inside(database, owner) == FULL
+
+
+def test_what_is_put_back_waits_for_the_cart_and_holds_nothing_meanwhile(
+    database: Connected, shop: Shop, owner: Owner
+) -> None:
+    assert owner.user_id is not None
+    user_id, purchase = owner.user_id, buy(database, owner)
+
+    def put_back() -> bool:
+        with database.begin() as session:
+            return checkout.put_back(session, NOW, user_id, purchase.purchase_id)
+
+    def hold(session: Session) -> None:
+        storage.lock(session, NOW, owner)
+
+    def look() -> None:
+        with database.begin() as session:
+            session.scalars(select(CartCheckout).with_for_update(nowait=True)).one()
+
+    assert done_after(database, hold, put_back, look)
+    assert inside(database, owner) == FULL
+    # The key of the checkout buys nothing anew.
+    assert buy(database, owner) == purchase
+    assert (inside(database, owner), len(shop.purchases)) == (FULL, 1)
 
 
 def test_the_same_key_again_is_the_same_purchase_whatever_is_in_the_cart_by_then(

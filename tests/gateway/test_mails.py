@@ -2,17 +2,25 @@
 
 import ast
 import inspect
+import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import default
+from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from aiosmtpd.controller import Controller
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from sqlalchemy import select
 
 from chassis.clock import utc_now
@@ -21,6 +29,7 @@ from deploy.local.startup import free_port
 from services.gateway.models import Mail, User
 from services.gateway.notifications import links, mails, messages, sending, storage, topics
 from services.gateway.settings import NotifierSettings
+from tests.crashes import Died, dies_at
 from tests.gateway.conftest import NO_BROKER, add_user
 
 NOW = utc_now()
@@ -59,8 +68,11 @@ class Post:
         self.mails.append(message_from_bytes(envelope.content, policy=default))
         return "250 OK"
 
-    def open(self) -> None:
-        self.server = Controller(self, hostname="127.0.0.1", port=self.port, enable_SMTPUTF8=True)
+    def open(self, **security: Any) -> None:
+        """``ssl_context`` is TLS from the first byte, ``tls_context`` STARTTLS."""
+        self.server = Controller(
+            self, hostname="127.0.0.1", port=self.port, enable_SMTPUTF8=True, **security
+        )
         self.server.start()
 
     def close(self) -> None:
@@ -199,6 +211,58 @@ def test_a_server_that_is_away_costs_no_mail_an_attempt_and_gets_all_later(
     assert len(post.mails) == 3
 
 
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of 127.0.0.1, signed by itself, with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    address = x509.IPAddress(ip_address("127.0.0.1"))
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(NOW - LATER)
+        .not_valid_after(NOW + LATER)
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("certificate") / "server.pem"
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path.write_bytes(made.public_bytes(Encoding.PEM) + secret)
+    return path
+
+
+@pytest.mark.parametrize("scheme", ["smtps", "smtp"])
+def test_a_server_is_trusted_by_its_certificate_and_hears_nothing_before(
+    post: Post,
+    send: Callable[..., datetime | None],
+    people: list[User],
+    certificate: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    scheme: str,
+) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    post.close()
+    post.open(**{"ssl_context" if scheme == "smtps" else "tls_context": context})
+    url = f"{scheme}://127.0.0.1:{post.port}"
+
+    assert send(NOW, smtp_url=url) == NOW + sending.AWAY_FOR
+    assert post.mails == []
+
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    send(NOW + sending.AWAY_FOR, smtp_url=url)
+    assert len(post.mails) == len(people)
+
+
+def test_a_server_that_offers_no_encryption_gets_nothing_that_asks_for_it(
+    post: Post, send: Callable[..., datetime | None], people: list[User]
+) -> None:
+    assert people
+
+    assert send(NOW, smtp_url=f"smtp://127.0.0.1:{post.port}") == NOW + sending.AWAY_FOR
+
+    assert post.mails == []
+
+
 def test_what_could_not_be_sent_in_its_time_is_given_up_and_says_so(
     database: Connected, post: Post, send: Callable[..., datetime | None], people: list[User]
 ) -> None:
@@ -218,11 +282,8 @@ def test_a_crash_after_the_server_took_it_sends_it_again_under_the_same_name(
     people: list[User],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def die(_: str) -> None:
-        raise SystemExit
-
-    monkeypatch.setattr(sending, "crash_point", die)
-    with pytest.raises(SystemExit):
+    dies_at(monkeypatch, sending, "notifier.mail_accepted")
+    with pytest.raises(Died):
         send(NOW)
     monkeypatch.undo()
     lease = sending.WAITING.lease

@@ -16,7 +16,7 @@ DECLINES_LATER = "4000000000000341"
 """Can be saved, and is declined at every charge after that."""
 
 
-def pay(checkout_url: str, number: str = GOOD_CARD) -> None:
+def card_page(checkout_url: str, number: str) -> requests.Response:
     """Fill the hosted page in, as a person would."""
     form = {
         "number": number,
@@ -26,7 +26,11 @@ def pay(checkout_url: str, number: str = GOOD_CARD) -> None:
         "email": "person@example.com",
         "save": "yes",
     }
-    answer = requests.post(checkout_url, data=form, timeout=30, allow_redirects=False)
+    return requests.post(checkout_url, data=form, timeout=30, allow_redirects=False)
+
+
+def pay(checkout_url: str, number: str = GOOD_CARD) -> None:
+    answer = card_page(checkout_url, number)
     assert answer.status_code == 303, answer.text[:2000]
 
 

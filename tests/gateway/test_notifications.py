@@ -1,18 +1,39 @@
 """Notifications: what is stored about an event, once, and who may read it."""
 
+import re
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
 from uuid import UUID, uuid4
+from zoneinfo import ZoneInfo
 
 import pytest
+from sqlalchemy import select
 
 from chassis.clock import utc_now
 from chassis.database import Connected
-from contracts.billing import PriceAnnounced, RunwayLow
+from contracts.billing import (
+    ChangeCause,
+    DeletionAnnounced,
+    DeploymentChanged,
+    DeploymentRenewed,
+    DeploymentStatus,
+    PriceAnnounced,
+    RenewalAnnounced,
+    RenewalShortOfFunds,
+    RunwayLow,
+)
 from contracts.errors import NotFound
+from contracts.messages import UserEvent
 from contracts.topup import AutoTopupRefused, RefusalCode, TopupFailed, TopupKind, Trigger
 from contracts.wallet import BalanceLow, BalanceRestored, TransactionKind, WalletCredited
+from services.gateway.hooks import storage as hooks
+from services.gateway.models import Mail
 from services.gateway.notifications import messages, storage
-from tests.gateway.conftest import Api, error_of, read
+from services.gateway.notifier import NotifierService
+from services.gateway.people import time_zones
+from tests.gateway.conftest import Api, add_user, error_of, read
 
 USER = UUID(int=1)
 MESSAGE = storage.Message("topup_credited", "success", "Credits arrived", "It is $25.00.")
@@ -216,7 +237,7 @@ def test_a_short_runway_is_told_with_its_day_and_what_lacks(
         auto_topup_refusal="The monthly limit is reached.",
     )
 
-    message = messages.runway_low(event)
+    message = messages.runway_low(event, ZoneInfo("UTC"))
 
     assert (message.title, message.severity) == (title, severity)
     assert message.body.endswith("The monthly limit is reached.")
@@ -267,7 +288,179 @@ def test_a_new_price_is_told_with_its_day_and_what_can_be_done(
         applies_from=datetime(2026, 3, 2, tzinfo=UTC),
     )
 
-    message = messages.price_announced(event)
+    message = messages.price_announced(event, ZoneInfo("UTC"))
 
     assert says in message.body
     assert (message.severity, message.link) == (tone, f"/dashboard/deployments/{deployment_id}")
+
+
+LATE = datetime(2026, 3, 31, 23, 30, tzinfo=UTC)
+"""Half past one on the first of April in Berlin, afternoon in Los Angeles."""
+
+
+def fact(of: type[UserEvent], user_id: UUID = USER, **fields: object) -> Any:
+    return of(event_id=uuid4(), occurred_at=utc_now(), user_id=user_id, **fields)
+
+
+DATED: list[tuple[Callable[[Any, ZoneInfo], storage.Message | None], Any]] = [
+    (
+        messages.renewal_announced,
+        fact(
+            RenewalAnnounced,
+            deployment_id=USER,
+            name="VM",
+            amount_micros=5_000_000,
+            renews_at=LATE,
+        ),
+    ),
+    (
+        messages.deployment_renewed,
+        fact(
+            DeploymentRenewed,
+            deployment_id=USER,
+            name="VM",
+            amount_micros=5_000_000,
+            starts_at=LATE,
+            ends_at=LATE,
+            transaction_id=USER,
+        ),
+    ),
+    (
+        messages.price_announced,
+        fact(
+            PriceAnnounced,
+            deployment_id=USER,
+            name="VM",
+            old_price_micros=5_000_000,
+            new_price_micros=7_000_000,
+            applies_from=LATE,
+        ),
+    ),
+    (
+        messages.renewal_short_of_funds,
+        fact(
+            RenewalShortOfFunds,
+            deployment_id=USER,
+            needed_micros=5_000_000,
+            available_micros=0,
+            shortfall_micros=5_000_000,
+            suspended_at=LATE,
+        ),
+    ),
+    (
+        messages.deployment_changed,
+        fact(
+            DeploymentChanged,
+            deployment_id=USER,
+            name="VM",
+            status=DeploymentStatus.SUSPENDED,
+            cause=ChangeCause.UNPAID,
+            next_status_at=LATE,
+        ),
+    ),
+    (
+        messages.deletion_announced,
+        fact(DeletionAnnounced, deployment_id=USER, name="VM", deleted_at=LATE),
+    ),
+]
+
+
+@pytest.mark.parametrize(("tell_of", "event"), DATED, ids=[each[0].__name__ for each in DATED])
+@pytest.mark.parametrize(
+    ("zone", "says"),
+    [
+        ("UTC", "31 March 2026"),
+        ("Europe/Berlin", "1 April 2026"),
+        ("America/Los_Angeles", "31 March 2026"),
+    ],
+)
+def test_a_message_names_the_day_of_its_reader(
+    tell_of: Callable[[Any, ZoneInfo], storage.Message | None], event: Any, zone: str, says: str
+) -> None:
+    message = tell_of(event, ZoneInfo(zone))
+
+    assert message is not None
+    assert re.findall(r"\d+ \w+ 2026", f"{message.title} {message.body}") in ([says], [says, says])
+
+
+@pytest.mark.parametrize(
+    ("zone", "title", "left"),
+    [
+        ("UTC", "Short by $29.00 today", "due by then. Buy"),
+        ("Europe/Berlin", "Short by $29.00 on 1 April", "due by then, in 1 day. Buy"),
+        ("Pacific/Kiritimati", "Short by $29.00 today", "due by then. Buy"),
+    ],
+)
+def test_a_short_runway_is_counted_in_days_of_its_reader(zone: str, title: str, left: str) -> None:
+    """Where the 31st is over, or has begun, when it is told, it is not a day more or less."""
+    event = RunwayLow(
+        event_id=uuid4(),
+        occurred_at=LATE - timedelta(hours=11),
+        user_id=USER,
+        days=0,
+        short_on=LATE.date(),
+        shortfall_micros=29_000_000,
+        short_at=LATE,
+    )
+
+    message = messages.runway_low(event, ZoneInfo(zone))
+
+    assert (message.title, left in message.body) == (title, True)
+
+
+def test_each_is_told_in_their_own_time_zone_and_so_is_their_mail(database: Connected) -> None:
+    zones = ("Asia/Tokyo", "UTC", "America/New_York")
+    people = [add_user(database, has_wallet=True) for _ in zones]
+    with database.begin() as session:
+        for user, zone in zip(people, zones, strict=True):
+            time_zones.choose(session, user.user_id, zone)
+    for user_id in (*(user.user_id for user in people), USER):
+        event = fact(DeletionAnnounced, user_id, deployment_id=USER, name="VM", deleted_at=LATE)
+        payload = event.model_dump(mode="json")
+        NotifierService.deletion_announced(SimpleNamespace(database=database), payload)
+
+    with database.read() as session:
+        titles = [storage.newest(session, user.user_id)[0].title for user in people]
+        mails = [
+            session.scalar(select(Mail.title).where(Mail.user_id == user.user_id))
+            for user in people
+        ]
+        nobody = storage.newest(session, USER)[0].title
+    days = ["1 April 2026", "31 March 2026", "31 March 2026"]
+    assert titles == mails == [f"VM will be deleted on {day}" for day in days]
+    assert nobody == titles[1]
+
+
+@pytest.mark.parametrize("kind", [TransactionKind.AUTO_TOPUP, TransactionKind.TRANSFER])
+def test_a_credit_that_is_announced_again_is_told_once(
+    database: Connected, kind: TransactionKind
+) -> None:
+    """By mail, and to webhooks: as the wallet does for a top-up that is published as paid again."""
+    others = [add_user(database, has_wallet=True) for _ in range(2)]
+    owner = add_user(database, has_wallet=True)
+    with database.begin() as session:
+        hook = hooks.add(session, utc_now(), owner.user_id, "https://example.com/hook")
+    sender = others[0].user_id if kind is TransactionKind.TRANSFER else None
+    first, second = uuid4(), uuid4()
+    for transaction_id in (first, first, second):
+        event = fact(
+            WalletCredited,
+            owner.user_id,
+            transaction_id=transaction_id,
+            kind=kind,
+            amount_micros=10_000_000,
+            balance_micros=10_000_000,
+            available_micros=10_000_000,
+            from_user_id=sender,
+        )
+        NotifierService.wallet_credited(
+            SimpleNamespace(database=database), event.model_dump(mode="json")
+        )
+
+    with database.read() as session:
+        told = [len(storage.newest(session, user.user_id)) for user in (owner, *others)]
+        mailed = session.scalars(select(Mail).where(Mail.user_id == owner.user_id)).all()
+        sent = [each.type for each in hooks.deliveries(session, hook.hook_id, limit=10)]
+    assert told == [2, 2 if sender else 0, 0]
+    assert len(mailed) == 2
+    assert sent == ["wallet_credited"] * 2 + ["ping"]

@@ -105,11 +105,3 @@ def test_a_balance_alert_is_typed_refused_and_dropped(
     assert kept == {"threshold": Decimal("12.50")}
     assert "The balance alert is off." in dropped
     assert read(api.get("/api/wallet/alert")) == {"threshold": None}
-
-
-def test_a_browsers_session_lives_on_with_each_page_that_is_opened(
-    system: Any, browser: requests.Session
-) -> None:
-    opened = browser.get(f"{system.base_url}/dashboard")
-
-    assert "Expires=" in opened.headers["Set-Cookie"]

@@ -1,18 +1,21 @@
-"""Who sells asks to be paid, over the API."""
+"""Money that leaves a wallet, over the API: who sells is paid, a user sends credits to another."""
 
+from collections.abc import Callable
 from decimal import Decimal
+from json import loads
 from typing import Any
 
 import pytest
 
 from contracts.billing import ListPayouts, MarkPayoutPaid, PayoutPaid, PayoutRefused
 from services.gateway.notifications import messages
-from tests.gateway import test_sales
+from tests.gateway import test_hooks, test_sales
 from tests.gateway.conftest import Api, error_of, granted, read
 from tests.gateway.test_api import give
 from tests.patience import eventually
 
 seller = test_sales.seller
+receiver = test_hooks.receiver
 
 
 def test_what_was_earned_is_asked_for_sent_and_told(
@@ -53,6 +56,44 @@ def test_what_was_earned_is_asked_for_sent_and_told(
     )
     (message,) = [each for each in told if each["kind"] == "payout_paid"]
     assert (message["title"], "SEPA 7" in message["body"]) == ("$12.50 was paid out", True)
+
+
+def test_credits_that_are_sent_arrive_once_and_both_sides_are_told(
+    system: Any, api: Api, new_member: Callable[[], Api], receiver: test_hooks.Receiver
+) -> None:
+    give(system, api, 25)
+    friend, stranger = new_member(), new_member()
+    granted(friend.post("/api/webhooks", {"url": receiver.url}))
+    body = {"to_email": friend.email.upper(), "amount": 10.5}
+
+    sent = [api.command("/api/wallet/transfers", body, key="once") for _ in range(2)]
+
+    assert [each.status_code for each in sent] == [201, 201]
+    assert granted(sent[0]) == granted(sent[1])
+    assert granted(sent[0])["balance_after"] == Decimal("14.50")
+    for who, balance in ((api, "14.50"), (friend, "10.50"), (stranger, "0.00")):
+        assert granted(who.get("/api/wallet/info"))["balance"] == Decimal(balance)
+    titles = {
+        kind: eventually(
+            lambda who=who: [
+                each["title"]
+                for each in read(who.get("/api/notifications"))["notifications"]
+                if each["kind"].startswith("transfer_")
+            ],
+            bool,
+        )
+        for kind, who in (("sent", api), ("received", friend))
+    }
+    assert titles == {
+        "sent": [f"You sent $10.50 to {friend.email}"],
+        "received": [f"{api.email} sent you $10.50"],
+    }
+    told = eventually(
+        lambda: {each["type"]: each["data"] for _, body in receiver.got for each in [loads(body)]},
+        lambda found: len(found) == 2,
+    )
+    assert (told["ping"], told["wallet_credited"]["amount_usd"]) == ({}, 10.5)
+    assert told["wallet_credited"]["from_user_id"] == str(api.user_id)
 
 
 def test_who_has_earned_too_little_hears_how_much_it_is(api: Api) -> None:

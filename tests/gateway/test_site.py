@@ -3,15 +3,20 @@
 import re
 from base64 import urlsafe_b64decode
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 import requests
+from flask import Flask
+from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from chassis.clock import utc_now
 from chassis.database import Connected
 from services.gateway.app import create_app
 from services.gateway.models import User
 from services.gateway.pages import forms  # noqa: F401 - the pages must load
+from services.gateway.people import identity
 from tests.gateway.conftest import (
     NO_BROKER,
     PASSWORD,
@@ -33,6 +38,15 @@ def log_in(site: Site, user: User) -> tuple[requests.Session, str]:
     answer = browser.post(f"{site.base_url}/login", data=form, allow_redirects=False)
     assert answer.status_code == 303, answer.text[:500]
     return browser, csrf_token(browser.get(f"{site.base_url}/docs/none").text)
+
+
+def logged_in(app: Flask, user: User) -> FlaskClient:
+    """The same in this process."""
+    client = app.test_client()
+    form = {"email": user.email, "password": PASSWORD}
+    token = csrf_token(client.get("/login").text)
+    assert client.post("/login", data={**form, "csrf_token": token}).status_code == 303
+    return client
 
 
 def csrf_token(page: str) -> str:
@@ -59,6 +73,42 @@ def test_an_unknown_address_of_the_api_is_a_json_404(site: Site) -> None:
     answer = requests.get(f"{site.base_url}/api/nothing", timeout=10)
 
     assert error_of(answer) == (404, "not_found")
+
+
+def test_an_error_is_a_problem_document_and_keeps_the_error_object(site: Site) -> None:
+    answer = requests.get(f"{site.base_url}/api/nothing", timeout=10)
+
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    body = read(answer)
+    error = body.pop("error")
+    assert body == {
+        "type": "urn:mycelium:problem:not_found",
+        "title": "Not found",
+        "status": 404,
+        "detail": error["message"],
+    }
+
+
+def test_answers_of_the_api_say_how_many_requests_are_left(
+    serve: Callable[..., Site], database: Connected
+) -> None:
+    site = serve(rate_limit_default="3 per hour")
+    address, user = f"{site.base_url}/api/auth/me", add_user(database, has_wallet=True)
+    headers = {"Authorization": f"Bearer {token_for(database, user)}"}
+
+    answers = [requests.get(address, headers=headers, timeout=10) for _ in range(4)]
+
+    told = [(each.status_code, each.headers["RateLimit"]) for each in answers]
+    assert told == [
+        (200, '"default";r=2'),
+        (200, '"default";r=1'),
+        (200, '"default";r=0'),
+        (429, '"default";r=0'),
+    ]
+    assert {each.headers["RateLimit-Policy"] for each in answers} == {'"default";q=3;w=3600'}
+    assert int(answers[3].headers["Retry-After"]) > 0
+    page = requests.get(f"{site.base_url}/login", timeout=10)
+    assert "RateLimit" not in page.headers
 
 
 def test_a_wrong_method_is_a_json_405_that_names_the_right_ones(site: Site) -> None:
@@ -150,6 +200,20 @@ def test_the_session_cookie_is_kept_from_scripts_and_other_sites(
     cookie = requests.get(f"{secure_site.base_url}/login", timeout=10).headers["Set-Cookie"]
 
     assert_is_kept_safe("mycelium_session", cookie)
+
+
+def test_the_cookie_gets_a_new_end_with_a_page_now_and_then(
+    serve: Callable[..., Site], user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = serve()
+    browser, _ = log_in(site, user)
+
+    def ends_anew(after: timedelta) -> bool:
+        monkeypatch.setattr(identity, "utc_now", lambda: utc_now() + after)
+        return "Set-Cookie" in browser.get(f"{site.base_url}/docs").headers
+
+    minutes = [timedelta(minutes=number) for number in (4, 6, 8, 12)]
+    assert [ends_anew(after) for after in minutes] == [False, True, False, True]
 
 
 def test_cookies_are_signed_with_sha_256() -> None:

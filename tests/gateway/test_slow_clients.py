@@ -118,6 +118,7 @@ def test_a_request_that_does_not_arrive_is_answered_408(
     answer = read_all(connection)
 
     assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"content-type: application/problem+json\r\n" in answer
     assert b'"code": "request_timeout"' in answer
 
 

@@ -72,10 +72,10 @@ def test_a_run_needs_nothing_of_the_tests(machine: Machine) -> None:
     assert not set(FOR_TESTS) & set(command.split())
 
 
-def test_the_benchmarks_client_is_asked_for_by_nothing_else(machine: Machine) -> None:
+def test_what_the_benchmarks_use_is_asked_for_by_nothing_else(machine: Machine) -> None:
     asked = {mode: machine.install(mode).stderr.split("`")[1].split() for mode in ("test", "bench")}
 
-    assert set(asked["bench"]) - set(asked["test"]) == {"wrk"}
+    assert set(asked["bench"]) - set(asked["test"]) == {"wrk", "npm"}
 
 
 def test_all_that_is_missing_is_installed_in_one_go_with_sudo(machine: Machine) -> None:

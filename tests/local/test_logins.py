@@ -59,7 +59,7 @@ with ClusterRpcProxy(config, timeout=10) as rpc:
 
 
 @pytest.fixture(scope="module")
-def system(service_stack: StackFactory, broker: Node) -> Iterator[System]:
+def system(service_stack: StackFactory, broker: Node) -> System:
     """A wallet, and logins that may ask for balances only."""
     started = service_stack("wallet")
     command = [
@@ -71,8 +71,7 @@ def system(service_stack: StackFactory, broker: Node) -> Iterator[System]:
         command, env={**os.environ, "LOGIN_PASSWORD": PASSWORD}, capture_output=True, check=True
     )
     broker.load(json.loads(printed.stdout))
-    yield started
-    started.close()
+    return started
 
 
 @pytest.fixture(scope="module")

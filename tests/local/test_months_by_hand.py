@@ -26,6 +26,7 @@ from tests.patience import eventually
 PROCESSES = ("wallet", "catalog", "billing")
 
 
+@pytest.mark.soak
 def test_what_was_bought_is_renewed_when_the_product_runs_a_month_later(
     service_stack: StackFactory,
 ) -> None:

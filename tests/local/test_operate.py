@@ -1,5 +1,6 @@
 """What an operator asks of a running product, from another terminal."""
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -7,21 +8,21 @@ from pathlib import Path
 
 import pytest
 
+from chassis.database import connect
 from deploy.local import operate, run
 from deploy.local.processes import ROOT
 from deploy.local.startup import StartupError, take_lock
 from tests.conftest import StackFactory
+from tests.gateway.conftest import add_user
 from tests.system import System
 
-NAMES = ("sandbox", "wallet", "topup")
+NAMES = ("sandbox", "wallet", "topup", "notifier")
 
 
 @pytest.fixture(scope="module")
-def untouched(service_stack: StackFactory) -> Iterator[System]:
+def untouched(service_stack: StackFactory) -> System:
     """Of its own: what other tests leave behind would be problems of theirs."""
-    stack = service_stack(*NAMES)
-    yield stack
-    stack.close()
+    return service_stack(*NAMES)
 
 
 @pytest.fixture
@@ -54,6 +55,8 @@ def ask(directory: Path, name: str, *arguments: str) -> subprocess.CompletedProc
         ("reconcile", (), "The books agree."),
         ("switch", (), "Automatic charges go out"),
         ("audit", ("accept", "0" * 32, "--by", "me", "--reason", "none"), "Nothing is open"),
+        ("roles", ("list",), ""),
+        ("audit-log", ("head",), "0 0000"),
         ("dead-letters", ("wallet", "replay", "--all"), "replay: 0 of the dead letters of wallet"),
         ("dead-notices", ("discard", "--all"), "discard: 0 notices"),
     ],
@@ -64,6 +67,27 @@ def test_each_command_finds_its_settings_by_itself(
     said = ask(running, name, *arguments)
 
     assert answer in said.stdout, said.stderr
+
+
+def test_the_first_operator_comes_from_the_command(running: Path, untouched: System) -> None:
+    """Nobody has a role before, and no password comes with one."""
+    database = connect(untouched.database_url("gateway"), pool_size=1)
+    user = add_user(database, "ada@example.com", has_wallet=False)
+    given = ("grant", "Ada@example.com", "operator", "--by", "me", "--reason", "the first one")
+
+    said = ask(running, "roles", *given)
+    again = ask(running, "roles", *given)
+
+    assert said.stdout == "ada@example.com is operator.\n", said.stderr
+    assert (again.returncode, "operator already" in again.stderr) == (1, True)
+    assert (
+        ask(running, "roles", "list").stdout == "ada@example.com  operator  (second step is off)\n"
+    )
+    assert ask(running, "audit-log", "check").stdout.startswith("The chain holds up to position 1:")
+    row = json.loads(ask(running, "audit-log", "export").stdout)["content"]
+    assert (row["actor"], row["actor_id"], row["subject"]) == ("me", "", str(user.user_id))
+    assert "@" in row["origin"]
+    database.engine.dispose()
 
 
 def test_every_command_is_a_target_of_make() -> None:
@@ -89,5 +113,7 @@ def test_where_nothing_runs_it_says_so(tmp_path: Path) -> None:
 
 
 def test_dead_letters_of_nobody_are_asked_back(tmp_path: Path) -> None:
-    with pytest.raises(StartupError, match="wallet, catalog, billing, topup, notifier"):
+    with pytest.raises(
+        StartupError, match="wallet, catalog, billing, topup, legacy, analytics, notifier"
+    ):
         operate.invocation("dead-letters", ["walet", "list"], tmp_path)

@@ -57,10 +57,6 @@ def test_a_password_of_an_earlier_run_is_void(postgres: Postgres) -> None:
         connect(earlier)
 
 
-def test_what_is_committed_is_on_disk(postgres: Postgres) -> None:
-    assert ask(postgres.admin_url, "SHOW fsync") == "on"
-
-
 def test_the_superuser_s_password_is_for_the_owner_only(scratch: Path, postgres: Postgres) -> None:
     mode = (scratch / "postgres" / "superuser-password").stat().st_mode
 
@@ -78,6 +74,7 @@ def test_a_second_start_on_the_same_data_says_so_in_one_line(
 
 def test_data_survives_a_server_that_was_killed(scratch: Path) -> None:
     server = start(scratch / "killed")
+    assert ask(server.admin_url, "SHOW fsync") == "on"
     url = server.create_database("kept")
     ask(url, "CREATE TABLE kept AS SELECT 7 AS number; SELECT number FROM kept")
     pid = int((scratch / "killed" / "cluster" / "postmaster.pid").read_text().splitlines()[0])

@@ -299,11 +299,9 @@ def test_one_that_cannot_be_dealt_with_keeps_none_behind_it(
 
 
 @pytest.fixture(scope="module")
-def stack(service_stack: StackFactory) -> Iterator[System]:
+def stack(service_stack: StackFactory) -> System:
     """What sells, with a billing that waits for a provisioner."""
-    started = service_stack("wallet", "catalog", "billing", settings={"PROVISIONING": "external"})
-    yield started
-    started.close()
+    return service_stack("wallet", "catalog", "billing", settings={"PROVISIONING": "external"})
 
 
 @pytest.fixture

@@ -12,12 +12,14 @@ from chassis.identifiers import new_id
 from chassis.migrate import migrate
 from chassis.retention import Kept, messages
 from deploy.local.postgres import Postgres
+from services.analytics.settings import AnalyticsSettings
 from services.billing.settings import BillingSettings
 from services.catalog import retention as catalog
 from services.catalog.settings import CatalogSettings
 from services.gateway import rate_limits
 from services.gateway import retention as gateway
 from services.gateway.settings import NotifierSettings
+from services.legacy.settings import LegacySettings
 from services.topup import retention as topup
 from services.topup.settings import TopupSettings
 from services.wallet.settings import WalletSettings
@@ -30,6 +32,8 @@ BY_SERVICE = {
     "billing": messages(BillingSettings(**PLACES)),
     "catalog": catalog.kept(CatalogSettings(**PLACES)),
     "topup": topup.kept(TopupSettings(**PLACES, **STRIPE)),
+    "legacy": messages(LegacySettings(**PLACES)),
+    "analytics": messages(AnalyticsSettings(**PLACES)),
     "gateway": [
         *gateway.kept(NotifierSettings(**PLACES, secret_key="of the tests only")),
         rate_limits.KEPT,
@@ -41,7 +45,7 @@ RULES = [
     for kept in rules
 ]
 
-SOMEBODY = new_id()
+SOMEBODY, SOME_HOOK = new_id(), new_id()
 OF_SOMEBODY = ("user_sessions", "api_tokens", "mail_links", "cart_checkouts")
 
 DatabaseOf = Callable[[str], Connected]
@@ -59,6 +63,7 @@ def database_of(postgres: Postgres) -> Iterator[DatabaseOf]:
         opened[service] = connect(url)
         if service == "gateway":
             put(opened[service], "users", user_id=SOMEBODY)
+            put(opened[service], "hooks", hook_id=SOME_HOOK, user_id=SOMEBODY)
         return opened[service]
 
     yield open_database
@@ -70,6 +75,8 @@ def database_of(postgres: Postgres) -> Iterator[DatabaseOf]:
 @pytest.mark.parametrize(("service", "kept"), RULES)
 def test_old_rows_go_and_young_ones_stay(database_of: DatabaseOf, service: str, kept: Kept) -> None:
     owner: dict[str, object] = {"user_id": SOMEBODY} if kept.table in OF_SOMEBODY else {}
+    if kept.table == "hook_deliveries":
+        owner = {"hook_id": SOME_HOOK}
     if kept.table == "carts":
         # Those of users stay.
         owner = {"secret_sha256": lambda: uuid4().bytes}

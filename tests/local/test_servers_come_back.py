@@ -85,6 +85,7 @@ def test_a_database_that_was_killed_comes_back_with_its_data(own_postgres: Postg
     assert "postgres ended with -9; it starts again" in said[0]
 
 
+@pytest.mark.soak
 def test_a_broker_that_was_killed_comes_back(own_broker: Node) -> None:
     def lets_a_service_in() -> bool:
         try:
@@ -100,6 +101,7 @@ def test_a_broker_that_was_killed_comes_back(own_broker: Node) -> None:
     assert any("rabbitmq ended with -9; it starts again" in line for line in said)
 
 
+@pytest.mark.soak
 def test_no_server_outlives_a_runner_that_was_killed(place: Path) -> None:
     code = (
         "import os, sys; from pathlib import Path;"

@@ -211,6 +211,7 @@ def test_an_address_that_is_not_confirmed_is_reminded_of_after_a_day(
         is_email_confirmed=is_confirmed,
         has_second_step=False,
         time_zone="UTC",
+        is_staff=False,
     )
 
     assert bool(reminders(user, NOW)) is is_reminded

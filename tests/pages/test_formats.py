@@ -2,10 +2,12 @@
 
 from datetime import UTC, datetime
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from chassis.identifiers import new_id
+from contracts.billing import Forecast
 from contracts.wallet import AccountFroze, Transaction, TransactionKind
 from services.gateway.notifications.messages import account_froze
 from services.gateway.pages import formats
@@ -48,6 +50,39 @@ def test_a_time_says_that_it_is_utc() -> None:
     assert formats.minute(NOON) == (
         '<time datetime="2026-11-22T12:05:00Z">22 Nov 2026, 12:05 UTC</time>'
     )
+
+
+@pytest.mark.parametrize(
+    ("zone", "day"), [("UTC", "22 Nov 2026"), ("Pacific/Kiritimati", "23 Nov 2026")]
+)
+def test_the_day_of_a_moment_is_its_readers_and_a_day_is_the_same_everywhere(
+    zone: str, day: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(formats, "reader_zone", lambda: ZoneInfo(zone))
+
+    assert formats.day_for_reader(NOON) == day
+    assert formats.day_for_reader(NOON.date()) == "22 Nov 2026"
+    assert formats.day_for_reader(None) == ""
+
+
+@pytest.mark.parametrize(
+    ("zone", "when"), [("UTC", "today"), ("Pacific/Kiritimati", "on 23 November")]
+)
+def test_when_credits_are_short_is_said_in_days_of_who_reads_it(
+    zone: str, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(formats, "reader_zone", lambda: ZoneInfo(zone))
+    monkeypatch.setattr(formats, "utc_now", lambda: NOON.replace(hour=8))
+    forecast = Forecast(
+        available_micros=0,
+        days=[],
+        due_next=[],
+        short_on=NOON.date(),
+        short_at=NOON,
+        days_until_empty=0,
+    )
+
+    assert formats.when_short(forecast) == when
 
 
 def test_an_automatic_charge_says_what_triggered_it_and_the_threshold() -> None:

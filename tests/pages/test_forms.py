@@ -126,3 +126,19 @@ def test_the_amounts_to_choose_from_all_cover_what_is_lacking_and_one_does_to_th
 
 def test_an_unknown_bound_is_none() -> None:
     assert forms.amounts_for(3_000_000_001, 0, 0) == [3_000_010_000]
+
+
+def test_terms_of_auto_topup_that_were_refused_are_shown_again_once() -> None:
+    app = Flask(__name__)
+    app.secret_key = "for a test only"
+    app.add_url_rule("/kept", view_func=lambda: forms.keep_terms() or "", methods=["POST"])
+    app.add_url_rule("/shown", view_func=forms.typed_terms)
+    browser = app.test_client()
+    browser.post("/kept", data={"threshold": "12,5", "topup_amount": "9" * 100})
+
+    # A part of a page takes no message away.
+    part = browser.get("/shown", headers={"HX-Request": "true"}).json
+    shown = [browser.get("/shown").json for _ in range(2)]
+
+    assert part == {}
+    assert shown == [{"threshold": "12,5", "topup_amount": "9" * forms.TYPED_LENGTH_MAX}, {}]

@@ -65,7 +65,8 @@ def test_every_icon_that_is_used_is_drawn() -> None:
     used = {
         name
         for path in TEMPLATES
-        for name in re.findall(r"icon\(\"([a-z0-9]+)\"", path.read_text())
+        for name in re.findall(r"\"([a-z0-9]+)\"\|icon", path.read_text())
     }
 
+    assert used
     assert used - drawn == set()

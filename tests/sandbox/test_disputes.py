@@ -1,5 +1,7 @@
 """Disputes: chargebacks, inquiries that may become one, several of a charge."""
 
+from typing import Any
+
 import pytest
 import stripe
 
@@ -166,6 +168,71 @@ def test_a_closed_dispute_takes_no_evidence_and_is_not_closed_again(
     for act in (client.v1.disputes.close, client.v1.disputes.update):
         with pytest.raises(stripe.InvalidRequestError, match="already closed"):
             act(dispute["id"])
+
+
+def test_a_draft_counts_as_evidence_and_not_as_submitted(
+    client: stripe.StripeClient, control: Control, charge: stripe.Charge
+) -> None:
+    dispute = control.post(f"charges/{charge.id}/dispute")
+    draft = client.v1.disputes.update(
+        dispute["id"], {"evidence": {"product_description": "Credits"}, "submit": False}
+    )
+    submitted = client.v1.disputes.update(dispute["id"], {"submit": True})
+
+    assert (draft.status, submitted.status) == ("needs_response", "under_review")
+    details = [each.evidence_details for each in (draft, submitted)]
+    assert [(each.has_evidence, each.submission_count) for each in details] == [
+        (True, 0),
+        (True, 1),
+    ]
+    assert details[0].submission_method == "not_submitted"
+
+
+def test_evidence_that_was_submitted_is_final(
+    client: stripe.StripeClient, control: Control, charge: stripe.Charge
+) -> None:
+    dispute = control.post(f"charges/{charge.id}/dispute")
+    evidence: Any = {"evidence": {"product_description": "Credits"}}
+    client.v1.disputes.update(dispute["id"], evidence)
+
+    with pytest.raises(stripe.InvalidRequestError, match="is final"):
+        client.v1.disputes.update(dispute["id"], evidence)
+    assert client.v1.disputes.update(dispute["id"], {"metadata": {"a": "b"}}).metadata["a"] == "b"
+
+
+@pytest.mark.parametrize(("offset_s", "past_due"), [(-60, False), (1, True)])
+def test_evidence_that_comes_after_its_time_is_past_due(
+    client: stripe.StripeClient,
+    control: Control,
+    charge: stripe.Charge,
+    offset_s: int,
+    past_due: bool,
+) -> None:
+    dispute = control.post(f"charges/{charge.id}/dispute")
+    details = dispute["evidence_details"]
+    control.post("clock", offset_s=details["due_by"] - dispute["created"] + offset_s)
+    try:
+        waiting = client.v1.disputes.retrieve(dispute["id"])
+        answered = client.v1.disputes.update(
+            dispute["id"], {"evidence": {"product_description": "Credits"}}
+        )
+    finally:
+        control.post("clock", offset_s=0)
+
+    assert waiting.evidence_details.past_due is False
+    assert answered.evidence_details.past_due is past_due
+
+
+def test_a_bank_that_hears_nobody_takes_no_evidence(
+    client: stripe.StripeClient, control: Control, charge: stripe.Charge
+) -> None:
+    dispute = control.post(f"charges/{charge.id}/dispute", takes_evidence=False)
+
+    assert dispute["evidence_details"]["due_by"] == 0
+    with pytest.raises(stripe.InvalidRequestError, match="takes no evidence"):
+        client.v1.disputes.update(
+            dispute["id"], {"evidence": {"product_description": "Credits"}, "submit": False}
+        )
 
 
 def test_a_fraud_warning_comes_with_its_card(

@@ -40,7 +40,8 @@ def purls() -> dict[PackageURL, ComponentScope]:
         if place:
             namespace, _, name = place.rpartition("node_modules/")[2].rpartition("/")
             purl = PackageURL("npm", namespace or None, name, package["version"])
-            found[purl] = ComponentScope.REQUIRED
+            is_product = not package.get("dev")
+            found[purl] = ComponentScope.REQUIRED if is_product else ComponentScope.EXCLUDED
     return found
 
 

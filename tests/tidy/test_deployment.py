@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from contracts import operating
 from deploy import parts
 from deploy.definitions import LOGINS
 
@@ -41,6 +42,7 @@ def words(file: str, pattern: str) -> set[str]:
 
 NAMED = {
     "LOGINS of deploy/definitions.py": ({login.name for login in LOGINS}, parts.LOGINS),
+    "SERVICES of contracts/operating.py": (operating.SERVICES, parts.LISTENERS),
     "passwords of docker-compose.yml": (
         {
             name.removesuffix("_AMQP_PASSWORD").lower()
@@ -59,6 +61,10 @@ NAMED = {
     ),
     "databases of deploy/compose/create-databases.sh": (
         words("deploy/compose/create-databases.sh", "^for service in (.*?);"),
+        parts.DATABASES,
+    ),
+    "databases of deploy/backup/backup.sh": (
+        words("deploy/backup/backup.sh", r"BACKUP_EXPECTS:-(.*?)\}"),
         parts.DATABASES,
     ),
     "locks of the Makefile": (
@@ -134,7 +140,7 @@ def test_every_setting_of_what_is_kept_how_long_reaches_its_container() -> None:
         r"`([A-Z_]+_KEPT_DAYS)`, ([a-z, ]+) \|", (ROOT / "docs/operations.md").read_text()
     )
     readers = {
-        setting: ["wallet", "catalog", "billing", "topup", "notifier"]
+        setting: ["wallet", "catalog", "billing", "topup", "legacy", "analytics", "notifier"]
         if who.startswith("services")
         else [who]
         for setting, who in told

@@ -49,3 +49,13 @@ def test_every_make_command_that_a_document_names_exists(document: Path) -> None
     rules = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
     assert named <= rules
+
+
+def test_every_decision_has_a_number_of_its_own() -> None:
+    decisions = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
+
+    numbers = [int(path.name.partition("-")[0]) for path in decisions]
+
+    assert numbers == list(range(1, len(decisions) + 1))
+    for number, path in zip(numbers, decisions, strict=True):
+        assert path.read_text().startswith(f"# {number}. "), path.name

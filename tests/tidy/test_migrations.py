@@ -25,6 +25,8 @@ BEFORE_THE_RULE = {
     "wallet": "0008",
     "catalog": "0003",
     "billing": "0004",
+    "legacy": "0000",
+    "analytics": "0000",
     "topup": "0010",
     "gateway": "0004",
 }

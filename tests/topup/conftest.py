@@ -3,7 +3,7 @@
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,6 +19,7 @@ from chassis.database import Connected, connect
 from chassis.identifiers import new_id
 from chassis.money import to_cents
 from contracts.catalog import ListProducts
+from contracts.errors import AccountFrozen, InsufficientFunds
 from contracts.topup import (
     ConfigureAutoTopup,
     StartCardSetup,
@@ -26,7 +27,7 @@ from contracts.topup import (
     TopupStatus,
     Trigger,
 )
-from contracts.wallet import CreditPage, MadeCredit
+from contracts.wallet import AccountStatus, CreditPage, MadeCredit, UnusedTopup, UnusedTopups
 from deploy.stripe_sandbox.server import SandboxServer, warm_up
 from deploy.stripe_sandbox.settings import Settings
 from services.topup.automatic import pages, terms, triggers
@@ -111,10 +112,40 @@ class Wallet:
     made: list[MadeCredit] = field(default_factory=list)
     """What came into wallets, in the order of the ledger."""
     asked_for_funds: int = 0
+    left: dict[UUID, int] = field(default_factory=dict)
+    """What is unused of a top-up, where it is less than all of it."""
+    holds: dict[UUID, tuple[UUID, UUID, int]] = field(default_factory=dict)
+    """By refund: the hold, whose it is, and how much."""
 
     def answers(self) -> None:
         if self.failure is not None:
             raise self.failure
+
+    def held_micros(self, user_id: UUID) -> int:
+        return sum(micros for _, whose, micros in self.holds.values() if whose == user_id)
+
+    def unused(self, user_id: UUID, topup_ids: Sequence[UUID]) -> UnusedTopups:
+        self.answers()
+        frozen = user_id in self.frozen
+        return UnusedTopups(
+            topups=[
+                UnusedTopup(topup_id=topup_id, unused_micros=self.left.get(topup_id, 10**12))
+                for topup_id in topup_ids
+            ],
+            available_micros=self.balances.get(user_id, 0) - self.held_micros(user_id),
+            status=AccountStatus.FROZEN if frozen else AccountStatus.OPEN,
+        )
+
+    def set_aside(self, user_id: UUID, refund_id: UUID, amount_micros: int) -> UUID:
+        self.answers()
+        if refund_id in self.holds:
+            return self.holds[refund_id][0]
+        if user_id in self.frozen:
+            raise AccountFrozen("This wallet is frozen.")
+        if self.balances.get(user_id, 0) - self.held_micros(user_id) < amount_micros:
+            raise InsufficientFunds("Too little.", "0", "0")
+        self.holds[refund_id] = (new_id(), user_id, amount_micros)
+        return self.holds[refund_id][0]
 
     def entry(self, key: str) -> Entry | None:
         self.answers()
@@ -190,7 +221,7 @@ class Desk:
 
     def sweep(self) -> None:
         """One turn of every timer."""
-        from services.topup.charging import janitor, webhooks
+        from services.topup.charging import giving_back, janitor, webhooks
 
         now = self.clock()
         with self.till.database.begin() as session:
@@ -200,6 +231,8 @@ class Desk:
                 self.queue.append((janitor.look, (self.till, topup_id)))
             for event_id in webhooks.DUE.take(session, now):
                 self.queue.append((webhooks.work_off, (self.till, event_id)))
+            for refund_id in giving_back.DUE.take(session, now):
+                self.queue.append((giving_back.carry_out, (self.till, refund_id)))
         self.drain()
 
     def customer(self, number: str = Card.GOOD, **settings: Any) -> "Customer":

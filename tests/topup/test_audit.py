@@ -9,8 +9,10 @@ import pytest
 from chassis.client import RpcClient
 from chassis.identifiers import new_id
 from chassis.metrics import exposition
+from contracts import legacy
 from contracts.wallet import Credit, MadeCredit, TransactionKind
 from services.topup import audit, problems, reconcile
+from services.topup.models import Difference, Reversal
 from services.topup.wallet_questions import WalletQuestions
 from tests.conftest import StackFactory
 from tests.patience import eventually
@@ -65,6 +67,17 @@ def test_the_credit_of_a_paid_topup_is_explained(desk_with_audit: Desk) -> None:
     assert found(desk_with_audit) == []
 
 
+def test_what_the_wallet_knows_two_people_to_stand_behind_is_explained(
+    desk_with_audit: Desk,
+) -> None:
+    desk = desk_with_audit
+    kind, caller = TransactionKind.ADJUSTMENT, "gateway"
+    for is_approved in (True, False):
+        credited(desk, new_id(), kind=kind, caller=caller, is_approved=is_approved)
+
+    assert found(desk) == [desk.wallet.made[-1].user_id]
+
+
 def test_what_an_approved_login_made_is_explained(desk_with_audit: Desk) -> None:
     credited(desk_with_audit, new_id(), caller="alice", kind=TransactionKind.ADJUSTMENT)
 
@@ -114,6 +127,56 @@ def test_the_credit_of_a_topup_that_was_never_paid_is_found(desk_with_audit: Des
     assert found(desk_with_audit) == [customer.user_id]
 
 
+@pytest.mark.parametrize("is_restored", [True, False])
+def test_what_a_won_dispute_gave_back_is_explained_and_no_other_dispute(
+    desk_with_audit: Desk, is_restored: bool
+) -> None:
+    desk = desk_with_audit
+    customer, metadata = paid(desk)
+    restored_at = desk.clock() if is_restored else None
+    with desk.till.database.begin() as session:
+        session.add(
+            Reversal(
+                reversal_id="dp_1", source_id="dp_1", topup_id=UUID(metadata["topup_id"]),
+                user_id=customer.user_id, amount_micros=20 * USD, is_dispute=True, status="won",
+                asked_at=desk.clock(), taken_at=desk.clock(), restored_at=restored_at,
+            )
+        )  # fmt: skip
+    undone = {**metadata, "reversal_id": "dp_1"}
+    credited(desk, customer.user_id, amount_micros=20 * USD, metadata=undone)
+    expected = [] if is_restored else [customer.user_id]
+
+    assert found(desk) == expected
+    # It explains its own amount, not that of the whole top-up.
+    credited(desk, customer.user_id, metadata=undone)
+    assert found(desk) == [*expected, customer.user_id]
+
+
+@pytest.mark.parametrize(
+    ("caller", "kind", "amount_micros", "is_explained"),
+    [
+        (legacy.SERVICE, TransactionKind.MIGRATION, 25 * USD, True),
+        (legacy.SERVICE, TransactionKind.ADJUSTMENT, -25 * USD, True),
+        (legacy.SERVICE, TransactionKind.ADJUSTMENT, 25 * USD, False),
+        (legacy.SERVICE, TransactionKind.TOPUP, -25 * USD, False),
+        ("catalog", TransactionKind.MIGRATION, 25 * USD, False),
+        ("catalog", TransactionKind.ADJUSTMENT, -25 * USD, False),
+    ],
+)
+def test_what_somebody_brought_from_the_old_system_is_explained_and_nothing_else_of_it(
+    desk_with_audit: Desk,
+    caller: str,
+    kind: TransactionKind,
+    amount_micros: int,
+    is_explained: bool,
+) -> None:
+    made = credited(
+        desk_with_audit, new_id(), caller=caller, kind=kind, amount_micros=amount_micros
+    )
+
+    assert found(desk_with_audit) == ([] if is_explained else [made.user_id])
+
+
 def test_what_was_found_stays_until_somebody_accepts_it(desk_with_audit: Desk) -> None:
     desk = desk_with_audit
     made = credited(desk, new_id(), caller="catalog")
@@ -127,6 +190,11 @@ def test_what_was_found_stays_until_somebody_accepts_it(desk_with_audit: Desk) -
 
     assert is_done
     assert found(desk) == []
+    with desk.till.database.begin() as session:
+        kept = session.get_one(Difference, f"credit_unexplained:{made.transaction_id}")
+        assert kept.accepted_by == "you: A gift"
+        again = [(made.transaction_id, "somebody else"), (new_id(), "you")]
+        assert not any(audit.accept(session, desk.clock(), what, by, "") for what, by in again)
 
 
 def test_every_credit_is_looked_at_once(desk_with_audit: Desk) -> None:

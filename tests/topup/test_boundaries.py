@@ -13,20 +13,22 @@ from chassis.database import Connected
 from chassis.identifiers import new_id
 from contracts.errors import AccountFrozen, BadRequest
 from contracts.topup import RefusalCode, StartTopup, TopupKind, TopupStatus, Trigger
-from services.topup import topups
+from services.topup import problems, topups
 from services.topup.automatic import limits, pages, triggers
 from services.topup.automatic.limits import Usage
 from services.topup.automatic.rule import Charge, Situation, decide
 from services.topup.cards import saved_cards
 from services.topup.charging import charges, checkout, janitor
-from services.topup.models import CardSetup, Topup, TriggerRecord
+from services.topup.models import CardSetup, Notice, Topup, TriggerRecord
 from services.topup.policy import Policy
+from services.topup.service import TopupService
 from services.topup.wallet_questions import Funds
-from tests.topup.conftest import NOON, USD, Desk
+from tests.topup.conftest import NOON, USD, Customer, Desk
 from tests.topup.test_rule import NOW, decision, refusal, settings
 from tests.topup.test_unknown_outcomes import break_charges
 
 INSTANT = timedelta(microseconds=1)
+YEAR = timedelta(days=365)
 CENT = 10_000
 MIDNIGHT = datetime(2027, 4, 1, tzinfo=UTC)
 """Where a day ends, and a month."""
@@ -247,6 +249,18 @@ def test_news_of_the_same_instant_are_no_newer(desk: Desk) -> None:
     assert newer == first
 
 
+def test_what_waits_is_told_oldest_first_also_where_there_was_news_of_it(desk: Desk) -> None:
+    customer = desk.customer()
+    for reference in ("older", "newer", "older"):
+        desk.clock.advance(seconds=1)
+        customer.raise_trigger(reference=reference)
+
+    with desk.till.database.read() as session:
+        waiting = triggers.pending(session, customer.user_id, desk.clock())
+
+    assert [each.reference for each in waiting if each.needed_micros] == ["older", "newer"]
+
+
 def test_a_purchase_waits_for_less_than_twenty_five_hours(desk: Desk) -> None:
     customer = desk.customer()
     trigger_id = customer.raise_trigger()
@@ -263,6 +277,23 @@ def test_a_purchase_waits_for_less_than_twenty_five_hours(desk: Desk) -> None:
 
     assert (waiting(end - INSTANT), waiting(end)) == (5 * USD, 0)
     assert (made_due(end), made_due(end - INSTANT)) == (False, True)
+
+
+@pytest.mark.parametrize(("is_made_due", "charged"), [(False, True), (True, False)])
+def test_what_an_event_said_of_the_balance_is_old_once_all_is_decided_anew(
+    desk: Desk, is_made_due: bool, charged: bool
+) -> None:
+    customer = desk.customer()
+    trigger_id = customer.raise_trigger()
+    assert trigger_id is not None
+    desk.wallet.balances[customer.user_id] = 100 * USD
+    if is_made_due:
+        with desk.till.database.begin() as session:
+            triggers.make_due(session, customer.user_id, desk.clock())
+
+    outcome = charges.pursue(desk.till, trigger_id)
+
+    assert isinstance(outcome, Topup) == charged
 
 
 @pytest.mark.parametrize("trigger", list(Trigger))
@@ -296,6 +327,10 @@ def test_renewals_that_lacked_money_when_it_was_charged_end_and_later_ones_do_no
 
     with desk.till.database.begin() as session:
         triggers.end_renewals(session, customer.user_id, desk.clock())
+    assert (due_at(desk, first), due_at(desk, later)) == (None, desk.clock())
+    desk.clock.advance(minutes=1)
+    with desk.till.database.begin() as session:
+        triggers.make_due(session, customer.user_id, desk.clock())
 
     assert (due_at(desk, first), due_at(desk, later)) == (None, desk.clock())
 
@@ -340,6 +375,56 @@ def test_one_look_in_vain_does_not_give_a_charge_up(desk: Desk) -> None:
 
     assert seen == ["unknown", "unknown", "failed"]
     assert customer.charge_count() == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "after", "is_listed"),
+    [
+        (TopupStatus.UNKNOWN, problems.STUCK_AFTER, False),
+        (TopupStatus.UNKNOWN, problems.STUCK_AFTER + INSTANT, True),
+        (TopupStatus.PAID, problems.STUCK_AFTER + INSTANT, True),
+        (TopupStatus.PROCESSING, problems.STUCK_AFTER + INSTANT, False),
+        (TopupStatus.FAILED, problems.RECENT - INSTANT, True),
+        (TopupStatus.FAILED, problems.RECENT, False),
+        (TopupStatus.CANCELLED, INSTANT, False),
+    ],
+)
+def test_a_topup_is_a_problem_from_its_instant_on(
+    database: Connected, status: TopupStatus, after: timedelta, is_listed: bool
+) -> None:
+    topup = topups.new(new_id(), TopupKind.AUTO, 25 * USD, "key", NOON)
+    topup.status = status
+    with database.begin() as session:
+        session.add(topup)
+        session.flush()
+        found = problems.listed(session, NOON + after, 9).problems
+
+    code = "topup_failed" if status == TopupStatus.FAILED else f"stuck_{status}"
+    assert [problem.code for problem in found] == ([code] if is_listed else [])
+
+
+@pytest.mark.parametrize(
+    ("after", "fields", "codes"),
+    [
+        (problems.UNDONE_AFTER, {}, []),
+        (problems.UNDONE_AFTER + INSTANT, {}, ["notice_undone"]),
+        (problems.UNDONE_AFTER + INSTANT, {"given_up_at": NOON}, ["notice_given_up"]),
+        (problems.UNDONE_AFTER + INSTANT, {"processed_at": NOON}, []),
+    ],
+)
+def test_a_notice_is_a_problem_from_its_instant_on(
+    database: Connected, after: timedelta, fields: dict[str, datetime], codes: list[str]
+) -> None:
+    notice = Notice(
+        event_id="evt_1", type="refund.created", object_id="re_1", body={}, received_at=NOON,
+        **fields,
+    )  # fmt: skip
+    with database.begin() as session:
+        session.add(notice)
+        session.flush()
+        found = problems.listed(session, NOON + after, 9).problems
+
+    assert [problem.code for problem in found] == codes
 
 
 def test_a_payment_that_the_last_look_finds_is_no_look_in_vain(desk: Desk) -> None:
@@ -420,20 +505,35 @@ def test_a_page_that_was_never_opened_is_waited_for_until_its_instant(
 
 
 def test_the_processor_is_asked_again_after_three_seconds_and_not_before(desk: Desk) -> None:
+    customer, other = (desk.customer(enabled=False) for _ in range(2))
+    customer.start_topup()
+    other.start_topup()
+    again = NOON + checkout.ASK_AGAIN_AFTER
+
+    def claims(whose: Customer, now: datetime) -> bool:
+        with desk.till.database.begin() as session:
+            (topup,) = session.query(Topup).filter(Topup.user_id == whose.user_id)
+            return checkout._claim_question(session, topup, now)
+
+    assert [claims(customer, now) for now in (NOON, again, again + INSTANT)] == [True, False, True]
+    assert claims(other, again + INSTANT), "that somebody else was asked about is nothing to them"
+
+
+def test_a_page_is_looked_at_five_minutes_after_it_was_opened(desk: Desk) -> None:
     customer = desk.customer(enabled=False)
     customer.start_topup()
-    asked = []
-    for now in (NOON, NOON + checkout.ASK_AGAIN_AFTER, NOON + checkout.ASK_AGAIN_AFTER + INSTANT):
-        with desk.till.database.begin() as session:
-            (topup,) = session.query(Topup).filter(Topup.user_id == customer.user_id)
-            asked.append(checkout._claim_question(session, topup, now))
 
-    assert asked == [True, False, True]
+    (topup,) = customer.topups()
+    assert (topup.sent_at, topup.customer_id) == (desk.clock(), customer.customer_id)
+    assert topup.next_look_at == desk.clock() + timedelta(minutes=5)
 
 
 def test_a_page_for_saving_a_card_lives_for_a_day_to_the_instant(desk: Desk) -> None:
     with desk.till.database.begin() as session:
-        session.add(CardSetup(session_id="cs_1", user_id=new_id(), created_at=NOON))
+        for name, done_at in (("cs_1", None), ("cs_done", NOON)):
+            session.add(
+                CardSetup(session_id=name, user_id=new_id(), created_at=NOON, done_at=done_at)
+            )
     end = NOON + checkout.SETUPS_LIVE
     done = []
     for now in (end - INSTANT, end):
@@ -443,6 +543,56 @@ def test_a_page_for_saving_a_card_lives_for_a_day_to_the_instant(desk: Desk) -> 
             done.append(session.get_one(CardSetup, "cs_1").done_at)
 
     assert done == [None, end]
+    with desk.till.database.read() as session:
+        assert session.get_one(CardSetup, "cs_done").done_at == NOON
+
+
+def test_the_service_closes_pages_for_saving_a_card_by_itself(desk: Desk) -> None:
+    service = TopupService()
+    service.database = desk.till.database
+    with desk.till.database.begin() as session:
+        session.add(CardSetup(session_id="cs_old", user_id=new_id(), created_at=NOON - YEAR))
+
+    service.close_setups()
+
+    with desk.till.database.read() as session:
+        assert session.get_one(CardSetup, "cs_old").done_at is not None
+
+
+def test_a_page_for_saving_a_card_is_asked_about_for_a_day_and_not_too_often(desk: Desk) -> None:
+    user_id, now, often = new_id(), desk.clock(), checkout.ASK_AGAIN_AFTER
+    setups = {
+        "young": {"created_at": now - checkout.SETUPS_LIVE + INSTANT},
+        "old": {"created_at": now - checkout.SETUPS_LIVE},
+        "asked": {"asked_at": now - often},
+        "asked before": {"asked_at": now - often - INSTANT},
+        "done": {"done_at": now - often},
+    }
+    with desk.till.database.begin() as session:
+        for name, fields in setups.items():
+            moments: dict[str, datetime] = {"created_at": now, **fields}
+            session.add(CardSetup(session_id=name, user_id=user_id, **moments))
+
+    checkout.refresh_setups(desk.till, user_id)
+
+    with desk.till.database.read() as session:
+        asked = session.query(CardSetup).filter(CardSetup.asked_at == now)
+        assert {setup.session_id for setup in asked} == {"young", "asked before"}
+
+
+def test_of_many_pages_for_saving_a_card_five_are_asked_about_at_a_time(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user_id, asked = new_id(), []
+    with desk.till.database.begin() as session:
+        for number in range(6):
+            setup = CardSetup(session_id=f"cs_{number}", user_id=user_id, created_at=desk.clock())
+            session.add(setup)
+    monkeypatch.setattr(checkout, "settle_session", lambda _till, name: asked.append(name))
+
+    checkout.refresh_setups(desk.till, user_id)
+
+    assert len(set(asked)) == 5
 
 
 @pytest.mark.parametrize(("short_cents", "is_sold"), [(0, True), (-1, False)])
@@ -498,3 +648,14 @@ def test_a_card_is_told_of_from_the_first_of_the_month_before_its_last(
     told = saved_cards.warn_of_expiry(desk.till.database, datetime(*now, tzinfo=UTC))
 
     assert bool(told) is is_told
+
+
+def test_a_charge_counts_in_every_limit() -> None:
+    assert Usage().with_charge(25 * USD) == Usage(
+        day_micros=25 * USD,
+        month_micros=25 * USD,
+        user_hour_count=1,
+        user_hour_micros=25 * USD,
+        system_hour_count=1,
+        system_hour_micros=25 * USD,
+    )

@@ -10,8 +10,8 @@ from alembic.operations import Operations
 from sqlalchemy import text
 
 from chassis.identifiers import new_id
-from contracts.errors import BadRequest, NotFound
-from contracts.topup import ListPaymentMethods
+from contracts.errors import BadRequest, IdempotencyConflict, NotFound
+from contracts.topup import ListPaymentMethods, RemovePaymentMethod, StartCardSetup
 from services.topup.automatic import card_changes
 from services.topup.cards import customers, saved_cards
 from services.topup.charging import charges, checkout, webhooks
@@ -30,6 +30,16 @@ def default_of(desk: Desk, customer: Customer) -> str | None:
     with desk.till.database.read() as session:
         found = saved_cards.default_of(session, customer.user_id)
         return found.payment_method_id if found else None
+
+
+def test_the_key_of_a_page_for_saving_a_card_is_for_one_request(desk: Desk) -> None:
+    command = StartCardSetup(idempotency_key="key", user_id=new_id(), email="a@example.com")
+    first, again = (checkout.start_card_setup(desk.till, command) for _ in range(2))
+
+    assert again == first
+    other = command.model_copy(update={"return_path": "/elsewhere"})
+    with pytest.raises(IdempotencyConflict):
+        checkout.start_card_setup(desk.till, other)
 
 
 def test_the_first_card_is_the_default(desk: Desk) -> None:
@@ -70,13 +80,13 @@ def test_the_cards_are_listed_page_by_page_to_the_end(desk: Desk) -> None:
     seen: list[str] = []
     cursor = None
     while cursor is not None or not seen:
-        request = ListPaymentMethods(user_id=customer.user_id, cursor=cursor, limit=2)
+        request = ListPaymentMethods(user_id=customer.user_id, cursor=cursor, limit=3)
         with desk.till.database.read() as session:
             page = saved_cards.page(session, request, NOON)
         seen += [card.payment_method_id for card in page.payment_methods]
         cursor = page.next_cursor
 
-    assert len(page.payment_methods) == 1
+    assert len(page.payment_methods) == 2
     assert seen == [known, "pm_3", "pm_2", "pm_1", "pm_0"]
     assert stranger.cards()[0] not in seen
 
@@ -106,6 +116,18 @@ def test_a_removed_card_is_detached_at_the_processor(desk: Desk) -> None:
 
     remove(desk, customer, card)
 
+    assert desk.till.processor.get_payment_method(card)["customer"] is None
+
+
+def test_a_card_removed_by_its_owner_is_detached_by_itself(desk: Desk) -> None:
+    customer = desk.customer(enabled=False)
+    (card,) = customer.cards()
+    command = RemovePaymentMethod(user_id=customer.user_id, payment_method_id=card)
+
+    left = card_changes.remove_by_hand(desk.till, command)
+    desk.drain()
+
+    assert left.payment_methods == []
     assert desk.till.processor.get_payment_method(card)["customer"] is None
 
 

@@ -11,6 +11,7 @@ from contracts.billing import GetPurchase
 from contracts.errors import ServiceError
 from contracts.topup import GetTopup
 from tests.conftest import StackFactory
+from tests.crashes import points
 from tests.patience import eventually
 from tests.system import System
 from tests.topup.conftest import USD
@@ -78,7 +79,9 @@ def pages_of(person: Person) -> int:
     return len(found)
 
 
-@pytest.mark.parametrize("point", STEPS_OF_A_CHARGE)
+@pytest.mark.parametrize(
+    "point", points(STEPS_OF_A_CHARGE, "topup.before_charge", "topup.after_charge")
+)
 def test_a_crash_at_any_step_of_a_charge_ends_in_one_charge_and_one_credit(
     stack: System, order: Path, product_id: UUID, point: str
 ) -> None:
@@ -97,7 +100,11 @@ def test_a_crash_at_any_step_of_a_charge_ends_in_one_charge_and_one_credit(
 
 
 @pytest.mark.parametrize(
-    "point", ["topup.after_record", "topup.before_confirm_page", "topup.after_confirm_page"]
+    "point",
+    points(
+        ["topup.after_record", "topup.before_confirm_page", "topup.after_confirm_page"],
+        "topup.after_confirm_page",
+    ),
 )
 def test_a_crash_while_the_person_is_asked_to_confirm_leaves_one_page_and_one_charge(
     stack: System, order: Path, product_id: UUID, point: str
@@ -119,7 +126,9 @@ def test_a_crash_while_the_person_is_asked_to_confirm_leaves_one_page_and_one_ch
     assert (pages_of(person), charges_of(person), person.balance()) == (1, 1, 10 * USD)
 
 
-@pytest.mark.parametrize("point", ["topup.before_session", "topup.after_session"])
+@pytest.mark.parametrize(
+    "point", points(["topup.before_session", "topup.after_session"], "topup.after_session")
+)
 def test_a_crash_while_the_page_is_opened_leaves_one_page_for_the_same_key(
     stack: System, order: Path, point: str
 ) -> None:
@@ -141,8 +150,8 @@ def test_a_crash_while_the_page_is_opened_leaves_one_page_for_the_same_key(
 @pytest.mark.parametrize(
     ("point", "charges"),
     [
-        ("topup.saved_card_begun", 1),
-        ("topup.before_saved_card", 0),
+        pytest.param("topup.saved_card_begun", 1, marks=pytest.mark.soak),
+        pytest.param("topup.before_saved_card", 0, marks=pytest.mark.soak),
         ("topup.after_saved_card", 1),
     ],
 )

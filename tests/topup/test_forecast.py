@@ -8,6 +8,7 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -243,6 +244,17 @@ def test_the_charge_after_the_cool_down_is_announced_with_its_time(desk: Desk) -
     assert amounts(told) == [40, 25]
     assert told.charges[1].at - told.charges[0].at == desk.till.policy.cool_down
     assert told.balance_after_micros == 25 * USD
+
+
+@pytest.mark.parametrize(("most", "announced"), [(1, ([40], True)), (3, ([40, 25], False))])
+def test_no_more_charges_than_a_page_holds_are_announced_and_that_more_follow(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, most: int, announced: tuple[list[int], bool]
+) -> None:
+    monkeypatch.setattr(forecast, "Story", partial(forecast.Story, charges_max=most))
+
+    told = foretold(desk.customer(), 40 * USD)
+
+    assert (amounts(told), told.more_follow) == announced
 
 
 def test_what_was_spent_a_moment_ago_announces_what_follows(desk: Desk) -> None:

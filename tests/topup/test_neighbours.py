@@ -26,7 +26,7 @@ from contracts.topup import (
     TopupStatus,
     Trigger,
 )
-from services.topup import topups
+from services.topup import overview, topups
 from services.topup.automatic import (
     card_changes,
     disputes,
@@ -38,7 +38,7 @@ from services.topup.automatic import (
     triggers,
 )
 from services.topup.cards import customers, saved_cards
-from services.topup.charging import checkout, receipts
+from services.topup.charging import checkout, receipts, saved_card
 from services.topup.models import (
     AutoTopupSettings,
     Base,
@@ -76,6 +76,7 @@ def everything(session: Session, user_id: UUID) -> None:
     session.add(Consent(consent_id=user_id, user_id=user_id, version="1", text="x",
                         client_address="", terms={}, agreed_at=OLD))  # fmt: skip
     session.add_all(_topups(user_id))
+    session.add(CardSetup(session_id=f"cs_{user_id}", user_id=user_id, created_at=OLD))
     session.flush()
     session.add(Reversal(reversal_id=f"dp_{user_id}", source_id="dp", topup_id=_topup_id(user_id),
                          user_id=user_id, amount_micros=USD, is_dispute=True,
@@ -111,6 +112,7 @@ def _topup_id(user_id: UUID) -> UUID:
 def _topups(user_id: UUID) -> Iterator[Topup]:
     paid = topups.new(user_id, TopupKind.MANUAL, 20 * USD, "paid", OLD)
     paid.topup_id, paid.status, paid.paid_at = _topup_id(user_id), TopupStatus.PAID, NOON
+    paid.payment_method_id = f"pm_one_{user_id}"
     yield paid
     page = topups.by_hand(BY_HAND.model_copy(update={"user_id": user_id}), Policy(), OLD)
     page.session_id, page.status = f"cs_{user_id}", TopupStatus.PROCESSING
@@ -176,7 +178,7 @@ QUESTIONS: dict[str, Callable[[Session, UUID], Any]] = {
     "credit on its way": lambda s, u: bool(limits.paid_topups(s, u)),
     "paid since": lambda s, u: limits.was_paid_since(s, u, NOON),
     "unsent": lambda s, u: limits.unsent_count(s, u, NOON),
-    "last hour": lambda s, u: limits._hour(s, NOON, u)[1],
+    "last hour": lambda s, u: limits.usage(s, u, NOON, Policy()).user_hour_micros,
     "page of the purchase": lambda s, u: pages.open_for(s, u, str(PURCHASE)),
     "any page": pages.is_any_open,
     "being confirmed": lambda s, u: pages.is_being_confirmed(s, u, str(PURCHASE)),
@@ -190,6 +192,11 @@ QUESTIONS: dict[str, Callable[[Session, UUID], Any]] = {
     "last topup": terms._last_topup,
     "last refusal": lambda s, u: terms._last_refusal(s, u) is not None,
     "cards": saved_cards.of_user,
+    "saved card being charged": saved_card.under_way_of,
+    "paid count": topups.paid_count,
+    "what there is": lambda s, u: [
+        name for name, has in overview._what_they_have(s, [u])[0]._asdict().items() if has is True
+    ],
     "same card": lambda s, u: saved_cards.same_card(s, u, "one"),
     "default card": saved_cards.default_of,
     "dispute": disputes.has_open,
@@ -344,10 +351,6 @@ def test_a_change_of_one_users_changes_nothing_of_the_others(three: Connected, n
 def test_on_return_only_the_own_pages_for_saving_a_card_are_asked_about(
     three: Connected, desk: Desk
 ) -> None:
-    with three.begin() as session:
-        for user_id in (EARLIER, ME, LATER):
-            session.add(CardSetup(session_id=f"cs_{user_id}", user_id=user_id, created_at=NOON))
-
     checkout.refresh_setups(desk.till, ME)
 
     with three.read() as session:

@@ -150,15 +150,17 @@ def test_notices_that_were_given_up_are_listed_replayed_and_discarded(desk: Desk
     with desk.till.database.begin() as session:
         for event_id in (event["id"], hopeless):
             notice = session.get_one(Notice, event_id)
-            notice.given_up_at, notice.next_try_at = desk.clock(), None
+            notice.given_up_at, notice.next_try_at, notice.tries = desk.clock(), None, 12
 
     shown = command(desk, "dead_notices", "list")
     replayed = command(desk, "dead_notices", "replay", event["id"])
     discarded = command(desk, "dead_notices", "discard", hopeless)
     left = command(desk, "dead_notices", "list")
+    with desk.till.database.read() as session:
+        tries = session.get_one(Notice, event["id"]).tries
     desk.clock.set(max(desk.clock(), utc_now() + timedelta(minutes=1)))
     desk.sweep()
 
     assert (event["id"] in shown.stdout, hopeless in shown.stdout) == (True, True)
     assert (replayed.stdout, discarded.stdout) == ("replay: 1 notices\n", "discard: 1 notices\n")
-    assert (left.stdout, good.statuses()) == ("", ["paid"])
+    assert (left.stdout, tries, good.statuses()) == ("", 0, ["paid"])

@@ -20,6 +20,7 @@ from services.topup import topups
 from services.topup.automatic import pages
 from services.topup.automatic.rule import Refusal
 from services.topup.charging import checkout
+from tests.crashes import Died, dies_at
 from tests.topup.conftest import USD, Card, Customer, Desk
 
 PRICE = 32 * USD
@@ -59,6 +60,14 @@ class Buyer:
 
     def end_unpaid(self) -> None:
         self.customer.end_purchase(str(self.purchase_id), pages.ENDED)
+
+    def open_pages(self) -> list[Any]:
+        """At the processor, of this customer's, to pay on."""
+        sessions = self.desk.till.processor._client.v1.checkout.sessions
+        found = self.desk.till.processor._list(
+            sessions.list, {"customer": self.customer.customer_id, "status": "open"}
+        )
+        return [page["id"] for page in found if page["mode"] == "payment"]
 
     def refusal(self) -> str:
         outcome = self.lacks_money()
@@ -134,6 +143,25 @@ def test_a_page_whose_closing_failed_is_closed_by_the_janitor(desk: Desk, buyer:
         desk.sweep()
 
     assert (before, buyer.status_at_processor(page)) == ("open", "expired")
+
+
+def test_the_end_of_another_page_leaves_the_one_on_which_it_is_paid(
+    desk: Desk, buyer: Buyer
+) -> None:
+    page = buyer.open_page()
+    other = desk.till.processor.create_payment_session(
+        customer_id=buyer.customer.customer_id, amount_cents=32_00, topup_id=str(page.topup_id),
+        user_id=str(buyer.customer.user_id), save_card=False, success_url="http://127.0.0.1/",
+        cancel_url="http://127.0.0.1/", idempotency_key="another",
+    )  # fmt: skip
+
+    checkout.settle_session(desk.till, other["id"])
+    checkout.close_page(desk.till, other["id"])
+    before = buyer.customer.statuses()
+    buyer.pay(page)
+    checkout.settle_session(desk.till, buyer.session_of(page))
+
+    assert (before, buyer.customer.statuses()) == (["processing"], ["paid"])
 
 
 # A purchase that is funded otherwise
@@ -213,6 +241,27 @@ def test_a_charge_whose_purchase_ended_before_the_link_was_made_has_no_page(desk
 
     (row,) = buyer.customer.topups()
     assert (row.status, row.session_id) == ("cancelled", None)
+    assert buyer.open_pages() == []
+
+
+def test_a_charge_whose_purchase_ends_while_the_link_is_made_is_closed_at_once(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buyer = Buyer(desk, number=Card.ASKS_ALWAYS)
+    desk.clock.advance(minutes=10)
+
+    def meanwhile(name: str) -> None:
+        if name == "topup.after_confirm_page":
+            buyer.complete()
+
+    monkeypatch.setattr(checkout, "crash_point", meanwhile)
+    buyer.lacks_money()
+    before = len(buyer.open_pages())
+
+    desk.sweep()
+
+    assert (before, buyer.open_pages()) == (1, [])
+    assert buyer.customer.statuses() == ["cancelled"]
 
 
 # Two pages for one purchase
@@ -373,7 +422,7 @@ def test_a_page_that_the_processor_does_not_know_any_more_holds_nothing_up(
 def test_a_page_that_a_crash_kept_from_being_opened_holds_nothing_up(
     desk: Desk, buyer: Buyer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    die_at(monkeypatch, "topup.after_session")
+    dies_at(monkeypatch, checkout, "topup.after_session")
     with pytest.raises(Died):
         buyer.open_page()
     assert buyer.refusal() == RefusalCode.CARD_PAGE_OPEN
@@ -393,7 +442,7 @@ def test_a_crash_while_the_first_page_is_closed_leaves_none_open(
 ) -> None:
     first = buyer.open_page()
     with monkeypatch.context() as patch:
-        die_at(patch, point)
+        dies_at(patch, checkout, point)
         with pytest.raises(Died):
             buyer.open_page()
 
@@ -403,34 +452,23 @@ def test_a_crash_while_the_first_page_is_closed_leaves_none_open(
     assert buyer.customer.statuses() == ["cancelled"]
 
 
+@pytest.mark.parametrize("is_closed", [True, False])
 def test_a_page_that_came_too_late_is_shown_to_nobody(
-    desk: Desk, buyer: Buyer, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, buyer: Buyer, monkeypatch: pytest.MonkeyPatch, is_closed: bool
 ) -> None:
     def meanwhile(name: str) -> None:
         if name == "topup.after_session":
             buyer.complete()
+            if not is_closed:
+                match = {"path": "/v1/checkout/sessions/*/expire"}
+                desk.sandbox.switch("reset_before", match=match, times=2)
 
     monkeypatch.setattr(checkout, "crash_point", meanwhile)
     page = buyer.open_page()
 
-    (session,) = desk.till.processor._list(
-        desk.till.processor._client.v1.checkout.sessions.list,
-        {"customer": buyer.customer.customer_id, "status": "open"},
-    ) or [None]
-    assert (page.status, page.checkout_url, session) == ("cancelled", None, None)
+    assert (page.status, page.checkout_url) == ("cancelled", None)
+    assert len(buyer.open_pages()) == (0 if is_closed else 1)
     assert page.failure_message == pages.PAID_OTHERWISE
-
-
-class Died(BaseException):
-    pass
-
-
-def die_at(monkeypatch: pytest.MonkeyPatch, point: str) -> None:
-    def crash_point(name: str) -> None:
-        if name == point:
-            raise Died(name)
-
-    monkeypatch.setattr(checkout, "crash_point", crash_point)
 
 
 def test_the_same_key_opens_the_same_page_of_a_purchase(buyer: Buyer) -> None:

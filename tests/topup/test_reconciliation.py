@@ -154,9 +154,9 @@ def test_a_charge_of_another_amount_is_found(desk: Desk, customer: Customer) -> 
     assert codes(desk) == ["amount_differs"]
 
 
-@pytest.mark.parametrize("movement", [None, {"amount": 2_400}])
+@pytest.mark.parametrize(("movement", "moved"), [(None, "$0.00"), ({"amount": 2_400}, "$24.00")])
 def test_a_charge_that_did_not_reach_the_balance_is_found(
-    desk: Desk, customer: Customer, movement: Any
+    desk: Desk, customer: Customer, movement: Any, moved: str
 ) -> None:
     listed = desk.till.processor.payments_between
 
@@ -168,7 +168,13 @@ def test_a_charge_that_did_not_reach_the_balance_is_found(
 
     desk.till.processor.payments_between = with_movement  # type: ignore[method-assign]
 
-    assert codes(desk) == ["balance_differs"]
+    desk.clock.advance(hours=1)
+    (found,) = reconciliation.reconcile(desk.till, SINCE, UNTIL)
+
+    assert (found.code, found.message) == (
+        "balance_differs",
+        f"$25.00 was taken, and {moved} reached the processor's balance",
+    )
 
 
 def test_money_that_reaches_the_balance_after_the_day_has_ended_is_no_difference(

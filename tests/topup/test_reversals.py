@@ -59,7 +59,9 @@ def test_a_refund_that_fails_afterwards_gives_the_credit_back(
     for _ in range(2):
         reversals.take_refunds(desk.till, payment_of(customer))
 
-    assert [event["amount_micros"] for event in customer.events("topup_restored")] == [5 * USD]
+    (restored,) = customer.events("topup_restored")
+    assert restored["amount_micros"] == 5 * USD
+    assert restored["description"] == "The refund failed: $5.00 returned"
 
 
 def test_created_and_funds_withdrawn_are_one_dispute(desk: Desk, customer: Customer) -> None:
@@ -100,7 +102,9 @@ def test_a_won_dispute_restores_the_credit_and_ends_the_pause(
     for _ in range(2):
         reversals.take_dispute(desk.till, dispute["id"])
 
-    assert [event["amount_micros"] for event in customer.events("topup_restored")] == [25 * USD]
+    (restored,) = customer.events("topup_restored")
+    assert restored["amount_micros"] == 25 * USD
+    assert restored["description"] == "The dispute was won: $25.00 returned"
     assert customer.settings().paused_code == ""
 
 
@@ -399,6 +403,22 @@ def test_the_receipt_shows_what_went_back(desk: Desk, customer: Customer) -> Non
 
     assert [line.amount_micros for line in paper.lines] == [25 * USD, -5 * USD]
     assert paper.net_micros == 20 * USD
+
+
+def test_the_receipt_says_when_what_was_disputed_came_back(desk: Desk, customer: Customer) -> None:
+    dispute = desk.sandbox.post(f"charges/{payment_of(customer)}/dispute")
+    for status in ("needs_response", "won"):
+        say(desk, dispute, status)
+
+    with desk.till.database.read() as session:
+        paper = receipts.receipt(session, customer.user_id, customer.topups()[0].topup_id)
+
+    assert [(line.label, line.amount_micros) for line in paper.lines] == [
+        ("Automatic top-up", 25 * USD),
+        ("Disputed on 2027-03-11", -25 * USD),
+        ("Returned on 2027-03-12", 25 * USD),
+    ]
+    assert paper.net_micros == 25 * USD
 
 
 def test_the_same_receipt_is_the_same_document(desk: Desk, customer: Customer) -> None:

@@ -2,6 +2,7 @@
 
 import threading
 import uuid
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -9,13 +10,22 @@ import pytest
 import requests
 
 from chassis.identifiers import new_id
-from contracts.errors import AccountFrozen, Conflict, IdempotencyConflict, NotFound
+from contracts.errors import (
+    AccountFrozen,
+    Conflict,
+    IdempotencyConflict,
+    NotFound,
+    Unavailable,
+)
 from contracts.topup import RefusalCode, StartTopup, TopupStatus, Trigger
 from services.topup import topups
+from services.topup.automatic import pages
 from services.topup.automatic.rule import Refusal
 from services.topup.charging import checkout, saved_card
 from services.topup.models import Topup
+from services.topup.policy import Policy
 from services.topup.processor import Missing, Unreached
+from tests.crashes import Died, dies_at
 from tests.topup.conftest import USD, Card, Customer, Desk
 from tests.topup.test_lost_answers import lose, lost
 
@@ -111,6 +121,7 @@ def test_after_a_lost_answer_the_card_is_charged_once_at_most(desk: Desk, kind: 
     lose(desk, kind, "POST", INTENTS)
     first = pay(customer, idempotency_key="key", paid_topups_seen=0)
     again = pay(customer, idempotency_key="key", paid_topups_seen=0)
+    assert (first.card_brand, first.card_last4) == ("visa", "4242")
     with pytest.raises(Conflict, match="is being confirmed"):
         pay(customer, paid_topups_seen=0)
 
@@ -195,14 +206,20 @@ def wait_for_money(customer: Customer) -> Any:
     return customer.ask(Trigger.PURCHASE, reference=str(PURCHASE), needed_micros=25 * USD)
 
 
-def test_a_purchase_that_a_saved_card_pays_for_is_left_alone_by_auto_topup_until_it_fails(
-    desk: Desk,
-) -> None:
+def asking(desk: Desk) -> Customer:
+    """Somebody with a card whose bank asks, and auto top-up from another one."""
     customer = desk.customer(Card.ASKS_ALWAYS)
     customer.add_card(Card.GOOD)
     desk.wallet.balances[customer.user_id] = 10**12
     customer.configure(payment_method_id=customer.cards()[1])
     desk.wallet.balances[customer.user_id] = 0
+    return customer
+
+
+def test_a_purchase_that_a_saved_card_pays_for_is_left_alone_by_auto_topup_until_it_fails(
+    desk: Desk,
+) -> None:
+    customer = asking(desk)
     before = customer.charge_count()
     asked = pay(customer, purchase_id=PURCHASE)
 
@@ -216,6 +233,114 @@ def test_a_purchase_that_a_saved_card_pays_for_is_left_alone_by_auto_topup_until
 
     assert customer.topups()[-1].trigger == Trigger.PURCHASE
     assert customer.charge_count() > before
+
+
+LOOKED_AT_EVERY_MINUTE = Policy(janitor_delays=tuple(timedelta(minutes=n) for n in range(1, 30)))
+
+
+@pytest.mark.parametrize("policy", [LOOKED_AT_EVERY_MINUTE])
+def test_a_purchase_is_handed_back_once_no_payment_by_its_card_was_found(desk: Desk) -> None:
+    customer = desk.customer()
+    lose(desk, "reset_before", "POST", INTENTS)
+    pay(customer, purchase_id=PURCHASE)
+    wait_for_money(customer)
+
+    for _ in range(7):
+        desk.clock.advance(minutes=1)
+        desk.sweep()
+
+    assert customer.statuses() == ["failed", "paid"]
+    assert customer.charged_cents() == 2_500
+
+
+def test_a_purchase_is_handed_back_once_the_processor_has_cancelled_the_payment(
+    desk: Desk,
+) -> None:
+    customer = asking(desk)
+    pay(customer, purchase_id=PURCHASE)
+    wait_for_money(customer)
+    desk.till.processor.cancel_payment(str(customer.topups()[0].payment_id))
+    assert look(customer) == "cancelled"
+
+    desk.clock.advance(seconds=6)
+    desk.sweep()
+
+    assert customer.statuses() == ["cancelled", "paid"]
+
+
+def test_a_purchase_is_handed_back_once_its_card_could_not_be_charged_at_all(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreached(**_: object) -> None:
+        wait_for_money(customer)
+        raise Unreached("refused", "processor_unreached")
+
+    customer = desk.customer()
+    monkeypatch.setattr(desk.till.processor, "charge_on_session", unreached)
+    pay(customer, purchase_id=PURCHASE)
+
+    desk.clock.advance(seconds=6)
+    desk.sweep()
+
+    assert customer.statuses() == ["cancelled", "paid"]
+
+
+def test_a_saved_card_does_not_pay_beside_a_page_that_was_opened_just_now(desk: Desk) -> None:
+    customer = shopper(desk)
+    with desk.till.database.begin() as session:
+        page = command(customer, purchase_id=PURCHASE, payment_method_id=None)
+        checkout.begin(session, desk.clock(), page, desk.till.policy)
+
+    with pytest.raises(Conflict, match="pay there"):
+        pay(customer, purchase_id=PURCHASE)
+    assert customer.charge_count() == 0
+
+
+def test_a_page_that_nobody_uses_is_in_no_saved_cards_way(desk: Desk) -> None:
+    customer = shopper(desk)
+    customer.start_topup()
+
+    assert pay(customer).status == "paid"
+
+
+def test_a_page_for_something_else_leaves_the_banks_question(desk: Desk) -> None:
+    customer = shopper(desk, Card.ASKS_ALWAYS)
+    asked = pay(customer, purchase_id=PURCHASE)
+    customer.start_topup(purchase_id=uuid.uuid4())
+    customer.start_topup()
+    answer_bank(asked.checkout_url)
+
+    assert customer.statuses() == ["action_required", "processing", "processing"]
+
+
+def test_a_question_that_could_not_be_withdrawn_is_withdrawn_by_the_janitor(desk: Desk) -> None:
+    customer = shopper(desk, Card.ASKS_ALWAYS)
+    asked = pay(customer, purchase_id=PURCHASE)
+    lose(desk, "reset_before", "POST", f"{INTENTS}/*/cancel")
+    with pytest.raises(Unavailable, match="Nothing was charged"):
+        customer.start_topup(purchase_id=PURCHASE)
+
+    desk.sweep()
+    answer_too_late(asked.checkout_url)
+
+    (topup,) = customer.topups()
+    assert (topup.status, topup.failure_message) == ("cancelled", saved_card.ANOTHER)
+    assert customer.charged_cents() == 0
+
+
+def test_a_question_whose_withdrawing_died_is_withdrawn_by_the_janitor(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    customer = shopper(desk, Card.ASKS_ALWAYS)
+    asked = pay(customer, purchase_id=PURCHASE)
+    dies_at(monkeypatch, saved_card, "topup.before_leaving")
+    with pytest.raises(Died):
+        customer.start_topup(purchase_id=PURCHASE)
+
+    desk.sweep()
+    answer_too_late(asked.checkout_url)
+
+    assert (customer.statuses(), customer.charged_cents()) == (["cancelled"], 0)
 
 
 def test_another_card_takes_the_place_of_a_charge_that_waits_for_the_bank(desk: Desk) -> None:
@@ -257,19 +382,23 @@ def test_the_end_of_a_purchase_withdraws_the_banks_question(desk: Desk) -> None:
 # What a crash leaves.
 
 
-def command(customer: Customer) -> StartTopup:
+def command(customer: Customer, **changes: Any) -> StartTopup:
     return StartTopup(
-        idempotency_key="key",
-        user_id=customer.user_id,
-        email="a@example.com",
-        amount_micros=25 * USD,
-        payment_method_id=customer.cards()[0],
+        **{
+            "idempotency_key": "key",
+            "user_id": customer.user_id,
+            "email": "a@example.com",
+            "amount_micros": 25 * USD,
+            "payment_method_id": customer.cards()[0],
+            **changes,
+        }
     )
 
 
-def begun(desk: Desk, customer: Customer) -> Topup:
+def begun(desk: Desk, customer: Customer, **changes: Any) -> Topup:
+    asked = command(customer, **changes)
     with desk.till.database.begin() as session:
-        return saved_card.begin(session, desk.clock(), command(customer), desk.till.policy)[0]
+        return saved_card.begin(session, desk.clock(), asked, desk.till.policy)[0]
 
 
 @pytest.mark.parametrize(("late", "status"), [(-1, "paid"), (0, "cancelled")])
@@ -293,6 +422,40 @@ def test_what_was_begun_and_not_sent_is_given_up_by_the_janitor(desk: Desk) -> N
 
     assert checkout.start(desk.till, command(customer)).status == "cancelled"
     assert customer.charge_count() == 0
+
+
+def test_what_was_begun_is_not_sent_once_its_purchase_has_ended(desk: Desk) -> None:
+    customer = shopper(desk)
+    begun(desk, customer, purchase_id=PURCHASE)
+    customer.end_purchase(str(PURCHASE), pages.PAID_OTHERWISE)
+
+    topup = pay(customer, idempotency_key="key", purchase_id=PURCHASE)
+
+    assert (topup.status, topup.failure_message) == ("cancelled", pages.PAID_OTHERWISE)
+    assert customer.charge_count() == 0
+
+
+@pytest.mark.parametrize("late", [timedelta(0), timedelta(microseconds=1)])
+def test_a_charge_that_was_held_up_is_sent_for_five_minutes_only(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, late: timedelta
+) -> None:
+    def held_up(name: str) -> None:
+        if name == "topup.before_saved_card":
+            desk.clock.set(desk.clock() + desk.till.policy.stale_after + late)
+
+    customer = shopper(desk)
+    monkeypatch.setattr(saved_card, "crash_point", held_up)
+
+    assert pay(customer).status == ("processing" if late else "paid")
+    assert customer.charge_count() == (0 if late else 1)
+
+
+def test_after_its_customer_was_deleted_a_saved_card_is_there_no_more(desk: Desk) -> None:
+    customer = shopper(desk)
+    desk.sandbox.delete_customer(customer.customer_id)
+
+    assert pay(customer).status == "failed"
+    assert customer.cards() == []
 
 
 def test_what_was_marked_as_sent_is_never_sent_again(desk: Desk) -> None:

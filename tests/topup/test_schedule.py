@@ -14,18 +14,21 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import text
 
+from chassis.identifiers import new_id
 from contracts.topup import (
     ForecastSchedule,
     RefusalCode,
     ScheduleForecast,
     SetOperatorSwitch,
     Spending,
+    TopupKind,
+    TopupStatus,
     Trigger,
 )
-from services.topup import switch
+from services.topup import switch, topups
 from services.topup.automatic import schedule
 from services.topup.charging import charges
-from services.topup.models import AutoTopupSettings
+from services.topup.models import AutoTopupSettings, Topup
 from tests.topup.conftest import NOON, USD, Customer, Desk
 from tests.topup.test_forecast import Life
 
@@ -192,6 +195,53 @@ def test_what_is_under_way_is_counted_and_named(desk: Desk) -> None:
     told = foretold(customer, spending(NOON + 5 * DAY, 15), until=NOON + 10 * DAY)
 
     assert planned(told) == [(0, "low_balance", 25)]
+
+
+AUTO, BY_HAND = TopupKind.AUTO, TopupKind.MANUAL
+
+
+def stored(user_id: UUID, kind: TopupKind, **fields: Any) -> Topup:
+    topup = topups.new(user_id, kind, 25 * USD, str(uuid4()), NOON)
+    for name, value in fields.items():
+        setattr(topup, name, value)
+    return topup
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "is_named"),
+    [
+        (AUTO, {"status": TopupStatus.UNKNOWN, "trigger": Trigger.LOW_BALANCE}, True),
+        (AUTO, {"status": TopupStatus.PAID, "trigger": Trigger.RENEWAL}, True),
+        (BY_HAND, {"status": TopupStatus.PAID}, True),
+        (BY_HAND, {"status": TopupStatus.PROCESSING}, False),
+        (AUTO, {"status": TopupStatus.FAILED, "trigger": Trigger.LOW_BALANCE}, False),
+        (AUTO, {"status": TopupStatus.CREDITED, "trigger": Trigger.LOW_BALANCE}, False),
+        (AUTO, {"status": TopupStatus.UNKNOWN, "trigger": Trigger.PURCHASE}, False),
+        (BY_HAND, {"status": TopupStatus.PAID, "purchase_id": UUID(int=1)}, False),
+    ],
+)
+def test_what_is_under_way_is_named_unless_a_purchase_takes_it(
+    desk: Desk, kind: TopupKind, fields: dict[str, Any], is_named: bool
+) -> None:
+    user_id = new_id()
+    topup = stored(user_id, kind, **fields)
+    with desk.till.database.begin() as session:
+        session.add_all([topup, stored(new_id(), kind, **fields)])
+        session.flush()
+        named = schedule._arriving(session, user_id, NOON, frozenset())
+        once_it_is_there = schedule._arriving(session, user_id, NOON, frozenset({topup.topup_id}))
+
+    assert [each.amount_micros for each in named] == ([25 * USD] if is_named else [])
+    assert once_it_is_there == []
+
+
+def test_what_falls_due_in_the_instant_in_which_it_ends_is_not_foretold(desk: Desk) -> None:
+    customer, due = desk.customer(threshold_micros=0), NOON + 5 * DAY
+    instant = timedelta(microseconds=1)
+
+    told = [foretold(customer, spending(due, 60), until=due + late) for late in (0 * DAY, instant)]
+
+    assert [planned(each) for each in told] == [[], [(5, "renewal", 60)]]
 
 
 def test_a_renewal_is_asked_for_as_long_as_it_waits(desk: Desk) -> None:

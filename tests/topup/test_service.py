@@ -30,7 +30,7 @@ from contracts.topup import (
 )
 from contracts.wallet import Debit, GetWallet, OpenAccount, Statement
 from tests.conftest import StackFactory
-from tests.patience import eventually
+from tests.patience import eventually, insist
 from tests.system import System
 from tests.topup.conftest import USD, Card, Sandbox
 
@@ -414,7 +414,7 @@ def test_fifty_purchases_at_once_stay_within_the_limit_and_each_says_why_not(
             idempotency_key=f"purchase-{number}",
         )
         try:
-            return person.rpc.call(command, timeout_s=30).purchase_id
+            return insist(lambda: person.rpc.call(command, timeout_s=30)).purchase_id
         except LimitExceeded:
             return None  # billing says itself that too many wait
 

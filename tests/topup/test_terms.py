@@ -7,18 +7,23 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from chassis.identifiers import new_id
 from contracts.errors import BadRequest, IdempotencyConflict, NotFound
 from contracts.topup import (
     AutoTopupPreview,
     AutoTopupState,
     ConfigureAutoTopup,
+    GetTopupOverview,
     ListTopups,
     PreviewAutoTopup,
     RefusalCode,
     SetOperatorSwitch,
+    StartCardSetup,
+    TopupOverview,
 )
-from services.topup import switch, topups
-from services.topup.automatic import consent, terms
+from services.topup import overview, switch, topups
+from services.topup.automatic import card_changes, consent, terms
+from services.topup.charging import checkout
 from services.topup.models import Consent
 from tests.topup.conftest import USD, Card, Customer, Desk
 
@@ -484,3 +489,79 @@ def test_a_preview_for_a_purchase_says_that_a_payment_is_being_confirmed(desk: D
     during = preview_of(desk, customer, 32 * USD, purchase_id=purchase_id)
 
     assert (before.is_being_confirmed, during.is_being_confirmed) == (False, True)
+
+
+# The overview
+
+
+def overview_of(customer: Customer, limit: int = 10) -> TopupOverview:
+    request = GetTopupOverview(user_id=customer.user_id, topups=limit)
+    return overview.overview(customer.desk.till, request)
+
+
+def test_the_overview_has_what_there_is_and_nothing_else(desk: Desk) -> None:
+    stranger, buyer = Customer(desk, new_id()), Customer(desk, new_id())
+    has_card, has_settings = desk.customer(enabled=False), desk.customer()
+    (card,) = has_settings.cards()
+    with desk.till.database.begin() as session:
+        card_changes.remove(session, has_settings.user_id, card, desk.clock())
+    buyer.start_topup()
+
+    def told_of(customer: Customer) -> tuple[str, int, int, int]:
+        told = overview_of(customer)
+        cards, topups = told.payment_methods.payment_methods, told.topups.topups
+        return told.auto_topup.state, len(cards), len(topups), told.paid_topups
+
+    assert told_of(stranger) == ("off", 0, 0, 0)
+    assert told_of(has_card) == ("off", 1, 0, 0)
+    assert told_of(has_settings) == ("paused", 0, 0, 0)
+    assert told_of(buyer) == ("off", 0, 1, 0)
+
+
+def test_the_overview_counts_what_was_paid_beyond_what_it_shows(desk: Desk) -> None:
+    customer = desk.customer(enabled=False)
+    for _ in range(2):
+        customer.start_topup(payment_method_id=customer.cards()[0])
+        customer.credited()
+    customer.start_topup()
+
+    told = overview_of(customer, limit=1)
+
+    assert ([each.status for each in told.topups.topups], told.paid_topups) == (["processing"], 2)
+
+
+def test_a_card_is_in_the_overview_as_soon_as_it_was_saved(desk: Desk) -> None:
+    customer = Customer(desk, new_id())
+    command = StartCardSetup(idempotency_key="k", user_id=customer.user_id, email="a@example.com")
+    url = checkout.start_card_setup(desk.till, command).checkout_url
+    before = overview_of(customer).payment_methods.payment_methods
+    desk.sandbox.pay(url.rsplit("/", 1)[-1].split("#")[0].split("?")[0])
+    desk.clock.advance(seconds=4)
+
+    (card,) = overview_of(customer).payment_methods.payment_methods
+
+    assert (before, card.last4) == ([], "4242")
+
+
+def test_who_never_set_anything_sees_that_the_operator_has_stopped_it(desk: Desk) -> None:
+    customer = Customer(desk, new_id())
+    seen = []
+    for is_stopped in (True, False):
+        turn_switch(desk, is_stopped=is_stopped)
+        found = overview.auto_topup(desk.till, customer.user_id), overview_of(customer).auto_topup
+        seen.append([each.is_stopped_by_operator for each in found])
+
+    assert seen == [[True, True], [False, False]]
+
+
+def test_who_asks_at_the_same_moment_is_told_of_themselves(desk: Desk) -> None:
+    first, second = Customer(desk, new_id()), desk.customer()
+    asked = [second.user_id, first.user_id, second.user_id]
+
+    with desk.till.database.read() as session:
+        found = overview._what_they_have(session, asked)
+
+    assert [(row.user_id, row.cards) for row in found] == [  # type: ignore[union-attr]
+        (user_id, user_id == second.user_id) for user_id in asked
+    ]
+    assert overview.auto_topup(desk.till, second.user_id) == status(second)

@@ -76,6 +76,9 @@ def test_a_paid_topup_is_told_again_until_the_wallet_has_credited_it(desk: Desk)
 
     told = {event["topup_id"] for event in customer.events("topup_paid")}
     assert (len(customer.events("topup_paid")), len(told)) == (3, 1)
+    # It was paid once, and that is when.
+    assert len({event["occurred_at"] for event in customer.events("topup_paid")}) == 1
+    assert len({event["event_id"] for event in customer.events("topup_paid")}) == 3
     assert (customer.statuses(), customer.charge_count()) == (["credited"], 1)
 
 

@@ -7,7 +7,6 @@ charged $25.00 more.
 """
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,10 +14,10 @@ from sqlalchemy import create_engine, make_url, text
 
 from chassis.database import connect
 from chassis.migrate import migrate
-from deploy.local.broker import Node
 from deploy.local.postgres import Postgres
 from deploy.parts import DATABASES, PROCESSES
 from services.wallet import verification
+from tests.conftest import StackFactory
 from tests.e2e.visitor import PASSWORD
 from tests.gateway.conftest import Api, read
 from tests.patience import eventually
@@ -49,15 +48,13 @@ def first_version(postgres: Postgres, service: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def upgraded(postgres: Postgres, broker: Node, scratch: Path) -> Iterator[System]:
+def upgraded(postgres: Postgres, service_stack: StackFactory) -> System:
     """Today's product on the data of the first version."""
-    urls = {service: first_version(postgres, service) for service in DATABASES}
+    then = [service for service in DATABASES if (ROWS / f"{service}.sql").exists()]
+    urls = {service: first_version(postgres, service) for service in then}
     for service, url in urls.items():
         migrate(f"services.{service}", url)
-    system = System(postgres, broker, scratch / "upgraded", PROCESSES, databases=urls)
-    system.start_all()
-    yield system
-    system.end_processes()
+    return service_stack(*PROCESSES, databases=urls)
 
 
 @pytest.fixture(scope="module")

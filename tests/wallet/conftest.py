@@ -103,8 +103,8 @@ def fresh_ledger(postgres: Postgres) -> Iterator[Ledger]:
     migrate("services.wallet", url)
     database = connect(url)
     yield Ledger(database)
+    # It goes with the server: to drop it here would wait for a checkpoint.
     database.engine.dispose()
-    postgres.drop_database(name)
 
 
 @pytest.fixture

@@ -174,7 +174,7 @@ class Model:
             raise Refused("bad_request")
         for share in shares:
             if isinstance(share.destination, UUID):
-                self._account(share.destination)
+                self.accounts.setdefault(share.destination, ModelAccount())
         paid = [(share.destination, share.amount_micros) for share in shares]
         return [(command.user_id, -amount_micros), *paid]
 

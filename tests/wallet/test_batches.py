@@ -2,10 +2,14 @@
 
 from collections.abc import Sequence
 
+import pytest
+
 from chassis.identifiers import new_id
+from contracts.errors import Overloaded
 from contracts.messages import Command
 from contracts.wallet import BatchCommand, BatchOutcome, PostBatch, Transaction
 from services.wallet import batches
+from services.wallet.batches import AT_A_TIME
 from services.wallet.committer import Job, settle
 from services.wallet.ledger import Outcome
 from tests.wallet.conftest import USD, Ledger, debit
@@ -85,3 +89,68 @@ def test_a_rehearsed_batch_with_a_refusal_says_what_each_would_have_come_to(book
 
     assert (outcome.applied, codes(outcome)) == (False, [None, "insufficient_funds"])
     assert book.balance(user_id) == 10 * USD
+
+
+@pytest.mark.parametrize("count", [1, AT_A_TIME, AT_A_TIME + 1, 3 * AT_A_TIME])
+def test_a_batch_that_gives_way_is_handed_in_a_few_at_a_time_and_answered_in_its_order(
+    book: Ledger, count: int
+):
+    user_id = book.user(1_000 * USD)
+    handed_in: list[int] = []
+
+    def submit_all(some: Sequence[Command[Transaction]], **how: bool) -> list[Outcome]:
+        # Whoever asks for something now is behind these alone.
+        handed_in.append(len(some))
+        return book.post(*some)
+
+    commands = [BatchCommand.of(debit(user_id, number)) for number in range(1, count + 1)]
+    request = PostBatch(commands=[UNREADABLE, *commands], gives_way=True)
+    outcome = batches.post(submit_all, request)
+
+    assert codes(outcome) == ["bad_request", *[None] * count]
+    amounts = [each.reply["amount_micros"] for each in outcome.results if each.reply]
+    assert amounts == [-number for number in range(1, count + 1)]
+    assert (sum(handed_in), max(handed_in)) == (count, min(count, AT_A_TIME))
+    assert outcome.applied
+
+
+@pytest.mark.parametrize("how", [{"atomic": True, "gives_way": True}, {"dry_run": True}, {}])
+def test_what_is_all_or_none_or_gives_no_way_is_handed_in_as_a_whole(
+    book: Ledger, how: dict[str, bool]
+):
+    user_id, handed_in = book.user(1_000 * USD), []
+
+    def submit_all(some: Sequence[Command[Transaction]], **_how: bool) -> list[Outcome]:
+        handed_in.append(len(some))
+        return book.post(*some)
+
+    commands = [BatchCommand.of(debit(user_id, 1)) for _ in range(2 * AT_A_TIME)]
+    batches.post(submit_all, PostBatch(commands=commands, **how))
+
+    assert handed_in == [2 * AT_A_TIME]
+
+
+def test_a_rehearsal_that_gives_way_leaves_nothing_behind(book: Ledger):
+    user_id = book.user(100 * USD)
+
+    commands = [debit(user_id, USD) for _ in range(AT_A_TIME + 1)]
+    outcome = post(book, *commands, dry_run=True, gives_way=True)
+
+    assert (outcome.applied, codes(outcome)) == (False, [None] * (AT_A_TIME + 1))
+    assert book.balance(user_id) == 100 * USD
+
+
+def test_where_too_much_waits_already_what_was_done_before_is_told(book: Ledger):
+    user_id, calls = book.user(1_000 * USD), []
+
+    def submit_all(some: Sequence[Command[Transaction]], **_how: bool) -> list[Outcome]:
+        calls.append(len(some))
+        if len(calls) == 2:
+            raise Overloaded("Too many commands wait here; nothing was done.")
+        return book.post(*some)
+
+    commands = [BatchCommand.of(debit(user_id, USD)) for _ in range(2 * AT_A_TIME + 1)]
+    outcome = batches.post(submit_all, PostBatch(commands=commands, gives_way=True))
+
+    assert codes(outcome) == [*[None] * AT_A_TIME, *["overloaded"] * AT_A_TIME, None]
+    assert book.balance(user_id) == (1_000 - AT_A_TIME - 1) * USD

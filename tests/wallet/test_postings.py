@@ -286,6 +286,16 @@ def test_money_in_is_announced_with_the_new_balance(book: Ledger):
     assert event["available_micros"] == 25 * USD
 
 
+def test_a_transfer_is_announced_to_who_gets_it_with_who_sent_it(book: Ledger):
+    sender, receiver = book.user(25 * USD), book.user()
+
+    book.do(transfer(sender, receiver, 10 * USD))
+
+    (event,) = book.events(receiver, "wallet_credited")
+    assert (event["from_user_id"], event["amount_micros"]) == (str(sender), 10 * USD)
+    assert [each["from_user_id"] for each in book.events(sender, "wallet_credited")] == [None]
+
+
 def test_a_micro_dollar_that_comes_in_is_announced(book: Ledger):
     user_id = book.user()
 

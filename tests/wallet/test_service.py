@@ -17,21 +17,29 @@ from contracts.errors import BadRequest, Conflict, InsufficientFunds, NotFound, 
 from contracts.topup import TopupKind, TopupPaid
 from contracts.wallet import (
     Adjust,
+    AskVerification,
     BalanceAt,
     BatchCommand,
     Capture,
     CheckAffordability,
     CloseKey,
     DebitAll,
+    DecideAdjustment,
     Export,
     Freeze,
+    GetBooks,
     GetByKey,
+    GetJournal,
+    GetPromotions,
     GetTransaction,
     GetWallet,
+    GivePromotion,
     KeyState,
+    ListAdjustments,
     OpenAccount,
     PlaceHold,
     PostBatch,
+    ProposeAdjustment,
     Refund,
     Reverse,
     SetLevel,
@@ -41,7 +49,7 @@ from contracts.wallet import (
     Verify,
     VoidHold,
 )
-from tests.patience import eventually
+from tests.patience import eventually, insist
 from tests.wallet.conftest import USD, credit, debit, transfer
 
 
@@ -82,8 +90,9 @@ def test_fifty_debits_at_once_never_take_more_than_there_is(rpc):
     user_id = new_user(rpc, 10 * USD)
 
     def attempt(_):
+        command = debit(user_id, USD)
         try:
-            rpc.call(debit(user_id, USD))
+            insist(lambda: rpc.call(command, timeout_s=30))
         except InsufficientFunds:
             return False
         return True
@@ -100,7 +109,9 @@ def test_the_same_debit_from_many_callers_at_once_is_made_once(rpc):
     command = debit(user_id, USD)
 
     with ThreadPoolExecutor(20) as pool:
-        answers = list(pool.map(lambda _: rpc.call(command), range(20)))
+        answers = list(
+            pool.map(lambda _: insist(lambda: rpc.call(command, timeout_s=30)), range(20))
+        )
 
     assert len({answer.transaction_id for answer in answers}) == 1
     assert sum(not answer.replayed for answer in answers) == 1
@@ -399,3 +410,37 @@ def test_a_held_wallet_keeps_no_other_waiting_however_much_is_asked_of_it(stack,
 
     assert (len(paid), refusals) == (20, {Overloaded})
     assert rpc.call(GetWallet(user_id=held)).balance_micros == 100 * USD
+
+
+def test_finance_corrects_gives_and_reads_through_the_broker(rpc):
+    user_id, ann, bob = new_user(rpc, 25 * USD), new_id(), new_id()
+    key = {"idempotency_key": f"finance:{user_id}"}
+    fields = {"user_id": user_id, "amount_micros": 5 * USD, "reason": "Case 17"}
+    day = utc_now().date()
+
+    asked = rpc.call(AskVerification(**key, asked_by=ann))
+    proposed = rpc.call(ProposeAdjustment(**key, **fields, proposed_by=ann))
+    decision = {"adjustment_id": proposed.adjustment_id, "is_approved": True, "reason": "Seen"}
+    with pytest.raises(Conflict):
+        rpc.call(DecideAdjustment(**key, **decision, decided_by=ann))
+    rpc.call(DecideAdjustment(**key, **decision, decided_by=bob))
+    ends_at = utc_now() + timedelta(seconds=1)
+    rpc.call(GivePromotion(**key, **fields, given_by=ann, expires_at=ends_at))
+    given = rpc.call(GetWallet(user_id=user_id)).balance_micros
+    journal = rpc.call(GetJournal(since=day, until=day + timedelta(days=2))).lines
+    books = rpc.call(GetBooks())
+
+    assert given == 35 * USD
+    assert {line.kind for line in journal} >= {"adjustment", "promotion"}
+    assert books.difference_micros == 0
+    eventually(lambda: rpc.call(GetWallet(user_id=user_id)).balance_micros == 30 * USD)
+    assert rpc.call(GetPromotions(user_id=user_id)).promotions == []
+    assert proposed.adjustment_id in {
+        each.adjustment_id for each in rpc.call(ListAdjustments()).adjustments
+    }
+    eventually(
+        lambda: any(
+            each.verification_id == asked.verification_id and each.clean
+            for each in rpc.call(GetBooks()).verifications
+        )
+    )

@@ -77,6 +77,9 @@ key_option = click.option(
     metavar="KEY",
     help="The idempotency key, to repeat what may have been done already.",
 )
+reason_option = click.option(
+    "--reason", required=True, help="Why: a case number, or what was asked for. It is recorded."
+)
 yes_option = click.option("--yes", "-y", "is_confirmed", is_flag=True, help="Do not ask.")
 
 

@@ -28,6 +28,14 @@ POLL_S = 1.0
 WAIT_S = 300.0
 UNSETTLED = ("pending", "awaiting_funds")
 
+choice_option = click.option(
+    "--choice",
+    "choices",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="An answer to one of the product's fields; may be given again.",
+)
+
 
 @click.command()
 @click.option(
@@ -54,19 +62,13 @@ def products(site: Site, **filters: Any) -> Shown:
 @command
 def product(site: Site, slug: str) -> Shown:
     """Show one product, by its SLUG or id."""
-    return _product(site, slug), _print_product
+    return product_of(site, slug), _print_product
 
 
 @click.command()
 @click.argument("slug")
 @click.option("--quantity", type=click.IntRange(1), default=1, show_default=True)
-@click.option(
-    "--choice",
-    "choices",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="An answer to one of the product's fields; may be given again.",
-)
+@choice_option
 @click.option("--max-price", type=dollars, help="Buy nothing if it costs more, all together.")
 @click.option("--wait", "waits", is_flag=True, help="Wait until it is paid and runs.")
 @click.option(
@@ -96,8 +98,8 @@ def buy(
 
     Short of funds, the purchase is kept and completes when credits come; the exit code is 4 then.
     """
-    chosen = _chosen(choices)
-    wanted = _product(site, slug)
+    answers = chosen(choices)
+    wanted = product_of(site, slug)
     total = wanted["price_usd"] * quantity
     if max_price is not None and total > max_price:
         raise Problem(
@@ -113,14 +115,14 @@ def buy(
         "product_id": wanted["product_id"],
         "quantity": quantity,
         "unit_price_usd": wanted["price_usd"],
-        "choices": chosen,
+        "choices": answers,
     }
     way = "purchase-with-topup" if waits else "instant-purchase"
     purchase = site.command("POST", f"/api/wallet/{way}", body, key)
     if waits:
         purchase = _settled(site, purchase, time.monotonic() + wait_s)
-    show(purchase, _print_purchase)
-    click.get_current_context().exit(_exit_code(purchase))
+    show(purchase, print_purchase)
+    click.get_current_context().exit(exit_code_of(purchase))
 
 
 @click.command()
@@ -140,14 +142,14 @@ def purchases(site: Site, **query: Any) -> Shown:
 @command
 def purchase(site: Site, purchase_id: UUID) -> Shown:
     """Show a purchase, or do something with it."""
-    return site.get(f"/api/purchases/{purchase_id}"), _print_purchase
+    return site.get(f"/api/purchases/{purchase_id}"), print_purchase
 
 
 @purchase.command()
 @command
 def cancel(site: Site) -> Shown:
     """Give up a purchase that waits for funds."""
-    return site.post(f"{_path()}/cancel"), _print_purchase
+    return site.post(f"{_path()}/cancel"), print_purchase
 
 
 @purchase.command()
@@ -164,11 +166,13 @@ def _path() -> str:
     return f"/api/purchases/{parent.params['purchase_id'] if parent else ''}"
 
 
-def _product(site: Site, slug: str) -> Reply:
+def product_of(site: Site, slug: str) -> Reply:
+    """A product, by its slug or id."""
     return site.get(f"/api/products/{quote(slug, safe='')}", public=True)
 
 
-def _chosen(choices: Sequence[str]) -> dict[str, str]:
+def chosen(choices: Sequence[str]) -> dict[str, str]:
+    """What stands in the choices that were given. Raises a usage error."""
     chosen = {}
     for choice in choices:
         name, separator, value = choice.partition("=")
@@ -203,7 +207,8 @@ def _is_set_up(site: Site, purchase: Reply) -> bool:
     return any(deployment["status"] == "requested" for deployment in deployments)
 
 
-def _exit_code(purchase: Reply) -> int:
+def exit_code_of(purchase: Reply) -> int:
+    """What a program is told of a purchase as it stands."""
     status = purchase["status"]
     if status == "awaiting_funds":
         return SHORT_OF_FUNDS
@@ -278,7 +283,8 @@ def _asked(field: dict[str, Any]) -> str:
     return f"{field['label']}{one_of}{'' if field['is_required'] else ' (may be left out)'}"
 
 
-def _print_purchase(reply: Reply) -> None:
+def print_purchase(reply: Reply) -> None:
+    """One purchase, and how it is paid where it waits."""
     printing.facts(
         {
             "purchase": reply["purchase_id"],

@@ -94,9 +94,9 @@ class Site:
                 idempotency_key=key,
             ) from None
 
-    def post(self, path: str) -> Reply:
+    def post(self, path: str, body: Mapping[str, Any] | None = None) -> Reply:
         """Have something done that takes no key, by one try."""
-        return self._send("POST", path, again=False)
+        return self._send("POST", path, again=False, json=body)
 
     def _send(
         self, method: str, path: str, *, again: bool, public: bool = False, **options: Any

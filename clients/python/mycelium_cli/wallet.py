@@ -7,7 +7,7 @@ from uuid import UUID
 import click
 
 from mycelium_cli import printing
-from mycelium_cli.options import Shown, command, dollars, key_option, pages
+from mycelium_cli.options import Shown, command, confirm, dollars, key_option, pages, yes_option
 from mycelium_cli.printing import usd
 from mycelium_cli.site import Reply, Site
 
@@ -57,6 +57,32 @@ def topup(
     return reply, lambda made: click.echo(printing.plain(made["checkout_url"]))
 
 
+@click.command()
+@click.argument("email")
+@click.argument("amount", type=dollars)
+@click.option("--code", default="", help="Of your second step, where more is sent in a day.")
+@key_option
+@yes_option
+@command
+def send(
+    site: Site, email: str, amount: Decimal, *, code: str, key: str | None, is_confirmed: bool
+) -> Shown:
+    """Send AMOUNT dollars of credits to the user with this EMAIL. It can't be taken back."""
+    if not is_confirmed:
+        confirm(f"Send {usd(amount)} to {printing.plain(email)}?")
+    body = {"to_email": email, "amount": amount, "code": code}
+    sent = site.command("POST", "/api/wallet/transfers", body, key)
+    return sent, lambda made: click.echo(f"Sent. Your balance is {usd(made['balance_after'])}.")
+
+
+@click.command()
+@pages(25)
+@command
+def receipts(site: Site, **query: Any) -> Shown:
+    """List what was paid and has a receipt, the newest first."""
+    return site.get("/api/receipts", **query), _print_receipts
+
+
 def _print_balance(reply: Reply) -> None:
     automatic = reply["auto_topup_enabled"]
     below = usd(reply["auto_topup_threshold"])
@@ -88,6 +114,23 @@ def _print_transactions(reply: Reply) -> None:
     printing.more(reply)
 
 
+def _print_receipts(reply: Reply) -> None:
+    printing.table(
+        ["WHEN", "KIND", "AMOUNT", "WHAT", "RECEIPT"],
+        [
+            (
+                item["paid_at"],
+                item["kind"],
+                usd(item["amount_usd"]),
+                item["description"],
+                item["receipt_url"],
+            )
+            for item in reply["receipts"]
+        ],
+    )
+    printing.more(reply)
+
+
 def _print_forecast(reply: Reply) -> None:
     days = reply["days"]
     lacking = f"{usd(reply['short_by'])} on {reply['short_on']}" if reply["short_on"] else "nothing"
@@ -105,4 +148,4 @@ def _print_forecast(reply: Reply) -> None:
     )
 
 
-COMMANDS = (balance, transactions, forecast, topup)
+COMMANDS = (balance, transactions, receipts, forecast, topup, send)

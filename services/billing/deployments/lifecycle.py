@@ -214,6 +214,7 @@ def note(
             actor=_ACTORS.get(cause, Actor.OWNER),
             idempotency_key=key,
             body_hash=body_hash,
+            resized_to_micros=row.monthly_cost_micros if cause is ChangeCause.RESIZED else None,
         )
     )
 
@@ -308,7 +309,7 @@ def _row(purchase: PurchaseRow, unit: _Unit, now: datetime) -> DeploymentRow:
         name=name if line.quantity == 1 else f"{name} {unit.number}",
         category=line.category,
         billing_period=line.billing_period,
-        monthly_cost_micros=line.unit_price_micros if recurs else 0,
+        monthly_cost_micros=line.list_price_micros if recurs else 0,
         provider_id=line.provider_id,
         fee_bps=line.fee_bps,
         status=DeploymentStatus.REQUESTED.value,

@@ -15,12 +15,13 @@ paid once. The month that a purchase pays is the purchase's, and has no row here
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from chassis.bulk import Bulk
+from chassis.bulk import Batch, Bulk
 from contracts.keys import period_key, period_refund_key
 from contracts.wallet import CloseKey, Debit, Noted, Refund, TransactionKind
 from services.billing.deployments.ladder import Standing
@@ -64,13 +65,28 @@ NAME_LENGTH_MAX = 150
 """How much of a deployment's name stands in a statement, which has room for 200 characters."""
 
 
+class Owed(NamedTuple):
+    """A period that is to be written down as due."""
+
+    deployment_id: UUID
+    starts_at: datetime
+    kind: PeriodKind
+    ends_at: datetime
+    user_id: UUID
+    amount_micros: int
+    provider_id: UUID | None
+    fee_bps: int | None
+    status: PeriodStatus
+    created_at: datetime
+
+
 def owe_month(session: Session, now: datetime, row: DeploymentRow, starts_at: datetime) -> None:
     """Write down that a month is due; one that is written already stays as it is."""
     if (month := month_owed(now, row, starts_at)) is not None:
         owe(session, [month])
 
 
-def month_owed(now: datetime, row: DeploymentRow, starts_at: datetime) -> PeriodRow | None:
+def month_owed(now: datetime, row: DeploymentRow, starts_at: datetime) -> Owed | None:
     """The month that is due, which is to be written down.
 
     A new price whose time has come is its price; where that is nothing, nothing is due.
@@ -80,7 +96,7 @@ def month_owed(now: datetime, row: DeploymentRow, starts_at: datetime) -> Period
         return None
     ends_at = month_ends_at(row, starts_at)
     micros = row.monthly_cost_micros
-    return new(now, row, PeriodKind.MONTH, starts_at, ends_at, micros, PeriodStatus.DUE)
+    return _owed(now, row, PeriodKind.MONTH, starts_at, ends_at, micros)
 
 
 def month_ends_at(row: Standing, starts_at: datetime) -> datetime:
@@ -103,33 +119,51 @@ def owe_arrears(
     """Write down what is owed for time that ran unpaid; less than a micro-dollar is nothing."""
     amount_micros = arrears_micros(row, starts_at, ends_at)
     if amount_micros > 0:
-        due = PeriodStatus.DUE
-        owe(session, [new(now, row, PeriodKind.ARREARS, starts_at, ends_at, amount_micros, due)])
+        owe(session, [_owed(now, row, PeriodKind.ARREARS, starts_at, ends_at, amount_micros)])
 
 
-def owe(session: Session, rows: Iterable[PeriodRow]) -> None:
+def owe(session: Session, owed: Sequence[Owed]) -> None:
     """Write down that these are due; one that is written already stays as it is."""
-    values = [[getattr(row, name) for name in _COLUMNS] for row in rows]
-    if values:
-        _OWE.execute(session, values)
+    if owed:
+        _OWE.execute(session, owed)
 
 
-_COLUMNS = {
-    "deployment_id": "uuid",
-    "starts_at": "timestamptz",
-    "kind": "text",
-    "ends_at": "timestamptz",
-    "user_id": "uuid",
-    "amount_micros": "bigint",
-    "provider_id": "uuid",
-    "fee_bps": "integer",
-    "status": "text",
-    "created_at": "timestamptz",
-    "changed_at": "timestamptz",
-}
 _OWE = Bulk(
-    "INSERT INTO periods ({columns}) SELECT * FROM {rows} ON CONFLICT DO NOTHING", **_COLUMNS
+    "INSERT INTO periods ({columns}, changed_at) SELECT *, created_at FROM {rows}"
+    " ON CONFLICT DO NOTHING",
+    deployment_id="uuid",
+    starts_at="timestamptz",
+    kind="text",
+    ends_at="timestamptz",
+    user_id="uuid",
+    amount_micros="bigint",
+    provider_id="uuid",
+    fee_bps="integer",
+    status="text",
+    created_at="timestamptz",
 )
+
+
+def _owed(
+    now: datetime,
+    row: DeploymentRow,
+    kind: PeriodKind,
+    starts_at: datetime,
+    ends_at: datetime,
+    amount_micros: int,
+) -> Owed:
+    return Owed(
+        row.deployment_id,
+        starts_at,
+        kind,
+        ends_at,
+        row.user_id,
+        amount_micros,
+        row.provider_id,
+        row.fee_bps,
+        PeriodStatus.DUE,
+        now,
+    )
 
 
 def new(
@@ -161,12 +195,36 @@ def move(
     period: PeriodRow, now: datetime, to: PeriodStatus, transaction_id: UUID | None = None
 ) -> None:
     """Change a locked period's state. Raises ``ValueError`` for a move that the table lacks."""
-    status = PeriodStatus(period.status)
-    if to not in TRANSITIONS[status]:
-        raise ValueError(f"a period that is {status} cannot become {to}")
+    check_move(period, to)
     period.status = to
     period.transaction_id = transaction_id or period.transaction_id
     period.changed_at = now
+
+
+def check_move(period: PeriodRow, to: PeriodStatus) -> None:
+    """Raises ``ValueError`` for a move that the table lacks."""
+    status = PeriodStatus(period.status)
+    if to not in TRANSITIONS[status]:
+        raise ValueError(f"a period that is {status} cannot become {to}")
+
+
+_MOVED = Bulk(
+    "UPDATE periods SET status = new.status, transaction_id = new.transaction_id,"
+    " changed_at = new.changed_at FROM {rows} WHERE periods.deployment_id = new.deployment_id"
+    " AND periods.starts_at = new.starts_at AND periods.kind = new.kind",
+    deployment_id="uuid",
+    starts_at="timestamptz",
+    kind="text",
+    status="text",
+    transaction_id="uuid",
+    changed_at="timestamptz",
+)
+
+
+def write(writes: Batch, moved: Iterable[PeriodRow]) -> None:
+    """Write the states of locked periods together, as their rows say by now."""
+    names = list(_MOVED.columns)
+    writes.add(_MOVED, ([getattr(each, name) for name in names] for each in moved))
 
 
 def close_months(session: Session, now: datetime, deployment_id: UUID) -> bool:

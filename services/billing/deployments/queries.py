@@ -1,10 +1,10 @@
 """Looking at deployments."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 from uuid import UUID
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from chassis.cursors import decode_cursor, encode_cursor
@@ -55,6 +55,22 @@ class Burning(NamedTuple):
     monthly_micros: int
     dearest: Sequence[Burns]
     usage: Mapping[UUID, int] = {}
+
+
+# One question: of the others as many as could be among the dearest, and how many there are.
+_BURNING = text(
+    """
+    SELECT * FROM (
+        SELECT deployment_id, name, category, status, monthly_cost_micros,
+            count(*) OVER () AS total, sum(monthly_cost_micros) OVER () AS micros,
+            row_number() OVER (ORDER BY monthly_cost_micros DESC, deployment_id) AS place
+        FROM deployments
+        WHERE user_id = :user_id AND status = 'active'
+            AND (monthly_cost_micros > 0 OR deployment_id = ANY (CAST(:used AS uuid[])))
+    ) AS burning
+    WHERE place <= :limit OR deployment_id = ANY (CAST(:used AS uuid[]))
+    """
+)
 
 
 def get_deployment(session: Session, command: GetDeployment, rules: BillingSettings) -> Deployment:
@@ -118,6 +134,8 @@ def list_deployments(
 ) -> DeploymentList:
     """A page of a user's deployments, newest first."""
     query = select(DeploymentRow).where(DeploymentRow.user_id == command.user_id)
+    if command.statuses:
+        query = query.where(DeploymentRow.status.in_(command.statuses))
     if command.cursor is not None:
         (last_id,) = decode_cursor(command.cursor, UUID)
         query = query.where(DeploymentRow.deployment_id < last_id)
@@ -134,32 +152,16 @@ def list_deployments(
 def what_burns(session: Session, user_id: UUID, limit: int, usage: Mapping[UUID, int]) -> Burning:
     """The user's active deployments with a monthly price, and those that are used for so much
     every month; the ``limit`` dearest by name."""
-    monthly_cost = DeploymentRow.monthly_cost_micros
-    is_used = DeploymentRow.deployment_id.in_(list(usage))
-    burns = (
-        DeploymentRow.user_id == user_id,
-        DeploymentRow.status == DeploymentStatus.ACTIVE,
-        or_(monthly_cost > 0, is_used),
-    )
-    total, monthly_micros = session.execute(
-        select(func.count(), func.coalesce(func.sum(monthly_cost), 0)).where(*burns)
-    ).one()
     # Whatever is not used is among the dearest only if it is so by its price.
-    by_price = select(DeploymentRow).where(*burns).order_by(monthly_cost.desc())
-    rows = {
-        row.deployment_id: row
-        for query in (
-            by_price.order_by(DeploymentRow.deployment_id).limit(limit),
-            *([select(DeploymentRow).where(*burns, is_used)] if usage else []),
-        )
-        for row in session.scalars(query)
-    }
+    asked = {"user_id": user_id, "used": [str(each) for each in usage], "limit": limit}
+    rows = session.execute(_BURNING, asked).all()
 
-    def dearer(row: DeploymentRow) -> tuple[int, UUID]:
+    def dearer(row: Any) -> tuple[int, UUID]:
         return -row.monthly_cost_micros - usage.get(row.deployment_id, 0), row.deployment_id
 
-    dearest = sorted(rows.values(), key=dearer)[:limit]
-    return Burning(total, int(monthly_micros) + sum(usage.values()), dearest, usage)
+    total, monthly_micros = (rows[0].total, int(rows[0].micros)) if rows else (0, 0)
+    dearest = cast(list[Burns], sorted(rows, key=dearer)[:limit])
+    return Burning(total, monthly_micros + sum(usage.values()), dearest, usage)
 
 
 def as_deployments(

@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from chassis.idempotency import request_hash
 from chassis.identifiers import new_id
-from chassis.money import format_usd
+from chassis.money import divide_half_even, format_usd
 from chassis.outbox import publish
 from contracts.billing import ChangeCause, DeploymentChanged, DeploymentStatus, ResizeDeployment
 from contracts.errors import Conflict, PriceChanged
@@ -28,6 +28,7 @@ from services.billing.deployments import ladder, lifecycle, periods, prices
 from services.billing.deployments.months import cost_micros
 from services.billing.deployments.periods import OPEN, PeriodKind, PeriodStatus
 from services.billing.models import DeploymentRow, PeriodRow, PurchaseLineRow, PurchaseRow
+from services.billing.sales.discounts import price_of_unit
 from services.billing.sales.shares import Price
 from services.billing.settings import BillingSettings
 
@@ -54,18 +55,25 @@ class _Payment:
     """What was paid for the month that runs, or for a part of it, and what of it went back."""
 
     transaction_id: UUID
-    amount_micros: int
+    price: Price
+    worth_micros: int
+    """What it was paid for at its price of then: more than what was paid, after a discount."""
     credited_micros: int
-    provider_id: UUID | None
-    fee_bps: int | None
+
+    def part(self, worth_micros: int) -> tuple[int, int]:
+        """What of it goes back for so much of its worth, and how much of that it stands for."""
+        paid_micros = self.price.amount_micros
+        left_micros = paid_micros - self.credited_micros
+        if left_micros <= 0:
+            return 0, 0
+        worth_micros = min(worth_micros, -(-left_micros * self.worth_micros // paid_micros))
+        micros = divide_half_even(worth_micros * paid_micros, self.worth_micros)
+        return min(micros, left_micros), worth_micros
 
     def fee_micros(self, amount_micros: int) -> int:
         """The fee of what goes back next: all that goes back has the fee of the whole."""
-        before, after = (
-            Price(micros, self.provider_id, self.fee_bps).fee_micros
-            for micros in (self.credited_micros, self.credited_micros + amount_micros)
-        )
-        return after - before
+        after_micros = self.credited_micros + amount_micros
+        return self.price.fee_of(after_micros) - self.price.fee_of(self.credited_micros)
 
 
 def difference_micros(row: DeploymentRow, price_micros: int, at: datetime) -> int:
@@ -74,6 +82,14 @@ def difference_micros(row: DeploymentRow, price_micros: int, at: datetime) -> in
         return 0
     change_micros = price_micros - row.monthly_cost_micros
     return cost_micros(row.period_anchor_at, change_micros, at, row.paid_until)
+
+
+def comes_to(session: Session, row: DeploymentRow, price_micros: int, at: datetime) -> int:
+    """The same as it is charged, or given back, of what was really paid for this month."""
+    change_micros = difference_micros(row, price_micros, at)
+    if change_micros >= 0:
+        return change_micros
+    return -sum(part for _, part in _parts_back(session, row, -change_micros))
 
 
 def begin(
@@ -93,7 +109,7 @@ def begin(
     at = _moment(session, now, row, command)
     if row.paid_until is None or row.paid_until <= at:
         prices.take_price(row, now)
-    amount_micros = difference_micros(row, size.price_micros, at)
+    amount_micros = comes_to(session, row, size.price_micros, at)
     expected_micros = command.expected_amount_micros
     if expected_micros is not None and expected_micros != amount_micros:
         raise PriceChanged(
@@ -116,7 +132,7 @@ def begin(
         session.add(period)
         return
     if amount_micros < 0:
-        _give_back(session, now, row, at, -amount_micros)
+        _give_back(session, now, row, at, size.price_micros)
     _become(session, now, row, size, made_by, rules)
 
 
@@ -207,21 +223,19 @@ def _become(
             next_status=rung.status if rung else None,
             next_status_at=rung.at if rung else None,
             product_id=size.product_id,
+            monthly_cost_micros=size.price_micros,
         ),
     )
 
 
 def _give_back(
-    session: Session, now: datetime, row: DeploymentRow, at: datetime, amount_micros: int
+    session: Session, now: datetime, row: DeploymentRow, at: datetime, price_micros: int
 ) -> None:
-    """Write down what goes back, of what was paid last first."""
+    """Write down what goes back for a smaller price."""
     if row.paid_until is None:
         return
-    number = 0
-    for payment in _payments(session, row):
-        part = min(amount_micros, payment.amount_micros - payment.credited_micros)
-        if part <= 0:
-            continue
+    worth_micros = -difference_micros(row, price_micros, at)
+    for number, (payment, part) in enumerate(_parts_back(session, row, worth_micros)):
         period = periods.new(
             now,
             row,
@@ -234,8 +248,22 @@ def _give_back(
         period.transaction_id = payment.transaction_id
         period.resize = {"fee_micros": payment.fee_micros(part)}
         session.add(period)
-        amount_micros -= part
-        number += 1
+
+
+def _parts_back(
+    session: Session, row: DeploymentRow, worth_micros: int
+) -> list[tuple[_Payment, int]]:
+    """What of which payments goes back for so much of this month, of what was paid last first.
+
+    A month that was bought with a discount goes back as it was paid: with the same part off.
+    """
+    found = []
+    for payment in _payments(session, row):
+        part, stands_for_micros = payment.part(worth_micros)
+        if part > 0:
+            found.append((payment, part))
+        worth_micros -= stands_for_micros
+    return found
 
 
 def _payments(session: Session, row: DeploymentRow) -> list[_Payment]:
@@ -250,22 +278,16 @@ def _payments(session: Session, row: DeploymentRow) -> list[_Payment]:
         )
         .order_by(PeriodRow.starts_at.desc())
     ).all()
-    found = [(each.transaction_id, periods.price(each)) for each in paid]
+    found = [(each.transaction_id, periods.price(each), each.amount_micros) for each in paid]
     if not any(each.kind == PeriodKind.MONTH for each in paid):
         line = session.get_one(PurchaseLineRow, (row.purchase_id, row.line_position))
         purchase = session.get_one(PurchaseRow, row.purchase_id)
-        unit = Price(line.unit_price_micros, line.provider_id, line.fee_bps)
-        found.append((purchase.transaction_id, unit))
+        unit = price_of_unit(line, row.unit_number)
+        found.append((purchase.transaction_id, unit, line.list_price_micros))
     credited = _credited(session, row.deployment_id)
     return [
-        _Payment(
-            transaction_id,
-            price.amount_micros,
-            credited.get(transaction_id, 0),
-            price.provider_id,
-            price.fee_bps,
-        )
-        for transaction_id, price in found
+        _Payment(transaction_id, price, worth_micros, credited.get(transaction_id, 0))
+        for transaction_id, price, worth_micros in found
         if transaction_id is not None
     ]
 

@@ -4,9 +4,7 @@ The formulas stand in :class:`contracts.billing.BurnRate`. Each figure is rounde
 the exact monthly cost: the parts need not add up to the last micro-dollar of the whole.
 """
 
-from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from uuid import UUID
 
 from chassis.money import divide_half_even
 from contracts.billing import BurnRate, DeploymentBurnRate, DeploymentStatus
@@ -36,19 +34,6 @@ def analyse(balance_micros: int, burning: Burning, now: datetime) -> BurnRate:
         days_until_empty=_days_until_empty(balance_micros, monthly_micros),
         empty_at=_empty_at(balance_micros, monthly_micros, now),
     )
-
-
-def burning_among(found: Iterable[Burns], limit: int, usage: Mapping[UUID, int]) -> Burning:
-    """What burns of these, the ``limit`` dearest by name; ``usage`` is what a month of it costs."""
-    active = [each for each in found if each.status == DeploymentStatus.ACTIVE]
-    costs = {
-        each.deployment_id: each.monthly_cost_micros + usage.get(each.deployment_id, 0)
-        for each in active
-    }
-    burns = [each for each in active if costs[each.deployment_id] > 0]
-    dearest = sorted(burns, key=lambda each: (-costs[each.deployment_id], each.deployment_id))
-    used = {each: micros for each, micros in usage.items() if each in costs}
-    return Burning(len(burns), sum(costs.values()), list(dearest[:limit]), used)
 
 
 def _part(row: Burns, usage_micros: int, whole_micros: int) -> DeploymentBurnRate:

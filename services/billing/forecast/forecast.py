@@ -1,14 +1,16 @@
 """The balance of the days to come: what :mod:`services.billing.forecast.months_ahead` finds.
 
-First what would be due if all of it were paid. Where the balance does not cover that, or would fall
-below the level of auto top-up, the top-up service plays its rule against it; then comes what the
-wallet and those charges really pay of it.
+First what would be due if all of it were paid. Where months simply follow each other and the
+balance covers them, that is it (:mod:`services.billing.forecast.covered`). Where it does not, or
+would fall below the level of auto top-up, the top-up service plays its rule against it; then comes
+what the wallet and those charges really pay of it.
 """
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
+from itertools import chain, islice
 from typing import NamedTuple
 from uuid import UUID
 
@@ -26,23 +28,26 @@ from contracts.errors import ServiceError
 from contracts.messages import MAX_AMOUNT_MICROS, ReplyT, Request
 from contracts.topup import ForecastSchedule, GetAutoTopupState, ScheduleForecast, Spending
 from contracts.wallet import AccountStatus
-from services.billing.deployments.queries import own_deployment
+from services.billing.deployments.queries import own_deployment, what_burns
+from services.billing.forecast import covered
 from services.billing.forecast.balances import wallet_of
-from services.billing.forecast.burn_rate import analyse, burning_among
+from services.billing.forecast.burn_rate import analyse
+from services.billing.forecast.covered import Charge, DayOfCharges
 from services.billing.forecast.months_ahead import (
     Change,
     Due,
     MonthsAhead,
+    Shortage,
+    Tenancy,
     schedule,
     tenancies,
 )
-from services.billing.forecast.usage_ahead import usage_ahead
+from services.billing.forecast.usage_ahead import UsageAhead, usage_ahead
 from services.billing.settings import BillingSettings
 
 log = logging.getLogger(__name__)
 
 DUE_NEXT_MAX = 20
-EVENTS_PER_DAY_MAX = 100
 SPENDINGS_MAX = 10_000
 AUTO_TOPUP_WITHIN_S = 1.0
 """How long the forecast waits for what the top-up service would charge; it is one without then."""
@@ -51,12 +56,34 @@ _DAY = timedelta(days=1)
 
 
 class Found(NamedTuple):
-    """What there is at present, and what auto top-up would charge; None: it is not known."""
+    """What there is at present. Below the floor auto top-up charges; None: it is not known."""
 
     balance_micros: int
     available_micros: int
     is_frozen: bool
+    floor_micros: int | None
+
+    def covers(self, needed_micros: int) -> bool:
+        """Whether all of it is paid, and nothing is charged for it."""
+        floor_micros = max(self.floor_micros or 0, 0)
+        return not self.is_frozen and self.available_micros - needed_micros >= floor_micros
+
+
+class DayAhead(NamedTuple):
+    """What changes on a day: the first events, how many there are, and what it comes to."""
+
+    events: list[ForecastEvent]
+    total: int
+    micros: int
+
+
+class Outlook(NamedTuple):
+    """What is to come, and what auto top-up would charge; None: it is not known."""
+
+    days: Mapping[date, DayAhead]
+    due_next: list[DueCharge]
     automatic: ScheduleForecast | None
+    shortage: Shortage | None = None
 
 
 def foretell(
@@ -67,32 +94,38 @@ def foretell(
     rules: BillingSettings,
 ) -> Forecast:
     """See :class:`contracts.billing.GetForecast`."""
+    user_id, until = request.user_id, midnight(now.date() + _DAY * (request.days + 1))
     with database.read() as session:
-        usage = usage_ahead(session, request.user_id, now)
-        found = tenancies(session, request.user_id, {*usage.used, *usage.unpaid})
-        monthly_usage = usage.monthly_micros
-        burning = burning_among(found, request.dearest, monthly_usage) if request.dearest else None
         if request.without is not None:
-            own_deployment(session, request.user_id, request.without)
-            found = [each for each in found if each.deployment_id != request.without]
-    until = midnight(now.date() + _DAY * (request.days + 1))
-    planned = schedule(found, now, until, rules, usage)
-    told = _ask(rpc, request.user_id, planned, until, rules)
-    # As it is today: what is played changes prices.
-    burn_rate = analyse(told.balance_micros, burning, now) if burning else None
-    ahead = MonthsAhead(now, rules, told.available_micros, told.is_frozen, _credits(told), usage)
-    ahead.play(found, until)
-    shortage = ahead.shortage
+            own_deployment(session, user_id, request.without)
+        usage = usage_ahead(session, user_id, now)
+        groups, burning = None, None
+        if not usage.used and not usage.unpaid:
+            first = max(request.events_max, DUE_NEXT_MAX)
+            groups = covered.renewed_alike(session, user_id, now, first, request.without)
+        if request.dearest is not None:
+            burning = what_burns(session, user_id, request.dearest, usage.monthly_micros)
+    told = _ask(rpc, user_id, rules)
+    outlook = None
+    if groups is not None:
+        outlook = _covered(covered.day_by_day(groups, until), told, request.events_max)
+    if outlook is None:
+        with database.read() as session:
+            found = tenancies(session, user_id, {*usage.used, *usage.unpaid})
+        found = [each for each in found if each.deployment_id != request.without]
+        outlook = _played(rpc, request, found, usage, told, now, until, rules)
+    shortage = outlook.shortage
     return Forecast(
         available_micros=told.available_micros,
-        days=_days(now.date(), request.days, told.available_micros, ahead),
-        due_next=[_due_charge(each) for each in _next(planned)[:DUE_NEXT_MAX]],
+        days=_days(now.date(), request.days, told.available_micros, outlook.days),
+        due_next=outlook.due_next,
         short_on=shortage.day if shortage else None,
+        short_at=shortage.at if shortage else None,
         short_by_micros=min(shortage.by_micros, MAX_AMOUNT_MICROS) if shortage else 0,
         days_until_empty=(shortage.day - now.date()).days if shortage else None,
-        is_auto_topup_known=told.automatic is not None,
-        auto_topup_refusal=told.automatic.reason if told.automatic else "",
-        burn_rate=burn_rate,
+        is_auto_topup_known=outlook.automatic is not None,
+        auto_topup_refusal=outlook.automatic.reason if outlook.automatic else "",
+        burn_rate=analyse(told.balance_micros, burning, now) if burning else None,
     )
 
 
@@ -101,30 +134,76 @@ def midnight(day: date) -> datetime:
     return datetime.combine(day, time(), UTC)
 
 
-def _ask(
-    rpc: RpcClient,
-    user_id: UUID,
-    planned: Sequence[Due],
-    until: datetime,
-    rules: BillingSettings,
-) -> Found:
+def _ask(rpc: RpcClient, user_id: UUID, rules: BillingSettings) -> Found:
     """The wallet and the top-up service at once. Raises what the wallet raises."""
     state = _begin(rpc, GetAutoTopupState(user_id=user_id))
     try:
         wallet = wallet_of(rpc, user_id, rules.call_timeout_s)
     finally:
         automatic = state()
-    # Who has no wallet yet has nothing in it.
-    balance_micros = wallet.balance_micros if wallet else 0
-    available_micros = wallet.available_micros if wallet else 0
-    is_frozen = wallet is not None and wallet.status is AccountStatus.FROZEN
-    charges = None
+    floor_micros = None
     if automatic is not None:
         floor_micros = automatic.threshold_micros or 0 if automatic.state == "active" else 0
-        charges = ScheduleForecast(charges=[])
-        if _lowest(available_micros, planned) < floor_micros:
-            charges = _begin(rpc, _question(user_id, planned, until))()
-    return Found(balance_micros, available_micros, is_frozen, charges)
+    # Who has no wallet yet has nothing in it.
+    return Found(
+        balance_micros=wallet.balance_micros if wallet else 0,
+        available_micros=wallet.available_micros if wallet else 0,
+        is_frozen=wallet is not None and wallet.status is AccountStatus.FROZEN,
+        floor_micros=floor_micros,
+    )
+
+
+def _covered(days: Sequence[DayOfCharges], told: Found, events_max: int) -> Outlook | None:
+    """All of it is paid when it is due; None where it is to be played."""
+    if not told.covers(sum(each.micros for each in days)):
+        return None
+    due_next = chain.from_iterable(each.first(DUE_NEXT_MAX) for each in days)
+    return Outlook(
+        {
+            each.day: DayAhead(
+                [_renewal(charge) for charge in each.first(events_max)], each.total, -each.micros
+            )
+            for each in days
+        },
+        [
+            DueCharge(
+                at=charge.at,
+                amount_micros=charge.micros,
+                deployment_id=charge.deployment_id,
+                name=charge.name,
+            )
+            for charge in islice(due_next, DUE_NEXT_MAX)
+        ],
+        ScheduleForecast(charges=[]) if told.floor_micros is not None else None,
+    )
+
+
+def _played(
+    rpc: RpcClient,
+    request: GetForecast,
+    found: Sequence[Tenancy],
+    usage: UsageAhead,
+    told: Found,
+    now: datetime,
+    until: datetime,
+    rules: BillingSettings,
+) -> Outlook:
+    planned = schedule(found, now, until, rules, usage)
+    automatic = None
+    if told.floor_micros is not None:
+        automatic = ScheduleForecast(charges=[])
+        if _lowest(told.available_micros, planned) < told.floor_micros:
+            automatic = _begin(rpc, _question(request.user_id, planned, until))()
+    ahead = MonthsAhead(
+        now, rules, told.available_micros, told.is_frozen, _credits(automatic), usage
+    )
+    ahead.play(found, until)
+    return Outlook(
+        _by_day(ahead.changes, request.events_max),
+        [_due_charge(each) for each in _next(planned)[:DUE_NEXT_MAX]],
+        automatic,
+        ahead.shortage,
+    )
 
 
 def _lowest(available_micros: int, planned: Sequence[Due]) -> int:
@@ -169,8 +248,8 @@ def _spending(due: Due) -> Spending:
     )
 
 
-def _credits(told: Found) -> list[Change]:
-    charges = told.automatic.charges if told.automatic else []
+def _credits(automatic: ScheduleForecast | None) -> list[Change]:
+    charges = automatic.charges if automatic else []
     return [Change(each.at, each.amount_micros) for each in charges]
 
 
@@ -197,24 +276,46 @@ def _next(planned: Sequence[Due]) -> list[Due]:
     return found
 
 
-def _days(today: date, days: int, available_micros: int, ahead: MonthsAhead) -> list[ForecastDay]:
-    changes: dict[date, list[Change]] = defaultdict(list)
-    for change in ahead.changes:
-        changes[change.at.date()].append(change)
-    told = []
-    for number in range(days + 1):
-        day = today + number * _DAY
-        changes[day] = _usage_together(changes[day])
-        available_micros += sum(change.micros for change in changes[day])
+def _days(
+    today: date, days: int, available_micros: int, ahead: Mapping[date, DayAhead]
+) -> list[ForecastDay]:
+    told, nothing = [], DayAhead([], 0, 0)
+    for day in (today + number * _DAY for number in range(days + 1)):
+        changes = ahead.get(day, nothing)
+        available_micros += changes.micros
         told.append(
             ForecastDay(
                 date=day,
                 balance_micros=available_micros,
-                events=[_event(change) for change in changes[day][:EVENTS_PER_DAY_MAX]],
-                events_total=len(changes[day]),
+                events=changes.events,
+                events_total=changes.total,
             )
         )
     return told
+
+
+def _by_day(changes: Iterable[Change], events_max: int) -> dict[date, DayAhead]:
+    by_day: dict[date, list[Change]] = defaultdict(list)
+    for change in changes:
+        by_day[change.at.date()].append(change)
+    return {day: _day_ahead(_usage_together(by_day[day]), events_max) for day in by_day}
+
+
+def _day_ahead(changes: Sequence[Change], events_max: int) -> DayAhead:
+    """A top-up is named however much is charged before it."""
+    topups = [each for each in changes[events_max:] if each.tenancy is None]
+    events = [_event(each) for each in (*changes[:events_max], *topups)]
+    return DayAhead(events, len(changes), sum(each.micros for each in changes))
+
+
+def _renewal(charge: Charge) -> ForecastEvent:
+    return ForecastEvent(
+        kind=ForecastKind.RENEWAL,
+        at=charge.at,
+        amount_micros=charge.micros,
+        deployment_id=charge.deployment_id,
+        name=charge.name,
+    )
 
 
 def _usage_together(changes: Sequence[Change]) -> list[Change]:

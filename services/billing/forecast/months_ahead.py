@@ -127,9 +127,10 @@ class Change(NamedTuple):
 
 class Shortage(NamedTuple):
     """The first day at whose end a month or usage that is due is not paid, or on which something
-    is suspended for that, and what it lacks."""
+    is suspended for that; since when, and what it lacks."""
 
     day: date
+    at: datetime
     by_micros: int
 
 
@@ -403,7 +404,16 @@ class MonthsAhead:
             unpaid_micros += sum(self.usage.unpaid.values()) + self._usage_micros(moment)
         if unpaid_micros and self.shortage is None:
             has_micros = 0 if self.is_frozen else self.available_micros
-            self.shortage = Shortage(day, max(unpaid_micros - has_micros, 1))
+            at = max(self.now, min(self._short_since(), default=self.now))
+            self.shortage = Shortage(day, at, max(unpaid_micros - has_micros, 1))
+
+    def _short_since(self) -> Iterator[datetime]:
+        """Since when the wallet has had too little, for each thing that is not paid."""
+        for each in self._tenancies.values():
+            if each.short_since is not None and each.deployment_id in self._unpaid:
+                yield each.short_since
+            if each.usage_short_since is not None:
+                yield each.usage_short_since
 
     def _charge_usage(self, at: datetime) -> None:
         """Charge what was used in the hours that are over, all of it together in each, until

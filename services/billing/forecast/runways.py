@@ -111,7 +111,7 @@ class Lookout:
 
     def _look(self, user_id: UUID, leased_until: datetime) -> None:
         """One user; where the wallet does not answer, again when the lease has run out."""
-        now, question = self.clock(), GetForecast(user_id=user_id, days=DAYS)
+        now, question = self.clock(), GetForecast(user_id=user_id, days=DAYS, events_max=0)
         try:
             forecast = foretell(self.database, self.rpc, question, now, self.rules)
         except ServiceError as error:
@@ -163,6 +163,7 @@ def _warn(session: Session, now: datetime, user_id: UUID, forecast: Forecast) ->
             short_on=forecast.short_on,
             shortfall_micros=forecast.short_by_micros,
             auto_topup_refusal=forecast.auto_topup_refusal,
+            short_at=forecast.short_at,
         ),
     )
 

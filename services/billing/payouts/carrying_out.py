@@ -20,19 +20,25 @@ from chassis.leases import Leases
 from chassis.outbox import publish
 from contracts.billing import PayoutPaid, PayoutRefused, PayoutStatus
 from contracts.errors import (
+    NO_ANSWER,
     AccountFrozen,
     Conflict,
-    DeadlineExceeded,
     IdempotencyConflict,
     InsufficientFunds,
     NotFound,
-    Overloaded,
     ServiceError,
-    Unavailable,
     with_code,
 )
 from contracts.keys import payout_key, payout_paid_key, payout_refused_key
-from contracts.wallet import Capture, Hold, HouseAccount, PlaceHold, TransactionKind, VoidHold
+from contracts.wallet import (
+    HOLD_SECONDS_MAX,
+    Capture,
+    Hold,
+    HouseAccount,
+    PlaceHold,
+    TransactionKind,
+    VoidHold,
+)
 from services.billing.models import PayoutRow
 from services.billing.payouts import moves
 from services.billing.settings import BillingSettings
@@ -45,14 +51,13 @@ DUE = Leases(
 
 ROUNDS_MAX = 20
 
-HELD_FOR_S = 366 * 86_400
+HELD_FOR_S = HOLD_SECONDS_MAX
 """As long as the wallet sets anything aside: an operator has that long."""
 
 RETRY = timedelta(hours=1)
 """How long after the wallet refused something it is asked again."""
 
 _DECLINED = (InsufficientFunds, AccountFrozen, NotFound)
-_NO_ANSWER = (DeadlineExceeded, Unavailable, Overloaded)
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ class Payouts:
             asked = session.get_one(PayoutRow, payout_id)
         try:
             outcome = self._ask(asked)
-        except _NO_ANSWER as error:
+        except NO_ANSWER as error:
             log.warning("a payout has to wait", extra={"error": f"{error.code}: {error}"})
             return False
         except ServiceError as refusal:
@@ -100,6 +105,9 @@ class Payouts:
             row = session.get_one(PayoutRow, payout_id, with_for_update=True)
             if row.status == asked.status:
                 _record(session, self.clock(), row, outcome)
+        if row.status == PayoutStatus.DECLINED and isinstance(outcome, Hold):
+            # Somebody else who asked a moment before was told that the money is not there.
+            self.rpc.call(_void(row, outcome.hold_id))
         crash_point("billing.payout_recorded")
         return True
 
@@ -121,6 +129,7 @@ def _hold(row: PayoutRow) -> PlaceHold:
         amount_micros=row.amount_micros,
         expires_in_s=HELD_FOR_S,
         description="Payout",
+        is_paid_alone=True,
     )
 
 
@@ -135,11 +144,11 @@ def _capture(row: PayoutRow) -> Capture:
     )
 
 
-def _void(row: PayoutRow) -> VoidHold:
+def _void(row: PayoutRow, hold_id: UUID | None = None) -> VoidHold:
     return VoidHold(
         idempotency_key=payout_refused_key(row.payout_id),
         user_id=row.user_id,
-        hold_id=_hold_id(row),
+        hold_id=hold_id or _hold_id(row),
     )
 
 

@@ -6,13 +6,7 @@ from chassis.client import RpcClient
 from chassis.context import nobodys_call
 from chassis.together import ALONE, Alone, Together
 from contracts.catalog import GetQuote, Quote, QuoteLine
-from contracts.errors import (
-    DeadlineExceeded,
-    Overloaded,
-    ServiceError,
-    Unavailable,
-    with_code,
-)
+from contracts.errors import NO_ANSWER, ServiceError, with_code
 from contracts.messages import ReplyT, Request
 from contracts.wallet import Debit, DebitAll, DebitResult, Transaction
 
@@ -59,7 +53,7 @@ class Calls:
             return [ALONE] * len(orders)
         try:
             quote = self._for_all(GetQuote(lines=wanted))
-        except (DeadlineExceeded, Unavailable) as error:
+        except NO_ANSWER as error:
             return [error] * len(orders)
         except ServiceError:
             # One of them cannot be had: each hears for itself.
@@ -78,7 +72,7 @@ class Calls:
             return [ALONE]
         try:
             made = self._for_all(DebitAll(debits=list(debits)))
-        except (DeadlineExceeded, Unavailable, Overloaded) as error:
+        except NO_ANSWER as error:
             return [error] * len(debits)
         except ServiceError:
             # A wallet, or a broker's table, that is older than this call.

@@ -56,7 +56,8 @@ from services.billing.purchases.lifecycle import Paid
 from services.billing.purchases.queries import as_purchase, own_purchase
 from services.billing.purchases.recording import Order
 from services.billing.purchases.replays import find_replay
-from services.billing.sales.shares import Price, shares
+from services.billing.sales.discounts import price_of
+from services.billing.sales.shares import shares
 from services.billing.settings import BillingSettings
 
 log = logging.getLogger(__name__)
@@ -335,9 +336,7 @@ class Checkout:
             kind=TransactionKind.PURCHASE,
             description=lifecycle.describe(row.lines),
             metadata={Noted.PURCHASE_ID: str(row.purchase_id)},
-            shares=shares(
-                Price(line.amount_micros, line.provider_id, line.fee_bps) for line in row.lines
-            ),
+            shares=shares(price_of(line) for line in row.lines),
             dry_run=dry_run,
         )
         if dry_run:

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
 from sqlalchemy import ColumnElement, func, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, lazyload
 
 from services.billing.models import WAITING, PurchaseRow, StockReleaseRow
 
@@ -121,6 +121,8 @@ def mark_owed(session: Session, now: datetime, user_id: UUID) -> int:
         .where(PurchaseRow.user_id == user_id, PurchaseRow.status.in_(WAITING))
         .order_by(PurchaseRow.purchase_id)
         .with_for_update()
+        # What they consist of is not looked at.
+        .options(lazyload("*"))
     ).all()
     for row in rows:
         row.try_owed_since = now

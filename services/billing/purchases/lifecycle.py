@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
+from prometheus_client import Counter
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, lazyload
 
 from chassis.bulk import Batch, Bulk
 from chassis.context import CallContext, current_call
+from chassis.database import after_commit
 from chassis.identifiers import new_id
+from chassis.instruments import REGISTRY
 from chassis.money import format_usd
 from chassis.outbox import publish, store
 from chassis.together import ALONE, Alone
@@ -24,6 +27,7 @@ from contracts.billing import (
     PurchaseLine,
     PurchaseShortOfFunds,
     PurchaseStatus,
+    SoldLine,
 )
 from contracts.catalog import Quote
 from contracts.errors import BadRequest, Conflict, PriceChanged
@@ -60,6 +64,15 @@ TRANSITIONS: dict[PurchaseStatus, frozenset[PurchaseStatus]] = {
     PurchaseStatus.EXPIRED: frozenset(),
     PurchaseStatus.FAILED: frozenset(),
 }
+
+_UNPAID = Counter(
+    "mycelium_billing_purchases_unpaid",
+    "Purchases that ended without having been paid, by how.",
+    ("status",),
+    registry=REGISTRY,
+)
+for _end in (PurchaseStatus.CANCELLED, PurchaseStatus.EXPIRED, PurchaseStatus.FAILED):
+    _UNPAID.labels(_end.value)
 
 UNITS_MAX = 100
 """How many things one purchase may deploy."""
@@ -196,6 +209,16 @@ def _complete(
         total_micros=row.total_micros,
         description=describe(row.lines),
         deployment_ids=[deployment.deployment_id for deployment in row.deployments],
+        begun_at=row.created_at,
+        fee_micros=sum(sale.fee_micros for sale in records.of_purchase(now, row)),
+        lines=[
+            SoldLine(
+                product_id=line.product_id,
+                quantity=line.quantity,
+                amount_micros=line.amount_micros,
+            )
+            for line in row.lines
+        ],
     )
     return [*events, completed]
 
@@ -211,7 +234,9 @@ def wait_for_funds(
     """
     # One at a time for each buyer, so that each event knows of all purchases before it.
     lock_buyer(session, claimed.row.user_id)
-    row = session.get_one(PurchaseRow, claimed.purchase_id, with_for_update=True)
+    row = session.get_one(
+        PurchaseRow, claimed.purchase_id, with_for_update=True, options=[lazyload("*")]
+    )
     if row.claim_id != claimed.claim_id or row.status not in WAITING:
         return False
     if row.closing_status is not None:
@@ -222,6 +247,7 @@ def wait_for_funds(
     row.updated_at = now
     row.attempts = 0
     row.shortfall_micros = row.total_micros - available_micros
+    row.short_at = row.short_at or now
     if row.may_hold_stock and rules.stock_hold_s:
         row.stock_held_until = now + rules.stock_hold
     else:
@@ -273,6 +299,7 @@ def end_unpaid(session: Session, now: datetime, purchase_id: UUID) -> PurchaseRo
     row.ended_at = now
     stock.let_go(session, now, row)
     give_back(row, due_at=None)
+    after_commit(session, _UNPAID.labels(row.status).inc)
     publish(
         session,
         PurchaseEnded(
@@ -283,6 +310,7 @@ def end_unpaid(session: Session, now: datetime, purchase_id: UUID) -> PurchaseRo
             status=PurchaseStatus(row.status),
             status_code=row.status_code,
             reason=row.status_reason,
+            begun_at=row.created_at,
         ),
     )
     return row
@@ -320,6 +348,7 @@ def _short_of_funds(
         shortfall_micros=min(row.shortfall_micros, MAX_AMOUNT_MICROS),
         total_shortfall_micros=min(total_shortfall, MAX_AMOUNT_MICROS),
         available_micros=available_micros,
+        begun_at=row.created_at,
     )
 
 

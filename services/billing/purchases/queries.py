@@ -118,6 +118,7 @@ def as_purchase(row: PurchaseRow, rules: BillingSettings, *, replayed: bool = Fa
                 choices=line.choices,
                 name=line.name,
                 meters=list(meters_of(line).values()),
+                unit_discount_micros=line.unit_discount_micros,
             )
             for line in row.lines
         ],

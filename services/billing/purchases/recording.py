@@ -17,14 +17,16 @@ from chassis.bulk import Batch, Bulk
 from chassis.database import lock_until_commit
 from chassis.idempotency import request_hash
 from chassis.identifiers import new_id
+from chassis.money import format_usd
 from chassis.together import ALONE, Alone
-from contracts.billing import PurchaseStatus, StartPurchase
-from contracts.catalog import Quote
-from contracts.errors import ServiceError
+from contracts.billing import PurchaseLine, PurchaseStatus, StartPurchase
+from contracts.catalog import Quote, QuotedLine
+from contracts.errors import PriceChanged, ServiceError
 from services.billing.models import PurchaseLineRow, PurchaseRow
 from services.billing.purchases import allowances, choices
 from services.billing.purchases.claims import Claim, take
 from services.billing.purchases.replays import require_same
+from services.billing.sales.discounts import unit_discount_micros
 from services.billing.sales.fees import in_force
 from services.billing.settings import BillingSettings
 
@@ -80,7 +82,8 @@ _TRY_TO_LOCK_BUYERS = Bulk(
 _LOOK = Bulk(
     "SELECT new.user_id, new.idempotency_key, known.body_hash, ("
     "SELECT count(*) FROM purchases AS one WHERE one.user_id = new.user_id"
-    " AND one.status IN ('pending', 'awaiting_funds')) AS waiting"
+    " AND one.status IN ('pending', 'awaiting_funds')) AS waiting,"
+    " (SELECT discount_bps FROM discounts WHERE discounts.user_id = new.user_id) AS discount_bps"
     " FROM {rows} LEFT JOIN purchases AS known USING (user_id, idempotency_key)",
     user_id="uuid",
     idempotency_key="text",
@@ -124,6 +127,7 @@ _LINE = {
     "choices": "jsonb",
     "meters": "jsonb",
     "fee_bps": "integer",
+    "unit_discount_micros": "bigint",
 }
 _INSERT_LINES = Bulk("INSERT INTO purchase_lines ({columns}) SELECT * FROM {rows}", **_LINE)
 
@@ -134,11 +138,13 @@ def _record(
     """The buyers are locked."""
     known: dict[tuple[UUID, str], str | None] = {}
     waiting: Counter[UUID] = Counter()
+    discounts: dict[UUID, int] = {}
     for row in _LOOK.execute(session, {order.key for order in orders}):
         known[row.user_id, row.idempotency_key] = row.body_hash
         waiting[row.user_id] = row.waiting
+        discounts[row.user_id] = row.discount_bps or 0
     fees = in_force(session, _providers(orders), rules)
-    writing = _Writing(session, now, rules, known, waiting, fees)
+    writing = _Writing(session, now, rules, known, waiting, discounts, fees)
     outcomes: list[Claim | ServiceError | None] = []
     for order in orders:
         try:
@@ -154,7 +160,8 @@ class _Writing:
     """Purchases that are written in one transaction.
 
     ``known`` are the hashes of what was made under the keys before, ``waiting`` how many purchases
-    of each buyer wait; both count what is made here. ``fees`` are those of who sells.
+    of each buyer wait; both count what is made here. ``discounts`` are what is taken off for each
+    buyer, ``fees`` those of who sells.
     """
 
     session: Session
@@ -162,6 +169,7 @@ class _Writing:
     rules: BillingSettings
     known: dict[tuple[UUID, str], str | None]
     waiting: Counter[UUID]
+    discounts: dict[UUID, int]
     fees: dict[UUID, int]
     unwritten: list[PurchaseRow] = field(default_factory=list)
 
@@ -172,10 +180,11 @@ class _Writing:
             require_same(body_hash, order.command)
             return None
         allowances.refuse_too_many_waiting(self.waiting[user_id], self.rules)
+        lines = _lines(order, self.fees, self.discounts[user_id])
+        _check_discounts(order.command.lines, lines)
         may_hold_stock = self._is_allowed(order)
-        row = _row(self.now, order, self.rules, may_hold_stock)
+        row = _row(self.now, order, lines, self.rules, may_hold_stock)
         claimed = replace(take(row, self.now, self.rules.claim_lease), is_new=True)
-        row.lines = _lines(order, self.fees)
         self.known[order.key] = row.body_hash
         self.waiting[user_id] += 1
         self.unwritten.append(row)
@@ -205,7 +214,13 @@ class _Writing:
         return allowances.may_hold_stock(self.session, self.now, user_id, order.quote, self.rules)
 
 
-def _row(now: datetime, order: Order, rules: BillingSettings, may_hold_stock: bool) -> PurchaseRow:
+def _row(
+    now: datetime,
+    order: Order,
+    lines: list[PurchaseLineRow],
+    rules: BillingSettings,
+    may_hold_stock: bool,
+) -> PurchaseRow:
     return PurchaseRow(
         purchase_id=new_id(),
         user_id=order.command.user_id,
@@ -214,7 +229,7 @@ def _row(now: datetime, order: Order, rules: BillingSettings, may_hold_stock: bo
         status=PurchaseStatus.PENDING.value,
         status_code="",
         status_reason="",
-        total_micros=order.quote.total_micros,
+        total_micros=sum(line.amount_micros for line in lines),
         shortfall_micros=0,
         refunded_micros=0,
         reservation_id=new_id(),
@@ -226,6 +241,7 @@ def _row(now: datetime, order: Order, rules: BillingSettings, may_hold_stock: bo
         created_at=now,
         updated_at=now,
         expires_at=now + rules.purchase_lifetime,
+        lines=lines,
     )
 
 
@@ -234,28 +250,58 @@ def _providers(orders: Iterable[Order]) -> set[UUID]:
     return {product.provider_id for product in products if product.provider_id is not None}
 
 
-def _lines(order: Order, fees: Mapping[UUID, int]) -> list[PurchaseLineRow]:
+def _lines(order: Order, fees: Mapping[UUID, int], discount_bps: int) -> list[PurchaseLineRow]:
+    """The lines at the catalog's prices, less what is taken off them."""
     return [
-        PurchaseLineRow(
-            position=position,
-            product_id=quoted.product.product_id,
-            product_name=quoted.product.name,
-            name=line.name,
-            provider_id=quoted.product.provider_id,
-            category=quoted.product.category.value,
-            billing_period=quoted.product.billing_period.value,
-            quantity=quoted.quantity,
-            unit_price_micros=quoted.unit_price_micros,
-            amount_micros=quoted.amount_micros,
-            is_stocked=quoted.product.stock is not None,
-            fee_bps=fees.get(quoted.product.provider_id) if quoted.product.provider_id else None,
-            choices=choices.given(line),
-            meters=[meter.model_dump(mode="json") for meter in quoted.product.meters],
-        )
+        _line(position, line, quoted, fees, discount_bps)
         for position, (line, quoted) in enumerate(
             zip(order.command.lines, order.quote.lines, strict=True)
         )
     ]
+
+
+def _line(
+    position: int,
+    line: PurchaseLine,
+    quoted: QuotedLine,
+    fees: Mapping[UUID, int],
+    discount_bps: int,
+) -> PurchaseLineRow:
+    product = quoted.product
+    off_micros = unit_discount_micros(
+        quoted.unit_price_micros, discount_bps, fees, product.provider_id
+    )
+    unit_price_micros = quoted.unit_price_micros - off_micros
+    return PurchaseLineRow(
+        position=position,
+        product_id=product.product_id,
+        product_name=product.name,
+        name=line.name,
+        provider_id=product.provider_id,
+        category=product.category.value,
+        billing_period=product.billing_period.value,
+        quantity=quoted.quantity,
+        unit_price_micros=unit_price_micros,
+        unit_discount_micros=off_micros,
+        amount_micros=unit_price_micros * quoted.quantity,
+        is_stocked=product.stock is not None,
+        fee_bps=fees.get(product.provider_id) if product.provider_id else None,
+        choices=choices.given(line),
+        meters=[meter.model_dump(mode="json") for meter in product.meters],
+    )
+
+
+def _check_discounts(ordered: Iterable[PurchaseLine], lines: Iterable[PurchaseLineRow]) -> None:
+    """Raise ``PriceChanged`` where something else is taken off than the person saw."""
+    for line, row in zip(ordered, lines, strict=True):
+        expected = line.expected_unit_discount_micros
+        if expected is not None and expected != row.unit_discount_micros:
+            raise PriceChanged(
+                f"Your staking discount on {row.product_name} is"
+                f" {format_usd(row.unit_discount_micros)} now, not {format_usd(expected)}. Nothing"
+                " was bought. Look at the price and buy again.",
+                str(row.list_price_micros),
+            )
 
 
 def _values(row: Any, columns: Iterable[str]) -> tuple[Any, ...]:

@@ -109,14 +109,14 @@ def _of_purchase(row: PurchaseRow, rules: BillingSettings) -> Receipt:
         purchase_id=row.purchase_id,
         deployment_id=None,
         paid_at=row.ended_at,
-        lines=[_line(line, row.deployments) for line in row.lines],
+        lines=[*(_line(line, row.deployments) for line in row.lines), *_discount(row.lines)],
         rules=rules,
     )
 
 
 def _line(line: PurchaseLineRow, deployments: Sequence[DeploymentRow]) -> ReceiptLine:
     """``VM-Production × 2``, at which price, and for which month."""
-    details = [f"{format_usd(line.unit_price_micros)} each"] if line.quantity > 1 else []
+    details = [f"{format_usd(line.list_price_micros)} each"] if line.quantity > 1 else []
     if line.billing_period == BillingPeriod.MONTH:
         units = [unit for unit in deployments if unit.line_position == line.position]
         details.append(_first_month([unit.active_at for unit in units]))
@@ -124,8 +124,14 @@ def _line(line: PurchaseLineRow, deployments: Sequence[DeploymentRow]) -> Receip
     return ReceiptLine(
         label=f"{line.product_name}{count}",
         detail=", ".join(details),
-        amount_micros=line.amount_micros,
+        amount_micros=line.list_price_micros * line.quantity,
     )
+
+
+def _discount(lines: Sequence[PurchaseLineRow]) -> list[ReceiptLine]:
+    """What was taken off all of them together."""
+    off_micros = sum(line.unit_discount_micros * line.quantity for line in lines)
+    return [ReceiptLine(label="Staking discount", amount_micros=-off_micros)] if off_micros else []
 
 
 def _first_month(began: Sequence[datetime | None]) -> str:

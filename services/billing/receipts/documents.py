@@ -2,7 +2,6 @@
 
 import base64
 
-from chassis.papers.drawing import pdf
 from chassis.papers.paper import Amount, Paper, percent
 from contracts.billing import Receipt, RenderedReceipt
 
@@ -11,6 +10,8 @@ FOOT = "All amounts in US dollars, paid with Mycelium credits. Times are UTC."
 
 def rendered(receipt: Receipt) -> RenderedReceipt:
     """An issued receipt as a PDF, and the name under which it is saved."""
+    from chassis.papers.drawing import pdf
+
     document = base64.b64encode(pdf(paper(receipt))).decode()
     return RenderedReceipt(file_name=f"receipt-{receipt.number}.pdf", pdf_base64=document)
 

@@ -18,13 +18,7 @@ from chassis.client import RpcClient
 from chassis.crash_points import crash_point
 from chassis.database import Connected
 from chassis.leases import Leases
-from contracts.errors import (
-    AccountFrozen,
-    DeadlineExceeded,
-    InsufficientFunds,
-    ServiceError,
-    Unavailable,
-)
+from contracts.errors import NO_ANSWER, AccountFrozen, InsufficientFunds, ServiceError
 from contracts.keys import debt_key
 from contracts.wallet import Debit, HouseAccount, Noted, Transaction, TransactionKind
 from services.billing.models import DebtRow
@@ -103,7 +97,7 @@ class Debts:
             for refund_key in taken:
                 try:
                     self._claim(refund_key)
-                except (DeadlineExceeded, Unavailable) as error:
+                except NO_ANSWER as error:
                     log.warning("a debt has to wait", extra={"error": f"{error.code}: {error}"})
                     return
 
@@ -112,7 +106,7 @@ class Debts:
             debt = session.get_one(DebtRow, refund_key)
         try:
             made = self.rpc.call(_debit(debt), timeout_s=self.rules.call_timeout_s)
-        except (DeadlineExceeded, Unavailable):
+        except NO_ANSWER:
             raise
         except ServiceError as refusal:
             if not isinstance(refusal, InsufficientFunds | AccountFrozen):

@@ -26,7 +26,7 @@ from services.billing.models import (
     RefundRow,
 )
 from services.billing.refunds.settling import DUE
-from services.billing.sales.shares import Price
+from services.billing.sales.discounts import fee_of_unit, price_of
 
 
 @dataclass(frozen=True)
@@ -85,23 +85,16 @@ def unrefunded(session: Session, deployments: Iterable[DeploymentRow]) -> list[D
 
 def _unit(session: Session, refund: RefundRow, deployment: DeploymentRow) -> RefundedUnitRow:
     line = session.get_one(PurchaseLineRow, (deployment.purchase_id, deployment.line_position))
-    price = Price(line.amount_micros, line.provider_id, line.fee_bps)
     credited = _credited(session, deployment)
     return RefundedUnitRow(
         deployment_id=deployment.deployment_id,
         refund_id=refund.refund_id,
         line_position=line.position,
         amount_micros=line.unit_price_micros - credited.amount_micros,
-        provider_id=price.earner_id,
-        fee_micros=_part(price.fee_micros, deployment.unit_number, line.quantity)
-        - credited.fee_micros,
+        provider_id=price_of(line).earner_id,
+        fee_micros=fee_of_unit(line, deployment.unit_number) - credited.fee_micros,
         advanced_micros=0,
     )
-
-
-def _part(fee_micros: int, number: int, units: int) -> int:
-    """The fee of one of several units: all of them come to the whole."""
-    return fee_micros * number // units - fee_micros * (number - 1) // units
 
 
 class _Credited(NamedTuple):

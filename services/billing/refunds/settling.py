@@ -27,7 +27,7 @@ from chassis.leases import Leases
 from chassis.outbox import publish
 from contracts.billing import PurchaseRefunded, RefundCause, SaleRefunded
 from contracts.catalog import QuoteLine, ReturnStock
-from contracts.errors import DeadlineExceeded, Unavailable
+from contracts.errors import NO_ANSWER
 from contracts.keys import unit_refund_key
 from contracts.wallet import HouseAccount, Noted, Refund, Share, Transaction
 from services.billing.models import (
@@ -74,7 +74,7 @@ class Refunds:
         """False when another service did not answer: the others would only hear the same."""
         try:
             self.settle(refund_id)
-        except (DeadlineExceeded, Unavailable) as error:
+        except NO_ANSWER as error:
             log.warning("a refund has to wait", extra={"error": f"{error.code}: {error}"})
             return False
         except Exception as error:

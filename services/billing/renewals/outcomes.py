@@ -9,8 +9,9 @@ from uuid import UUID
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import set_committed_value
 
-from chassis.bulk import Batch
+from chassis.bulk import Batch, Bulk
 from chassis.database import lock_until_commit
 from chassis.identifiers import new_id
 from chassis.outbox import publish
@@ -32,6 +33,18 @@ from services.billing.sales.records import SaleKind
 from services.billing.settings import BillingSettings
 
 log = logging.getLogger(__name__)
+
+_RUNS_ON = Bulk(
+    "UPDATE deployments SET paid_until = new.paid_until, short_since = new.short_since,"
+    " announced = new.announced, announced_at = new.announced_at, due_at = new.due_at"
+    " FROM {rows} WHERE deployments.deployment_id = new.deployment_id",
+    deployment_id="uuid",
+    paid_until="timestamptz",
+    short_since="timestamptz",
+    announced="text",
+    announced_at="timestamptz",
+    due_at="timestamptz",
+)
 
 
 class Answer(NamedTuple):
@@ -64,6 +77,8 @@ class Outcomes:
     ended: set[UUID] = field(default_factory=set)
     sold: list[tuple[SaleKind, PeriodRow]] = field(default_factory=list)
     events: list[DeploymentRenewed] = field(default_factory=list)
+    run_on: list[tuple[DeploymentRow, PeriodRow]] = field(default_factory=list)
+    """What goes on as it is, which are nearly all: written together, and not one by one."""
 
     def record(self, answers: Iterable[Answer]) -> None:
         """Record what became of each period that is still in the state that was asked about."""
@@ -74,6 +89,7 @@ class Outcomes:
             period = known.get((asked.deployment_id, asked.starts_at, asked.kind))
             if period is not None and period.status == asked.status:
                 self._one(period, self.rows[period.deployment_id], answer)
+        self._write_run_on()
         for user_id, short in self.short.items():
             if short.is_news:
                 self._tell(user_id, short)
@@ -100,22 +116,22 @@ class Outcomes:
             debts.owe(self.session, self.now, key, earner_id, refund)
 
     def _paid(self, period: PeriodRow, row: DeploymentRow, transaction_id: UUID) -> None:
-        periods.move(period, self.now, PeriodStatus.PAID, transaction_id)
         self.sold.append((SaleKind.RENEWAL, period))
+        if period.kind == PeriodKind.MONTH and row.status == DeploymentStatus.ACTIVE:
+            self._runs_on(period, row, transaction_id)
+        else:
+            periods.move(period, self.now, PeriodStatus.PAID, transaction_id)
         if period.kind == PeriodKind.RESIZE:
             resizing.complete(self.session, self.now, row, period, self.rules)
         if period.kind != PeriodKind.MONTH:
             return
-        if row.status == DeploymentStatus.ACTIVE:
-            row.paid_until = period.ends_at
-            row.short_since = None
-            row.announced, row.announced_at = ladder.Announced.NOTHING, None
-        else:
+        if row.status != DeploymentStatus.ACTIVE:
             row.period_anchor_at, row.paid_until = period.starts_at, period.ends_at
             active = DeploymentStatus.ACTIVE
             lifecycle.change_status(
                 self.session, self.now, row, active, ChangeCause.OWNER, self.rules
             )
+        price = periods.price(period)
         self.events.append(
             DeploymentRenewed(
                 event_id=new_id(),
@@ -127,8 +143,25 @@ class Outcomes:
                 starts_at=period.starts_at,
                 ends_at=period.ends_at,
                 transaction_id=transaction_id,
+                fee_micros=price.fee_micros if price.earner_id else 0,
             )
         )
+
+    def _runs_on(self, period: PeriodRow, row: DeploymentRow, transaction_id: UUID) -> None:
+        periods.check_move(period, PeriodStatus.PAID)
+        _know(period, status=PeriodStatus.PAID, transaction_id=transaction_id, changed_at=self.now)
+        nothing = ladder.Announced.NOTHING
+        _know(row, paid_until=period.ends_at, short_since=None)
+        _know(row, announced=nothing, announced_at=None)
+        _know(row, due_at=ladder.due_at(row, self.now, self.rules))
+        self.run_on.append((row, period))
+
+    def _write_run_on(self) -> None:
+        """Write the months that were paid, and what runs on by them."""
+        names = list(_RUNS_ON.columns)
+        with Batch(self.session) as writes:
+            periods.write(writes, [period for _, period in self.run_on])
+            writes.add(_RUNS_ON, ([getattr(row, name) for name in names] for row, _ in self.run_on))
 
     def _refused(self, period: PeriodRow, row: DeploymentRow, error: BatchError) -> None:
         if period.kind == PeriodKind.RESIZE and period.status == PeriodStatus.DUE:
@@ -286,3 +319,9 @@ class Outcomes:
                 row.due_at = self.now + self.rules.renewal_retry
             else:
                 row.due_at = self.now if deployment_id in is_asked else next_at
+
+
+def _know(row: DeploymentRow | PeriodRow, **values: object) -> None:
+    """The row has these values, which are written together with those of others."""
+    for name, value in values.items():
+        set_committed_value(row, name, value)

@@ -28,14 +28,7 @@ from chassis.crash_points import crash_point
 from chassis.database import Connected, is_lost
 from chassis.leases import Leases
 from contracts.billing import ChangeCause, Deployment, DeploymentStatus, StartDeployment
-from contracts.errors import (
-    AccountFrozen,
-    Conflict,
-    DeadlineExceeded,
-    InsufficientFunds,
-    ServiceError,
-    Unavailable,
-)
+from contracts.errors import NO_ANSWER, AccountFrozen, Conflict, InsufficientFunds, ServiceError
 from contracts.messages import Command
 from contracts.wallet import BatchError, DebitAll
 from services.billing.deployments import (
@@ -148,7 +141,7 @@ class Renewals:
         # A month is not renewed before it is known which size it is for.
         looked = [row for row in rows if row.deployment_id not in resized]
         months = [rungs.look(session, now, row, self.rules) for row in looked]
-        periods.owe(session, (each for each in months if each is not None))
+        periods.owe(session, [each for each in months if each is not None])
         session.flush()
         is_open = periods.with_open_ones(session, deployment_ids)
         for row in rows:
@@ -207,7 +200,7 @@ class Renewals:
     def _answer(self, period: PeriodRow, command: Command[Any]) -> Answer:
         try:
             return Answer(period, self.rpc.call(command), None)
-        except (DeadlineExceeded, Unavailable):
+        except NO_ANSWER:
             raise
         except ServiceError as error:
             return Answer(period, None, BatchError(code=error.code, message=str(error)))

@@ -45,6 +45,8 @@ class Resizes:
                 ListProducts(family=current.family, sort=SortOrder.PRICE, limit=SIZES_MAX)
             )
             sizes = [each for each in page.products if _is_size(current, each)]
+        with self.renewals.database.read() as session:
+            amounts = [resizing.comes_to(session, row, each.price_micros, now) for each in sizes]
         return ResizeOptions(
             quoted_at=now,
             options=[
@@ -53,9 +55,9 @@ class Resizes:
                     name=each.name,
                     summary=each.summary,
                     price_micros=each.price_micros,
-                    amount_micros=resizing.difference_micros(row, each.price_micros, now),
+                    amount_micros=amount_micros,
                 )
-                for each in sizes
+                for each, amount_micros in zip(sizes, amounts, strict=True)
             ],
         )
 

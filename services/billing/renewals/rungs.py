@@ -19,7 +19,7 @@ from contracts.billing import (
 from services.billing.deployments import ladder, lifecycle, periods
 from services.billing.deployments.ladder import Announced, Rung, Step
 from services.billing.deployments.prices import price_at
-from services.billing.models import DeploymentRow, PeriodRow
+from services.billing.models import DeploymentRow
 from services.billing.settings import BillingSettings
 
 _CAUSES = {
@@ -30,7 +30,7 @@ _CAUSES = {
 
 def look(
     session: Session, now: datetime, row: DeploymentRow, rules: BillingSettings
-) -> PeriodRow | None:
+) -> periods.Owed | None:
     """Do what is due by now for a locked deployment. The month that is to be written down."""
     step = ladder.next_step(row, now, rules)
     rung, renews_at = ladder.next_rung(row, rules), ladder.renews_at(row)

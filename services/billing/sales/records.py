@@ -12,6 +12,7 @@ from uuid import UUID
 from chassis.bulk import Batch, Bulk
 from contracts.keys import purchase_key
 from services.billing.models import PurchaseRow
+from services.billing.sales.discounts import price_of
 from services.billing.sales.shares import Price
 
 
@@ -73,7 +74,7 @@ def of_purchase(now: datetime, row: PurchaseRow) -> list[Sale]:
             f"{purchase_key(row.purchase_id)}:{line.position}",
             SaleKind.PURCHASE,
             now,
-            Price(line.amount_micros, line.provider_id, line.fee_bps),
+            price_of(line),
             product_id=line.product_id,
             product_name=line.product_name,
             units=line.quantity,

@@ -20,8 +20,8 @@ class Price(NamedTuple):
     """What is paid for something, who sells it, and the fee that was written down with it.
 
     Without a fee all of it is the marketplace's: there was none when it was sold, or nobody sells
-    it but the marketplace. ``given_fee_micros`` is the fee of a part of a price, of which all parts
-    come to that of the whole.
+    it but the marketplace. ``given_fee_micros`` is a fee that ``fee_bps`` does not give: of a part
+    of a price, of which all parts come to that of the whole, or after a discount.
     """
 
     amount_micros: int
@@ -40,6 +40,12 @@ class Price(NamedTuple):
         if self.given_fee_micros is not None:
             return self.given_fee_micros
         return divide_half_even(self.amount_micros * (self.fee_bps or 0), WHOLE_BPS)
+
+    def fee_of(self, part_micros: int) -> int:
+        """The fee of a part of it."""
+        if self.given_fee_micros is not None:
+            return divide_half_even(self.given_fee_micros * part_micros, self.amount_micros)
+        return self._replace(amount_micros=part_micros).fee_micros
 
     @property
     def net_micros(self) -> int:

@@ -7,9 +7,17 @@ from sqlalchemy import BigInteger, ColumnElement, case, func, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from chassis.cursors import decode_cursor, encode_cursor
-from contracts.billing import ListSales, ProductSales, SalesPage
+from contracts.billing import (
+    GetProductUses,
+    ListSales,
+    ProductSales,
+    ProductUse,
+    ProductUses,
+    SalesPage,
+)
+from contracts.catalog import BillingPeriod
 from contracts.errors import BadRequest
-from services.billing.models import SaleRow
+from services.billing.models import OVER, DeploymentRow, SaleRow
 from services.billing.sales.records import SaleKind
 
 _EARNED = (SaleKind.PURCHASE, SaleKind.RENEWAL, SaleKind.USAGE)
@@ -60,6 +68,34 @@ def list_sales(session: Session, command: ListSales) -> SalesPage:
     last = page[-1] if len(rows) > command.limit else None
     cursor = encode_cursor(last.day.isoformat(), last.product_id) if last else None
     return SalesPage(sales=page, next_cursor=cursor)
+
+
+def get_uses(session: Session, command: GetProductUses) -> ProductUses:
+    """What this user sold of each product, and how much of it is rented."""
+    sold = session.execute(
+        select(SaleRow.product_id, _total(SaleRow.units, SaleKind.PURCHASE))
+        .where(SaleRow.provider_id == command.user_id, SaleRow.product_id.in_(command.product_ids))
+        .group_by(SaleRow.product_id)
+    )
+    rented = session.execute(
+        select(DeploymentRow.product_id, func.count())
+        .where(
+            DeploymentRow.product_id.in_(command.product_ids),
+            DeploymentRow.provider_id == command.user_id,
+            DeploymentRow.status.not_in(OVER),
+            DeploymentRow.billing_period == BillingPeriod.MONTH,
+            DeploymentRow.monthly_cost_micros > 0,
+        )
+        .group_by(DeploymentRow.product_id)
+    )
+    units: dict[UUID, int] = {row[0]: row[1] for row in sold}
+    renters: dict[UUID, int] = {row[0]: row[1] for row in rented}
+    return ProductUses(
+        products=[
+            ProductUse(product_id=each, units=units.get(each, 0), rented=renters.get(each, 0))
+            for each in command.product_ids
+        ]
+    )
 
 
 def earned_micros(session: Session, provider_id: UUID) -> int:

@@ -21,7 +21,7 @@ from chassis.crash_points import crash_point
 from chassis.database import Connected
 from chassis.identifiers import new_id
 from chassis.leases import Leases
-from contracts.errors import DeadlineExceeded, ServiceError, Unavailable
+from contracts.errors import NO_ANSWER, ServiceError
 from contracts.keys import usage_refund_key
 from contracts.wallet import Noted, Refund, Transaction
 from services.billing.deployments.meters import with_lines
@@ -121,7 +121,7 @@ class UsageRefunds:
             for refund_id in taken:
                 try:
                     self._give_back(refund_id)
-                except (DeadlineExceeded, Unavailable) as error:
+                except NO_ANSWER as error:
                     log.warning("a refund has to wait", extra={"error": f"{error.code}: {error}"})
                     return
                 except ServiceError:

@@ -13,7 +13,15 @@ from services.gateway.api.shapes import AnyText, ApiBody, ApiReply, NoReply
 from services.gateway.backend import database
 from services.gateway.errors import Problem
 from services.gateway.notifications import topics
-from services.gateway.people import devices, email_addresses, passwords, sessions, time_zones, users
+from services.gateway.people import (
+    closing,
+    devices,
+    email_addresses,
+    passwords,
+    sessions,
+    time_zones,
+    users,
+)
 from services.gateway.people.identity import current_identity, forget_identity
 from services.gateway.people.signing_in import check_second_step
 from services.gateway.people.users import CurrentUser
@@ -66,6 +74,13 @@ class PasswordBody(ApiBody):
 
     current_password: Password
     new_password: Password
+    code: Code = ""
+
+
+class DeletionBody(ApiBody):
+    """``code`` is of the second step, for who has switched it on."""
+
+    current_password: Password
     code: Code = ""
 
 
@@ -122,7 +137,7 @@ def change_account(user: CurrentUser, body: AccountBody) -> AccountReply:
 @endpoint(blueprint, "POST", "/api/account/password", body=PasswordBody, reply=NoReply)
 def change_password(user: CurrentUser, body: PasswordBody) -> NoReply:
     """Another password. All other browsers are logged out, and tokens that logins gave end, but for
-    this one; tokens that you named go on."""
+    this one; so do those with the scope ``admin``. Others that you named go on."""
     identity = current_identity()
     throttle("password", str(user.user_id))
     known = users.check_password(database(), user.user_id, body.current_password)
@@ -131,6 +146,20 @@ def change_password(user: CurrentUser, body: PasswordBody) -> NoReply:
     stays = identity.credential_id if identity else user.user_id
     with database().begin() as session:
         passwords.change(session, utc_now(), user.user_id, known, new, stays=stays)
+    return NoReply()
+
+
+@endpoint(blueprint, "DELETE", "/api/account", body=DeletionBody, reply=NoReply)
+def delete_account(user: CurrentUser, body: DeletionBody) -> NoReply:
+    """Delete the account and what is known of the person, at once and for ever. 409: money, or what
+    costs money, is left; the message says what. Automatic charges end, saved cards are removed."""
+    throttle("password", str(user.user_id))
+    users.check_password(database(), user.user_id, body.current_password)
+    check_second_step(user.user_id, body.code, "delete")
+    reasons = closing.close(user.user_id)
+    if reasons:
+        raise Problem(409, "conflict", " ".join(reason.sentence for reason in reasons))
+    forget_identity()
     return NoReply()
 
 

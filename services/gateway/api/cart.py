@@ -53,9 +53,10 @@ class CheckoutBody(ApiBody):
 
 
 class CartLineReply(ApiReply):
-    """``unit_price_usd`` is today's; ``old_price_usd`` what one cost when it was added, null where
-    that is the same. ``problem`` says why it cannot be bought, and is empty where it can;
-    ``needs`` are the labels of its fields that have to be filled in before."""
+    """``unit_price_usd`` is today's, of which a staking discount takes ``unit_discount_usd``;
+    ``amount_usd`` is what is charged for all of them. ``old_price_usd`` is what one cost when it
+    was added, null where that is the same. ``problem`` says why it cannot be bought, and is empty
+    where it can; ``needs`` are the labels of its fields that have to be filled in before."""
 
     line_id: UUID
     product_id: UUID
@@ -64,6 +65,7 @@ class CartLineReply(ApiReply):
     quantity: int
     unit_price_micros: Usd = Field(serialization_alias="unit_price_usd")
     old_price_micros: Usd | None = Field(serialization_alias="old_price_usd")
+    unit_discount_micros: Usd = Field(serialization_alias="unit_discount_usd")
     amount_micros: Usd = Field(serialization_alias="amount_usd")
     choices: dict[str, str]
     problem: str
@@ -188,7 +190,8 @@ def _line(line: Line) -> CartLineReply:
         quantity=row.quantity,
         unit_price_micros=line.unit_price_micros,
         old_price_micros=line.old_price_micros,
-        amount_micros=line.amount_micros,
+        unit_discount_micros=line.unit_discount_micros,
+        amount_micros=line.amount_micros - line.discount_micros,
         choices=row.choices,
         problem=line.problem,
         needs=line.needs,

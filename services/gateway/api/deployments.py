@@ -125,6 +125,7 @@ class SizesReply(ApiReply):
 
 
 class DeploymentQuery(ApiBody):
+    status: DeploymentStatus | None = None
     cursor: CursorText | None = None
     limit: Limit = 200
 
@@ -197,10 +198,14 @@ class BurnRateReply(ApiReply):
 
 @endpoint(blueprint, "GET", "/api/deployments", query=DeploymentQuery, reply=DeploymentReplies)
 def list_deployments(user: CurrentUser, query: DeploymentQuery) -> DeploymentReplies:
-    """Everything the user has deployed."""
-    return DeploymentReplies.of(
-        call(ListDeployments(user_id=user.user_id, cursor=query.cursor, limit=query.limit))
+    """Everything the user has deployed, or what of it is in one state."""
+    question = ListDeployments(
+        user_id=user.user_id,
+        statuses=[query.status] if query.status else [],
+        cursor=query.cursor,
+        limit=query.limit,
     )
+    return DeploymentReplies.of(call(question))
 
 
 @endpoint(blueprint, "GET", "/api/deployments/<uuid:deployment_id>", reply=DeploymentReply)

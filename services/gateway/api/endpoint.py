@@ -20,15 +20,16 @@ from flask import Blueprint, Response, current_app, jsonify, request
 from pydantic import BaseModel, ValidationError
 
 from services.gateway import storable_texts
-from services.gateway.access import Who, open_to
+from services.gateway.access import Role, Who, open_to
 from services.gateway.api.json_format import GivenTwice
-from services.gateway.api.scopes import scopes_of
+from services.gateway.api.scopes import ADMIN, scopes_of
 from services.gateway.api.shapes import ApiBody, ApiReply
 from services.gateway.backend import current_backend
 from services.gateway.errors import Problem
 from services.gateway.idempotency import HEADER, scoped_key
 from services.gateway.people.identity import current_identity, ensure_wallet, signed_in_user
 from services.gateway.people.tokens import Scope
+from services.gateway.staff.guard import admit
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -52,6 +53,8 @@ class Operation:
     is_of_catalog: bool
     scopes: frozenset[Scope]
     """What a token must be allowed."""
+    roles: frozenset[Role]
+    """Of which one is needed, where roles are."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +83,13 @@ def endpoint(
     public: bool = False,
     command: bool = False,
     of_catalog: bool = False,
+    roles: frozenset[Role] = frozenset(),
 ) -> Callable[[Callable[..., ApiReply | Answer]], Callable[..., ApiReply | Answer]]:
     """Declare a view as an endpoint. See the module's text for what the view is given.
 
     What is ``of_catalog`` tells everybody the same: it is public, and made once in
-    ``CATALOG_AGE_S`` for each address.
+    ``CATALOG_AGE_S`` for each address. What is for ``roles`` gets ``staff``
+    in the place of ``user``.
     """
 
     def decorate(view: Callable[..., ApiReply | Answer]) -> Callable[..., ApiReply | Answer]:
@@ -102,11 +107,12 @@ def endpoint(
             is_public=public or of_catalog,
             is_command=command,
             is_of_catalog=of_catalog,
-            scopes=scopes_of(method, path, is_public=public or of_catalog),
+            scopes=ADMIN if roles else scopes_of(method, path, is_public=public or of_catalog),
+            roles=roles,
         )
         OPERATIONS.append(operation)
 
-        @open_to(Who.EVERYBODY if operation.is_public else Who.USERS, operation.scopes)
+        @open_to(_who(operation), operation.scopes, roles)
         @wraps(view)
         def respond(**path_parts: Any) -> Response:
             def answer() -> Response:
@@ -120,13 +126,22 @@ def endpoint(
     return decorate
 
 
+def _who(operation: Operation) -> Who:
+    if operation.roles:
+        return Who.ROLES
+    return Who.EVERYBODY if operation.is_public else Who.USERS
+
+
 def _given(operation: Operation, path_parts: dict[str, Any]) -> dict[str, Any]:
     """The view's arguments: who asks comes first, so that a visitor learns nothing else."""
     arguments = dict(path_parts)
     if not operation.is_public:
         user = signed_in_user()
         _check_scopes(operation)
-        arguments["user"] = user
+        if operation.roles:
+            arguments["staff"] = admit(user, operation.roles)
+        else:
+            arguments["user"] = user
         if operation.is_command:
             arguments["key"] = scoped_key(user.user_id, request.headers.get(HEADER))
     if operation.query is not None:
@@ -134,7 +149,7 @@ def _given(operation: Operation, path_parts: dict[str, Any]) -> dict[str, Any]:
     if operation.body is not None:
         arguments["body"] = _read_body(operation.body)
     if not operation.is_public:
-        ensure_wallet(arguments["user"])
+        ensure_wallet(user)
     return arguments
 
 

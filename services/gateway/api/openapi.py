@@ -15,9 +15,10 @@ from flask import Blueprint, Response, jsonify
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from services.gateway.access import Who, open_to
+from services.gateway.access import Role, Who, open_to
 from services.gateway.api.endpoint import Operation
 from services.gateway.api.shapes import ErrorReply
+from services.gateway.errors import PROBLEM_TYPE
 from services.gateway.idempotency import HEADER, KEY_PATTERN
 
 _REF = "#/components/schemas/{model}"
@@ -29,7 +30,7 @@ _ERRORS = {
     400: "The request could not be read, or a header is missing.",
     401: "No valid token and no session.",
     402: "The payment did not go through, or funds are short.",
-    403: "Not allowed: a missing CSRF token, a scope that the token lacks, or a frozen account.",
+    403: "Not allowed: no CSRF token, no such scope or role, or a frozen account.",
     404: "No such thing, or it is somebody else's.",
     409: "Not in this state: a key used before, a changed price, nothing left.",
     413: "The body is larger than 64 KiB.",
@@ -47,8 +48,9 @@ Buy cloud resources on USD credits.
 
 **Money** is a JSON number of US dollars with two decimals.
 
-**Tokens** may `read`, `buy` (what is paid from the wallet, and what was bought) and manage `money`
-(cards, auto top-up, payouts); what each endpoint asks for stands with its `token`.
+**Tokens** may `read`, `buy` (what is paid from the wallet, and what was bought), manage `money`
+(cards, auto top-up, payouts) and, of who has a role, do what that allows (`admin`); what each
+endpoint asks for stands with its `token`.
 
 **Times** are RFC 3339 with a zone, such as `2026-11-28T09:30:00Z`. **Texts** hold no NUL and no
 half of a character (a lone surrogate).
@@ -60,8 +62,10 @@ page's CSRF token as `X-CSRFToken` on anything but a GET.
 intention, the same for each retry. The same key with the same body gives the same answer;
 with another body it is a 409.
 
-**Errors** are `{"error": {"code": …, "message": …}}`: the code is for a program, the message for
-a person. **Paging** is by `next_cursor`.
+**Errors** are problem documents (RFC 9457, `application/problem+json`) that carry
+`"error": {"code": …, "message": …}` too: the code is for a program, the message for a person.
+**Limits**: `RateLimit-Policy` says how many requests pass in how many seconds, `RateLimit` how many
+are left (`r`); a 429 has `Retry-After`. **Paging** is by `next_cursor`.
 """
 
 
@@ -81,7 +85,10 @@ def describe_api(operations: Sequence[Operation]) -> dict[str, Any]:
         "components": {
             "schemas": definitions,
             "responses": {
-                str(status): {"description": text, "content": _json(schemas[ErrorReply])}
+                str(status): {
+                    "description": text,
+                    "content": {PROBLEM_TYPE: {"schema": schemas[ErrorReply]}},
+                }
                 for status, text in _ERRORS.items()
             },
             "securitySchemes": {
@@ -128,7 +135,7 @@ def _describe(
         "operationId": operation.name,
         "tags": [operation.feature],
         "summary": operation.description.split(". ")[0].split(": ")[0].rstrip("."),
-        "description": " ".join(operation.description.replace("``", "`").split()),
+        "description": _about(operation),
         "parameters": [*_path_parameters(operation), *_query_parameters(operation)],
         "responses": _responses(operation, schemas),
     }
@@ -148,6 +155,12 @@ def _describe(
     if operation.body is not None:
         described["requestBody"] = {"required": True, "content": _json(schemas[operation.body])}
     return described
+
+
+def _about(operation: Operation) -> str:
+    about = " ".join(operation.description.replace("``", "`").split())
+    roles = ", ".join(role for role in Role if role in operation.roles)
+    return f"{about} Roles: {roles}." if roles else about
 
 
 def _path_parameters(operation: Operation) -> list[dict[str, Any]]:
@@ -184,7 +197,7 @@ def _responses(
 ) -> dict[str, Any]:
     statuses = {400, 404, 422, 429, 500, 502, 503, 504}
     statuses |= set() if operation.is_public else {401, 403}
-    statuses |= {409} if operation.is_command or operation.method == "POST" else set()
+    statuses |= {409} if operation.is_command or operation.method != "GET" else set()
     statuses |= {402} if operation.is_command else set()
     statuses |= {401, 413, 415} if operation.body is not None else set()
     good = {operation.status: "It is done.", **dict.fromkeys(operation.also, "It is on its way.")}

@@ -7,6 +7,7 @@ from uuid import UUID
 from flask import Blueprint
 from pydantic import AwareDatetime, Field, ValidationError
 
+from chassis.clock import utc_now
 from contracts.billing import (
     CHOICE_LENGTH_MAX,
     CancelPurchase,
@@ -33,7 +34,8 @@ from services.gateway.api.shapes import (
     Usd,
     UsdOrZero,
 )
-from services.gateway.backend import ask, call, current_backend
+from services.gateway.backend import ask, call, current_backend, database
+from services.gateway.cart import checkout
 from services.gateway.errors import Problem
 from services.gateway.people.users import CurrentUser
 from services.gateway.purchase_waiters import Setback, Waiter
@@ -65,15 +67,17 @@ class MeterBody(ApiBody):
 
 
 class PurchaseBody(ApiBody):
-    """``unit_price_usd`` is the price the person saw, and ``meters`` what they saw is charged by
-    use: when the catalog has others now, nothing is bought and the answer is 409
-    ``price_changed``. ``product_name`` is not used. ``choices`` are said in the product's
-    ``fields``, by their keys."""
+    """``unit_price_usd`` is the catalog's price that the person saw, ``unit_discount_usd`` what a
+    staking discount takes off each, and ``meters`` what they saw is charged by use: where one is
+    another now, nothing is bought and the answer is 409 ``price_changed``. ``GET /api/cart`` tells
+    the discount, which is taken off unsaid as well. ``product_name`` is not used. ``choices`` are
+    said in the product's ``fields``, by their keys."""
 
     product_id: UUID
     product_name: Annotated[AnyText, Field(max_length=500)] | None = None
     quantity: Quantity = 1
     unit_price_micros: UsdOrZero | None = Field(default=None, alias="unit_price_usd")
+    unit_discount_micros: UsdOrZero | None = Field(default=None, alias="unit_discount_usd")
     choices: Annotated[dict[FieldKey, ChosenText], Field(max_length=20)] = Field(
         default_factory=dict
     )
@@ -81,12 +85,14 @@ class PurchaseBody(ApiBody):
 
 
 class PurchasedLineReply(ApiReply):
-    """``meters`` are charged by use, at these prices for good."""
+    """``unit_price_usd`` is charged for each: the catalog's price less ``unit_discount_usd``, which
+    a staking discount takes off. ``meters`` are charged by use, at these prices for good."""
 
     product_id: UUID
     product_name: str
     quantity: int
     unit_price_micros: Usd = Field(serialization_alias="unit_price_usd")
+    unit_discount_micros: Usd = Field(serialization_alias="unit_discount_usd")
     amount_micros: Usd = Field(serialization_alias="amount_usd")
     choices: dict[str, str]
     name: str
@@ -191,8 +197,12 @@ def get_purchase(user: CurrentUser, purchase_id: UUID) -> PurchaseReply:
 
 @endpoint(blueprint, "POST", "/api/purchases/<uuid:purchase_id>/cancel", reply=PurchaseReply)
 def cancel_purchase(user: CurrentUser, purchase_id: UUID) -> PurchaseReply:
-    """Give up a purchase that waits for funds; one that is paid stays, with a 409."""
-    return PurchaseReply.of(call(CancelPurchase(user_id=user.user_id, purchase_id=purchase_id)))
+    """Give up a purchase that waits for funds; one that is paid stays, with a 409. What came of a
+    cart is in the cart again."""
+    cancelled = call(CancelPurchase(user_id=user.user_id, purchase_id=purchase_id))
+    with database().begin() as session:
+        checkout.put_back(session, utc_now(), user.user_id, purchase_id)
+    return PurchaseReply.of(cancelled)
 
 
 @endpoint(
@@ -215,6 +225,7 @@ def _start(user: CurrentUser, body: PurchaseBody, key: str) -> Purchase:
         product_id=body.product_id,
         quantity=body.quantity,
         expected_unit_price_micros=body.unit_price_micros,
+        expected_unit_discount_micros=body.unit_discount_micros,
         choices=body.choices,
         expected_meters=_meters(body),
     )

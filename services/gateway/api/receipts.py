@@ -9,8 +9,9 @@ from pydantic import AwareDatetime, Field
 from chassis.clock import utc_now
 from contracts.billing import GetReceipt, IssueReceipt, ListPaidMonths, Receipt
 from contracts.papers import BillingDetails
+from contracts.wallet import Noted, Statement, Transaction, TransactionKind
 from services.gateway.api.endpoint import endpoint
-from services.gateway.api.shapes import ApiBody, ApiReply, Usd
+from services.gateway.api.shapes import ApiBody, ApiReply, CursorText, Limit, Usd
 from services.gateway.backend import call, database
 from services.gateway.months import read_month
 from services.gateway.people import billing_details
@@ -76,7 +77,54 @@ class PaidMonthReplies(ApiReply):
     months: list[PaidMonthReply]
 
 
+class ReceiptQuery(ApiBody):
+    cursor: CursorText | None = None
+    limit: Limit = 25
+
+
+class PaidReply(ApiReply):
+    """A payment that has a receipt of its own. ``receipt_url`` is its page, where that of a
+    purchase or a renewal is issued; with ``.pdf`` after it, it is the document."""
+
+    transaction_id: UUID
+    kind: TransactionKind
+    amount_micros: Usd = Field(serialization_alias="amount_usd")
+    description: str
+    effective_at: AwareDatetime = Field(serialization_alias="paid_at")
+    receipt_url: str
+
+
+class PaidReplies(ApiReply):
+    """Newest first; ``next_cursor`` asks for older ones, null at the end."""
+
+    receipts: list[PaidReply]
+    next_cursor: str | None
+
+
+_WITH_RECEIPTS = [
+    TransactionKind.PURCHASE,
+    TransactionKind.RENEWAL,
+    TransactionKind.TOPUP,
+    TransactionKind.AUTO_TOPUP,
+]
 _OF_MONTH = "/api/usage-receipts/<string(maxlength=100):month>"
+
+
+@endpoint(blueprint, "GET", "/api/receipts", query=ReceiptQuery, reply=PaidReplies)
+def list_receipts(user: CurrentUser, query: ReceiptQuery) -> PaidReplies:
+    """What was paid for and has a receipt: purchases, renewals, credits that were bought. Usage has
+    one for each month: ``/api/usage-receipts``. A page may be shorter than asked for."""
+    page = call(
+        Statement(
+            user_id=user.user_id, kinds=_WITH_RECEIPTS, cursor=query.cursor, limit=query.limit
+        )
+    )
+    receipts = [
+        PaidReply.of(paid, receipt_url=url)
+        for paid in page.transactions
+        if (url := _receipt_url(paid)) is not None
+    ]
+    return PaidReplies(receipts=receipts, next_cursor=page.next_cursor)
 
 
 @endpoint(blueprint, "GET", "/api/purchases/<uuid:purchase_id>/receipt", reply=ReceiptReply)
@@ -169,6 +217,20 @@ def _details(user: CurrentUser) -> BillingDetails:
 
 def _shown(receipt: Receipt) -> ReceiptReply:
     return ReceiptReply.of(receipt, tax_percent=receipt.tax_bps / 100, pdf_url=_pdf_url(receipt))
+
+
+def _receipt_url(paid: Transaction) -> str | None:
+    """None for a transaction that names nothing of which there is a receipt."""
+    noted = paid.metadata
+    if deployment_id := noted.get(Noted.DEPLOYMENT_ID):
+        return url_for(
+            "receipts.charge", deployment_id=deployment_id, transaction_id=paid.transaction_id
+        )
+    if purchase_id := noted.get(Noted.PURCHASE_ID):
+        return url_for("receipts.purchase", purchase_id=purchase_id)
+    if topup_id := noted.get(Noted.TOPUP_ID):
+        return url_for("topups.receipt", topup_id=topup_id)
+    return None
 
 
 def _pdf_url(receipt: Receipt) -> str | None:

@@ -1,7 +1,7 @@
 """Which scope of a token each endpoint of the API asks for.
 
-What reads asks for ``read``, which every token has, and is not listed. Everything else stands in
-this table, and an endpoint that does not cannot be declared.
+What reads asks for ``read``, which every token has, and is not listed; what is for roles asks for
+``admin``. Everything else stands in this table, and an endpoint that does not cannot be declared.
 """
 
 from services.gateway.people.tokens import EVERYTHING, Scope
@@ -9,6 +9,7 @@ from services.gateway.people.tokens import EVERYTHING, Scope
 READ = frozenset({Scope.READ})
 BUY = frozenset({Scope.BUY})
 MONEY = frozenset({Scope.MONEY})
+ADMIN = frozenset({Scope.ADMIN})
 
 CHANGING: dict[tuple[str, str], frozenset[Scope]] = {
     # It ends the token itself.
@@ -40,13 +41,20 @@ CHANGING: dict[tuple[str, str], frozenset[Scope]] = {
     ("POST", "/api/wallet/auto-topup/configure"): MONEY,
     ("POST", "/api/wallet/auto-topup/trigger"): MONEY,
     ("POST", "/api/payouts"): MONEY,
+    ("POST", "/api/wallet/transfers"): MONEY,
+    ("POST", "/api/wallet/refunds"): MONEY,
     ("PUT", "/api/wallet/alert"): MONEY,
     ("PUT", "/api/billing-details"): MONEY,
     # Who may do anything may change what others may do.
     ("POST", "/api/tokens"): EVERYTHING,
     ("DELETE", "/api/tokens/<uuid:token_id>"): EVERYTHING,
     ("DELETE", "/api/sessions/<uuid:session_id>"): EVERYTHING,
+    ("POST", "/api/webhooks"): EVERYTHING,
+    ("DELETE", "/api/webhooks/<uuid:webhook_id>"): EVERYTHING,
+    ("POST", "/api/webhooks/<uuid:webhook_id>/secret"): EVERYTHING,
+    ("POST", "/api/webhooks/<uuid:webhook_id>/deliveries/<uuid:delivery_id>/replay"): EVERYTHING,
     ("PATCH", "/api/account"): EVERYTHING,
+    ("DELETE", "/api/account"): EVERYTHING,
     ("POST", "/api/account/password"): EVERYTHING,
 }
 

@@ -184,6 +184,11 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorReply(BaseModel):
-    """Every error looks like this."""
+    """Every error looks like this: a problem document (RFC 9457). ``detail`` is the message once
+    more, and ``type`` the code, as a URN."""
 
+    type: str
+    title: str
+    status: int
+    detail: str
     error: ErrorDetail

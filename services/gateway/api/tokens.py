@@ -8,6 +8,7 @@ from flask import Blueprint
 from pydantic import AwareDatetime, Field, StringConstraints
 
 from chassis.clock import utc_now
+from services.gateway.api.accounts import Code
 from services.gateway.api.endpoint import endpoint
 from services.gateway.api.shapes import ApiBody, ApiReply, NoReply, PlainText, WholeDays
 from services.gateway.backend import database
@@ -17,6 +18,8 @@ from services.gateway.people import tokens
 from services.gateway.people.identity import current_identity
 from services.gateway.people.tokens import Scope
 from services.gateway.people.users import CurrentUser
+from services.gateway.staff.guard import check_scopes
+from services.gateway.staff.guard import make_token as make_token_of
 
 blueprint = Blueprint("api_tokens", __name__)
 
@@ -24,11 +27,13 @@ Name = Annotated[PlainText, StringConstraints(min_length=1, max_length=tokens.NA
 
 
 class TokenBody(ApiBody):
-    """``read`` is part of every token. Without ``expires_in_days`` it works until it is revoked."""
+    """``read`` is part of every token. Without ``expires_in_days`` it works until it is revoked;
+    one with ``admin`` for 30 days at most: it takes a role, and a ``code`` of the second step."""
 
     name: Name
     scopes: Annotated[list[Scope], Field(max_length=len(Scope))]
     expires_in_days: WholeDays | None = None
+    code: Code = ""
 
 
 class TokenReply(ApiReply):
@@ -70,11 +75,12 @@ def make_token(user: CurrentUser, body: TokenBody) -> NewToken:
     now = utc_now()
     until = now + timedelta(days=body.expires_in_days) if body.expires_in_days else None
     identity = current_identity()
+    check_scopes(user, body.name, body.scopes, body.code)
     with database().begin() as session:
         if identity is not None and identity.via == "token":
             own = tokens.get(session, now, user.user_id, identity.credential_id)
             until = min(filter(None, (until, own.expires_at)), default=None)
-        secret = tokens.issue(session, now, user.user_id, body.name, body.scopes, until)
+        secret = make_token_of(session, now, user.user_id, body.name, body.scopes, until)
         session.flush()
         made = tokens.find(session, now, secret)
         if made is None:

@@ -172,6 +172,25 @@ def give_back(session: Session, now: datetime, user_id: UUID, key: str, tried_at
     session.delete(checkout)
 
 
+def put_back(session: Session, now: datetime, user_id: UUID, purchase_id: UUID) -> bool:
+    """A purchase that came of a cart was cancelled: what it was to buy is in the cart again, once.
+    Whether it came of a cart. The checkout stays, without the purchase: its key buys nothing anew.
+    """
+    its_own = select(CartCheckout).where(
+        CartCheckout.user_id == user_id, CartCheckout.purchase_id == purchase_id
+    )
+    if session.scalar(its_own) is None:
+        return False
+    # The cart first, as everywhere else: nobody who holds one of them waits for the other.
+    cart = storage.lock(session, now, Owner(user_id))
+    checkout = session.scalar(its_own.execution_options(populate_existing=True))
+    if checkout is None:
+        return False
+    storage.put(session, cart, [_item(line) for line in checkout.lines])
+    checkout.purchase_id = None
+    return True
+
+
 def _command(checkout: CartCheckout) -> StartPurchase:
     lines = [PurchaseLine.model_validate(line["order"]) for line in checkout.lines]
     return StartPurchase(idempotency_key=_key(checkout), user_id=checkout.user_id, lines=lines)

@@ -4,13 +4,14 @@ way of buying them."""
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
-from contracts.billing import CHOICE_LENGTH_MAX, PurchaseLine
+from chassis.money import bps_of
+from contracts.billing import CHOICE_LENGTH_MAX, GetDiscounts, PurchaseLine
 from contracts.catalog import FieldKind, GetProduct, Product
 from contracts.errors import BadRequest, NotFound
-from services.gateway.backend import database
+from services.gateway.backend import ask, database
 from services.gateway.cart import storage
 from services.gateway.cart.storage import UNITS_MAX, Owner
 from services.gateway.models import CartLine
@@ -25,6 +26,7 @@ class Line:
     row: CartLine
     product: Product | None
     problem: str = ""
+    discount_bps: int = 0
 
     @property
     def unit_price_micros(self) -> int:
@@ -32,8 +34,17 @@ class Line:
 
     @property
     def amount_micros(self) -> int:
-        """0 for what cannot be bought."""
+        """By the catalog; 0 for what cannot be bought."""
         return 0 if self.is_gone else self.unit_price_micros * self.row.quantity
+
+    @property
+    def unit_discount_micros(self) -> int:
+        """What staking takes off each."""
+        return bps_of(self.unit_price_micros, self.discount_bps)
+
+    @property
+    def discount_micros(self) -> int:
+        return 0 if self.is_gone else self.unit_discount_micros * self.row.quantity
 
     @property
     def is_gone(self) -> bool:
@@ -62,6 +73,7 @@ class Line:
             product_id=self.row.product_id,
             quantity=self.row.quantity,
             expected_unit_price_micros=self.unit_price_micros,
+            expected_unit_discount_micros=self.unit_discount_micros,
             choices=self.row.choices,
             name=self.row.name,
             expected_meters=self.product.meters if self.product else None,
@@ -74,7 +86,12 @@ class Contents:
 
     @property
     def total_micros(self) -> int:
-        return sum(line.amount_micros for line in self.lines)
+        """What is charged for all of it."""
+        return sum(line.amount_micros for line in self.lines) - self.discount_micros
+
+    @property
+    def discount_micros(self) -> int:
+        return sum(line.discount_micros for line in self.lines)
 
     @property
     def units(self) -> int:
@@ -103,7 +120,22 @@ def contents_of(owner: Owner) -> Contents:
     """Read it. Raises ``Unavailable`` where the catalog does not answer."""
     with database().read() as session:
         rows = storage.lines_of(session, owner)
-    return Contents(priced(rows))
+    lines = priced(rows)
+    return Contents(_discounted(owner.user_id, lines) if owner.user_id else lines)
+
+
+def _discounted(user_id: UUID, lines: Sequence[Line]) -> list[Line]:
+    """The same with what staking takes off; at the catalog's prices where nobody can say."""
+    providers = [line.product.provider_id for line in lines if line.product]
+    wanted = list(dict.fromkeys(providers))
+    found = ask(GetDiscounts(user_id=user_id, provider_ids=wanted)) if wanted else None
+    if found is None:
+        return list(lines)
+    bps = dict(zip(wanted, found.discounts_bps, strict=True))
+    return [
+        replace(line, discount_bps=bps[line.product.provider_id]) if line.product else line
+        for line in lines
+    ]
 
 
 def priced(rows: Sequence[CartLine]) -> list[Line]:

@@ -40,7 +40,7 @@ CONTENTS: dict[str, dict[str, str]] = {
         "services": "Services",
     },
     "Money": {"billing": "Billing", "refunds": "Refund rule"},
-    "Programs": {"api": "API", "messaging": "Messaging"},
+    "Programs": {"api": "API", "webhooks": "Webhooks", "messaging": "Messaging"},
     "Rules": {"terms": "Terms", "privacy": "Privacy", "support": "Support"},
 }
 """The sidebar: the pages of each group, by the last part of their address."""

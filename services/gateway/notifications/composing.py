@@ -29,6 +29,7 @@ _BUTTONS = {
     links.Purpose.PASSWORD_RESET: "Choose a new password",
     links.Purpose.CONFIRM_EMAIL: "Confirm this address",
     links.Purpose.CHANGE_EMAIL: "Use this address",
+    links.Purpose.INVITATION: "Choose a password",
 }
 
 

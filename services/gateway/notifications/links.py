@@ -23,17 +23,20 @@ class Purpose(StrEnum):
     PASSWORD_RESET = "password_reset"  # noqa: S105 - the name of what a link is for
     CONFIRM_EMAIL = "confirm_email"
     CHANGE_EMAIL = "change_email"
+    INVITATION = "invitation"
 
 
 PATHS = {
     Purpose.PASSWORD_RESET: "/password/reset",
     Purpose.CONFIRM_EMAIL: "/email/confirm",
     Purpose.CHANGE_EMAIL: "/email/confirm",
+    Purpose.INVITATION: "/password/reset",
 }
 LIFETIMES = {
     Purpose.PASSWORD_RESET: timedelta(hours=1),
     Purpose.CONFIRM_EMAIL: timedelta(days=3),
     Purpose.CHANGE_EMAIL: timedelta(hours=24),
+    Purpose.INVITATION: timedelta(days=30),
 }
 
 

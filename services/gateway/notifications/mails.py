@@ -55,6 +55,15 @@ _TEXTS = {
             " here, within 24 hours."
         ),
     ),
+    Purpose.INVITATION: (
+        "Your account has moved: choose a password",
+        (
+            "What you had in the old marketplace is here: your balance, in US dollars of credit,"
+            " and what you run. Old passwords do not work here. The link works once, within 30"
+            " days; after that, “Forgot your password?” sends another one. Your old history stays"
+            " readable: your wallet's transactions lead there."
+        ),
+    ),
 }
 
 

@@ -1,10 +1,12 @@
 """What users are told about each fact. None where a fact needs no message.
 
-A message says what happened, what was kept, and what to do.
+A message says what happened, what was kept, and what to do. Its dates are those of its reader's
+time zone.
 """
 
 from datetime import datetime
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from chassis.money import format_usd
 from contracts.billing import (
@@ -33,6 +35,7 @@ from contracts.topup import (
     AutoTopupRefused,
     AutoTopupResumed,
     CardExpiring,
+    CardRefundRefused,
     RefusalCode,
     TopupFailed,
     TopupKind,
@@ -52,6 +55,7 @@ from contracts.wallet import (
 from services.gateway.notifications.storage import Message
 
 WALLET = "/dashboard/wallet"
+REFUNDS = "/dashboard/wallet/refunds"
 AUTO_TOPUP = "/dashboard/wallet/auto-topup"
 DEPLOYMENTS = "/dashboard/deployments"
 
@@ -163,29 +167,29 @@ def deployment_failed(event: DeploymentFailed) -> Message:
     )
 
 
-def renewal_announced(event: RenewalAnnounced) -> Message:
+def renewal_announced(event: RenewalAnnounced, zone: ZoneInfo) -> Message:
     return Message(
         "renewal_announced",
         "info",
-        f"{event.name} renews on {_day(event.renews_at)}",
+        f"{event.name} renews on {_day(event.renews_at, zone)}",
         f"{format_usd(event.amount_micros)} is then taken from your wallet for another month."
         " Cancel it before that if you do not need it any more.",
         DEPLOYMENTS,
     )
 
 
-def deployment_renewed(event: DeploymentRenewed) -> Message:
+def deployment_renewed(event: DeploymentRenewed, zone: ZoneInfo) -> Message:
     return Message(
         "deployment_renewed",
         "success",
-        f"{event.name} is paid until {_day(event.ends_at)}",
+        f"{event.name} is paid until {_day(event.ends_at, zone)}",
         f"{format_usd(event.amount_micros)} was taken from your wallet for the month from"
-        f" {_day(event.starts_at)}.",
+        f" {_day(event.starts_at, zone)}.",
         DEPLOYMENTS,
     )
 
 
-def price_announced(event: PriceAnnounced) -> Message:
+def price_announced(event: PriceAnnounced, zone: ZoneInfo) -> Message:
     old, new = format_usd(event.old_price_micros), format_usd(event.new_price_micros)
     if event.old_price_micros == event.new_price_micros:
         return Message(
@@ -196,20 +200,21 @@ def price_announced(event: PriceAnnounced) -> Message:
             _deployment(event.deployment_id),
         )
     is_dearer = event.new_price_micros > event.old_price_micros
+    since = _day(event.applies_from, zone)
     way_out = " Cancel it before that if you do not want it." if is_dearer else ""
     return Message(
         "price_announced",
         "warning" if is_dearer else "info",
         f"{event.name} will cost {new} a month",
-        f"It costs {old} now. The first month that begins after {_day(event.applies_from)} costs"
-        f" the new price.{way_out}",
+        f"It costs {old} now. The first month that begins after {since} costs the new price."
+        f"{way_out}",
         _deployment(event.deployment_id),
     )
 
 
-def renewal_short_of_funds(event: RenewalShortOfFunds) -> Message:
+def renewal_short_of_funds(event: RenewalShortOfFunds, zone: ZoneInfo) -> Message:
     others = "" if event.deployments == 1 else f" and {event.deployments - 1} more"
-    until = "" if event.suspended_at is None else f" until {_day(event.suspended_at)}"
+    until = "" if event.suspended_at is None else f" until {_day(event.suspended_at, zone)}"
     if event.is_frozen:
         lacking = "Your wallet is frozen, so that nothing can be paid with it."
     else:
@@ -225,13 +230,16 @@ def renewal_short_of_funds(event: RenewalShortOfFunds) -> Message:
     )
 
 
-def runway_low(event: RunwayLow) -> Message:
-    when = "today" if event.days == 0 else f"on {event.short_on:%-d %B}"
-    days = "1 day" if event.days == 1 else f"{event.days} days"
-    left = "" if event.days == 0 else f", in {days}"
+def runway_low(event: RunwayLow, zone: ZoneInfo) -> Message:
+    day, count = event.short_on, event.days
+    if event.short_at is not None:
+        day = event.short_at.astimezone(zone).date()
+        count = (day - event.occurred_at.astimezone(zone).date()).days
+    when = "today" if count == 0 else f"on {day:%-d %B}"
+    left = "" if count == 0 else f", in {'1 day' if count == 1 else f'{count} days'}"
     return Message(
         "runway_low",
-        "danger" if event.days <= 1 else "warning",
+        "danger" if count <= 1 else "warning",
         f"Short by {format_usd(event.shortfall_micros)} {when}",
         f"Your credits do not cover what is due by then{left}. Buy credits, so that nothing is"
         f" suspended. {event.auto_topup_refusal}".strip(),
@@ -249,7 +257,7 @@ def runway_restored(_event: RunwayRestored) -> Message:
     )
 
 
-def deployment_changed(event: DeploymentChanged) -> Message | None:
+def deployment_changed(event: DeploymentChanged, zone: ZoneInfo) -> Message | None:
     if event.cause in (ChangeCause.OWNER, ChangeCause.RESIZED, ChangeCause.REFUNDED):
         # The last is told with the refund.
         return None
@@ -258,7 +266,7 @@ def deployment_changed(event: DeploymentChanged) -> Message | None:
             "deployment_suspended",
             "danger",
             f"{event.name} is suspended",
-            f"Its month was not paid. It does not run, and its data is kept{_next(event)}"
+            f"Its month was not paid. It does not run, and its data is kept{_next(event, zone)}"
             " Buy credits and start it again: you then pay the time that ran, and a month from"
             " then on.",
             DEPLOYMENTS,
@@ -268,7 +276,7 @@ def deployment_changed(event: DeploymentChanged) -> Message | None:
             "deployment_stopped",
             "danger",
             f"{event.name} was stopped",
-            f"It stayed unpaid. Its data is kept{_next(event)} Start it again to keep it.",
+            f"It stayed unpaid. Its data is kept{_next(event, zone)} Start it again to keep it.",
             DEPLOYMENTS,
         )
     if event.status is DeploymentStatus.CANCELLED and event.cause is ChangeCause.MONTH_ENDED:
@@ -290,11 +298,11 @@ def deployment_changed(event: DeploymentChanged) -> Message | None:
     return None
 
 
-def deletion_announced(event: DeletionAnnounced) -> Message:
+def deletion_announced(event: DeletionAnnounced, zone: ZoneInfo) -> Message:
     return Message(
         "deletion_announced",
         "danger",
-        f"{event.name} will be deleted on {_day(event.deleted_at)}",
+        f"{event.name} will be deleted on {_day(event.deleted_at, zone)}",
         "It does not run, and its data is kept until then. Start it again to keep it.",
         DEPLOYMENTS,
     )
@@ -326,7 +334,36 @@ def wallet_credited(event: WalletCredited) -> Message | None:
             f"Your balance is now {balance}.",
             WALLET,
         )
+    if event.kind is TransactionKind.PROMOTION:
+        return Message(
+            "promotion_credited",
+            "success",
+            f"You got {amount} of promotional credit",
+            "It pays for what you buy before your other credits do. Your wallet shows until when.",
+            WALLET,
+        )
     return None
+
+
+def transfer_sent(event: WalletCredited, receiver: str) -> Message:
+    amount = format_usd(event.amount_micros)
+    return Message(
+        "transfer_sent",
+        "info",
+        f"You sent {amount} to {receiver}",
+        "It is in their wallet. If it was not you, set a new password and write to support.",
+        WALLET,
+    )
+
+
+def transfer_received(event: WalletCredited, sender: str) -> Message:
+    return Message(
+        "transfer_received",
+        "success",
+        f"{sender} sent you {format_usd(event.amount_micros)}",
+        f"Your balance is now {format_usd(event.balance_micros)}.",
+        WALLET,
+    )
 
 
 def balance_low(event: BalanceLow) -> Message | None:
@@ -399,6 +436,15 @@ def topup_failed(event: TopupFailed) -> Message:
 
 def topup_reversed(event: TopupReversed) -> Message:
     amount = format_usd(event.amount_micros)
+    if event.refund_id is not None:
+        return Message(
+            "card_refunded",
+            "success",
+            f"{amount} is on its way to your card",
+            f"You had {amount} of unused credits paid back. Your bank may take up to ten days to"
+            " show it. If it was not you, set a new password and write to support.",
+            REFUNDS,
+        )
     what = "disputed" if event.is_dispute else "refunded"
     return Message(
         "topup_reversed",
@@ -411,12 +457,31 @@ def topup_reversed(event: TopupReversed) -> Message:
 
 def topup_restored(event: TopupRestored) -> Message:
     amount = format_usd(event.amount_micros)
+    if event.refund_id is not None:
+        return Message(
+            "card_refund_failed",
+            "warning",
+            f"Your bank sent {amount} back",
+            "It did not take the refund, perhaps because the card is closed. The credits are in"
+            " your wallet again. Write to support to have them paid back otherwise.",
+            REFUNDS,
+        )
     return Message(
         "topup_restored",
         "success",
         f"{amount} of credits came back",
         f"{event.description} The credits that were taken out of your wallet are in it again.",
         WALLET,
+    )
+
+
+def card_refund_refused(event: CardRefundRefused) -> Message:
+    return Message(
+        "card_refund_refused",
+        "warning",
+        f"{format_usd(event.amount_micros)} was not paid back to your card",
+        f"{event.reason} The credits are in your wallet, as they were before.",
+        REFUNDS,
     )
 
 
@@ -459,12 +524,13 @@ def card_expiring(event: CardExpiring) -> Message:
     )
 
 
-def _next(event: DeploymentChanged) -> str:
-    return "." if event.next_status_at is None else f" until {_day(event.next_status_at)}."
+def _next(event: DeploymentChanged, zone: ZoneInfo) -> str:
+    return "." if event.next_status_at is None else f" until {_day(event.next_status_at, zone)}."
 
 
-def _day(moment: datetime) -> str:
-    return f"{moment:%-d %B %Y}"
+def _day(moment: datetime, zone: ZoneInfo) -> str:
+    """The reader's own day, in which the moment lies."""
+    return f"{moment.astimezone(zone):%-d %B %Y}"
 
 
 def _deployment(deployment_id: UUID) -> str:

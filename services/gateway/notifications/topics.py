@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from chassis.bulk import Bulk
 from services.gateway.models import NotificationChoice
 
 
@@ -37,10 +38,12 @@ TOPICS = (
             "password_changed",
             "email_changed",
             "second_step_changed",
+            "role_changed",
             "api_token_made",
             "password_reset",
             "confirm_email",
             "change_email",
+            "invitation",
             "email_in_use",
             "account_deleted",
         ),
@@ -51,6 +54,19 @@ TOPICS = (
         "Automatic charges",
         "Each charge of auto top-up, with the new balance.",
         ("auto_topup_credited",),
+        must_mail=True,
+    ),
+    Topic(
+        "transfers",
+        "Transfers and refunds",
+        "Credits that you sent to another user, were sent, or had paid back to your card.",
+        (
+            "transfer_sent",
+            "transfer_received",
+            "card_refunded",
+            "card_refund_refused",
+            "card_refund_failed",
+        ),
         must_mail=True,
     ),
     Topic(
@@ -116,7 +132,13 @@ TOPICS = (
         "credits",
         "Credits that arrive",
         "Credits that you bought, or that came back.",
-        ("topup_credited", "topup_restored", "refund_credited", "transfer_credited"),
+        (
+            "topup_credited",
+            "topup_restored",
+            "refund_credited",
+            "transfer_credited",
+            "promotion_credited",
+        ),
         mails=False,
     ),
 )
@@ -159,17 +181,21 @@ def choose(session: Session, user_id: UUID, wanted: Mapping[str, Choice]) -> Non
         )
 
 
+_SILENCED = Bulk(
+    "SELECT user_id, topic FROM {rows} JOIN notification_choices USING (user_id, topic)"
+    " WHERE NOT on_page",
+    user_id="uuid",
+    topic="text",
+)
+
+
 def quiet(session: Session, kinds_of_users: Iterable[tuple[UUID, str]]) -> set[tuple[UUID, str]]:
     """Of these users and kinds those that are not to count as unread."""
-    pairs = list(kinds_of_users)
-    rows = session.scalars(
-        select(NotificationChoice).where(
-            NotificationChoice.user_id.in_({user_id for user_id, _ in pairs}),
-            NotificationChoice.on_page.is_(False),
-        )
-    )
-    silenced = {(row.user_id, row.topic) for row in rows}
-    return {(user, kind) for user, kind in pairs if (user, BY_KIND[kind].name) in silenced}
+    topics = {(user, kind): (user, BY_KIND[kind].name) for user, kind in kinds_of_users}
+    if not topics:
+        return set()
+    silenced = {tuple(row) for row in _SILENCED.execute(session, set(topics.values()))}
+    return {pair for pair, topic in topics.items() if topic in silenced}
 
 
 def _choice(topic: Topic, row: NotificationChoice | None) -> Choice:

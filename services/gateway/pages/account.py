@@ -40,6 +40,8 @@ from services.gateway.people.signing_in import check_second_step
 from services.gateway.people.tokens import Scope
 from services.gateway.people.users import CurrentUser
 from services.gateway.security import throttle
+from services.gateway.staff.guard import check_scopes
+from services.gateway.staff.guard import make_token as make_token_of
 
 blueprint = Blueprint("account", __name__, url_prefix="/dashboard/account")
 
@@ -48,6 +50,7 @@ SCOPE_TEXTS = {
     Scope.READ: "Read: everything that these pages show. Every token may.",
     Scope.BUY: "Buy: pay from the wallet, and change what was bought.",
     Scope.MONEY: "Manage money: cards, auto top-up and payouts.",
+    Scope.ADMIN: "Do what your roles allow, for 30 days at most.",
 }
 EXPIRIES_DAYS = (30, 90, 366)
 
@@ -117,17 +120,20 @@ def begin_second_step() -> Answer:
 @blueprint.post("/second-step/confirm")
 @login_required
 def confirm_second_step() -> Answer:
-    user = signed_in_user()
+    """In force from now on; a browser that was never asked for it is logged out."""
+    user, identity, now = signed_in_user(), current_identity(), utc_now()
     throttle("password", str(user.user_id))
     try:
         with database().begin() as session:
             codes = second_step.confirm(
                 session,
-                utc_now(),
+                now,
                 user.user_id,
                 settings().secret_key,
                 request.form.get("code", ""),
             )
+            but = identity.credential_id if identity else None
+            sessions.end_all(session, now, user.user_id, but=but)
     except users.SecondStepRequired as error:
         return render_template("second_step_setup.html", error=str(error)), 422
     forget_identity()
@@ -172,8 +178,9 @@ def make_token() -> Answer:
         wanted = set(request.form.getlist("scopes"))
         scopes = [scope for scope in Scope if scope in wanted]
         now = utc_now()
+        check_scopes(user, name, scopes, request.form.get("code", ""))
         with database().begin() as session:
-            secret = tokens.issue(session, now, user.user_id, name, scopes, _expiry(now))
+            secret = make_token_of(session, now, user.user_id, name, scopes, _expiry(now))
         return _page(new_token=secret)
 
     return _in_section("tokens", act)

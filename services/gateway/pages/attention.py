@@ -16,6 +16,7 @@ from contracts.topup import AutoTopupStatus
 from contracts.wallet import AccountStatus, Wallet
 from services.gateway.models import Notification
 from services.gateway.notifications.storage import Severity
+from services.gateway.pages.formats import when_short
 from services.gateway.people.users import CurrentUser
 
 RUNWAY_WARNING_DAYS = 7
@@ -169,7 +170,6 @@ def _runway(auto_topup: AutoTopupStatus | None, forecast: Forecast | None) -> Bo
     days = forecast.days_until_empty if forecast is not None else None
     if forecast is None or forecast.short_on is None or days is None or days > RUNWAY_WARNING_DAYS:
         return None
-    when = "today" if days == 0 else f"on {forecast.short_on:%-d %B}"
     is_off = auto_topup is not None and auto_topup.state == "off"
     settings = Action("Set up auto top-up", url_for("auto_topup.settings"))
     helps = forecast.auto_topup_refusal
@@ -177,7 +177,7 @@ def _runway(auto_topup: AutoTopupStatus | None, forecast: Forecast | None) -> Bo
         helps = "Auto top-up can buy more in time, within limits you set."
     return Box(
         "warning",
-        f"Short by {format_usd(whole_cents(forecast.short_by_micros))} {when}",
+        f"Short by {format_usd(whole_cents(forecast.short_by_micros))} {when_short(forecast)}",
         f"Your credits do not cover what is due by then. {helps}".strip(),
         [settings, _buy_credits()] if is_off else [_buy_credits()],
     )

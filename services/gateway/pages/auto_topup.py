@@ -28,6 +28,7 @@ from services.gateway.pages.formats import plain_dollars
 from services.gateway.pages.forms import (
     charged_micros,
     command_key,
+    keep_terms,
     money_field,
     optional_money_field,
     said_field,
@@ -132,7 +133,11 @@ def wants_switching_on() -> bool:
 
 def check_switching_on() -> None:
     """Raises what saving these terms would, before anything is bought by them."""
-    call(_switching_on(signed_in_user()).model_copy(update={"dry_run": True}))
+    try:
+        call(_switching_on(signed_in_user()).model_copy(update={"dry_run": True}))
+    except (InvalidAmount, ServiceError):
+        keep_terms()
+        raise
 
 
 def switch_on() -> None:

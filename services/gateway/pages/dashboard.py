@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from chassis.clock import utc_now
 from contracts.billing import (
+    DeploymentStatus,
     DueCharge,
     Forecast,
     ForecastKind,
@@ -43,7 +44,13 @@ def overview() -> str:
     user_id = user.user_id
     wallet, forecast, auto_topup = ask_all(
         GetWallet(user_id=user_id),
-        GetForecast(user_id=user_id, days=DAYS, dearest=DEAREST_MAX, waiting=WAITING_MAX),
+        GetForecast(
+            user_id=user_id,
+            days=DAYS,
+            dearest=DEAREST_MAX,
+            waiting=WAITING_MAX,
+            events_max=forecast_chart.EVENTS_ASKED,
+        ),
         GetAutoTopup(user_id=user_id),
     )
     return render_template(
@@ -80,11 +87,15 @@ def _due_next(forecast: Forecast | None, kind: ForecastKind) -> list[DueCharge]:
 @blueprint.get("/dashboard/deployments")
 @login_required
 def deployments() -> str:
-    """Everything that was deployed, newest first, in pages."""
+    """Everything that was deployed, or what is in one state; newest first, in pages."""
     user_id = signed_in_user().user_id
+    state = request.args.get("state", "")
     try:
         question = ListDeployments(
-            user_id=user_id, cursor=request.args.get("cursor") or None, limit=PAGE_SIZE
+            user_id=user_id,
+            statuses=[state] if state else [],
+            cursor=request.args.get("cursor") or None,
+            limit=PAGE_SIZE,
         )
     except ValidationError:
         raise Problem(422, "bad_request", "This page of deployments does not exist.") from None
@@ -93,4 +104,6 @@ def deployments() -> str:
         page=call(question),
         burn=ask(GetBurnRate(user_id=user_id, limit=1)),
         is_later=bool(question.cursor),
+        states=list(DeploymentStatus),
+        chosen={"state": state} if state else {},
     )

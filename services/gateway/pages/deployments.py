@@ -50,8 +50,8 @@ def single(deployment_id: UUID) -> str:
     runs = deployment.status is DeploymentStatus.ACTIVE
     sizes, forecast, without = ask_all(
         ListResizes(user_id=user_id, deployment_id=deployment_id),
-        GetForecast(user_id=user_id, days=WHAT_IF_DAYS) if runs else None,
-        GetForecast(user_id=user_id, days=WHAT_IF_DAYS, without=deployment_id) if runs else None,
+        _three_months(user_id) if runs else None,
+        _three_months(user_id, without=deployment_id) if runs else None,
     )
     now = utc_now()
     return render_template(
@@ -136,6 +136,10 @@ def resize(deployment_id: UUID) -> Response:
     except ValueError:
         raise Problem(422, "bad_request", "Choose a size, and look at what it costs.") from None
     return _carry_out(command, deployment_id, "It is resized.")
+
+
+def _three_months(user_id: UUID, without: UUID | None = None) -> GetForecast:
+    return GetForecast(user_id=user_id, days=WHAT_IF_DAYS, without=without, events_max=0)
 
 
 def _asked(purpose: str, deployment_id: UUID) -> dict[str, Any]:

@@ -7,13 +7,11 @@ from datetime import date
 from chassis.money import MICROS_PER_USD
 from contracts.billing import Forecast, ForecastDay, ForecastKind
 from contracts.topup import AutoTopupStatus
+from services.gateway.pages.charts import SIDE, Scale, grid_of, ticks_around
 
-SIDE = 1_000
-"""The chart is a square of this many units, which the page stretches."""
-
-TICKS_MAX = 4
 EVENTS_SHOWN_MAX = 4
-STEPS = (1, 2, 5)
+EVENTS_ASKED = 20
+"""Of each day: the others are counted. What is renewed comes before its usage."""
 
 
 @dataclass(frozen=True)
@@ -50,25 +48,10 @@ class Chart:
     @property
     def grid(self) -> list[int]:
         """Where the ticks are."""
-        return [SIDE * number // (len(self.ticks) - 1) for number in range(len(self.ticks))]
+        return grid_of(self.ticks)
 
     def has(self, kind: str) -> bool:
         return any(mark.kind == kind for mark in self.marks)
-
-
-@dataclass(frozen=True)
-class _Scale:
-    """From amounts and days to coordinates."""
-
-    bottom_micros: int
-    top_micros: int
-    days: int
-
-    def x(self, day: int) -> int:
-        return SIDE * day // self.days
-
-    def y(self, micros: int) -> int:
-        return SIDE * (self.top_micros - micros) // (self.top_micros - self.bottom_micros)
 
 
 def draw(forecast: Forecast, auto_topup: AutoTopupStatus | None) -> Chart:
@@ -76,8 +59,9 @@ def draw(forecast: Forecast, auto_topup: AutoTopupStatus | None) -> Chart:
     is_on = auto_topup is not None and auto_topup.state == "active"
     threshold_micros = auto_topup.threshold_micros if auto_topup and is_on else None
     balances = [forecast.available_micros, *(day.balance_micros for day in forecast.days)]
-    ticks = _ticks(min(0, *balances), max(threshold_micros or 0, MICROS_PER_USD, *balances))
-    scale = _Scale(ticks[-1], ticks[0], len(forecast.days))
+    highest = max(threshold_micros or 0, MICROS_PER_USD, *balances)
+    ticks = ticks_around(min(0, *balances), highest, MICROS_PER_USD)
+    scale = Scale(ticks[-1], ticks[0], len(forecast.days))
     line = _steps(scale, forecast)
     short_on = forecast.short_on
     short = [number for number, day in enumerate(forecast.days) if day.date == short_on]
@@ -97,19 +81,7 @@ def _thirds(count: int) -> Sequence[int]:
     return sorted({0, count // 2, count - 1})
 
 
-def _ticks(low_micros: int, high_micros: int) -> list[int]:
-    """Round amounts at equal distances that enclose both, the highest first."""
-    dollar, step = MICROS_PER_USD, MICROS_PER_USD
-    while True:
-        for factor in STEPS:
-            step = factor * dollar
-            low, high = low_micros // step, -(-high_micros // step)
-            if high - low <= TICKS_MAX:
-                return [number * step for number in range(high, low - 1, -1)]
-        dollar *= 10
-
-
-def _steps(scale: _Scale, forecast: Forecast) -> str:
+def _steps(scale: Scale, forecast: Forecast) -> str:
     """A level line for each day, and a step where the balance changes."""
     path, before = f"M0 {scale.y(forecast.available_micros)}", forecast.available_micros
     for number, day in enumerate(forecast.days):
@@ -119,7 +91,7 @@ def _steps(scale: _Scale, forecast: Forecast) -> str:
     return f"{path}H{SIDE}"
 
 
-def _marks(scale: _Scale, forecast: Forecast) -> Iterable[Mark]:
+def _marks(scale: Scale, forecast: Forecast) -> Iterable[Mark]:
     """Where the step is; on a day that has both the top-up at its upper end. Usage is the slope
     between them, and has no mark."""
     before_micros = forecast.available_micros

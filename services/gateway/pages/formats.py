@@ -1,8 +1,10 @@
 """How pages write money, dates and the words of the contracts."""
 
 import math
+from calendar import month_abbr
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
+from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from jinja2 import Environment
@@ -17,10 +19,18 @@ from chassis.money import (
     from_cents,
     whole_cents,
 )
-from contracts.billing import ChangeCause, DeploymentChange, DeploymentStatus, PurchaseStatus
+from contracts.billing import (
+    ChangeCause,
+    DeploymentChange,
+    DeploymentStatus,
+    Forecast,
+    PurchaseStatus,
+)
 from contracts.catalog import BillingPeriod, Category, Meter, Product, SortOrder
 from contracts.topup import TopupStatus, Trigger, brand_name
 from contracts.wallet import Noted, Transaction, TransactionKind
+from services.gateway.backend import database
+from services.gateway.people import users
 from services.gateway.people.identity import current_user
 
 SOON = timedelta(seconds=15)
@@ -58,6 +68,8 @@ KIND_NAMES = {
     TransactionKind.MIGRATION: "Migration",
     TransactionKind.CHARGEBACK: "Chargeback",
     TransactionKind.PAYOUT: "Payout",
+    TransactionKind.EXCHANGE: "Exchange",
+    TransactionKind.PROMOTION: "Promotional credit",
 }
 CHANGES = {
     ChangeCause.RENAMED: "You renamed it.",
@@ -106,6 +118,19 @@ _TRIGGERS = {
 def money(amount_micros: int) -> str:
     """``$25.00``; an amount is in micro-dollars."""
     return format_usd(amount_micros)
+
+
+def units(amount_units: int) -> str:
+    """``1,250.5``: millionths of a coin that is no dollar, all of its digits."""
+    whole, millionths = divmod(abs(amount_units), 1_000_000)
+    written = f"{whole:,}.{millionths:06}".rstrip("0").rstrip(".")
+    return f"{MINUS if amount_units < 0 else ''}{written}"
+
+
+def percent(amount_ppm: int) -> str:
+    """``0.5%``: millionths as a percentage with two decimals, rounded up."""
+    hundredths = -(-amount_ppm // 100)
+    return f"{hundredths // 100}.{hundredths % 100:02}".rstrip("0").rstrip(".") + "%"
 
 
 def signed_money(amount_micros: int) -> str:
@@ -159,12 +184,22 @@ def meter_price(meter: Meter) -> str:
 
 def day(moment: date | None) -> str:
     """``22 Nov 2026``."""
-    return f"{moment.day} {moment:%b %Y}" if moment else ""
+    return f"{moment.day} {month_abbr[moment.month]} {moment.year}" if moment else ""
 
 
-def day_in_words(moment: date) -> str:
-    """``28 December``, in a sentence about the days to come."""
-    return f"{moment.day} {moment:%B}"
+def day_for_reader(moment: date | None) -> str:
+    """The same, of a moment in the time zone of who asks. A day is that day everywhere."""
+    return day(moment.astimezone(reader_zone()) if isinstance(moment, datetime) else moment)
+
+
+def when_short(forecast: Forecast) -> str:
+    """``today`` or ``on 28 December``: when credits do not cover what is due, for who asks."""
+    when, days = forecast.short_on, forecast.days_until_empty
+    if forecast.short_at is not None:
+        zone = reader_zone()
+        when = forecast.short_at.astimezone(zone).date()
+        days = (when - utc_now().astimezone(zone).date()).days
+    return "today" if when is None or not days else f"on {when.day} {when:%B}"
 
 
 def minute(moment: datetime | None, time_zone: str = "UTC") -> str:
@@ -176,10 +211,11 @@ def minute(moment: datetime | None, time_zone: str = "UTC") -> str:
     if moment is None:
         return ""
     moment = moment.astimezone(UTC)
-    written = f"{moment.day} {moment:%b %Y, %H:%M} UTC"
-    at = f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+    written = f"{day(moment)}, {moment.hour:02}:{moment.minute:02} UTC"
+    at = f"{moment.replace(tzinfo=None).isoformat(timespec='seconds')}Z"
     if time_zone == "UTC":
-        return Markup('<time datetime="{}">{}</time>').format(at, written)
+        # Nothing but digits and the names of months is in it, and a list has dozens.
+        return Markup(f'<time datetime="{at}">{written}</time>')  # noqa: S704
     local = moment.astimezone(ZoneInfo(time_zone))
     day_there = "" if local.date() == moment.date() else f"{local.day} {local:%b}, "
     place = time_zone.rpartition("/")[2].replace("_", " ")
@@ -189,8 +225,13 @@ def minute(moment: datetime | None, time_zone: str = "UTC") -> str:
 
 def minute_for_reader(moment: datetime | None) -> str:
     """The same in the time zone of who asks."""
+    return minute(moment, reader_zone().key)
+
+
+def reader_zone() -> ZoneInfo:
+    """That of who asks; UTC for who has chosen none."""
     user = current_user()
-    return minute(moment, user.time_zone if user else "UTC")
+    return ZoneInfo(user.time_zone if user else "UTC")
 
 
 def clock(moment: datetime) -> str:
@@ -253,6 +294,22 @@ def duration(seconds: int) -> str:
     return f"{seconds} second{'' if seconds == 1 else 's'}"
 
 
+def transaction_title(transaction: Transaction) -> str:
+    """What the ledger says of it; of a transfer also with whom, which the ledger does not name."""
+    is_sent = transaction.amount_micros < 0
+    other = transaction.metadata.get(Noted.TO_USER_ID if is_sent else Noted.FROM_USER_ID)
+    if transaction.kind is not TransactionKind.TRANSFER or other is None:
+        return transaction.description
+    with database().read() as session:
+        name = users.emails(session, [UUID(other)]).get(UUID(other), "another user")
+    return f"Transfer {'to' if is_sent else 'from'} {name}"
+
+
+def short_id(identifier: UUID) -> str:
+    """``#a1b2c3``: the end of an id, which tells what was made at the same moment apart."""
+    return f"#{identifier.hex[-6:]}"
+
+
 def card_name(brand: str, last4: str) -> str:
     """``Visa •••• 4242``."""
     return f"{brand_name(brand)} •••• {last4}"
@@ -262,6 +319,8 @@ def install(templates: Environment) -> None:
     """Give the templates these filters and names."""
     templates.filters.update(
         money=money,
+        units=units,
+        percent=percent,
         signed_money=signed_money,
         money_rounded=rounded_money,
         lacking=lacking,
@@ -270,8 +329,8 @@ def install(templates: Environment) -> None:
         duration=duration,
         period_suffix=period_suffix,
         meter_price=meter_price,
-        day=day,
-        day_in_words=day_in_words,
+        day=day_for_reader,
+        when_short=when_short,
         dollars=dollars,
         minute=minute_for_reader,
         clock=clock,
@@ -283,6 +342,8 @@ def install(templates: Environment) -> None:
         change_sentence=change_sentence,
         triggering_purchase=triggering_purchase,
         category_name=CATEGORY_NAMES.__getitem__,
+        short_id=short_id,
+        transaction_title=transaction_title,
         kind_name=KIND_NAMES.__getitem__,
     )
     names: dict[str, Any] = {

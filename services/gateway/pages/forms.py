@@ -23,6 +23,7 @@ QUANTITY_MAX = 100
 FIELD_PREFIX = "choices."
 CUSTOM = "custom"
 TYPED_CREDITS, REFUSED_CREDITS = "typed-credits", "refused-credits"
+TYPED_TERMS = {"threshold": "typed-threshold-credits", "topup_amount": "typed-amount-credits"}
 TYPED_LENGTH_MAX = 40
 _TYPED_DOLLARS = re.compile(r"\$? ?([0-9]+|[0-9]{1,3}(?:,[0-9]{3})+(?=\.))(\.[0-9]{1,2})?")
 """A comma groups thousands where a point follows it; alone it is a decimal comma to many."""
@@ -194,6 +195,23 @@ def refused_credits() -> RefusedCredits | None:
         get_flashed_messages(category_filter=[kind]) for kind in (TYPED_CREDITS, REFUSED_CREDITS)
     )
     return RefusedCredits(str(typed[0]), str(error[0])) if typed and error else None
+
+
+def keep_terms() -> None:
+    """Have the next page show the terms of auto top-up as they were typed; what they lack, the
+    message beside it says."""
+    for name, kind in TYPED_TERMS.items():
+        flash(request.form.get(name, "")[:TYPED_LENGTH_MAX], kind)
+
+
+def typed_terms() -> dict[str, str]:
+    """What :func:`keep_terms` left for this page; empty where that is nothing."""
+    if "HX-Request" in request.headers:
+        return {}
+    kept = {
+        name: get_flashed_messages(category_filter=[kind]) for name, kind in TYPED_TERMS.items()
+    }
+    return {name: str(typed[0]) for name, typed in kept.items() if typed}
 
 
 def return_path(default: str) -> str:

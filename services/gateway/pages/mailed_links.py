@@ -22,6 +22,7 @@ from services.gateway.security import place, throttle
 blueprint = Blueprint("mailed_links", __name__)
 
 Answer = Response | str | tuple[str, int]
+_SETTING_A_PASSWORD = (Purpose.PASSWORD_RESET, Purpose.INVITATION)
 _CONFIRMING = (Purpose.CONFIRM_EMAIL, Purpose.CHANGE_EMAIL)
 
 
@@ -47,7 +48,7 @@ def forgot() -> Answer:
 @blueprint.get("/password/reset")
 @open_to(Who.LINK_HOLDERS)
 def reset_form() -> Answer:
-    link = _opened(Purpose.PASSWORD_RESET)
+    link = _opened(*_SETTING_A_PASSWORD)
     if link is None:
         return _ended()
     return render_template("reset_password.html", link=request.args["link"], email=link.email)
@@ -57,7 +58,7 @@ def reset_form() -> Answer:
 @open_to(Who.LINK_HOLDERS)
 def reset() -> Answer:
     throttle("reset", place())
-    link = _opened(Purpose.PASSWORD_RESET)
+    link = _opened(*_SETTING_A_PASSWORD)
     if link is None:
         return _ended()
     text, password = request.form["link"], request.form.get("password", "")
@@ -66,7 +67,7 @@ def reset() -> Answer:
         password_hash = users.new_password_hash(link.email, password)
         now, key = utc_now(), settings().secret_key
         with database().begin() as session:
-            found = links.opened(session, now, key, text, Purpose.PASSWORD_RESET, to_use=True)
+            found = links.opened(session, now, key, text, *_SETTING_A_PASSWORD, to_use=True)
             passwords.reset(session, now, found, password_hash)
     except users.LinkEnded:
         return _ended()

@@ -5,7 +5,16 @@ from werkzeug.wrappers import Response
 
 from chassis.digits import whole_number
 from chassis.money import InvalidAmount
-from contracts.catalog import CountProducts, GetProduct, ListProducts, ProductFilters, SortOrder
+from contracts.catalog import (
+    CountProducts,
+    GetProduct,
+    GetProvider,
+    ListProducts,
+    ProductFilters,
+    Provider,
+    SortOrder,
+)
+from contracts.errors import ServiceError
 from services.gateway.access import Who, open_to
 from services.gateway.errors import Problem
 from services.gateway.pages.forms import (
@@ -59,7 +68,12 @@ def listing() -> str:
     cards = show_part(
         page,
         (*sorted(chosen.items()), current_user() is None),
-        lambda: render_template("parts/product_cards.html", page=page, chosen=chosen),
+        lambda: render_template(
+            "parts/product_cards.html",
+            page=page,
+            chosen=chosen,
+            is_first_page=question.cursor is None,
+        ),
     )
     if "HX-Request" in request.headers:
         return cards
@@ -70,6 +84,7 @@ def listing() -> str:
         question=question,
         chosen=chosen,
         facets=show_if_it_answers(_count(question)),
+        provider=_profile(question.provider_name) if question.provider_name else None,
         MEASURES=MEASURES,
         SortOrder=SortOrder,
         is_first_page=question.cursor is None,
@@ -139,6 +154,14 @@ def _question(chosen: dict[str, str], cursor: str | None) -> ListProducts:
     except ValueError as error:
         sentence = str(error) if isinstance(error, InvalidAmount) else "No such filter or order."
         raise Problem(422, "bad_request", f"{sentence} Go back to the marketplace.") from None
+
+
+def _profile(name: str) -> Provider | None:
+    """What a provider says of themself; most of ours say nothing, and the page does without."""
+    try:
+        return show(GetProvider(name=name))
+    except ServiceError:
+        return None
 
 
 def _count(question: ListProducts) -> CountProducts:

@@ -9,13 +9,14 @@ from contracts.topup import AutoTopupState, AutoTopupStatus, GetAutoTopup, GetAu
 from contracts.wallet import GetWallet, Wallet
 from services.gateway.backend import ask_all, known
 from services.gateway.pages import formats
-from services.gateway.pages.forms import new_key, refused_credits
+from services.gateway.pages.forms import new_key, refused_credits, typed_terms
 from services.gateway.pages.notifications import unread_count
 from services.gateway.people.identity import current_user
 
 blueprint = Blueprint("navbar", __name__)
 blueprint.add_app_template_global(new_key)
 blueprint.add_app_template_global(refused_credits)
+blueprint.add_app_template_global(typed_terms)
 
 
 @dataclass(frozen=True)

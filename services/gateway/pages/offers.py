@@ -6,7 +6,8 @@ from uuid import UUID
 
 from pydantic import TypeAdapter
 
-from chassis.money import whole_cents
+from chassis.money import bps_of, whole_cents
+from contracts.billing import GetDiscounts
 from contracts.catalog import GetQuote, Meter, Product, QuoteLine
 from contracts.topup import (
     AutoTopupPreview,
@@ -21,7 +22,7 @@ from contracts.topup import (
     TopupOverview,
 )
 from contracts.wallet import AccountStatus, Affordability, CheckAffordability
-from services.gateway.backend import ask, ask_all, call
+from services.gateway.backend import ask, ask_all, call, call_and_ask
 from services.gateway.pages.forms import (
     CREDIT_CHOICES_MICROS,
     amounts_for,
@@ -134,7 +135,17 @@ class Offer:
     product: Product
     quantity: int
     unit_price_micros: int
+    unit_discount_micros: int
     payment: Payment
+
+    @property
+    def list_price_micros(self) -> int:
+        """What all of it costs by the catalog."""
+        return self.unit_price_micros * self.quantity
+
+    @property
+    def discount_micros(self) -> int:
+        return self.unit_discount_micros * self.quantity
 
     @property
     def meters_said(self) -> str:
@@ -143,14 +154,20 @@ class Offer:
 
 
 def make_offer(user_id: UUID, product: Product, quantity: int) -> Offer:
-    """Ask the catalog for the price, and how it would be paid.
+    """Ask the catalog for the price, what is taken off it, and how it would be paid.
 
     Raises ``OutOfStock`` and ``NotFound`` of the catalog.
     """
-    quote = call(GetQuote(lines=[QuoteLine(product_id=product.product_id, quantity=quantity)]))
+    quote, discounts = call_and_ask(
+        GetQuote(lines=[QuoteLine(product_id=product.product_id, quantity=quantity)]),
+        GetDiscounts(user_id=user_id, provider_ids=[product.provider_id]),
+    )
     line = quote.lines[0]
-    payment = make_payment(user_id, quote.total_micros)
-    return Offer(line.product, quantity, line.unit_price_micros, payment)
+    off_micros = 0
+    if discounts is not None:
+        off_micros = bps_of(line.unit_price_micros, discounts.discounts_bps[0])
+    payment = make_payment(user_id, quote.total_micros - off_micros * quantity)
+    return Offer(line.product, quantity, line.unit_price_micros, off_micros, payment)
 
 
 def make_payment(user_id: UUID, total_micros: int) -> Payment:

@@ -25,7 +25,7 @@ from contracts.billing import (
     StartPurchase,
 )
 from contracts.catalog import GetProduct, Meter
-from contracts.errors import BadRequest, DeadlineExceeded, Overloaded, ServiceError, Unavailable
+from contracts.errors import NO_ANSWER, BadRequest, ServiceError
 from contracts.topup import (
     AutoTopupPreview,
     ChargeForecast,
@@ -38,7 +38,8 @@ from contracts.topup import (
     TopupStatus,
 )
 from contracts.wallet import AccountStatus, GetWallet
-from services.gateway.backend import ask, ask_all, call
+from services.gateway.backend import ask, ask_all, call, database
+from services.gateway.cart import checkout
 from services.gateway.errors import Problem
 from services.gateway.pages.auto_topup import (
     check_switching_on,
@@ -89,7 +90,8 @@ def start() -> Response | str | tuple[str, int]:
     slug = request.form.get("slug", "")
     back = url_for("marketplace.product", slug=slug) if slug else url_for("marketplace.listing")
     line = _line()
-    spend_micros = (line.expected_unit_price_micros or 0) * line.quantity
+    unit_micros = (line.expected_unit_price_micros or 0) - (line.expected_unit_discount_micros or 0)
+    spend_micros = max(unit_micros, 0) * line.quantity
     try:
         amount_micros = chosen_micros()
         may_charge = amount_micros is None and not wants_switching_on()
@@ -107,7 +109,7 @@ def start() -> Response | str | tuple[str, int]:
                 lines=[line],
             )
         )
-    except (DeadlineExceeded, Unavailable, Overloaded) as error:
+    except NO_ANSWER as error:
         # Perhaps it was bought: the same form, with the same key, is the way to find out.
         flash(f"{error} Pressing again is safe: it buys once.", "warning")
         return _same_form(slug)
@@ -202,9 +204,13 @@ def buy_credits(purchase_id: UUID) -> Response:
 @blueprint.post("/purchases/<uuid:purchase_id>/cancel")
 @login_required
 def cancel(purchase_id: UUID) -> Response:
+    user_id = signed_in_user().user_id
     try:
-        call(CancelPurchase(user_id=signed_in_user().user_id, purchase_id=purchase_id))
-        flash("The purchase is cancelled. Nothing was charged for it.", "info")
+        call(CancelPurchase(user_id=user_id, purchase_id=purchase_id))
+        with database().begin() as session:
+            is_in_cart = checkout.put_back(session, utc_now(), user_id, purchase_id)
+        back = " What it was to buy is in your cart again." if is_in_cart else ""
+        flash(f"The purchase is cancelled. Nothing was charged for it.{back}", "info")
     except ServiceError as error:
         flash(str(error), "danger")
     return redirect(url_for("purchases.follow", purchase_id=purchase_id), 303)
@@ -454,6 +460,7 @@ def _line() -> PurchaseLine:
             product_id=read_id(request.form.get("product_id", "")),
             quantity=whole_number_field("quantity", otherwise=1),
             expected_unit_price_micros=whole_number_field("unit_price_micros"),
+            expected_unit_discount_micros=whole_number_field("unit_discount_micros", otherwise=0),
             choices=chosen_fields(),
             expected_meters=_shown_meters(),
         )

@@ -7,12 +7,13 @@ from flask import Blueprint, redirect, render_template, request, url_for
 from pydantic import ValidationError
 from werkzeug.wrappers import Response
 
-from chassis.clock import start_of_day
+from chassis.clock import start_of_day, utc_now
 from chassis.money import whole_cents
 from contracts.topup import GetAutoTopup, GetTopupOverview
-from contracts.wallet import GetWallet, Statement, TransactionKind
+from contracts.wallet import GetPromotions, GetWallet, Statement, TransactionKind
 from services.gateway.backend import ask_all, call, note
 from services.gateway.errors import Problem
+from services.gateway.pages import statements
 from services.gateway.pages.cards import say_what_happened
 from services.gateway.pages.offers import by_card
 from services.gateway.pages.topups import payments_arriving
@@ -34,10 +35,11 @@ def overview() -> str | Response:
     if topup_id or "card_setup" in request.args:
         say_what_happened()
         return redirect(url_for("wallet.overview"), 303)
-    wallet, paying, statement = ask_all(
+    wallet, paying, statement, promotional = ask_all(
         GetWallet(user_id=user_id),
         GetTopupOverview(user_id=user_id),
         Statement(user_id=user_id, limit=RECENT),
+        GetPromotions(user_id=user_id),
     )
     auto_topup = paying.auto_topup if paying else None
     if auto_topup:
@@ -48,6 +50,7 @@ def overview() -> str | Response:
     return render_template(
         "wallet.html",
         wallet=wallet,
+        promotions=promotional.promotions if promotional else [],
         auto_topup=auto_topup,
         debt_micros=debt_micros,
         settles_micros=max(whole_cents(debt_micros), least_micros),
@@ -81,7 +84,11 @@ def transactions() -> str:
             "A date is written like 2026-11-22, and the kind is one of the list.",
         ) from None
     return render_template(
-        "transactions.html", page=call(question), chosen=chosen, is_later=bool(question.cursor)
+        "transactions.html",
+        page=call(question),
+        chosen=chosen,
+        is_later=bool(question.cursor),
+        months=statements.months_offered(signed_in_user(), utc_now()),
     )
 
 

@@ -7,14 +7,16 @@ books, which nobody may change: ledger, purchases, receipts as they were issued.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import delete
+from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.orm import Session
 
 from chassis.clock import utc_now
+from chassis.identifiers import new_id
 from chassis.money import MICROS_PER_CENT, format_usd
+from chassis.outbox import publish
 from contracts.billing import (
     Deployment,
     DeploymentStatus,
@@ -24,24 +26,31 @@ from contracts.billing import (
     PayoutStatus,
     PurchaseStatus,
 )
+from contracts.gateway import AccountDeleted
+from contracts.legacy import GetPools
 from contracts.topup import (
+    CardRefundStatus,
     ConfigureAutoTopup,
     GetTopupOverview,
+    ListCardRefunds,
     ListPaymentMethods,
     RemovePaymentMethod,
     TopupStatus,
 )
 from contracts.wallet import GetWallet
-from services.gateway.backend import call, database
+from services.gateway.backend import call, database, settings
 from services.gateway.models import (
     ApiToken,
     BillingDetailsRow,
     Cart,
+    Hook,
     Mail,
     MailLink,
     Notification,
     NotificationChoice,
     RecoveryCode,
+    RoleGrant,
+    TransferRow,
     User,
     UserSession,
 )
@@ -59,8 +68,16 @@ _PAYOUT_OPEN = [
     PayoutStatus.PAYING,
     PayoutStatus.REFUSING,
 ]
+_REFUND_OPEN = {
+    CardRefundStatus.REQUESTED,
+    CardRefundStatus.HELD,
+    CardRefundStatus.SENT,
+    CardRefundStatus.PENDING,
+}
 _TOPUP_ENDS = {TopupStatus.CREDITED, TopupStatus.FAILED, TopupStatus.CANCELLED}
 TOPUPS_LOOKED_AT = 100
+CLOCKS_APART = timedelta(minutes=1)
+"""So much at most our machines differ about what time it is."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +91,15 @@ class Reason:
 
 def reasons_against(user_id: UUID) -> list[Reason]:
     """All of them at once. Raises a service's error where one cannot be asked."""
-    return [*_money(user_id), *_deployments(user_id), *_unfinished(user_id)]
+    # What is under way to the wallet is looked for before the wallet is.
+    return [
+        *_coming(user_id),
+        *in_pools(user_id),
+        *_money(user_id),
+        *_deployments(user_id),
+        *_unfinished(user_id),
+        *_held(user_id),
+    ]
 
 
 def close(user_id: UUID) -> list[Reason]:
@@ -87,10 +112,17 @@ def close(user_id: UUID) -> list[Reason]:
         return reasons
     _end_charges(user_id)
     # A charge may have begun before it could not any more.
+    now = utc_now()
     reasons = reasons_against(user_id)
     if not reasons:
         with database().begin() as session:
-            forget(session, utc_now(), user_id)
+            session.get_one(User, user_id, with_for_update=True)
+            reasons = [
+                *_sent_since(session, user_id, now - CLOCKS_APART),
+                *_roles(session, user_id),
+            ]
+            if not reasons:
+                forget(session, now, user_id)
     return reasons
 
 
@@ -110,6 +142,7 @@ def forget(session: Session, now: datetime, user_id: UUID) -> None:
         Notification,
         Mail,
         Cart,
+        Hook,
     ):
         session.execute(delete(table).where(table.user_id == user_id))
     user.email = user.email_key = f"deleted-{user_id}"
@@ -117,6 +150,7 @@ def forget(session: Session, now: datetime, user_id: UUID) -> None:
     user.email_confirmed_at = user.second_step_secret = user.second_step_since = None
     user.second_step_used = user.second_step_used_for = None
     user.time_zone, user.deleted_at = "UTC", now
+    publish(session, AccountDeleted(event_id=new_id(), occurred_at=now, user_id=user_id))
     mails.queue_to_address(
         session,
         now,
@@ -129,13 +163,51 @@ def forget(session: Session, now: datetime, user_id: UUID) -> None:
     )
 
 
+def _coming(user_id: UUID) -> list[Reason]:
+    with database().read() as session:
+        return _sent_since(session, user_id, None)
+
+
+def _sent_since(session: Session, user_id: UUID, moment: datetime | None) -> list[Reason]:
+    """Credits that others send, and of which the wallet has not said that they came; all of those
+    since a moment, where the wallet was asked before they could be in it."""
+    is_open: ColumnElement[bool] = TransferRow.transaction_id.is_(None)
+    if moment is not None:
+        is_open |= TransferRow.created_at >= moment
+    found = session.scalar(
+        select(TransferRow.key).where(TransferRow.to_user_id == user_id, is_open).limit(1)
+    )
+    if found is None:
+        return []
+    return [
+        Reason(
+            "Credits that somebody is sending you may still come. Try again later.",
+            "/dashboard/wallet",
+            "Open your wallet",
+        )
+    ]
+
+
+def in_pools(user_id: UUID) -> Iterator[Reason]:
+    """What is in the pools of the old system or under way there, where the site shows them."""
+    if not settings().pools_page:
+        return
+    pools = call(GetPools(user_id=user_id))
+    if pools.under_way is not None or any(pool.own_share_units for pool in pools.pools):
+        yield Reason(
+            "You have liquidity in a pool, or an exchange is under way. Withdraw it, or wait.",
+            "/dashboard/pools-advanced",
+            "Open the pools",
+        )
+
+
 def _money(user_id: UUID) -> Iterator[Reason]:
     balance = call(GetWallet(user_id=user_id)).balance_micros
     wallet = ("/dashboard/wallet", "Open your wallet")
     if balance >= MICROS_PER_CENT:
         yield Reason(
-            f"Your wallet holds {format_usd(balance)}. Spend it, have it paid out, or ask support"
-            " to send it back.",
+            f"Your wallet holds {format_usd(balance)}. Spend it, have it paid out or back to your"
+            " card, or ask support.",
             *wallet,
         )
     if balance < 0:
@@ -172,11 +244,32 @@ def _unfinished(user_id: UUID) -> Iterator[Reason]:
     wallet = ("/dashboard/wallet", "Open your wallet")
     if call(ListPayouts(user_id=user_id, statuses=_PAYOUT_OPEN, limit=1)).payouts:
         yield Reason("A payout is under way. Wait until it has arrived.", *wallet)
+    refunds = call(ListCardRefunds(user_id=user_id, limit=TOPUPS_LOOKED_AT)).refunds
+    if any(refund.status in _REFUND_OPEN for refund in refunds):
+        yield Reason("A refund to your card is under way. Wait until it has arrived.", *wallet)
     overview = call(GetTopupOverview(user_id=user_id, topups=TOPUPS_LOOKED_AT))
     if any(topup.status not in _TOPUP_ENDS for topup in overview.topups.topups):
         yield Reason(
             "A payment is under way, or its card page is open. It ends within a day.", *wallet
         )
+
+
+def _held(user_id: UUID) -> list[Reason]:
+    with database().read() as session:
+        return _roles(session, user_id)
+
+
+def _roles(session: Session, user_id: UUID) -> list[Reason]:
+    """Taking a role away is an act of an operator's, which stands in the audit log."""
+    if session.scalar(select(RoleGrant.role).where(RoleGrant.user_id == user_id).limit(1)) is None:
+        return []
+    return [
+        Reason(
+            "You have a role here. Ask an operator to take it away first.",
+            "/docs/support",
+            "Open support",
+        )
+    ]
 
 
 def _end_charges(user_id: UUID) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import wraps
-from typing import Literal, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 from uuid import UUID
 
 from flask import g, request
@@ -25,7 +25,7 @@ from services.gateway.errors import Problem, wants_json
 from services.gateway.models import User
 from services.gateway.people import sessions, tokens, users
 from services.gateway.people.bearer_secrets import fingerprint
-from services.gateway.people.tokens import EVERYTHING, Scope
+from services.gateway.people.tokens import Scope
 from services.gateway.people.users import CurrentUser
 from services.gateway.people.way_back import to_login
 from services.gateway.recent import Recent
@@ -33,11 +33,16 @@ from services.gateway.recent import Recent
 log = logging.getLogger(__name__)
 
 _COOKIE_FIELD = "sid"
+_SEEN_FIELD = "seen"
+"""When the cookie was last given a new end, in Unix time."""
 CART_FIELD = "cart"
 """Where a visitor's cookie holds the secret of the cart, which a login does not end."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+_NOT_ASKED: Any = object()
 
 
 @dataclass(frozen=True)
@@ -47,20 +52,20 @@ class Identity:
     user: CurrentUser
     via: Literal["session", "token"]
     credential_id: UUID
-    scopes: frozenset[Scope] = EVERYTHING
+    scopes: frozenset[Scope] = frozenset(Scope)
 
 
 def current_identity() -> Identity | None:
     """Who asks, looked up once for each request, also where that fails."""
-    if "identity_error" in g and "identity" not in g:
-        raise g.identity_error
-    if "identity" not in g:
+    identity: Identity | None = g.get("identity", _NOT_ASKED)
+    if identity is _NOT_ASKED:
+        if "identity_error" in g:
+            raise g.identity_error
         try:
-            g.identity = _identify()
+            identity = g.identity = _identify()
         except Exception as error:
             g.identity_error = error
             raise
-    identity: Identity | None = g.identity
     return identity
 
 
@@ -180,9 +185,11 @@ def _identify() -> Identity | None:
     if not isinstance(secret, str):
         return None
     identity = _remembered(_by_cookie, secret)
-    # The cookie lives on with every page that is opened, and with nothing that a page fetches.
+    # The cookie lives on with the pages that are opened, and with nothing that a page fetches.
     if identity is not None and not wants_json() and "HX-Request" not in request.headers:
-        cookie.modified = True
+        now_s = int(utc_now().timestamp())
+        if now_s - cookie.get(_SEEN_FIELD, 0) >= sessions.SEEN_EVERY.total_seconds():
+            cookie[_SEEN_FIELD] = now_s
     return identity
 
 

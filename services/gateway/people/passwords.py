@@ -62,8 +62,9 @@ def change(
 ) -> None:
     """Set another password where the present one's hash is ``known_hash``, which was checked.
 
-    What logins gave ends, but for the session or token ``stays``; tokens with a name of the
-    user's own go on. Raises :class:`WrongPassword` where it was changed meanwhile.
+    What logins gave ends, and tokens for roles, but for the session or token ``stays``; other
+    tokens with a name of the user's own go on. Raises :class:`WrongPassword` where it was changed
+    meanwhile.
     """
     changed = session.scalar(
         update(User)
@@ -75,6 +76,7 @@ def change(
         raise WrongPassword("The password was changed meanwhile. Try again with the new one.")
     sessions.end_all(session, now, user_id, but=stays)
     tokens.revoke_all(session, now, user_id, of_logins_only=True, but=stays)
+    tokens.revoke_for_roles(session, now, user_id, but=stays)
     _end_links_and_tell(session, now, user_id, "Other browsers are logged out.")
 
 

@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session
 from chassis.identifiers import new_id
 from services.gateway.models import RecoveryCode, User
 from services.gateway.notifications import storage
+from services.gateway.people import tokens
 from services.gateway.people.passwords import ACCOUNT_PAGE
 from services.gateway.people.users import SecondStepRequired
 
@@ -114,6 +115,7 @@ def switch_off(session: Session, now: datetime, user_id: UUID) -> None:
     """For who has just been checked."""
     user = session.get_one(User, user_id, with_for_update=True)
     user.second_step_secret = user.second_step_since = user.second_step_used_for = None
+    tokens.revoke_for_roles(session, now, user_id)
     session.execute(delete(RecoveryCode).where(RecoveryCode.user_id == user_id))
     _tell(session, now, user_id, "off")
 

@@ -1,10 +1,10 @@
-"""The time zone in which a user reads times, beside UTC."""
+"""The time zone in which a user reads times, beside UTC, and the dates of messages and mails."""
 
 from functools import cache
 from uuid import UUID
-from zoneinfo import available_timezones
+from zoneinfo import ZoneInfo, available_timezones
 
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from services.gateway.models import User
@@ -31,6 +31,12 @@ def names() -> tuple[str, ...]:
 
 def is_known(name: str) -> bool:
     return name in names()
+
+
+def of(session: Session, user_id: UUID) -> ZoneInfo:
+    """In which this user reads dates; UTC for somebody who has no account here (yet)."""
+    name = session.scalar(select(User.time_zone).where(User.user_id == user_id))
+    return ZoneInfo(name or "UTC")
 
 
 def choose(session: Session, user_id: UUID, name: str) -> None:

@@ -30,9 +30,16 @@ class Scope(StrEnum):
     READ = "read"
     BUY = "buy"
     MONEY = "money"
+    ADMIN = "admin"
+    """What its owner's roles allow: only who has one may make it (staff/guard.py). It ends with any
+    role that is taken, with the second step and with the password."""
 
 
-EVERYTHING = frozenset(Scope)
+EVERYTHING = frozenset({Scope.READ, Scope.BUY, Scope.MONEY})
+"""All that is one's own: what a token may do that a login gives."""
+
+ADMIN_FOR = timedelta(days=30)
+"""How long a token with the scope ``admin`` works at most."""
 
 # Made once: putting a query together takes longer than asking it.
 _FIND = (
@@ -69,6 +76,8 @@ def issue(
 
     Raises :class:`TooMany`.
     """
+    if Scope.ADMIN in scopes:
+        expires_at = min(expires_at or now + ADMIN_FOR, now + ADMIN_FOR)
     if not is_of_login:
         # One at a time for each user, so that the bound is exact.
         session.execute(select(User.user_id).where(User.user_id == user_id).with_for_update())
@@ -148,6 +157,20 @@ def revoke_all(
     ending = update(ApiToken).where(ApiToken.user_id == user_id, ApiToken.revoked_at.is_(None))
     if of_logins_only:
         ending = ending.where(ApiToken.is_of_login)
+    if but is not None:
+        ending = ending.where(ApiToken.token_id != but)
+    session.execute(ending.values(revoked_at=now))
+
+
+def revoke_for_roles(
+    session: Session, now: datetime, user_id: UUID, *, but: UUID | None = None
+) -> None:
+    """End a user's tokens with the scope ``admin``, but for one."""
+    ending = update(ApiToken).where(
+        ApiToken.user_id == user_id,
+        ApiToken.revoked_at.is_(None),
+        ApiToken.scopes.contains(Scope.ADMIN.value),
+    )
     if but is not None:
         ending = ending.where(ApiToken.token_id != but)
     session.execute(ending.values(revoked_at=now))

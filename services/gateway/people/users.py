@@ -11,6 +11,7 @@ database transaction: a connection is not held while the processor works.
 import logging
 import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar
@@ -55,6 +56,8 @@ class CurrentUser:
     is_email_confirmed: bool
     has_second_step: bool
     time_zone: str
+    is_staff: bool
+    """Whether the menu leads to /admin; what is there asks the database again."""
 
 
 DESCRIBED = (
@@ -65,6 +68,7 @@ DESCRIBED = (
     User.email_confirmed_at,
     User.second_step_since,
     User.time_zone,
+    User.is_staff,
 )
 """The columns that :func:`describe` needs."""
 
@@ -79,7 +83,16 @@ def describe(user: User | Row[*tuple[Any, ...]]) -> CurrentUser:
         is_email_confirmed=user.email_confirmed_at is not None,
         has_second_step=user.second_step_since is not None,
         time_zone=user.time_zone,
+        is_staff=user.is_staff,
     )
+
+
+def emails(session: Session, user_ids: Iterable[UUID]) -> dict[UUID, str]:
+    """The addresses of these users; of one who has no account any more, just that."""
+    rows = session.execute(
+        select(User.user_id, User.email, User.deleted_at).where(User.user_id.in_(set(user_ids)))
+    )
+    return {row.user_id: "a deleted account" if row.deleted_at else row.email for row in rows}
 
 
 class AccountError(Exception):
@@ -144,6 +157,13 @@ class EmailNotConfirmed(AccountError):
     """Of somebody whose money leaves: a mail about it must arrive."""
 
     code = "email_not_confirmed"
+
+
+class ReasonMissing(AccountError):
+    """Of somebody who acts by a role: why stands in the audit log."""
+
+    code = "reason_missing"
+    field = "reason"
 
 
 class TooMany(AccountError):

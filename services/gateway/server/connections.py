@@ -17,6 +17,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from services.gateway.errors import PROBLEM_TYPE, Problem, document
 from services.gateway.settings import get_settings
 
 HEAD_BYTES_MAX = 32 * 1024
@@ -155,8 +156,8 @@ class Connection(HttpToolsProtocol):
         """Answer without the application, and take no more of this connection."""
         self._is_refused = True
         self._end_request_timer()
-        body = json.dumps({"error": {"code": code, "message": message}}).encode()
-        headers = b"content-type: application/json\r\nconnection: close\r\n"
+        body = json.dumps(document(Problem(status, code, message))).encode()
+        headers = f"content-type: {PROBLEM_TYPE}\r\nconnection: close\r\n".encode()
         length = b"content-length: %d\r\n\r\n" % len(body)
         self.transport.write(STATUS_LINE[status] + headers + _SAFE_HEADERS + length + body)
         self.transport.write_eof()

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import Uuid, bindparam, select
 from sqlalchemy.orm import Session
 
 from services.topup.models import Reversal
@@ -16,20 +16,18 @@ UNDECIDED = (
 TAKES = (*UNDECIDED, "lost")
 RETURNS = ("won", "prevented")
 """An inquiry (``warning_…``) moves no money: it is neither."""
+AWAITS_EVIDENCE = ("needs_response", "appeal_needs_response", "warning_needs_response")
+CLOSED = (*RETURNS, "lost", "warning_closed")
 REASON = "A payment was disputed with your bank. Write to support to settle it."
+
+
+OPEN = select(Reversal.reversal_id).where(
+    Reversal.user_id == bindparam("user_id", type_=Uuid()),
+    Reversal.is_dispute,
+    Reversal.status.in_(UNDECIDED),
+)
 
 
 def has_open(session: Session, user_id: UUID) -> bool:
     """Whether the bank has yet to decide about a payment of this user's."""
-    return (
-        session.scalar(
-            select(Reversal.reversal_id)
-            .where(
-                Reversal.user_id == user_id,
-                Reversal.is_dispute,
-                Reversal.status.in_(UNDECIDED),
-            )
-            .limit(1)
-        )
-        is not None
-    )
+    return bool(session.scalar(select(OPEN.exists()), {"user_id": user_id}))

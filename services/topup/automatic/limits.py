@@ -9,7 +9,20 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import (
+    BigInteger,
+    BindParameter,
+    ColumnElement,
+    DateTime,
+    Select,
+    Uuid,
+    bindparam,
+    cast,
+    func,
+    or_,
+    select,
+    true,
+)
 from sqlalchemy.orm import Session
 
 from chassis.database import lock_until_commit
@@ -104,29 +117,71 @@ def month_end(now: datetime) -> datetime:
     return (month_start(now) + timedelta(days=32)).replace(day=1)
 
 
+def _used(since: str, until: str) -> Select[int]:
+    return select(_SUM).where(
+        Topup.user_id == _USER,
+        Topup.kind == TopupKind.AUTO,
+        Topup.status.not_in(RELEASED),
+        Topup.created_at >= _moment(since),
+        Topup.created_at < _moment(until),
+    )
+
+
+def _attempts(*whose: ColumnElement[bool]) -> Select[int, int]:
+    """Failed ones too: a fuse has no use for excuses.
+
+    Those that never left this machine are none: an outage must not blow it for everybody.
+    """
+    return select(func.count().label("attempts"), _SUM.label("micros")).where(
+        *whose,
+        Topup.kind == TopupKind.AUTO,
+        Topup.failure_code != UNREACHED,
+        Topup.created_at > _moment("hour_since"),
+    )
+
+
+def _moment(name: str) -> BindParameter[datetime]:
+    return bindparam(name, type_=DateTime(timezone=True))
+
+
+# Put together once, which takes longer than asking.
+_USER: BindParameter[UUID] = bindparam("user_id", type_=Uuid())
+_SUM = cast(func.coalesce(func.sum(Topup.amount_micros), 0), BigInteger)
+_USED = _used("since", "until")
+_IN_FLIGHT = select(Topup).where(
+    Topup.user_id == _USER, Topup.kind == TopupKind.AUTO, Topup.status.in_(IN_FLIGHT)
+)
+_PAID = select(Topup.topup_id).where(Topup.user_id == _USER, Topup.status == TopupStatus.PAID)
+_PAID_SINCE = select(Topup.topup_id).where(
+    Topup.user_id == _USER, Topup.paid_at >= _moment("paid_since")
+)
+_IS_STOPPED = select(Switch.is_stopped).where(Switch.id == 1)
+_OF_USER = _attempts(Topup.user_id == _USER).subquery("of_user")
+_OF_ALL = _attempts().subquery("of_all")
+_USAGE = select(
+    _used("day_since", "day_until").scalar_subquery().label("day_micros"),
+    _used("month_since", "month_until").scalar_subquery().label("month_micros"),
+    _IN_FLIGHT.with_only_columns(Topup.topup_id).scalar_subquery().label("in_flight_topup_id"),
+    # What was paid after the balance was read is not in it either.
+    or_(_PAID.exists(), _PAID_SINCE.exists()).label("is_credit_on_its_way"),
+    _OF_USER.c.attempts.label("user_hour_count"),
+    _OF_USER.c.micros.label("user_hour_micros"),
+    _OF_ALL.c.attempts.label("system_hour_count"),
+    _OF_ALL.c.micros.label("system_hour_micros"),
+    disputes.OPEN.exists().label("has_open_dispute"),
+    func.coalesce(_IS_STOPPED.scalar_subquery(), False).label("is_stopped"),
+).join_from(_OF_USER, _OF_ALL, true())
+
+
 def used_micros(session: Session, user_id: UUID, since: datetime, until: datetime) -> int:
     """What automatic top-ups reserved or took in [since, until)."""
-    return int(
-        session.scalar(
-            select(func.coalesce(func.sum(Topup.amount_micros), 0)).where(
-                Topup.user_id == user_id,
-                Topup.kind == TopupKind.AUTO,
-                Topup.status.not_in(RELEASED),
-                Topup.created_at >= since,
-                Topup.created_at < until,
-            )
-        )
-        or 0
-    )
+    asked = {"user_id": user_id, "since": since, "until": until}
+    return session.scalars(_USED, asked).one()
 
 
 def in_flight_topup(session: Session, user_id: UUID) -> Topup | None:
     """The automatic top-up whose end is not known yet."""
-    return session.scalar(
-        select(Topup).where(
-            Topup.user_id == user_id, Topup.kind == TopupKind.AUTO, Topup.status.in_(IN_FLIGHT)
-        )
-    )
+    return session.scalar(_IN_FLIGHT, {"user_id": user_id})
 
 
 def in_flight_topup_id(session: Session, user_id: UUID) -> UUID | None:
@@ -155,19 +210,13 @@ def arriving_micros(session: Session, user_id: UUID, arrived: Collection[UUID] =
 
 def paid_topups(session: Session, user_id: UUID) -> list[UUID]:
     """What was paid and is not credited as far as we have heard."""
-    return list(
-        session.scalars(
-            select(Topup.topup_id).where(Topup.user_id == user_id, Topup.status == TopupStatus.PAID)
-        )
-    )
+    return list(session.scalars(_PAID, {"user_id": user_id}))
 
 
 def was_paid_since(session: Session, user_id: UUID, moment: datetime) -> bool:
     """Whether a top-up of this user's was paid then or later: older news of the balance is old."""
-    found = session.scalar(
-        select(Topup.topup_id).where(Topup.user_id == user_id, Topup.paid_at >= moment).limit(1)
-    )
-    return found is not None
+    asked = {"user_id": user_id, "paid_since": moment}
+    return bool(session.scalar(select(_PAID_SINCE.exists()), asked))
 
 
 def usage(
@@ -179,21 +228,18 @@ def usage(
 ) -> Usage:
     """All counters at once. For a reservation, call :func:`fuse_lock` first."""
     page = pages.open_for(session, user_id, purchase) if purchase else None
-    user_hour = _hour(session, now, user_id)
-    system_hour = _hour(session, now, None)
+    asked = {
+        "user_id": user_id,
+        "day_since": day_start(now),
+        "day_until": day_end(now),
+        "month_since": month_start(now),
+        "month_until": month_end(now),
+        "hour_since": now - HOUR,
+        "paid_since": now,
+    }
+    found = session.execute(_USAGE, asked).mappings().one()
     return Usage(
-        day_micros=used_micros(session, user_id, day_start(now), day_end(now)),
-        month_micros=used_micros(session, user_id, month_start(now), month_end(now)),
-        in_flight_topup_id=in_flight_topup_id(session, user_id),
-        # What was paid after the balance was read is not in it either.
-        is_credit_on_its_way=bool(paid_topups(session, user_id))
-        or was_paid_since(session, user_id, now),
-        user_hour_count=user_hour[0],
-        user_hour_micros=user_hour[1],
-        system_hour_count=system_hour[0],
-        system_hour_micros=system_hour[1],
-        has_open_dispute=disputes.has_open(session, user_id),
-        is_stopped=is_stopped(session),
+        **found,
         card_page_until=pages.closes_at(page, policy) if page is not None else None,
     )
 
@@ -208,7 +254,7 @@ def fuse_lock(session: Session) -> None:
 
 def is_stopped(session: Session) -> bool:
     """Whether the operator's switch stops all automatic charges."""
-    return bool(session.scalar(select(Switch.is_stopped).where(Switch.id == 1)))
+    return bool(session.scalar(_IS_STOPPED))
 
 
 def unsent_count(session: Session, user_id: UUID, now: datetime) -> int:
@@ -224,19 +270,3 @@ def unsent_count(session: Session, user_id: UUID, now: datetime) -> int:
         )
         or 0
     )
-
-
-def _hour(session: Session, now: datetime, user_id: UUID | None) -> tuple[int, int]:
-    """Attempts of the last hour, failed ones too: a fuse has no use for excuses.
-
-    Those that never left this machine are none: an outage must not blow it for everybody.
-    """
-    query = select(func.count(), func.coalesce(func.sum(Topup.amount_micros), 0)).where(
-        Topup.kind == TopupKind.AUTO,
-        Topup.failure_code != UNREACHED,
-        Topup.created_at > now - HOUR,
-    )
-    if user_id is not None:
-        query = query.where(Topup.user_id == user_id)
-    count, total = session.execute(query).one()
-    return int(count), int(total)

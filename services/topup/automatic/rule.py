@@ -8,12 +8,15 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from prometheus_client import Counter
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from chassis.crash_points import crash_point
+from chassis.database import after_commit
 from chassis.identifiers import new_id
+from chassis.instruments import REGISTRY
 from chassis.money import format_usd, whole_cents
 from chassis.outbox import publish
 from contracts.errors import NotFound
@@ -25,6 +28,12 @@ from services.topup.models import AutoTopupSettings, RefusalRecord, Topup, Trigg
 from services.topup.policy import Policy
 from services.topup.wallet_questions import Funds
 
+_REFUSALS = Counter(
+    "mycelium_topup_refusals",
+    "Automatic top-ups that were asked for and not made, once for each reason.",
+    ("trigger", "code"),
+    registry=REGISTRY,
+)
 STOPPED = "Automatic charges are stopped for everybody at present. You can still buy credits."
 RETRY_STOPPED = timedelta(minutes=5)
 RETRY_DISPUTED = timedelta(hours=1)
@@ -414,6 +423,8 @@ def refuse(session: Session, record: TriggerRecord, refusal: Refusal, now: datet
         .on_conflict_do_nothing(index_elements=["user_id", "trigger", "reference", "code"])
         .returning(RefusalRecord.refusal_id)
     )
+    if is_new is not None:
+        after_commit(session, _REFUSALS.labels(record.trigger, refusal.code).inc)
     if refusal.code == RefusalCode.NOT_NEEDED:
         # Published every time where something waits, so that it takes the money that is there;
         # and never after a look of ours that nothing waits for.

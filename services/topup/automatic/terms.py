@@ -76,7 +76,7 @@ def configure(
     if _was_done(session, command, now):
         return None
     if not command.enabled:
-        _switch_off(session, command.user_id, now)
+        switch_off(session, command.user_id, now)
         return None
     settings = _locked_or_new(session, command.user_id, now)
     wanted = _wanted(session, command, settings)
@@ -153,7 +153,8 @@ def _once_hashed(command: ConfigureAutoTopup) -> dict[str, Any]:
     return command.model_dump(mode="json", exclude=uncompared, exclude_unset=True)
 
 
-def _switch_off(session: Session, user_id: UUID, now: datetime) -> None:
+def switch_off(session: Session, user_id: UUID, now: datetime) -> None:
+    """Charge nothing by itself any more; the other settings stay as they are."""
     settings = topups.lock_settings(session, user_id)
     if settings is not None:
         settings.is_enabled = False

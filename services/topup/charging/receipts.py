@@ -6,7 +6,6 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from chassis.papers.drawing import pdf
 from chassis.papers.paper import Amount, Paper
 from contracts.errors import Conflict
 from contracts.topup import (
@@ -70,6 +69,8 @@ def _lines_of(reversal: Reversal) -> list[ReceiptLine]:
 
 def rendered(receipt: Receipt, seller: tuple[str, ...]) -> RenderedReceipt:
     """The receipt as a document, and the name under which it is saved."""
+    from chassis.papers.drawing import pdf
+
     document = base64.b64encode(pdf(paper(receipt, seller))).decode()
     return RenderedReceipt(file_name=f"{receipt.number}.pdf", pdf_base64=document)
 

@@ -7,11 +7,12 @@ refund itself, never from a charge's running total. A dispute's ``created`` and
 """
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from chassis.identifiers import new_id
@@ -19,7 +20,7 @@ from chassis.money import format_usd, from_cents
 from chassis.outbox import publish
 from contracts.topup import TopupRestored, TopupReversed
 from services.topup.automatic import disputes, pauses
-from services.topup.charging import outcomes
+from services.topup.charging import card_refunds, dispute_records, outcomes
 from services.topup.models import AutoTopupSettings, Reversal, Topup
 from services.topup.processor import Object
 from services.topup.till import Till
@@ -36,41 +37,48 @@ class Overtaken(Exception):
 
 def take_refunds(till: Till, payment_id: str) -> None:
     """Record every refund of a payment. Raises ``ProcessorError``, :class:`Overtaken`."""
-    topup_id = _credited_by(till, payment_id)
-    if topup_id is None:
+    topup, is_credited = _topup_of(till, payment_id)
+    if topup is None or not is_credited:
         return
     asked_at = till.clock()
     refunds = till.processor.refunds_of(payment_id)
     with till.database.begin() as session:
-        record(session, topup_id, refunds[::-1], is_dispute=False, now=asked_at)
+        record(session, topup.topup_id, refunds[::-1], is_dispute=False, now=asked_at)
 
 
 def take_dispute(till: Till, dispute_id: str) -> None:
     """Record a dispute as it is now. Raises ``ProcessorError``, :class:`Overtaken`."""
     asked_at = till.clock()
     dispute = till.processor.get_dispute(dispute_id)
-    topup_id = _credited_by(till, dispute["payment_intent"])
-    if topup_id is None:
+    topup, is_credited = _topup_of(till, dispute["payment_intent"])
+    if topup is None:
         return
+    if is_credited:
+        with till.database.begin() as session:
+            record(session, topup.topup_id, [dispute], is_dispute=True, now=asked_at)
+    # By itself: what cannot be kept of the evidence keeps no money from being taken back.
     with till.database.begin() as session:
-        record(session, topup_id, [dispute], is_dispute=True, now=asked_at)
+        if not dispute_records.keep(session, topup, dispute, asked_at):
+            raise Overtaken(f"{dispute_id} was asked about again and was another")
 
 
-def _credited_by(till: Till, payment_id: str | None) -> UUID | None:
-    """The top-up whose credit this payment is; recorded first, for its own news may come later.
+def _topup_of(till: Till, payment_id: str | None) -> tuple[Topup | None, bool]:
+    """The top-up of a payment, and whether its credit is this payment; recorded first, for its own
+    news may come later.
 
-    None where nothing was credited, so that nothing is to be taken back: the payment is of
-    another kind or of no user of ours, the second one of its top-up, or does not agree with it.
+    Nothing is to be taken back where nothing was credited: the payment is of another kind or of no
+    user of ours, the second one of its top-up, or does not agree with it.
     """
+    topup = None
     if payment_id is not None:
         payment = till.processor.get_payment(payment_id)
         topup = outcomes.record_payment(till, payment)
         if topup is not None and outcomes.is_paid_with(topup, payment):
-            return topup.topup_id
+            return topup, True
     log.warning(
         "a refund or dispute is of a payment that was never credited", extra={"payment": payment_id}
     )
-    return None
+    return topup, False
 
 
 def record(
@@ -81,7 +89,7 @@ def record(
     ``now`` is when the processor was asked for the sources. Raises :class:`Overtaken`.
     """
     settings, topup = outcomes.lock_both(session, topup_id)
-    earlier = _takes_of(session, [source["id"] for source in sources])
+    earlier = takes_of(session, [source["id"] for source in sources])
     unchanged = []
     for source in sources:
         takes = earlier[source["id"]]
@@ -89,6 +97,7 @@ def record(
             unchanged.append(takes[-1].reversal_id)
         else:
             _change(session, settings, topup, source, takes, is_dispute, now)
+            card_refunds.follow(session, source, now)
     session.execute(
         update(Reversal)
         .where(Reversal.reversal_id.in_(unchanged), Reversal.asked_at < now)
@@ -123,12 +132,12 @@ def _change(
     reversal.status = source["status"]
     reversal.asked_at = now
     if source["status"] in returns and reversal.restored_at is None:
-        _restore(session, reversal, now)
+        _restore(session, reversal, source, now)
         if is_dispute and settings is not None:
             pauses.dispute_closed(session, settings, now)
 
 
-def _takes_of(session: Session, source_ids: list[str]) -> dict[str, list[Reversal]]:
+def takes_of(session: Session, source_ids: list[str]) -> dict[str, list[Reversal]]:
     """Each time that each of these refunds or disputes took the money, oldest first."""
     found: dict[str, list[Reversal]] = defaultdict(list)
     for reversal in session.scalars(
@@ -156,6 +165,7 @@ def _take(
         taken_at=now,
     )
     session.add(reversal)
+    asked_for = card_refunds.named_by(session, source)
     what = "disputed with the bank" if is_dispute else "refunded to the card"
     publish(
         session,
@@ -168,13 +178,16 @@ def _take(
             amount_micros=amount_micros,
             is_dispute=is_dispute,
             description=f"{format_usd(amount_micros)} {what}",
+            refund_id=asked_for.refund_id if asked_for else None,
+            hold_id=asked_for.hold_id if asked_for else None,
         ),
     )
     return reversal
 
 
-def _restore(session: Session, reversal: Reversal, now: datetime) -> None:
+def _restore(session: Session, reversal: Reversal, source: Object, now: datetime) -> None:
     reversal.restored_at = now
+    asked_for = card_refunds.named_by(session, source)
     what = "The dispute was won" if reversal.is_dispute else "The refund failed"
     publish(
         session,
@@ -187,6 +200,7 @@ def _restore(session: Session, reversal: Reversal, now: datetime) -> None:
             amount_micros=reversal.amount_micros,
             is_dispute=reversal.is_dispute,
             description=f"{what}: {format_usd(reversal.amount_micros)} returned",
+            refund_id=asked_for.refund_id if asked_for else None,
         ),
     )
 
@@ -198,3 +212,13 @@ def of_topup(session: Session, topup_id: UUID) -> list[Reversal]:
             select(Reversal).where(Reversal.topup_id == topup_id).order_by(Reversal.taken_at)
         )
     )
+
+
+def taken_micros(session: Session, topup_ids: Iterable[UUID]) -> Counter[UUID]:
+    """What went back of each top-up and has not returned."""
+    rows = session.execute(
+        select(Reversal.topup_id, func.sum(Reversal.amount_micros))
+        .where(Reversal.topup_id.in_(topup_ids), Reversal.restored_at.is_(None))
+        .group_by(Reversal.topup_id)
+    )
+    return Counter({topup_id: int(micros) for topup_id, micros in rows})

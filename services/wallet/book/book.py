@@ -29,12 +29,13 @@ from contracts.wallet import (
     Wallet,
     WalletCredited,
 )
-from services.wallet.book import accounts, holds, keys, levels
+from services.wallet.book import accounts, holds, keys, levels, promotions
 from services.wallet.book.accounts import Account
 from services.wallet.book.holds import OpenHold
 from services.wallet.book.levels import ArmedLevel
 from services.wallet.book.originals import Original
 from services.wallet.book.postings import Leg, Movement, Posted
+from services.wallet.book.promotions import Promotional
 from services.wallet.models import HOUSE_ACCOUNT_IDS
 
 
@@ -51,6 +52,8 @@ class Book:
         self.keys: dict[str, keys.KeyRecord] = {}
         self.originals: dict[UUID, Original] = {}
         self.holds: dict[UUID, OpenHold] = {}
+        self.promotional: dict[int, Promotional] = {}
+        """By account, where there are grants and a command of the batch takes paid credit alone."""
         self._opened: list[Account] = []
         self._transactions: list[tuple[Any, ...]] = []
         self._entries: list[tuple[Any, ...]] = []
@@ -61,6 +64,7 @@ class Book:
         self._statuses: dict[int, Account] = {}
         self._set_levels: dict[tuple[int, str], tuple[int | None, bool]] = {}
         self._levels: dict[tuple[int, str], ArmedLevel] = {}
+        self._came_back: set[int] = set()
         self._events: list[tuple[Event, CallContext]] = []
 
     # Reading.
@@ -153,6 +157,18 @@ class Book:
             account_id, number = side.account_id, side.entry_count
             balance_after_micros = side.balance_micros
             posted.sides.setdefault(account_id, (amount_micros, balance_after_micros))
+            if posted.movement.corrects is not None and amount_micros > 0:
+                self._came_back.add(account_id)
+            if self.promotional and account_id in self.promotional:
+                self.promotional[account_id].add(
+                    promotions.entry(
+                        posted,
+                        number,
+                        kind or posted.movement.kind,
+                        amount_micros,
+                        balance_after_micros,
+                    )
+                )
         else:
             account_id = HOUSE_ACCOUNT_IDS[side]
         self._entries.append(
@@ -273,6 +289,7 @@ class Book:
             levels.write_set(writes, self._set_levels)
             levels.write(writes, self._levels.values())
             keys.write(writes, self.now, self._keys)
+            promotions.write_roused(writes, self._came_back)
             outbox.store(writes, _told(self._events))
 
     def _changed_to(self, status: AccountStatus) -> list[tuple[Any, ...]]:
@@ -301,7 +318,10 @@ def credited(
         amount_micros=amount_micros,
         balance_micros=owner.balance_micros,
         available_micros=owner.available_micros,
-        topup_id=_topup_id(metadata),
+        topup_id=_noted_id(metadata, Noted.TOPUP_ID),
+        from_user_id=_noted_id(metadata, Noted.FROM_USER_ID)
+        if kind is TransactionKind.TRANSFER
+        else None,
     )
 
 
@@ -328,9 +348,9 @@ def _with_amount(event: WalletCredited, amount_micros: int) -> WalletCredited:
     return event.model_copy(update={"amount_micros": amount_micros})
 
 
-def _topup_id(metadata: dict[str, str]) -> UUID | None:
+def _noted_id(metadata: dict[str, str], name: Noted) -> UUID | None:
     try:
-        return UUID(metadata[Noted.TOPUP_ID])
+        return UUID(metadata[name])
     except (KeyError, ValueError):
         return None
 

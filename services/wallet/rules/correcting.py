@@ -13,6 +13,7 @@ from services.wallet.book.originals import Original, OriginalLeg
 from services.wallet.book.postings import Effect, Leg, Movement, Side
 from services.wallet.models import HOUSE_ACCOUNT_IDS
 from services.wallet.rules.payments import require_available, require_open
+from services.wallet.rules.promotional import paid_micros, require_paid
 
 _HOUSE_ACCOUNTS = {account_id: house for house, account_id in HOUSE_ACCOUNT_IDS.items()}
 
@@ -148,7 +149,7 @@ def _advances(book: Book, parts: Sequence[_Part]) -> list[_Part]:
         if user_id is None or part.leg.amount_micros < 0:
             continue
         giver = book.accounts[user_id]
-        has_micros = 0 if giver.is_frozen else max(giver.available_micros, 0)
+        has_micros = 0 if giver.is_frozen else max(paid_micros(book, giver), 0)
         lacks_micros = min(max(gives_micros[user_id] - has_micros, 0), part.micros)
         if lacks_micros:
             advances.append(_Part(part.leg, lacks_micros))
@@ -175,7 +176,7 @@ def _send_back(
         raise BadRequest(
             "amount_micros: of so little, nothing is this wallet's. Ask for more.", "amount_micros"
         )
-    _require_given(book, parts, is_refund=movement.kind is TransactionKind.REFUND)
+    _require_given(book, parts, movement)
     legs = [
         Leg(_side(book, leg), micros if leg.amount_micros < 0 else -micros) for leg, micros in parts
     ]
@@ -196,14 +197,15 @@ def _given_by_users(parts: Sequence[_Part]) -> Counter[UUID]:
     return gives_micros
 
 
-def _require_given(book: Book, parts: Sequence[_Part], *, is_refund: bool) -> None:
+def _require_given(book: Book, parts: Sequence[_Part], movement: Movement) -> None:
     """Raises what refuses a wallet that gives back more than it gets."""
     for user_id, amount_micros in _given_by_users(parts).items():
         if amount_micros > 0:
             giver = book.accounts[user_id]
-            if is_refund:
+            if movement.kind is TransactionKind.REFUND:
                 require_open(giver)
             require_available(giver, amount_micros)
+            require_paid(book, giver, amount_micros, movement.corrects)
 
 
 def _owner(leg: OriginalLeg) -> UUID | HouseAccount:

@@ -17,6 +17,7 @@ from services.wallet.rules.payments import (
     require_open,
     require_ordinary,
 )
+from services.wallet.rules.promotional import require_paid
 
 
 class ExpireHold(Command[Hold], service="wallet", method="expire"):
@@ -31,6 +32,8 @@ def place(book: Book, command: PlaceHold) -> Effect:
     account = book.account(command.user_id)
     require_open(account)
     require_available(account, command.amount_micros)
+    if command.is_paid_alone:
+        require_paid(book, account, command.amount_micros)
     hold = OpenHold(
         account_id=account.account_id,
         hold_id=new_id(),
@@ -64,7 +67,7 @@ def capture(book: Book, command: Capture) -> Effect:
         effective_at=command.effective_at,
     )
     legs = payment(book, account, command, amount_micros)
-    _end(book, account, hold, HoldStatus.CAPTURED)
+    end(book, account, hold, HoldStatus.CAPTURED)
     posted = book.post(legs, movement)
     hold.captured_micros = amount_micros
     hold.transaction_id = posted.transaction_id
@@ -96,13 +99,14 @@ def _held(book: Book, account: Account, hold_id: UUID) -> OpenHold:
     return hold
 
 
-def _release(book: Book, account: Account, hold: OpenHold, end: HoldStatus) -> Effect:
-    _end(book, account, hold, end)
+def _release(book: Book, account: Account, hold: OpenHold, status: HoldStatus) -> Effect:
+    end(book, account, hold, status)
     book.check_levels(account)
     return Effect(hold.seen_by(account.user_id), account.account_id, hold_id=hold.hold_id)
 
 
-def _end(book: Book, account: Account, hold: OpenHold, end: HoldStatus) -> None:
-    hold.status = end
+def end(book: Book, account: Account, hold: OpenHold, status: HoldStatus) -> None:
+    """What was held is the account's own again; a capture moves it after that."""
+    hold.status = status
     hold.closed_at = book.now
     book.end(account, hold)

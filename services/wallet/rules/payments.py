@@ -10,6 +10,7 @@ from contracts.wallet import (
     Credit,
     Debit,
     HouseAccount,
+    Noted,
     Share,
     TransactionKind,
     Transfer,
@@ -17,10 +18,12 @@ from contracts.wallet import (
 from services.wallet.book.accounts import Account
 from services.wallet.book.book import Book
 from services.wallet.book.postings import Effect, Leg, Movement, between
+from services.wallet.rules.promotional import require_paid
 
 _SPECIAL_KINDS = {
     TransactionKind.ADJUSTMENT: "Use adjust, which asks for a reason and an actor.",
     TransactionKind.CHARGEBACK: "Chargebacks come from the card processor only.",
+    TransactionKind.PROMOTION: "Use give_promotion, which asks for its end.",
 }
 
 
@@ -73,10 +76,11 @@ def transfer(book: Book, command: Transfer) -> Effect:
     receiver = book.account(command.to_user_id)
     require_open(sender)
     require_available(sender, command.amount_micros)
+    require_paid(book, sender, command.amount_micros)
     movement = _movement(command, TransactionKind.TRANSFER)
-    parties = {
-        "from_user_id": str(command.from_user_id),
-        "to_user_id": str(command.to_user_id),
+    parties: dict[str, str] = {
+        Noted.FROM_USER_ID: str(command.from_user_id),
+        Noted.TO_USER_ID: str(command.to_user_id),
     }
     movement = dataclasses.replace(movement, metadata={**movement.metadata, **parties})
     legs = between(sender, receiver, command.amount_micros)

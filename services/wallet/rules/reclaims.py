@@ -6,10 +6,12 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from contracts.messages import AmountMicros, Command, Metadata, ShortText
-from contracts.wallet import HouseAccount, Transaction, TransactionKind
+from contracts.wallet import HoldStatus, HouseAccount, Transaction, TransactionKind
+from services.wallet.book.accounts import Account
 from services.wallet.book.book import Book
+from services.wallet.book.holds import OpenHold
 from services.wallet.book.postings import Effect, Movement, between
-from services.wallet.rules import freezing
+from services.wallet.rules import freezing, holding
 
 ACTOR = "card processor"
 
@@ -22,6 +24,8 @@ class TakeBack(Command[Transaction], service="wallet", method="take_back"):
     is_dispute: bool
     description: ShortText
     metadata: Metadata
+    hold_id: UUID | None = None
+    """What was set aside for it."""
 
 
 _MAY_OPEN = text(
@@ -51,10 +55,26 @@ def take_back(book: Book, command: TakeBack) -> Effect:
     """
     account = book.account(command.user_id)
     kind = TransactionKind.CHARGEBACK if command.is_dispute else TransactionKind.REFUND
+    metadata, hold = command.metadata, _set_aside(book, account, command)
+    if hold is not None:
+        metadata = {**metadata, "hold_id": str(hold.hold_id)}
+        holding.end(book, account, hold, HoldStatus.CAPTURED)
     in_debt = account.available_micros < command.amount_micros
-    movement = Movement(kind, command.description, command.metadata, says_balance_low=False)
+    movement = Movement(kind, command.description, metadata, says_balance_low=False)
     legs = between(account, HouseAccount.CARD_RECEIPTS, command.amount_micros)
     posted = book.post(legs, movement)
+    if hold is not None:
+        hold.captured_micros = command.amount_micros
+        hold.transaction_id = posted.transaction_id
     if (command.is_dispute or in_debt) and not account.is_frozen:
         freezing.set_frozen(book, account, command.description, ACTOR)
     return posted.effect(account)
+
+
+def _set_aside(book: Book, account: Account, command: TakeBack) -> OpenHold | None:
+    """The hold that this captures; None where it has ended, for the money is gone all the same."""
+    hold = book.holds.get(command.hold_id) if command.hold_id else None
+    if hold is None or hold.account_id != account.account_id:
+        return None
+    is_open = hold.status is HoldStatus.HELD and hold.amount_micros >= command.amount_micros
+    return hold if is_open else None

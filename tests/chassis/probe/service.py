@@ -9,6 +9,7 @@ import eventlet
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from chassis import operated
 from chassis.clock import utc_now
 from chassis.context import current_call
 from chassis.database import after_commit
@@ -40,7 +41,7 @@ NOT_OURS = 57
 CHANT, LOOKS, MEETING, NAPPING, TICK, AFTER_COMMIT, NAPPED = -7, -6, -5, -4, -3, -2, -1
 
 
-class ProbeService:
+class ProbeService(operated.Operated):
     name = "probe"
 
     database = Database()

@@ -1,0 +1,137 @@
+"""Months to come that need not be played: nobody owes anything, and the balance covers all of it.
+
+What is renewed on the same days stays so, and is a group, whatever the number of deployments in it:
+PostgreSQL counts and sums them, and only those that are named are read. Where anything else may
+happen than that a month follows the other, at the same price, there are no groups, and
+:mod:`services.billing.forecast.months_ahead` plays it.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from contracts.billing import DeploymentStatus
+from services.billing.deployments.months import month_end
+from services.billing.deployments.periods import PeriodStatus
+
+
+class Charge(NamedTuple):
+    """A month that is paid when it is due."""
+
+    at: datetime
+    deployment_id: UUID
+    name: str
+    micros: int
+
+
+@dataclass
+class Renewed:
+    """Deployments that are renewed on the same days: all of them, and the first by the time of
+    the day."""
+
+    next_at: datetime
+    anchor: datetime
+    total: int
+    micros: int
+    first: list[Charge] = field(default_factory=list)
+
+    def days(self, until: datetime) -> Iterator[date]:
+        """The days before ``until`` on which their months begin."""
+        at = self.next_at
+        while at.date() < until.date():
+            yield at.date()
+            at = month_end(self.anchor, at)
+
+
+class DayOfCharges(NamedTuple):
+    """What is charged on a day."""
+
+    day: date
+    groups: list[Renewed]
+
+    @property
+    def total(self) -> int:
+        return sum(each.total for each in self.groups)
+
+    @property
+    def micros(self) -> int:
+        return sum(each.micros for each in self.groups)
+
+    def first(self, limit: int) -> list[Charge]:
+        """The first charges in order of time, no more than were read of a group."""
+        return sorted(
+            charge._replace(at=datetime.combine(self.day, charge.at.timetz()))
+            for group in self.groups
+            for charge in group.first[:limit]
+        )[:limit]
+
+
+# Months that are counted from the same day of a month, at one time of the day, end on the same
+# days. The connection's time zone is UTC.
+_GROUPS = text(
+    f"""
+    SELECT * FROM (
+        SELECT deployment_id, name, monthly_cost_micros, paid_until, period_anchor_at,
+            ends_with_month, count(*) OVER same AS total,
+            sum(monthly_cost_micros) OVER same AS micros,
+            row_number() OVER (same ORDER BY paid_until::time, deployment_id) AS place,
+            dense_rank() OVER (
+                ORDER BY paid_until::date, extract(day FROM period_anchor_at), ends_with_month
+            ) AS number,
+            bool_and(coalesce(
+                status = '{DeploymentStatus.ACTIVE}' AND paid_until >= :now AND due_at IS NOT NULL
+                AND period_anchor_at::time = paid_until::time AND new_price_micros IS NULL
+                AND short_since IS NULL AND usage_short_since IS NULL AND NOT owes.any, false
+            )) OVER () AS is_plain
+        FROM deployments, (
+            SELECT EXISTS (
+                SELECT FROM periods WHERE user_id = :user_id AND status = '{PeriodStatus.DUE}'
+            )
+        ) AS owes ("any")
+        WHERE user_id = :user_id AND deployment_id IS DISTINCT FROM :without AND (
+            status = '{DeploymentStatus.ACTIVE}' AND monthly_cost_micros > 0
+            AND paid_until IS NOT NULL OR owes.any
+        )
+        WINDOW same AS (
+            PARTITION BY paid_until::date, extract(day FROM period_anchor_at), ends_with_month
+        )
+    ) AS each WHERE place <= :first ORDER BY number, place
+    """  # noqa: S608 - our words
+)
+
+
+def renewed_alike(
+    session: Session, user_id: UUID, now: datetime, first: int, without: UUID | None
+) -> list[Renewed] | None:
+    """The groups of a user's deployments that go on, with the ``first`` of each; None where
+    they have to be played."""
+    asked = {"user_id": user_id, "now": now, "first": first, "without": without}
+    groups: dict[int, Renewed] = {}
+    for row in session.execute(_GROUPS, asked).all():
+        if not row.is_plain:
+            return None
+        if row.ends_with_month:
+            continue
+        group = groups.setdefault(
+            row.number,
+            Renewed(row.paid_until, row.period_anchor_at, row.total, int(row.micros)),
+        )
+        group.first.append(
+            Charge(row.paid_until, row.deployment_id, row.name, row.monthly_cost_micros)
+        )
+    return list(groups.values())
+
+
+def day_by_day(groups: Sequence[Renewed], until: datetime) -> list[DayOfCharges]:
+    """What is charged on each day before ``until``, in order."""
+    due: dict[date, list[Renewed]] = defaultdict(list)
+    for group in groups:
+        for day in group.days(until):
+            due[day].append(group)
+    return [DayOfCharges(day, due[day]) for day in sorted(due)]

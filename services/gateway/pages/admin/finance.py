@@ -1,0 +1,191 @@
+"""/admin/finance: the books, and what does not agree in them."""
+
+from collections.abc import Iterator
+from datetime import date, datetime, timedelta
+from uuid import UUID
+
+from flask import (
+    Blueprint,
+    Response,
+    flash,
+    redirect,
+    render_template,
+    request,
+    url_for,
+)
+from werkzeug.wrappers import Response as AnyResponse
+
+from chassis.clock import start_of_day, utc_now
+from chassis.money import usd_number
+from contracts.topup import GetPaymentBooks
+from contracts.wallet import GetJournal, Journal
+from services.gateway.access import Role
+from services.gateway.backend import call, database
+from services.gateway.errors import Problem
+from services.gateway.pages import spreadsheets
+from services.gateway.pages.admin import payment_evidence
+from services.gateway.pages.forms import command_key
+from services.gateway.people import users
+from services.gateway.people.users import ReasonMissing
+from services.gateway.staff import acts as audit
+from services.gateway.staff import books as kept
+from services.gateway.staff import commands
+from services.gateway.staff.acts import read_reason
+from services.gateway.staff.guard import acts, current_staff, reads
+
+blueprint = Blueprint("admin_finance", __name__, url_prefix="/admin/finance")
+
+CHUNK = timedelta(days=31)
+JOURNAL_DAYS_MAX = 3_660
+"""Ten years."""
+DISPUTED = {
+    "warning_needs_response": "Inquiry: needs evidence",
+    "warning_under_review": "Inquiry: the bank decides",
+    "warning_closed": "Inquiry: closed",
+    "needs_response": "Needs evidence",
+    "under_review": "The bank decides",
+    "appeal_needs_response": "Appeal: needs evidence",
+    "appeal_under_review": "Appeal: the bank decides",
+    "won": "Won",
+    "prevented": "Prevented",
+    "lost": "Lost",
+}
+"""What the processor's words for a dispute mean."""
+COLUMNS = ("day", "house_account", "kind", "transactions", "received_usd", "given_usd", "net_usd")
+
+
+@blueprint.get("")
+@reads(Role.FINANCE)
+def overview() -> str:
+    return _page()
+
+
+@blueprint.get("/journal.csv")
+@reads(Role.FINANCE)
+def journal() -> Response:
+    """A month at a time: what fails later ends the file in the middle, and the browser says so."""
+    since, until = _range()
+    # The first one now, so that what cannot be told is a page and no file.
+    first = call(GetJournal(since=since, until=min(since + CHUNK, until)))
+    name = f"journal-{since}-{until - timedelta(days=1)}.csv"
+    return spreadsheets.download(name, _lines(first, since + CHUNK, until))
+
+
+@blueprint.post("/verify")
+@acts(Role.FINANCE)
+def verify() -> AnyResponse | tuple[str, int]:
+    staff = current_staff()
+    try:
+        reason = read_reason(request.form.get("reason", ""))
+    except ReasonMissing as error:
+        return _page(typed=request.form.get("reason", ""), error=error), 422
+    commands.verify(staff, command_key(staff.user.user_id, "verification"), reason)
+    flash("The ledger is verified now. Its result appears here when it has ended.", "success")
+    return redirect(url_for("admin_finance.overview") + "#verification", 303)
+
+
+@blueprint.post("/disputes/<string(maxlength=255):dispute_id>/payment.csv")
+@acts(Role.FINANCE)
+def payment_evidence_file(dispute_id: str) -> AnyResponse:
+    """Why somebody wants it stands in the audit log before they see anything."""
+    disputes = call(GetPaymentBooks(limit=kept.SHOWN)).disputes
+    found = [each for each in disputes if each.dispute_id == dispute_id]
+    if not found or not payment_evidence.is_of_credits(found[0]):
+        raise Problem(404, "not_found", "There is no such dispute of credits that were sold.")
+    dispute = found[0]
+    try:
+        reason = read_reason(request.form.get("reason", ""))
+    except ReasonMissing as error:
+        flash(str(error), "danger")
+        return redirect(url_for("admin_finance.overview") + "#disputes", 303)
+    actor = current_staff().actor()
+    with database().begin() as session:
+        audit.record(
+            session,
+            utc_now(),
+            actor,
+            "dispute.read",
+            str(dispute.user_id),
+            reason,
+            before={"dispute_id": dispute_id},
+        )
+        email = users.emails(session, {dispute.user_id}).get(dispute.user_id, "")
+    content = payment_evidence.file_of(dispute, email)
+    return spreadsheets.download(f"payment-{dispute.topup_id}.csv", content)
+
+
+def _lines(first: Journal, since: date, until: date) -> Iterator[str]:
+    yield spreadsheets.lines([COLUMNS])
+    yield _rows(first)
+    while since < until:
+        yield _rows(call(GetJournal(since=since, until=min(since + CHUNK, until))))
+        since += CHUNK
+
+
+def _rows(journal: Journal) -> str:
+    return spreadsheets.lines(
+        (
+            line.day.isoformat(),
+            line.account.value,
+            line.kind.value,
+            line.transaction_count,
+            usd_number(line.received_micros),
+            usd_number(line.given_micros),
+            usd_number(line.received_micros - line.given_micros),
+        )
+        for line in journal.lines
+    )
+
+
+def _range() -> tuple[date, date]:
+    """The days that were asked for, the last one not included. Raises a 422."""
+    try:
+        since, last = (start_of_day(request.args.get(name, "")).date() for name in _BOUNDS)
+        until = last + timedelta(days=1)
+    except (ValueError, OverflowError):
+        raise Problem(422, "bad_request", "A date is written like 2026-11-22.") from None
+    if not 0 < (until - since).days <= JOURNAL_DAYS_MAX:
+        raise Problem(422, "bad_request", "The last day is not before the first, or years later.")
+    return since, until
+
+
+_BOUNDS = ("since", "until")
+
+
+def _page(**said: object) -> str:
+    now = utc_now()
+    books, payments, payouts = kept.ask()
+    people: set[UUID] = set()
+    for listed in (
+        books.negative if books else [],
+        payments.disputes if payments else [],
+        payments.stuck if payments else [],
+        payouts.payouts if payouts else [],
+    ):
+        people |= {each.user_id for each in listed}
+    with database().read() as session:
+        emails = users.emails(session, people)
+    return render_template(
+        "admin/finance.html",
+        books=books,
+        payments=payments,
+        payouts=payouts,
+        emails=emails,
+        disputed=DISPUTED,
+        is_of_credits=payment_evidence.is_of_credits,
+        days=kept.by_day(payments.differences if payments else []),
+        age=lambda since: _age(now - since),
+        month_began=_month_began(now),
+        today=now.date(),
+        **said,
+    )
+
+
+def _month_began(now: datetime) -> date:
+    return now.date().replace(day=1)
+
+
+def _age(difference: timedelta) -> str:
+    """How long something has been so: ``5 h``, ``3 d``."""
+    hours = int(difference.total_seconds() // 3_600)
+    return f"{hours // 24} d" if hours >= 48 else f"{hours} h"

@@ -1,0 +1,65 @@
+"""What we know of a disputed payment, as a file that finance hands in at the processor."""
+
+from collections.abc import Iterator
+
+from chassis.money import usd_number
+from contracts.topup import DisputeRecord, GetReceipt
+from contracts.wallet import Statement, Transaction, TransactionKind
+from services.gateway.backend import call
+from services.gateway.pages.spreadsheets import harmless, lines
+
+SPENT = [TransactionKind.PURCHASE, TransactionKind.RENEWAL, TransactionKind.USAGE]
+PAGE = 100
+PAGES_MAX = 20
+COLUMNS = ("what", "at_utc", "description", "reference", "amount_usd")
+Line = tuple[object, ...]
+
+
+def is_of_credits(dispute: DisputeRecord) -> bool:
+    """Whether the receipt of its top-up is of this payment: a second one was never credited."""
+    return dispute.taken_at is not None or dispute.status.startswith("warning_")
+
+
+def file_of(dispute: DisputeRecord, email: str) -> str:
+    """The payment, whose it was, and what credit was spent on from then on, newest first.
+
+    Raises what :func:`call` does: a part of it is not handed in as if it were all.
+    """
+    return lines([COLUMNS, *_lines(dispute, email)])
+
+
+def _lines(dispute: DisputeRecord, email: str) -> Iterator[Line]:
+    receipt = call(GetReceipt(user_id=dispute.user_id, topup_id=dispute.topup_id))
+    paid_at = receipt.paid_at.isoformat()
+    card = f"{receipt.card_brand} ending in {receipt.card_last4}"
+    yield ("customer", "", harmless(email), str(dispute.user_id), "")
+    yield ("payment", paid_at, f"{receipt.description}, {card}", receipt.payment_id, "")
+    for each in receipt.lines:
+        amount = usd_number(each.amount_micros)
+        yield ("receipt", paid_at, harmless(each.label), receipt.number, amount)
+    cursor = None
+    for _ in range(PAGES_MAX):
+        page = call(
+            Statement(
+                user_id=dispute.user_id,
+                kinds=SPENT,
+                since=receipt.paid_at,
+                cursor=cursor,
+                limit=PAGE,
+            )
+        )
+        yield from map(_spent, page.transactions)
+        cursor = page.next_cursor
+        if cursor is None:
+            return
+    yield ("not listed", "", "older ones, of the time since the payment", "", "")
+
+
+def _spent(each: Transaction) -> Line:
+    return (
+        each.kind.value,
+        each.effective_at.isoformat(),
+        harmless(each.description),
+        str(each.transaction_id),
+        usd_number(each.amount_micros),
+    )

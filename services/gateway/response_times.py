@@ -1,0 +1,153 @@
+"""How fast the site answers, over all of its processes: counted by five minutes.
+
+The plan's targets are for some pages and some calls of the API, each a kind of its own; the alert
+is about all of them. Each process adds what it has counted to the database every few seconds, in
+the background; what it has not added when it is killed is lost, and nothing depends on it.
+"""
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from flask import Request
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from chassis.database import Connected
+from chassis.retention import Kept
+
+STEP = timedelta(minutes=5)
+ADD_EVERY_S = 2.0
+SLOW_S = 1.0
+KEPT = Kept("response_times", "starts_at", days=100)
+"""A little longer than the longest trend that is drawn."""
+
+
+class Kind(StrEnum):
+    """What the plan has a target for, and the rest."""
+
+    PAGE = "page"
+    API = "api"
+    OTHER = "other"
+
+
+IN_TIME_S = {Kind.PAGE: 0.5, Kind.API: 0.2, Kind.OTHER: SLOW_S}
+
+_PAGES = frozenset({"wallet", "marketplace"})
+_API = frozenset(
+    {
+        "/api/navbar/dropdown-data",
+        "/api/purchases",
+        "/api/wallet/check-affordability",
+        "/api/wallet/info",
+        "/api/wallet/instant-purchase",
+        "/api/wallet/purchase-with-topup",
+    }
+)
+
+_ADD = text(
+    "INSERT INTO response_times (starts_at, kind, answered, in_time, slow)"
+    " VALUES (:starts_at, :kind, :answered, :in_time, :slow)"
+    " ON CONFLICT (starts_at, kind) DO UPDATE SET"
+    " answered = response_times.answered + excluded.answered,"
+    " in_time = response_times.in_time + excluded.in_time,"
+    " slow = response_times.slow + excluded.slow"
+)
+_BY_STEP = text(
+    "SELECT starts_at, sum(answered)::bigint AS answered, sum(slow)::bigint AS slow"
+    " FROM response_times WHERE starts_at >= :since GROUP BY starts_at ORDER BY starts_at"
+)
+_BY_DAY = text(
+    "SELECT date_trunc('day', starts_at, 'UTC') AS starts_at, kind,"
+    " sum(answered)::bigint AS answered, sum(in_time)::bigint AS in_time"
+    " FROM response_times WHERE starts_at >= :since GROUP BY 1, 2"
+)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Of ``answered`` answers ``count`` were in time, or slow, whichever was asked for."""
+
+    starts_at: datetime
+    count: int
+    answered: int
+
+
+def kind_of(request: Request) -> Kind:
+    if request.blueprint in _PAGES and request.method == "GET":
+        return Kind.PAGE
+    return Kind.API if request.path in _API else Kind.OTHER
+
+
+def start_of_step(at: datetime) -> datetime:
+    return at.replace(minute=at.minute - at.minute % 5, second=0, microsecond=0)
+
+
+def slow_by_step(session: Session, since: datetime) -> list[Counted]:
+    """How many of all answers took over a second, five minutes by five minutes."""
+    rows = session.execute(_BY_STEP, {"since": since})
+    return [Counted(row.starts_at, row.slow, row.answered) for row in rows]
+
+
+def in_time_by_day(session: Session, since: datetime) -> dict[Kind, list[Counted]]:
+    """How many answers of each kind were in time, by the day in UTC."""
+    found: dict[Kind, list[Counted]] = {kind: [] for kind in Kind}
+    for row in session.execute(_BY_DAY, {"since": since}):
+        found[Kind(row.kind)].append(Counted(row.starts_at, row.in_time, row.answered))
+    return found
+
+
+class ResponseTimes:
+    """What one process has counted and not added yet. Safe for threads."""
+
+    def __init__(self, database: Connected, every_s: float = ADD_EVERY_S) -> None:
+        self._database = database
+        self._every_s = every_s
+        self._lock = threading.Lock()
+        self._counts: dict[tuple[datetime, Kind], list[int]] = {}
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def count(self, kind: Kind, now: datetime, seconds: float) -> None:
+        answer = (1, int(seconds <= IN_TIME_S[kind]), int(seconds > SLOW_S))
+        with self._lock:
+            self._note((start_of_step(now), kind), answer)
+            if self._thread is None:
+                # Not before: a thread would not survive a fork.
+                self._thread = threading.Thread(target=self._run, daemon=True)
+                self._thread.start()
+
+    def add(self) -> None:
+        """Add what was counted to the database; where that is away, it is kept."""
+        with self._lock:
+            counts, self._counts = self._counts, {}
+        try:
+            with self._database.begin() as session:
+                # In one order, so that two processes never wait for each other.
+                for (starts_at, kind), (answered, in_time, slow) in sorted(counts.items()):
+                    given = {"answered": answered, "in_time": in_time, "slow": slow}
+                    session.execute(_ADD, {"starts_at": starts_at, "kind": kind, **given})
+        except SQLAlchemyError:
+            with self._lock:
+                for place, numbers in counts.items():
+                    self._note(place, numbers)
+
+    def stop(self) -> None:
+        """Add what is left, too."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(ADD_EVERY_S)
+        if self._counts:
+            self.add()
+
+    def _note(self, place: tuple[datetime, Kind], numbers: Iterable[int]) -> None:
+        known = self._counts.setdefault(place, [0, 0, 0])
+        self._counts[place] = [one + other for one, other in zip(known, numbers, strict=True)]
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self._every_s):
+            if self._counts:
+                self.add()

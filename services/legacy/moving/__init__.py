@@ -1,0 +1,1 @@
+"""Moving people across, checking it, and moving them back."""

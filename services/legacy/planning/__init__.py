@@ -1,0 +1,1 @@
+"""What a migration would do, before it does anything."""

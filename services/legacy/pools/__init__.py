@@ -1,0 +1,1 @@
+"""Pools of the old coin and another one each: exchange, liquidity, staking."""

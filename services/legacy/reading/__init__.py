@@ -1,0 +1,1 @@
+"""Reading what the old program wrote: exactly, or not at all."""

@@ -1,0 +1,1 @@
+"""What finance does to wallets. Imports the ledger, which knows none of it."""

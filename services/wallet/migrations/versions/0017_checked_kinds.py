@@ -1,0 +1,10 @@
+"""What 0016 says of kinds is checked for the rows that were there before."""
+
+from alembic import op
+
+revision = "0017"
+down_revision = "0016"
+
+
+def upgrade() -> None:
+    op.execute("ALTER TABLE transactions VALIDATE CONSTRAINT kind_is_known")

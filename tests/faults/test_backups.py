@@ -1,0 +1,310 @@
+"""A drill: the database server is lost while payments go on, and comes back out of its backup."""
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+
+from chassis.money import parse_usd
+from contracts.billing import ListPurchases, PurchaseLine, PurchaseStatus, StartPurchase
+from contracts.errors import ServiceError
+from contracts.wallet import Credit, GetWallet, OpenAccount, Verify
+from deploy.local.broker import Node
+from deploy.local.child import Child
+from deploy.local.postgres import BINARIES, SUPERUSER, Postgres, _as_server_user
+from deploy.local.processes import ROOT
+from deploy.local.startup import free_port, wait_for
+from services.catalog.seed import product_id_of
+from tests.patience import PATIENCE_S, eventually
+from tests.system import System
+
+SCRIPT = (ROOT / "deploy/backup/backup.sh").read_text()
+SLUG = "app-theme-pack"
+PRICE = parse_usd("29.00")
+CREDIT = 1_000 * PRICE
+BUYERS = 4
+
+
+CHECKER = r"""#!/bin/sh
+cd "$2"
+sed -n 's/^{ "Path": "\([^"]*\)".*"Checksum": "\([0-9a-f]*\)".*/\2  \1/p' backup_manifest >../sums
+sha256sum --quiet --check ../sums
+"""
+"""In the place of ``pg_verifybackup``, which the wheel has, and which dies there of whatever it is
+asked (SIGSEGV on ``--version``)."""
+
+
+def _give(place: Path, like: Path) -> None:
+    owner = like.stat()
+    os.chown(place, owner.st_uid, owner.st_gid)
+
+
+class Backed:
+    """A server of the test's own, a directory of backups, and the script between them."""
+
+    def __init__(self, directory: Path) -> None:
+        self.server = Postgres(directory / "first", free_port())
+        self.server.start()
+        self.directory = directory
+        self.backups = directory / "backups"
+        self.follower: Child | None = None
+        hba = directory / "first/cluster/pg_hba.conf"
+        hba.write_text(
+            f"{hba.read_text()}host replication {SUPERUSER} 127.0.0.1/32 scram-sha-256\n"
+        )
+        self.sql("SELECT pg_reload_conf()")
+        checker = directory / "bin/pg_verifybackup"
+        checker.parent.mkdir()
+        checker.write_text(CHECKER)
+        checker.chmod(0o755)
+        # The server user writes here, whoever we are.
+        self.backups.mkdir()
+        if os.geteuid() == 0:
+            _give(self.backups, hba)
+            _give(directory, hba)
+
+    def sql(self, statement: str) -> None:
+        with self.server._connection() as connection, connection.cursor() as cursor:
+            cursor.execute(statement)
+
+    def command(self, *arguments: str) -> list[str]:
+        as_user = _as_server_user(self.directory)
+        return [*as_user, "bash", "-c", SCRIPT, "backup.sh", *arguments]
+
+    def environment(self, port: int, databases: str = "") -> dict[str, str]:
+        return {
+            "PATH": f"{self.directory / 'bin'}:{BINARIES}:{os.environ['PATH']}",
+            "LC_ALL": "C",
+            "PGHOST": "127.0.0.1",
+            "PGPORT": str(port),
+            "PGUSER": SUPERUSER,
+            "PGPASSWORD": self.server._password,
+            "BACKUP_EXPECTS": databases,
+        }
+
+    def run(self, *arguments: str, databases: str = "") -> subprocess.CompletedProcess[str]:
+        port = free_port() if arguments[0] == "restore" else self.server.port
+        return subprocess.run(
+            self.command(*arguments),
+            env=self.environment(port, databases),
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=150,
+        )
+
+    def follow(self) -> None:
+        """Receive the log, before any commit is answered."""
+        log = self.directory / "follow.log"
+        environment = self.environment(self.server.port)
+        command = self.command("follow", str(self.backups))
+        self.follower = Child("follower", command, environment, log, directory=Path("/"))
+        self.follower.start()
+        assert wait_for(lambda: any(self.backups.glob("wal/*.partial")), PATIENCE_S), (
+            log.read_text()
+        )
+        self.sql("ALTER SYSTEM SET synchronous_standby_names = 'pg_receivewal'")
+        self.sql("SELECT pg_reload_conf()")
+
+    def lose(self) -> None:
+        """The machine is gone, with all that was not sent away."""
+        [server] = self.server.children
+        server.kill()
+        assert self.follower is not None
+        self.follower.kill()
+
+    def restored(self) -> Path:
+        """Where a server is to be: the layout of deploy.local.postgres."""
+        place = self.directory / f"restored-{uuid4().hex[:6]}"
+        place.mkdir()
+        password = self.directory / "first/superuser-password"
+        (place / password.name).write_text(password.read_text())
+        if os.geteuid() == 0:
+            _give(place, password)
+        return place
+
+    def close(self) -> None:
+        if self.follower is not None:
+            self.follower.kill()
+        self.server.stop()
+
+
+@pytest.fixture
+def backed(scratch: Path) -> Iterator[Backed]:
+    directory = scratch / f"backed-{uuid4().hex[:6]}"
+    directory.mkdir()
+    made = Backed(directory)
+    yield made
+    made.close()
+
+
+class Buyers:
+    """People who go on buying, and note what they were told."""
+
+    def __init__(self, stack: System) -> None:
+        self.stack = stack
+        self.users = [uuid4() for _ in range(BUYERS)]
+        self.commands: list[StartPurchase] = []
+        self.told: set[UUID] = set()
+        self.stopping = threading.Event()
+
+    def open(self) -> None:
+        for user_id in self.users:
+            self.stack.rpc.call(OpenAccount(idempotency_key=f"open:{user_id}", user_id=user_id))
+            self.stack.rpc.call(self.credit(user_id))
+
+    def credit(self, user_id: UUID) -> Credit:
+        return Credit(
+            idempotency_key=f"credit:{user_id}",
+            user_id=user_id,
+            amount_micros=CREDIT,
+            description="Credits bought",
+        )
+
+    def buy_on(self, user_id: UUID) -> None:
+        # Slowly: a page of purchases holds 200.
+        while not self.stopping.wait(0.3):
+            command = StartPurchase(
+                idempotency_key=f"order:{uuid4()}",
+                user_id=user_id,
+                lines=[PurchaseLine(product_id=product_id_of(SLUG), quantity=1)],
+            )
+            self.commands.append(command)
+            self.send(command)
+
+    def send(self, command: StartPurchase) -> bool:
+        try:
+            bought = self.stack.rpc.call(command, timeout_s=5)
+        except ServiceError:
+            return False
+        if bought.status == PurchaseStatus.COMPLETED:
+            self.told.add(bought.purchase_id)
+        return bought.status == PurchaseStatus.COMPLETED
+
+    def completed(self, user_id: UUID) -> list[UUID]:
+        page = self.stack.rpc.call(ListPurchases(user_id=user_id, limit=200))
+        return [each.purchase_id for each in page.purchases if each.status == "completed"]
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+def test_a_server_that_is_lost_comes_back_with_every_payment_and_none_twice(
+    backed: Backed, broker: Node, request: pytest.FixtureRequest
+) -> None:
+    backed.follow()
+    directory = backed.directory / "system"
+    directory.mkdir()
+    stack = System(backed.server, broker, directory, ("wallet", "catalog", "billing"))
+    request.addfinalizer(stack.end_processes)
+    stack.start_all()
+    buyers = Buyers(stack)
+    buyers.open()
+    pool = ThreadPoolExecutor(BUYERS)
+    running = [pool.submit(buyers.buy_on, user_id) for user_id in buyers.users]
+    try:
+        eventually(lambda: len(buyers.told), lambda count: count >= 5)
+        made = backed.run("base", str(backed.backups))
+        assert made.returncode == 0, made.stderr
+        count = len(buyers.told)
+        eventually(lambda: len(buyers.told), lambda now: now >= count + 10)
+        backed.lose()
+        told = set(buyers.told)
+    finally:
+        buyers.stopping.set()
+        pool.shutdown()
+    for each in running:
+        each.result()
+
+    place = backed.restored()
+    names = " ".join(f"{stack._prefix}_{name}" for name in ("wallet", "catalog", "billing"))
+    restored = backed.run("restore", str(backed.backups), str(place / "cluster"), databases=names)
+    assert restored.returncode == 0, restored.stderr
+    backed.server.stop()
+    backed.server = Postgres(place, backed.server.port)
+    backed.server.start()
+
+    stack.wait_ready()
+    assert len(told) >= 15
+    assert told <= {each for user_id in buyers.users for each in buyers.completed(user_id)}
+    for command in buyers.commands:
+        eventually(lambda command=command: buyers.send(command))
+    assert stack.rpc.call(Verify(), timeout_s=60).first_difference is None
+    for user_id in buyers.users:
+        orders = {c.idempotency_key for c in buyers.commands if c.user_id == user_id}
+        wallet = stack.rpc.call(GetWallet(user_id=user_id))
+        assert len(buyers.completed(user_id)) == len(orders)
+        assert wallet.balance_micros == CREDIT - len(orders) * PRICE
+
+
+@pytest.mark.soak
+def test_a_restore_reaches_the_time_that_was_asked_for_or_fails(backed: Backed) -> None:
+    backed.server.create_database("kept")
+    backed.follow()
+    for statement in ("CREATE TABLE alembic_version (version_num text)",):
+        backed.sql(statement)
+    made = backed.run("base", str(backed.backups))
+    assert made.returncode == 0, made.stderr
+    time.sleep(1.1)
+    before = datetime.now(UTC)
+    time.sleep(1.1)
+    backed.sql("CREATE TABLE later ()")
+    after = datetime.now(UTC)
+    backed.lose()
+
+    def restore(until: str, expects: str) -> tuple[int, str, Path]:
+        place = backed.restored() / "cluster"
+        done = backed.run("restore", str(backed.backups), str(place), until, databases=expects)
+        return done.returncode, done.stderr, place
+
+    assert restore(before.isoformat(), "postgres")[0] == 0
+    # The log ends before: not an older state in silence.
+    assert restore(after.replace(year=after.year + 1).isoformat(), "postgres")[0] != 0
+    assert "no base backup" in restore("2020-01-01 00:00:00+00", "postgres")[1]
+    code, said, place = restore(before.isoformat(), "postgres wallet")
+    assert (code, "wallet is not in the backup" in said) == (1, True)
+    again = backed.run("restore", str(backed.backups), str(place))
+    assert "never over it" in again.stderr
+
+
+def _prune(backups: Path, name: str) -> subprocess.CompletedProcess[str]:
+    command = ["bash", "-c", SCRIPT, "backup.sh", "prune", str(backups), name]
+    path = f"{backups / 'bin'}:{os.environ['PATH']}"
+    return subprocess.run(
+        command, env={"PATH": path}, capture_output=True, text=True, check=False, timeout=30
+    )
+
+
+def test_pruning_keeps_the_backup_that_is_named_and_takes_no_other_name(tmp_path: Path) -> None:
+    older, kept, newer = "20261128T020000Z", "20261129T020000Z", "20261130T020000Z"
+    label = "START WAL LOCATION: 0/5000028 (file 000000010000000000000005)\n"
+    for name in (older, kept, newer, "draft"):
+        (tmp_path / "base" / name).mkdir(parents=True)
+        (tmp_path / "base" / name / "backup_label").write_text(label)
+    cleanup = tmp_path / "bin/pg_archivecleanup"
+    cleanup.parent.mkdir()
+    cleanup.write_text(f'#!/bin/sh\necho "$*" >{tmp_path}/cleaned\n')
+    cleanup.chmod(0o755)
+
+    def left() -> set[str]:
+        return {each.name for each in (tmp_path / "base").iterdir()}
+
+    for wrong in (f"{kept}/", f"./{kept}", f"{kept}/.", "draft", "", "..", "20261127T020000Z"):
+        refused = _prune(tmp_path, wrong)
+        assert (refused.returncode, refused.stderr[:8]) == (1, "backup: "), wrong
+        assert left() == {older, kept, newer, "draft"}
+    (tmp_path / "base" / newer / "backup_label").write_text("CHECKPOINT LOCATION: 0/5000060\n")
+    assert "does not say where its log starts" in _prune(tmp_path, newer).stderr
+    assert left() == {older, kept, newer, "draft"}
+    assert not (tmp_path / "cleaned").exists()
+
+    assert _prune(tmp_path, kept).returncode == 0
+    assert left() == {kept, newer, "draft"}
+    assert (tmp_path / "cleaned").read_text() == f"{tmp_path}/wal 000000010000000000000005\n"

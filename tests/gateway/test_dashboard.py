@@ -1,0 +1,133 @@
+"""The dashboard and the list of deployments, with what services told put in their place."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from chassis.clock import utc_now
+from chassis.database import Connected
+from contracts.billing import (
+    BurnRate,
+    Deployment,
+    DeploymentList,
+    DeploymentStatus,
+    Forecast,
+    ListDeployments,
+)
+from contracts.catalog import Category
+from contracts.wallet import AccountStatus, Wallet
+from services.gateway.app import create_app
+from tests.gateway.conftest import add_user, gateway_settings
+from tests.gateway.test_site import logged_in
+
+LIST = "/dashboard/deployments"
+
+
+@pytest.fixture
+def app(nobody_answers: None, databases: dict[str, str]) -> Iterator[Flask]:
+    app = create_app(gateway_settings(databases["gateway"]))
+    yield app
+    app.extensions["mycelium"].close()
+
+
+@pytest.fixture
+def browser(app: Flask, database: Connected) -> FlaskClient:
+    return logged_in(app, add_user(database, has_wallet=True))
+
+
+def wallet(available_micros: int) -> Wallet:
+    return Wallet(
+        user_id=uuid4(),
+        account_id=1,
+        balance_micros=available_micros,
+        held_micros=0,
+        available_micros=available_micros,
+        status=AccountStatus.OPEN,
+        opened_at=utc_now(),
+    )
+
+
+def quiet_forecast() -> Forecast:
+    burn = BurnRate(
+        balance_micros=0,
+        monthly_burn_micros=0,
+        daily_burn_micros=0,
+        hourly_burn_micros=0,
+        deployments=[],
+        projected_balance_30_days_micros=0,
+        days_until_empty=None,
+        empty_at=None,
+    )
+    return Forecast(available_micros=0, days=[], due_next=[], burn_rate=burn)
+
+
+@pytest.mark.parametrize(("available_micros", "done"), [(0, []), (1, ["Buy credits"])])
+def test_who_has_no_deployment_sees_what_to_do_first_and_what_is_done(
+    browser: FlaskClient, monkeypatch: pytest.MonkeyPatch, available_micros: int, done: list[str]
+) -> None:
+    told = (wallet(available_micros), quiet_forecast(), None)
+    page_module = "services.gateway.pages.dashboard"
+    monkeypatch.setattr(f"{page_module}.ask_all", lambda *_: told)
+    monkeypatch.setattr(f"{page_module}.forecast_chart.draw", lambda *_: None)
+
+    page = browser.get("/dashboard").text
+
+    steps = re.findall(r'<li( class="done")?><a class="row-title" href="([^"]*)">([^<]*)<', page)
+    assert [(address, title) for _, address, title in steps] == [
+        ("/dashboard/wallet#buy-credits", "Buy credits"),
+        ("/marketplace", "Choose a machine"),
+        ("/dashboard/wallet/auto-topup", "Set up auto top-up"),
+    ]
+    assert [title for is_done, _, title in steps if is_done] == done
+
+
+class Billing:
+    """In place of billing: what was asked, and as many deployments as it is to have."""
+
+    def __init__(self, *deployments: Deployment) -> None:
+        self.deployments = list(deployments)
+        self.asked: list[ListDeployments] = []
+
+    def call(self, request: Any) -> DeploymentList:
+        self.asked.append(request)
+        return DeploymentList(deployments=self.deployments, next_cursor="older")
+
+
+def deployment(identifier: UUID) -> Deployment:
+    return Deployment(
+        deployment_id=identifier,
+        purchase_id=uuid4(),
+        product_id=uuid4(),
+        name="VM",
+        category=Category.COMPUTE,
+        status=DeploymentStatus.ACTIVE,
+        monthly_cost_micros=5_000_000,
+        created_at=utc_now(),
+    )
+
+
+def test_deployments_are_filtered_by_state_page_after_page(
+    browser: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [uuid4(), uuid4()]
+    billing = Billing(*map(deployment, ids))
+    monkeypatch.setattr("services.gateway.pages.dashboard.call", billing.call)
+    monkeypatch.setattr("services.gateway.pages.dashboard.ask", lambda _: None)
+
+    everything, active = browser.get(LIST), browser.get(f"{LIST}?state=active")
+    nonsense = browser.get(f"{LIST}?state=running")
+    billing.deployments = []
+    none_left = browser.get(f"{LIST}?state=failed").text
+
+    assert [each.statuses for each in billing.asked[:2]] == [[], [DeploymentStatus.ACTIVE]]
+    assert nonsense.status_code == 422
+    assert '<option value="active" selected>' in active.text
+    assert f'href="{LIST}?cursor=older&amp;state=active"' in active.text
+    # Of the same name, from the same moment: their ids tell them apart.
+    assert all(f"#{each.hex[-6:]}" in everything.text for each in ids)
+    assert "None is in this state" in none_left

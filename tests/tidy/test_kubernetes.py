@@ -1,0 +1,367 @@
+"""deploy/kubernetes: right by Kubernetes' own schemas, and by what the code reads and does."""
+
+import os
+import re
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from pydantic_settings import BaseSettings
+
+from chassis.container import STOP_TIMEOUT_S
+from chassis.settings import ServiceSettings
+from deploy.definitions import LOGINS, VHOST, access
+from deploy.kubernetes.manifests import PROCESSES, SECRETS, all_written
+from deploy.parts import DATABASES, LISTENERS
+from services.gateway.server.__main__ import STOP_TIMEOUT_S as WEBSITE_STOP_TIMEOUT_S
+from services.gateway.settings import GatewaySettings, NotifierSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+KUBERNETES = ROOT / "deploy/kubernetes"
+VERSION = "1.33"
+NAMEKO = set(re.findall(r"\$\{(\w+)", (ROOT / "chassis/nameko.yaml").read_text()))
+NAMES = [process.name for process in PROCESSES]
+
+Object = dict[str, Any]
+
+
+def objects(*folders: str) -> Iterator[Object]:
+    for folder in folders or ("base", "migrations"):
+        for file in sorted((KUBERNETES / folder).glob("*.yaml")):
+            if file.name != "kustomization.yaml":
+                yield from yaml.safe_load_all(file.read_text())
+
+
+def found(kind: str, name: str) -> Object:
+    [one] = [each for each in objects() if (each["kind"], each["metadata"]["name"]) == (kind, name)]
+    return one
+
+
+def pods() -> dict[str, Object]:
+    """The pod of everything that runs an image of ours, by kind and name."""
+    found = {}
+    for each in objects():
+        spec = each.get("spec", {})
+        spec = spec.get("jobTemplate", {}).get("spec", spec)
+        if isinstance(spec.get("template"), dict):
+            found[f"{each['kind']} {each['metadata']['name']}"] = spec["template"]["spec"]
+    return found
+
+
+def container_of(process: str) -> Object:
+    [container] = pods()[f"Deployment {process}"]["containers"]
+    return container
+
+
+def settings_of(process: str) -> type[BaseSettings]:
+    if process in ("gateway", "notifier"):
+        return {"gateway": GatewaySettings, "notifier": NotifierSettings}[process]
+    module = import_module(f"services.{process}.settings")
+    [found] = {
+        each
+        for each in vars(module).values()
+        if isinstance(each, type)
+        and issubclass(each, ServiceSettings)
+        and each.__module__ == module.__name__
+    }
+    return found
+
+
+def test_the_files_are_what_the_module_makes() -> None:
+    made = all_written()
+    folders = ("base", "migrations")
+    files = [file for folder in folders for file in (KUBERNETES / folder).iterdir()]
+
+    assert {str(file.relative_to(KUBERNETES)) for file in files} == set(made)
+    other = [name for name, text in made.items() if (KUBERNETES / name).read_text() != text]
+    assert other == [], "python -m deploy.kubernetes.manifests deploy/kubernetes writes them"
+
+
+def test_whatever_is_kubernetes_own_is_right_by_its_schema() -> None:
+    own = [
+        each
+        for each in objects()
+        if "." not in each["apiVersion"] or each["apiVersion"].endswith("k8s.io/v1")
+    ]
+
+    assert len(own) > 35
+    for each in own:
+        kubernetes_validate.validate(each, VERSION, strict=True)
+
+
+def test_nothing_is_there_twice() -> None:
+    counted = Counter((each["kind"], each["metadata"]["name"]) for each in objects())
+
+    assert [key for key, count in counted.items() if count > 1] == []
+    assert {process.name for process in PROCESSES} == {*LISTENERS, "gateway"}
+    assert {each["metadata"]["name"] for each in objects("migrations")} == {
+        f"{name}-migrate" for name in DATABASES
+    }
+
+
+@pytest.mark.parametrize("process", NAMES)
+def test_a_process_gets_its_settings_and_no_others(process: str) -> None:
+    fields = settings_of(process).model_fields
+    given = [each["name"] for each in container_of(process)["env"]]
+    expanded = set(re.findall(r"\$\((\w+)\)", str(container_of(process)["env"])))
+    required = {name.upper() for name, each in fields.items() if each.is_required()}
+
+    assert max(Counter(given).values()) == 1
+    assert set(given) - expanded <= {name.upper() for name in fields} | NAMEKO
+    assert required <= set(given)
+    # Kubernetes expands what stands before.
+    assert max(map(given.index, expanded)) < min(map(given.index, ("DATABASE_URL", "AMQP_URI")))
+
+
+def test_secrets_and_settings_have_the_keys_that_are_asked_for() -> None:
+    maps = {each["metadata"]["name"]: each for each in objects() if each["kind"] == "ConfigMap"}
+    asked: dict[str, set[tuple[str, str]]] = {"secretKeyRef": set(), "configMapKeyRef": set()}
+    for pod in pods().values():
+        for env in pod["containers"][0]["env"]:
+            for kind, place in env.get("valueFrom", {}).items():
+                asked[kind].add((place["name"], place["key"]))
+
+    assert asked["configMapKeyRef"] == {
+        (name, key) for name, each in maps.items() for key in each["data"]
+    }
+    assert asked["secretKeyRef"] <= {(name, key) for name, keys in SECRETS.items() for key in keys}
+    named = set(re.findall(r"(?:importCredentialsSecret|passwordSecret)': {'name': '([\w-]+)'",
+                           str(list(objects()))))  # fmt: skip
+    others = {"scaler-broker", "backup-store"}
+    assert named | {name for name, _ in asked["secretKeyRef"]} | others == set(SECRETS)
+
+
+@pytest.mark.parametrize("process", NAMES)
+def test_a_process_is_asked_how_it_is_where_it_listens(process: str) -> None:
+    container = container_of(process)
+    [port] = container["ports"]
+    dockerfile = (ROOT / "services/Dockerfile").read_text()
+
+    assert f"HEALTH_PORT={port['containerPort']}" in dockerfile
+    assert f"GATEWAY_PORT={port['containerPort']}" in dockerfile
+    asked = {
+        probe: container[f"{probe}Probe"]["httpGet"]
+        for probe in ("startup", "liveness", "readiness")
+    }
+    assert {each["port"] for each in asked.values()} == {port["name"]}
+    # One that is slow behind is not ended for it.
+    assert asked["liveness"]["path"] == asked["startup"]["path"] == "/healthz"
+    assert asked["readiness"]["path"] == "/readyz"
+
+
+@pytest.mark.parametrize("process", NAMES)
+def test_a_process_has_the_time_to_answer_what_it_has_in_hand(process: str) -> None:
+    pod = pods()[f"Deployment {process}"]
+    hook = container_of(process).get("lifecycle", {}).get("preStop", {}).get("exec", {})
+    waits_s = int(hook["command"][1]) if hook else 0
+    drains_s = WEBSITE_STOP_TIMEOUT_S if process == "gateway" else STOP_TIMEOUT_S
+
+    assert (waits_s > 0) == (process == "gateway")
+    assert pod["terminationGracePeriodSeconds"] >= waits_s + drains_s + 5
+
+
+@pytest.mark.parametrize("pod", pods())
+def test_whatever_runs_is_nobody_and_writes_nowhere(pod: str) -> None:
+    spec = pods()[pod]
+    [container] = spec["containers"]
+
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert str(spec["securityContext"]["runAsUser"]) in (ROOT / "services/Dockerfile").read_text()
+    assert spec["automountServiceAccountToken"] is False
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert {"memory"} == set(container["resources"]["limits"])
+
+
+@pytest.mark.parametrize("process", NAMES)
+def test_two_of_each_are_kept_and_spread_and_one_at_a_time_goes(process: str) -> None:
+    scaled = next(
+        each["spec"]
+        for each in objects()
+        if each["kind"] in ("ScaledObject", "HorizontalPodAutoscaler")
+        and each["spec"]["scaleTargetRef"]["name"] == process
+    )
+
+    assert scaled.get("minReplicaCount", scaled.get("minReplicas")) == 2
+    assert found("PodDisruptionBudget", process)["spec"]["maxUnavailable"] == 1
+    assert pods()[f"Deployment {process}"]["topologySpreadConstraints"]
+    # Who scales it says how many there are.
+    assert "replicas" not in found("Deployment", process)["spec"]
+
+
+def test_the_database_has_connections_for_as_many_as_there_may_be() -> None:
+    website = GatewaySettings.model_fields
+    needed = 0
+    for process in PROCESSES:
+        fields = settings_of(process.name).model_fields
+        pools = 2 * fields["database_pool_size"].default
+        if process.name == "gateway":
+            needed += process.replicas_max * website["gateway_workers"].default * pools
+        else:
+            # One more for who does the periodic work.
+            needed += process.replicas_max * pools + 1
+    parameters = found("Cluster", "postgres")["spec"]["postgresql"]["parameters"]
+
+    assert needed + len(DATABASES) + 10 <= int(parameters["max_connections"])
+
+
+@pytest.mark.parametrize("process", LISTENERS)
+def test_it_is_scaled_by_its_own_calls_and_events_those_in_hand_too(process: str) -> None:
+    [trigger] = found("ScaledObject", process)["spec"]["triggers"]
+    asked = trigger["metadata"]
+    own = re.compile(asked["queueName"])
+
+    # AMQP would count what is ready alone, and end who works on a long one.
+    assert (asked["protocol"], asked["excludeUnacknowledged"]) == ("http", "false")
+    assert asked["vhostName"] == VHOST
+    assert own.match(f"rpc-{process}")
+    assert own.match(f"evt-topup-topup_paid--{process}.credit_topup")
+    for other in ("rpc-other", "evt-topup-topup_paid--other.hear", f"{process}.dead-letters"):
+        assert not own.match(other)
+
+
+def test_only_who_calls_the_world_may_and_only_the_way_in_comes_in() -> None:
+    outside, inside = set(), {}
+    for process in NAMES:
+        spec = found("NetworkPolicy", process)["spec"]
+        assert spec["policyTypes"] == ["Ingress", "Egress"]
+        if any("ipBlock" in to for each in spec["egress"] for to in each["to"]):
+            outside.add(process)
+        inside[process] = {
+            caller["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+            for each in spec["ingress"]
+            for caller in each["from"]
+        }
+
+    assert outside == {"topup", "notifier"}
+    assert {name for name, callers in inside.items() if "ingress-nginx" in callers} == {"gateway"}
+    nobody = found("NetworkPolicy", "nobody-else")["spec"]
+    assert "ingress" not in nobody
+    assert "egress" not in nobody
+
+
+def test_the_broker_allows_what_the_definitions_allow_and_nothing_else() -> None:
+    allowed = access(VHOST, LOGINS)
+    resources = [each for each in objects("base") if each["apiVersion"] == "rabbitmq.com/v1beta1"]
+
+    def told(kind: str, *keys: str) -> list[tuple[str, ...]]:
+        specs = [each["spec"] for each in resources if each["kind"] == kind]
+        return sorted((each["user"], *(each["permissions"][key] for key in keys)) for each in specs)
+
+    def wanted(what: str, *keys: str) -> list[tuple[str, ...]]:
+        ours = {login.name for login in LOGINS}
+        return sorted(
+            (each["user"], *(each[key] for key in keys))
+            for each in allowed[what]
+            if each["user"] in ours
+        )
+
+    rights = ("configure", "write", "read")
+    assert told("Permission", *rights) == sorted(
+        [*wanted("permissions", *rights), ("scaler", "", "", "")]
+    )
+    by_topic = ("exchange", "write", "read")
+    assert told("TopicPermission", *by_topic) == wanted("topic_permissions", *by_topic)
+
+
+@pytest.mark.parametrize(
+    "file",
+    sorted((KUBERNETES / "overlays").rglob("kustomization.yaml")),
+    ids=lambda file: str(file.parent.name),
+)
+def test_an_overlay_changes_what_there_is(file: Path) -> None:
+    overlay = yaml.safe_load(file.read_text())
+    there = {(each["kind"], each["metadata"]["name"]) for each in objects()}
+    images = {pod["containers"][0]["image"] for pod in pods().values()}
+
+    for place in [*overlay.get("resources", []), *overlay.get("components", [])]:
+        assert (file.parent / place / "kustomization.yaml").exists()
+    for patch in overlay.get("patches", []):
+        body = yaml.safe_load(patch["patch"])
+        target = patch.get("target") or {"kind": body["kind"], "name": body["metadata"]["name"]}
+        assert (target["kind"], target["name"]) in there
+        if target["kind"] == "ConfigMap":
+            assert set(body["data"]) <= set(found("ConfigMap", target["name"])["data"])
+    if "images" in overlay:
+        assert {each["name"] for each in overlay["images"]} == images
+
+
+def test_the_alerts_and_the_documentation_name_what_there_is() -> None:
+    alerts = (ROOT / "deploy/prometheus/alerts.yml").read_text()
+    told = (ROOT / "docs/kubernetes.md").read_text()
+
+    assert f'cronjob="{found("CronJob", "wallet-verify")["metadata"]["name"]}"' in alerts
+    for place in re.findall(r"deploy/kubernetes/[\w/.]*[\w/]", told):
+        assert (ROOT / place).exists(), place
+    services = {
+        f"{name}-{of}" for name in (*DATABASES, "notifier") for of in ("database", "broker")
+    }
+    assert {name for name in SECRETS if f"`{name}`" not in told} <= services
+
+
+KUBECTL = """#!/bin/sh
+echo "$*" >>"$0.calls"
+case "$*" in
+*"wait --for=condition=complete"*) [ "$(grep -c ' wait ' "$0.calls")" -ge "$DONE_AFTER" ] ;;
+*jsonpath*) echo "$CONDITIONS" ;;
+esac
+"""
+"""A cluster whose jobs are done the time that they are waited for, and have come to this before."""
+
+
+@pytest.mark.parametrize(
+    ("done_after", "conditions", "code", "waits"),
+    [
+        (1, "", 0, 1),
+        (3, "SuccessCriteriaMet Complete", 0, 3),
+        (3, "FailureTarget", 0, 3),
+        (9, "SuccessCriteriaMet Complete FailureTarget Failed", 1, 1),
+        (9, "SuccessCriteriaMet Complete", 1, 4),
+    ],
+    ids=["done", "done later", "failing and done after all", "one failed", "too late"],
+)
+def test_migrations_are_waited_for_until_one_fails_or_time_is_over(
+    tmp_path: Path, done_after: int, conditions: str, code: int, waits: int
+) -> None:
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text(KUBECTL)
+    kubectl.chmod(0o755)
+    told = {"DONE_AFTER": str(done_after), "CONDITIONS": conditions}
+    done = subprocess.run(
+        [str(KUBERNETES / "migrated.sh"), "1"],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", **told},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+
+    calls = (tmp_path / "kubectl.calls").read_text().splitlines()
+    assert (done.returncode, sum(" wait " in call for call in calls)) == (code, waits)
+    assert bool(done.stderr) == bool(code)
+
+
+def test_the_pods_that_are_waited_for_before_migrations_are_those_of_our_processes() -> None:
+    told = (ROOT / "docs/kubernetes.md").read_text()
+    [there, absent] = re.findall(r"--for=delete .* pod -l '(.*),!(.*)'", told)[0]
+    key, value = there.split("=")
+    chosen = {
+        each["metadata"]["name"]
+        for each in objects()
+        if each["kind"] in ("Deployment", "Job", "CronJob")
+        for spec in [each["spec"].get("jobTemplate", each)["spec"]]
+        for labels in [spec["template"]["metadata"]["labels"]]
+        if labels.get(key) == value and absent not in labels
+    }
+
+    assert chosen == set(NAMES)
+    assert told.index("--for=delete") < told.rindex("delete job") < told.rindex("migrated.sh")
