@@ -1,7 +1,8 @@
 """Fixtures for all tests: real servers, the product's own, on free ports in a temporary place.
 
 ``postgres`` and ``broker`` are the servers, ``databases`` a migrated database for each service,
-``service_stack`` starts some processes of the product, ``system`` all of them.
+``service_stack`` starts some processes of the product for the tests of a file, ``lasting_stack``
+for those of many, ``system`` is all of them.
 
 Whoever runs pytest many times over registers a plugin ``running_servers``, which has a
 ``postgres`` and a ``broker`` that outlive the run, as `make mutants` does.
@@ -10,7 +11,7 @@ Whoever runs pytest many times over registers a plugin ``running_servers``, whic
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def postgres(scratch: Path, running_servers: Any) -> Iterator[Postgres]:
     if running_servers is not None:
         yield running_servers.postgres
         return
-    server = start_postgres(scratch / "postgres")
+    server = start_postgres(scratch / "postgres", is_durable=False)
     yield server
     server.stop()
 
@@ -87,23 +88,31 @@ def databases(postgres: Postgres) -> MigratedDatabases:
 
 
 @pytest.fixture(scope="session")
-def service_stack(
-    postgres: Postgres,
-    broker: Node,
-    scratch: Path,
-    running_servers: Any,
-    request: pytest.FixtureRequest,
-) -> Iterator[StackFactory]:
-    """``service_stack("wallet", "billing", settings={…})``: these processes, and only these.
-
-    Each call makes a virtual host and databases of its own. It is ended with the session, or
-    earlier by its ``close()``.
-    """
+def new_system(
+    postgres: Postgres, broker: Node, scratch: Path, request: pytest.FixtureRequest
+) -> StackFactory:
+    """These processes, and only these, on a virtual host and databases of their own."""
     systems = request.config.stash.setdefault(_SYSTEMS, [])
 
-    def make(*names: str, settings: dict[str, str] | None = None) -> System:
+    def make(
+        *names: str,
+        settings: Mapping[str, str] | None = None,
+        databases: Mapping[str, str] | None = None,
+    ) -> System:
         directory = Path(tempfile.mkdtemp(prefix="system-", dir=scratch))
-        stack = System(postgres, broker, directory, names, settings)
+        stack = System(postgres, broker, directory, names, settings, databases=databases)
+        systems.append(stack)
+        return stack
+
+    return make
+
+
+def _until_the_end(new_system: StackFactory, running_servers: Any) -> Iterator[StackFactory]:
+    """Makes systems that end with whoever asked for this."""
+    systems: list[System] = []
+
+    def make(*names: str, **wanted: Mapping[str, str]) -> System:
+        stack = new_system(*names, **wanted)
         systems.append(stack)
         stack.start_all()
         return stack
@@ -115,13 +124,31 @@ def service_stack(
         else:
             # Their databases and virtual hosts go with the servers.
             stack.end_processes()
-    systems.clear()
+
+
+@pytest.fixture(scope="module")
+def service_stack(new_system: StackFactory, running_servers: Any) -> Iterator[StackFactory]:
+    """``service_stack("wallet", "billing", settings={…})``: these processes, and only these.
+
+    Each call makes a virtual host and databases of its own. It is ended with the tests of the
+    file, whose neighbours it would cost processor time, or earlier by its ``close()``.
+    """
+    yield from _until_the_end(new_system, running_servers)
 
 
 @pytest.fixture(scope="session")
-def system(service_stack: StackFactory) -> System:
-    """The whole product as real processes, with the catalog's example products."""
-    return service_stack(*PROCESSES)
+def lasting_stack(new_system: StackFactory, running_servers: Any) -> Iterator[StackFactory]:
+    """Like ``service_stack``, for many files."""
+    yield from _until_the_end(new_system, running_servers)
+
+
+@pytest.fixture(scope="session")
+def system(lasting_stack: StackFactory) -> System:
+    """The product as real processes, with the catalog's example products.
+
+    Nobody counts: what does is started where it is tested.
+    """
+    return lasting_stack(*(name for name in PROCESSES if name != "analytics"))
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -1,17 +1,16 @@
 """Odd values in every field of every page: an answer that says what is wrong, never a 5xx."""
 
+import importlib
 import inspect
 import re
 from collections.abc import Callable
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import pytest
 import requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from werkzeug.routing import Rule
 
 from chassis.database import Connected
 from services.gateway import pages
@@ -73,10 +72,10 @@ class Case(NamedTuple):
         return f"{self.method} {self.rule} {self.field}"
 
 
-def fields_of(rule: Rule) -> set[str]:
+def fields_of(view: Callable[..., Any]) -> set[str]:
     """The fields that a page may read: those in the source of its module, and of all forms."""
-    module = f"{Path(pages.__file__).parent}/{rule.endpoint.partition('.')[0]}.py"
-    source = Path(module).read_text() + inspect.getsource(forms)
+    module = importlib.import_module(inspect.unwrap(view).__module__)
+    source = inspect.getsource(module) + inspect.getsource(forms)
     in_loops = re.findall(r'"(\w+)"', " ".join(_READ_IN_A_LOOP.findall(source)))
     by_choice = re.findall(r'name = "(\w+)" if', source)
     return {*_READ.findall(source), *in_loops, *by_choice}
@@ -91,7 +90,7 @@ def page_cases() -> list[Case]:
         # Logging out would end the session that the others need.
         if rule.endpoint.partition(".")[0] in names and rule.endpoint != "accounts.logout"
         for method in sorted({"GET", "POST"} & (rule.methods or set()))
-        for field in sorted(fields_of(rule) | rule.arguments)
+        for field in sorted(fields_of(app.view_functions[rule.endpoint]) | rule.arguments)
     ]
 
 
@@ -157,13 +156,28 @@ def test_what_was_once_a_500_has_its_answer(send: Send, case: Case, odd: str, st
     assert send(case, odd).status_code == status
 
 
+def test_every_page_answers_what_is_sound(send: Send) -> None:
+    """By chance alone, the next test would meet a page that always fails once in many runs."""
+    pages_and_methods = {(case.method, case.rule) for case in CASES}
+    failed = {
+        (method, rule): answer.status_code
+        for method, rule in sorted(pages_and_methods)
+        if (answer := send(Case(method, rule, "nothing"), "")).status_code >= 500
+    }
+
+    assert not failed
+
+
 @settings(
     max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(case=st.sampled_from(CASES), odd=st.sampled_from(ODD) | st.text(max_size=200))
 def test_no_page_fails_at_an_odd_value(send: Send, case: Case, odd: str) -> None:
-    answer = send(case, odd)
+    # A service that is slow once on a busy machine is not what fails here.
+    answers = (send(case, odd) for _ in range(4))
+    answer = next((given for given in answers if given.status_code != 503), None)
 
+    assert answer is not None, "four times a service was away"
     assert answer.status_code < 500, answer.text[:500]
 
 
