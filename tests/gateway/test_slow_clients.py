@@ -3,19 +3,25 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 
+import psutil
 import pytest
 import requests
 import uvicorn
 
 from chassis.database import Connected
+from deploy.local.processes import ROOT
 from deploy.local.startup import is_port_free
 from services.gateway.server import connections
 from services.gateway.server.connections import HEAD_BYTES_MAX
+from services.gateway.server.sharing import Held
 from services.gateway.server.wsgi import BufferedWsgi
 from tests.gateway.conftest import PASSWORD, Front, add_user, error_of, gateway_settings
 from tests.patience import eventually
@@ -202,6 +208,62 @@ def test_whoever_holds_all_places_keeps_nobody_out(start_front: Callable[..., Fr
         connection.sendall(SLOW_HEAD)
 
     assert front.took_s("/healthz") < AT_ONCE_S
+
+
+def test_a_connection_goes_to_the_worker_that_holds_fewer(
+    start_front: Callable[..., Front],
+) -> None:
+    """Also while one hangs: the other one takes all then, and is left alone afterwards."""
+    front = start_front()
+    hanging, working = front.workers()
+    hanging.suspend()
+    began = time.monotonic()
+    try:
+        for _ in range(12):
+            ask_and_stay(front)
+    finally:
+        hanging.resume()
+    waited_s = time.monotonic() - began
+    before = held_by(front, working)
+    for _ in range(12):
+        ask_and_stay(front)
+
+    assert waited_s < AT_ONCE_S
+    assert before == 12
+    assert held_by(front, working) <= before + 3
+
+
+def ask_and_stay(front: Front) -> None:
+    connection = front.connect()
+    connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: site\r\n\r\n")
+    assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+
+def held_by(front: Front, worker: psutil.Process) -> int:
+    return sum(
+        each.status == "ESTABLISHED" and each.laddr.port == front.port
+        for each in worker.net_connections("tcp")
+    )
+
+
+def test_the_count_of_a_worker_that_was_killed_goes_with_the_next_start(tmp_path: Path) -> None:
+    path = tmp_path / "connections"
+    mine = Held(path)
+    mine.add(1)
+
+    def another(then: str) -> None:
+        code = (
+            f"from services.gateway.server.sharing import Held; one = Held({str(path)!r}); {then}"
+        )
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+    seen = [mine.is_more_than_another()]
+    another("")
+    seen.append(mine.is_more_than_another())
+    another("one.leave()")
+    seen.append(mine.is_more_than_another())
+
+    assert seen == [False, True, False]
 
 
 def test_a_header_with_an_underscore_does_not_pass_for_the_proxy_s(

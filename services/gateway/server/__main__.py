@@ -7,12 +7,14 @@ import os
 import resource
 import socket
 import sys
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from uvicorn import Config
 from uvicorn.supervisors.multiprocess import Multiprocess
 
+from services.gateway.server import sharing
 from services.gateway.server.connections import Connection
 from services.gateway.settings import GatewaySettings, get_settings
 
@@ -38,6 +40,7 @@ def main() -> int:
     with TemporaryDirectory(prefix="mycelium-metrics-") as folder:
         # Each worker counts in files of its own; services/gateway/metrics.py adds them up.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        os.environ[sharing.FILE] = str(Path(folder) / "connections")
         Master(_configuration(settings), [listener]).run()
     return 0
 
@@ -56,7 +59,7 @@ def _configuration(settings: GatewaySettings) -> Config:
         "services.gateway.server.worker:application",
         factory=True,
         workers=settings.gateway_workers,
-        loop="uvloop",
+        loop="services.gateway.server.sharing:Loop",
         http=Connection,
         ws="none",
         lifespan="on",

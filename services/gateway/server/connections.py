@@ -13,6 +13,7 @@ on a bare machine there is none. Here:
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -50,6 +51,8 @@ class Connection(HttpToolsProtocol):
         self._is_stopping = False
         self._request_timer: asyncio.TimerHandle | None = None
         self._answer_timer: asyncio.TimerHandle | None = None
+        self.ends_with: Callable[[], None] = lambda: None
+        """Called when the connection is over."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -63,6 +66,7 @@ class Connection(HttpToolsProtocol):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
+        self.ends_with()
 
     def data_received(self, data: bytes) -> None:
         if self._is_refused:
