@@ -1,12 +1,13 @@
 """Looking at deployments."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol, cast
 from uuid import UUID
 
-from sqlalchemy import select, text
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from chassis.bulk import Bulk
 from chassis.cursors import decode_cursor, encode_cursor
 from contracts.billing import (
     Access,
@@ -58,18 +59,26 @@ class Burning(NamedTuple):
 
 
 # One question: of the others as many as could be among the dearest, and how many there are.
-_BURNING = text(
+_BURNING = Bulk(
     """
-    SELECT * FROM (
+    SELECT new.question, found.* FROM {rows} CROSS JOIN LATERAL (SELECT * FROM (
         SELECT deployment_id, name, category, status, monthly_cost_micros,
             count(*) OVER () AS total, sum(monthly_cost_micros) OVER () AS micros,
             row_number() OVER (ORDER BY monthly_cost_micros DESC, deployment_id) AS place
         FROM deployments
-        WHERE user_id = :user_id AND status = 'active'
-            AND (monthly_cost_micros > 0 OR deployment_id = ANY (CAST(:used AS uuid[])))
+        WHERE user_id = new.user_id AND status = 'active' AND (
+            monthly_cost_micros > 0
+            OR deployment_id = ANY (CAST(string_to_array(new.used, ',') AS uuid[]))
+        )
     ) AS burning
-    WHERE place <= :limit OR deployment_id = ANY (CAST(:used AS uuid[]))
-    """
+    WHERE place <= new.dearest
+        OR deployment_id = ANY (CAST(string_to_array(new.used, ',') AS uuid[]))
+    ) AS found
+    """,
+    question="bigint",
+    user_id="uuid",
+    dearest="bigint",
+    used="text",
 )
 
 
@@ -149,19 +158,48 @@ def list_deployments(
     )
 
 
+class AskedToBurn(NamedTuple):
+    """What burns of a user's is wanted, the ``limit`` dearest of it by name. ``usage`` is what a
+    month of it costs, by deployment."""
+
+    user_id: UUID
+    limit: int
+    usage: Mapping[UUID, int]
+
+
 def what_burns(session: Session, user_id: UUID, limit: int, usage: Mapping[UUID, int]) -> Burning:
     """The user's active deployments with a monthly price, and those that are used for so much
     every month; the ``limit`` dearest by name."""
-    # Whatever is not used is among the dearest only if it is so by its price.
-    asked = {"user_id": user_id, "used": [str(each) for each in usage], "limit": limit}
-    rows = session.execute(_BURNING, asked).all()
+    (burning,) = all_that_burns(session, [AskedToBurn(user_id, limit, usage)])
+    return burning
 
-    def dearer(row: Any) -> tuple[int, UUID]:
+
+def all_that_burns(session: Session, asked: Sequence[AskedToBurn]) -> list[Burning]:
+    """The same of several users."""
+    found: list[list[Burns]] = [[] for _ in asked]
+    counted: list[tuple[int, int]] = [(0, 0)] * len(asked)
+    # Whatever is not used is among the dearest only if it is so by its price.
+    questions = [
+        (place, each.user_id, each.limit, ",".join(map(str, each.usage)))
+        for place, each in enumerate(asked)
+    ]
+    for row in _BURNING.execute(session, questions).all() if asked else ():
+        found[row.question].append(cast(Burns, row))
+        counted[row.question] = row.total, int(row.micros)
+    return [
+        _burning(each, burns, *counts)
+        for each, burns, counts in zip(asked, found, counted, strict=True)
+    ]
+
+
+def _burning(asked: AskedToBurn, found: list[Burns], total: int, priced_micros: int) -> Burning:
+    usage = asked.usage
+
+    def dearer(row: Burns) -> tuple[int, UUID]:
         return -row.monthly_cost_micros - usage.get(row.deployment_id, 0), row.deployment_id
 
-    total, monthly_micros = (rows[0].total, int(rows[0].micros)) if rows else (0, 0)
-    dearest = cast(list[Burns], sorted(rows, key=dearer)[:limit])
-    return Burning(total, monthly_micros + sum(usage.values()), dearest, usage)
+    dearest = sorted(found, key=dearer)[: asked.limit]
+    return Burning(total, priced_micros + sum(usage.values()), dearest, usage)
 
 
 def as_deployments(

@@ -13,9 +13,9 @@ from datetime import date, datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from chassis.bulk import Bulk
 from contracts.billing import DeploymentStatus
 from services.billing.deployments.months import month_end
 from services.billing.deployments.periods import PeriodStatus
@@ -72,11 +72,21 @@ class DayOfCharges(NamedTuple):
         )[:limit]
 
 
+class Asked(NamedTuple):
+    """Of whose deployments the groups are wanted, at which moment, and how many of each by name;
+    as if ``without`` were not there."""
+
+    user_id: UUID
+    now: datetime
+    first: int
+    without: UUID | None
+
+
 # Months that are counted from the same day of a month, at one time of the day, end on the same
 # days. The connection's time zone is UTC.
-_GROUPS = text(
+_GROUPS = Bulk(
     f"""
-    SELECT * FROM (
+    SELECT new.question, found.* FROM {{rows}} CROSS JOIN LATERAL (SELECT * FROM (
         SELECT deployment_id, name, monthly_cost_micros, paid_until, period_anchor_at,
             ends_with_month, count(*) OVER same AS total,
             sum(monthly_cost_micros) OVER same AS micros,
@@ -85,37 +95,44 @@ _GROUPS = text(
                 ORDER BY paid_until::date, extract(day FROM period_anchor_at), ends_with_month
             ) AS number,
             bool_and(coalesce(
-                status = '{DeploymentStatus.ACTIVE}' AND paid_until >= :now AND due_at IS NOT NULL
-                AND period_anchor_at::time = paid_until::time AND new_price_micros IS NULL
+                status = '{DeploymentStatus.ACTIVE}' AND paid_until >= new.now
+                AND due_at IS NOT NULL AND period_anchor_at::time = paid_until::time
+                AND new_price_micros IS NULL
                 AND short_since IS NULL AND usage_short_since IS NULL AND NOT owes.any, false
             )) OVER () AS is_plain
         FROM deployments, (
             SELECT EXISTS (
-                SELECT FROM periods WHERE user_id = :user_id AND status = '{PeriodStatus.DUE}'
+                SELECT FROM periods
+                WHERE user_id = new.user_id AND status = '{PeriodStatus.DUE}'
             )
         ) AS owes ("any")
-        WHERE user_id = :user_id AND deployment_id IS DISTINCT FROM :without AND (
+        WHERE user_id = new.user_id AND deployment_id IS DISTINCT FROM new.without_id AND (
             status = '{DeploymentStatus.ACTIVE}' AND monthly_cost_micros > 0
             AND paid_until IS NOT NULL OR owes.any
         )
         WINDOW same AS (
             PARTITION BY paid_until::date, extract(day FROM period_anchor_at), ends_with_month
         )
-    ) AS each WHERE place <= :first ORDER BY number, place
-    """  # noqa: S608 - our words
+    ) AS each WHERE place <= new.first_max) AS found ORDER BY question, number, place
+    """,  # noqa: S608 - our words
+    question="bigint",
+    user_id="uuid",
+    now="timestamptz",
+    first_max="bigint",
+    without_id="uuid",
 )
 
 
-def renewed_alike(
-    session: Session, user_id: UUID, now: datetime, first: int, without: UUID | None
-) -> list[Renewed] | None:
-    """The groups of a user's deployments that go on, with the ``first`` of each; None where
-    they have to be played."""
-    asked = {"user_id": user_id, "now": now, "first": first, "without": without}
-    groups: dict[int, Renewed] = {}
-    for row in session.execute(_GROUPS, asked).all():
-        if not row.is_plain:
-            return None
+def renewed_alike(session: Session, asked: Sequence[Asked]) -> list[list[Renewed] | None]:
+    """Of each question the groups of a user's deployments that go on, with the first of each
+    group; None where they have to be played."""
+    found: list[dict[int, Renewed] | None] = [{} for _ in asked]
+    questions = [(place, *each) for place, each in enumerate(asked)]
+    for row in _GROUPS.execute(session, questions).all() if asked else ():
+        groups = found[row.question]
+        if groups is None or not row.is_plain:
+            found[row.question] = None
+            continue
         if row.ends_with_month:
             continue
         group = groups.setdefault(
@@ -125,7 +142,7 @@ def renewed_alike(
         group.first.append(
             Charge(row.paid_until, row.deployment_id, row.name, row.monthly_cost_micros)
         )
-    return list(groups.values())
+    return [groups if groups is None else list(groups.values()) for groups in found]
 
 
 def day_by_day(groups: Sequence[Renewed], until: datetime) -> list[DayOfCharges]:

@@ -11,8 +11,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import chain, islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
+
+from sqlalchemy.orm import Session
 
 from chassis.client import RpcClient
 from chassis.database import Connected
@@ -28,7 +30,7 @@ from contracts.errors import ServiceError
 from contracts.messages import MAX_AMOUNT_MICROS, ReplyT, Request
 from contracts.topup import ForecastSchedule, GetAutoTopupState, ScheduleForecast, Spending
 from contracts.wallet import AccountStatus
-from services.billing.deployments.queries import own_deployment, what_burns
+from services.billing.deployments.queries import AskedToBurn, all_that_burns, own_deployment
 from services.billing.forecast import covered
 from services.billing.forecast.balances import wallet_of
 from services.billing.forecast.burn_rate import analyse
@@ -44,6 +46,7 @@ from services.billing.forecast.months_ahead import (
 )
 from services.billing.forecast.usage_ahead import UsageAhead, usage_ahead
 from services.billing.settings import BillingSettings
+from services.billing.usage.rates import have_used
 
 log = logging.getLogger(__name__)
 
@@ -95,16 +98,10 @@ def foretell(
 ) -> Forecast:
     """See :class:`contracts.billing.GetForecast`."""
     user_id, until = request.user_id, midnight(now.date() + _DAY * (request.days + 1))
-    with database.read() as session:
-        if request.without is not None:
+    if request.without is not None:
+        with database.read() as session:
             own_deployment(session, user_id, request.without)
-        usage = usage_ahead(session, user_id, now)
-        groups, burning = None, None
-        if not usage.used and not usage.unpaid:
-            first = max(request.events_max, DUE_NEXT_MAX)
-            groups = covered.renewed_alike(session, user_id, now, first, request.without)
-        if request.dearest is not None:
-            burning = what_burns(session, user_id, request.dearest, usage.monthly_micros)
+    usage, groups, burning = database.answer(_present, (request, now))
     told = _ask(rpc, user_id, rules)
     outlook = None
     if groups is not None:
@@ -127,6 +124,38 @@ def foretell(
         auto_topup_refusal=outlook.automatic.reason if outlook.automatic else "",
         burn_rate=analyse(told.balance_micros, burning, now) if burning else None,
     )
+
+
+def _present(session: Session, asked: Sequence[tuple[GetForecast, datetime]]) -> list[Any]:
+    """Of several questions what the database says about each: the usage, the groups of what need
+    not be played, and what burns, where that was asked for."""
+    used = have_used(session, (request.user_id for request, _ in asked))
+    usage = [
+        usage_ahead(session, request.user_id, now) if request.user_id in used else UsageAhead()
+        for request, now in asked
+    ]
+    plain = [place for place, each in enumerate(usage) if not each.used and not each.unpaid]
+    burns = [place for place, (request, _) in enumerate(asked) if request.dearest is not None]
+    groups = covered.renewed_alike(session, [_groups_for(*asked[place]) for place in plain])
+    burning = all_that_burns(
+        session,
+        [
+            AskedToBurn(
+                asked[place][0].user_id, asked[place][0].dearest or 0, usage[place].monthly_micros
+            )
+            for place in burns
+        ],
+    )
+    groups_of, burning_of = (
+        dict(zip(plain, groups, strict=True)),
+        dict(zip(burns, burning, strict=True)),
+    )
+    return [(each, groups_of.get(place), burning_of.get(place)) for place, each in enumerate(usage)]
+
+
+def _groups_for(request: GetForecast, now: datetime) -> covered.Asked:
+    first = max(request.events_max, DUE_NEXT_MAX)
+    return covered.Asked(request.user_id, now, first, request.without)
 
 
 def midnight(day: date) -> datetime:

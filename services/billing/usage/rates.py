@@ -5,6 +5,7 @@ than a day: what was used in its first hour says little of a month.
 """
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -12,6 +13,7 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from chassis.bulk import Bulk
 from contracts.billing import DeploymentStatus
 from contracts.catalog import Meter
 from services.billing.deployments.meters import meters_of, with_lines
@@ -62,6 +64,19 @@ class Rate:
             month, begins, before = month_at(self.anchor, ends), ends, 0
 
 
+_HAVE_USED = Bulk(
+    "SELECT user_id FROM {rows} WHERE EXISTS"
+    " (SELECT FROM usage_wallets WHERE user_id = new.user_id)",
+    user_id="uuid",
+)
+
+
+def have_used(session: Session, users: Iterable[UUID]) -> set[UUID]:
+    """Those of them of whom any use was ever recorded: there are no rates of the others, and
+    nothing that they owe for it."""
+    return set(_HAVE_USED.execute(session, [(user_id,) for user_id in set(users)]).scalars())
+
+
 def rates(session: Session, user_id: UUID, now: datetime) -> dict[UUID, list[Rate]]:
     """The rates of what runs of this user's and is used, by deployment."""
     record, row = UsageRecordRow, DeploymentRow
@@ -98,6 +113,8 @@ def rates(session: Session, user_id: UUID, now: datetime) -> dict[UUID, list[Rat
 
 def monthly_micros(session: Session, user_id: UUID, now: datetime) -> dict[UUID, int]:
     """What 30 days of usage of each deployment of this user's cost at its rate, where any do."""
+    if not have_used(session, [user_id]):
+        return {}
     measured = rates(session, user_id, now)
     costs = {each: sum(rate.monthly_micros for rate in found) for each, found in measured.items()}
     return {each: micros for each, micros in costs.items() if micros}
