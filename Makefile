@@ -70,6 +70,14 @@ test-containers: install-test  ## docker-compose.yml on a container engine: buil
 soak: install-test  ## What takes long: load with crashes, frozen servers, a year of many users
 	$(PY) -m pytest -q -m soak $(ARGS)
 
+.PHONY: chaos
+chaos: install-test  ## Faults of all kinds at once for CHAOS_MINUTES=10, as CHAOS_SEED=1 chooses
+	$(PY) -m pytest -q -m chaos tests/faults/chaos -k together $(ARGS)
+
+.PHONY: chaos-table
+chaos-table: install-test  ## Each fault alone, and what people notice of it into docs/faults.md
+	CHAOS_WRITES=yes $(PY) -m pytest -q -m chaos tests/faults/chaos -k alone $(ARGS)
+
 .PHONY: lock
 lock:  ## Renew the locked versions and hashes of all packages
 	$(COMPILE) --upgrade requirements.in -o requirements.txt
@@ -152,6 +160,10 @@ refill:  ## Count what the services have on record (docs/analytics.md)
 
 .PHONY: dead-letters
 dead-letters:  ## Failed messages of a service (ARGS="wallet list", replay, discard)
+	$(OPERATE)
+
+.PHONY: republish
+republish:  ## Publish again what a service published (ARGS="topup --since 2026-11-29T12:00:00Z")
 	$(OPERATE)
 
 .PHONY: dead-notices

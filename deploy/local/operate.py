@@ -14,8 +14,8 @@ from deploy.local.run import ENVIRONMENTS
 from deploy.local.startup import StartupError, take_lock
 from deploy.parts import LISTENERS
 
-DEAD_LETTERS = "chassis.dead_letters"
-# Command → the process whose settings it needs, and its module. Each service has dead letters.
+# Command → the process whose settings it needs, and its module. Without a process, the command's
+# first argument names it: each service has dead letters, and an outbox.
 COMMANDS = {
     "verify": ("wallet", "services.wallet.verification"),
     "problems": ("topup", "services.topup.problems"),
@@ -27,7 +27,8 @@ COMMANDS = {
     "audit-log": ("notifier", "services.gateway.audit_log"),
     "move": ("legacy", "services.legacy.move"),
     "refill": ("analytics", "services.analytics.refill"),
-    "dead-letters": ("", DEAD_LETTERS),
+    "dead-letters": ("", "chassis.dead_letters"),
+    "republish": ("", "chassis.republish"),
 }
 
 
@@ -41,10 +42,10 @@ def invocation(
     if name not in COMMANDS:
         raise StartupError(f"{name} is no command: {', '.join(COMMANDS)}.")
     process, module = COMMANDS[name]
-    if module == DEAD_LETTERS:
+    if not process:
         process = next(iter(arguments), "")
         if process not in LISTENERS:
-            raise StartupError(f"name whose dead letters: {', '.join(LISTENERS)}.")
+            raise StartupError(f"name whose {name}: {', '.join(LISTENERS)}.")
     if not is_running(directory):
         raise StartupError("nothing runs here: start it with `make run`, in another terminal.")
     written = shlex.split((directory / f"{process}.env").read_text())

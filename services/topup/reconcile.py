@@ -2,6 +2,9 @@
 
     --since 2026-11-01 --until 2026-12-01    whole UTC days, the last one not included
     (nothing)                                the last three days
+    --adopt                                  first, make the top-ups of payments anew that name
+                                             one which is not there, as after a restore; each is
+                                             credited if it was not
 
 It exits with 0 when all agree, 1 when something differs, 2 when the books could not be read.
 """
@@ -21,7 +24,7 @@ from chassis.metrics import Gauge
 from contracts.errors import ServiceError
 from services.topup import problems
 from services.topup.automatic import limits
-from services.topup.charging import reconciliation
+from services.topup.charging import adoption, reconciliation
 from services.topup.charging.reconciliation import Found
 from services.topup.models import Comparison, Difference, Topup
 from services.topup.policy import Policy
@@ -117,11 +120,17 @@ def report(found: list[Found], now: datetime) -> str:
     return "\n".join([*lines, f"{len(found)} differences" if found else "The books agree."])
 
 
+def _adopt(till: Till, found: list[Found]) -> int:
+    orphans = [item.payment_id for item in found if item.code == reconciliation.WITHOUT_TOPUP]
+    return sum(adoption.adopt(till, payment_id) is not None for payment_id in orphans)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Compare and print. See the head of this file."""
     parser = argparse.ArgumentParser(prog="reconcile", description="Compare the three books.")
     parser.add_argument("--since", help="the first day, such as 2026-11-01 (UTC)")
     parser.add_argument("--until", help="the day after the last one")
+    parser.add_argument("--adopt", action="store_true", help="after a restore: see the head")
     given = parser.parse_args(arguments)
     now = utc_now()
     try:
@@ -141,6 +150,9 @@ def main(arguments: list[str] | None = None) -> int:
             later=lambda work, *arguments, owner: None,  # noqa: ARG005
         )
         found = reconciliation.reconcile(till, since, until)
+        if given.adopt:
+            print(f"{_adopt(till, found)} payments have their top-up back.")
+            found = reconciliation.reconcile(till, since, until)
     except (ProcessorError, ServiceError, SQLAlchemyError) as error:
         print(f"The books could not be read: {error}", file=sys.stderr)
         return problems.UNREADABLE

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import pytest
 from chassis.money import parse_usd
 from contracts.billing import ListPurchases, PurchaseLine, PurchaseStatus, StartPurchase
 from contracts.errors import ServiceError
+from contracts.topup import TopupStatus
 from contracts.wallet import Credit, GetWallet, OpenAccount, Verify
 from deploy.local.broker import Node
 from deploy.local.child import Child
@@ -24,6 +26,8 @@ from deploy.local.startup import free_port, wait_for
 from services.catalog.seed import product_id_of
 from tests.patience import PATIENCE_S, eventually
 from tests.system import System
+from tests.topup.conftest import USD
+from tests.topup.test_service import Person
 
 SCRIPT = (ROOT / "deploy/backup/backup.sh").read_text()
 SLUG = "app-theme-pack"
@@ -242,6 +246,96 @@ def test_a_server_that_is_lost_comes_back_with_every_payment_and_none_twice(
         wallet = stack.rpc.call(GetWallet(user_id=user_id))
         assert len(buyers.completed(user_id)) == len(orders)
         assert wallet.balance_micros == CREDIT - len(orders) * PRICE
+
+
+RESTORED = ("wallet", "topup", "sandbox")
+TOMORROW = {"CLOCK_OFFSET_DAYS": "1"}
+"""What is younger than a quarter of an hour is compared by tomorrow's reconciliation."""
+
+
+def buy_credits(person: Person) -> UUID:
+    """By the card page, paid at once and credited."""
+    topup = person.start_topup()
+    person.pay(topup)
+    eventually(lambda: person.topup(topup.topup_id).status == TopupStatus.CREDITED)
+    return topup.topup_id
+
+
+def operate(stack: System, service: str, module: str, *arguments: str) -> tuple[int, str]:
+    """An operator's command, with the settings of the service."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", module, *arguments],
+        env={**stack.process(service).environment, **TOMORROW},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    return done.returncode, f"{done.stdout}{done.stderr}"
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_what_was_paid_after_the_moment_that_was_restored_is_credited_once(
+    backed: Backed, broker: Node, request: pytest.FixtureRequest
+) -> None:
+    """The card processor knows more than the backup."""
+    backed.follow()
+    directory = backed.directory / "system"
+    directory.mkdir()
+    # There is no website that notices would come to: the processor is asked.
+    looks = ",".join(map(str, range(2, 600, 5)))
+    stack = System(backed.server, broker, directory, RESTORED, {"JANITOR_LOOKS_S": looks})
+    request.addfinalizer(stack.end_processes)
+    stack.start_all()
+    people = [Person(stack) for _ in range(3)]
+    for person in people:
+        buy_credits(person)
+    open_page = people[0].start_topup()
+    made = backed.run("base", str(backed.backups))
+    assert made.returncode == 0, made.stderr
+    time.sleep(1.1)
+    until = datetime.now(UTC)
+    time.sleep(1.1)
+    # Payments go on, also on a page that was open by then.
+    people[0].pay(open_page)
+    eventually(lambda: people[0].topup(open_page.topup_id).status == TopupStatus.CREDITED)
+    later = {buy_credits(person) for person in people for _ in range(2)}
+    for name in ("wallet", "topup"):
+        stack.stop(name)
+    backed.lose()
+
+    place = backed.restored()
+    names = " ".join(f"{stack._prefix}_{name}" for name in ("wallet", "topup"))
+    moment = until.isoformat()
+    restored = backed.run(
+        "restore", str(backed.backups), str(place / "cluster"), moment, databases=names
+    )
+    assert restored.returncode == 0, restored.stderr
+    backed.server.stop()
+    backed.server = Postgres(place, backed.server.port)
+    backed.server.start()
+    said = operate(stack, "topup", "services.topup.switch", "stop", "--by", "a test",
+                   "--reason", "Restored")  # fmt: skip
+    assert said[0] == 0, said[1]
+    for name in ("wallet", "topup"):
+        stack.start(name)
+
+    assert operate(stack, "wallet", "services.wallet.verification")[0] == 0
+    since = until.date().isoformat()
+    code, listed = operate(stack, "topup", "services.topup.reconcile", "--since", since)
+    assert (code, listed.count("charge_without_topup")) == (1, len(later)), listed
+    _, adopted = operate(stack, "topup", "services.topup.reconcile", "--since", since, "--adopt")
+    assert f"{len(later)} payments have their top-up back" in adopted
+
+    def agrees() -> bool:
+        return operate(stack, "topup", "services.topup.reconcile", "--since", since)[0] == 0
+
+    eventually(agrees, interval_s=1)
+    assert [person.balance() for person in people] == [100 * USD, 75 * USD, 75 * USD]
+    assert operate(stack, "topup", "services.topup.reconcile", "--since", since, "--adopt")[0] == 0
+    assert stack.rpc.call(Verify(), timeout_s=60).first_difference is None
 
 
 @pytest.mark.soak

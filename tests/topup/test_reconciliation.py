@@ -2,13 +2,15 @@
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from sqlalchemy import delete, select
 
+from chassis.identifiers import new_id
 from chassis.metrics import exposition
 from services.topup import reconcile
-from services.topup.charging import reconciliation, reversals, webhooks
+from services.topup.charging import adoption, reconciliation, reversals, webhooks
 from services.topup.models import Comparison, Difference, Reversal, Topup
 from services.topup.wallet_questions import Entry
 from tests.topup.conftest import NOON, USD, Customer, Desk
@@ -73,6 +75,59 @@ def test_a_charge_that_no_topup_knows_is_found(desk: Desk, customer: Customer) -
     )
 
     assert codes(desk) == ["charge_without_topup"]
+
+
+def orphan(desk: Desk, customer: Customer) -> UUID:
+    """A charge whose top-up is not there, as after a restore to a moment before it."""
+    topup_id = new_id()
+    desk.till.processor.charge_off_session(
+        customer_id=customer.customer_id,
+        payment_method_id=customer.cards()[0],
+        amount_cents=700,
+        topup_id=str(topup_id),
+        user_id=str(customer.user_id),
+    )
+    return topup_id
+
+
+def adopted(desk: Desk) -> list[Topup]:
+    desk.clock.advance(hours=1)
+    found = reconciliation.reconcile(desk.till, SINCE, UNTIL)
+    orphans = [item.payment_id for item in found if item.code == reconciliation.WITHOUT_TOPUP]
+    made = [adoption.adopt(desk.till, payment_id) for payment_id in orphans]
+    return [topup for topup in made if topup is not None]
+
+
+def test_a_charge_that_no_topup_knows_is_adopted_and_credited_once(
+    desk: Desk, customer: Customer
+) -> None:
+    topup_id = orphan(desk, customer)
+    told = len(customer.events("topup_paid"))
+
+    (topup,) = adopted(desk)
+
+    assert (topup.topup_id, topup.user_id, topup.amount_micros) == (
+        topup_id,
+        customer.user_id,
+        7 * USD,
+    )
+    assert customer.events("topup_paid")[told]["topup_id"] == str(topup_id)
+    assert adoption.adopt(desk.till, str(topup.payment_id)) is None
+    desk.wallet.entries[f"topup:{topup_id}"] = Entry(7 * USD, desk.clock())
+    assert codes(desk) == []
+
+
+def test_a_charge_that_the_wallet_has_credited_is_adopted_without_another_credit(
+    desk: Desk, customer: Customer
+) -> None:
+    topup_id = orphan(desk, customer)
+    desk.wallet.entries[f"topup:{topup_id}"] = Entry(7 * USD, desk.clock())
+    told = len(customer.events("topup_paid"))
+
+    (topup,) = adopted(desk)
+
+    assert (topup.status, len(customer.events("topup_paid"))) == ("credited", told)
+    assert codes(desk) == []
 
 
 def test_a_payment_of_another_product_in_the_same_account_is_none_of_ours(

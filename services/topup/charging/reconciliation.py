@@ -35,6 +35,8 @@ CREDITED_WITHIN = timedelta(days=30)
 """A wallet that was away for longer than this credits what nobody looks for any more."""
 UNEXPLAINED = "credit_unexplained"
 """What ``audit.py`` finds, and no comparison of days."""
+WITHOUT_TOPUP = "charge_without_topup"
+"""A payment that names a top-up which is not there."""
 GOES_BACK = ("refund", "refund_failure", "dispute", "dispute_reversal")
 """What the processor's balance calls money that goes back to a card, or comes back from it."""
 
@@ -106,7 +108,7 @@ def _payment_against_topup(payment: Object, topup: Topup | None) -> Iterable[Fou
     amount = from_cents(payment["amount_received"])
     if topup is None:
         message = f"{format_usd(amount)} was taken, and no top-up knows of it"
-        yield _of_payment(payment, "charge_without_topup", message)
+        yield _of_payment(payment, WITHOUT_TOPUP, message)
         return
     if topup.status not in PAID:
         message = f"{format_usd(amount)} was taken, and the top-up is {topup.status}"
