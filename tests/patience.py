@@ -16,12 +16,15 @@ START_PATIENCE_S = 240.0
 
 
 def eventually(
-    look: Callable[[], Seen], is_right: Callable[[Seen], object] = bool, interval_s: float = 0.05
+    look: Callable[[], Seen],
+    is_right: Callable[[Seen], object] = bool,
+    interval_s: float = 0.05,
+    within_s: float = PATIENCE_S,
 ) -> Seen:
     """Look until it is right, and give back what was seen; fails with the last sight."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + within_s
     while not is_right(seen := look()):
-        assert time.monotonic() < deadline, f"still {seen!r} after {PATIENCE_S:.0f} s"
+        assert time.monotonic() < deadline, f"still {seen!r} after {within_s:.0f} s"
         time.sleep(interval_s)
     return seen
 

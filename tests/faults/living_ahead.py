@@ -1,7 +1,7 @@
-"""Billing on a clock that a file sets, for a year that passes in minutes.
+"""A service on a clock that a file sets, for a year that passes in minutes.
 
-``CLOCK_FILE`` holds how many seconds ahead of the world it lives; its timers look ten times as
-often.
+``CLOCK_FILE`` holds how many seconds ahead of the world it lives, which may be negative; its timers
+look ``TIMERS_FASTER`` times as often, ten times unless that says otherwise.
 """
 
 import eventlet
@@ -16,7 +16,7 @@ from nameko.cli.main import main  # noqa: E402
 
 from chassis import clock, timer  # noqa: E402
 
-FASTER = 10
+FASTER = float(os.environ.get("TIMERS_FASTER", "10"))
 
 
 def live_ahead(file: Path) -> None:
