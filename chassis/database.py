@@ -130,10 +130,15 @@ class Connected:
         return answer
 
     @contextmanager
-    def snapshot(self) -> Iterator[Session]:
-        """A session that sees one moment and may take its time; it may not write."""
+    def snapshot(self, exported: str | None = None) -> Iterator[Session]:
+        """A session that sees one moment and may take its time; it may not write.
+
+        ``exported`` is the moment of another, which ``pg_export_snapshot()`` named in there.
+        """
         with self._sessions() as session, session.begin():
             session.execute(text(_SNAPSHOT))
+            if exported is not None:
+                session.execute(text("SET TRANSACTION SNAPSHOT :exported"), {"exported": exported})
             yield session
 
     @contextmanager

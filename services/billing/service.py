@@ -18,7 +18,7 @@ from chassis.events import event_handler, events_handler
 from chassis.health import Health
 from chassis.metrics import Gauge
 from chassis.outbox import OutboxRelay
-from chassis.retention import FORGET_EVERY_S, forget, messages
+from chassis.retention import FORGET_EVERY_S, forget
 from chassis.rpc import Caller, rpc
 from chassis.service_database import Database
 from chassis.timer import timer
@@ -90,6 +90,7 @@ from contracts.topup import (
     TopupFailed,
 )
 from contracts.wallet import WalletCredited
+from services.billing import retention
 from services.billing.deployments import charge_limit, commands, prices
 from services.billing.deployments.export import export_deployments
 from services.billing.deployments.lifecycle import report_deployment
@@ -464,7 +465,7 @@ class BillingService(operated.Operated):
 
     @timer(FORGET_EVERY_S)
     def forget_old(self) -> None:
-        forget(self.database, utc_now(), messages(get_settings()))
+        forget(self.database, utc_now(), retention.kept(get_settings()))
 
     def _when_due(
         self,

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from chassis.papers.seller import SellerSettings
-from chassis.settings import ServiceSettings, load_settings
+from chassis.settings import KeptDays, ServiceSettings, load_settings
 from chassis.terms import DAY_S, PurchaseTerms
 
 
@@ -37,6 +37,9 @@ class BillingSettings(PurchaseTerms, SellerSettings, ServiceSettings):
 
     usage_window_s: Annotated[int, Field(ge=0)] = 3 * DAY_S
     """How long after something was used its record is taken."""
+
+    usage_records_kept_days: Annotated[KeptDays, Field(ge=400)] = 400
+    """A deployment's page shows the last 366 days, of whole months."""
 
     call_timeout_s: Annotated[int, Field(ge=1, le=30)] = 3
     """How long one call to the catalog or the wallet may take."""

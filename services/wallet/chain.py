@@ -12,7 +12,8 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 from sqlalchemy import TextClause, text
 from sqlalchemy.exc import OperationalError
@@ -177,20 +178,42 @@ def _seal_batch(session: Session, until: int) -> int:
     return len(page)
 
 
-def _sealed(session: Session, until: int) -> Iterator[Sealable]:
-    """All transactions up to a position, with the links that they have."""
-    position = 0
+def _sealed(session: Session, until: int, after: int = 0) -> Iterator[Sealable]:
+    """All transactions after one position and up to another, with the links that they have."""
+    position = after
     while page := _page(session, _SEALED, position, until, PAGE_SIZE):
         yield from page
         position = page[-1].position
 
 
-def first_difference(session: Session) -> tuple[str | None, int]:
-    """The first transaction whose link is not what it should be, and how many were looked at."""
+class Stretch(NamedTuple):
+    """The links after the first of two, up to the second. Who finds all stretches of a chain
+    right, each from the link that the one before ends with, has found the chain right."""
+
+    first: Link
+    last: Link
+
+
+_LINK_BEFORE = text(
+    "SELECT position, digest FROM chain WHERE position <= :position ORDER BY position DESC LIMIT 1"
+)
+
+
+def stretches(session: Session, count: int) -> list[Stretch]:
+    """The whole chain in ``count`` stretches about as long as each other, or fewer."""
     last = head(session)
+    positions = (last.position * number // count for number in range(1, count))
+    rows = (session.execute(_LINK_BEFORE, {"position": at}).one_or_none() for at in positions)
+    between = [Link(row.position, bytes(row.digest)) for row in rows if row]
+    links = sorted({Link(0, GENESIS), *between, last}, key=lambda link: link.position)
+    return [Stretch(*pair) for pair in pairwise(links)]
+
+
+def first_difference(session: Session, stretch: Stretch | None = None) -> tuple[str | None, int]:
+    """The first transaction whose link is not what it should be, and how many were looked at."""
+    link, last = stretch or Stretch(Link(0, GENESIS), head(session))
     looked_at = 0
-    link = Link(0, GENESIS)
-    for sealable in _sealed(session, last.position):
+    for sealable in _sealed(session, last.position, link.position):
         link = Link(sealable.position, sealable.link(link.digest))
         if sealable.digest != link.digest:
             return (

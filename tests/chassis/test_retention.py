@@ -58,11 +58,11 @@ def test_old_rows_go_in_batches_and_young_ones_stay(
 def test_years_of_old_rows_are_left_to_later_calls(
     leaves: Connected, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retention, "BATCH_SIZE", 1)
-    monkeypatch.setattr(retention, "BATCHES_MAX", 3)
-    fall(leaves, 1, 2, 3, 4, 5)
+    monkeypatch.setattr(retention, "BATCH_SIZE", 2)
+    monkeypatch.setattr(retention, "SECONDS_MAX", 0)
+    fall(leaves, 1, 2, 3)
 
-    assert [forget(leaves, NOW, [KEPT]) for _ in range(2)] == [{"leaves": 3}, {"leaves": 2}]
+    assert [forget(leaves, NOW, [KEPT]) for _ in range(2)] == [{"leaves": 2}, {"leaves": 1}]
 
 
 def test_a_row_that_somebody_holds_is_passed_over_and_goes_later(leaves: Connected) -> None:

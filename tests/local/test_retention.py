@@ -1,6 +1,7 @@
 """What each service keeps for a time only goes when that is over, and what is young stays."""
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from functools import cache
 from uuid import uuid4
 
@@ -10,9 +11,10 @@ from chassis.clock import utc_now
 from chassis.database import Connected, connect
 from chassis.identifiers import new_id
 from chassis.migrate import migrate
-from chassis.retention import Kept, messages
+from chassis.retention import Kept, forget, messages
 from deploy.local.postgres import Postgres
 from services.analytics.settings import AnalyticsSettings
+from services.billing import retention as billing
 from services.billing.settings import BillingSettings
 from services.catalog import retention as catalog
 from services.catalog.settings import CatalogSettings
@@ -29,7 +31,7 @@ PLACES = {"amqp_uri": "", "database_url": ""}
 STRIPE = {"stripe_api_key": "sk_test_x", "stripe_webhook_secret": "whsec_of_the_tests"}
 BY_SERVICE = {
     "wallet": messages(WalletSettings(**PLACES)),
-    "billing": messages(BillingSettings(**PLACES)),
+    "billing": billing.kept(BillingSettings(**PLACES)),
     "catalog": catalog.kept(CatalogSettings(**PLACES)),
     "topup": topup.kept(TopupSettings(**PLACES, **STRIPE)),
     "legacy": messages(LegacySettings(**PLACES)),
@@ -45,7 +47,7 @@ RULES = [
     for kept in rules
 ]
 
-SOMEBODY, SOME_HOOK = new_id(), new_id()
+SOMEBODY, SOME_HOOK, SOMETHING = new_id(), new_id(), new_id()
 OF_SOMEBODY = ("user_sessions", "api_tokens", "mail_links", "cart_checkouts")
 
 DatabaseOf = Callable[[str], Connected]
@@ -61,6 +63,15 @@ def database_of(postgres: Postgres) -> Iterator[DatabaseOf]:
         url = postgres.create_database(f"aging_{service}")
         migrate(f"services.{service}", url)
         opened[service] = connect(url)
+        if service == "billing":
+            put(opened[service], "purchases", purchase_id=SOMEBODY, status="failed")
+            put(
+                opened[service],
+                "deployments",
+                deployment_id=SOMETHING,
+                purchase_id=SOMEBODY,
+                status="active",
+            )
         if service == "gateway":
             put(opened[service], "users", user_id=SOMEBODY)
             put(opened[service], "hooks", hook_id=SOME_HOOK, user_id=SOMEBODY)
@@ -77,6 +88,8 @@ def test_old_rows_go_and_young_ones_stay(database_of: DatabaseOf, service: str, 
     owner: dict[str, object] = {"user_id": SOMEBODY} if kept.table in OF_SOMEBODY else {}
     if kept.table == "hook_deliveries":
         owner = {"hook_id": SOME_HOOK}
+    if kept.table == "usage_records":
+        owner = {"deployment_id": SOMETHING}
     if kept.table == "carts":
         # Those of users stay.
         owner = {"secret_sha256": lambda: uuid4().bytes}
@@ -113,3 +126,17 @@ def test_what_is_still_needed_stays_whatever_its_age(
     kept = next(kept for kept in BY_SERVICE[service] if kept.table == table)
 
     assert "old" in ages_left(database_of(service), kept, utc_now(), **stays)
+
+
+def test_a_record_of_usage_goes_after_its_corrections(database_of: DatabaseOf) -> None:
+    database = database_of("billing")
+    (kept,) = (one for one in BY_SERVICE["billing"] if one.table == "usage_records")
+    forget(database, utc_now(), [kept])
+    old = utc_now() - timedelta(days=kept.days + 1)
+    record = {"deployment_id": SOMETHING, "recorded_at": old}
+    put(database, "usage_records", record_id="first", **record)
+    put(database, "usage_records", record_id="correction", corrects="first", quantity=-1, **record)
+
+    gone = [forget(database, utc_now(), [kept]) for _ in range(3)]
+
+    assert gone == [{"usage_records": count} for count in (1, 1, 0)]

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Iterator
+from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import text
@@ -248,6 +250,68 @@ def test_a_ledger_is_sealed_in_batches_whatever_its_size(own_book: Ledger, monke
 
     assert chain.seal(own_book.database) == 4
     assert verification.verify(own_book.database).sealed_count == 4
+
+
+def damage(book: Ledger, table: str, statement: str) -> None:
+    """As :func:`verdict_on_damage`, and to stay."""
+    with book.database.begin() as session:
+        session.execute(text(f"ALTER TABLE {table} DISABLE TRIGGER USER"))
+        session.execute(text(statement))
+        session.execute(text(f"ALTER TABLE {table} ENABLE TRIGGER USER"))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 30])
+def test_stretches_find_what_the_whole_chain_shows(own_book: Ledger, count: int):
+    fill(own_book)
+    chain.seal(own_book.database)
+    damage(own_book, "transactions", "DELETE FROM transactions WHERE kind = 'adjustment'")
+
+    with own_book.database.read() as session:
+        stretches = chain.stretches(session, count)
+        whole, _ = chain.first_difference(session)
+        found = [chain.first_difference(session, stretch)[0] for stretch in stretches]
+        head = chain.head(session)
+
+    assert len(stretches) == min(count, 7)
+    assert (stretches[0].first.position, stretches[-1].last) == (0, head)
+    assert all(one.last == next_.first for one, next_ in pairwise(stretches))
+    assert whole is not None
+    assert any(found)
+
+
+def test_an_empty_chain_has_no_stretches(own_book: Ledger):
+    with own_book.database.read() as session:
+        assert chain.stretches(session, 4) == []
+
+
+def test_several_processes_say_what_one_does(own_book: Ledger, capsys, monkeypatch):
+    fill(own_book)
+    chain.seal(own_book.database)
+    url = own_book.database.engine.url.render_as_string(hide_password=False)
+    monkeypatch.setattr(verification, "service_settings", lambda: SimpleNamespace(database_url=url))
+    monkeypatch.setattr("sys.argv", ["verification", "--processes", "2"])
+
+    assert verification.verify_in_processes(url, 2) == verification.verify(own_book.database)
+    assert verification.main() == 0
+    damage(own_book, "balances", "UPDATE balances SET balance_micros = balance_micros + 5")
+    assert verification.main() == 1
+    assert "balance" in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["verification", "--processes", "0"])
+    with pytest.raises(SystemExit):
+        verification.main()
+
+
+def test_what_moves_meanwhile_is_not_in_the_snapshot_of_any_process(own_book: Ledger):
+    fill(own_book)
+    with own_book.database.snapshot() as session:
+        moment = session.scalar(text("SELECT pg_export_snapshot()"))
+        own_book.user(USD)
+        with own_book.database.snapshot(moment) as beside:
+            counted = [
+                each.scalar(text("SELECT count(*) FROM transactions")) for each in (session, beside)
+            ]
+
+    assert counted == [7, 7]
 
 
 def test_a_transaction_that_is_still_on_its_way_is_not_passed_over(busy: Ledger):
