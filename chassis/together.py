@@ -15,6 +15,7 @@ doing it again changes nothing.
 """
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -56,8 +57,11 @@ class Together(Generic[JobT, OutcomeT]):
     """Does what is asked for, in groups.
 
     ``group`` does several and returns an outcome for each: the result, an exception that its
-    caller is to raise, or ``ALONE``. ``alone`` does one. ``in_turn``: one group at a time, so that
-    the next one gathers meanwhile; otherwise nobody waits for a group that he is no part of.
+    caller is to raise, or ``ALONE``. ``alone`` does one.
+
+    A group has the turn to itself for ``turn_s`` seconds, while the next one gathers, which begins
+    when the one before is done and no later than that. With 0, nobody waits for a group that he is
+    no part of.
     """
 
     def __init__(
@@ -65,40 +69,58 @@ class Together(Generic[JobT, OutcomeT]):
         group: Callable[[Sequence[JobT]], Sequence[OutcomeT | Exception | Alone]],
         alone: Callable[[JobT], OutcomeT],
         *,
-        in_turn: bool = True,
+        turn_s: float = math.inf,
     ) -> None:
         self._group = group
         self._alone = alone
-        self._in_turn = in_turn
+        self._turn_s = turn_s
         self._lock = threading.Lock()
         self._waiting: deque[_Place[JobT, OutcomeT]] = deque()
-        self._is_led = False
+        self._leader: _Place[JobT, OutcomeT] | None = None
+        self._turn_ends_at_s = math.inf
 
     def do(self, job: JobT) -> OutcomeT:
         """Do it, with others or alone. Raises what became of it."""
         mine: _Place[JobT, OutcomeT] = _Place(job)
         with self._lock:
             self._waiting.append(mine)
-            mine.leads = not self._is_led
-            self._is_led = True
+            is_next = self._waiting[0] is mine
+            if self._leader is None:
+                self._appoint(mine)
         if not mine.leads:
-            mine.called.wait()
+            self._await_call(mine, is_next=is_next)
         if mine.leads:
-            self._lead()
+            self._lead(mine)
         if isinstance(mine.outcome, Alone):
             return self._alone(job)
         if isinstance(mine.outcome, Exception):
             raise mine.outcome
         return mine.outcome
 
-    def _lead(self) -> None:
+    def _await_call(self, mine: _Place[JobT, OutcomeT], *, is_next: bool) -> None:
+        """Until the outcome is there, or the turn is ours."""
+        if is_next and self._turn_s < math.inf:
+            rest_s = max(self._turn_ends_at_s - time.monotonic(), 0)
+            if not mine.called.wait(rest_s):
+                with self._lock:
+                    if not mine.called.is_set():
+                        self._appoint(mine)
+        mine.called.wait()
+
+    def _appoint(self, place: _Place[JobT, OutcomeT]) -> None:
+        self._leader = place
+        place.leads = True
+        place.called.set()
+
+    def _lead(self, mine: _Place[JobT, OutcomeT]) -> None:
         # Whoever asks in this moment gets a place.
         time.sleep(0)
         with self._lock:
             size = min(len(self._waiting), GROUP_MAX)
             places = [self._waiting.popleft() for _ in range(size)]
-        if not self._in_turn:
-            self._hand_on()
+            self._turn_ends_at_s = time.monotonic() + self._turn_s
+        if not self._turn_s:
+            self._hand_on(mine)
         try:
             outcomes = self._group([place.job for place in places])
             for place, outcome in zip(places, outcomes, strict=True):
@@ -106,18 +128,18 @@ class Together(Generic[JobT, OutcomeT]):
         except Exception as error:
             log.warning("a group failed; each is done alone", extra={"error": str(error)[:500]})
         finally:
-            if self._in_turn:
-                self._hand_on()
+            self._hand_on(mine)
             for place in places:
                 place.called.set()
 
-    def _hand_on(self) -> None:
+    def _hand_on(self, mine: _Place[JobT, OutcomeT]) -> None:
+        """Unless somebody took the turn, when ours was over."""
         with self._lock:
+            if self._leader is not mine:
+                return
+            self._leader = None
             if self._waiting:
-                self._waiting[0].leads = True
-                self._waiting[0].called.set()
-            else:
-                self._is_led = False
+                self._appoint(self._waiting[0])
 
 
 class AskedTogether(Generic[JobT, OutcomeT]):

@@ -64,6 +64,9 @@ from services.gateway.settings import get_notifier_settings
 REMOVE_EVERY_S = 60
 """Where somebody makes many of them, they do not become many."""
 
+GATHER_S = 0.1
+"""How much later a buyer may hear of a purchase whose answer he has."""
+
 SEND_EVERY_S = 1.0
 MAILS_SEEN_WITHIN_S = 3.0
 """Of what another process wrote."""
@@ -80,7 +83,7 @@ class NotifierService(operated.Operated):
     relay = OutboxRelay(gateway.SERVICE)
     health = Health(work=WORK)
 
-    @events_handler(PurchaseCompleted)
+    @events_handler(PurchaseCompleted, gather_s=GATHER_S)
     def purchase_completed(self, session: Session, events: Sequence[PurchaseCompleted]) -> None:
         hooks.queue(session, utc_now(), events)
         told = [(each.user_id, each.event_id, messages.purchase_completed(each)) for each in events]

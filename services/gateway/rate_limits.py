@@ -14,13 +14,19 @@ import functools
 import hashlib
 import re
 import threading
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from chassis.database import Connected
 from chassis.retention import Kept
+from chassis.together import ALONE, Alone, Together
 
 KEPT = Kept("rate_limits", "used_until", days=0)
 """No index finds the rows: it would cost every request more than reading the table now and then."""
@@ -33,6 +39,17 @@ _TAKE = text(
     " WHERE rate_limits.used_until <= :now + :period - :step"
     " RETURNING used_until"
 )
+# The same of several, of one rate: what is new tells by how much more each is to be used up.
+_TAKE_ALL = text(
+    "INSERT INTO rate_limits (key, used_until)"
+    " SELECT key, CAST(:now AS timestamptz) + :step * tries"
+    " FROM unnest(CAST(:keys AS bytea[]), CAST(:tries AS integer[])) AS new (key, tries)"
+    " ORDER BY key"
+    " ON CONFLICT (key) DO UPDATE"
+    " SET used_until = greatest(rate_limits.used_until, :now) + (excluded.used_until - :now)"
+    " WHERE rate_limits.used_until <= :now + :period - (excluded.used_until - :now)"
+    " RETURNING key, used_until"
+)
 _USED_UNTIL = text("SELECT used_until FROM rate_limits WHERE key = :key")
 
 
@@ -40,6 +57,18 @@ _USED_UNTIL = text("SELECT used_until FROM rate_limits WHERE key = :key")
 class Rate:
     tries: int
     period: timedelta
+
+    @property
+    def step(self) -> timedelta:
+        """What one try uses up."""
+        return self.period / self.tries
+
+    def key_of(self, subject: str) -> bytes:
+        return hashlib.sha256(f"{self}:{subject}".encode("utf-8", "surrogatepass")).digest()
+
+    def left(self, now: datetime, used_until: datetime) -> int:
+        """How many more would pass at once."""
+        return (now + self.period - used_until) * self.tries // self.period
 
 
 @functools.cache
@@ -64,24 +93,63 @@ def take(
     return _count(database, now, subject, rates, tries)[0]
 
 
+_Counted = tuple[timedelta | None, int]
+
+
 def _count(
     database: Connected, now: datetime, subject: str, rates: tuple[Rate, ...], tries: int
-) -> tuple[timedelta | None, int]:
+) -> _Counted:
     """As :func:`take`; and how many more would pass at once."""
     left = min(rate.tries for rate in rates)
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         for rate in rates:
-            step = rate.period / rate.tries * tries
-            key = hashlib.sha256(f"{rate}:{subject}".encode("utf-8", "surrogatepass")).digest()
+            step, key = rate.step * tries, rate.key_of(subject)
             given = {"key": key, "now": now, "step": step, "period": rate.period}
             taken_until = connection.scalar(_TAKE, given)
             if taken_until is not None:
-                left = min(left, (now + rate.period - taken_until) * rate.tries // rate.period)
+                left = min(left, rate.left(now, taken_until))
                 continue
             used_until = connection.scalar(_USED_UNTIL, {"key": key})
             # Gone meanwhile: removed because it had passed.
             return max((used_until or now) + step - rate.period - now, timedelta(0)), 0
     return None, left
+
+
+@dataclass(frozen=True)
+class _Count:
+    """What is to be counted: the arguments of :func:`_count`."""
+
+    now: datetime
+    subject: str
+    rates: tuple[Rate, ...]
+    tries: int
+
+
+def _count_all(database: Connected, counts: Sequence[_Count]) -> list[_Counted | Exception | Alone]:
+    """Those of the first one's rate in one statement. What it refuses is counted by itself, which
+    tells how long it has to wait."""
+    now, rates = max(each.now for each in counts), counts[0].rates
+    if len(rates) > 1:
+        return [ALONE] * len(counts)
+    (rate,) = rates
+    tries: Counter[bytes] = Counter()
+    for each in counts:
+        if each.rates == rates:
+            tries[rate.key_of(each.subject)] += each.tries
+    given = {"now": now, "step": rate.step, "period": rate.period}
+    given |= {"keys": list(tries), "tries": list(tries.values())}
+    try:
+        with database.engine.connect().execution_options(
+            isolation_level="AUTOCOMMIT"
+        ) as connection:
+            taken = {bytes(row.key): row.used_until for row in connection.execute(_TAKE_ALL, given)}
+    except (OperationalError, PoolTimeout) as error:
+        return [error] * len(counts)
+    outcomes: list[_Counted | Exception | Alone] = []
+    for each in counts:
+        taken_until = taken.get(rate.key_of(each.subject)) if each.rates == rates else None
+        outcomes.append(ALONE if taken_until is None else (None, rate.left(now, taken_until)))
+    return outcomes
 
 
 @dataclass
@@ -101,7 +169,8 @@ class _Pace:
 
 
 class TakenAhead:
-    """Takes tries of who asks often a few at a time, so that most of them cost no statement.
+    """Takes tries of who asks often a few at a time, so that most of them cost no statement, and
+    what is counted at the same moment in one.
 
     How many is a quarter of what the subject has just done in this process within a second, and
     what is left of them after that second is lost to it. No more pass than the limit says, in
@@ -113,7 +182,10 @@ class TakenAhead:
     SECOND = timedelta(seconds=1)
 
     def __init__(self, database: Connected) -> None:
-        self._database = database
+        self._counts = Together(
+            partial(_count_all, database),
+            lambda each: _count(database, each.now, each.subject, each.rates, each.tries),
+        )
         self._lock = threading.Lock()
         self._paces: dict[str, _Pace] = {}
 
@@ -131,7 +203,7 @@ class TakenAhead:
             pace.is_taking = pace.is_taking or is_ahead
         if is_ahead and self._take_ahead(now, subject, rates, pace, ahead):
             return None
-        wait, pace.beyond = _count(self._database, now, subject, rates, 1)
+        wait, pace.beyond = self._counts.do(_Count(now, subject, rates, 1))
         return wait
 
     def left_of(self, subject: str) -> int | None:
@@ -154,7 +226,7 @@ class TakenAhead:
     ) -> bool:
         is_taken = False
         try:
-            wait, pace.beyond = _count(self._database, now, subject, rates, 1 + ahead)
+            wait, pace.beyond = self._counts.do(_Count(now, subject, rates, 1 + ahead))
             is_taken = wait is None
         finally:
             with self._lock:

@@ -108,6 +108,9 @@ from services.topup.till import Till
 from services.topup.wallet_questions import WalletQuestions
 
 AUDIT_EVERY_S = 120
+GATHER_S = 0.05
+"""How long purchases that are paid are gathered: nothing is to be done for most of them."""
+
 ASLEEP_S = 5
 """How late what another replica made due is seen at most."""
 
@@ -267,7 +270,7 @@ class TopupService(operated.Operated):
 
     # What ends it
 
-    @events_handler(PurchaseCompleted)
+    @events_handler(PurchaseCompleted, gather_s=GATHER_S)
     def end_paid_purchase(self, session: Session, events: Sequence[PurchaseCompleted]) -> None:
         pages.purchases_completed(session, events, utc_now())
 

@@ -62,7 +62,7 @@ def debit(user_id: UUID, amount_micros: int = 5_000_000) -> Debit:
 def test_each_order_gets_its_own_prices_from_one_question(stack: System) -> None:
     heard = Heard(stack.rpc)
 
-    quotes = calls_over(heard)._quote_all([(VM,), (GATEWAY,), (VM,), (TWO_VMS,)])
+    quotes = calls_over(heard).quote_all([(VM,), (GATEWAY,), (VM,), (TWO_VMS,)])
 
     (question,) = heard.asked
     assert question == GetQuote(lines=[VM, GATEWAY, TWO_VMS])
@@ -70,7 +70,7 @@ def test_each_order_gets_its_own_prices_from_one_question(stack: System) -> None
 
 
 def test_an_order_of_several_lines_is_asked_for_alone(stack: System) -> None:
-    quotes = calls_over(Heard(stack.rpc))._quote_all([(VM, GATEWAY), (VM,), (GATEWAY,)])
+    quotes = calls_over(Heard(stack.rpc)).quote_all([(VM, GATEWAY), (VM,), (GATEWAY,)])
 
     assert quotes[0] is ALONE
     assert all(isinstance(quote, Quote) for quote in quotes[1:])
@@ -79,7 +79,7 @@ def test_an_order_of_several_lines_is_asked_for_alone(stack: System) -> None:
 def test_what_cannot_be_had_is_refused_to_who_wants_it_only(stack: System) -> None:
     calls = calls_over(Heard(stack.rpc))
 
-    assert calls._quote_all([(GONE,), (VM,)]) == [ALONE, ALONE]
+    assert calls.quote_all([(GONE,), (VM,)]) == [ALONE, ALONE]
     with pytest.raises(NotFound):
         calls.quote([GONE])
     assert calls.quote([VM]).lines[0].product.product_id == VM.product_id
@@ -89,7 +89,7 @@ def test_each_debit_of_several_has_its_own_outcome(stack: System) -> None:
     heard = Heard(stack.rpc)
     rich, poor, nobody = buyer_with(stack, "25"), buyer_with(stack, "2"), uuid4()
 
-    paid, short, unknown = calls_over(heard)._debit_all([debit(rich), debit(poor), debit(nobody)])
+    paid, short, unknown = calls_over(heard).debit_all([debit(rich), debit(poor), debit(nobody)])
 
     assert len(heard.asked) == 1
     assert isinstance(paid, Transaction)
@@ -99,11 +99,11 @@ def test_each_debit_of_several_has_its_own_outcome(stack: System) -> None:
 
 
 def quote_all(calls: Calls) -> Any:
-    return calls._quote_all([(VM,), (GATEWAY,)])
+    return calls.quote_all([(VM,), (GATEWAY,)])
 
 
 def debit_all(calls: Calls) -> Any:
-    return calls._debit_all([debit(uuid4()), debit(uuid4())])
+    return calls.debit_all([debit(uuid4()), debit(uuid4())])
 
 
 @pytest.mark.parametrize("ask", [quote_all, debit_all])

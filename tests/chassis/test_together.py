@@ -93,7 +93,7 @@ def test_the_next_caller_leads_after_a_failure() -> None:
 
 def test_out_of_turn_nobody_waits_for_a_group_that_he_is_no_part_of() -> None:
     work = Work()
-    work.together = Together(work.double_all, work.double, in_turn=False)
+    work.together = Together(work.double_all, work.double, turn_s=0)
 
     with ThreadPoolExecutor(2) as callers:
         asked = [callers.submit(work.together.do, number) for number in (2, 3)]
@@ -101,6 +101,30 @@ def test_out_of_turn_nobody_waits_for_a_group_that_he_is_no_part_of() -> None:
         work.begin.set()
 
         assert [each.result() for each in asked] == [4, 6]
+
+
+def test_a_group_whose_turn_is_over_keeps_the_next_one_waiting_no_longer() -> None:
+    work = Work()
+    work.together = Together(work.double_all, work.double, turn_s=0.05)
+
+    with ThreadPoolExecutor(3) as callers:
+        asked = [callers.submit(work.together.do, 2)]
+        eventually(lambda: work.groups == [[2]])
+        asked += [callers.submit(work.together.do, number) for number in (3, 4)]
+        eventually(lambda: sum(len(group) for group in work.groups) == 3)
+        work.begin.set()
+
+        assert [each.result() for each in asked] == [4, 6, 8]
+    assert work.together.do(5) == 10
+    assert work.alone == []
+
+
+def test_who_comes_within_a_turn_is_in_the_group_after_it() -> None:
+    work = Work()
+    work.together = Together(work.double_all, work.double, turn_s=PATIENCE_S)
+
+    assert all_at_once(work, 2, 3, 4) == [4, 6, 8]
+    assert [len(group) for group in work.groups] == [1, 2]
 
 
 @pytest.mark.parametrize("number", [13])

@@ -36,6 +36,8 @@ from tests.system import System
 SLUG = "3node-memory-kit"
 STOCK = 40
 PRICE = parse_usd("94.00")
+ENDLESS = "vm-starter"
+ENDLESS_PRICE = parse_usd("5.00")
 
 BILLING_PAYS = [
     "billing.purchase_recorded",
@@ -57,14 +59,14 @@ BILLING_CLOSES = [
 class Buyer:
     """A user with a wallet, one purchase, and everything that must add up about it."""
 
-    def __init__(self, stack: System, usd: str = "0", quantity: int = 1) -> None:
+    def __init__(self, stack: System, usd: str = "0", quantity: int = 1, slug: str = SLUG) -> None:
         self.stack = stack
         self.user_id = uuid4()
         self.credited_micros = 0
         self.command = StartPurchase(
             idempotency_key=f"order:{uuid4()}",
             user_id=self.user_id,
-            lines=[PurchaseLine(product_id=product_id_of(SLUG), quantity=quantity)],
+            lines=[PurchaseLine(product_id=product_id_of(slug), quantity=quantity)],
         )
         stack.rpc.call(OpenAccount(idempotency_key=f"open:{uuid4()}", user_id=self.user_id))
         if parse_usd(usd):
@@ -184,6 +186,23 @@ def test_a_crash_while_paying_pays_and_delivers_once(
     assert buyer.outcome() == (1, 1, 0)
     comes_to_be_left(stack, STOCK - 1)
     assert events_about(stack, buyer.purchase(), "purchase_completed") == 1
+
+
+@pytest.mark.parametrize("point", points(BILLING_PAYS, "billing.wallet_debited"))
+def test_a_crash_while_several_pay_together_pays_and_delivers_each_once(
+    stack: System, dying_at: DyingAt, point: str
+) -> None:
+    buyers = [Buyer(stack, "25", slug=ENDLESS) for _ in range(4)]
+    with dying_at(point), ThreadPoolExecutor(len(buyers)) as pool:
+        list(pool.map(Buyer.buy_into_a_crash, buyers))
+
+    # Who was not recorded asks again, with the same key.
+    for buyer in buyers:
+        insist(buyer.buy)
+        buyer.comes_to(PurchaseStatus.COMPLETED)
+
+    assert [(each.paid_times(), each.deployed()) for each in buyers] == [(1, 1)] * len(buyers)
+    assert {buyer.balance() for buyer in buyers} == {parse_usd("25") - ENDLESS_PRICE}
 
 
 def test_the_key_that_a_crash_interrupted_returns_the_same_purchase(

@@ -7,12 +7,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import requests
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
-from chassis.database import Connected
+from chassis.database import Connected, connect
 from chassis.retention import forget
+from chassis.together import ALONE
 from services.gateway import rate_limits
 from services.gateway.models import User
-from services.gateway.rate_limits import TakenAhead, parse, take
+from services.gateway.rate_limits import TakenAhead, _Count, _count_all, parse, take
 from tests.gateway.conftest import PASSWORD, Front, Site, add_user
 from tests.gateway.test_site import csrf_token
 
@@ -268,3 +270,39 @@ def test_of_several_rates_nothing_is_taken_ahead(database: Connected) -> None:
     with database.read() as session:
         used = session.scalars(text("SELECT used_until FROM rate_limits ORDER BY 1")).all()
     assert used == [NOW + 20 * SECOND, NOW + 120 * SECOND]
+
+
+def test_what_is_counted_at_the_same_moment_is_one_statement(database: Connected) -> None:
+    rates, taken = parse("60 per minute"), TakenAhead(database)
+    asked = [_Count(NOW + number * SECOND, who, rates, 1) for number, who in enumerate("aba")]
+
+    counted = _count_all(database, asked)
+
+    # As of the last of these moments.
+    assert counted == [(None, 58), (None, 59), (None, 58)]
+    for _ in range(58):
+        assert take(database, NOW + 2 * SECOND, "a", rates) is None
+    assert _count_all(database, asked) == [ALONE, (None, 58), ALONE]
+    assert taken.take(NOW + 2 * SECOND, "a", rates) == SECOND
+
+
+def test_what_has_another_rate_is_counted_by_itself(database: Connected) -> None:
+    one, other, both = (
+        parse(limits) for limits in ("60 per minute", "5 per hour", "1 per second; 9 per hour")
+    )
+
+    assert _count_all(
+        database, [_Count(NOW, "a", one, 1), _Count(NOW, "a", other, 1), _Count(NOW, "a", both, 1)]
+    ) == [(None, 59), ALONE, ALONE]
+    assert _count_all(database, [_Count(NOW, "b", both, 1)]) == [ALONE]
+    assert used_up(database) == SECOND
+
+
+def test_a_database_that_is_away_is_asked_once_for_all(database: Connected) -> None:
+    away = connect("postgresql+psycopg2://nobody@127.0.0.1:1/nothing")
+    asked = [_Count(NOW, who, parse("60 per minute"), 1) for who in "ab"]
+
+    counted = _count_all(away, asked)
+
+    assert [type(each) for each in counted] == [OperationalError] * 2
+    assert counted[0] is counted[1]

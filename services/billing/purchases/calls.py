@@ -1,6 +1,7 @@
 """Calls to the catalog and the wallet: those of the same moment go as one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from chassis.client import RpcClient
 from chassis.context import nobodys_call
@@ -21,32 +22,21 @@ class Calls:
     def __init__(self, rpc: RpcClient, timeout_s: float) -> None:
         self._rpc = rpc
         self._timeout_s = timeout_s
-        # A price is asked for before anything is begun, and may wait for the question before it.
-        self._quotes = Together(self._quote_all, self._quote_one)
         # A debit is made under a claim, whose length counts on no wait.
-        self._debits = Together(self._debit_all, self._debit_one, in_turn=False)
+        self._debits = Together(self.debit_all, self._debit_one, turn_s=0)
 
     def quote(self, lines: Sequence[QuoteLine]) -> Quote:
         """The prices of now. Raises what :class:`contracts.catalog.GetQuote` does."""
-        return self._quotes.do(tuple(lines))
+        return self._rpc.call(GetQuote(lines=list(lines)), timeout_s=self._timeout_s)
 
     def debit(self, debit: Debit) -> Transaction:
         """Take money. Raises what :class:`contracts.wallet.Debit` does."""
         return self._debits.do(debit)
 
-    def _quote_one(self, lines: Lines) -> Quote:
-        return self._rpc.call(GetQuote(lines=list(lines)), timeout_s=self._timeout_s)
-
-    def _own_quote(self, lines: Lines) -> Quote | Exception:
-        try:
-            return self._quote_one(lines)
-        except ServiceError as error:
-            return error
-
-    def _quote_all(self, orders: Sequence[Lines]) -> list[Quote | Exception | Alone]:
+    def quote_all(self, orders: Sequence[Lines]) -> list[Quote | Exception | Alone]:
         """Orders of one line each are asked for in one question, each price once."""
         if len(orders) == 1:
-            return [self._own_quote(orders[0])]
+            return [_or_refusal(partial(self.quote, orders[0]))]
         wanted = list(dict.fromkeys(lines[0] for lines in orders if len(lines) == 1))
         wanted = wanted[:QUOTED_AT_ONCE_MAX]
         if not wanted:
@@ -67,9 +57,10 @@ class Calls:
     def _debit_one(self, debit: Debit) -> Transaction:
         return self._rpc.call(debit, timeout_s=self._timeout_s)
 
-    def _debit_all(self, debits: Sequence[Debit]) -> list[Transaction | Exception | Alone]:
+    def debit_all(self, debits: Sequence[Debit]) -> list[Transaction | Exception | Alone]:
+        """What comes of each."""
         if len(debits) == 1:
-            return [ALONE]
+            return [_or_refusal(partial(self._debit_one, debits[0]))]
         try:
             made = self._for_all(DebitAll(debits=list(debits)))
         except NO_ANSWER as error:
@@ -82,6 +73,13 @@ class Calls:
     def _for_all(self, request: Request[ReplyT]) -> ReplyT:
         with nobodys_call():
             return self._rpc.call(request, timeout_s=self._timeout_s)
+
+
+def _or_refusal(call: Callable[[], ReplyT]) -> ReplyT | Exception:
+    try:
+        return call()
+    except ServiceError as error:
+        return error
 
 
 def _outcome(result: DebitResult) -> Transaction | Exception | Alone:

@@ -29,11 +29,10 @@ from chassis.together import Alone, Together
 from contracts.billing import (
     CancelPurchase,
     Purchase,
-    PurchaseLine,
     PurchaseStatus,
     StartPurchase,
 )
-from contracts.catalog import HoldStock, Quote, QuoteLine, ReleaseStock, ReserveStock
+from contracts.catalog import HoldStock, ReleaseStock, ReserveStock
 from contracts.errors import (
     AccountFrozen,
     Conflict,
@@ -47,17 +46,15 @@ from contracts.errors import (
     Unavailable,
 )
 from contracts.keys import purchase_key
-from contracts.wallet import CloseKey, Debit, Noted, TransactionKind
-from services.billing.models import PurchaseLineRow, PurchaseRow
-from services.billing.purchases import choices, claims, lifecycle, recording, stock
+from contracts.wallet import CloseKey
+from services.billing.models import PurchaseRow
+from services.billing.purchases import claims, lifecycle, stock
 from services.billing.purchases.calls import Calls
 from services.billing.purchases.claims import Claim
+from services.billing.purchases.first_tries import FirstTries, debit_of, is_stocked, quote_lines
 from services.billing.purchases.lifecycle import Paid
 from services.billing.purchases.queries import as_purchase, own_purchase
-from services.billing.purchases.recording import Order
 from services.billing.purchases.replays import find_replay
-from services.billing.sales.discounts import price_of
-from services.billing.sales.shares import shares
 from services.billing.settings import BillingSettings
 
 log = logging.getLogger(__name__)
@@ -91,20 +88,18 @@ class Checkout:
         A purchase whose outcome is not known yet is returned ``pending``.
         """
         try:
-            quote = self._quote(command)
+            begun = self._first_tries.begin(command)
         except ServiceError:
             # A retry gets the first answer, whatever the catalog says by now.
             known = self._replay(command)
             if known is None:
                 raise
             return self._answer(known, replayed=True)
-        claimed = self._records.do(Order(command, quote))
-        crash_point("billing.purchase_recorded")
-        row = self._settle_first(claimed) if claimed is not None else None
+        row = self._settle_first(begun) if isinstance(begun, Claim) else begun
         row = row or self._replay(command)
         if row is None:
             raise ServiceError("The purchase was not recorded. Nothing was bought; try again.")
-        return self._answer(row, replayed=claimed is None)
+        return self._answer(row, replayed=begun is None)
 
     def cancel(self, command: CancelPurchase) -> Purchase:
         """Give up a purchase that waits. Cancelling a cancelled one returns it.
@@ -201,12 +196,11 @@ class Checkout:
                 raise AccountFrozen(row.status_reason)
         return as_purchase(row, self.rules, replayed=replayed)
 
-    def _quote(self, command: StartPurchase) -> Quote:
-        lifecycle.check_units(command.lines)
-        quote = self._calls.quote(_quote_lines(command.lines))
-        lifecycle.check_prices(command.lines, quote)
-        choices.check(command.lines, quote)
-        return quote
+    @cached_property
+    def _first_tries(self) -> FirstTries:
+        return FirstTries(
+            self.database, self._calls, self.rules, self.clock, self._complete_together
+        )
 
     @cached_property
     def _calls(self) -> Calls:
@@ -215,20 +209,6 @@ class Checkout:
     def _replay(self, command: StartPurchase) -> PurchaseRow | None:
         with self.database.read() as session:
             return find_replay(session, command)
-
-    @cached_property
-    def _records(self) -> Together[Order, Claim | None]:
-        return Together(self._record_together, self._record)
-
-    def _record(self, order: Order) -> Claim | None:
-        with self.database.begin() as session:
-            return recording.record(session, self.clock(), order, self.rules)
-
-    def _record_together(
-        self, orders: Sequence[Order]
-    ) -> list[Claim | ServiceError | Alone | None]:
-        with self.database.begin() as session:
-            return recording.record_together(session, self.clock(), orders, self.rules)
 
     def _settle_first(self, claimed: Claim) -> PurchaseRow | None:
         """Settle a purchase that was just recorded; its row if it is complete now."""
@@ -276,6 +256,8 @@ class Checkout:
         """One try: the row where it is complete, and whether money came while it fell short."""
         row = claimed.row
         try:
+            if claimed.refusal is not None:
+                raise claimed.refusal
             if not row.may_hold_stock:
                 # Who has no money takes no stock, not even for the length of a try. The debit
                 # is rehearsed under its own key: if it was made before a crash, it says so.
@@ -314,13 +296,13 @@ class Checkout:
 
     def _reserve_stock(self, claimed: Claim) -> None:
         row = claimed.row
-        if claimed.is_new and not _is_stocked(row):
+        if claimed.is_new and not is_stocked(row):
             # The catalog has just said that there is no end to it, and would take nothing.
             return
         if row.stock_held_until is not None and row.stock_held_until > self.clock():
             # An earlier try reserved it, and only who holds the claim may let it go.
             return
-        request = ReserveStock(reservation_id=row.reservation_id, lines=_quote_lines(row.lines))
+        request = ReserveStock(reservation_id=row.reservation_id, lines=quote_lines(row.lines))
         try:
             self.rpc.call(request, timeout_s=self.rules.call_timeout_s)
         except NotFound as gone:
@@ -329,16 +311,7 @@ class Checkout:
     def _debit(self, row: PurchaseRow, *, dry_run: bool = False) -> UUID | None:
         if row.total_micros == 0:
             return None
-        debit = Debit(
-            idempotency_key=purchase_key(row.purchase_id),
-            user_id=row.user_id,
-            amount_micros=row.total_micros,
-            kind=TransactionKind.PURCHASE,
-            description=lifecycle.describe(row.lines),
-            metadata={Noted.PURCHASE_ID: str(row.purchase_id)},
-            shares=shares(price_of(line) for line in row.lines),
-            dry_run=dry_run,
-        )
+        debit = debit_of(row, dry_run=dry_run)
         if dry_run:
             return self.rpc.call(debit, timeout_s=self.rules.call_timeout_s).transaction_id
         return self._calls.debit(debit).transaction_id
@@ -372,7 +345,7 @@ class Checkout:
             )
         crash_point("billing.awaiting_funds")
         self.release_stock()
-        if claimed.row.may_hold_stock and _is_stocked(claimed.row):
+        if claimed.row.may_hold_stock and is_stocked(claimed.row):
             with self.database.read() as session:
                 row = session.get_one(PurchaseRow, claimed.purchase_id)
             if row.status == PurchaseStatus.AWAITING_FUNDS and row.stock_held_until is not None:
@@ -385,7 +358,7 @@ class Checkout:
         Nothing hangs on it but what who looks at the product is told: what the catalog does not
         hear is not said again.
         """
-        if not _is_stocked(row):
+        if not is_stocked(row):
             return
         try:
             self.rpc.call(
@@ -434,12 +407,3 @@ class Checkout:
         )
         with self.database.begin() as session:
             claims.postpone(session, self.clock(), claimed)
-
-
-def _is_stocked(row: PurchaseRow) -> bool:
-    """Whether there is an end to something of it."""
-    return any(line.is_stocked for line in row.lines)
-
-
-def _quote_lines(lines: Sequence[PurchaseLine | PurchaseLineRow]) -> list[QuoteLine]:
-    return [QuoteLine(product_id=line.product_id, quantity=line.quantity) for line in lines]

@@ -30,13 +30,15 @@ RETRY_DELAY_MAX = timedelta(seconds=60)
 class Claim:
     """A claimed purchase, as its row was then. ``is_try_owed``: a payment is to be tried.
 
-    ``is_new``: its writer has it, who has just heard of the catalog what there is.
+    ``is_new``: its writer has it, who has just heard of the catalog what there is. ``refusal``:
+    what came of the first try instead of a payment, where it was made with others.
     """
 
     row: PurchaseRow
     claim_id: UUID
     is_try_owed: bool
     is_new: bool = False
+    refusal: Exception | None = None
 
     @property
     def purchase_id(self) -> UUID:
