@@ -36,6 +36,7 @@ LOCK_TIMEOUT_MS = 2_000
 transaction of ours lasts occupies its own callers, and no worker for long."""
 IDLE_IN_TRANSACTION_TIMEOUT_MS = 60_000
 POOL_TIMEOUT_S = 10
+SINGLES_MAX = 2
 TESTED_AFTER_S = 1.0
 """A server that went away is not back sooner."""
 
@@ -60,14 +61,17 @@ Look = Callable[[Session, Sequence[AskedT]], Sequence[FoundT | Exception]]
 class Connected:
     """An open database: the engine, its pool, and the ways to get a session."""
 
-    def __init__(self, engine: Engine, readers: Engine) -> None:
-        """The connections of ``readers`` may not write, and begin no transactions."""
+    def __init__(self, engine: Engine, readers: Engine, singles: Engine) -> None:
+        """The connections of ``readers`` may not write; they and ``singles`` begin no transactions:
+        each statement is one, and costs no round trip besides."""
         self.engine = engine
         self.readers = readers
+        self.singles = singles
         self._sessions = sessionmaker(engine, expire_on_commit=False)
         self._reading = sessionmaker(readers, expire_on_commit=False)
         event.listen(self._sessions, "after_soft_rollback", _forget_published)
         event.listen(engine, "engine_disposed", lambda _engine: readers.dispose())
+        event.listen(engine, "engine_disposed", lambda _engine: singles.dispose())
         self.on_publish: list[Callable[[list[Any]], None]] = []
         """Called after a commit of :meth:`begin` with the events in it, which are sent then."""
         self.on_change: list[Callable[[], None]] = []
@@ -191,11 +195,13 @@ def _run_quietly(callback: Callable[[], None]) -> None:
 
 def connect(url: str, pool_size: int = 5) -> Connected:
     """Open a database. Connections are made when they are first needed: at most ``pool_size`` to
-    write, and as many to read."""
+    write, as many to read, and ``SINGLES_MAX`` for statements that need no transaction."""
     # What is asked again and again of a few rows takes longer to plan than to answer.
     reads = "-c default_transaction_read_only=on -c plan_cache_mode=force_generic_plan"
     return Connected(
-        _engine(url, pool_size), _engine(url, pool_size, reads, isolation_level="AUTOCOMMIT")
+        _engine(url, pool_size),
+        _engine(url, pool_size, reads, isolation_level="AUTOCOMMIT"),
+        _engine(url, min(pool_size, SINGLES_MAX), isolation_level="AUTOCOMMIT"),
     )
 
 
@@ -210,6 +216,8 @@ def _engine(url: str, pool_size: int, option: str = "", **options: str) -> Engin
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT_S,
+        # The few that are in use need no test, and know their statements.
+        pool_use_lifo=True,
         connect_args={"options": server_options, "connect_timeout": 10},
         # Changes of many rows are a few round trips and not one for each.
         executemany_mode="values_plus_batch",

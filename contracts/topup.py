@@ -35,6 +35,8 @@ ReturnPath = Annotated[
     Storable,
 ]
 PaymentMethodId = Annotated[str, StringConstraints(min_length=1, max_length=255), Storable]
+QUESTIONS_MAX = 100
+"""How many forecasts one call asks for at most."""
 
 
 CARD_BRANDS = {
@@ -475,6 +477,22 @@ class ForecastCharges(Request[ChargeForecast], service=SERVICE, method="forecast
     purchase_id: UUID | None = None
     is_spent: bool = False
     is_by_hand: bool = False
+
+
+class ChargeForecasts(Reply):
+    """One for each question, in their order. None for whom something is due or under way: the
+    answer to :class:`ForecastCharges` tells what comes of that."""
+
+    forecasts: list[ChargeForecast | None]
+
+
+class ForecastChargesOfMany(
+    Request[ChargeForecasts], service=SERVICE, method="forecast_charges_of_many"
+):
+    """The same of many at one moment, most of whom set off no charge. Errors: ``Unavailable``,
+    ``DeadlineExceeded`` of the wallet."""
+
+    questions: Annotated[list[ForecastCharges], Field(min_length=1, max_length=QUESTIONS_MAX)]
 
 
 class Spending(Value):

@@ -191,6 +191,7 @@ LOGINS = (
             "legacy.unstake",
             "topup.configure_auto_topup",
             "topup.forecast_charges",
+            "topup.forecast_charges_of_many",
             "topup.get_auto_topup",
             "topup.get_auto_topup_state",
             "topup.get_card_refund",

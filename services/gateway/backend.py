@@ -23,6 +23,8 @@ from chassis.database import Connected
 from chassis.readiness import Readiness
 from contracts.errors import DeadlineExceeded, ServiceError, Unavailable
 from contracts.messages import Command, Reply, Request
+from contracts.topup import ChargeForecast, ForecastCharges
+from services.gateway.charge_forecasts import ChargeForecasts
 from services.gateway.purchase_waiters import PurchaseWaiters
 from services.gateway.rate_limits import TakenAhead
 from services.gateway.recent import Recent
@@ -84,6 +86,7 @@ class Backend:
         self.live: Recent[Any] = Recent(LIVE_AGE_S, LIVE_MAX)
         """What everybody who watches the numbers of now is shown."""
         self.response_times = ResponseTimes(database)
+        self.charge_forecasts = ChargeForecasts(lambda asked: self.call(asked, ANSWER_WITHIN_S))
 
     @property
     def rpc(self) -> RpcClient:
@@ -267,6 +270,11 @@ def ask_all(*questions: Request[Any] | None) -> tuple[Any, ...]:
     for name, (question, answer) in begun.items():
         answers[name] = answer and _unless_it_fails(question, answer)
     return tuple(answers.get(_name(question)) for question in questions)
+
+
+def forecast_charges(question: ForecastCharges) -> ChargeForecast | None:
+    """:func:`ask` what is charged by itself, together with those who ask at the same moment."""
+    return _unless_it_fails(question, partial(current_backend().charge_forecasts.find, question))  # type: ignore[no-any-return]
 
 
 def ask_each(questions: Sequence[Request[ReplyT]]) -> list[ReplyT | None]:

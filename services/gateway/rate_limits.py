@@ -101,7 +101,7 @@ def _count(
 ) -> _Counted:
     """As :func:`take`; and how many more would pass at once."""
     left = min(rate.tries for rate in rates)
-    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+    with database.singles.connect() as connection:
         for rate in rates:
             step, key = rate.step * tries, rate.key_of(subject)
             given = {"key": key, "now": now, "step": step, "period": rate.period}
@@ -139,9 +139,7 @@ def _count_all(database: Connected, counts: Sequence[_Count]) -> list[_Counted |
     given = {"now": now, "step": rate.step, "period": rate.period}
     given |= {"keys": list(tries), "tries": list(tries.values())}
     try:
-        with database.engine.connect().execution_options(
-            isolation_level="AUTOCOMMIT"
-        ) as connection:
+        with database.singles.connect() as connection:
             taken = {bytes(row.key): row.used_until for row in connection.execute(_TAKE_ALL, given)}
     except (OperationalError, PoolTimeout) as error:
         return [error] * len(counts)

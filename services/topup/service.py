@@ -35,10 +35,12 @@ from contracts.topup import (
     CardRefundPage,
     CardSetup,
     ChargeForecast,
+    ChargeForecasts,
     ConfigureAutoTopup,
     ExportAutoTopup,
     ExportTopups,
     ForecastCharges,
+    ForecastChargesOfMany,
     ForecastSchedule,
     GetAutoTopup,
     GetAutoTopupState,
@@ -246,6 +248,10 @@ class TopupService(operated.Operated):
     @rpc
     def forecast_charges(self, request: ForecastCharges) -> ChargeForecast:
         return forecast.foretell(self.till, request)
+
+    @rpc
+    def forecast_charges_of_many(self, request: ForecastChargesOfMany) -> ChargeForecasts:
+        return forecast.foretell_many(self.till, request)
 
     @rpc
     def forecast_schedule(self, request: ForecastSchedule) -> ScheduleForecast:

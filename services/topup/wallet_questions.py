@@ -3,7 +3,7 @@
 And the one thing that it is asked to do: to set credit aside that is to go back to a card.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -68,7 +68,7 @@ class WalletQuestions:
 
     def __init__(self, caller: CallsServices) -> None:
         self._caller = caller
-        self._balances = AskedTogether(self._balances_of)
+        self._balances = AskedTogether(self.balances_of)
 
     def funds(self, user_id: UUID, now: datetime) -> Funds:
         """Errors: ``Unavailable``, ``DeadlineExceeded``. Nobody's wallet is an empty one."""
@@ -89,7 +89,8 @@ class WalletQuestions:
     def _balance(self, user_id: UUID) -> Funds:
         return _funds(self._caller.call(GetWallet(user_id=user_id), WALLET_TIMEOUT_S))
 
-    def _balances_of(self, user_ids: Sequence[UUID]) -> dict[UUID, Funds]:
+    def balances_of(self, user_ids: Sequence[UUID]) -> dict[UUID, Funds]:
+        """The same of several; nobody's wallet is left out."""
         found = self._caller.call(GetWallets(user_ids=list(user_ids)), WALLET_TIMEOUT_S)
         return {wallet.user_id: _funds(wallet) for wallet in found.wallets}
 
@@ -140,6 +141,8 @@ class AsksWallet(Protocol):
     def funds(self, user_id: UUID, now: datetime) -> Funds: ...
 
     def balance(self, user_id: UUID) -> Funds: ...
+
+    def balances_of(self, user_ids: Sequence[UUID]) -> Mapping[UUID, Funds]: ...
 
     def entry(self, key: str) -> Entry | None: ...
 

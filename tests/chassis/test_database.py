@@ -35,6 +35,23 @@ def test_what_is_rehearsed_is_undone_and_calls_nobody(database: Connected) -> No
     assert called == []
 
 
+def test_a_single_statement_is_committed_when_it_is_done(database: Connected) -> None:
+    with database.singles.connect() as connection:
+        connection.execute(text("CREATE TABLE single ()"))
+
+        with database.read() as session:
+            assert session.scalar(text("SELECT to_regclass('single')")) == "single"
+
+
+def test_the_connection_that_was_used_last_is_used_next(database: Connected) -> None:
+    ask = text("SELECT pg_backend_pid()")
+    with database.engine.connect() as first, database.engine.connect() as second:
+        used = [each.scalar(ask) for each in (first, second)]
+
+    with database.engine.connect() as next_one:
+        assert next_one.scalar(ask) == used[0]
+
+
 def test_what_runs_after_the_commit_finds_it_committed(database: Connected) -> None:
     with database.begin() as session:
         session.execute(text("CREATE TABLE committed (n integer)"))

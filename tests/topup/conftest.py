@@ -174,6 +174,9 @@ class Wallet:
         self.answers()
         return Funds(self.balances.get(user_id, 0), is_frozen=user_id in self.frozen)
 
+    def balances_of(self, user_ids: Sequence[UUID]) -> dict[UUID, Funds]:
+        return {user_id: self.balance(user_id) for user_id in user_ids if user_id in self.balances}
+
     def funds(self, user_id: UUID, _now: datetime) -> Funds:
         self.answers()
         self.asked_for_funds += 1

@@ -20,7 +20,14 @@ from sqlalchemy import func, select
 from chassis.bulk import Batch
 from contracts.errors import Conflict
 from contracts.keys import topup_key
-from contracts.topup import ChargeForecast, ForecastCharges, RefusalCode, TopupStatus, Trigger
+from contracts.topup import (
+    ChargeForecast,
+    ForecastCharges,
+    ForecastChargesOfMany,
+    RefusalCode,
+    TopupStatus,
+    Trigger,
+)
 from services.topup.automatic import forecast, triggers
 from services.topup.charging import charges
 from services.topup.models import TriggerRecord
@@ -347,6 +354,32 @@ def test_where_nothing_becomes_due_the_rule_is_not_played_and_would_say_the_same
     with desk.till.database.read() as session:
         played = forecast.foresee(session, desk.clock(), request, funds, desk.till.policy)
     assert (asked, told) == (0, played)
+
+
+def test_of_many_who_sets_off_no_charge_is_told_the_same_and_the_others_nothing(
+    desk: Desk,
+) -> None:
+    rich, low, short, busy, nobody = (desk.customer() for _ in range(5))
+    for customer, balance in ((rich, 50), (low, 12), (short, 3), (busy, 50)):
+        desk.wallet.balances[customer.user_id] = balance * USD
+    desk.wallet.balances.pop(nobody.user_id, None)
+    busy.raise_trigger()
+    spends, spent = {"spend_micros": 5 * USD}, {"spend_micros": 5 * USD, "is_spent": True}
+    asked: list[tuple[Customer, dict[str, Any]]] = [
+        (rich, spent),
+        (low, spends),
+        (rich, {"is_by_hand": True}),
+        (short, spends),
+        (busy, spent),
+        (nobody, {}),
+    ]
+    questions = [ForecastCharges(user_id=each.user_id, **how) for each, how in asked]
+
+    told = forecast.foretell_many(desk.till, ForecastChargesOfMany(questions=questions)).forecasts
+
+    alone = forecast.foretell(desk.till, questions[0])
+    assert told == [alone, None, None, None, None, forecast.foretell(desk.till, questions[5])]
+    assert alone.balance_after_micros == 50 * USD
 
 
 def test_who_is_a_cent_short_is_told_that_it_is_not_covered(desk: Desk) -> None:

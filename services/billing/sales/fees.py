@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from chassis.bulk import Bulk
 from chassis.database import lock_until_commit
 from chassis.idempotency import request_hash
 from chassis.identifiers import new_id
@@ -17,6 +18,12 @@ from contracts.billing import ProviderFee, SetProviderFee
 from contracts.errors import IdempotencyConflict
 from services.billing.models import FeeChangeRow
 from services.billing.settings import BillingSettings
+
+_AGREED = Bulk(
+    "SELECT provider_id, fee_bps FROM {rows} JOIN fee_changes USING (provider_id)"
+    " ORDER BY change_id",
+    provider_id="uuid",
+)
 
 
 def in_force(
@@ -26,14 +33,9 @@ def in_force(
     wanted = set(provider_ids)
     if not wanted:
         return {}
-    agreed = session.execute(
-        select(FeeChangeRow.provider_id, FeeChangeRow.fee_bps)
-        .where(FeeChangeRow.provider_id.in_(wanted))
-        .order_by(FeeChangeRow.change_id)
-    )
     fees = dict.fromkeys(wanted, rules.marketplace_fee_bps)
-    for provider_id, fee_bps in agreed:
-        fees[provider_id] = rules.marketplace_fee_bps if fee_bps is None else fee_bps
+    for row in _AGREED.execute(session, [(each,) for each in wanted]):
+        fees[row.provider_id] = rules.marketplace_fee_bps if row.fee_bps is None else row.fee_bps
     return fees
 
 

@@ -34,7 +34,7 @@ from services.gateway.api.shapes import (
     Usd,
     UsdOrZero,
 )
-from services.gateway.backend import ask, call, current_backend, database
+from services.gateway.backend import call, current_backend, database, forecast_charges
 from services.gateway.cart import checkout
 from services.gateway.errors import Problem
 from services.gateway.people.users import CurrentUser
@@ -277,4 +277,4 @@ def _forecast(purchase: Purchase) -> ChargeForecast | None:
         purchase_id=purchase.purchase_id,
         is_spent=is_spent,
     )
-    return ask(question)
+    return forecast_charges(question)

@@ -1,6 +1,6 @@
 """API tokens: random, shown once, stored as a hash, revocable; for some things and for a time."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -43,10 +43,16 @@ ADMIN_FOR = timedelta(days=30)
 
 # Made once: putting a query together takes longer than asking it.
 _FIND = (
-    select(ApiToken.token_id, ApiToken.last_used_at, ApiToken.scopes, *DESCRIBED)
+    select(
+        ApiToken.secret_sha256,
+        ApiToken.token_id,
+        ApiToken.last_used_at,
+        ApiToken.scopes,
+        *DESCRIBED,
+    )
     .join(User, User.user_id == ApiToken.user_id)
     .where(
-        ApiToken.secret_sha256 == bindparam("secret_sha256"),
+        ApiToken.secret_sha256.in_(bindparam("secrets_sha256", expanding=True)),
         ApiToken.revoked_at.is_(None),
         or_(ApiToken.expires_at.is_(None), ApiToken.expires_at > bindparam("now")),
         User.deleted_at.is_(None),
@@ -103,12 +109,22 @@ def issue(
 
 def find(session: Session, now: datetime, secret: str) -> FoundToken | None:
     """The token and its user; None when it is unknown, revoked or expired."""
-    given = {"secret_sha256": fingerprint(secret), "now": now}
-    row = session.execute(_FIND, given).one_or_none()
-    if row is None:
-        return None
-    scopes = frozenset(map(Scope, row.scopes.split()))
-    return FoundToken(row.token_id, describe(row), row.last_used_at, scopes)
+    return find_all(session, [(fingerprint(secret), now)])[0]
+
+
+def find_all(
+    session: Session, questions: Sequence[tuple[bytes, datetime]]
+) -> list[FoundToken | None]:
+    """The same of several secrets, by their fingerprints, as of the last of these moments."""
+    now = max(moment for _, moment in questions)
+    given = {"secrets_sha256": list({secret for secret, _ in questions}), "now": now}
+    found = {
+        bytes(row.secret_sha256): FoundToken(
+            row.token_id, describe(row), row.last_used_at, frozenset(map(Scope, row.scopes.split()))
+        )
+        for row in session.execute(_FIND, given)
+    }
+    return [found.get(secret) for secret, _ in questions]
 
 
 def living(session: Session, now: datetime, user_id: UUID) -> list[ApiToken]:

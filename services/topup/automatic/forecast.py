@@ -20,7 +20,9 @@ from chassis.bulk import Bulk
 from contracts.keys import topup_key
 from contracts.topup import (
     ChargeForecast,
+    ChargeForecasts,
     ForecastCharges,
+    ForecastChargesOfMany,
     PlannedCharge,
     RefusalCode,
     Trigger,
@@ -234,6 +236,23 @@ def foretell(till: Till, request: ForecastCharges) -> ChargeForecast:
         return foresee(session, till.clock(), request, funds, till.policy, arrived)
 
 
+def foretell_many(till: Till, request: ForecastChargesOfMany) -> ChargeForecasts:
+    """The answers for whom nothing is under way and nothing becomes due; None for the others.
+
+    Errors: ``Unavailable``, ``DeadlineExceeded`` of the wallet.
+    """
+    questions, since = request.questions, triggers.waits_since(till.clock())
+    with till.database.read() as session:
+        standings = _standings(session, [(each.user_id, since) for each in questions])
+    held = till.wallet.balances_of(list({each.user_id for each in questions}))
+    return ChargeForecasts(
+        forecasts=[
+            _unless_due(question, standing, held.get(question.user_id, Funds(0)))
+            for question, standing in zip(questions, standings, strict=True)
+        ]
+    )
+
+
 def _foretell_nothing(till: Till, request: ForecastCharges) -> ChargeForecast | None:
     """The answer for whom nothing is under way and nothing becomes due; None for anybody else.
 
@@ -242,12 +261,20 @@ def _foretell_nothing(till: Till, request: ForecastCharges) -> ChargeForecast | 
     """
     if request.is_by_hand:
         return None
-    spent_micros = request.spend_micros
-    question = (request.user_id, triggers.waits_since(till.clock()))
-    standing = till.database.answer(_standings, question)
+    standing = till.database.answer(
+        _standings, (request.user_id, triggers.waits_since(till.clock()))
+    )
     if standing.is_under_way:
         return None
-    funds = till.wallet.balance(request.user_id)
+    return _unless_due(request, standing, till.wallet.balance(request.user_id))
+
+
+def _unless_due(
+    request: ForecastCharges, standing: Row[Any], funds: Funds
+) -> ChargeForecast | None:
+    if request.is_by_hand or standing.is_under_way:
+        return None
+    spent_micros = request.spend_micros
     before = funds.available_micros + (spent_micros if request.is_spent else 0)
     after = before - spent_micros
     waits = not request.is_spent and spent_micros and (after < 0 or funds.is_frozen)
@@ -260,9 +287,7 @@ def _foretell_nothing(till: Till, request: ForecastCharges) -> ChargeForecast | 
     )
 
 
-def _standings(
-    session: Session, questions: Sequence[tuple[UUID, datetime]]
-) -> list[Row[Any] | Exception]:
+def _standings(session: Session, questions: Sequence[tuple[UUID, datetime]]) -> list[Row[Any]]:
     found = {row.user_id: row for row in _STANDING.execute(session, questions)}
     return [found[user_id] for user_id, _ in questions]
 
