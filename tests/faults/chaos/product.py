@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -19,7 +18,7 @@ from sqlalchemy.engine import Engine
 from deploy.local.broker import Node, VirtualHost
 from deploy.local.child import Child
 from deploy.local.postgres import Postgres
-from deploy.local.processes import ROOT, Process
+from deploy.local.processes import Process
 from deploy.local.startup import free_port
 from deploy.parts import LISTENERS
 from tests.faults.chaos.wire import Wire
@@ -220,70 +219,6 @@ class Product(System):
                 self._launch(name)
                 started.append(name)
         return started
-
-    # Moments of the databases, as backups would keep them.
-
-    def keeps(self, moment: str) -> None:
-        """Keep every database, and what the card processor knows, as they are now."""
-        self._rests()
-        for service, url in self._urls.items():
-            name = url.rpartition("/")[2]
-            self._copies(name, f"{name}_{moment}", f"{self._prefix}_{service}")
-        self._copies_sandbox(self.directory, self.directory / f"sandbox-{moment}")
-        self._resumes()
-
-    def returns_to(self, moment: str, **others: str) -> None:
-        """Every database is as it was at the moment, those of ``others`` as at theirs.
-
-        The card processor knows what it knew at the moment; nothing waits in the broker.
-        """
-        self._rests()
-        for service, url in self._urls.items():
-            name = url.rpartition("/")[2]
-            self.postgres_does(f'DROP DATABASE "{name}" WITH (FORCE)')
-            kept = f"{name}_{others.get(service, moment)}"
-            self._copies(kept, name, f"{self._prefix}_{service}")
-        self._copies_sandbox(self.directory / f"sandbox-{moment}", self.directory)
-        self._resumes()
-
-    def _copies_sandbox(self, source: Path, target: Path) -> None:
-        target.mkdir(exist_ok=True)
-        for file in target.glob("sandbox.sqlite*"):
-            file.unlink()
-        for file in source.glob("sandbox.sqlite*"):
-            shutil.copy(file, target)
-
-    def _rests(self) -> None:
-        for name in self._wanted:
-            self.stop(name)
-        for engine in self.engines.values():
-            engine.dispose()
-
-    def _resumes(self) -> None:
-        for name in self._wanted:
-            self._launch(name)
-        self.wait_ready()
-        self.passes(timedelta())
-
-    def _copies(self, source: str, target: str, owner: str) -> None:
-        self.postgres_does(f'CREATE DATABASE "{target}" TEMPLATE "{source}" OWNER "{owner}"')
-
-    def postgres_does(self, statement: str) -> None:
-        with self.postgres._connection() as connection, connection.cursor() as cursor:
-            cursor.execute(statement)
-
-    def operates(self, service: str, module: str, *arguments: str, **settings: str) -> str:
-        """What an operator's command says, with the settings of the service."""
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-m", module, *arguments],
-            env={**self.process(service).environment, **settings},
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-        return f"{done.stdout}{done.stderr}".strip()
 
     def is_ready(self) -> bool:
         return all(is_ready(self.process(name).ready_url) for name in self._wanted)
