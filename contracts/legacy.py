@@ -62,7 +62,8 @@ class PersonMovedBack(UserEvent, source=SERVICE, type="person_moved_back"):
 
 class StakingDiscountChanged(UserEvent, source=SERVICE, type="staking_discount_changed"):
     """From now on so much is taken off what this user buys, in basis points. ``position`` counts
-    what changed the user's stake: of two events the one with the higher one is the newer."""
+    what changed the user's stake: of two events the one with the higher one is the newer, and of
+    two with the same the one that occurred later."""
 
     discount_bps: DiscountBps
     position: Annotated[int, Field(strict=True, ge=0)]

@@ -222,14 +222,16 @@ class FeeChangeRow(Base):
 
 
 class DiscountRow(Base):
-    """What somebody's staking takes off what they buy, by the event with the highest ``position``;
-    see :mod:`services.billing.sales.discounts`. Who never staked has none."""
+    """What somebody's staking takes off what they buy, by the event with the highest ``position``,
+    and the last of several with it; see :mod:`services.billing.sales.discounts`. Who never staked
+    has none."""
 
     __tablename__ = "discounts"
 
     user_id: Mapped[UUID] = mapped_column(primary_key=True)
     discount_bps: Mapped[int] = mapped_column(Integer)
     position: Mapped[int] = mapped_column(BigInteger)
+    told_at: Mapped[datetime | None]
 
 
 class SaleRow(Base):

@@ -1,5 +1,6 @@
 """What staking takes off a purchase: the newest word holds, the marketplace bears it."""
 
+from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
@@ -37,10 +38,16 @@ from tests.system import System
 FIVE_PERCENT = 500
 
 
-def hears(database: Connected, user_id: UUID, discount_bps: int, position: int = 1) -> None:
+def hears(
+    database: Connected,
+    user_id: UUID,
+    discount_bps: int,
+    position: int = 1,
+    at: datetime = NOW,
+) -> None:
     event = StakingDiscountChanged(
         event_id=uuid4(),
-        occurred_at=NOW,
+        occurred_at=at,
         user_id=user_id,
         discount_bps=discount_bps,
         position=position,
@@ -82,6 +89,19 @@ def test_in_whatever_order_and_however_often_it_comes_the_newest_holds(
 
     for discount_bps, position in heard:
         hears(database, user_id, discount_bps, position)
+
+    assert told(database, user_id, None) == [500]
+
+
+@pytest.mark.parametrize("heard", [[(200, 0), (500, 1)], [(500, 1), (200, 0)]])
+def test_of_two_at_the_same_position_the_later_one_holds_in_whatever_order_they_come(
+    database: Connected, heard: list[tuple[int, int]]
+) -> None:
+    """The table of discounts was changed, and the stake was not."""
+    user_id = uuid4()
+
+    for discount_bps, seconds in heard:
+        hears(database, user_id, discount_bps, at=NOW + timedelta(seconds=seconds))
 
     assert told(database, user_id, None) == [500]
 

@@ -8,7 +8,7 @@ the price is rounded down to the micro-dollar, so that nothing of it is ever the
 from collections.abc import Mapping
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import and_, or_, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -24,13 +24,25 @@ from services.billing.settings import BillingSettings
 def note(session: Session, event: StakingDiscountChanged) -> None:
     """Keep the newest: one that was overtaken on its way changes nothing."""
     new = insert(DiscountRow).values(
-        user_id=event.user_id, discount_bps=event.discount_bps, position=event.position
+        user_id=event.user_id,
+        discount_bps=event.discount_bps,
+        position=event.position,
+        told_at=event.occurred_at,
+    )
+    told = new.excluded
+    # Another table of discounts is told at the position that the stake has.
+    is_newer = or_(
+        told.position > DiscountRow.position,
+        and_(
+            told.position == DiscountRow.position,
+            or_(DiscountRow.told_at.is_(None), told.told_at >= DiscountRow.told_at),
+        ),
     )
     session.execute(
         new.on_conflict_do_update(
             index_elements=[DiscountRow.user_id],
-            set_={"discount_bps": new.excluded.discount_bps, "position": new.excluded.position},
-            where=new.excluded.position >= DiscountRow.position,
+            set_={name: told[name] for name in ("discount_bps", "position", "told_at")},
+            where=is_newer,
         )
     )
 
