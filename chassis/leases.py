@@ -14,6 +14,7 @@ from sqlalchemy import func, inspect, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Mapper, Session
 
 from chassis.database import Connected
+from chassis.locks import for_update
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,10 +47,12 @@ class Leases:
         queue = waiting.where(self.due_at <= now).subquery()
         chosen = select(queue.c.key).order_by(queue.c.turn, queue.c.due_at).limit(self.limit)
         taken = session.execute(
-            select(key.label("key"), self.owner.label("owner"))
-            .where(key.in_(chosen), self.due_at <= now)
-            .order_by(self.due_at, key)
-            .with_for_update(skip_locked=True)
+            for_update(
+                select(key.label("key"), self.owner.label("owner"))
+                .where(key.in_(chosen), self.due_at <= now)
+                .order_by(self.due_at, key),
+                skip_locked=True,
+            )
         ).all()
         owners = {row.key: row.owner for row in taken}
         if owners:

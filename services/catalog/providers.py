@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from chassis.database import lock_until_commit
 from chassis.idempotency import request_hash
 from chassis.identifiers import new_id
+from chassis.locks import for_update, locked_or_none
 from chassis.outbox import publish
 from contracts.catalog import (
     ChangeProduct,
@@ -61,9 +62,7 @@ def set_provider(session: Session, now: datetime, command: SetProvider) -> Provi
     check_texts(command)
     # One at a time: of two who want the same name at once, the second finds it taken.
     lock_until_commit(session, "providers")
-    row = session.get(
-        ProviderRow, command.provider_id, with_for_update=True, populate_existing=True
-    )
+    row = locked_or_none(session, ProviderRow, command.provider_id)
     if _is_repeated(session, command):
         return _as_provider(session.get_one(ProviderRow, command.provider_id))
     name = " ".join(command.name.split())
@@ -99,7 +98,7 @@ def admit_new_product(
 
     The profile is locked: what one provider puts up is counted one after the other.
     """
-    row = session.get(ProviderRow, provider_id, with_for_update=True, populate_existing=True)
+    row = locked_or_none(session, ProviderRow, provider_id)
     if row is None:
         raise Conflict("Say first who sells: write your profile.")
     of_provider = select(func.count()).where(ProductRow.provider_id == provider_id)
@@ -192,10 +191,11 @@ def _is_anothers(session: Session, provider_id: UUID, name: str) -> bool:
 def _rename_products(session: Session, now: datetime, provider_id: UUID, name: str) -> None:
     # In the order of their ids, as whoever sets stock aside locks them.
     rows = session.scalars(
-        select(ProductRow)
-        .where(ProductRow.provider_id == provider_id, ProductRow.provider_name != name)
-        .order_by(ProductRow.product_id)
-        .with_for_update()
+        for_update(
+            select(ProductRow)
+            .where(ProductRow.provider_id == provider_id, ProductRow.provider_name != name)
+            .order_by(ProductRow.product_id)
+        )
     )
     for row in rows.all():
         row.provider_name = name

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from chassis.database import lock_until_commit
 from chassis.idempotency import request_hash
 from chassis.identifiers import new_id
+from chassis.locks import locked_or_none
 from chassis.outbox import publish
 from contracts.catalog import (
     ChangeProduct,
@@ -171,7 +172,7 @@ def _made_before(session: Session, command: SellersCommand) -> ProductRow | None
 
 def _locked(session: Session, product_id: UUID, provider_id: UUID | None) -> ProductRow:
     """A product, and where a provider asks only one of their own. Raises ``NotFound``."""
-    row = session.get(ProductRow, product_id, with_for_update=True)
+    row = locked_or_none(session, ProductRow, product_id)
     return _refuse_anothers(row, provider_id)
 
 

@@ -11,6 +11,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from chassis.locks import for_update, locked
 from contracts.catalog import (
     HoldStock,
     Product,
@@ -40,10 +41,11 @@ def reserve(session: Session, now: datetime, command: ReserveStock) -> Reservati
         return Reservation(reservation_id=command.reservation_id)
     # Locked in the order of their ids, so that two reservations never wait for each other.
     rows = session.scalars(
-        select(ProductRow)
-        .where(ProductRow.product_id.in_(wanted))
-        .order_by(ProductRow.product_id)
-        .with_for_update()
+        for_update(
+            select(ProductRow)
+            .where(ProductRow.product_id.in_(wanted))
+            .order_by(ProductRow.product_id)
+        )
     )
     found = {row.product_id: row for row in rows}
     for product_id, quantity in wanted.items():
@@ -69,7 +71,7 @@ def release(session: Session, now: datetime, command: ReleaseStock) -> Reservati
     """
     reply = Reservation(reservation_id=command.reservation_id)
     first = _is_first(session, now, command.reservation_id)
-    reservation = session.get_one(ReservationRow, command.reservation_id, with_for_update=True)
+    reservation = locked(session, ReservationRow, command.reservation_id)
     if reservation.released_at is not None:
         return reply
     reservation.released_at = now

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
+from chassis.locks import locked
 from contracts.errors import Conflict
 from services.gateway.access import Role
 from services.gateway.models import RoleGrant, SellerAgreement, User
@@ -46,7 +47,7 @@ def join(
     has taken the role from."""
     # Before the user's row, as whoever gives or takes a role.
     acts.lock(session)
-    user = session.get_one(User, user_id, with_for_update=True, populate_existing=True)
+    user = locked(session, User, user_id)
     if user.deleted_at is not None:
         raise Conflict("This account is deleted.")
     if is_seller(session, user_id):

@@ -10,6 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from chassis.database import lock_until_commit
+from chassis.locks import locked_or_none
 from services.legacy.models import MoveRow
 from services.legacy.planning.judging import Conflict
 
@@ -37,7 +38,7 @@ LOCK = "legacy:forgetting"
 def forget_person(session: Session, user_id: UUID) -> None:
     """Delete what is known of somebody, also in plans that were not run. Twice is once."""
     lock_until_commit(session, LOCK)
-    move = session.get(MoveRow, user_id, with_for_update=True)
+    move = locked_or_none(session, MoveRow, user_id)
     if move is None or not move.email:
         return
     given = {

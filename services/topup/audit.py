@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 
 from chassis.clock import utc_now
 from chassis.database import connect
+from chassis.locks import locked_or_none
 from chassis.money import format_usd
 from contracts import legacy
 from contracts.wallet import MadeCredit, Noted, TransactionKind
@@ -107,7 +108,7 @@ def _found(made: MadeCredit) -> Found:
 
 def accept(session: Session, now: datetime, transaction_id: UUID, by: str, reason: str) -> bool:
     """Somebody answers for a credit: it is no difference any more. False where it is none."""
-    difference = session.get(Difference, f"{UNEXPLAINED}:{transaction_id}", with_for_update=True)
+    difference = locked_or_none(session, Difference, f"{UNEXPLAINED}:{transaction_id}")
     if difference is None or difference.gone_at is not None:
         return False
     difference.gone_at, difference.accepted_by = now, f"{by}: {reason}"

@@ -27,6 +27,7 @@ from chassis.database import after_commit
 from chassis.idempotency import is_retry, request_hash
 from chassis.identifiers import new_id
 from chassis.instruments import REGISTRY
+from chassis.locks import locked_or_none
 from chassis.money import MICROS_PER_CENT, format_usd
 from chassis.outbox import publish
 from contracts.errors import BadRequest, Conflict, IdempotencyConflict, NotFound
@@ -120,7 +121,7 @@ def lock_users(writes: Batch, users: Iterable[UUID]) -> None:
 
 def lock_settings(session: Session, user_id: UUID) -> AutoTopupSettings | None:
     """The user's settings, locked to the end of the transaction."""
-    return session.get(AutoTopupSettings, user_id, with_for_update=True, populate_existing=True)
+    return locked_or_none(session, AutoTopupSettings, user_id)
 
 
 def check_amount(amount_micros: int, policy: Policy) -> None:
@@ -206,7 +207,7 @@ def find(session: Session, topup_id: UUID) -> Topup:
 
 def lock(session: Session, topup_id: UUID) -> Topup:
     """The top-up, locked to the end of the transaction. Raises ``NotFound``."""
-    topup = session.get(Topup, topup_id, with_for_update=True, populate_existing=True)
+    topup = locked_or_none(session, Topup, topup_id)
     if topup is None:
         raise NotFound("There is no such top-up.")
     return topup
@@ -282,7 +283,7 @@ def publish_paid(session: Session, topup: Topup, now: datetime) -> None:
 
 def mark_credited(session: Session, topup_id: UUID, now: datetime) -> None:
     """The wallet has credited this top-up; again changes nothing."""
-    topup = session.get(Topup, topup_id, with_for_update=True)
+    topup = locked_or_none(session, Topup, topup_id)
     if topup is None or topup.status == TopupStatus.CREDITED:
         return
     if topup.status != TopupStatus.PAID:

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 
+from chassis import errands
 from chassis.client import RpcClient
 from chassis.database import Connected
 from contracts.billing import (
@@ -365,7 +366,7 @@ def test_an_answer_that_comes_late_changes_no_payout_that_has_gone_on(
             seller.payouts.carry_out(other.payout_id)
             seller.is_paid(other, key="other paid")
 
-    monkeypatch.setattr(carrying_out, "crash_point", overtaken)
+    monkeypatch.setattr(errands, "crash_point", overtaken)
     seller.payouts.carry_out(other.payout_id)
 
     assert (row.status, seller.sees(other.payout_id).status) == (Status.PAID, Status.PAID)
@@ -455,12 +456,12 @@ def test_an_answer_that_is_lost_comes_to_one_effect(
 def test_a_crash_at_any_point_comes_to_one_payout(
     seller: Seller, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
-    dies_at(monkeypatch, carrying_out, point)
+    dies_at(monkeypatch, errands, point)
     with pytest.raises(Died):
         seller.asks()
     (row,) = seller.lists(None).payouts
     seller.runs(carrying_out.DUE.lease)
-    dies_at(monkeypatch, carrying_out, point)
+    dies_at(monkeypatch, errands, point)
     with pytest.raises(Died):
         seller.is_paid(seller.sees(row.payout_id))
 

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
+from chassis import errands
 from chassis.client import RpcClient
 from chassis.database import Connected, connect
 from contracts.errors import (
@@ -288,7 +289,8 @@ def dies(monkeypatch: pytest.MonkeyPatch, point: str, time: int) -> None:
         if passed.count(point) == time and name == point:
             raise Died
 
-    monkeypatch.setattr(carrying_out, "crash_point", crash_point)
+    for module in (carrying_out, errands):
+        monkeypatch.setattr(module, "crash_point", crash_point)
 
 
 def test_a_process_that_dies_while_it_releases_has_it_released_by_the_next(

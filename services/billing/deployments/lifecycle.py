@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from chassis.bulk import Batch, Bulk
 from chassis.idempotency import request_hash
 from chassis.identifiers import new_id
+from chassis.locks import locked_or_none
 from chassis.outbox import publish
 from contracts.billing import (
     Actor,
@@ -140,7 +141,7 @@ def report_deployment(
     """
     if command.status not in REPORTABLE:
         raise BadRequest("A provisioner reports active or failed.", "status")
-    row = session.get(DeploymentRow, command.deployment_id, with_for_update=True)
+    row = locked_or_none(session, DeploymentRow, command.deployment_id)
     if row is None:
         raise NotFound("There is no such deployment.")
     if row.status != command.status:

@@ -22,6 +22,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from chassis.bulk import Batch, Bulk
+from chassis.locks import for_update
 from contracts.keys import period_key, period_refund_key
 from contracts.wallet import CloseKey, Debit, Noted, Refund, TransactionKind
 from services.billing.deployments.ladder import Standing
@@ -253,14 +254,14 @@ def give_back(
     to be given back: that month, or a larger size in it, less what went back of it for a smaller
     one. Whether there is any."""
     paid = session.scalars(
-        select(PeriodRow)
-        .where(
-            PeriodRow.deployment_id == deployment_id,
-            PeriodRow.kind == kind,
-            PeriodRow.status == PeriodStatus.PAID,
-            PeriodRow.ends_at > now if ends_at is None else PeriodRow.ends_at == ends_at,
+        for_update(
+            select(PeriodRow).where(
+                PeriodRow.deployment_id == deployment_id,
+                PeriodRow.kind == kind,
+                PeriodRow.status == PeriodStatus.PAID,
+                PeriodRow.ends_at > now if ends_at is None else PeriodRow.ends_at == ends_at,
+            )
         )
-        .with_for_update()
     )
     is_any = False
     for period in paid.all():
@@ -314,7 +315,7 @@ def open_periods(
         .order_by(PeriodRow.starts_at, PeriodRow.deployment_id, PeriodRow.kind)
     )
     if locked:
-        query = query.with_for_update()
+        query = for_update(query)
     return session.scalars(query).all()
 
 

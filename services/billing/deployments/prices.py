@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from chassis.identifiers import new_id
+from chassis.locks import for_update
 from chassis.outbox import publish
 from contracts.billing import PriceAnnounced
 from contracts.catalog import BillingPeriod, ProductPriceChanged
@@ -67,11 +68,13 @@ def next_at(session: Session) -> datetime | None:
 def tell_some(session: Session, now: datetime, rules: BillingSettings) -> bool:
     """Tell the next few owners of whatever is due first. Whether anything was due."""
     notice = session.scalar(
-        select(PriceNoticeRow)
-        .where(PriceNoticeRow.due_at <= now)
-        .order_by(PriceNoticeRow.due_at)
-        .limit(1)
-        .with_for_update(skip_locked=True)
+        for_update(
+            select(PriceNoticeRow)
+            .where(PriceNoticeRow.due_at <= now)
+            .order_by(PriceNoticeRow.due_at)
+            .limit(1),
+            skip_locked=True,
+        )
     )
     if notice is None:
         return False
@@ -114,9 +117,7 @@ def _next_rows(session: Session, notice: PriceNoticeRow) -> list[DeploymentRow]:
     if notice.reached is not None:
         query = query.where(DeploymentRow.deployment_id > notice.reached)
     return list(
-        session.scalars(
-            query.order_by(DeploymentRow.deployment_id).limit(AT_ONCE).with_for_update()
-        )
+        session.scalars(for_update(query.order_by(DeploymentRow.deployment_id).limit(AT_ONCE)))
     )
 
 

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from chassis.bulk import Bulk
 from chassis.cursors import decode_cursor, encode_cursor
+from chassis.locks import locked_or_none
 from contracts.billing import (
     Access,
     Actor,
@@ -92,7 +93,8 @@ def own_deployment(
     session: Session, user_id: UUID, deployment_id: UUID, *, locked: bool = False
 ) -> DeploymentRow:
     """This user's deployment. Raises ``NotFound``, also for somebody else's."""
-    row = session.get(DeploymentRow, deployment_id, with_for_update=locked or None)
+    find = locked_or_none if locked else Session.get
+    row = find(session, DeploymentRow, deployment_id)
     if row is None or row.user_id != user_id:
         raise NotFound("There is no such deployment.")
     return row

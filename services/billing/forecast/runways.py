@@ -22,6 +22,7 @@ from chassis.crash_points import crash_point
 from chassis.database import Connected
 from chassis.identifiers import new_id
 from chassis.leases import Leases
+from chassis.locks import locked_or_none
 from chassis.outbox import publish
 from contracts.billing import (
     DeploymentStatus,
@@ -119,7 +120,7 @@ class Lookout:
             return
         crash_point("billing.runway_foretold")
         with self.database.begin() as session:
-            row = session.get(RunwayRow, user_id, with_for_update=True)
+            row = locked_or_none(session, RunwayRow, user_id)
             # If it is due at another moment by now, something has changed, and is looked at then.
             if row is not None and row.due_at == leased_until:
                 _record(session, now, row, forecast)

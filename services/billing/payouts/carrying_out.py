@@ -15,20 +15,12 @@ from sqlalchemy.orm import Session
 from chassis.client import RpcClient
 from chassis.crash_points import crash_point
 from chassis.database import Connected
+from chassis.errands import NOT_THERE, RETRY, Errand, has_ended
 from chassis.identifiers import new_id
 from chassis.leases import Leases
 from chassis.outbox import publish
 from contracts.billing import PayoutPaid, PayoutRefused, PayoutStatus
-from contracts.errors import (
-    NO_ANSWER,
-    AccountFrozen,
-    Conflict,
-    IdempotencyConflict,
-    InsufficientFunds,
-    NotFound,
-    ServiceError,
-    with_code,
-)
+from contracts.errors import ServiceError, with_code
 from contracts.keys import payout_key, payout_paid_key, payout_refused_key
 from contracts.wallet import (
     HOLD_SECONDS_MAX,
@@ -54,11 +46,6 @@ ROUNDS_MAX = 20
 HELD_FOR_S = HOLD_SECONDS_MAX
 """As long as the wallet sets anything aside: an operator has that long."""
 
-RETRY = timedelta(hours=1)
-"""How long after the wallet refused something it is asked again."""
-
-_DECLINED = (InsufficientFunds, AccountFrozen, NotFound)
-
 
 @dataclass(frozen=True)
 class Payouts:
@@ -83,33 +70,21 @@ class Payouts:
         """
         crash_point("billing.payout_written")
         self.carry_out(payout_id)
-        with self.database.read() as session:
-            row: PayoutRow = session.get_one(PayoutRow, payout_id)
+        row = self._errand.read(self.database, payout_id)
         if row.status == PayoutStatus.DECLINED:
             raise with_code(row.status_code, row.reason)
         return row
 
     def carry_out(self, payout_id: UUID) -> bool:
         """Do what a payout needs next. False when the wallet did not answer."""
-        with self.database.read() as session:
-            asked = session.get_one(PayoutRow, payout_id)
-        try:
-            outcome = self._ask(asked)
-        except NO_ANSWER as error:
-            log.warning("a payout has to wait", extra={"error": f"{error.code}: {error}"})
-            return False
-        except ServiceError as refusal:
-            outcome = refusal
-        crash_point("billing.payout_asked")
-        with self.database.begin() as session:
-            row = session.get_one(PayoutRow, payout_id, with_for_update=True)
-            if row.status == asked.status:
-                _record(session, self.clock(), row, outcome)
-        if row.status == PayoutStatus.DECLINED and isinstance(outcome, Hold):
-            # Somebody else who asked a moment before was told that the money is not there.
-            self.rpc.call(_void(row, outcome.hold_id))
-        crash_point("billing.payout_recorded")
-        return True
+        asked = self._errand.read(self.database, payout_id)
+        return self._errand.step(self.database, self.clock, asked)
+
+    @property
+    def _errand(self) -> Errand[PayoutRow]:
+        return Errand(
+            "billing.payout", PayoutRow, PayoutRow.status, self._ask, _record, self._give_back
+        )
 
     def _ask(self, row: PayoutRow) -> object:
         timeout_s = self.rules.call_timeout_s
@@ -120,6 +95,11 @@ class Payouts:
         if row.status == PayoutStatus.REFUSING:
             return self.rpc.call(_void(row), timeout_s=timeout_s)
         return None
+
+    def _give_back(self, row: PayoutRow, outcome: object) -> None:
+        """Somebody else who asked a moment before was told that the money is not there."""
+        if row.status == PayoutStatus.DECLINED and isinstance(outcome, Hold):
+            self.rpc.call(_void(row, outcome.hold_id))
 
 
 def _hold(row: PayoutRow) -> PlaceHold:
@@ -160,10 +140,10 @@ def _hold_id(row: PayoutRow) -> UUID:
 
 def _record(session: Session, now: datetime, row: PayoutRow, outcome: object) -> None:
     """What the wallet said of a locked payout."""
-    if row.status == PayoutStatus.REFUSING and _is_free(outcome):
+    if row.status == PayoutStatus.REFUSING and has_ended(outcome):
         outcome = None
     if isinstance(outcome, ServiceError):
-        if row.status == PayoutStatus.REQUESTED and isinstance(outcome, _DECLINED):
+        if row.status == PayoutStatus.REQUESTED and isinstance(outcome, NOT_THERE):
             moves.move(row, now, PayoutStatus.DECLINED)
             row.status_code, row.reason, row.due_at = outcome.code, str(outcome), None
         else:
@@ -181,11 +161,6 @@ def _record(session: Session, now: datetime, row: PayoutRow, outcome: object) ->
     elif row.status == PayoutStatus.REFUSING:
         moves.move(row, now, PayoutStatus.REFUSED)
         publish(session, _refused(now, row))
-
-
-def _is_free(outcome: object) -> bool:
-    """Whether what was to be released has ended already: its time was over."""
-    return isinstance(outcome, Conflict) and not isinstance(outcome, IdempotencyConflict)
 
 
 def _paid(now: datetime, row: PayoutRow) -> PayoutPaid:

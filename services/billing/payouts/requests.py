@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 from chassis.database import lock_until_commit
 from chassis.idempotency import request_hash
 from chassis.identifiers import new_id
+from chassis.locks import locked_or_none
 from chassis.money import MICROS_PER_CENT, format_usd
 from contracts.billing import (
     MarkPayoutPaid,
@@ -137,7 +138,7 @@ def _close(
     to: PayoutStatus,
     say: Callable[[PayoutRow], None],
 ) -> PayoutRow:
-    row = session.get(PayoutRow, command.payout_id, with_for_update=True)
+    row = locked_or_none(session, PayoutRow, command.payout_id)
     if row is None:
         raise NotFound("There is no such payout.")
     if row.closing_key == command.idempotency_key:

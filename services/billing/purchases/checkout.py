@@ -25,6 +25,7 @@ from uuid import UUID
 from chassis.client import RpcClient
 from chassis.crash_points import crash_point
 from chassis.database import Connected, is_lost
+from chassis.locks import locked
 from chassis.together import Alone, Together
 from contracts.billing import (
     CancelPurchase,
@@ -371,7 +372,7 @@ class Checkout:
     def _close(self, claimed: Claim, to: PurchaseStatus, code: str, reason: str) -> None:
         """End a claimed purchase without a payment, and for good."""
         with self.database.begin() as session:
-            row = session.get_one(PurchaseRow, claimed.purchase_id, with_for_update=True)
+            row = locked(session, PurchaseRow, claimed.purchase_id)
             lifecycle.begin_closing(self.clock(), row, to, code, reason)
         crash_point("billing.closing_marked")
         self._close_key(claimed.purchase_id)

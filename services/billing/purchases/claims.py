@@ -16,6 +16,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.orm import Session, lazyload
 
+from chassis.locks import for_update, locked
 from services.billing.models import WAITING, PurchaseRow, StockReleaseRow
 
 AWAITS_MONEY = (
@@ -48,9 +49,7 @@ class Claim:
 def claim(session: Session, now: datetime, lease: timedelta, purchase_id: UUID) -> Claim | None:
     """Take this purchase, unless it has ended or somebody else works on it."""
     row = session.scalar(
-        select(PurchaseRow)
-        .where(PurchaseRow.purchase_id == purchase_id, _is_free(now))
-        .with_for_update()
+        for_update(select(PurchaseRow).where(PurchaseRow.purchase_id == purchase_id, _is_free(now)))
     )
     return None if row is None else take(row, now, lease)
 
@@ -58,11 +57,13 @@ def claim(session: Session, now: datetime, lease: timedelta, purchase_id: UUID) 
 def claim_next(session: Session, now: datetime, lease: timedelta) -> Claim | None:
     """Take the purchase that has been due for longest, passing over what others work on."""
     row = session.scalar(
-        select(PurchaseRow)
-        .where(PurchaseRow.due_at <= now, _is_free(now))
-        .order_by(PurchaseRow.due_at, PurchaseRow.purchase_id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
+        for_update(
+            select(PurchaseRow)
+            .where(PurchaseRow.due_at <= now, _is_free(now))
+            .order_by(PurchaseRow.due_at, PurchaseRow.purchase_id)
+            .limit(1),
+            skip_locked=True,
+        )
     )
     return None if row is None else take(row, now, lease)
 
@@ -107,7 +108,7 @@ def postpone(session: Session, now: datetime, claimed: Claim) -> None:
 
     If the purchase was claimed by somebody else meanwhile, it stays theirs.
     """
-    row = session.get_one(PurchaseRow, claimed.purchase_id, with_for_update=True)
+    row = locked(session, PurchaseRow, claimed.purchase_id)
     if row.claim_id != claimed.claim_id:
         return
     delay = min(timedelta(seconds=2 ** min(row.attempts - 1, 10)), RETRY_DELAY_MAX)
@@ -119,10 +120,11 @@ def postpone(session: Session, now: datetime, claimed: Claim) -> None:
 def mark_owed(session: Session, now: datetime, user_id: UUID) -> int:
     """Money came, or may have: each waiting purchase of the user is owed a try. How many are."""
     rows = session.scalars(
-        select(PurchaseRow)
-        .where(PurchaseRow.user_id == user_id, PurchaseRow.status.in_(WAITING))
-        .order_by(PurchaseRow.purchase_id)
-        .with_for_update()
+        for_update(
+            select(PurchaseRow)
+            .where(PurchaseRow.user_id == user_id, PurchaseRow.status.in_(WAITING))
+            .order_by(PurchaseRow.purchase_id)
+        )
         # What they consist of is not looked at.
         .options(lazyload("*"))
     ).all()

@@ -18,6 +18,7 @@ from chassis.context import CallContext, current_call
 from chassis.database import after_commit
 from chassis.identifiers import new_id
 from chassis.instruments import REGISTRY
+from chassis.locks import locked
 from chassis.money import format_usd
 from chassis.outbox import publish, store
 from chassis.together import ALONE, Alone
@@ -122,7 +123,7 @@ def complete(
     rules: BillingSettings,
 ) -> PurchaseRow:
     """The wallet took the money: deliver. A second call changes nothing."""
-    row = session.get_one(PurchaseRow, purchase_id, with_for_update=True)
+    row = locked(session, PurchaseRow, purchase_id)
     if row.status != PurchaseStatus.COMPLETED:
         publish(session, *_complete(now, row, transaction_id, rules))
         with Batch(session) as writes:
@@ -234,9 +235,7 @@ def wait_for_funds(
     """
     # One at a time for each buyer, so that each event knows of all purchases before it.
     lock_buyer(session, claimed.row.user_id)
-    row = session.get_one(
-        PurchaseRow, claimed.purchase_id, with_for_update=True, options=[lazyload("*")]
-    )
+    row = locked(session, PurchaseRow, claimed.purchase_id, options=[lazyload("*")])
     if row.claim_id != claimed.claim_id or row.status not in WAITING:
         return False
     if row.closing_status is not None:
@@ -259,7 +258,7 @@ def wait_for_funds(
 
 def end_stock_hold(session: Session, now: datetime, claimed: Claim) -> None:
     """Stock was held long enough for somebody who has not paid; the claim is given back."""
-    row = session.get_one(PurchaseRow, claimed.purchase_id, with_for_update=True)
+    row = locked(session, PurchaseRow, claimed.purchase_id)
     if row.claim_id != claimed.claim_id:
         return
     if row.stock_held_until is not None and row.stock_held_until <= now:
@@ -288,7 +287,7 @@ def end_unpaid(session: Session, now: datetime, purchase_id: UUID) -> PurchaseRo
 
     A second call changes nothing.
     """
-    row = session.get_one(PurchaseRow, purchase_id, with_for_update=True)
+    row = locked(session, PurchaseRow, purchase_id)
     if row.status not in WAITING:
         return row
     if row.closing_status is None:

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from chassis.bulk import Batch
 from chassis.identifiers import new_id
+from chassis.locks import locked_or_none
 from chassis.outbox import publish
 from contracts.billing import (
     CancelDeployment,
@@ -147,7 +148,7 @@ def give_up(
     comes again.
     """
     for deployment_id in event.deployment_ids:
-        row = session.get(DeploymentRow, deployment_id, with_for_update=True)
+        row = locked_or_none(session, DeploymentRow, deployment_id)
         if row is None:
             raise Conflict("What is moved back did not come yet.")
         if row.user_id == event.user_id and row.status not in OVER:

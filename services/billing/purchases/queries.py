@@ -8,6 +8,7 @@ from sqlalchemy import Integer, bindparam, select
 from sqlalchemy.orm import Session
 
 from chassis.cursors import decode_cursor, encode_cursor
+from chassis.locks import locked_or_none
 from contracts.billing import (
     DeploymentStatus,
     FindPurchase,
@@ -75,7 +76,8 @@ def own_purchase(
     session: Session, user_id: UUID, purchase_id: UUID, *, locked: bool = False
 ) -> PurchaseRow:
     """This user's purchase. Raises ``NotFound``, also for somebody else's."""
-    row = session.get(PurchaseRow, purchase_id, with_for_update=locked or None)
+    find = locked_or_none if locked else Session.get
+    row = find(session, PurchaseRow, purchase_id)
     if row is None or row.user_id != user_id:
         raise NotFound("There is no such purchase.")
     return row

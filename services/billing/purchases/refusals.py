@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy import Text, cast, or_, select
 from sqlalchemy.orm import Session
 
+from chassis.locks import for_update
 from contracts.billing import PurchaseStatus
 from contracts.topup import AutoTopupPaused, AutoTopupRefused, RefusalCode, TopupFailed
 from services.billing.models import PurchaseRow
@@ -59,18 +60,19 @@ def explain(
     purchase was made is not about it, unless ``reference`` names it.
     """
     rows = session.scalars(
-        select(PurchaseRow)
-        .where(
-            PurchaseRow.user_id == user_id,
-            PurchaseRow.status == PurchaseStatus.AWAITING_FUNDS,
-            or_(
-                PurchaseRow.created_at <= said_at,
-                cast(PurchaseRow.purchase_id, Text) == (reference or ""),
-            ),
-            or_(PurchaseRow.explained_at.is_(None), PurchaseRow.explained_at <= said_at),
+        for_update(
+            select(PurchaseRow)
+            .where(
+                PurchaseRow.user_id == user_id,
+                PurchaseRow.status == PurchaseStatus.AWAITING_FUNDS,
+                or_(
+                    PurchaseRow.created_at <= said_at,
+                    cast(PurchaseRow.purchase_id, Text) == (reference or ""),
+                ),
+                or_(PurchaseRow.explained_at.is_(None), PurchaseRow.explained_at <= said_at),
+            )
+            .order_by(PurchaseRow.purchase_id)
         )
-        .order_by(PurchaseRow.purchase_id)
-        .with_for_update()
     )
     for row in rows:
         row.status_code, row.status_reason = code, reason

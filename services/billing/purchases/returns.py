@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from chassis.database import lock_until_commit
 from chassis.idempotency import request_hash
+from chassis.locks import for_update
 from contracts.billing import (
     ChangeCause,
     DeploymentStatus,
@@ -93,11 +94,11 @@ def _locked(session: Session, purchase: PurchaseRow) -> Sequence[DeploymentRow]:
     if purchase.status != PurchaseStatus.COMPLETED:
         raise Conflict(f"This purchase is {purchase.status}: nothing was paid for it.")
     return session.scalars(
-        select(DeploymentRow)
-        .where(DeploymentRow.purchase_id == purchase.purchase_id)
-        .order_by(DeploymentRow.deployment_id)
-        .with_for_update()
-        .execution_options(populate_existing=True)
+        for_update(
+            select(DeploymentRow)
+            .where(DeploymentRow.purchase_id == purchase.purchase_id)
+            .order_by(DeploymentRow.deployment_id)
+        )
     ).all()
 
 

@@ -18,6 +18,7 @@ from chassis.client import RpcClient
 from chassis.crash_points import crash_point
 from chassis.database import Connected
 from chassis.leases import Leases
+from chassis.locks import locked
 from contracts.errors import NO_ANSWER, AccountFrozen, InsufficientFunds, ServiceError
 from contracts.keys import debt_key
 from contracts.wallet import Debit, HouseAccount, Noted, Transaction, TransactionKind
@@ -114,7 +115,7 @@ class Debts:
             made = None
         crash_point("billing.debt_claimed")
         with self.database.begin() as session:
-            row = session.get_one(DebtRow, refund_key, with_for_update=True)
+            row = locked(session, DebtRow, refund_key)
             if row.paid_at is not None:
                 return
             if made is not None:

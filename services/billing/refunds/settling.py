@@ -24,6 +24,7 @@ from chassis.crash_points import crash_point
 from chassis.database import Connected, is_lost
 from chassis.identifiers import new_id
 from chassis.leases import Leases
+from chassis.locks import locked
 from chassis.outbox import publish
 from contracts.billing import PurchaseRefunded, RefundCause, SaleRefunded
 from contracts.catalog import QuoteLine, ReturnStock
@@ -163,7 +164,7 @@ def _note(
     made: Transaction | None,
 ) -> None:
     """The wallet gave it back: the purchase, the provider's books and his debt say so, once."""
-    unit = session.get_one(RefundedUnitRow, deployment_id, with_for_update=True)
+    unit = locked(session, RefundedUnitRow, deployment_id)
     if unit.done_at is not None:
         return
     unit.done_at = now
@@ -214,7 +215,7 @@ def _finish(
     session: Session, now: datetime, refund_id: UUID, lines: dict[int, PurchaseLineRow]
 ) -> None:
     """All of it went back: say so to the buyer and to who sold it, once."""
-    refund = session.get_one(RefundRow, refund_id, with_for_update=True)
+    refund = locked(session, RefundRow, refund_id)
     if refund.done_at is not None:
         return
     refund.done_at = now

@@ -27,6 +27,7 @@ from chassis.client import RpcClient
 from chassis.crash_points import crash_point
 from chassis.database import Connected, is_lost
 from chassis.leases import Leases
+from chassis.locks import for_update
 from contracts.billing import ChangeCause, Deployment, DeploymentStatus, StartDeployment
 from contracts.errors import NO_ANSWER, AccountFrozen, Conflict, InsufficientFunds, ServiceError
 from contracts.messages import Command
@@ -268,10 +269,11 @@ def money_came(session: Session, now: datetime, user_id: UUID) -> None:
 
 def _locked(session: Session, deployment_ids: Sequence[UUID]) -> Sequence[DeploymentRow]:
     return session.scalars(
-        select(DeploymentRow)
-        .where(DeploymentRow.deployment_id.in_(deployment_ids))
-        .order_by(DeploymentRow.deployment_id)
-        .with_for_update()
+        for_update(
+            select(DeploymentRow)
+            .where(DeploymentRow.deployment_id.in_(deployment_ids))
+            .order_by(DeploymentRow.deployment_id)
+        )
     ).all()
 
 

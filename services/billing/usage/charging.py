@@ -29,6 +29,7 @@ from chassis.crash_points import crash_point
 from chassis.database import Connected, is_lost
 from chassis.identifiers import new_id
 from chassis.leases import Leases
+from chassis.locks import locked, locked_or_none
 from contracts.errors import ServiceError
 from contracts.keys import usage_key
 from contracts.messages import MAX_AMOUNT_MICROS
@@ -98,7 +99,7 @@ class UsageCharges:
 
     def _prepare(self, session: Session, user_id: UUID) -> None:
         """Write down what this wallet is to pay; what is written already is paid first."""
-        wallet = session.get_one(UsageWalletRow, user_id, with_for_update=True)
+        wallet = locked(session, UsageWalletRow, user_id)
         for charge in _unpaid(session, [user_id]):
             if charge.closing_since is None and _is_corrected(session, charge):
                 charge.closing_since = self.clock()
@@ -154,10 +155,8 @@ class UsageCharges:
         found = session.get(UsageChargeRow, charge_id)
         if found is None:
             return None
-        wallet = session.get_one(UsageWalletRow, found.user_id, with_for_update=True)
-        charge = session.get(
-            UsageChargeRow, charge_id, with_for_update=True, populate_existing=True
-        )
+        wallet = locked(session, UsageWalletRow, found.user_id)
+        charge = locked_or_none(session, UsageChargeRow, charge_id)
         return None if charge is None or charge.paid_at is not None else (wallet, charge)
 
     def _paid(

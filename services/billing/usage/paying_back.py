@@ -21,6 +21,7 @@ from chassis.crash_points import crash_point
 from chassis.database import Connected
 from chassis.identifiers import new_id
 from chassis.leases import Leases
+from chassis.locks import locked
 from contracts.errors import NO_ANSWER, ServiceError
 from contracts.keys import usage_refund_key
 from contracts.wallet import Noted, Refund, Transaction
@@ -154,7 +155,7 @@ class UsageRefunds:
 
     def _note(self, session: Session, refund_id: UUID, made: Transaction) -> None:
         now = self.clock()
-        refund = session.get_one(UsageRefundRow, refund_id, with_for_update=True)
+        refund = locked(session, UsageRefundRow, refund_id)
         if refund.done_at is not None:
             return
         refund.transaction_id, refund.done_at, refund.due_at = made.transaction_id, now, None

@@ -8,6 +8,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from chassis.identifiers import new_id
+from chassis.locks import for_update
 from chassis.money import format_usd
 from chassis.outbox import publish
 from contracts.billing import DeploymentStatus, RenewalShortOfFunds
@@ -91,8 +92,9 @@ def _charged(session: Session, charge_id: UUID) -> Sequence[DeploymentRow]:
         UsageChargeLineRow.charge_id == charge_id
     )
     return session.scalars(
-        select(DeploymentRow)
-        .where(DeploymentRow.deployment_id.in_(charged))
-        .order_by(DeploymentRow.deployment_id)
-        .with_for_update()
+        for_update(
+            select(DeploymentRow)
+            .where(DeploymentRow.deployment_id.in_(charged))
+            .order_by(DeploymentRow.deployment_id)
+        )
     ).all()

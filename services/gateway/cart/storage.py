@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from chassis.bulk import Bulk
 from chassis.identifiers import new_id
+from chassis.locks import for_update
 from contracts.errors import LimitExceeded, NotFound
 from services.gateway.models import Cart, CartLine
 from services.gateway.people.bearer_secrets import fingerprint
@@ -130,9 +131,7 @@ def adopt(session: Session, now: datetime, secret: str, user_id: UUID) -> list[s
 
     What does not fit into one purchase stays with the rest all the same: the user takes some out.
     """
-    visitors = session.scalar(
-        select(Cart).where(Owner(secret=secret).owns).with_for_update(of=Cart)
-    )
+    visitors = session.scalar(for_update(select(Cart).where(Owner(secret=secret).owns), of=Cart))
     if visitors is None:
         return []
     came = session.scalars(

@@ -12,6 +12,7 @@ from eventlet import GreenPool, Timeout
 
 from chassis.database import Connected
 from chassis.leases import Leases
+from chassis.locks import locked_or_none
 from services.gateway.hooks import addresses, storage
 from services.gateway.hooks.addresses import BadAddress, Unreachable
 from services.gateway.models import Hook, HookDelivery
@@ -61,7 +62,7 @@ def _send(
     is_taken, answer = _tried(settings, hook, delivery, clock())
     with database.begin() as session:
         now = clock()
-        row = session.get(HookDelivery, delivery_id, with_for_update=True)
+        row = locked_or_none(session, HookDelivery, delivery_id)
         if row is None or row.ended_at is not None:
             return
         row.attempts += 1

@@ -16,6 +16,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from chassis.identifiers import new_id
+from chassis.locks import for_update, locked, locked_or_none
 from chassis.money import usd_number
 from contracts.errors import Conflict, NotFound
 from contracts.messages import UserEvent
@@ -38,7 +39,7 @@ def of_user(session: Session, user_id: UUID) -> list[Hook]:
 def add(session: Session, now: datetime, user_id: UUID, url: str) -> Hook:
     """A webhook to this address, which is sent a ``ping`` first. Raises :class:`TooMany`."""
     # One at a time for each user, so that the bound is exact.
-    session.get_one(User, user_id, with_for_update=True)
+    locked(session, User, user_id)
     count = session.scalar(select(func.count()).where(Hook.user_id == user_id)) or 0
     if count >= HOOKS_MAX:
         raise TooMany(f"You have {HOOKS_MAX} webhooks: remove one that you do not use.")
@@ -59,7 +60,7 @@ def add(session: Session, now: datetime, user_id: UUID, url: str) -> Hook:
 def get(session: Session, user_id: UUID, hook_id: UUID, *, to_change: bool = False) -> Hook:
     """Locked ``to_change`` it. Raises ``NotFound``, for somebody else's too."""
     query = select(Hook).where(Hook.user_id == user_id, Hook.hook_id == hook_id)
-    hook = session.scalar(query.with_for_update() if to_change else query)
+    hook = session.scalar(for_update(query) if to_change else query)
     if hook is None:
         raise NotFound("You have no such webhook.")
     return hook
@@ -97,7 +98,7 @@ def replay(
     """Send it once more, whatever became of it. Raises ``NotFound``, and ``Conflict`` while it
     waits."""
     hook = get(session, user_id, hook_id, to_change=True)
-    delivery = session.get(HookDelivery, delivery_id, with_for_update=True)
+    delivery = locked_or_none(session, HookDelivery, delivery_id)
     if delivery is None or delivery.hook_id != hook.hook_id:
         raise NotFound("This webhook has no such delivery.")
     if delivery.ended_at is None:

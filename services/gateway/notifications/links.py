@@ -16,6 +16,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from chassis.identifiers import new_id
+from chassis.locks import for_update
 from services.gateway.models import MailLink
 
 
@@ -88,7 +89,7 @@ def opened(
         MailLink.used_at.is_(None),
         MailLink.expires_at > now,
     )
-    return session.scalar(found.with_for_update() if to_use else found)
+    return session.scalar(for_update(found) if to_use else found)
 
 
 def address_of(link: MailLink, secret_key: str) -> str:

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from chassis.clock import utc_now
 from chassis.identifiers import new_id
+from chassis.locks import locked
 from chassis.money import MICROS_PER_CENT, format_usd
 from chassis.outbox import publish
 from contracts.billing import (
@@ -116,7 +117,7 @@ def close(user_id: UUID) -> list[Reason]:
     reasons = reasons_against(user_id)
     if not reasons:
         with database().begin() as session:
-            session.get_one(User, user_id, with_for_update=True)
+            locked(session, User, user_id)
             reasons = [
                 *_sent_since(session, user_id, now - CLOCKS_APART),
                 *_roles(session, user_id),
@@ -128,7 +129,7 @@ def close(user_id: UUID) -> list[Reason]:
 
 def forget(session: Session, now: datetime, user_id: UUID) -> None:
     """Delete what tells who a user was. The address is free for a new account."""
-    user = session.get_one(User, user_id, with_for_update=True)
+    user = locked(session, User, user_id)
     if user.deleted_at is not None:
         return
     address = user.email

@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from chassis.identifiers import new_id
+from chassis.locks import locked
 from services.gateway.models import MailLink, User
 from services.gateway.notifications import links, mails, storage
 from services.gateway.notifications.links import Purpose
@@ -68,7 +69,7 @@ def confirm(session: Session, now: datetime, link: MailLink | None) -> str:
     """
     if link is None:
         raise LinkEnded(LINK_ENDED)
-    user = session.get_one(User, link.user_id, with_for_update=True)
+    user = locked(session, User, link.user_id)
     if link.purpose == Purpose.CONFIRM_EMAIL:
         if user.email != link.email:
             raise LinkEnded(LINK_ENDED)

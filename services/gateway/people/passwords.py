@@ -11,6 +11,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from chassis.identifiers import new_id
+from chassis.locks import locked
 from services.gateway.models import MailLink, User
 from services.gateway.notifications import links, mails, storage
 from services.gateway.notifications.links import Purpose
@@ -41,7 +42,7 @@ def reset(session: Session, now: datetime, link: MailLink | None, password_hash:
     """
     if link is None:
         raise LinkEnded(LINK_ENDED)
-    user = session.get_one(User, link.user_id, with_for_update=True)
+    user = locked(session, User, link.user_id)
     user.password_hash = password_hash
     # Whoever has the link reads the mail that it was sent to.
     if user.email == link.email and user.email_confirmed_at is None:

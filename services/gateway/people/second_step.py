@@ -20,6 +20,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from chassis.identifiers import new_id
+from chassis.locks import locked
 from services.gateway.models import RecoveryCode, User
 from services.gateway.notifications import storage
 from services.gateway.people import tokens
@@ -42,7 +43,7 @@ def begin(session: Session, user_id: UUID, secret_key: str) -> str:
 
     Raises :class:`SecondStepRequired` where one is in force: it is switched off first.
     """
-    user = session.get_one(User, user_id, with_for_update=True)
+    user = locked(session, User, user_id)
     if user.second_step_since is not None:
         raise SecondStepRequired("A second step is on already. Switch it off first.")
     secret = pyotp.random_base32()
@@ -62,7 +63,7 @@ def confirm(
 
     Raises :class:`SecondStepRequired`.
     """
-    user = session.get_one(User, user_id, with_for_update=True)
+    user = locked(session, User, user_id)
     interval = _interval_of(user, now, secret_key, code)
     if user.second_step_since is not None or interval is None:
         raise SecondStepRequired(WRONG)
@@ -84,7 +85,7 @@ def check(
 
     Raises :class:`SecondStepRequired`.
     """
-    user = session.get_one(User, user_id, with_for_update=True)
+    user = locked(session, User, user_id)
     if user.second_step_since is None:
         return
     if not code.strip():
@@ -113,7 +114,7 @@ def check(
 
 def switch_off(session: Session, now: datetime, user_id: UUID) -> None:
     """For who has just been checked."""
-    user = session.get_one(User, user_id, with_for_update=True)
+    user = locked(session, User, user_id)
     user.second_step_secret = user.second_step_since = user.second_step_used_for = None
     tokens.revoke_for_roles(session, now, user_id)
     session.execute(delete(RecoveryCode).where(RecoveryCode.user_id == user_id))

@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, bindparam, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from chassis.identifiers import new_id
+from chassis.locks import for_update
 from contracts.errors import NotFound
 from services.gateway.models import ApiToken, User
 from services.gateway.people.bearer_secrets import fingerprint, new_secret
@@ -86,7 +87,7 @@ def issue(
         expires_at = min(expires_at or now + ADMIN_FOR, now + ADMIN_FOR)
     if not is_of_login:
         # One at a time for each user, so that the bound is exact.
-        session.execute(select(User.user_id).where(User.user_id == user_id).with_for_update())
+        session.execute(for_update(select(User.user_id).where(User.user_id == user_id)))
         named = select(func.count()).where(*_living(now, user_id), ApiToken.is_of_login.is_(False))
         if (session.scalar(named) or 0) >= NAMED_MAX:
             raise TooMany(f"You have {NAMED_MAX} API tokens: revoke one that you do not use.")

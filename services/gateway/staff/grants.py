@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from chassis.identifiers import new_id
+from chassis.locks import locked_or_none
 from contracts.errors import Conflict, NotFound
 from services.gateway.access import Role
 from services.gateway.models import RoleGrant, User
@@ -114,7 +115,7 @@ def _begin(session: Session, actor: Actor, user_id: UUID) -> frozenset[Role]:
         if Role.OPERATOR not in roles_of(session, actor.user_id):
             raise Conflict("You are not operator any more. Nothing was changed.")
     # Who looked them up before saw what was so before a deletion that this waits for.
-    user = session.get(User, user_id, with_for_update=True, populate_existing=True)
+    user = locked_or_none(session, User, user_id)
     if user is None or user.deleted_at is not None:
         raise NotFound("There is no such user.")
     return roles_of(session, user_id)

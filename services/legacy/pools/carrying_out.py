@@ -7,7 +7,7 @@ same key; whatever crashes, dollars are set aside, taken, released or paid once.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -16,17 +16,9 @@ from sqlalchemy.orm import Session
 from chassis.client import RpcClient
 from chassis.crash_points import crash_point
 from chassis.database import Connected
+from chassis.errands import NOT_THERE, RETRY, Errand, has_ended
 from chassis.leases import Leases
-from contracts.errors import (
-    NO_ANSWER,
-    AccountFrozen,
-    Conflict,
-    IdempotencyConflict,
-    InsufficientFunds,
-    NotFound,
-    ServiceError,
-    with_code,
-)
+from contracts.errors import Conflict, ServiceError, with_code
 from contracts.keys import pool_hold_key, pool_paid_key, pool_released_key, pool_taken_key
 from contracts.legacy import OrderStatus
 from contracts.messages import Command
@@ -53,12 +45,8 @@ HELD_FOR_S = HOLD_SECONDS_MAX
 """As long as the wallet sets anything aside. What was exchanged must be there to be taken, also
 from a wallet that is frozen meanwhile; what was not is released long before."""
 
-RETRY = timedelta(hours=1)
-"""How long after the wallet refused something it is asked again."""
-
 DESCRIPTION = "Pool exchange"
 
-_DECLINED = (InsufficientFunds, AccountFrozen, NotFound)
 _NOT_DONE = (OrderStatus.DECLINED, OrderStatus.RELEASING, OrderStatus.REFUSED)
 
 
@@ -84,44 +72,33 @@ class Orders:
         """
         crash_point("legacy.order_written")
         self.go_on(order_id)
-        row = self._read(order_id)
+        row = self._errand.read(self.database, order_id)
         if row.status in _NOT_DONE:
             raise with_code(row.status_code, row.reason)
         return row
 
     def go_on(self, order_id: UUID) -> bool:
         """Do what an order needs, step by step. False when the wallet did not answer."""
-        tried = None
-        while (asked := self._read(order_id)).due_at is not None and asked.status != tried:
-            if not self._do(asked):
+        errand, tried = self._errand, None
+        while (asked := errand.read(self.database, order_id)).due_at and asked.status != tried:
+            if not errand.step(self.database, self.clock, asked):
                 return False
             tried = asked.status
         return True
 
-    def _read(self, order_id: UUID) -> PoolOrderRow:
-        with self.database.read() as session:
-            row: PoolOrderRow = session.get_one(PoolOrderRow, order_id)
-        return row
+    @property
+    def _errand(self) -> Errand[PoolOrderRow]:
+        return Errand(
+            "legacy.order", PoolOrderRow, PoolOrderRow.status, self._ask, _record, self._give_back
+        )
 
-    def _do(self, asked: PoolOrderRow) -> bool:
-        command = _COMMANDS[OrderStatus(asked.status)](asked)
-        try:
-            outcome: object = self.rpc.call(command)
-        except NO_ANSWER as error:
-            log.warning("an order has to wait", extra={"error": f"{error.code}: {error}"})
-            return False
-        except ServiceError as refusal:
-            outcome = refusal
-        crash_point("legacy.order_asked")
-        with self.database.begin() as session:
-            row = session.get_one(PoolOrderRow, asked.order_id, with_for_update=True)
-            if row.status == asked.status:
-                _record(session, self.clock(), row, outcome)
+    def _ask(self, row: PoolOrderRow) -> object:
+        return self.rpc.call(_COMMANDS[OrderStatus(row.status)](row))
+
+    def _give_back(self, row: PoolOrderRow, outcome: object) -> None:
+        """The dollars were not there yet for somebody else who asked a moment before."""
         if row.status == OrderStatus.DECLINED and isinstance(outcome, Hold):
-            # The dollars were not there yet for somebody else who asked a moment before.
             self.rpc.call(_release(row, outcome.hold_id))
-        crash_point("legacy.order_recorded")
-        return True
 
 
 def _hold(row: PoolOrderRow) -> PlaceHold:
@@ -188,10 +165,10 @@ def _hold_id(row: PoolOrderRow) -> UUID:
 def _record(session: Session, now: datetime, row: PoolOrderRow, outcome: object) -> None:
     """What the wallet said of a locked order."""
     status = OrderStatus(row.status)
-    if status is OrderStatus.RELEASING and _has_ended(outcome):
+    if status is OrderStatus.RELEASING and has_ended(outcome):
         outcome = None
     if isinstance(outcome, ServiceError):
-        if status is OrderStatus.REQUESTED and isinstance(outcome, _DECLINED):
+        if status is OrderStatus.REQUESTED and isinstance(outcome, NOT_THERE):
             row.status_code, row.reason = outcome.code, str(outcome)
             orders.move(row, now, OrderStatus.DECLINED)
         else:
@@ -220,8 +197,3 @@ def _exchange(session: Session, now: datetime, row: PoolOrderRow) -> None:
         orders.release(row, now, refusal)
     else:
         orders.move(row, now, OrderStatus.CAPTURING)
-
-
-def _has_ended(outcome: object) -> bool:
-    """Whether what was to be released has ended already: its time was over."""
-    return isinstance(outcome, Conflict) and not isinstance(outcome, IdempotencyConflict)

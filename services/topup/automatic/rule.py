@@ -17,6 +17,7 @@ from chassis.crash_points import crash_point
 from chassis.database import after_commit
 from chassis.identifiers import new_id
 from chassis.instruments import REGISTRY
+from chassis.locks import locked
 from chassis.money import format_usd, whole_cents
 from chassis.outbox import publish
 from contracts.errors import NotFound
@@ -339,9 +340,7 @@ def reserve(
     """
     user_id = session.get_one(TriggerRecord, trigger_id).user_id
     settings = topups.lock_settings(session, user_id)
-    record = session.get_one(
-        TriggerRecord, trigger_id, with_for_update=True, populate_existing=True
-    )
+    record = locked(session, TriggerRecord, trigger_id)
     if record.due_at is None:
         return None
     if funds is None:

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from chassis.cursors import decode_cursor, encode_cursor
 from chassis.database import Connected
 from chassis.identifiers import new_id
+from chassis.locks import for_update, locked_or_none
 from chassis.outbox import publish
 from contracts.errors import NotFound
 from contracts.topup import CardExpiring, ListPaymentMethods, PaymentMethod, PaymentMethodList
@@ -43,7 +44,7 @@ def lock_owner(session: Session, user_id: UUID) -> AutoTopupSettings | None:
     are locked first, as everywhere, so that nobody waits in a circle.
     """
     settings = topups.lock_settings(session, user_id)
-    session.get(Customer, user_id, with_for_update=True)
+    locked_or_none(session, Customer, user_id)
     return settings
 
 
@@ -127,14 +128,16 @@ def detach(till: Till, payment_method_id: str) -> None:
 def to_detach(session: Session, now: datetime, limit: int = 50) -> dict[str, UUID]:
     """Removed cards that the processor still keeps, each leased for a while; whose each was."""
     rows = session.scalars(
-        select(Card)
-        .where(
-            Card.removed_at.is_not(None),
-            Card.detached_at.is_(None),
-            or_(Card.detach_at.is_(None), Card.detach_at <= now),
+        for_update(
+            select(Card)
+            .where(
+                Card.removed_at.is_not(None),
+                Card.detached_at.is_(None),
+                or_(Card.detach_at.is_(None), Card.detach_at <= now),
+            )
+            .limit(limit),
+            skip_locked=True,
         )
-        .limit(limit)
-        .with_for_update(skip_locked=True)
     ).all()
     for card in rows:
         card.detach_at = now + LEASE
@@ -158,14 +161,14 @@ def warn_of_expiry(database: Connected, now: datetime, limit: int = 200) -> int:
 def _warn_some(session: Session, now: datetime, limit: int) -> int:
     horizon = now.year * 12 + now.month + EXPIRES_SOON_MONTHS - 1
     expiring = session.scalars(
-        select(Card)
-        .where(
-            Card.removed_at.is_(None),
-            Card.expiry_warned_at.is_(None),
-            Card.exp_year * 12 + Card.exp_month <= horizon,
-        )
-        .with_for_update(skip_locked=True)
-        .limit(limit)
+        for_update(
+            select(Card).where(
+                Card.removed_at.is_(None),
+                Card.expiry_warned_at.is_(None),
+                Card.exp_year * 12 + Card.exp_month <= horizon,
+            ),
+            skip_locked=True,
+        ).limit(limit)
     ).all()
     for card in expiring:
         settings = session.get(AutoTopupSettings, card.user_id)

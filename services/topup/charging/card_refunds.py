@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from chassis.cursors import decode_cursor, encode_cursor
 from chassis.identifiers import new_id
+from chassis.locks import locked_or_none
 from chassis.outbox import publish
 from contracts.errors import Conflict, NotFound
 from contracts.topup import (
@@ -81,7 +82,7 @@ def id_in(source: Object) -> UUID | None:
 
 def lock(session: Session, refund_id: UUID) -> CardRefundRow | None:
     """The refund, locked to the end of the transaction."""
-    return session.get(CardRefundRow, refund_id, with_for_update=True, populate_existing=True)
+    return locked_or_none(session, CardRefundRow, refund_id)
 
 
 def follow(session: Session, source: Object, now: datetime) -> None:

@@ -11,6 +11,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from chassis.locks import for_update
 from chassis.money import to_cents
 from contracts.errors import NotFound
 from contracts.topup import TopupKind, TopupStatus
@@ -382,5 +383,5 @@ def give_up_unreached(
 def trigger_of(session: Session, topup: Topup) -> TriggerRecord | None:
     """What started an automatic top-up, locked."""
     return session.scalar(
-        select(TriggerRecord).where(TriggerRecord.topup_id == topup.topup_id).with_for_update()
+        for_update(select(TriggerRecord).where(TriggerRecord.topup_id == topup.topup_id))
     )

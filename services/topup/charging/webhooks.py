@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session
 from chassis.crash_points import crash_point
 from chassis.database import after_commit
 from chassis.leases import Leases
+from chassis.locks import for_update
 from chassis.metrics import Gauge
 from contracts.errors import BadRequest
 from contracts.topup import ReceiveWebhook, TopupKind, TopupStatus
@@ -206,10 +207,11 @@ def _undone_of(session: Session, subject: str) -> list[str]:
 
 def _lock(session: Session, event_ids: list[str]) -> Sequence[Notice]:
     return session.scalars(
-        select(Notice)
-        .where(Notice.event_id.in_(event_ids), Notice.processed_at.is_(None))
-        .order_by(Notice.event_id)
-        .with_for_update()
+        for_update(
+            select(Notice)
+            .where(Notice.event_id.in_(event_ids), Notice.processed_at.is_(None))
+            .order_by(Notice.event_id)
+        )
     ).all()
 
 
