@@ -240,6 +240,7 @@ LOGINS = (
     # The website runs no relay: the process beside it sends what stands in its outbox.
     Login(
         "notifier",
+        calls=("wallet.close_key",),
         listens_to=("billing", "legacy", "topup", "wallet"),
         publishes_for=("gateway",),
         is_ours=True,

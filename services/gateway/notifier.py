@@ -18,6 +18,7 @@ from chassis.events import event_handler, events_handler
 from chassis.health import Health
 from chassis.outbox import OutboxRelay
 from chassis.retention import FORGET_EVERY_S, forget
+from chassis.rpc import Caller
 from chassis.service_database import Database
 from chassis.timer import timer
 from contracts import gateway
@@ -52,7 +53,7 @@ from contracts.topup import (
     TopupReversed,
 )
 from contracts.wallet import AccountFroze, BalanceLow, BalanceRestored, WalletCredited
-from services.gateway import rate_limits, retention
+from services.gateway import rate_limits, retention, transfers
 from services.gateway.hooks import sending as hook_sending
 from services.gateway.hooks import storage as hooks
 from services.gateway.notifications import messages
@@ -67,6 +68,7 @@ REMOVE_EVERY_S = 60
 GATHER_S = 0.1
 """How much later a buyer may hear of a purchase whose answer he has."""
 
+SETTLE_EVERY_S = 60
 SEND_EVERY_S = 1.0
 MAILS_SEEN_WITHIN_S = 3.0
 """Of what another process wrote."""
@@ -82,6 +84,7 @@ class NotifierService(operated.Operated):
     database = Database()
     relay = OutboxRelay(gateway.SERVICE)
     health = Health(work=WORK)
+    caller = Caller()
 
     @events_handler(PurchaseCompleted, gather_s=GATHER_S)
     def purchase_completed(self, session: Session, events: Sequence[PurchaseCompleted]) -> None:
@@ -227,6 +230,11 @@ class NotifierService(operated.Operated):
     @timer(SEND_EVERY_S, asleep_s=MAILS_SEEN_WITHIN_S)
     def send_webhooks(self) -> datetime | None:
         return hook_sending.send_due(self.database, get_notifier_settings(), utc_now)
+
+    @timer(SETTLE_EVERY_S)
+    def settle_transfers(self) -> None:
+        """Those of which the wallet's answer was lost."""
+        transfers.settle_unanswered(self.database, self.caller, utc_now())
 
     @timer(REMOVE_EVERY_S)
     def remove_passed_limits(self) -> None:

@@ -1,7 +1,8 @@
 """Credits from one user to another: how much in a day, after which checks, and once for each key.
 
 A transfer is reserved against the day's limit before the wallet hears of it. It stays reserved
-until the wallet has refused it, or was asked again after an answer that was lost.
+until the wallet has refused it, or was asked again after an answer that was lost: by who sent it,
+or after some minutes by the notifier.
 
 Nobody learns who has an account, but by sending money there: an address is looked up for who could
 pay only, and as often as ``RATE_LIMIT_TRANSFER`` lets.
@@ -9,14 +10,17 @@ pay only, and as often as ``RATE_LIMIT_TRANSFER`` lets.
 
 import hashlib
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from chassis.client import RpcClient
 from chassis.clock import utc_now
+from chassis.database import Connected
+from chassis.locks import for_update, locked
 from chassis.money import MICROS_PER_CENT, format_usd
 from contracts.errors import (
     NO_ANSWER,
@@ -27,7 +31,7 @@ from contracts.errors import (
     LimitExceeded,
     ServiceError,
 )
-from contracts.wallet import AccountStatus, CheckAffordability, Transaction, Transfer
+from contracts.wallet import AccountStatus, CheckAffordability, CloseKey, Transaction, Transfer
 from services.gateway.backend import call, database, settings
 from services.gateway.models import TransferRow, User
 from services.gateway.people import users
@@ -38,6 +42,10 @@ from services.gateway.security import throttle
 
 DESCRIPTION = "Transfer between users"
 """It stands in both statements, and names nobody: what is written to the ledger stays there."""
+
+SETTLED_AFTER = timedelta(minutes=5)
+"""Who tries again after an answer that was lost does so before."""
+SETTLED_AT_ONCE = 100
 
 
 class _NeedsCheck(Exception):
@@ -92,6 +100,31 @@ def send(user: CurrentUser, email: str, amount_micros: int, key: str, code: str)
     return transaction
 
 
+def settle_unanswered(database: Connected, rpc: RpcClient, now: datetime) -> None:
+    """End transfers of which nobody heard whether they were made: the wallet tells, and makes none
+    of them later. Neither a day's limit nor who deletes an account waits for them any longer."""
+    unanswered = (
+        select(TransferRow.key)
+        .where(TransferRow.transaction_id.is_(None), TransferRow.created_at <= now - SETTLED_AFTER)
+        .order_by(TransferRow.created_at)
+        .limit(SETTLED_AT_ONCE)
+    )
+    with database.read() as session:
+        keys = session.scalars(unanswered).all()
+    for key in keys:
+        try:
+            found = rpc.call(CloseKey(idempotency_key=key))
+        except NO_ANSWER:
+            return
+        its_own = (TransferRow.key == key, TransferRow.transaction_id.is_(None))
+        with database.begin() as session:
+            if found.transaction is not None:
+                made = update(TransferRow).where(*its_own)
+                session.execute(made.values(transaction_id=found.transaction.transaction_id))
+            elif found.closed:
+                session.execute(delete(TransferRow).where(*its_own))
+
+
 def _command(user: CurrentUser, to_user_id: UUID, amount_micros: int, key: str) -> Transfer:
     return Transfer(
         idempotency_key=key,
@@ -140,7 +173,7 @@ def _hold(
     with database().begin() as session:
         # One after the other: together they must not pass the limit. Two who send to each other
         # do not wait for one another.
-        session.get_one(User, user.user_id, with_for_update={"key_share": True})
+        locked(session, User, user.user_id, key_share=True)
         if to_user_id := _reserved(session, key, asked):
             return to_user_id
         sent_micros = _sent_micros(session, user.user_id, now)
@@ -165,9 +198,13 @@ def _receiver(session: Session, email: str) -> CurrentUser:
     The account is not deleted before the transfer can be seen (``people/closing.py``).
     """
     found = session.execute(
-        select(*users.DESCRIBED)
-        .where(User.email_key == users.email_key(email), User.deleted_at.is_(None))
-        .with_for_update(read=True, key_share=True)
+        for_update(
+            select(*users.DESCRIBED).where(
+                User.email_key == users.email_key(email), User.deleted_at.is_(None)
+            ),
+            read=True,
+            key_share=True,
+        )
     ).one_or_none()
     receiver = users.describe(found) if found else None
     if receiver is None or (settings().smtp_url is not None and not receiver.is_email_confirmed):

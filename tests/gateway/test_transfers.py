@@ -16,8 +16,17 @@ from sqlalchemy.orm import Session
 
 from chassis.clock import utc_now
 from chassis.database import Connected
-from contracts.errors import DeadlineExceeded, InsufficientFunds, ServiceError
-from contracts.wallet import AccountStatus, Affordability, Transaction, TransactionKind, Transfer
+from contracts.errors import DeadlineExceeded, InsufficientFunds, ServiceError, Unavailable
+from contracts.wallet import (
+    AccountStatus,
+    Affordability,
+    ClosedKey,
+    CloseKey,
+    Transaction,
+    TransactionKind,
+    Transfer,
+)
+from services.gateway import transfers
 from services.gateway.app import create_app
 from services.gateway.models import TransferRow, User
 from services.gateway.people import closing, second_step
@@ -41,8 +50,18 @@ class Wallet:
 
     done: dict[str, Transaction] = field(default_factory=dict)
     asked: list[Transfer] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)
+    is_away: bool = False
 
     def call(self, request: Any) -> Any:
+        if self.is_away:
+            raise Unavailable("Nobody is there.")
+        if isinstance(request, CloseKey):
+            made = self.done.get(request.idempotency_key)
+            self.closed += [] if made else [request.idempotency_key]
+            return ClosedKey(
+                idempotency_key=request.idempotency_key, closed=made is None, transaction=made
+            )
         if not isinstance(request, Transfer):
             lacking = max(request.amount_micros - self.balance_micros, 0)
             return Affordability(
@@ -222,6 +241,36 @@ def test_an_account_stays_while_credits_are_on_their_way_to_it(
         assert "may still come" in reason.sentence
         # It came, and the wallet would say so.
         assert closing.reasons_against(people[2].user_id) == []
+
+
+@pytest.mark.parametrize("is_made", [True, False])
+def test_a_transfer_whose_answer_nobody_heard_is_ended_and_stands_against_nothing(
+    app: Flask,
+    database: Connected,
+    wallet: Wallet,
+    sender: Sender,
+    people: list[User],
+    is_made: bool,
+) -> None:
+    wallet.fails_with = DeadlineExceeded("No answer in time.")
+    sender.send("c@example.com", 20, key="k")
+    [key] = wallet.done
+    if not is_made:
+        wallet.done.clear()
+    wallet.fails_with = None
+
+    transfers.settle_unanswered(database, wallet, utc_now() + transfers.SETTLED_AFTER / 2)
+    assert reserved(database) == [(20 * USD, False)]
+    wallet.is_away = True
+    transfers.settle_unanswered(database, wallet, utc_now() + transfers.SETTLED_AFTER)
+    assert reserved(database) == [(20 * USD, False)]
+    wallet.is_away = False
+    transfers.settle_unanswered(database, wallet, utc_now() + transfers.SETTLED_AFTER)
+
+    assert reserved(database) == ([(20 * USD, True)] if is_made else [])
+    assert wallet.closed == ([] if is_made else [key])
+    with app.app_context(), database.read() as session:
+        assert closing._sent_since(session, people[2].user_id, None) == []
 
 
 def test_a_key_that_comes_again_sends_once_and_for_another_transfer_is_refused(
