@@ -571,19 +571,23 @@ class BatchOutcome(Reply):
     applied: bool
 
 
+COMMANDS_MAX = 1_000
+"""So many in one batch."""
+
+
 class PostBatch(
     Request[BatchOutcome], service=SERVICE, method="post_batch", answer_within_s=REPORT_S
 ):
     """Up to 1,000 commands in one call, each with its own idempotency key.
 
     ``atomic``: all or none. Otherwise each stands by itself, in the order given; one that
-    ``gives_way`` is carried out, or rehearsed, a few at a time, after what others have asked for by
-    then: slower, and nobody waits for all of it. ``Unavailable``
+    ``gives_way`` is carried out, or rehearsed, by turns with what others ask for, a few at a time
+    while they do: slower then, and nobody waits for all of it. ``Unavailable``
     when it is not known whether an atomic batch was carried out; where each stands by itself,
     the results say so.
     """
 
-    commands: Annotated[list[BatchCommand], Field(min_length=1, max_length=1_000)]
+    commands: Annotated[list[BatchCommand], Field(min_length=1, max_length=COMMANDS_MAX)]
     atomic: bool = False
     dry_run: bool = False
     gives_way: bool = False

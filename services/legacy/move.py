@@ -32,6 +32,7 @@ from chassis.database import Connected, connect
 from chassis.money import format_usd
 from contracts.errors import ServiceError
 from contracts.messages import ShortText
+from contracts.wallet import COMMANDS_MAX
 from services.legacy.models import LineRow, PlanRow
 from services.legacy.moving import reverting, running, verifying
 from services.legacy.moving.moves import MoveStatus
@@ -75,7 +76,12 @@ def _plan(crew: Crew, _settings: LegacySettings, given: argparse.Namespace) -> b
             crew.database, given.directory, given.rate, crew.clock, registered, progress.count
         )
     print(f"plan {plan_id}")
-    return _shown(crew.database, plan_id)
+    is_clear = _shown(crew.database, plan_id)
+    if not progress.done:
+        print("There is no document in it: are these the old files?")
+        return False
+    print(f"Next: `show`, `take`, or `run {plan_id} --dry-run`.")
+    return is_clear
 
 
 def _show(crew: Crew, _settings: LegacySettings, given: argparse.Namespace) -> bool:
@@ -84,9 +90,10 @@ def _show(crew: Crew, _settings: LegacySettings, given: argparse.Namespace) -> b
 
 def _list(crew: Crew, _settings: LegacySettings, _given: argparse.Namespace) -> bool:
     with crew.database.read() as session:
+        begun = plans.begun(session)
         for row in session.scalars(select(PlanRow).order_by(PlanRow.plan_id)):
-            state = "" if row.finished_at else "  not finished"
-            print(f"{row.plan_id}  {row.planned_at:%Y-%m-%d %H:%M} UTC  {row.source}{state}")
+            state = begun.get(row.plan_id, "") if row.finished_at else "not finished"
+            print(f"{row.plan_id}  {row.planned_at:%Y-%m-%d %H:%M} UTC  {row.source}  {state}")
     return True
 
 
@@ -105,14 +112,17 @@ def _run(crew: Crew, _settings: LegacySettings, given: argparse.Namespace) -> bo
             total = plans.totals(session, given.plan).ready
         with _told(lambda: progress.line(total)):
             count = _print_all(running.rehearse(crew, given.plan, rate, progress))
-        print(f"{progress.done:,} would be moved, {count:,} refused. Nothing was written.")
+        count += _print_all(running.begun_elsewhere(crew, given.plan))
+        print(f"{progress.done:,} would be moved, {count:,} would not. Nothing was written.")
         return count == 0
     total = running.begin(crew, given.plan)
     with _told(lambda: progress.line(total)):
         running.run(crew, given.plan, rate, progress)
     left = running.waiting(crew, given.plan, MoveStatus.PENDING)
+    if elsewhere := _print_all(running.begun_elsewhere(crew, given.plan)):
+        print(f"{elsewhere:,} wait for another plan.")
     print(f"{progress.done:,} moved, {left:,} left: `verify` says why." if left else "All moved.")
-    return left == 0
+    return left == elsewhere == 0
 
 
 def _verify(crew: Crew, _settings: LegacySettings, given: argparse.Namespace) -> bool:
@@ -134,6 +144,9 @@ def _revert(crew: Crew, settings: LegacySettings, given: argparse.Namespace) -> 
     _plan_of(crew.database, given.plan)
     key = email_key(given.email) if given.email else None
     wish = reverting.Wish(given.reason, given.by, settings.revertible, key, given.refused)
+    if key is not None and not reverting.is_known(crew, given.plan, key):
+        print(f"{given.email}: nobody with this address was moved by this plan.", file=sys.stderr)
+        return False
     if given.dry_run:
         count = _print_all(reverting.rehearse(crew, given.plan, wish))
         print(f"{count:,} could not be moved back. Nothing was written.")
@@ -250,9 +263,28 @@ def _rate(text: str) -> Decimal:
     return rate
 
 
+def _file(text: str) -> Path:
+    """One that is there, before everything is read in vain."""
+    if not Path(text).is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {text}")
+    return Path(text)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError("a whole number from 1 on")
+    return int(text)
+
+
+def _batch(text: str) -> int:
+    if (count := _positive(text)) > COMMANDS_MAX:
+        raise argparse.ArgumentTypeError(f"the wallet takes {COMMANDS_MAX:,} at most")
+    return count
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="move", description="Out of the old system.")
-    parser.set_defaults(workers=2, batch=100)
+    parser.set_defaults(workers=2, batch=250)
     actions = parser.add_subparsers(required=True)
 
     def action(name: str, do: Callable[..., bool], what: str) -> argparse.ArgumentParser:
@@ -269,7 +301,7 @@ def _parser() -> argparse.ArgumentParser:
     plan = action("plan", _plan, "read everything, and write a plan")
     plan.add_argument("directory", type=Path, help="or a file of JSON lines")
     plan.add_argument("--rate", type=_rate, required=True, help="dollars for a point: 0.1")
-    plan.add_argument("--registered", type=Path, help="the addresses that the new site has")
+    plan.add_argument("--registered", type=_file, help="the addresses that the new site has")
     action("plans", _list, "list the plans")
     action("show", _show, "what a plan comes to")
     take = action("take", _take, "have somebody moved in spite of a conflict")
@@ -285,8 +317,8 @@ def _parser() -> argparse.ArgumentParser:
     for each in (run, revert):
         each.add_argument("--dry-run", action="store_true", help="write nothing")
     for each in (run, verify, revert):
-        each.add_argument("--workers", type=int, default=2)
-        each.add_argument("--batch", type=int, default=100, help="people in one call")
+        each.add_argument("--workers", type=_positive, default=2)
+        each.add_argument("--batch", type=_batch, default=250, help="people in one call")
     return parser
 
 

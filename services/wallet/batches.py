@@ -1,7 +1,6 @@
 """Batches of commands that come in one call."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any, cast
 
 from pydantic import ValidationError
@@ -10,6 +9,7 @@ from chassis.rpc import bad_request
 from contracts.errors import BadRequest, Overloaded, ServiceError, Unavailable
 from contracts.messages import Command
 from contracts.wallet import (
+    COMMANDS_MAX,
     Adjust,
     BatchCommand,
     BatchError,
@@ -39,10 +39,6 @@ from services.wallet.ledger import Outcome
 
 SubmitAll = Callable[..., list[Outcome]]
 
-AT_A_TIME = 25
-"""So many commands of a batch that gives way share a transaction: it takes two to three times as
-long with them as with one. With fewer a batch takes longer than it spares others."""
-
 METHODS: dict[str, type[Command[Any]]] = {
     command.method: command
     for command in (
@@ -52,45 +48,50 @@ METHODS: dict[str, type[Command[Any]]] = {
 }  # fmt: skip
 
 
-def post(submit_all: SubmitAll, request: PostBatch) -> BatchOutcome:
+def post(
+    submit_all: SubmitAll, request: PostBatch, share: Callable[[], int] = lambda: COMMANDS_MAX
+) -> BatchOutcome:
     """Carry out a batch; a result for each command. Raises ``Overloaded``.
 
     A command that cannot even be read counts as refused. ``Unavailable``: it is not known
-    whether an atomic batch was carried out.
+    whether an atomic batch was carried out. One that gives way is read, carried out and put into
+    words in parts, when those before are done: ``share`` says how many commands may be the next.
     """
-    commands = [_parse(command) for command in request.commands]
+    if not request.gives_way or request.atomic:
+        results = _carried_out(submit_all, request, request.commands)
+        is_refused = any(result.error is not None for result in results)
+        applied = not request.dry_run and not (request.atomic and is_refused)
+        return BatchOutcome(results=results, applied=applied)
+    results = []
+    while some := request.commands[len(results) :][: share()]:
+        try:
+            results += _carried_out(submit_all, request, some)
+        except Overloaded as refusal:
+            # Those before are done, and their caller is to hear it.
+            results += [_result(refusal)] * len(some)
+    return BatchOutcome(results=results, applied=not request.dry_run)
+
+
+def _carried_out(
+    submit_all: SubmitAll, request: PostBatch, some: Sequence[BatchCommand]
+) -> list[BatchResult]:
+    commands = [_parse(command) for command in some]
     readable = [command for command in commands if not isinstance(command, ServiceError)]
-    is_hopeless = request.atomic and len(readable) < len(commands)
     done: Iterator[Outcome | None]
-    if is_hopeless or not readable:
+    if not readable or (request.atomic and len(readable) < len(commands)):
         done = iter([None] * len(readable))
-    elif request.gives_way and not request.atomic:
-        done = iter(_giving_way(partial(submit_all, is_dry_run=request.dry_run), readable))
     else:
-        done = iter(submit_all(readable, is_atomic=request.atomic, is_dry_run=request.dry_run))
+        how = {"is_atomic": request.atomic, "is_dry_run": request.dry_run}
+        done = iter(submit_all(readable, gives_way=request.gives_way, **how))
     outcomes = [
         command if isinstance(command, ServiceError) else next(done) for command in commands
     ]
     refusals = [outcome for outcome in outcomes if isinstance(outcome, ServiceError)]
     if not (request.atomic and refusals):
-        return BatchOutcome(results=[_result(o) for o in outcomes], applied=not request.dry_run)
+        return [_result(outcome) for outcome in outcomes]
     if isinstance(refusals[0], Unavailable):
         raise refusals[0]
-    kept = [outcome if isinstance(outcome, ServiceError) else None for outcome in outcomes]
-    return BatchOutcome(results=[_result(outcome) for outcome in kept], applied=False)
-
-
-def _giving_way(submit_all: SubmitAll, commands: Sequence[Command[Any]]) -> list[Outcome]:
-    """Hand in a few when those before are done: what others handed in meanwhile goes with them."""
-    outcomes: list[Outcome] = []
-    for start in range(0, len(commands), AT_A_TIME):
-        some = commands[start : start + AT_A_TIME]
-        try:
-            outcomes += submit_all(some)
-        except Overloaded as refusal:
-            # Those before are done, and their caller is to hear it.
-            outcomes += [refusal] * len(some)
-    return outcomes
+    return [_result(each if isinstance(each, ServiceError) else None) for each in outcomes]
 
 
 def debit_all(submit_all: SubmitAll, request: DebitAll) -> DebitOutcomes:

@@ -12,6 +12,7 @@ holds is not waited for: what concerns it is refused, and the others go on witho
 """
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -67,6 +68,13 @@ _HELD = Gauge(
     "Wallets that somebody else held at the last look; what concerns them is refused.",
     registry=REGISTRY,
 )
+SHARE = 10
+"""So many commands of a job that gives way are carried out at once while others ask for something:
+whoever does waits for them, and with fewer a batch takes longer than it spares others."""
+ALONE = 50
+"""So many while nobody else does: more make it hardly faster, and the first who comes waits."""
+SHARED_FOR_S = 10.0
+"""So long after somebody's command more of them are expected."""
 RETRY_DELAYS_S = (0.05, 0.2, 0.5, 1.0, 2.0)
 # The other transaction won, or the server is restarting: the same batch may succeed next.
 _PASSING = {
@@ -88,6 +96,7 @@ class Job:
     commands: Sequence[Postable]
     is_atomic: bool = False
     is_dry_run: bool = False
+    gives_way: bool = False
     call: CallContext = field(default_factory=current_call.get)
     outcomes: list[Outcome] = field(default_factory=list)
     tell: Callable[[list[Outcome]], None] = lambda _outcomes: None
@@ -103,10 +112,17 @@ class _RolledBack(Exception):
 
 
 class Queue:
-    """Jobs that wait, counted in commands."""
+    """Jobs that wait, counted in commands.
+
+    A job that gives way is taken when no other waits, or after those that were taken before it: so
+    that everybody else waits for one of them at most, and it is carried out, however many come.
+    """
 
     def __init__(self, size_max: int) -> None:
         self._jobs: deque[Job] = deque()
+        self._giving_way: deque[Job] = deque()
+        self._is_their_turn = False
+        self._others_at_s = -math.inf
         self._size_max = size_max
         self._size = 0
         self._filled = Signal()
@@ -123,8 +139,17 @@ class Queue:
                 "Too many commands wait here; nothing was done. Try again in a moment."
             )
         self._size += len(job.commands)
-        self._jobs.append(job)
+        if job.gives_way:
+            self._giving_way.append(job)
+        else:
+            self._jobs.append(job)
+            self._others_at_s = time.monotonic()
         self.wake()
+
+    def share(self) -> int:
+        """How many commands the next job that gives way may have."""
+        is_shared = time.monotonic() < self._others_at_s + SHARED_FOR_S
+        return SHARE if is_shared else ALONE
 
     def wait(self) -> None:
         """Until there is a job, or the committer is woken to stop."""
@@ -140,6 +165,11 @@ class Queue:
         """The oldest jobs, up to ``batch_size`` commands; at least one job, if there is any."""
         taken: list[Job] = []
         size = 0
+        if self._giving_way and (self._is_their_turn or not self._jobs):
+            taken.append(self._giving_way.popleft())
+            self._size -= len(taken[0].commands)
+            self._is_their_turn = False
+            return taken
         while self._jobs and (not taken or size + len(self._jobs[0].commands) <= batch_size):
             if taken and (taken[-1].stands_alone or self._jobs[0].stands_alone):
                 break
@@ -147,6 +177,7 @@ class Queue:
             taken.append(job)
             size += len(job.commands)
         self._size -= size
+        self._is_their_turn = bool(taken)
         return taken
 
 
@@ -362,12 +393,21 @@ class Committer(DependencyProvider):
         self._queue.put(Job([command], is_dry_run=command.dry_run, tell=tell))
         return deferred
 
+    def share(self) -> int:
+        """How many commands may be the next to be handed in of those that give way."""
+        return self._queue.share()
+
     def submit_all(
-        self, commands: Sequence[Postable], *, is_atomic: bool = False, is_dry_run: bool = False
+        self,
+        commands: Sequence[Postable],
+        *,
+        is_atomic: bool = False,
+        is_dry_run: bool = False,
+        gives_way: bool = False,
     ) -> list[Outcome]:
         """Carry out commands and wait; one outcome for each. Raises ``Overloaded``."""
         done = Signal()
-        self._queue.put(Job(commands, is_atomic, is_dry_run, tell=done.send))
+        self._queue.put(Job(commands, is_atomic, is_dry_run, gives_way, tell=done.send))
         outcomes: list[Outcome] = done.wait()
         return outcomes
 

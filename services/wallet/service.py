@@ -181,7 +181,7 @@ class WalletService(operated.Operated):
 
     @rpc
     def post_batch(self, request: PostBatch) -> BatchOutcome:
-        return batches.post(self.committer.submit_all, request)
+        return batches.post(self.committer.submit_all, request, self.committer.share)
 
     @rpc
     def set_level(self, request: SetLevel) -> Deferred[Level]:

@@ -4,8 +4,9 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
@@ -37,7 +38,8 @@ from contracts.wallet import (
 from deploy.local.processes import ROOT
 from services.legacy import move as move_command
 from services.legacy.models import MoveRow
-from services.legacy.moving import running, verifying
+from services.legacy.moving import running, verifying, work
+from services.legacy.moving.moves import MoveStatus, Undone
 from services.legacy.moving.work import Crew, Progress
 from services.legacy.planning import plans
 from services.legacy.pools import adjusting
@@ -47,6 +49,7 @@ from tests.conftest import StackFactory
 from tests.legacy.conftest import TABLES, directory, user
 from tests.legacy.pools import COIN, Trader
 from tests.legacy.test_holdings import HELD
+from tests.locks import held
 from tests.patience import PATIENCE_S
 from tests.system import System
 
@@ -199,7 +202,7 @@ def test_a_rehearsal_writes_nothing(
 
     rehearsed = move("run", plan, "--dry-run")
 
-    assert rehearsed == (0, "2 would be moved, 0 refused. Nothing was written.\n")
+    assert rehearsed == (0, "2 would be moved, 0 would not. Nothing was written.\n")
     assert moves(database) == {}
 
 
@@ -267,6 +270,85 @@ def test_who_was_moved_back_can_be_moved_again(
         -1_000_000,
         1_000_000,
     ]
+
+
+def test_who_another_plan_has_begun_to_move_is_named_and_left_to_that(
+    database: Connected, move: Command, rpc: RpcClient, tmp_path: Path
+) -> None:
+    path, [ann, ben] = people(tmp_path, "10", "20")
+    first = planned(database, path)
+    assert move.killed_at("legacy.paid", "run", first, "--batch", "1", "--workers", "1") == -9
+    other = planned(database, path)
+
+    rehearsed, would = move("run", other, "--dry-run")
+    ended, said = move("run", other)
+    release(database)
+    finished, _ = move("run", first)
+    again, _ = move("run", other)
+
+    for text_said in (would, said):
+        assert f"pending in plan {first}: end that one first" in text_said
+    assert (rehearsed, ended, finished, again) == (1, 1, 0, 0)
+    assert balances(rpc, moves(database)) == {ann: 1_000_000, ben: 2_000_000}
+
+
+def test_the_list_of_plans_says_what_became_of_whom_each_has_begun(
+    database: Connected, move: Command, tmp_path: Path
+) -> None:
+    path, [ann, _] = people(tmp_path, "10", "20")
+    plan = planned(database, path)
+    untouched = planned(database, path)
+    move("run", plan)
+    move("revert", plan, "--by", "ops", "--reason", "a mistake", "--email", ann)
+
+    _, said = move("plans")
+
+    lines = {line.split()[0]: line for line in said.splitlines()}
+    assert lines[plan].endswith("1 moved, 1 reverted")
+    assert lines[untouched].rstrip().endswith(str(path))
+
+
+def test_a_directory_without_documents_is_no_plan_to_run(move: Command, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("nobody")
+
+    done, said = move("plan", str(tmp_path), "--rate", "0.1")
+
+    assert (done, "There is no document in it" in said) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("plan", ".", "--rate", "0.1", "--registered", "/nowhere/registered.txt"),
+        ("run", str(uuid4()), "--batch", "1001"),
+        ("run", str(uuid4()), "--batch", "0"),
+        ("verify", str(uuid4()), "--workers", "-1"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_read(
+    database: Connected, move: Command, arguments: tuple[str, ...]
+) -> None:
+    with pytest.raises(SystemExit):
+        move(*arguments)
+
+    assert move("plans") == (0, "")
+
+
+def test_nobody_is_moved_back_by_an_address_that_nobody_has(
+    database: Connected, move: Command, tmp_path: Path
+) -> None:
+    path, [ann] = people(tmp_path, "10")
+    plan = planned(database, path)
+    move("run", plan)
+    wish = ("--by", "ops", "--reason", "a mistake")
+
+    unknown = [
+        move("revert", plan, "--email", "nobody@example.org", *wish, *how)[0]
+        for how in ((), ("--dry-run",))
+    ]
+    known = [move("revert", plan, "--email", ann.upper(), *wish)[0] for _ in range(2)]
+
+    assert (unknown, known) == ([1, 1], [0, 0])
 
 
 def test_who_has_spent_something_stays(
@@ -667,3 +749,38 @@ def test_the_wallet_is_asked_by_one_worker_at_a_time_for_what_gives_way() -> Non
         waiting.result(PATIENCE_S)
 
     assert asked == [True] * 3
+
+
+@pytest.mark.parametrize("is_held_to_the_end", [False, True])
+def test_what_somebody_else_holds_is_tried_again_and_the_worker_lives(
+    database: Connected,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_held_to_the_end: bool,
+) -> None:
+    monkeypatch.setattr(work, "AGAIN_AFTER", timedelta(0))
+    monkeypatch.setattr(work, "FAILURES_MAX", 3)
+    path, [email] = people(tmp_path, "1")
+    plan_id = UUID(planned(database, path))
+    crew = Crew(database, cast(Any, None), utc_now, workers=1)
+    running.begin(crew, plan_id)
+    tried, progress = [], Progress()
+
+    def note(taken: Sequence[MoveRow]) -> tuple[int, list[Undone]]:
+        tried.append(taken[0].email)
+        with ExitStack() as other, database.begin() as session:
+            if is_held_to_the_end or len(tried) == 1:
+                other.enter_context(held(database, "LOCK TABLE plans"))
+            session.execute(text("LOCK TABLE plans NOWAIT"))
+            session.execute(text("UPDATE moves SET status = 'moved', due_at = NULL, reason = ''"))
+        return 1, []
+
+    crew.work(plan_id, MoveStatus.PENDING, note, progress)
+
+    row = moves(database)[email]
+    assert (progress.done, progress.gave_up) == ((0, True) if is_held_to_the_end else (1, False))
+    assert tried == [email] * (3 if is_held_to_the_end else 2)
+    assert row.status == ("pending" if is_held_to_the_end else "moved")
+    assert ("Somebody holds" in row.reason, row.due_at is not None) == (
+        (True, True) if is_held_to_the_end else (False, False)
+    )

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.orm import Session
 
 from chassis.database import Connected
 from contracts.errors import BadRequest, Conflict, IdempotencyConflict, NotFound
@@ -309,6 +310,38 @@ def test_a_stake_that_is_undone_takes_nothing_off_and_what_fails_is_not_told(
         opening.close_accounts(session, ann.now, {ann.user_id: brought})
 
     assert heard(ann) == [(200, 1), (0, 2)]
+
+
+def test_two_who_open_accounts_at_the_same_moment_do_so_one_after_the_other(
+    database: Connected,
+) -> None:
+    """They come out of the same accounts of the house, which the second finds as the first left
+    them."""
+    first, second = ([Trader(database) for _ in range(3)] for _ in range(2))
+    brought = [
+        {"coin": coin, "units": 150 * COIN, "is_staked": is_staked}
+        for coin, is_staked in (("TFP", True), ("TFP", False), ("TFT", False))
+    ]
+
+    def begin(session: Session) -> None:
+        opening.open_accounts(session, NOON, {each.user_id: brought for each in first})
+
+    def follow() -> None:
+        with database.begin() as session:
+            opening.open_accounts(session, NOON, {each.user_id: brought for each in second})
+
+    done_after(database, begin, follow)
+
+    for each in (*first, *second):
+        assert each.holdings == {"TFP": 150 * COIN, "TFT": 150 * COIN}
+        assert (each.pools.staked.units, heard(each)) == (150 * COIN, [(200, 1)])
+
+
+def test_of_several_who_open_accounts_one_may_have_nothing(ann: Trader) -> None:
+    with ann.database.begin() as session:
+        opening.open_accounts(session, NOON, {ann.user_id: [], uuid4(): []})
+
+    assert len(ann.history()) == 3
 
 
 def test_what_everybodys_stake_takes_off_is_told_anew_when_an_operator_asks(

@@ -231,6 +231,19 @@ def test_no_function_is_longer_than_a_screen() -> None:
     assert long == []
 
 
+def test_rows_are_locked_by_the_chassis_alone() -> None:
+    """By itself SQLAlchemy keeps what it knew of a row that it locks: see chassis/locks.py."""
+    bare = [
+        f"{path}:{number}"
+        for path in python_files("services", "chassis")
+        if path != "chassis/locks.py"
+        for number, line in enumerate((ROOT / path).read_text().splitlines(), start=1)
+        if "with_for_update" in line
+    ]
+
+    assert bare == []
+
+
 def test_files_are_named_for_nouns() -> None:
     vague = {"utils.py", "util.py", "helpers.py", "common.py", "manager.py", "base.py", "misc.py"}
 

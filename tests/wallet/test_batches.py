@@ -9,7 +9,6 @@ from contracts.errors import Overloaded
 from contracts.messages import Command
 from contracts.wallet import BatchCommand, BatchOutcome, PostBatch, Transaction
 from services.wallet import batches
-from services.wallet.batches import AT_A_TIME
 from services.wallet.committer import Job, settle
 from services.wallet.ledger import Outcome
 from tests.wallet.conftest import USD, Ledger, debit
@@ -27,7 +26,10 @@ def post(book: Ledger, *commands: Command[Transaction] | BatchCommand, **how: bo
         command if isinstance(command, BatchCommand) else BatchCommand.of(command)
         for command in commands
     ]
-    return batches.post(submit_all, PostBatch(commands=on_the_wire, **how))
+    return batches.post(submit_all, PostBatch(commands=on_the_wire, **how), lambda: SHARE)
+
+
+SHARE = 10
 
 
 def codes(outcome: BatchOutcome) -> list[str | None]:
@@ -91,7 +93,7 @@ def test_a_rehearsed_batch_with_a_refusal_says_what_each_would_have_come_to(book
     assert book.balance(user_id) == 10 * USD
 
 
-@pytest.mark.parametrize("count", [1, AT_A_TIME, AT_A_TIME + 1, 3 * AT_A_TIME])
+@pytest.mark.parametrize("count", [1, SHARE, SHARE + 1, 3 * SHARE])
 def test_a_batch_that_gives_way_is_handed_in_a_few_at_a_time_and_answered_in_its_order(
     book: Ledger, count: int
 ):
@@ -104,13 +106,13 @@ def test_a_batch_that_gives_way_is_handed_in_a_few_at_a_time_and_answered_in_its
         return book.post(*some)
 
     commands = [BatchCommand.of(debit(user_id, number)) for number in range(1, count + 1)]
-    request = PostBatch(commands=[UNREADABLE, *commands], gives_way=True)
-    outcome = batches.post(submit_all, request)
+    request = PostBatch(commands=[*commands, UNREADABLE], gives_way=True)
+    outcome = batches.post(submit_all, request, lambda: SHARE)
 
-    assert codes(outcome) == ["bad_request", *[None] * count]
+    assert codes(outcome) == [*[None] * count, "bad_request"]
     amounts = [each.reply["amount_micros"] for each in outcome.results if each.reply]
     assert amounts == [-number for number in range(1, count + 1)]
-    assert (sum(handed_in), max(handed_in)) == (count, min(count, AT_A_TIME))
+    assert (sum(handed_in), max(handed_in)) == (count, min(count, SHARE))
     assert outcome.applied
 
 
@@ -124,19 +126,34 @@ def test_what_is_all_or_none_or_gives_no_way_is_handed_in_as_a_whole(
         handed_in.append(len(some))
         return book.post(*some)
 
-    commands = [BatchCommand.of(debit(user_id, 1)) for _ in range(2 * AT_A_TIME)]
-    batches.post(submit_all, PostBatch(commands=commands, **how))
+    commands = [BatchCommand.of(debit(user_id, 1)) for _ in range(2 * SHARE)]
+    batches.post(submit_all, PostBatch(commands=commands, **how), lambda: SHARE)
 
-    assert handed_in == [2 * AT_A_TIME]
+    assert handed_in == [2 * SHARE]
+
+
+def test_how_much_is_handed_in_next_is_asked_each_time(book: Ledger):
+    user_id, handed_in, shares = book.user(1_000 * USD), [], iter((2, 5, 100, 100))
+
+    def submit_all(some: Sequence[Command[Transaction]], **how: bool) -> list[Outcome]:
+        assert how["gives_way"]
+        handed_in.append(len(some))
+        return book.post(*some)
+
+    commands = [BatchCommand.of(debit(user_id, 1)) for _ in range(20)]
+    request = PostBatch(commands=commands, gives_way=True)
+    batches.post(submit_all, request, lambda: next(shares))
+
+    assert handed_in == [2, 5, 13]
 
 
 def test_a_rehearsal_that_gives_way_leaves_nothing_behind(book: Ledger):
     user_id = book.user(100 * USD)
 
-    commands = [debit(user_id, USD) for _ in range(AT_A_TIME + 1)]
+    commands = [debit(user_id, USD) for _ in range(SHARE + 1)]
     outcome = post(book, *commands, dry_run=True, gives_way=True)
 
-    assert (outcome.applied, codes(outcome)) == (False, [None] * (AT_A_TIME + 1))
+    assert (outcome.applied, codes(outcome)) == (False, [None] * (SHARE + 1))
     assert book.balance(user_id) == 100 * USD
 
 
@@ -149,8 +166,9 @@ def test_where_too_much_waits_already_what_was_done_before_is_told(book: Ledger)
             raise Overloaded("Too many commands wait here; nothing was done.")
         return book.post(*some)
 
-    commands = [BatchCommand.of(debit(user_id, USD)) for _ in range(2 * AT_A_TIME + 1)]
-    outcome = batches.post(submit_all, PostBatch(commands=commands, gives_way=True))
+    commands = [BatchCommand.of(debit(user_id, USD)) for _ in range(2 * SHARE + 1)]
+    request = PostBatch(commands=commands, gives_way=True)
+    outcome = batches.post(submit_all, request, lambda: SHARE)
 
-    assert codes(outcome) == [*[None] * AT_A_TIME, *["overloaded"] * AT_A_TIME, None]
-    assert book.balance(user_id) == (1_000 - AT_A_TIME - 1) * USD
+    assert codes(outcome) == [*[None] * SHARE, *["overloaded"] * SHARE, None]
+    assert book.balance(user_id) == (1_000 - SHARE - 1) * USD

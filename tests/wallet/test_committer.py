@@ -340,6 +340,39 @@ def test_an_atomic_job_shares_its_transaction_with_nobody():
     assert [queue.take(batch_size=5) for _ in range(3)] == [[job] for job in jobs]
 
 
+def test_who_gives_way_is_carried_out_alone_and_never_twice_before_somebody_else():
+    queue = Queue(size_max=100)
+    giving_way = [Job([debit(new_id(), USD)], gives_way=True) for _ in range(3)]
+    others = [Job([debit(new_id(), USD)]) for _ in range(2)]
+    queue.put(giving_way[0])
+    queue.put(others[0])
+
+    assert queue.take(batch_size=5) == [others[0]]
+    queue.put(others[1])
+    queue.put(giving_way[1])
+    assert [queue.take(batch_size=5) for _ in range(3)] == [
+        [giving_way[0]],
+        [others[1]],
+        [giving_way[1]],
+    ]
+    assert (queue.take(batch_size=5), queue.size) == ([], 0)
+
+
+def test_who_gives_way_hands_in_a_few_while_others_ask_and_much_when_nobody_does(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    now_s = [100.0]
+    monkeypatch.setattr(committer.time, "monotonic", lambda: now_s[0])
+    queue = Queue(size_max=100)
+    queue.put(Job([debit(new_id(), USD)], gives_way=True))
+
+    assert queue.share() == committer.ALONE
+    queue.put(Job([debit(new_id(), USD)]))
+    assert queue.share() == committer.SHARE
+    now_s[0] += committer.SHARED_FOR_S
+    assert queue.share() == committer.ALONE
+
+
 def test_a_committer_that_has_nothing_to_do_waits(monkeypatch: pytest.MonkeyPatch):
     asked: list[str] = []
 

@@ -92,6 +92,17 @@ def _chosen(plan_id: UUID, wish: Wish) -> list[ColumnElement[bool]]:
     return wanted
 
 
+def is_known(crew: Crew, plan_id: UUID, email_key: str) -> bool:
+    """Whether somebody with this address was moved by a plan, or back already."""
+    moved = select(MoveRow.user_id).where(
+        MoveRow.plan_id == plan_id,
+        MoveRow.email_key == email_key,
+        MoveRow.status != MoveStatus.PENDING.value,
+    )
+    with crew.database.read() as session:
+        return session.scalar(moved) is not None
+
+
 def rehearse(crew: Crew, plan_id: UUID, wish: Wish) -> list[str]:
     """Who could not be moved back, and why; nothing is written."""
     with crew.database.read() as session:

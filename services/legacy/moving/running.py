@@ -10,7 +10,7 @@ from datetime import datetime
 from decimal import Decimal
 from uuid import UUID, uuid4
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from chassis.bulk import Batch, Bulk
@@ -38,6 +38,9 @@ _RECORD = Bulk(
 )
 
 
+_READY = (LineRow.refusal == "", LineRow.conflicts == [], LineRow.email != "")
+
+
 def begin(crew: Crew, plan_id: UUID) -> int:
     """Have everybody moved who is ready and was not yet; how many are to be."""
     with crew.database.begin() as session:
@@ -50,6 +53,21 @@ def waiting(crew: Crew, plan_id: UUID, status: MoveStatus) -> int:
     query = select(func.count()).where(MoveRow.plan_id == plan_id, MoveRow.status == status)
     with crew.database.read() as session:
         return session.scalar(query) or 0
+
+
+def begun_elsewhere(crew: Crew, plan_id: UUID) -> Iterator[str]:
+    """Who is ready in a plan and not moved by it, because another plan has begun to: what that
+    asked of the wallet may have been done."""
+    begun = (
+        select(MoveRow.email, MoveRow.plan_id, MoveRow.status)
+        .join(LineRow, LineRow.email_key == MoveRow.email_key)
+        .where(LineRow.plan_id == plan_id, *_READY, MoveRow.plan_id != plan_id)
+        .where(MoveRow.status.in_([MoveStatus.PENDING.value, MoveStatus.REVERTING.value]))
+        .order_by(MoveRow.email)
+    )
+    with crew.database.read() as session:
+        for row in session.execute(begun):
+            yield f"{row.email}: {row.status} in plan {row.plan_id}: end that one first"
 
 
 def run(crew: Crew, plan_id: UUID, rate: Decimal, progress: Progress) -> None:
@@ -131,9 +149,14 @@ def _would_be_moved(crew: Crew, plan_id: UUID, after: UUID) -> list[MoveRow]:
     found = (
         select(LineRow, MoveRow)
         .outerjoin(MoveRow, MoveRow.email_key == LineRow.email_key)
-        .where(LineRow.plan_id == plan_id, LineRow.line_id > after)
-        .where(LineRow.refusal == "", LineRow.conflicts == [], LineRow.email != "")
-        .where(or_(MoveRow.status.is_(None), MoveRow.status.in_(["pending", "reverted"])))
+        .where(LineRow.plan_id == plan_id, LineRow.line_id > after, *_READY)
+        .where(
+            or_(
+                MoveRow.status.is_(None),
+                MoveRow.status == MoveStatus.REVERTED.value,
+                and_(MoveRow.status == MoveStatus.PENDING.value, MoveRow.plan_id == plan_id),
+            )
+        )
         .order_by(LineRow.line_id)
         .limit(crew.batch)
     )

@@ -3,15 +3,18 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from sqlalchemy.exc import DBAPIError
+
 from chassis.client import RpcClient
 from chassis.crash_points import crash_point
-from chassis.database import Connected
+from chassis.database import Connected, is_held
 from contracts.errors import DeadlineExceeded, Overloaded, ServiceError, Unavailable
 from contracts.wallet import BatchCommand, BatchError, BatchResult, PostBatch
 from services.legacy.models import MoveRow
@@ -55,6 +58,17 @@ class Progress:
         return f"{self.done:,} of {total:,}{refused}, {rate:,.0f} a second, {rest}"
 
 
+@contextmanager
+def _held_is_passing() -> Iterator[None]:
+    """What somebody else holds for too long is tried again, as what the wallet says it holds is."""
+    try:
+        yield
+    except DBAPIError as error:
+        if not is_held(error):
+            raise
+        raise Overloaded("Somebody holds what was to be written; nothing was.") from error
+
+
 @dataclass(frozen=True)
 class Crew:
     """Workers of one process. ``batch`` rows are asked of the wallet in one call, one call at a
@@ -64,7 +78,7 @@ class Crew:
     rpc: RpcClient
     clock: Clock
     workers: int = 2
-    batch: int = 100
+    batch: int = 250
     lease: timedelta = timedelta(seconds=90)
     """Longer than the wallet may take for a batch; so long what a killed process had in hand
     waits."""
@@ -108,20 +122,27 @@ class Crew:
                 continue
             crash_point("legacy.taken")
             try:
-                done, undone = do(taken)
+                with _held_is_passing():
+                    done, undone = do(taken)
             except ServiceError as error:
                 if error.code not in PASSING:
                     raise
                 log.warning("no answer; it is tried again", extra={"error": str(error)})
                 done, undone = 0, [self.later(each, error.code, str(error)) for each in taken]
-            with self.database.begin() as session:
-                moves.put_back(session, undone)
+            self._put_back(undone)
             passing = sum(each.due_at is not None for each in undone)
             progress.count(done, len(undone) - passing)
             failures = 0 if passing < len(taken) else failures + 1
             if passing:
                 time.sleep(AGAIN_AFTER.total_seconds())
         progress.gave_up = True
+
+    def _put_back(self, undone: list[Undone]) -> None:
+        try:
+            with _held_is_passing(), self.database.begin() as session:
+                moves.put_back(session, undone)
+        except Overloaded as held:
+            log.warning("rows wait for their lease", extra={"error": str(held)})
 
     def later(self, move: MoveRow, code: str, message: str) -> Undone:
         """What is done with somebody who was refused: tried again, if that may help."""

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session, defer
 
 from chassis.database import Connected
 from chassis.identifiers import new_id
+from chassis.locks import for_update
 from contracts.errors import Conflict as Refusal
 from contracts.errors import NotFound
 from contracts.messages import MAX_AMOUNT_MICROS
@@ -171,6 +172,18 @@ _HOLDINGS = text(
 )
 
 
+def begun(session: Session) -> dict[UUID, str]:
+    """What became of whom each plan has begun to move: ``280 moved, 3 pending``."""
+    rows = session.execute(
+        text("SELECT plan_id, status, count(*) FROM moves GROUP BY plan_id, status ORDER BY status")
+    )
+    told: dict[UUID, str] = {}
+    for plan_id, status, count in rows:
+        told[plan_id] = f"{told[plan_id]}, " if plan_id in told else ""
+        told[plan_id] += f"{count:,} {status}"
+    return told
+
+
 def finished(session: Session, plan_id: UUID) -> PlanRow:
     """A plan that has read everything. Raises ``NotFound``, ``Conflict``."""
     row = session.get(PlanRow, plan_id)
@@ -219,7 +232,7 @@ def take(
     """
     plan = finished(session, plan_id)
     line = session.scalar(
-        select(LineRow).where(LineRow.plan_id == plan_id, LineRow.place == place).with_for_update()
+        for_update(select(LineRow).where(LineRow.plan_id == plan_id, LineRow.place == place))
     )
     if line is None or line.balance is None:
         raise NotFound(f"{place}: there is no such document in this plan that could be read.")

@@ -4,12 +4,14 @@ Billing takes it off; it hears of it by events, and keeps the newest.
 """
 
 from datetime import datetime
+from typing import Protocol
 from uuid import UUID
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from chassis.identifiers import new_id
+from chassis.locks import for_update
 from chassis.outbox import publish
 from contracts.legacy import DiscountTier, StakingDiscountChanged
 from services.legacy.models import PoolAccountRow
@@ -30,12 +32,21 @@ def discount_bps(staked_units: int) -> int:
     return reached[-1] if reached else 0
 
 
-def announce_change(
-    session: Session, now: datetime, account: PoolAccountRow, units_before: int
-) -> None:
-    """Publish what a stake that has just changed takes off, where that is something else."""
-    if discount_bps(account.balance_units) != discount_bps(units_before):
-        _announce(session, now, account)
+class Stake(Protocol):
+    """An account of what somebody has staked."""
+
+    @property
+    def user_id(self) -> UUID | None: ...
+    @property
+    def balance_units(self) -> int: ...
+    @property
+    def entry_count(self) -> int: ...
+
+
+def changed(now: datetime, stake: Stake, by_units: int) -> list[StakingDiscountChanged]:
+    """What a stake that has just changed takes off, where that is something else."""
+    is_same = discount_bps(stake.balance_units) == discount_bps(stake.balance_units - by_units)
+    return [] if is_same else [_change(now, stake)]
 
 
 def announce_some(session: Session, now: datetime, after: UUID | None, limit: int) -> UUID | None:
@@ -43,23 +54,19 @@ def announce_some(session: Session, now: datetime, after: UUID | None, limit: in
     query = select(PoolAccountRow).where(PoolAccountRow.holder == "stake")
     if after is not None:
         query = query.where(PoolAccountRow.user_id > after)
-    query = query.order_by(PoolAccountRow.user_id).limit(limit).with_for_update()
+    query = for_update(query.order_by(PoolAccountRow.user_id).limit(limit))
     accounts = session.scalars(query).all()
-    for account in accounts:
-        _announce(session, now, account)
+    publish(session, *(_change(now, account) for account in accounts))
     return accounts[-1].user_id if accounts else None
 
 
-def _announce(session: Session, now: datetime, account: PoolAccountRow) -> None:
-    if account.user_id is None:
-        return
-    publish(
-        session,
-        StakingDiscountChanged(
-            event_id=new_id(),
-            occurred_at=now,
-            user_id=account.user_id,
-            discount_bps=discount_bps(account.balance_units),
-            position=account.entry_count,
-        ),
+def _change(now: datetime, stake: Stake) -> StakingDiscountChanged:
+    if stake.user_id is None:
+        raise ValueError("nobody has staked this")
+    return StakingDiscountChanged(
+        event_id=new_id(),
+        occurred_at=now,
+        user_id=stake.user_id,
+        discount_bps=discount_bps(stake.balance_units),
+        position=stake.entry_count,
     )

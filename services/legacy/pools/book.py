@@ -4,17 +4,22 @@ Amounts are whole millionths of a coin, and come to zero in each coin in every t
 database checks all of it again (migration 0002). Accounts are locked in the order of their ids.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import insert, or_, select, text, tuple_
+from sqlalchemy import or_, select, text
 from sqlalchemy.orm import Session
 
+from chassis.bulk import Batch, Bulk
+from chassis.context import current_call
 from chassis.identifiers import new_id
+from chassis.outbox import store
 from contracts.errors import Conflict, NotFound
-from services.legacy.models import PoolAccountRow, PoolEntryRow, PoolTransactionRow
+from contracts.legacy import StakingDiscountChanged
+from services.legacy.models import PoolAccountRow, PoolTransactionRow
 from services.legacy.pools import benefits
 from services.legacy.pools.curve import Change, Reserves
 
@@ -46,12 +51,58 @@ def of_user(coin: str) -> Place:
     return WALLET if coin == USD else Place("user", coin)
 
 
-Accounts = Mapping[Place, PoolAccountRow]
+@dataclass
+class Account:
+    """An account that is held: what is in it, and how many entries it has."""
 
-_OPEN = text(
-    "INSERT INTO pool_accounts (user_id, holder, coin) VALUES (:user_id, :holder, :coin)"
-    " ON CONFLICT (user_id, holder, coin) WHERE user_id IS NOT NULL DO NOTHING"
+    account_id: int
+    user_id: UUID | None
+    balance_units: int
+    entry_count: int
+
+
+Accounts = Mapping[Place, Account]
+Posting = tuple[PoolTransactionRow, Accounts, Mapping[Place, int]]
+"""A transaction, the accounts that are held for it, and by how much each moves."""
+
+_WANTED = {"user_id": "uuid", "holder": "text", "pool": "text", "coin": "text"}
+_OPEN = Bulk(
+    "INSERT INTO pool_accounts (user_id, holder, coin) SELECT user_id, holder, coin FROM {rows}"
+    " WHERE user_id IS NOT NULL"
+    " ON CONFLICT (user_id, holder, coin) WHERE user_id IS NOT NULL DO NOTHING",
+    **_WANTED,
 )
+_FIND = Bulk(
+    "SELECT a.account_id FROM {rows} JOIN pool_accounts AS a USING (user_id, holder, coin)"
+    " UNION ALL"
+    " SELECT a.account_id FROM {rows} JOIN pool_accounts AS a USING (holder, pool, coin)"
+    " WHERE a.user_id IS NULL AND new.user_id IS NULL",
+    **_WANTED,
+)
+# By their ids alone: of a join, a row that somebody else has just changed would be left out.
+_HOLD = text(
+    "SELECT user_id, holder, pool, coin, account_id, balance_units, entry_count"
+    " FROM pool_accounts WHERE account_id = ANY(:ids) ORDER BY account_id FOR UPDATE"
+)
+_POST_TRANSACTIONS = Bulk(
+    "INSERT INTO pool_transactions ({columns}) SELECT * FROM {rows}",
+    transaction_id="uuid",
+    user_id="uuid",
+    order_id="uuid",
+    kind="text",
+    pool="text",
+    note="text",
+    recorded_at="timestamptz",
+)
+_POST_ENTRIES = Bulk(
+    "INSERT INTO pool_entries ({columns}) SELECT * FROM {rows}",
+    account_id="bigint",
+    entry_number="bigint",
+    transaction_id="uuid",
+    amount_units="bigint",
+    balance_after_units="bigint",
+)
+"""One statement: the database looks at all entries of a transaction together."""
 
 
 def require_pool(pool: str) -> str:
@@ -66,27 +117,26 @@ def places_of(pool: str) -> tuple[Place, Place, Place]:
     return Place("pool", TFP, pool), Place("pool", POOLS[pool], pool), Place("pool", pool, pool)
 
 
-def lock(session: Session, user_id: UUID, places: Iterable[Place]) -> dict[Place, PoolAccountRow]:
+def lock(session: Session, user_id: UUID, places: Iterable[Place]) -> Accounts:
     """The accounts, opened where they are not yet, and held until the transaction ends."""
-    wanted = sorted(set(places), key=lambda place: (place.holder, place.pool, place.coin))
-    own = [place for place in wanted if _is_of_user(place)]
-    for place in own:
-        given = {"user_id": user_id, "holder": place.holder, "coin": place.coin}
-        session.execute(_OPEN, given)
-    query = (
-        select(PoolAccountRow)
-        .where(
-            tuple_(PoolAccountRow.holder, PoolAccountRow.pool, PoolAccountRow.coin).in_(
-                [(place.holder, place.pool, place.coin) for place in wanted]
-            ),
-            or_(PoolAccountRow.user_id.is_(None), PoolAccountRow.user_id == user_id),
-        )
-        .order_by(PoolAccountRow.account_id)
-        .with_for_update()
-        .execution_options(populate_existing=True)
-    )
-    rows = session.scalars(query).all()
-    return {Place(row.holder, row.coin, row.pool): row for row in rows}
+    return lock_all(session, {user_id: places})[user_id]
+
+
+def lock_all(session: Session, wanted: Mapping[UUID, Iterable[Place]]) -> dict[UUID, Accounts]:
+    """The same for several users; an account of the house is one for all of them."""
+    rows = {
+        (user_id if _is_of_user(place) else None, place.holder, place.pool, place.coin)
+        for user_id, places in wanted.items()
+        for place in places
+    }
+    in_order = sorted(rows, key=lambda row: (str(row[0]), *row[1:]))
+    _OPEN.execute(session, in_order)
+    held: dict[UUID | None, dict[Place, Account]] = defaultdict(dict)
+    ids = _FIND.execute(session, in_order).scalars().all()
+    for row in session.execute(_HOLD, {"ids": ids}):
+        account = Account(row.account_id, row.user_id, row.balance_units, row.entry_count)
+        held[row.user_id][Place(row.holder, row.coin, row.pool)] = account
+    return {user_id: held[None] | held[user_id] for user_id in wanted}
 
 
 def _is_of_user(place: Place) -> bool:
@@ -120,31 +170,40 @@ def post(
     Raises ``Conflict`` where somebody has not got what they give, or an account would hold too
     much; nothing is written then.
     """
-    require_room(accounts, moves)
-    moves = {place: amount for place, amount in moves.items() if amount}
-    staked_before = accounts[STAKE].balance_units if STAKE in moves else 0
-    transaction.recorded_at = now
-    session.add(transaction)
-    session.flush()
-    session.execute(
-        # One statement: the database looks at all entries of a transaction together.
-        insert(PoolEntryRow).values(
-            [
-                {
-                    "account_id": accounts[place].account_id,
-                    "entry_number": accounts[place].entry_count + 1,
-                    "transaction_id": transaction.transaction_id,
-                    "amount_units": amount,
-                    "balance_after_units": accounts[place].balance_units + amount,
-                }
-                for place, amount in moves.items()
-            ]
+    post_all(session, now, [(transaction, accounts, moves)])
+
+
+def post_all(session: Session, now: datetime, postings: Iterable[Posting]) -> None:
+    """Write several, in their order. Raises what :func:`post` does, for all of them."""
+    transactions: list[tuple[object, ...]] = []
+    entries: list[tuple[object, ...]] = []
+    changes: list[StakingDiscountChanged] = []
+    for new, accounts, moves in postings:
+        require_room(accounts, moves)
+        transactions.append(
+            (new.transaction_id, new.user_id, new.order_id, new.kind, new.pool, new.note, now)
         )
+        for place, amount in moves.items():
+            if amount:
+                entries.append(_entry(new, accounts[place], amount))
+        if moves.get(STAKE):
+            changes += benefits.changed(now, accounts[STAKE], moves[STAKE])
+    with Batch(session) as writes:
+        writes.add(_POST_TRANSACTIONS, transactions)
+        writes.add(_POST_ENTRIES, entries)
+        store(writes, [(change, current_call.get()) for change in changes])
+
+
+def _entry(new: PoolTransactionRow, account: Account, amount: int) -> tuple[object, ...]:
+    account.balance_units += amount
+    account.entry_count += 1
+    return (
+        account.account_id,
+        account.entry_count,
+        new.transaction_id,
+        amount,
+        account.balance_units,
     )
-    for place in moves:
-        session.expire(accounts[place])
-    if STAKE in moves:
-        benefits.announce_change(session, now, accounts[STAKE], staked_before)
 
 
 def require_room(accounts: Accounts, moves: Mapping[Place, int]) -> None:

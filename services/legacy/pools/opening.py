@@ -14,6 +14,7 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from chassis.locks import for_update
 from contracts.errors import Conflict
 from services.legacy.models import MoveRow, PoolAccountRow, PoolEntryRow, PoolTransactionRow
 from services.legacy.pools import book
@@ -36,16 +37,29 @@ def close_accounts(session: Session, now: datetime, people: Mapping[UUID, Holdin
 def _post(
     session: Session, now: datetime, kind: str, people: Mapping[UUID, Holdings], sign: int
 ) -> None:
-    with_some = {user_id: holdings for user_id, holdings in people.items() if holdings}
     origins = [Place("old_system", coin) for coin in book.COINS]
-    for user_id in sorted(with_some):
-        moves: Counter[Place] = Counter()
-        for holding in with_some[user_id]:
-            moves[_place(holding)] += sign * holding["units"]
-            moves[Place("old_system", holding["coin"])] -= sign * holding["units"]
-        # All origins are held from the first person on: two batches wait for each other in turn.
-        accounts = book.lock(session, user_id, [*origins, *moves])
-        book.post(session, now, book.new_transaction(user_id, kind), accounts, moves)
+    moves = {user_id: _moves(people[user_id], sign) for user_id in sorted(people)}
+    moves = {user_id: of_user for user_id, of_user in moves.items() if of_user}
+    if not moves:
+        return
+    # All origins are held, whatever is brought: two batches wait for each other in turn.
+    held = book.lock_all(session, {user_id: [*origins, *moves[user_id]] for user_id in moves})
+    book.post_all(
+        session,
+        now,
+        [
+            (book.new_transaction(user_id, kind), held[user_id], of_user)
+            for user_id, of_user in moves.items()
+        ],
+    )
+
+
+def _moves(holdings: Holdings, sign: int) -> Counter[Place]:
+    moves: Counter[Place] = Counter()
+    for holding in holdings:
+        moves[_place(holding)] += sign * holding["units"]
+        moves[Place("old_system", holding["coin"])] -= sign * holding["units"]
+    return moves
 
 
 def _place(holding: Mapping[str, Any]) -> Place:
@@ -93,6 +107,6 @@ def used(session: Session, user_ids: Iterable[UUID]) -> set[UUID]:
 def require_to_stay(session: Session, user_id: UUID) -> None:
     """Raises ``Conflict`` for who is being moved back. Who moves people back waits here, and sees
     then what was done."""
-    moved = select(MoveRow.status).where(MoveRow.user_id == user_id).with_for_update(read=True)
+    moved = for_update(select(MoveRow.status).where(MoveRow.user_id == user_id), read=True)
     if session.scalar(moved) == "reverting":
         raise Conflict("Your account is being moved back to the old system.")
