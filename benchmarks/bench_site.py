@@ -50,7 +50,7 @@ PAGES = {
 LOADS = [(what, connections) for what in (READ, BUY) for connections in (10, 40)]
 LOADS += [(INFO, 10), (INFO, 50), (READ, 50), *((page, 50) for page in PAGES)]
 PEER_LOADS = LOADS[:4]
-PROCESSOR_AIMS = {READ: "", BUY: "aim ≤ 11.5", INFO: "aim ≤ 2.8"} | dict.fromkeys(PAGES, "aim ≤ 7")
+PROCESSOR_AIMS = {READ: "", BUY: "aim ≤ 8.4", INFO: "aim ≤ 2.8"} | dict.fromkeys(PAGES, "aim ≤ 7")
 
 
 @dataclass
