@@ -6,7 +6,7 @@ sandbox; durations, such as the deadline of a call, are not touched by that.
 
 import functools
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 from chassis.settings import ClockSettings, load_settings
 
@@ -22,6 +22,11 @@ def utc_now() -> datetime:
 def ahead() -> timedelta:
     """How far ahead of the world this process lives."""
     return timedelta(days=load_settings(ClockSettings).clock_offset_days)
+
+
+def midnight(day: date) -> datetime:
+    """The moment at which a day begins (UTC), also that of a moment in UTC."""
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)
 
 
 def start_of_day(written: str) -> datetime:

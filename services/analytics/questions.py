@@ -3,12 +3,13 @@ ends by themselves, so that a year costs hardly more than a day; of products two
 
 from collections import Counter
 from collections.abc import Iterable
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from typing import NamedTuple
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from chassis.clock import midnight
 from chassis.money import divide_half_even
 from contracts.analytics import (
     POINTS_MAX,
@@ -206,7 +207,7 @@ def _days(first: date, last: date) -> tuple[datetime, datetime]:
     if last < first:
         raise BadRequest("A time begins before it ends: since is not after until.", "until")
     _check_near(first, last)
-    since, last_day = (datetime.combine(day, time(), UTC) for day in (first, last))
+    since, last_day = (midnight(day) for day in (first, last))
     return since, last_day + timedelta(days=1)
 
 

@@ -9,7 +9,7 @@ what the wallet and those charges really pay of it.
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from itertools import chain, islice
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -17,6 +17,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from chassis.client import RpcClient
+from chassis.clock import midnight
 from chassis.database import Connected
 from contracts.billing import (
     DueCharge,
@@ -156,11 +157,6 @@ def _present(session: Session, asked: Sequence[tuple[GetForecast, datetime]]) ->
 def _groups_for(request: GetForecast, now: datetime) -> covered.Asked:
     first = max(request.events_max, DUE_NEXT_MAX)
     return covered.Asked(request.user_id, now, first, request.without)
-
-
-def midnight(day: date) -> datetime:
-    """The beginning of a day (UTC)."""
-    return datetime.combine(day, time(), UTC)
 
 
 def _ask(rpc: RpcClient, user_id: UUID, rules: BillingSettings) -> Found:

@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from heapq import heappop, heappush
 from itertools import count
 from typing import NamedTuple
@@ -22,6 +22,7 @@ from uuid import UUID
 from sqlalchemy import and_, bindparam, or_, select
 from sqlalchemy.orm import Session
 
+from chassis.clock import midnight
 from contracts.billing import DeploymentStatus
 from services.billing.deployments import ladder, lifecycle, periods, prices
 from services.billing.deployments.ladder import Announced, Step
@@ -32,6 +33,7 @@ from services.billing.models import DeploymentRow, PeriodRow
 from services.billing.settings import BillingSettings
 
 _HOUR = timedelta(hours=1)
+_DAY = timedelta(days=1)
 
 
 @dataclass(slots=True)
@@ -216,18 +218,13 @@ def _usage_planned(
 
 def next_last_hour(moment: datetime) -> datetime:
     """When usage is charged for the last time on a day (UTC): the next such moment."""
-    today = datetime.combine(moment.date(), time(23), UTC)
-    return today if moment < today else today + timedelta(days=1)
+    today = midnight(moment) + 23 * _HOUR
+    return today if moment < today else today + _DAY
 
 
 def _hour(moment: datetime) -> datetime:
     """The last full hour."""
     return moment.replace(minute=0, second=0, microsecond=0)
-
-
-def _end_of(day: date) -> datetime:
-    """The end of a day (UTC)."""
-    return datetime.combine(day, time(), UTC) + timedelta(days=1)
 
 
 @dataclass
@@ -274,7 +271,7 @@ class MonthsAhead:
             if at >= until:
                 break
             if at.date() > today:
-                self._note_shortage(today, _end_of(today))
+                self._note_shortage(today, midnight(today + _DAY))
                 today = at.date()
             self._charge_usage(at)
             if at >= usage_at:
@@ -282,7 +279,7 @@ class MonthsAhead:
             self._look(at, self._due(at))
             while coming and coming[0].at <= at and not self._is_due(at):
                 self._receive(at, coming.popleft(), found)
-        self._note_shortage(today, _end_of(today))
+        self._note_shortage(today, midnight(today + _DAY))
 
     def _begin(self, tenancy: Tenancy) -> None:
         if tenancy.status == DeploymentStatus.ACTIVE:

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from chassis.bulk import Batch, Bulk
 from chassis.client import RpcClient
+from chassis.clock import midnight
 from chassis.crash_points import crash_point
 from chassis.database import Connected
 from chassis.identifiers import new_id
@@ -32,7 +33,7 @@ from contracts.billing import (
     RunwayRestored,
 )
 from contracts.errors import ServiceError
-from services.billing.forecast.forecast import DUE_NEXT_MAX, foretell, midnight
+from services.billing.forecast.forecast import DUE_NEXT_MAX, foretell
 from services.billing.models import DeploymentRow, PurchaseLineRow, RunwayRow
 from services.billing.settings import BillingSettings
 

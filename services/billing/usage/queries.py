@@ -1,12 +1,13 @@
 """Looking at usage: by day and meter."""
 
 from collections import defaultdict
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from chassis.clock import midnight
 from contracts.billing import GetUsage, MeteredDay, Usage
 from contracts.catalog import Meter
 from services.billing.deployments.meters import meters_of, usage_owed_micros
@@ -37,7 +38,7 @@ def _days(
     meters: dict[str, Meter],
 ) -> list[MeteredDay]:
     """From whole months, of which the days before ``first_day`` are left out."""
-    since = max(datetime.combine(first_day, time(), UTC), active_at)
+    since = max(midnight(first_day), active_at)
     record = UsageRecordRow
     day = func.date(func.timezone("UTC", record.used_at))
     used = session.execute(

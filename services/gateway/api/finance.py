@@ -1,7 +1,7 @@
 """For roles, as :mod:`services.gateway.api.admin`: adjustments, promotional credit, the books."""
 
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Self
 from uuid import UUID
@@ -9,7 +9,7 @@ from uuid import UUID
 from flask import Blueprint
 from pydantic import AfterValidator, AwareDatetime, Field, model_validator
 
-from chassis.clock import utc_now
+from chassis.clock import midnight, utc_now
 from contracts.billing import PayoutStatus
 from contracts.messages import Day
 from contracts.topup import BookDifference, DisputeRecord, TopupKind, TopupStatus
@@ -372,7 +372,7 @@ def give_promotion(staff: Staff, body: GiveBody, key: str) -> PromotionGivenRepl
     your own wallet, or one below zero. 422: so much takes an adjustment."""
     reason, user_id = read_reason(body.reason), _id_of(body.whom)
     # All of that day: it ends with it.
-    expires_at = datetime.combine(body.last_day + timedelta(days=1), time(), UTC)
+    expires_at = midnight(body.last_day + timedelta(days=1))
     told = commands.give(staff, user_id, body.amount_micros, expires_at, key, reason)
     return PromotionGivenReply.of(told, user_id=user_id)
 

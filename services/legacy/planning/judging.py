@@ -3,11 +3,12 @@
 import re
 import unicodedata
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, time
+from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
+from chassis.clock import midnight
 from contracts.catalog import Category
 from contracts.legacy import SERVICES_MAX, UNITS_MAX
 from contracts.messages import MAX_AMOUNT_MICROS, storable
@@ -164,7 +165,7 @@ def _renews_at(service: OldService) -> datetime | None:
         return None
     at = renewal.at
     if renewal.day is not None:
-        at = datetime.combine(renewal.day, time(), UTC)
+        at = midnight(renewal.day)
     return at if at is not None and at.year in _YEARS else None
 
 

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from flask import Blueprint, render_template, request
 
-from chassis.clock import utc_now
+from chassis.clock import midnight, utc_now
 from chassis.digits import whole_number
 from contracts.analytics import GetKpis, GetNumbers, GetPopularProducts, Step
 from services.gateway.access import Role
@@ -52,11 +52,10 @@ def surroundings() -> dict[str, object]:
 def overview() -> str:
     now = utc_now()
     days = _days()
-    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    since, until = midnight - timedelta(days=days - 1), now + timedelta(seconds=1)
+    since, until = midnight(now) - timedelta(days=days - 1), now + timedelta(seconds=1)
     told, today, period, popular = ask_all(
         GetNumbers(since=since, until=until, step=Step.DAY),
-        GetKpis(since=midnight, until=until),
+        GetKpis(since=midnight(now), until=until),
         GetKpis(since=since, until=until),
         GetPopularProducts(since=since.date(), until=now.date(), limit=numbers.SHOWN_MAX),
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from uuid import UUID
 
+from chassis.clock import midnight
 from chassis.money import MICROS_PER_USD
 from contracts.analytics import Cause, GetNumbers, Kpi, KpiName, Kpis, Numbers, Point, Step
 from contracts.catalog import ListProducts
@@ -90,11 +91,10 @@ def live(now: datetime) -> Live:
 
 
 def _look(now: datetime) -> Live:
-    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     until = now + timedelta(seconds=1)
     hours, days, problems = ask_all(
         GetNumbers(since=now - LIVE_FOR, until=until, step=Step.HOUR),
-        GetNumbers(since=midnight, until=until, step=Step.DAY),
+        GetNumbers(since=midnight(now), until=until, step=Step.DAY),
         ListProblems(limit=PROBLEMS_MAX),
     )
     with database().read() as session:
