@@ -273,17 +273,14 @@ class Alone:
         return lambda: AutoTopupState.model_construct(state="off", threshold_micros=None)
 
 
-DASHBOARD: dict[str, Any] = {"days": 31, "events_max": 20}
-
-
 def asked_ms(ask: Callable[[], Reply], times: int = 15) -> float:
-    """Milliseconds for an answer, as it is sent; the median."""
+    """Milliseconds for an answer, as it is sent; the least, as others may keep the machine busy."""
     took = []
     for _ in range(times):
         began = time.monotonic()
         ask().model_dump_json()
         took.append(1_000 * (time.monotonic() - began))
-    return median(took)
+    return min(took)
 
 
 def measure_an_analysis_of_many_deployments(
@@ -311,7 +308,10 @@ def measure_an_analysis_of_many_deployments(
             ("the burn rate", burn_rate),
             ("a forecast of 30 days", partial(forecast, days=30)),
             ("a forecast of 366 days", partial(forecast, days=366)),
-            ("a forecast of 31 days with 20 events of each", partial(forecast, **DASHBOARD)),
+            (
+                "a forecast of 366 days with 100 events of each",
+                partial(forecast, days=366, events_max=100),
+            ),
             ("a forecast of 366 days without events", partial(forecast, days=366, events_max=0)),
         ):
             ours = [

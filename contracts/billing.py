@@ -896,6 +896,12 @@ class GetBurnRate(Request[BurnRate], service=SERVICE, method="get_burn_rate"):
     limit: PageLimit = 100
 
 
+EVENTS_NAMED = 10
+"""How many events of a day a forecast names, unless it is asked for more."""
+
+EVENTS_MAX = 100
+
+
 class ForecastKind(StrEnum):
     """What changes the balance."""
 
@@ -917,9 +923,9 @@ class ForecastEvent(Value):
 
 
 class ForecastDay(Value):
-    """A day (UTC), and the balance at its end. ``events`` are its first 100 in order of time, or as
-    many as were asked for, and each auto top-up after them; ``events_total`` says how many there
-    are in all."""
+    """A day (UTC), and the balance at its end. ``events`` are the first in order of time, as many
+    as were asked for, and each auto top-up after them; ``events_total`` says how many there are in
+    all."""
 
     date: date
     balance_micros: SignedMicros
@@ -971,7 +977,8 @@ class Forecast(Reply):
 class GetForecast(Request[Forecast], service=SERVICE, method="get_forecast"):
     """``without``: as if this deployment of the user's were not there. ``dearest``: with the burn
     rate beside it, which names so many; ``waiting``: with so many of the purchases that wait for
-    credits or are under way; ``events_max``: at most so many events of each day are named. Errors:
+    credits or are under way; ``events_max``: the first so many events of each day are named, the
+    others counted (somebody with 1,000 deployments has 12,000 in a year). Errors:
     ``NotFound`` (of ``without``), ``Unavailable`` and ``DeadlineExceeded`` of the wallet."""
 
     user_id: UUID
@@ -979,7 +986,7 @@ class GetForecast(Request[Forecast], service=SERVICE, method="get_forecast"):
     without: UUID | None = None
     dearest: PageLimit | None = None
     waiting: PageLimit | None = None
-    events_max: Annotated[int, Field(strict=True, ge=0, le=100)] = 100
+    events_max: Annotated[int, Field(strict=True, ge=0, le=EVENTS_MAX)] = EVENTS_NAMED
 
 
 class RunwayLow(UserEvent, source=SERVICE, type="runway_low"):

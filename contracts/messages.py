@@ -59,6 +59,8 @@ def moment_from(value: Any) -> datetime:
     What is finer than a microsecond is cut off. Raises ValueError for everything else: pydantic by
     itself takes any number, also one that was meant as a day, for seconds since 1970.
     """
+    if isinstance(value, datetime) and value.tzinfo is UTC:
+        return value
     if isinstance(value, str) and _RFC_3339.fullmatch(value.upper()):
         value = datetime.fromisoformat(value.upper())
     if not isinstance(value, datetime) or value.tzinfo is None:

@@ -460,6 +460,18 @@ def test_of_each_day_as_many_events_are_named_as_were_asked_for_and_each_topup(
     assert busy.events_total == 4
 
 
+def test_of_each_day_the_first_ten_are_named_unless_more_are_asked_for(tenant: Tenant) -> None:
+    tenant.deploys(PRICE, 12)
+    tenant.gets(12 * PRICE)
+
+    told, whole = foretold(tenant, 31), foretold(tenant, 31, events_max=100)
+
+    (busy,) = [day for day in told.days if day.events]
+    assert (len(busy.events), busy.events_total) == (10, 12)
+    assert [len(day.events) for day in whole.days if day.events] == [12]
+    assert balances(told) == balances(whole)
+
+
 def suspensions(tenant: Tenant) -> list[dict[str, Any]]:
     events = tenant.told("deployment_changed")
     return [event for event in events if event["status"] == DeploymentStatus.SUSPENDED]

@@ -203,6 +203,7 @@ def test_the_forecast_names_the_renewal_and_the_day_it_is_short(
 
     told = read(rich.get("/api/wallet/forecast?days=62"))
     without = read(rich.get(f"/api/wallet/forecast?without={first['deployment_id']}"))
+    fewer = read(rich.get("/api/wallet/forecast?days=62&events_max=1"))
     page = rich.get("/dashboard").text
 
     assert (told["available"], len(told["days"])) == (Decimal("10.00"), 63)
@@ -210,6 +211,10 @@ def test_the_forecast_names_the_renewal_and_the_day_it_is_short(
     assert [(event["kind"], event["amount_usd"]) for event in paid] == [("renewal", Decimal(5))] * 2
     assert told["due_next"][0]["date"] == first["paid_until"][:10] == told["short_on"]
     assert (told["short_by"], told["days"][-1]["balance"]) == (Decimal("5.00"), Decimal("0.00"))
+    assert [
+        (len(day["events"]), day["events_total"]) for day in fewer["days"] if day["events"]
+    ] == [(1, 2)]
+    assert [day["balance"] for day in fewer["days"]] == [day["balance"] for day in told["days"]]
     assert (without["short_on"], without["short_by"], without["days_until_empty"]) == (None,) * 3
     assert "Short by $5.00 on " in page
     assert 'class="chart-mark chart-mark-renewal"' in page
@@ -221,6 +226,8 @@ def test_the_forecast_names_the_renewal_and_the_day_it_is_short(
         ("days=0", (422, "bad_request")),
         ("days=367", (422, "bad_request")),
         ("days=1e1", (422, "bad_request")),
+        ("events_max=101", (422, "bad_request")),
+        ("events_max=-1", (422, "bad_request")),
         ("without=nonsense", (422, "bad_request")),
         ("without=0fffffff-0000-4000-8000-000000000000", (404, "not_found")),
     ],

@@ -65,11 +65,13 @@ class DayOfCharges(NamedTuple):
 
     def first(self, limit: int) -> list[Charge]:
         """The first charges in order of time, no more than were read of a group."""
-        return sorted(
-            charge._replace(at=datetime.combine(self.day, charge.at.timetz()))
+        charges = [
+            Charge(datetime.combine(self.day, at.timetz()), deployment_id, name, micros)
             for group in self.groups
-            for charge in group.first[:limit]
-        )[:limit]
+            for at, deployment_id, name, micros in group.first[:limit]
+        ]
+        # Those of one group are in order.
+        return charges if len(self.groups) == 1 else sorted(charges)[:limit]
 
 
 class Asked(NamedTuple):
@@ -91,9 +93,6 @@ _GROUPS = Bulk(
             ends_with_month, count(*) OVER same AS total,
             sum(monthly_cost_micros) OVER same AS micros,
             row_number() OVER (same ORDER BY paid_until::time, deployment_id) AS place,
-            dense_rank() OVER (
-                ORDER BY paid_until::date, extract(day FROM period_anchor_at), ends_with_month
-            ) AS number,
             bool_and(coalesce(
                 status = '{DeploymentStatus.ACTIVE}' AND paid_until >= new.now
                 AND due_at IS NOT NULL AND period_anchor_at::time = paid_until::time
@@ -113,7 +112,7 @@ _GROUPS = Bulk(
         WINDOW same AS (
             PARTITION BY paid_until::date, extract(day FROM period_anchor_at), ends_with_month
         )
-    ) AS each WHERE place <= new.first_max) AS found ORDER BY question, number, place
+    ) AS each WHERE place <= new.first_max) AS found ORDER BY question, place
     """,  # noqa: S608 - our words
     question="bigint",
     user_id="uuid",
@@ -126,7 +125,7 @@ _GROUPS = Bulk(
 def renewed_alike(session: Session, asked: Sequence[Asked]) -> list[list[Renewed] | None]:
     """Of each question the groups of a user's deployments that go on, with the first of each
     group; None where they have to be played."""
-    found: list[dict[int, Renewed] | None] = [{} for _ in asked]
+    found: list[dict[tuple[date, int], Renewed] | None] = [{} for _ in asked]
     questions = [(place, *each) for place, each in enumerate(asked)]
     for row in _GROUPS.execute(session, questions).all() if asked else ():
         groups = found[row.question]
@@ -136,7 +135,7 @@ def renewed_alike(session: Session, asked: Sequence[Asked]) -> list[list[Renewed
         if row.ends_with_month:
             continue
         group = groups.setdefault(
-            row.number,
+            (row.paid_until.date(), row.period_anchor_at.day),
             Renewed(row.paid_until, row.period_anchor_at, row.total, int(row.micros)),
         )
         group.first.append(

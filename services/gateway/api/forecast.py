@@ -6,9 +6,9 @@ from uuid import UUID
 from flask import Blueprint
 from pydantic import AwareDatetime, Field
 
-from contracts.billing import ForecastKind, GetForecast
+from contracts.billing import EVENTS_NAMED, ForecastKind, GetForecast
 from services.gateway.api.endpoint import endpoint
-from services.gateway.api.shapes import ApiBody, ApiReply, Days, Usd
+from services.gateway.api.shapes import ApiBody, ApiReply, Days, EventsMax, Usd
 from services.gateway.backend import call
 from services.gateway.people.users import CurrentUser
 
@@ -16,10 +16,12 @@ blueprint = Blueprint("api_forecast", __name__)
 
 
 class ForecastQuery(ApiBody):
-    """``without`` is the id of a deployment that is left out."""
+    """``without`` is the id of a deployment that is left out. ``events_max``: of each day at most
+    so many events are named, and the others counted."""
 
     days: Days = 30
     without: UUID | None = None
+    events_max: EventsMax = EVENTS_NAMED
 
 
 class ForecastEventReply(ApiReply):
@@ -34,7 +36,9 @@ class ForecastEventReply(ApiReply):
 
 
 class ForecastDayReply(ApiReply):
-    """``balance`` is the one at the end of the day (UTC). ``events`` are the day's first 100."""
+    """``balance`` is the one at the end of the day (UTC). ``events`` are the day's first 10,
+    or ``events_max``, and each ``auto_topup`` after them; ``events_total`` is how many there are in
+    all, and every one of them is in the balance."""
 
     date: date
     balance_micros: Usd
@@ -74,7 +78,14 @@ class WalletForecast(ApiReply):
 def forecast(user: CurrentUser, query: ForecastQuery) -> WalletForecast:
     """The balance day by day, from the real dates of renewals, the measured rate of usage and with
     automatic top-ups within their limits; also as if one deployment were not there."""
-    told = call(GetForecast(user_id=user.user_id, days=query.days, without=query.without))
+    told = call(
+        GetForecast(
+            user_id=user.user_id,
+            days=query.days,
+            without=query.without,
+            events_max=query.events_max,
+        )
+    )
     return WalletForecast.of(
         told,
         due_next=[DueReply.of(due, date=due.at.date()) for due in told.due_next],

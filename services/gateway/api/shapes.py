@@ -23,6 +23,7 @@ from pydantic import (
 
 from chassis.digits import whole_number
 from chassis.money import InvalidAmount, parse_usd, usd_number
+from contracts.billing import EVENTS_MAX
 from contracts.messages import CURSOR_LENGTH_MAX, MAX_AMOUNT_MICROS
 
 
@@ -155,6 +156,8 @@ Limit = Annotated[int, Field(ge=1, le=200), BeforeValidator(_whole_number)]
 Least = Annotated[int, Field(ge=1, le=1_000_000_000), BeforeValidator(_whole_number)]
 """Of processors, or of gigabytes."""
 Days = Annotated[int, Field(ge=1, le=366), BeforeValidator(_whole_number)]
+EventsMax = Annotated[int, Field(ge=0, le=EVENTS_MAX), BeforeValidator(_whole_number)]
+"""How many events of a day."""
 Quantity = Annotated[int, Field(strict=True, ge=1, le=100), BeforeValidator(_exact_integer)]
 WholeDays = Annotated[int, Field(strict=True, ge=1, le=366), BeforeValidator(_exact_integer)]
 """A number of days in a body."""
