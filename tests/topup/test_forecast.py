@@ -391,6 +391,17 @@ def test_who_is_a_cent_short_is_told_that_it_is_not_covered(desk: Desk) -> None:
     assert (told.is_covered, told.refusal_code) == (False, RefusalCode.DISABLED)
 
 
+def test_a_frozen_wallet_covers_nothing_whatever_is_in_it(desk: Desk) -> None:
+    customer = desk.customer()
+    desk.wallet.balances[customer.user_id] = 50 * USD
+    desk.wallet.frozen.add(customer.user_id)
+
+    told = foretold(customer, 15 * USD)
+
+    assert (told.is_covered, told.refusal_code) == (False, RefusalCode.ACCOUNT_FROZEN)
+    assert (told.charges, told.balance_after_micros) == ([], 50 * USD)
+
+
 def test_credits_that_are_in_the_wallet_are_not_awaited_as_well(desk: Desk) -> None:
     customer = desk.customer()
     desk.wallet.balances[customer.user_id] = 5 * USD

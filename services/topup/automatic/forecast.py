@@ -208,12 +208,15 @@ class Story:
         self._arrive(arrived_micros)
 
     def _arrive(self, amount_micros: int) -> None:
-        """Credits: purchases that wait take them, the oldest that is covered first.
+        """Credits: purchases that wait take them, the oldest that is covered first. None takes
+        any from a frozen wallet.
 
         Those that still fall short say so anew, unless a card page is to pay for them.
         """
         available = self.funds.available_micros + amount_micros
         self.funds = replace(self.funds, available_micros=available)
+        if self.funds.is_frozen:
+            return
         for item in [item for item in self.pending if item.needed_micros]:
             if item.needed_micros <= self.funds.available_micros:
                 self.pending.remove(item)
