@@ -210,8 +210,8 @@ class WalletService(operated.Operated):
 
     @rpc
     def statement(self, request: Statement) -> StatementPage:
-        with self.database.read() as session:
-            return statements.statement(session, request)
+        page: StatementPage = self.database.answer(statements.pages, request)
+        return page
 
     @rpc
     def get_transaction(self, request: GetTransaction) -> Transaction:
@@ -245,8 +245,8 @@ class WalletService(operated.Operated):
 
     @rpc
     def get_promotions(self, request: GetPromotions) -> Promotions:
-        with self.database.read() as session:
-            return promotions.of_user(session, request)
+        found: Promotions = self.database.answer(promotions.of_users, request.user_id)
+        return found
 
     @rpc
     def list_adjustments(self, request: ListAdjustments) -> AdjustmentList:

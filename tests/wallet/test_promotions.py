@@ -24,7 +24,6 @@ from contracts.errors import (
 )
 from contracts.wallet import (
     Capture,
-    GetPromotions,
     GivePromotion,
     Hold,
     HouseAccount,
@@ -75,7 +74,8 @@ def give(book: Ledger, command: GivePromotion) -> Promotion:
 def left(book: Ledger, user_id: UUID) -> list[int]:
     """Of each grant of which something is left, in dollars, the one that is spent first first."""
     with book.database.read() as session:
-        found = promotions.of_user(session, GetPromotions(user_id=user_id))
+        (found,) = promotions.of_users(session, [user_id])
+    assert not isinstance(found, Exception)
     return [each.left_micros // USD for each in found.promotions]
 
 

@@ -57,6 +57,34 @@ def test_pages_follow_each_other_without_gap_or_repetition_while_money_moves(boo
     assert third.next_cursor is None
 
 
+def test_statements_that_are_asked_for_at_once_are_each_their_own(book: Ledger):
+    first, second, empty = book.user(25 * USD), book.user(3 * USD), book.user()
+    book.do(debit(first, 5 * USD))
+    book.do(debit(second, USD))
+    topups = [TransactionKind.TOPUP]
+    asked = [
+        Statement(user_id=first, limit=1),
+        Statement(user_id=new_id()),
+        Statement(user_id=second),
+        Statement(user_id=first, cursor="no cursor"),
+        Statement(user_id=empty),
+        Statement(user_id=first, kinds=topups),
+        Statement(user_id=first, until=book.now),
+        Statement(user_id=first, since=book.now),
+    ]
+
+    with book.database.read() as session:
+        pages = statements.pages(session, asked)
+
+    amounts = [
+        type(page)
+        if isinstance(page, Exception)
+        else [transaction.amount_micros // USD for transaction in page.transactions]
+        for page in pages
+    ]
+    assert amounts == [[-5], NotFound, [-1, 3], BadRequest, [], [25], [], [-5, 25]]
+
+
 def test_a_statement_with_the_longest_metadata_comes_in_pages_that_the_broker_takes(book: Ledger):
     user_id = book.user(100 * USD)
     longest = {f"{n:064}": "\U0001f600" * 500 for n in range(50)}

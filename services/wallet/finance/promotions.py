@@ -8,18 +8,20 @@ wallet, and writes down when the next one is due together with what it took.
 """
 
 import logging
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from chassis.bulk import Bulk
 from chassis.database import Connected, is_held, is_lost, lock_until_commit
 from chassis.idempotency import request_hash
 from chassis.identifiers import new_id
 from contracts.errors import BadRequest, Conflict, IdempotencyConflict
 from contracts.keys import lapsed_key, promotion_key
-from contracts.wallet import GetPromotions, GivePromotion, Promotion, Promotions, Transaction
+from contracts.wallet import GivePromotion, Promotion, Promotions, Transaction
 from services.wallet import ledger, statements
 from services.wallet.book import accounts
 from services.wallet.book import promotions as book
@@ -47,6 +49,12 @@ _GIVE = text(
 _OPEN = text(
     "SELECT count(*) FROM promotions AS p JOIN accounts AS a USING (account_id)"
     " WHERE a.user_id = :user_id AND p.due_at IS NOT NULL"
+)
+_HAVE_OPEN = Bulk(
+    "SELECT new.user_id, account_id, EXISTS (SELECT FROM promotions AS p"
+    " WHERE p.account_id = a.account_id AND p.due_at IS NOT NULL) AS has_open"
+    " FROM {rows} JOIN accounts AS a ON a.user_id = new.user_id",
+    user_id="uuid",
 )
 _DUE = text(
     "SELECT p.promotion_id, a.user_id FROM promotions AS p JOIN accounts AS a USING (account_id)"
@@ -118,14 +126,28 @@ def _require_bounds(now: datetime, command: GivePromotion, max_micros: int) -> N
         )
 
 
-def of_user(session: Session, request: GetPromotions) -> Promotions:
-    """What is left of each, the one that is spent first first. Raises ``NotFound``."""
-    account_id = statements.get_wallet(session, request.user_id).account_id
-    found = book.load(session, [account_id]).get(account_id)
-    left = [grant for grant in found.grants if grant.left_micros] if found else []
-    return Promotions(
-        promotions=[Promotion.model_validate(grant, from_attributes=True) for grant in left]
-    )
+def of_users(session: Session, users: Sequence[UUID]) -> list[Promotions | Exception]:
+    """What is left of each user's, the one that is spent first first; ``NotFound`` of who has no
+    wallet."""
+    # Hardly anybody has any, and what there is takes all entries since.
+    accounts_of = {
+        row.user_id: row for row in _HAVE_OPEN.execute(session, [(u,) for u in set(users)])
+    }
+    having = [row.account_id for row in accounts_of.values() if row.has_open]
+    found = book.load(session, having) if having else {}
+    answers: list[Promotions | Exception] = []
+    for user_id in users:
+        if user_id not in accounts_of:
+            answers.append(statements.nobodys())
+            continue
+        told = found.get(accounts_of[user_id].account_id)
+        left = [grant for grant in told.grants if grant.left_micros] if told else []
+        answers.append(
+            Promotions(
+                promotions=[Promotion.model_validate(grant, from_attributes=True) for grant in left]
+            )
+        )
+    return answers
 
 
 def sweep(database: Connected, now: datetime) -> None:
