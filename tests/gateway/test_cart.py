@@ -38,6 +38,7 @@ from services.gateway.cart import checkout, storage
 from services.gateway.cart.contents import Contents, Line, contents_of, priced
 from services.gateway.cart.storage import Item, Owner
 from services.gateway.models import CartCheckout, User
+from services.gateway.pages.glance import look
 from services.gateway.people.bearer_secrets import new_secret
 from tests.gateway.conftest import (
     PASSWORD,
@@ -128,19 +129,21 @@ def test_a_cart_holds_as_many_units_as_one_purchase(
         with pytest.raises(LimitExceeded, match="at most 100 items"):
             add(database, owner, item(product(), quantity=quantity))
 
-    assert database.answer(storage.counts, owner) == (100 if fits else 1)
+    assert database.answer(look, user.user_id).in_cart == (100 if fits else 1)
 
 
 def test_several_are_told_at_once_how_much_each_has_in_the_cart(
     database: Connected, user: User
 ) -> None:
-    owner, visitor, nobody = Owner(user.user_id), Owner(secret="mine"), Owner(secret="none's")
-    add(database, owner, item(product(), quantity=2))
-    add(database, owner, item(product()))
-    add(database, visitor, item(product(), quantity=4))
+    owner, visitor, another = Owner(user.user_id), Owner(secret="mine"), Owner(secret="another's")
+    for quantity, cart in ((2, owner), (1, owner), (4, visitor), (5, another)):
+        add(database, cart, item(product(), quantity=quantity))
 
     with database.read() as session:
-        assert storage.counts(session, [visitor, owner, nobody, visitor]) == [4, 3, 0, 4]
+        visitors = storage.counts(session, ["mine", "none's", "another's", "mine"])
+        users = look(session, [uuid4(), user.user_id, user.user_id])
+    assert visitors == [4, 0, 5, 4]
+    assert [each.in_cart for each in users] == [0, 3, 3]
 
 
 def test_a_visitors_cart_becomes_part_of_the_users_once(database: Connected, user: User) -> None:

@@ -32,6 +32,7 @@ from services.gateway.hooks import storage as hooks
 from services.gateway.models import Mail
 from services.gateway.notifications import messages, storage
 from services.gateway.notifier import NotifierService
+from services.gateway.pages.glance import look
 from services.gateway.people import time_zones
 from tests.gateway.conftest import Api, add_user, error_of, read
 
@@ -109,10 +110,23 @@ def test_reading_all_reads_none_of_others(database: Connected, three_users: list
 
     with database.read() as session:
         unread = storage.unread_counts(session, [(user_id, None) for user_id in three_users])
-        kinds = [(user_id, ("other", MESSAGE.kind)) for user_id in three_users]
-        any_unread = storage.have_unread(session, [*kinds, (three_users[0], ("other",))])
     assert unread == [1, 0, 1]
-    assert any_unread == [True, False, True, False]
+
+
+def test_several_see_at_once_what_each_has_not_read_and_whether_it_asks_for_something(
+    database: Connected, three_users: list[UUID]
+) -> None:
+    failed = storage.Message("topup_failed", "danger", "The card was declined", "Try another one.")
+    with database.begin() as session:
+        storage.tell(session, utc_now(), three_users[0], uuid4(), failed)
+        storage.tell(session, utc_now(), three_users[1], uuid4(), failed)
+        storage.mark_read(session, utc_now(), three_users[1], None)
+
+    with database.read() as session:
+        glances = look(session, [*three_users, three_users[0]])
+
+    seen = [(each.unread, each.asks_for_something) for each in glances]
+    assert seen == [(2, True), (0, False), (1, False), (2, True)]
 
 
 @pytest.mark.parametrize("other", [0, 2])

@@ -63,24 +63,18 @@ def lines_of(session: Session, owner: Owner) -> Sequence[CartLine]:
 
 
 _COUNTS = Bulk(
-    "SELECT new.place, sum(quantity) AS units FROM {rows}"
-    " JOIN carts ON carts.user_id = new.user_id OR carts.secret_sha256 = new.secret_sha256"
-    " JOIN cart_lines USING (cart_id) GROUP BY new.place",
-    place="bigint",
-    user_id="uuid",
+    "SELECT new.secret_sha256, sum(quantity) AS units FROM {rows}"
+    " JOIN carts USING (secret_sha256) JOIN cart_lines USING (cart_id) GROUP BY 1",
     secret_sha256="bytea",  # noqa: S106 - the name of a type
 )
 
 
-def counts(session: Session, owners: Sequence[Owner]) -> list[int | Exception]:
-    """How many units each of them has in it."""
-    asked = {owner: place for place, owner in enumerate(dict.fromkeys(owners))}
-    rows = [
-        (place, owner.user_id, None if owner.user_id else fingerprint(owner.secret))
-        for owner, place in asked.items()
-    ]
-    found = {row.place: row.units for row in _COUNTS.execute(session, rows)}
-    return [found.get(asked[owner], 0) for owner in owners]
+def counts(session: Session, secrets: Sequence[str]) -> list[int | Exception]:
+    """How many units each of these visitors has in it; those of users: pages/glance.py."""
+    asked = [fingerprint(secret) for secret in secrets]
+    rows = _COUNTS.execute(session, [(each,) for each in set(asked)])
+    found = {bytes(row.secret_sha256): row.units for row in rows}
+    return [found.get(each, 0) for each in asked]
 
 
 def add(session: Session, now: datetime, owner: Owner, item: Item, key: str) -> None:

@@ -128,24 +128,6 @@ def unread_counts(
     return [found[question] for question in questions]
 
 
-_HAVE_UNREAD = Bulk(
-    "SELECT new.user_id, new.kinds FROM {rows} WHERE EXISTS (SELECT FROM notifications AS found"
-    " WHERE found.user_id = new.user_id AND read_at IS NULL"
-    " AND kind = ANY(string_to_array(new.kinds, ',')))",
-    user_id="uuid",
-    kinds="text",
-)
-
-
-def have_unread(
-    session: Session, questions: Sequence[tuple[UUID, tuple[str, ...]]]
-) -> list[bool | Exception]:
-    """Whether each of these users has any of these kinds that was not read."""
-    asked = [(user_id, ",".join(kinds)) for user_id, kinds in questions]
-    found = {tuple(row) for row in _HAVE_UNREAD.execute(session, set(asked))}
-    return [question in found for question in asked]
-
-
 def mark_read(session: Session, now: datetime, user_id: UUID, notification_id: UUID | None) -> None:
     """Mark one as read, or all of them for None; the time of the first reading stays.
 

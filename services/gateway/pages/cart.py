@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from uuid import UUID
 
-from flask import Blueprint, flash, g, redirect, render_template, request, url_for
+from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask import session as cookie
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -32,6 +32,7 @@ from services.gateway.pages.forms import (
     read_quantity,
     refuse_credits,
 )
+from services.gateway.pages.glance import forget_glance, glance
 from services.gateway.pages.offers import charges_of, make_payment
 from services.gateway.pages.purchases import chosen_micros, lead_to
 from services.gateway.people.bearer_secrets import new_secret
@@ -213,6 +214,7 @@ def _bring_along(secret: str, user_id: UUID) -> None:
     with database().begin() as session:
         names = storage.adopt(session, utc_now(), secret, user_id)
     cookie.pop(CART_FIELD, None)
+    forget_glance()
     if names:
         flash(f"Added to your cart, from before you logged in: {', '.join(names)}.", "info")
 
@@ -220,17 +222,14 @@ def _bring_along(secret: str, user_id: UUID) -> None:
 @blueprint.app_template_global()
 def cart_count() -> int:
     """How many things are in the cart, for the header of every page."""
-    if "cart_count" not in g:
-        try:
-            owner = owner_of_cart()
-            g.cart_count = 0
-            if owner != Owner():
-                g.cart_count = database().answer(storage.counts, owner)
-        except (OperationalError, PoolTimeoutError):
-            # The page says by itself that the database is away.
-            g.cart_count = 0
-    count: int = g.cart_count
-    return count
+    try:
+        owner = owner_of_cart()
+        if owner.user_id is not None:
+            return glance(owner.user_id).in_cart
+        return database().answer(storage.counts, owner.secret) if owner.secret else 0
+    except (OperationalError, PoolTimeoutError):
+        # The page says by itself that the database is away.
+        return 0
 
 
 def _begun(user_id: UUID, key: str) -> CartCheckout | None:

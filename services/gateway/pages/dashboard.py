@@ -23,7 +23,7 @@ from contracts.wallet import GetWallet
 from services.gateway.backend import ask, ask_all, call, settings
 from services.gateway.errors import Problem
 from services.gateway.pages import attention, forecast_chart
-from services.gateway.pages.notifications import unread
+from services.gateway.pages.notifications import asking
 from services.gateway.people.identity import login_required, signed_in_user
 
 blueprint = Blueprint("dashboard", __name__)
@@ -67,7 +67,7 @@ def overview() -> str:
             auto_topup,
             forecast.waiting if forecast else _waiting(user_id),
             forecast,
-            unread(user_id, attention.EVENTS_WITHOUT_A_STATE),
+            asking(user_id),
         )
         + (attention.reminders(user, utc_now()) if settings().smtp_url else []),
     )

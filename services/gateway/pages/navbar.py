@@ -1,6 +1,7 @@
 """What surrounds every page: the balance and auto top-up in the menu, unread notifications."""
 
 from dataclasses import dataclass
+from uuid import UUID
 
 from flask import Blueprint, g
 from flask.sansio.blueprints import BlueprintSetupState
@@ -10,7 +11,7 @@ from contracts.wallet import GetWallet, Wallet
 from services.gateway.backend import ask_all, known
 from services.gateway.pages import formats
 from services.gateway.pages.forms import new_key, refused_credits, typed_terms
-from services.gateway.pages.notifications import unread_count
+from services.gateway.pages.glance import glance
 from services.gateway.people.identity import current_user
 
 blueprint = Blueprint("navbar", __name__)
@@ -25,7 +26,11 @@ class Navbar:
 
     wallet: Wallet | None
     auto_topup: AutoTopupStatus | AutoTopupState | None
-    unread_notifications: int
+    user_id: UUID
+
+    @property
+    def unread_notifications(self) -> int:
+        return glance(self.user_id).unread
 
 
 def navbar() -> Navbar | None:
@@ -40,7 +45,7 @@ def navbar() -> Navbar | None:
         g.navbar = Navbar(
             wallet=wallet,
             auto_topup=whole or auto_topup,
-            unread_notifications=unread_count(user.user_id),
+            user_id=user.user_id,
         )
     found: Navbar = g.navbar
     return found

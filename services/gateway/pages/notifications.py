@@ -1,9 +1,8 @@
 """/dashboard/notifications: what happened to the account, newest first."""
 
-from collections.abc import Collection
 from uuid import UUID
 
-from flask import Blueprint, flash, g, redirect, render_template, request, url_for
+from flask import Blueprint, flash, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
 from chassis.clock import utc_now
@@ -13,30 +12,23 @@ from services.gateway.backend import ask, call, database
 from services.gateway.errors import Problem
 from services.gateway.models import Notification
 from services.gateway.notifications import storage
+from services.gateway.pages import attention
 from services.gateway.pages.forms import command_key, optional_money, read_id, return_path
+from services.gateway.pages.glance import glance
 from services.gateway.people.identity import login_required, signed_in_user
 
 blueprint = Blueprint("notifications", __name__)
 
 PAGE_SIZE = 25
-UNREAD_SHOWN_MAX = 99
 
 
-def unread_count(user_id: UUID) -> int:
-    """For the menu, which says "99+" where there are more: every page asks, once."""
-    if "unread_count" not in g:
-        question = (user_id, UNREAD_SHOWN_MAX + 1)
-        g.unread_count = database().answer(storage.unread_counts, question)
-    found: int = g.unread_count
-    return found
-
-
-def unread(user_id: UUID, kinds: Collection[str]) -> list[Notification]:
-    """The newest notifications of these kinds that were not read."""
-    if not database().answer(storage.have_unread, (user_id, tuple(kinds))):
+def asking(user_id: UUID) -> list[Notification]:
+    """The newest unread notifications that ask for something."""
+    if not glance(user_id).asks_for_something:
         # Hardly ever there is one, and looking costs a fraction of reading them.
         return []
     with database().read() as session:
+        kinds = attention.EVENTS_WITHOUT_A_STATE
         return storage.newest(session, user_id, unread_only=True, kinds=kinds)
 
 
