@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
+from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy.orm import Session
@@ -134,11 +135,23 @@ SWEEP_INTERVAL_S = 2.0
 ASLEEP_S = 5.0
 """How late what another replica made due is seen at most."""
 
-_AWAITING_MONEY = Bulk(
-    "SELECT user_id FROM {rows} WHERE "  # noqa: S608 - our words
-    + " OR ".join(each.AWAITS_MONEY for each in (claims, renewals, runways, debts, charging)),
+_WHAT_AWAITS_MONEY = Bulk(
+    "SELECT new.user_id, "  # noqa: S608 - our words
+    + ", ".join(each.AWAITS_MONEY for each in (claims, renewals, runways, debts, charging))
+    + " FROM {rows}",
     user_id="uuid",
 )
+
+
+class AwaitsMoney(NamedTuple):
+    """What of a user's money that comes may bring on."""
+
+    purchases: bool
+    months: bool
+    runway: bool
+    debts: bool
+    usage: bool
+
 
 _WAITING_PURCHASES = "status IN ('pending', 'awaiting_funds')"
 GAUGES = {
@@ -161,10 +174,16 @@ WORK = {
 """What is taken up when it is due; a lease moves that to its end."""
 
 
+def what_awaits_money(session: Session, users: Sequence[UUID]) -> list[AwaitsMoney]:
+    """What each of them waits with for money."""
+    rows = _WHAT_AWAITS_MONEY.execute(session, [(user_id,) for user_id in set(users)])
+    found = {row.user_id: AwaitsMoney._make(row[1:]) for row in rows}
+    return [found[user_id] for user_id in users]
+
+
 def await_money(session: Session, users: Sequence[UUID]) -> list[bool | Exception]:
     """Whether each of them waits for money here. Hardly anybody does who earns by a sale."""
-    found = set(_AWAITING_MONEY.execute(session, [(user_id,) for user_id in set(users)]).scalars())
-    return [user_id in found for user_id in users]
+    return [any(each) for each in what_awaits_money(session, users)]
 
 
 class BillingService(operated.Operated):
@@ -375,11 +394,17 @@ class BillingService(operated.Operated):
         where=lambda service, event: service.database.answer(await_money, event.user_id),
     )
     def resume_purchases(self, session: Session, event: WalletCredited) -> None:
-        self._try_again(session, event.user_id)
-        renewals.money_came(session, utc_now(), event.user_id)
-        runways.look_whether_restored(session, utc_now(), event.user_id)
-        debts.money_came(session, utc_now(), event.user_id)
-        charging.money_came(session, utc_now(), event.user_id)
+        (awaits,) = what_awaits_money(session, [event.user_id])
+        if awaits.purchases:
+            self._try_again(session, event.user_id)
+        if awaits.months:
+            renewals.money_came(session, utc_now(), event.user_id)
+        if awaits.runway:
+            runways.look_whether_restored(session, utc_now(), event.user_id)
+        if awaits.debts:
+            debts.money_came(session, utc_now(), event.user_id)
+        if awaits.usage:
+            charging.money_came(session, utc_now(), event.user_id)
 
     @event_handler(TopupFailed)
     def explain_failed_topup(self, session: Session, event: TopupFailed) -> None:
