@@ -109,7 +109,7 @@ class Connected:
         It has no transaction, which would see no more and takes three round trips beside the one
         of the question.
         """
-        with self._reading() as session, session.begin():
+        with self._reading() as session:
             yield session
 
     def answer(self, look: Look[AskedT, FoundT], question: AskedT) -> FoundT:
