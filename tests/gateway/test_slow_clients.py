@@ -1,5 +1,6 @@
 """The server before the application: slow clients, bounds, stopping, and what a crash leaves."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -7,9 +8,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import cast
 
 import psutil
 import pytest
@@ -19,12 +21,11 @@ import uvicorn
 from chassis.database import Connected
 from deploy.local.processes import ROOT
 from deploy.local.startup import is_port_free
-from services.gateway.server import connections
+from services.gateway.server import connections, sharing
 from services.gateway.server.connections import HEAD_BYTES_MAX
-from services.gateway.server.sharing import Held
 from services.gateway.server.wsgi import BufferedWsgi
 from tests.gateway.conftest import PASSWORD, Front, add_user, error_of, gateway_settings
-from tests.patience import eventually
+from tests.patience import PATIENCE_S, eventually
 
 AT_ONCE_S = 2.0
 """Milliseconds on an idle machine; far below the seconds that the slow ones take."""
@@ -210,33 +211,24 @@ def test_whoever_holds_all_places_keeps_nobody_out(start_front: Callable[..., Fr
     assert front.took_s("/healthz") < AT_ONCE_S
 
 
-def test_a_connection_goes_to_the_worker_that_holds_fewer(
+def test_while_a_worker_hangs_another_takes_what_is_left_to_it(
     start_front: Callable[..., Front],
 ) -> None:
-    """Also while one hangs: the other one takes all then, and is left alone afterwards."""
     front = start_front()
     hanging, working = front.workers()
     hanging.suspend()
     began = time.monotonic()
     try:
         for _ in range(12):
-            ask_and_stay(front)
+            connection = front.connect()
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: site\r\n\r\n")
+            assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+        waited_s = time.monotonic() - began
     finally:
         hanging.resume()
-    waited_s = time.monotonic() - began
-    before = held_by(front, working)
-    for _ in range(12):
-        ask_and_stay(front)
 
+    assert held_by(front, working) == 12
     assert waited_s < AT_ONCE_S
-    assert before == 12
-    assert held_by(front, working) <= before + 3
-
-
-def ask_and_stay(front: Front) -> None:
-    connection = front.connect()
-    connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: site\r\n\r\n")
-    assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
 
 
 def held_by(front: Front, worker: psutil.Process) -> int:
@@ -246,24 +238,75 @@ def held_by(front: Front, worker: psutil.Process) -> int:
     )
 
 
-def test_the_count_of_a_worker_that_was_killed_goes_with_the_next_start(tmp_path: Path) -> None:
+def test_the_count_of_a_worker_that_was_killed_goes_with_the_next_start(
+    tmp_path: Path, another_worker: subprocess.Popen[str]
+) -> None:
     path = tmp_path / "connections"
-    mine = Held(path)
+    mine = sharing.Held(path)
     mine.add(1)
-
-    def another(then: str) -> None:
-        code = (
-            f"from services.gateway.server.sharing import Held; one = Held({str(path)!r}); {then}"
-        )
-        subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
-
     seen = [mine.is_more_than_another()]
-    another("")
+    another_worker.kill()
+    another_worker.wait()
     seen.append(mine.is_more_than_another())
-    another("one.leave()")
+    code = f"from services.gateway.server.sharing import Held; Held({str(path)!r}).leave()"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, check=True)
     seen.append(mine.is_more_than_another())
 
-    assert seen == [False, True, False]
+    assert seen == [True, True, False]
+
+
+@pytest.fixture
+def another_worker(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Holds no connection, and leaves when it is written to."""
+    code = (
+        "from pathlib import Path; from services.gateway.server.sharing import Held;"
+        f" held = Held(Path({str(tmp_path / 'connections')!r})); print('here', flush=True);"
+        " input(); held.leave()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=ROOT,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "here\n"
+        yield process
+        process.kill()
+
+
+def test_a_connection_is_left_to_a_worker_that_holds_fewer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, another_worker: subprocess.Popen[str]
+) -> None:
+    monkeypatch.setattr(sharing, "LEAVES_FOR_S", 3_600.0)
+    monkeypatch.setenv(sharing.FILE, str(tmp_path / "connections"))
+
+    class Taken(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            taken.put_nowait(transport)
+
+    taken: asyncio.Queue[asyncio.BaseTransport] = asyncio.Queue()
+
+    async def share(listener: socket.socket) -> None:
+        new = cast(Callable[[], connections.Connection], Taken)
+        mine = sharing.SharedListener(asyncio.get_running_loop(), listener, new)
+        await asyncio.wait_for(taken.get(), PATIENCE_S)
+        # The other one takes what is left to it, and goes.
+        listener.accept()[0].close()
+        another_worker.communicate("\n")
+        mine._take_what_was_left()
+        for _ in range(2):
+            await asyncio.wait_for(taken.get(), PATIENCE_S)
+        mine.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        clients = [socket.create_connection(listener.getsockname()) for _ in range(4)]
+        asyncio.run(share(listener))
+    for client in clients:
+        client.close()
+
+    assert taken.empty()
 
 
 def test_a_header_with_an_underscore_does_not_pass_for_the_proxy_s(
