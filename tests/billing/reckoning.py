@@ -1,16 +1,18 @@
 """What a user does with deployments at random, and what it should have cost by then.
 
 It is reckoned from the list of prices, the records of usage and the answers that the user got,
-apart from what billing has stored: months by their starts, parts of months as fractions that are
-rounded once, usage by the totals of each month.
+apart from what billing has stored and from its rules, so that a fault in those shows: months by
+their starts, parts of months as fractions that are rounded once, usage by the totals of each month.
 """
 
+import calendar
 import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from fractions import Fraction
+from itertools import count
 from typing import Any, Protocol
 from uuid import UUID, uuid4
 
@@ -31,15 +33,16 @@ from contracts.billing import (
     UsageRecord,
 )
 from contracts.catalog import BillingPeriod, Category, CreateProduct, Meter, MeterTier, Product
-from contracts.wallet import Credit, GetWallet, OpenAccount, Statement
-from services.billing.deployments.months import month_at, month_end
-from services.billing.deployments.rating import rated_micros
+from contracts.wallet import Credit, GetWallet, Statement
 
 USD = 1_000_000
 DAY = timedelta(days=1)
 INSTANT = timedelta(microseconds=1)
 UNITS_MAX = 4
+FEE = Fraction(1, 10)
+"""What the marketplace keeps of a price, in a new database."""
 
+TIER = 500
 METER = Meter(
     key="hours",
     label="Hours",
@@ -47,8 +50,35 @@ METER = Meter(
     price_micros=333,
     per_units=7,
     included_units=20,
-    tiers=[MeterTier(above_units=500, price_micros=100)],
+    tiers=[MeterTier(above_units=TIER, price_micros=100)],
 )
+
+
+def rated_micros(quantity: int) -> int:
+    """What so much of the meter costs in a month."""
+    dear = max(min(quantity, TIER) - METER.included_units, 0)
+    cheap = max(quantity - TIER, 0)
+    cost = dear * METER.price_micros + cheap * METER.tiers[0].price_micros
+    return round(Fraction(cost, METER.per_units))
+
+
+def months_after(anchor: datetime, number: int) -> datetime:
+    """The same day so many months later; of a month that lacks it the last."""
+    years, month = divmod(anchor.month - 1 + number, 12)
+    year = anchor.year + years
+    last = calendar.monthrange(year, month + 1)[1]
+    return anchor.replace(year=year, month=month + 1, day=min(anchor.day, last))
+
+
+def month_begun(anchor: datetime, moment: datetime) -> int:
+    """How many months after the anchor the one begins that runs at this moment."""
+    return next(number for number in count() if months_after(anchor, number + 1) > moment)
+
+
+def month_end(anchor: datetime, moment: datetime) -> datetime:
+    """The end of the month that runs at this moment."""
+    return months_after(anchor, month_begun(anchor, moment) + 1)
+
 
 UNFINISHED = """
 SELECT (SELECT count(*) FROM periods WHERE status IN ('due', 'closing', 'refunding'))
@@ -75,11 +105,16 @@ class World(Protocol):
 @dataclass
 class Payment:
     """Of the month that runs: what was paid for how much, at the prices of then, less what went
-    back of it."""
+    back of it; and the marketplace's fee on it."""
 
     paid_micros: int
     worth_micros: int
+    fee_micros: Fraction
     back_micros: int = 0
+
+    @classmethod
+    def of(cls, price_micros: int) -> "Payment":
+        return cls(price_micros, price_micros, FEE * price_micros)
 
     def gives_back(self, worth_micros: int) -> int:
         """For so much of its worth, as far as that goes; what of the worth is left."""
@@ -100,6 +135,7 @@ class Unit:
     purchase_id: UUID
     product_id: UUID
     bought_micros: int
+    bought_fee_micros: Fraction
     price_micros: int
     active_at: datetime
     anchor_at: datetime
@@ -111,7 +147,7 @@ class Unit:
     ends_with_month: bool = False
     is_over: bool = False
     payments: list[Payment] = field(default_factory=list)
-    used: Counter[datetime] = field(default_factory=Counter)
+    used: Counter[int] = field(default_factory=Counter)
     last_record: UsageRecord | None = None
 
     def hears_of_price(self, price_micros: int, now: datetime, notice: timedelta) -> None:
@@ -129,7 +165,7 @@ class Unit:
         if self.coming is not None and self.coming[1] <= at:
             self.price_micros, self.coming = self.coming[0], None
         self.starts_at = at
-        self.payments = [Payment(self.price_micros, self.price_micros)]
+        self.payments = [Payment.of(self.price_micros)]
         return self.price_micros
 
     def comes_to(self, price_micros: int, at: datetime) -> int:
@@ -144,13 +180,19 @@ class Unit:
             worth = payment.gives_back(worth)
         return before - sum(each.back_micros for each in payments)
 
-    def is_charged(self, micros: int, change: int) -> None:
-        """A resize is done, that changed the worth of the rest of the month by ``change``."""
+    def is_charged(self, micros: int, change: int) -> Fraction:
+        """A resize is done, that changed the worth of the rest of the month by ``change``; what it
+        changed of the marketplace's fee."""
         if micros > 0:
-            self.payments.append(Payment(micros, micros))
-        worth = max(-change, 0)
+            self.payments.append(Payment.of(micros))
+            return FEE * micros
+        worth, back_micros = max(-change, 0), Fraction()
         for payment in reversed(self.payments):
+            before = payment.back_micros
             worth = payment.gives_back(worth)
+            part = payment.back_micros - before
+            back_micros += part and payment.fee_micros * part / payment.paid_micros
+        return -back_micros
 
     def difference(self, price_micros: int, at: datetime) -> int:
         """What another price costs for the rest of the month that is paid."""
@@ -171,21 +213,24 @@ class User:
     discount_bps: int = 0
     user_id: UUID = field(default_factory=uuid4)
     units: list[Unit] = field(default_factory=list)
-    credited_micros: int = 0
+    credited_micros: int = 10_000 * USD
     paid_micros: int = 0
+    fee_micros: Fraction = Fraction()
+    roundings: int = 0
     story: list[str] = field(default_factory=list)
 
-    def joins(self) -> None:
-        key = f"open:{self.user_id}"
-        self.world.insists(OpenAccount(idempotency_key=key, user_id=self.user_id))
-        self.credited_micros = 10_000 * USD
-        credit = Credit(
+    @property
+    def credit(self) -> Credit:
+        """What gives them their money, and a wallet."""
+        return Credit(
             idempotency_key=f"credit:{self.user_id}",
             user_id=self.user_id,
             amount_micros=self.credited_micros,
             description="Credits bought",
         )
-        self.world.insists(credit)
+
+    def joins(self) -> None:
+        self.world.insists(self.credit)
         self.buys()
 
     def lives(self, now: datetime) -> None:
@@ -227,13 +272,16 @@ class User:
             bought = self.world.insists(command)
         price = self.sizes[product_id]
         paid = price - price * self.discount_bps // 10_000
-        self.pays(paid, "purchase")
+        fee = FEE * price - (price - paid)
+        self.pays(paid, "purchase", fee)
         (deployment_id,) = bought.deployment_ids
         seen = self.sees(deployment_id)
         assert seen.active_at is not None
         at, until = seen.active_at, month_end(seen.active_at, seen.active_at)
-        unit = Unit(deployment_id, bought.purchase_id, product_id, paid, price, at, at, at, until)
-        unit.payments = [Payment(paid, price)]
+        unit = Unit(
+            deployment_id, bought.purchase_id, product_id, paid, fee, price, at, at, at, until
+        )
+        unit.payments = [Payment(paid, price, fee)]
         self.units.append(unit)
 
     def uses(self, unit: Unit) -> None:
@@ -259,7 +307,8 @@ class User:
     def tells(self, unit: Unit, record: UsageRecord) -> None:
         (result,) = self.world.insists(RecordUsage(records=[record])).results
         assert result.answer in ("accepted", "repeated"), (result, self.story)
-        unit.used[month_at(unit.active_at, record.used_at).starts_at] += record.quantity
+        unit.used[month_begun(unit.active_at, record.used_at)] += record.quantity
+        self.roundings += 1
 
     def resizes(self, unit: Unit) -> None:
         if unit.ends_with_month:
@@ -272,8 +321,7 @@ class User:
         assert option.amount_micros == micros, self.story
         quoted = {"expected_amount_micros": micros, "quoted_at": at}
         self.wants(ResizeDeployment, unit, product_id=option.product_id, **quoted)
-        self.pays(micros, "resize")
-        unit.is_charged(micros, change)
+        self.pays(micros, "resize", unit.is_charged(micros, change))
         unit.product_id, unit.price_micros, unit.coming = option.product_id, price, None
         unit.is_resized = True
 
@@ -310,7 +358,7 @@ class User:
             actor="a test",
         )
         self.world.insists(command)
-        self.pays(-unit.bought_micros, "refund")
+        self.pays(-unit.bought_micros, "refund", -unit.bought_fee_micros)
         unit.is_running, unit.is_over = False, True
 
     def wants(self, command: type, unit: Unit, **more: Any) -> Any:
@@ -321,8 +369,11 @@ class User:
         question = GetDeployment(user_id=self.user_id, deployment_id=deployment_id)
         return self.world.insists(question)  # type: ignore[no-any-return]
 
-    def pays(self, micros: int, what: str) -> None:
+    def pays(self, micros: int, what: str, fee_micros: Fraction | None = None) -> None:
+        """The marketplace keeps its usual part of it, or so much."""
         self.paid_micros += micros
+        self.fee_micros += FEE * micros if fee_micros is None else fee_micros
+        self.roundings += 1
         self.notes(f"{what} {micros}")
 
     def notes(self, what: str) -> None:
@@ -331,8 +382,13 @@ class User:
     @property
     def owes(self) -> int:
         """What all of it should have cost by now."""
+        return self.paid_micros + self.used_micros
+
+    @property
+    def used_micros(self) -> int:
+        """What was used, month by month of each unit."""
         used = [each for unit in self.units for each in unit.used.values()]
-        return self.paid_micros + sum(rated_micros(METER, each) for each in used)
+        return sum(map(rated_micros, used))
 
     @property
     def has_paid(self) -> int:
@@ -369,6 +425,13 @@ def create_sizes(world: World, seller_id: UUID) -> dict[UUID, int]:
         return world.insists(command)  # type: ignore[no-any-return]
 
     return {each.product_id: each.price_micros for each in map(size, (1, 2, 3))}
+
+
+def has_its_fees(users: list[User], fees_micros: int) -> bool:
+    """Whether the marketplace kept what it should of all that they paid. Each payment, and what
+    went back of it, was rounded by itself, and is a micro-dollar off at most."""
+    due = sum((each.fee_micros + FEE * each.used_micros for each in users), Fraction())
+    return abs(fees_micros - due) <= 2 * sum(each.roundings for each in users)
 
 
 def wrongly_charged(users: list[User]) -> list[tuple[int, list[str], list[str]]]:

@@ -1,11 +1,14 @@
 """Any history of purchases, new prices, resizes, months, usage, refunds and crashes: what was
 charged is what prices and records say.
 
-Billing runs in this process, by a clock that is set, with the real wallet and catalog.
+Two billings run in this process, beside each other, by a clock that is set, with the real wallet
+and catalog. One of them dies, or hears no answer, while months and usage are charged: at whichever
+point comes next, and wherever time passes.
 """
 
 import os
 import random
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any, cast
@@ -21,12 +24,12 @@ from chassis.database import Connected
 from chassis.identifiers import new_id
 from contracts.catalog import ChangeProduct, ProductPriceChanged
 from contracts.errors import DeadlineExceeded
-from contracts.wallet import DebitAll, GetWallet, Refund
+from contracts.wallet import DebitAll, GetWallet, HouseAccount, Refund
 from services.billing import service as billing
 from services.billing.deployments import prices
 from services.billing.service import BillingService
 from tests.billing.conftest import RULES
-from tests.billing.reckoning import UNFINISHED, User, create_sizes, wrongly_charged
+from tests.billing.reckoning import UNFINISHED, User, create_sizes, has_its_fees, wrongly_charged
 from tests.billing.test_discounts import hears
 from tests.billing.test_lost_answers import LOST, Wire, is_a
 from tests.billing.test_renewals import BOUGHT
@@ -43,8 +46,10 @@ POINTS = [
     "billing.periods_settled",
     "billing.resize_recorded",
     "billing.usage_written",
+    "billing.usage_closed",
     "billing.usage_charged",
     "billing.usage_settled",
+    "billing.usage_refunded",
     "billing.unit_refunded",
     "billing.unit_refund_noted",
     "billing.refund_done",
@@ -58,26 +63,41 @@ class Died(BaseException):
 
 
 class InProcess:
-    """Billing with everything that it does by itself, which dies when it is told to."""
+    """Two billings with everything that they do by themselves, which die when they are told to."""
 
     def __init__(self, stack: System, database: Connected, patch: pytest.MonkeyPatch) -> None:
         self.now = BOUGHT
         self.wire = Wire(stack.rpc)
-        self.service = BillingService()
-        self.service.database = cast(Any, database)
-        self.service.caller = cast(Any, self.wire)
+        self.service, self.other = BillingService(), BillingService()
+        for each in (self.service, self.other):
+            each.database = cast(Any, database)
+            each.caller = cast(Any, self.wire)
         self.database = database
         self.stack = stack
+        self._points_to_live: int | None = None
         patch.setattr(billing, "utc_now", lambda: self.now)
         patch.setattr(billing, "get_settings", lambda: RULES)
         patch.setattr(crash_points, "os", SimpleNamespace(kill=self.dies, getpid=os.getpid))
-        self._patch = patch
+        patch.setattr(crash_points, "_CRASH_FILE", "told by this test")
+        patch.setattr(crash_points, "_is_ordered", self._is_last)
 
-    def will_die_at(self, point: str) -> None:
-        self._patch.setattr(crash_points, "_CRASH_AT", point)
+    def is_in_trouble(self, number: int) -> None:
+        """Somebody dies when they come by a point and so many were passed before, or an answer of
+        the wallet is lost."""
+        kind, how = number % 4, number // 4
+        if kind < 2:
+            self._points_to_live = how % 8
+        else:
+            self.wire.lose(is_a((DebitAll, Refund)[kind == 3]), LOST[how % 2])
+
+    def _is_last(self, point: str) -> bool:
+        if point not in POINTS or self._points_to_live is None:
+            return False
+        self._points_to_live -= 1
+        return self._points_to_live < 0
 
     def dies(self, *_: object) -> None:
-        self.will_die_at("")
+        self._points_to_live = None
         raise Died
 
     def insists(self, request: Any) -> Any:
@@ -94,9 +114,7 @@ class InProcess:
         """Leases run out, and everything that is due is done."""
         self.now += LEASE
         for _ in range(20):
-            try:
-                self._works()
-            except Died:
+            if self._dies_at_work():
                 self.now += LEASE
                 continue
             with self.database.read() as session:
@@ -107,33 +125,51 @@ class InProcess:
 
     def earned(self, seller_id: UUID) -> int:
         """What who sells and the marketplace have together of what was paid."""
+        wallet = self.wire.call(GetWallet(user_id=seller_id))
+        house = self.kept(seller_id, HouseAccount.FEES, HouseAccount.MARKETPLACE_REVENUE)
+        return house + int(wallet.balance_micros)
+
+    def kept(self, seller_id: UUID, *names: HouseAccount) -> int:
+        """What the marketplace has in these accounts of what this seller's customers paid."""
         entries = create_engine(self.stack.database_url("wallet"))
         with entries.connect() as connection:
             found = connection.execute(
                 text(
                     "SELECT sum(house.amount_micros) FROM entries AS house JOIN accounts"
-                    " USING (account_id) WHERE house_name IN ('fees', 'marketplace_revenue')"
+                    " USING (account_id) WHERE house_name = ANY(:names)"
                     " AND transaction_id IN (SELECT transaction_id FROM entries JOIN accounts"
                     " USING (account_id) WHERE user_id = :seller_id)"
                 ),
-                {"seller_id": seller_id},
+                {"seller_id": seller_id, "names": list(names)},
             ).scalar_one()
         entries.dispose()
-        wallet = self.wire.call(GetWallet(user_id=seller_id))
-        return int(found) + int(wallet.balance_micros)
+        return int(found or 0)
 
-    def _works(self) -> None:
-        does = self.service
-        does.sweep()
-        does.tell_prices()
-        does.renew()
-        does.charge_usage()
-        does.give_back_and_pay_out()
+    def _dies_at_work(self) -> bool:
+        """Whether one of the two died, while the other worked on."""
+        with ThreadPoolExecutor(2) as pool:
+            ends = [pool.submit(_works, each) for each in (self.service, self.other)]
+        died = [each for each in ends if isinstance(each.exception(), Died)]
+        for each in ends:
+            if each not in died:
+                each.result()
+        return bool(died)
 
+
+def _works(does: BillingService) -> None:
+    does.sweep()
+    does.tell_prices()
+    does.renew()
+    does.charge_usage()
+    does.give_back_and_pay_out()
+
+
+TIMES = {"days": timedelta(seconds=4), "hours": timedelta(seconds=0.1)}
+"""What a millionth of so much time is: 46 days, or 28 hours."""
 
 ACTS = st.lists(
     st.tuples(
-        st.sampled_from(["live", "act", "act", "act", "act", "die", "lose", "price"]),
+        st.sampled_from([*TIMES, "act", "act", "act", "act", "trouble", "price"]),
         st.integers(0, 10**6),
     ),
     min_size=20,
@@ -156,12 +192,11 @@ def test_whatever_happens_what_was_charged_is_what_prices_and_records_say(
         for user in users:
             user.joins()
         for act, number in acts:
-            if act == "live":
-                world.now += timedelta(seconds=number * 4)
-            elif act == "die":
-                world.will_die_at(POINTS[number % len(POINTS)])
-            elif act == "lose":
-                world.wire.lose(is_a((DebitAll, Refund)[number % 2]), LOST[number // 2 % 2])
+            if act in TIMES:
+                world.now += number * TIMES[act]
+                world.is_in_trouble(number)
+            elif act == "trouble":
+                world.is_in_trouble(number)
             elif act == "price":
                 changes_price(world, users, sizes, number)
             else:
@@ -176,6 +211,7 @@ def test_whatever_happens_what_was_charged_is_what_prices_and_records_say(
 
         assert wrongly_charged(users) == []
         assert world.earned(seller_id) == sum(user.owes for user in users)
+        assert has_its_fees(users, world.kept(seller_id, HouseAccount.FEES))
 
 
 def changes_price(world: InProcess, users: list[User], sizes: dict[UUID, int], number: int) -> None:
