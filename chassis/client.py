@@ -22,9 +22,10 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import replace
 from functools import partial
 from itertools import count
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from amqp import Channel
 from amqp import Message as OutgoingMessage
@@ -32,7 +33,7 @@ from amqp.exceptions import AccessRefused, AMQPError, NotFound
 from kombu import Consumer, Queue
 from kombu.message import Message
 
-from chassis import bodies, instruments
+from chassis import bodies, instruments, traces
 from chassis.broker import (
     RPC_EXCHANGE,
     TRANSIENT,
@@ -45,6 +46,9 @@ from chassis.context import CallContext, current_call
 from chassis.wire import make_frugal
 from contracts import calls
 from contracts.messages import Event, ReplyT, Request
+
+if TYPE_CHECKING:
+    from chassis.recorder import Span
 
 log = logging.getLogger(__name__)
 
@@ -137,10 +141,15 @@ class RpcClient:
         self._start()
         correlation_id = f"{self._id}.{next(self._numbers)}"
         future = _Reply(calls.routing_key(request))
+        span = traces.calling(future.routing_key, parent.trace)
+        if span is not None:
+            parent = replace(parent, trace=span.traceparent)
         try:
             self._send(request, correlation_id, deadline, parent, future)
-        except BaseException:
+        except BaseException as error:
             self._waiting.pop(correlation_id, None)
+            if span is not None:
+                span.end(error)
             raise
 
         def reply() -> ReplyT:
@@ -153,7 +162,7 @@ class RpcClient:
                 self._waiting.pop(correlation_id, None)
             return calls.reply_in(body, request)
 
-        return reply
+        return reply if span is None else partial(_ended, span, reply)
 
     def subscribe(
         self,
@@ -205,6 +214,7 @@ class RpcClient:
         context = CallContext(
             chain=parent.chain or (f"{self._name}.{correlation_id}",),
             deadline_ms=int((time.time() + timeout_s) * 1000),
+            trace=parent.trace,
         )
         future.request = OutgoingMessage(
             calls.body_of(request),
@@ -351,6 +361,17 @@ class RpcClient:
         except ValueError as error:
             log.error("a reply cannot be read", extra={"error": str(error)})
             future.set_exception(calls.unreadable())
+
+
+def _ended(span: "Span", reply: Callable[[], ReplyT]) -> ReplyT:
+    """The reply, with which the span of the call ends."""
+    try:
+        answer = reply()
+    except BaseException as error:
+        span.end(error)
+        raise
+    span.end()
+    return answer
 
 
 def _take(callback: Callable[[Message], None], message: Message) -> None:

@@ -12,8 +12,10 @@ from nameko.containers import ServiceContainer as NamekoContainer
 from nameko.containers import WorkerContext
 from nameko.exceptions import ContainerBeingKilled
 
+from chassis import traces
 from chassis.context import CALLER_KEY, CallContext, current_call
-from contracts.calls import DEADLINE_KEY
+from chassis.settings import service_settings
+from contracts.calls import DEADLINE_KEY, TRACE_KEY
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +32,7 @@ class ServiceContainer(NamekoContainer):
     """Named in ``chassis/nameko.yaml``; ``nameko run`` starts every service in one."""
 
     def start(self) -> None:
+        traces.start(self.service_name, service_settings())
         super().start()
         # What is loaded by now stays: it need not be looked at any more.
         gc.collect()
@@ -90,12 +93,20 @@ class ServiceContainer(NamekoContainer):
         finally:
             timeout.cancel()
 
+    def wait(self) -> Any:
+        """Until it has ended, and what it recorded is sent: with this the process ends."""
+        try:
+            return super().wait()
+        finally:
+            traces.stop()
+
 
 def _call_context(worker_ctx: Any) -> CallContext:
     return CallContext(
         chain=tuple(worker_ctx.call_id_stack),
         deadline_ms=worker_ctx.data.get(DEADLINE_KEY),
         caller=worker_ctx.data.get(CALLER_KEY),
+        trace=worker_ctx.data.get(TRACE_KEY),
     )
 
 

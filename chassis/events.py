@@ -31,8 +31,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
-from typing import Any, TypeVar
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import eventlet
 from eventlet.semaphore import Semaphore
@@ -44,14 +44,18 @@ from nameko.rpc import Rpc as NamekoRpc
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from chassis import inbox, instruments
+from chassis import inbox, instruments, traces
 from chassis.broker import ATTEMPTS_HEADER, event_exchange, retry_exchange
 from chassis.clock import utc_now
 from chassis.consumer import QueueConsumer
 from chassis.context import CALLER_KEY
 from chassis.settings import service_settings
+from contracts.calls import TRACE_KEY
 from contracts.messages import Event
 from contracts.operating import METHODS
+
+if TYPE_CHECKING:
+    from chassis.recorder import Span
 
 log = logging.getLogger(__name__)
 
@@ -125,10 +129,11 @@ def counted(event_class: type[Event], events: Iterable[Event]) -> Iterator[None]
     name = f"{event_class.source}.{event_class.type}"
     began_s = time.perf_counter()
     yield
-    instruments.EVENT_DURATION.labels(name).observe(time.perf_counter() - began_s)
+    exemplar = traces.exemplar()
+    instruments.EVENT_DURATION.labels(name).observe(time.perf_counter() - began_s, exemplar)
     now, delay = utc_now(), instruments.EVENT_DELAY.labels(name)
     for event in events:
-        delay.observe((now - event.occurred_at).total_seconds())
+        delay.observe((now - event.occurred_at).total_seconds(), exemplar)
 
 
 class EventPlaces(SharedExtension):
@@ -171,23 +176,55 @@ class EventHandler(NamekoEventHandler):
     def unpack_message_headers(self, message: Message) -> dict[str, Any]:
         """Only its source can publish an event, whatever the message says of itself."""
         source = event_exchange(self.source_service).name
-        return {**super().unpack_message_headers(message), CALLER_KEY: source}
+        return {
+            **super().unpack_message_headers(message),
+            CALLER_KEY: source,
+            TRACE_KEY: traces.parent_in(message.headers),
+        }
+
+    def context_of(
+        self, bodies: Sequence[Any], messages: Sequence[Message]
+    ) -> tuple[dict[str, Any], "Span | None"]:
+        """The context in which these are handled, and the span of that."""
+        contexts = [self.unpack_message_headers(message) for message in messages]
+        event = f"{self.source_service}.{self.event_type}"
+        parents = [context.get(TRACE_KEY) for context in contexts]
+        span = traces.handling(self.method_name, event, self.queue.name, bodies, parents)
+        if span is not None:
+            contexts[0][TRACE_KEY] = span.traceparent
+        return contexts[0], span
 
     def handle_message(self, body: Any, message: Message) -> None:
         """Wait for a place, in the greenlet of this message alone."""
         self._places.acquire()
         self.shared.places.acquire()
         try:
-            super().handle_message(body, message)
-        except BaseException:
+            context, span = self.context_of([body], [message])
+            self.container.spawn_worker(
+                self,
+                (body,),
+                {},
+                context_data=context,
+                handle_result=partial(self._handled, message, span),
+            )
+        except BaseException as error:
             self._leave_place()
-            raise
+            if not isinstance(error, ContainerBeingKilled):
+                raise
+            self.queue_consumer.requeue_message(message)
 
-    def handle_result(
-        self, message: Message, worker_ctx: Any, result: Any = None, exc_info: Any = None
+    def _handled(
+        self,
+        message: Message,
+        span: "Span | None",
+        worker_ctx: Any,
+        result: Any = None,
+        exc_info: Any = None,
     ) -> tuple[Any, Any]:
         self._leave_place()
-        return super().handle_result(message, worker_ctx, result, exc_info)  # type: ignore[no-any-return]
+        if span is not None:
+            span.end(exc_info[1] if exc_info else None)
+        return self.handle_result(message, worker_ctx, result, exc_info)  # type: ignore[no-any-return]
 
     def _leave_place(self) -> None:
         self.shared.places.release()
@@ -265,13 +302,16 @@ class EventsHandler(EventHandler):
         payloads, messages = zip(*together, strict=True)
         self._places.acquire()
         self.shared.places.acquire()
+        context, span = self.context_of(payloads, messages)
+        failure: Exception | None = None
         try:
-            context_data = self.unpack_message_headers(messages[0])
-            self.container.run_at_once(self, (payloads,), context_data)
-        except ContainerBeingKilled:
+            self.container.run_at_once(self, (payloads,), context)
+        except ContainerBeingKilled as killed:
+            failure = killed
             for message in messages:
                 self.queue_consumer.requeue_message(message)
-        except Exception:
+        except Exception as error:
+            failure = error
             if len(messages) > 1:
                 log.warning(
                     "events failed together", extra={"queue": self.queue.name}, exc_info=True
@@ -283,4 +323,6 @@ class EventsHandler(EventHandler):
                 self.queue_consumer.ack_message(message)
         finally:
             self._leave_place()
+            if span is not None:
+                span.end(failure)
         return True

@@ -2,7 +2,8 @@
 
 ``/healthz`` answers while the process lives; ``/readyz`` when it can query its database, consume
 its queues and publish, and 503 with what is missing otherwise; ``/metrics`` shows the gauges of
-:mod:`chassis.metrics` and what :mod:`chassis.instruments` counts.
+:mod:`chassis.metrics` and what :mod:`chassis.instruments` counts, with exemplars for who asks for
+OpenMetrics.
 """
 
 import json
@@ -13,6 +14,7 @@ import eventlet
 import eventlet.wsgi
 from nameko.extensions import DependencyProvider
 from prometheus_client import generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
 
 from chassis import instruments
 from chassis.broker import own_queues
@@ -32,6 +34,9 @@ from chassis.readiness import Readiness
 from chassis.rpc import Rpc
 from chassis.service_database import DatabaseConnection
 from chassis.settings import ServiceSettings, bad_setting, service_settings
+
+OPEN_METRICS = "application/openmetrics-text"
+"""What Prometheus names first among what it accepts."""
 
 
 class Health(DependencyProvider):
@@ -80,20 +85,26 @@ class Health(DependencyProvider):
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
         if environ["PATH_INFO"] == "/metrics":
-            return [self._metrics(start_response)]
+            return [self._metrics(environ.get("HTTP_ACCEPT", ""), start_response)]
         problems = self._readiness.problems() if environ["PATH_INFO"] == "/readyz" else {}
         status = "503 Service Unavailable" if problems else "200 OK"
         start_response(status, [("Content-Type", "application/json")])
         return [json.dumps({"status": "unready" if problems else "ok", **problems}).encode()]
 
-    def _metrics(self, start_response: Callable[..., Any]) -> bytes:
+    def _metrics(self, accepted: str, start_response: Callable[..., Any]) -> bytes:
         database = self.connection.connected
-        start_response("200 OK", [("Content-Type", "text/plain; version=0.0.4")])
-        return (
-            generate_latest(instruments.REGISTRY)
-            + exposed(self.container_gauges(), pool_gauges(database))
-            + database_exposition(database, self.gauges_by_prefix(self.container.service_name))
+        gauges = exposed(self.container_gauges(), pool_gauges(database)) + database_exposition(
+            database, self.gauges_by_prefix(self.container.service_name)
         )
+        # Gauges are written alike in both formats; exemplars have a place in OpenMetrics only,
+        # which ends with what is counted.
+        is_open = OPEN_METRICS in accepted
+        content_type = openmetrics.CONTENT_TYPE_LATEST if is_open else "text/plain; version=0.0.4"
+        counted = (openmetrics.generate_latest if is_open else generate_latest)(
+            instruments.REGISTRY
+        )
+        start_response("200 OK", [("Content-Type", content_type)])
+        return gauges + counted
 
     def gauges_by_prefix(self, service: str) -> dict[str, Mapping[str, Gauge]]:
         """What is read from the database, by the beginning of the names."""

@@ -1,4 +1,4 @@
-"""Logs as JSON lines on standard error, each with the chain of calls that led to it.
+"""Logs as JSON lines on standard error, each with the chain of calls that led to it and its span.
 
 What fails again and again is told once, and then counted: see :class:`RepetitionFilter`.
 """
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from pythonjsonlogger.json import JsonFormatter as BaseFormatter
 
+from chassis import traces
 from chassis.clock import ahead
 from chassis.context import current_call
 
@@ -21,12 +22,15 @@ REMEMBERED_MAX = 1000
 
 
 class CallChainFilter(logging.Filter):
-    """Adds ``call_chain`` to every record that is written while a call is worked on."""
+    """Adds ``call_chain`` to every record that is written while a call is worked on, and
+    ``trace_id`` and ``span_id`` where it is part of a trace."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        chain = current_call.get().chain
-        if chain:
-            record.call_chain = " > ".join(chain)
+        call = current_call.get()
+        if call.chain:
+            record.call_chain = " > ".join(call.chain)
+        if call.trace:
+            vars(record).update(traces.ids(call.trace))
         return True
 
 
@@ -86,7 +90,8 @@ class RepetitionFilter(logging.Filter):
         return told
 
 
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "call_chain"}
+_ADDED = {"message", "asctime", "call_chain", "trace_id", "span_id"}
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | _ADDED
 
 
 def _fields_of(record: logging.LogRecord) -> tuple[tuple[str, str], ...]:

@@ -10,10 +10,11 @@ sending failed. A crash between publish and mark sends an event twice, which eve
 
 import logging
 import math
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import eventlet
@@ -23,7 +24,7 @@ from nameko.extensions import DependencyProvider
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from chassis import bodies
+from chassis import bodies, traces
 from chassis.broker import PERSISTENT, Outgoing, ensure_exchange, event_exchange
 from chassis.bulk import Batch, Bulk
 from chassis.clock import utc_now
@@ -32,7 +33,11 @@ from chassis.consumer import ConfirmedPublisher
 from chassis.context import CallContext, current_call
 from chassis.database import HAS_RELAY, PUBLISHED
 from chassis.service_database import DatabaseConnection
+from contracts.calls import TRACE_KEY
 from contracts.messages import Event
+
+if TYPE_CHECKING:
+    from chassis.recorder import Span
 
 log = logging.getLogger(__name__)
 
@@ -85,11 +90,21 @@ class Stored:
     payload: str
     headers: dict[str, Any]
 
-    def outgoing(self) -> Outgoing:
+    def span(self) -> "Span | None":
+        """Its way to the broker, as part of the trace of whoever stored it."""
+        parent = traces.parent_in(self.headers)
+        event = f"{self.source}.{self.type}"
+        return traces.publishing(event, event_exchange(self.source).name, self.event_id, parent)
+
+    def outgoing(self, span: "Span | None") -> Outgoing:
+        """The message, which came out of this span, or else out of the one that stored it."""
+        headers = self.headers
+        if span is not None:
+            headers = {**headers, TRACE_KEY: span.traceparent}
         properties = {
             **bodies.PROPERTIES,
             "delivery_mode": PERSISTENT,
-            "application_headers": self.headers,
+            "application_headers": headers,
         }
         exchange = event_exchange(self.source).name
         return Outgoing(self.payload.encode(), exchange, self.type, properties, self.needs_listener)
@@ -104,8 +119,8 @@ def publish(session: Session, *events: Event) -> None:
 def store(writes: Batch, events: Iterable[tuple[Event, CallContext]]) -> None:
     """Store several events, each with the call that led to it, in their order.
 
-    See :func:`publish`. The chain of calls goes with the event, the deadline does not: an event
-    is of use at any time.
+    See :func:`publish`. The chain of calls and the trace go with the event, the deadline does not:
+    an event is of use at any time.
     """
     session = writes.session
     left_after_s = LEFT_AFTER_S if session.info.get(HAS_RELAY) else 0
@@ -116,7 +131,7 @@ def store(writes: Batch, events: Iterable[tuple[Event, CallContext]]) -> None:
             event.type,
             event.needs_listener,
             event.model_dump_json(),
-            CallContext(chain=call.chain).headers(),
+            call.afterwards().headers(),
         )
         for event, call in events
     ]
@@ -254,7 +269,17 @@ class OutboxRelay(DependencyProvider):
 
     def _send(self, batch: list[Stored]) -> set[UUID]:
         """Publish them; those that no queue wants yet."""
-        returned = self.confirmed.publisher.publish_all([each.outgoing() for each in batch])
+        spans = [each.span() for each in batch]
+        returned: set[int] = set()
+        try:
+            returned = self.confirmed.publisher.publish_all(
+                [each.outgoing(span) for each, span in zip(batch, spans, strict=True)]
+            )
+        finally:
+            failed = sys.exc_info()[1]
+            for place, span in enumerate(spans):
+                if span is not None:
+                    span.end("unroutable" if place in returned else failed)
         for place in returned:
             log.warning(
                 "no queue wants this event yet; it is kept",

@@ -31,7 +31,7 @@ from nameko.rpc import RpcConsumer as NamekoRpcConsumer
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 
-from chassis import instruments
+from chassis import instruments, traces
 from chassis.broker import CALL_EXCHANGES, REPLY_KEY, RPC_EXCHANGE
 from chassis.client import RpcClient
 from chassis.consumer import CALLS_PER_WORKER, QueueConsumer
@@ -39,8 +39,12 @@ from chassis.context import CALLER_KEY
 from chassis.database import is_held, is_lost
 from chassis.deferred import Deferred
 from chassis.settings import service_settings
+from contracts.calls import TRACE_KEY
 from contracts.errors import BadRequest, Overloaded, ServiceError, Unavailable
 from contracts.messages import Request
+
+if typing.TYPE_CHECKING:
+    from chassis.recorder import Span
 
 log = logging.getLogger(__name__)
 
@@ -159,9 +163,13 @@ class Rpc(NamekoRpc):
         try:
             request = self._parse(body)
         except BadRequest as error:
-            self._finish(message, error)
+            self._finish(message, None, error)
             return
-        begin = partial(self._begin, request, self.unpack_message_headers(message), message)
+        context_data = self.unpack_message_headers(message)
+        span = traces.answering(message.delivery_info["routing_key"], context_data[TRACE_KEY])
+        if span is not None:
+            context_data[TRACE_KEY] = span.traceparent
+        begin = partial(self._begin, request, context_data, message, span)
         if self.is_deferred:
             begin()
         else:
@@ -172,6 +180,7 @@ class Rpc(NamekoRpc):
         return {
             **super().unpack_message_headers(message),
             CALLER_KEY: message.properties.get("user_id"),
+            TRACE_KEY: traces.parent_in(message.headers),
         }
 
     def _parse(self, body: Any) -> BaseModel:
@@ -182,39 +191,47 @@ class Rpc(NamekoRpc):
         except ValidationError as error:
             raise bad_request(error) from None
 
-    def _begin(self, request: BaseModel, context_data: dict[str, Any], message: Message) -> None:
+    def _begin(
+        self,
+        request: BaseModel,
+        context_data: dict[str, Any],
+        message: Message,
+        span: "Span | None",
+    ) -> None:
         try:
             if self.is_deferred:
                 deferred = self.container.run_at_once(self, (request,), context_data)
-                deferred.then(partial(self._finish, message))
+                deferred.then(partial(self._finish, message, span))
             else:
                 self.container.spawn_worker(
                     self,
                     (request,),
                     {},
                     context_data=context_data,
-                    handle_result=partial(self.handle_result, message),
+                    handle_result=partial(self._handled, message, span),
                 )
         except ContainerBeingKilled:
             self.rpc_consumer.give_back(message)
         except Exception as error:
-            self._finish(message, error)
+            self._finish(message, span, error)
 
-    def handle_result(
-        self, message: Message, worker_ctx: Any, result: Any, exc_info: Any
+    def _handled(
+        self, message: Message, span: "Span | None", _context: Any, result: Any, exc_info: Any
     ) -> tuple[Any, Any]:
-        self._finish(message, exc_info[1] if exc_info else result)
+        self._finish(message, span, exc_info[1] if exc_info else result)
         return result, exc_info
 
-    def _finish(self, message: Message, outcome: Any) -> None:
+    def _finish(self, message: Message, span: "Span | None", outcome: Any) -> None:
         if isinstance(outcome, Exception) and not isinstance(outcome, ServiceError):
             log.error("a call failed", exc_info=outcome, extra={"method": self.method_name})
             outcome = _told(outcome)
         arrived_s = self.rpc_consumer.finish(message, outcome)
         if arrived_s is not None:
-            self._duration.observe(time.perf_counter() - arrived_s)
+            self._duration.observe(time.perf_counter() - arrived_s, traces.exemplar(span))
         if isinstance(outcome, ServiceError):
             self.count_error(outcome.code)
+        if span is not None:
+            span.end(outcome if isinstance(outcome, ServiceError) else None)
 
     def count_error(self, code: str) -> None:
         instruments.CALL_ERRORS.labels(self.method_name, code).inc()

@@ -5,7 +5,7 @@ A missing or absurd one stops the process at its start, with a line that names i
 
 import functools
 import sys
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -49,7 +49,35 @@ class ClockSettings(BaseSettings):
     """How many days ahead of the world a local run lives, to see months pass."""
 
 
-class ServiceSettings(InboxSettings, ClockSettings):
+class TraceSettings(BaseSettings):
+    """What is recorded of what a process does, by the names that OpenTelemetry has for it.
+
+    The SDK reads them, and all others of its own, from the environment; these are checked.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+
+    otel_traces_exporter: Literal["none", "otlp"] = "none"
+    """Whether spans are recorded and sent: see :mod:`chassis.traces`."""
+
+    otel_exporter_otlp_endpoint: str = "http://localhost:4318"
+    """Where they are sent, by OTLP over HTTP."""
+
+    otel_traces_sampler: Literal[
+        "always_on",
+        "always_off",
+        "traceidratio",
+        "parentbased_always_on",
+        "parentbased_always_off",
+        "parentbased_traceidratio",
+    ] = "parentbased_always_on"
+    """Which traces are: the parent-based ones keep to what was decided where a trace began."""
+
+    otel_traces_sampler_arg: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """The part of the traces that a ratio records."""
+
+
+class ServiceSettings(InboxSettings, ClockSettings, TraceSettings):
     """What every process needs. A service adds its own fields in its ``settings.py``."""
 
     amqp_uri: str

@@ -23,12 +23,15 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Generic, TypeVar
 
-from chassis.context import nobodys_call
+from chassis import traces
+from chassis.context import current_call, nobodys_call
 from contracts.errors import DeadlineExceeded, ServiceError, Unavailable
 
 log = logging.getLogger(__name__)
 
 GROUP_MAX = 100
+TOGETHER = "together"
+"""The span of a group, and of what that was for each who is in it."""
 
 JobT = TypeVar("JobT")
 OutcomeT = TypeVar("OutcomeT")
@@ -48,6 +51,9 @@ class _Place(Generic[JobT, OutcomeT]):
 
     def __init__(self, job: JobT) -> None:
         self.job = job
+        self.trace = current_call.get().trace
+        self.group: str | None = None
+        """The span of the group that it is part of, where there is one."""
         self.leads = False
         self.called = threading.Event()
         self.outcome: OutcomeT | Exception | Alone = ALONE
@@ -82,6 +88,7 @@ class Together(Generic[JobT, OutcomeT]):
     def do(self, job: JobT) -> OutcomeT:
         """Do it, with others or alone. Raises what became of it."""
         mine: _Place[JobT, OutcomeT] = _Place(job)
+        began_ns = time.time_ns()
         with self._lock:
             self._waiting.append(mine)
             is_next = self._waiting[0] is mine
@@ -91,6 +98,7 @@ class Together(Generic[JobT, OutcomeT]):
             self._await_call(mine, is_next=is_next)
         if mine.leads:
             self._lead(mine)
+        traces.waited(TOGETHER, mine.trace, began_ns, mine.group)
         if isinstance(mine.outcome, Alone):
             return self._alone(job)
         if isinstance(mine.outcome, Exception):
@@ -121,15 +129,20 @@ class Together(Generic[JobT, OutcomeT]):
             self._turn_ends_at_s = time.monotonic() + self._turn_s
         if not self._turn_s:
             self._hand_on(mine)
+        span = traces.grouped(TOGETHER, [place.trace for place in places])
         try:
-            outcomes = self._group([place.job for place in places])
+            with traces.inside(span):
+                outcomes = self._group([place.job for place in places])
             for place, outcome in zip(places, outcomes, strict=True):
                 place.outcome = outcome
         except Exception as error:
             log.warning("a group failed; each is done alone", extra={"error": str(error)[:500]})
         finally:
             self._hand_on(mine)
+            if span is not None:
+                span.end()
             for place in places:
+                place.group = span.traceparent if span is not None else None
                 place.called.set()
 
     def _hand_on(self, mine: _Place[JobT, OutcomeT]) -> None:

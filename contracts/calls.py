@@ -23,6 +23,9 @@ CALL_CHAIN_KEY = "call_id_stack"
 DEADLINE_KEY = "deadline_ms"
 """The moment, in Unix time, after which the call is not begun. In a header, as the chain, with the
 prefix."""
+TRACE_KEY = "traceparent"
+"""The span that a message came out of, as W3C's Trace Context has it, and under its name: without
+nameko's prefix, so that others find it."""
 
 
 def new_reply_key(login: str) -> str:

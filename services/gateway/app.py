@@ -9,15 +9,19 @@ import re
 import time
 from datetime import timedelta
 from functools import lru_cache
+from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 from flask import Flask, Response, g, request, url_for
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from chassis import traces
 from chassis.clock import ahead, utc_now
 from chassis.context import CallContext, current_call
 from chassis.database import connect
 from chassis.identifiers import new_id
 from chassis.money import format_usd
+from contracts.calls import TRACE_KEY
 from services.gateway import api, assets, health, metrics, pages, storable_texts
 from services.gateway.api.json_format import ExactJSONProvider
 from services.gateway.api.webhooks import LARGER_BODIES
@@ -28,6 +32,9 @@ from services.gateway.people.identity import current_identity, current_user
 from services.gateway.response_times import kind_of
 from services.gateway.security import protect
 from services.gateway.settings import GatewaySettings, get_settings
+
+if TYPE_CHECKING:
+    from chassis.recorder import Span
 
 access_log = logging.getLogger("gateway.access")
 
@@ -81,7 +88,9 @@ def _begin_request() -> None:
     given = request.headers.get("X-Request-Id", "")
     g.request_id = given if _REQUEST_ID.fullmatch(given) else str(new_id())
     # Every call that this request makes carries its id, into the logs of all services.
-    current_call.set(CallContext(chain=(f"gateway.{g.request_id}",)))
+    g.span = None if _is_probe() else _span_of_request()
+    trace = g.span.traceparent if g.span is not None else None
+    current_call.set(CallContext(chain=(f"gateway.{g.request_id}",), trace=trace))
     if "\x00" in request.path:
         # No name and no id holds one, and PostgreSQL refuses it.
         raise Problem(404, "not_found", "There is nothing at this address.")
@@ -90,14 +99,40 @@ def _begin_request() -> None:
     storable_texts.check_request()
 
 
+def _is_probe() -> bool:
+    """Those who ask whether we are well ask every few seconds."""
+    return request.blueprint in (health.blueprint.name, metrics.blueprint.name)
+
+
+def _span_of_request() -> "Span | None":
+    """Under the route, for a path may hold a secret; a method that is made up is none."""
+    method = request.method if request.method in metrics.METHODS else "_OTHER"
+    route = request.url_rule.rule if request.url_rule is not None else ""
+    return traces.requested(method, route, request.headers.get(TRACE_KEY), g.request_id)
+
+
+def _end_span(response: Response, user_id: str | None) -> None:
+    span = g.get("span")
+    if span is None:
+        return
+    if user_id is not None:
+        span.note("user.id", user_id)
+    span.note("http.response.status_code", response.status_code)
+    span.end(
+        str(response.status_code)
+        if response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR
+        else None
+    )
+
+
 def _end_request(response: Response) -> Response:
     """The access log: one line, without query strings, bodies or headers, which hold secrets."""
     response.headers["X-Request-Id"] = g.get("request_id", "")
     identity = current_identity() if "identity" in g else None
+    user_id = str(identity.user.user_id) if identity else None
     duration_s = time.perf_counter() - g.started_at_s
     metrics.count(response, duration_s)
-    # Those who ask whether we are well ask every few seconds.
-    is_probe = request.blueprint in (health.blueprint.name, metrics.blueprint.name)
+    is_probe = _is_probe()
     if request.endpoint is not None and not is_probe:
         current_backend().response_times.count(kind_of(request), utc_now(), duration_s)
     access_log.log(
@@ -109,8 +144,9 @@ def _end_request(response: Response) -> Response:
             "status": response.status_code,
             "duration_ms": round(duration_s * 1000, 1),
             "request_id": g.get("request_id", ""),
-            "user_id": str(identity.user.user_id) if identity else None,
+            "user_id": user_id,
             "address": request.remote_addr,
         },
     )
+    _end_span(response, user_id)
     return response

@@ -21,7 +21,7 @@ blueprint = Blueprint("metrics", __name__)
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """What prometheus_client is told by, before it is imported, that the counts are in files there."""
 
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 registry = CollectorRegistry()
 registry.register(instruments.REGISTRY)
@@ -50,7 +50,7 @@ _failures = Counter(
 
 def count(response: Response, seconds: float) -> None:
     """Count the current request. What a client makes up is not among the labels."""
-    method = request.method if request.method in _METHODS else "other"
+    method = request.method if request.method in METHODS else "other"
     _answered(method, response.status_code).inc()
     _taken(request.endpoint or "none").observe(seconds)
     if response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:

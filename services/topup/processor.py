@@ -21,10 +21,12 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import stripe
 from prometheus_client import Counter, Histogram
 
+from chassis import traces
 from chassis.instruments import REGISTRY, SECONDS
 from services.topup import reach
 from services.topup.settings import TopupSettings
@@ -137,6 +139,7 @@ class Processor:
             ),
             max_network_retries=network_retries,
         )
+        self._host = urlsplit(api_base or stripe.DEFAULT_API_BASE).hostname or ""
         self._webhook_secret = webhook_secret
         self._webhook_tolerance_s = webhook_tolerance_s
 
@@ -448,7 +451,7 @@ class Processor:
     # How every call is made
 
     def _call(self, method: Callable[..., Any], *args: Any) -> Object:
-        reply: Object = _translated(_name(method), lambda: method(*args)).to_dict()
+        reply: Object = self._translated(method, lambda: method(*args)).to_dict()
         return reply
 
     def _list(self, method: Callable[..., Any], params: dict[str, Any]) -> list[Object]:
@@ -456,7 +459,12 @@ class Processor:
             pages: Iterator[Any] = method({"limit": PAGE_LIMIT, **params}).auto_paging_iter()
             return [item.to_dict() for item in pages]
 
-        return _translated(_name(method), everything)
+        return self._translated(method, everything)
+
+    def _translated(self, method: Callable[..., Any], do: Callable[[], T]) -> T:
+        name = _name(method)
+        with traces.asking_outside(f"stripe {name}", self._host):
+            return _translated(name, do)
 
 
 def _name(method: Callable[..., Any]) -> str:

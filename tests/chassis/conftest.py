@@ -2,7 +2,9 @@
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from deploy.local.child import Child
 from deploy.local.postgres import Postgres
 from deploy.local.processes import ROOT
 from deploy.local.startup import wait_for
+from deploy.local.traces import Span, Spans, serving
 from tests.chassis.probe.messages import CountNoted, Echo
 from tests.patience import PATIENCE_S, eventually
 
@@ -128,3 +131,29 @@ def make_probe(
 def probe(make_probe: Callable[..., Probe]) -> Probe:
     """A running probe, one for each module of tests."""
     return make_probe()
+
+
+@dataclass(frozen=True)
+class Collector:
+    """Takes spans by OTLP at its address."""
+
+    address: str
+    spans: Spans
+
+    def trace(self, trace_id: str, count: int) -> list[Span]:
+        """The spans of a trace, once there are so many."""
+        return eventually(
+            lambda: self.spans.traces().get(trace_id, []), lambda found: len(found) >= count
+        )
+
+
+@pytest.fixture(scope="module")
+def collector(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collector]:
+    spans = Spans(tmp_path_factory.mktemp("traces") / "spans.jsonl")
+    server = serving(spans, 0)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield Collector(f"http://127.0.0.1:{server.server_address[1]}", spans)
+    server.shutdown()
+    thread.join()
+    server.server_close()

@@ -96,7 +96,7 @@ def test_a_call_to_a_service_that_is_killed_is_left_to_another_process() -> None
     entrypoint.rpc_consumer = SimpleNamespace(give_back=given_back.append)
     message = Message(delivery_info={}, properties={})
 
-    entrypoint._begin(Echo(n=1), {}, message)
+    entrypoint._begin(Echo(n=1), {}, message, None)
 
     assert given_back == [message]
 

@@ -9,7 +9,8 @@ import warnings
 # Said once for each process by nameko, whose classes the chassis names; none runs here.
 warnings.filterwarnings("ignore", message="\nEventlet is deprecated")
 
-from chassis.logs import log_to_stderr  # noqa: E402 - after the filter
+from chassis import traces  # noqa: E402 - after the filter
+from chassis.logs import log_to_stderr  # noqa: E402
 from services.gateway.api.webhooks import LARGER_BODIES  # noqa: E402
 from services.gateway.app import BODY_BYTES_MAX, create_app  # noqa: E402
 from services.gateway.backend import backend_of  # noqa: E402
@@ -31,13 +32,19 @@ def application() -> BufferedWsgi:
     _libc.mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
     settings = get_settings()
     log_to_stderr(settings.log_level)
+    traces.start("gateway", settings)
     app = create_app(settings)
+
+    def close() -> None:
+        backend_of(app).close()
+        traces.stop()
+
     return BufferedWsgi(
         app,
         threads=settings.gateway_threads,
         body_bytes_max=BODY_BYTES_MAX,
         larger_bodies=LARGER_BODIES,
-        close=backend_of(app).close,
+        close=close,
     )
 
 

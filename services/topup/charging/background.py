@@ -19,6 +19,7 @@ import eventlet
 from eventlet.greenpool import GreenPool
 from nameko.extensions import DependencyProvider
 
+from chassis.context import CallContext, current_call
 from chassis.leases import Leases
 from services.topup.settings import get_settings
 from services.topup.till import Till
@@ -41,8 +42,9 @@ class Lane:
 
     def __init__(self, workers: int) -> None:
         self._pool = GreenPool(workers)
-        self._waiting: dict[Owner, deque[Work]] = {}
-        """By owner, for everybody of whom something waits or is under way."""
+        self._waiting: dict[Owner, deque[tuple[Work, CallContext]]] = {}
+        """By owner, for everybody of whom something waits or is under way; each with the call that
+        asked for it."""
         self._turns: deque[Owner] = deque()
         """Owners of whom something waits and nothing is under way."""
         self._size = 0
@@ -55,7 +57,7 @@ class Lane:
         if owner not in self._waiting:
             self._waiting[owner] = deque()
             self._turns.append(owner)
-        self._waiting[owner].append(work)
+        self._waiting[owner].append((work, current_call.get().afterwards()))
         self._size += 1
         if self._pool.free():
             self._pool.spawn_n(self._work)
@@ -68,8 +70,9 @@ class Lane:
     def _work(self) -> None:
         while self._turns:
             owner = self._turns.popleft()
-            work, arguments = self._waiting[owner].popleft()
+            (work, arguments), call = self._waiting[owner].popleft()
             self._size -= 1
+            current_call.set(call)
             try:
                 work(*arguments)
             except Exception:
