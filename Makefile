@@ -142,6 +142,10 @@ audit:  ## Answer for a credit that nothing explains (ARGS="accept TRANSACTION -
 switch:  ## Stop all automatic charges (ARGS="stop --by … --reason …"), or release
 	$(OPERATE)
 
+.PHONY: traces
+traces:  ## Print the newest traces of `make run TRACES=1` as trees
+	@$(PY) -m deploy.local.traces .data/traces/spans.jsonl $(ARGS)
+
 .PHONY: roles
 roles:  ## Who has which role (ARGS="list", or "grant EMAIL operator --by … --reason …", take)
 	$(OPERATE)

@@ -3,9 +3,12 @@
 import asyncio
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
+import psutil
 import pytest
 
 from benchmarks.conftest import Record, median_ratio
@@ -14,6 +17,7 @@ from deploy.local.broker import Node, VirtualHost
 from deploy.local.child import Child
 from deploy.local.processes import ROOT
 from deploy.local.startup import wait_for
+from deploy.local.traces import Spans, serving
 
 CLIENTS = 40
 ROUNDS = 5
@@ -58,6 +62,61 @@ def echoes(vhost: VirtualHost, tmp_path_factory: pytest.TempPathFactory) -> Iter
     yield vhost
     for child in children:
         child.stop()
+
+
+def measure_what_traces_cost_an_echo(broker: Node, tmp_path: Path, record: Record) -> None:
+    """Two processes of the same echo, in turns: one records every call and sends it."""
+    spans = Spans(tmp_path / "spans.jsonl")
+    server = serving(spans, 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    settings = {
+        "off": {},
+        "on": {
+            "OTEL_TRACES_EXPORTER": "otlp",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}",
+        },
+    }
+    vhosts = {name: broker.vhost(f"bench-traces-{name}") for name in settings}
+    children = {}
+    for name, own in settings.items():
+        children[name] = Child(
+            name,
+            [
+                sys.executable, "-m", "nameko", "run",
+                "--config", "chassis/nameko.yaml", "benchmarks.echoes.ours",
+            ],
+            {
+                "PATH": os.environ["PATH"],
+                "PYTHONPATH": str(ROOT),
+                "PYTHONWARNINGS": "ignore",
+                "AMQP_URI": vhosts[name].admin_uri,
+                "DATABASE_URL": "postgresql+psycopg2://unused",
+                **own,
+            },
+            tmp_path / f"{name}.log",
+            directory=ROOT,
+        )  # fmt: skip
+        children[name].start()
+        assert wait_for(lambda name=name: _answers(vhosts[name], "ours"), READY_TIMEOUT_S), name
+    cost_us: dict[str, list[float]] = {"off": [], "on": []}
+    for _ in range(ROUNDS):
+        for name, child in children.items():
+            before_s = sum(psutil.Process(child.pid).cpu_times()[:2])
+            callers = NamekoCallers(vhosts[name].admin_uri, "ours.echo", lambda: {"n": 1})
+            load = callers.run(CLIENTS, SECONDS)
+            spent_s = sum(psutil.Process(child.pid).cpu_times()[:2]) - before_s
+            cost_us[name].append(spent_s / len(load.latencies_s) * 1e6)
+    for child in children.values():
+        child.stop()
+    for vhost in vhosts.values():
+        vhost.stop()
+    server.shutdown()
+    server.server_close()
+    record(
+        "processor time of our echo, every call traced ÷ none",
+        median_ratio(cost_us["on"], cost_us["off"]),
+        detail=f"{median(cost_us['on']):.0f} against {median(cost_us['off']):.0f} µs a call",
+    )
 
 
 def _answers(vhost: VirtualHost, name: str) -> bool:

@@ -18,6 +18,7 @@ from deploy.local.child import Child
 from deploy.local.postgres import Postgres
 from deploy.local.processes import ROOT, Ports, Process, Secrets, processes
 from deploy.local.startup import wait_for
+from deploy.local.traces import Span, Spans
 from deploy.parts import DATABASES, PROCESSES
 from tests.patience import START_PATIENCE_S
 
@@ -56,7 +57,7 @@ class System:
         self._postgres = postgres
         self._directory = directory
         self._wanted = tuple(names)
-        if unknown := set(self._wanted) - {*PROCESSES, "mailbox"}:
+        if unknown := set(self._wanted) - {*PROCESSES, "mailbox", "traces"}:
             raise ValueError(f"no such process: {', '.join(sorted(unknown))}")
         self._settings = dict(settings or {})
         self._urls = dict(databases or {})
@@ -77,6 +78,10 @@ class System:
     @property
     def mailbox_url(self) -> str:
         return f"http://127.0.0.1:{self._ports.mailbox}"
+
+    def traces(self) -> dict[str, list[Span]]:
+        """What the process ``traces`` was sent by now, where the setting ``TRACES`` has it run."""
+        return Spans(Path(self.process("traces").environment["TRACES_FILE"])).traces()
 
     @cached_property
     def rpc(self) -> RpcClient:

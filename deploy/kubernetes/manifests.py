@@ -125,8 +125,16 @@ SETTINGS: dict[str, dict[str, str]] = {
         "TAX_BPS": "0",
     },
     "billing": {"PROVISIONING": "external"},
+    "traces": {
+        "OTEL_TRACES_EXPORTER": "none",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector.monitoring:4318",
+        "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+        "OTEL_TRACES_SAMPLER_ARG": "0.1",
+    },
 }
 """What an overlay says otherwise. Who promises and who keeps it read the same."""
+
+TRACED = dict.fromkeys(SETTINGS["traces"], "traces")
 
 SECRETS: dict[str, tuple[str, ...]] = {
     **{f"{name}-database": ("username", "password") for name in DATABASES},
@@ -176,7 +184,7 @@ def _environment(process: Process) -> list[Object]:
         *({"name": name, **_from_secret(*place)} for name, place in process.secrets.items()),
         *(
             {"name": name, "valueFrom": {"configMapKeyRef": {"name": place, "key": name}}}
-            for name, place in process.configured.items()
+            for name, place in {**process.configured, **TRACED}.items()
         ),
     ]
 
@@ -363,11 +371,15 @@ DNS: Object = {
 }
 TO_DATABASE = _to_pods({"cnpg.io/cluster": DATABASE}, 5432)
 TO_BROKER = _to_pods(_labels(BROKER), 5672)
+TO_COLLECTOR: Object = {
+    "to": [_in_namespace("monitoring")],
+    "ports": [{"port": 4318, "protocol": "TCP"}],
+}
 PRIVATE = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"]
 
 
 def _policy(process: Process) -> Object:
-    egress = [DNS, TO_DATABASE, TO_BROKER]
+    egress = [DNS, TO_DATABASE, TO_BROKER, TO_COLLECTOR]
     if process.calls_outside:
         world = {"ipBlock": {"cidr": "0.0.0.0/0", "except": PRIVATE}}
         ports = [{"port": port, "protocol": "TCP"} for port in process.calls_outside]

@@ -30,11 +30,16 @@ class Ports:
     sandbox: int
     mailbox: int
     mailbox_smtp: int
+    traces: int
     health: Mapping[str, int]
 
     @classmethod
     def choose(
-        cls, gateway: int | None = None, sandbox: int | None = None, mailbox: int | None = None
+        cls,
+        gateway: int | None = None,
+        sandbox: int | None = None,
+        mailbox: int | None = None,
+        traces: int | None = None,
     ) -> "Ports":
         """The ports given, and a free one for everything else."""
         return cls(
@@ -42,6 +47,7 @@ class Ports:
             sandbox=sandbox or free_port(),
             mailbox=mailbox or free_port(),
             mailbox_smtp=free_port(),
+            traces=traces or free_port(),
             health={name: free_port() for name in LISTENERS},
         )
 
@@ -68,10 +74,18 @@ def processes(
     """Every process of the product. ``environment`` is what they all inherit.
 
     With a ``STRIPE_API_KEY`` of the user's own, payments go to Stripe and no sandbox runs; with an
-    ``SMTP_URL``, mails go there and no mailbox runs. The mailbox's data lie beside the sandbox's.
+    ``SMTP_URL``, mails go there and no mailbox runs. With ``TRACES`` spans are recorded, and shown
+    by a process beside them, unless ``OTEL_EXPORTER_OTLP_ENDPOINT`` says who takes them. The data
+    of both lie beside the sandbox's.
     """
     public_url = environment.get("PUBLIC_URL") or f"http://127.0.0.1:{ports.gateway}"
     everywhere = {**environment, "PYTHONUNBUFFERED": "1", "PUBLIC_URL": public_url}
+    is_traced = environment.get("TRACES", "") not in ("", "0")
+    is_shown = is_traced and not environment.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    if is_traced:
+        everywhere["OTEL_TRACES_EXPORTER"] = "otlp"
+    if is_shown:
+        everywhere["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://127.0.0.1:{ports.traces}"
     stripe = _stripe(environment, ports, secret)
     website = {
         "SECRET_KEY": environment.get("SECRET_KEY") or secret.secret_key,
@@ -97,6 +111,7 @@ def processes(
         service("notifier", "services.gateway.notifier", "gateway", website),
         *([_sandbox(ports, secret, sandbox_data, everywhere)] if stripe else []),
         *([] if environment.get("SMTP_URL") else [_mailbox(ports, sandbox_data, everywhere)]),
+        *([_traces(ports, sandbox_data, everywhere)] if is_shown else []),
         _gateway(
             ports,
             {
@@ -138,6 +153,19 @@ def _mailbox(ports: Ports, sandbox_data: Path, environment: Mapping[str, str]) -
             "MAILBOX_PORT": str(ports.mailbox),
         },
         f"http://127.0.0.1:{ports.mailbox}/healthz",
+    )
+
+
+def _traces(ports: Ports, sandbox_data: Path, environment: Mapping[str, str]) -> Process:
+    return Process(
+        "traces",
+        [sys.executable, "-m", "deploy.local.traces"],
+        {
+            **environment,
+            "TRACES_FILE": str(sandbox_data.parent / "traces" / "spans.jsonl"),
+            "TRACES_PORT": str(ports.traces),
+        },
+        f"http://127.0.0.1:{ports.traces}/healthz",
     )
 
 

@@ -4,6 +4,7 @@ Everything it makes lies in ``.data/``. Ctrl-C stops the services first, then th
 the database. Settings come from the environment:
 
 - ``GATEWAY_PORT`` (8000), ``SANDBOX_PORT`` (12111) and ``MAILBOX_PORT`` (8025) on 127.0.0.1;
+- ``TRACES=1`` to record what happens, and look at it on ``TRACES_PORT`` (4318);
 - ``AMQP_URI``, or ``<SERVICE>_AMQP_URI``, for a broker of your own;
 - ``<SERVICE>_DATABASE_URL`` for a database of your own;
 - ``STRIPE_API_KEY`` and ``STRIPE_WEBHOOK_SECRET`` to pay through Stripe instead of the sandbox;
@@ -116,13 +117,16 @@ def run(stopping: threading.Event, stack: ExitStack) -> None:
 
 
 def chosen_ports() -> Ports:
-    """The ports of the website, the sandbox and the mailbox, which must be free."""
+    """The ports of the website and what stands beside it, which must be free."""
     found = {}
     for name, default, what in (
         ("GATEWAY_PORT", 8000, "website"),
         ("SANDBOX_PORT", 12111, "payment sandbox"),
         ("MAILBOX_PORT", 8025, "mailbox"),
+        ("TRACES_PORT", 4318, "traces"),
     ):
+        if name == "TRACES_PORT" and not os.environ.get("TRACES"):
+            continue
         text = os.environ.get(name) or str(default)
         if not text.isdecimal() or not 0 < int(text) < 65_536:
             raise StartupError(f"{name} is {text!r}: give it a number from 1 to 65535.")
@@ -132,7 +136,7 @@ def chosen_ports() -> Ports:
                 f" or choose another with `make run {name}={int(text) + 1}`."
             )
         found[name] = int(text)
-    return Ports.choose(found["GATEWAY_PORT"], found["SANDBOX_PORT"], found["MAILBOX_PORT"])
+    return Ports.choose(*found.values())
 
 
 def chosen_clock(environment: Mapping[str, str]) -> int:
@@ -280,10 +284,12 @@ def banner(every: list[Process], ports: Ports) -> str:
     """What the person needs to know now."""
     sandbox = any(process.name == "sandbox" for process in every)
     mailbox = any(process.name == "mailbox" for process in every)
+    traces = any(process.name == "traces" for process in every)
     lines = [
         f"Mycelium is running:   http://127.0.0.1:{ports.gateway}",
         *([f"Payment sandbox:       http://127.0.0.1:{ports.sandbox}"] if sandbox else []),
         *([f"Mails to its users:    http://127.0.0.1:{ports.mailbox}"] if mailbox else []),
+        *([f"Traces:                http://127.0.0.1:{ports.traces}"] if traces else []),
         *([f"The clock:             {ahead().days} days ahead"] if ahead() else []),
         *(["Card for a purchase:   4242 4242 4242 4242, any date and code"] if sandbox else []),
         "Logs:                  .data/log/",
