@@ -29,6 +29,11 @@ class Fault:
     needs_disk: bool = False
 
 
+def _part(victim: str) -> str:
+    """What is touched with a process: the sandbox is the card processor."""
+    return "processor" if victim == "sandbox" else victim
+
+
 def _killed(victim: str) -> Fault:
     @contextmanager
     def injects(product: Product, chance: random.Random) -> Iterator[None]:
@@ -36,7 +41,7 @@ def _killed(victim: str) -> Fault:
         yield
         product.repairs()
 
-    return Fault(f"{victim} is killed", victim, injects)
+    return Fault(f"{victim} is killed", _part(victim), injects)
 
 
 def _frozen(victim: str) -> Fault:
@@ -48,7 +53,7 @@ def _frozen(victim: str) -> Fault:
             if process.is_running():
                 process.resume()
 
-    return Fault(f"{victim} is frozen", victim, injects)
+    return Fault(f"{victim} is frozen", _part(victim), injects)
 
 
 def _wire(name: str, what: str, begins: Callable[[Product], Any]) -> Fault:
@@ -196,3 +201,13 @@ FAULTS = (
     _declined("stolen_card", "4000000000009979"),
     _declined("authentication_required", "4000002760003184"),
 )
+
+
+def some_of(faults: list[Fault], chance: random.Random, count: int) -> list[Fault]:
+    """So many at most, each of another part, in the order in which they can begin: what needs the
+    database or the broker to begin and to end comes before what disturbs these."""
+    found: dict[str, Fault] = {}
+    for fault in chance.sample(faults, min(2 * count, len(faults))):
+        if len(found) < count:
+            found.setdefault(fault.touches, fault)
+    return sorted(found.values(), key=lambda fault: fault.touches in SERVERS)

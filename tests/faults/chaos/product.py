@@ -218,6 +218,10 @@ class Product(System):
             if not self.is_running(name):
                 self._launch(name)
                 started.append(name)
+        if "sandbox" in started:
+            # It has forgotten what time it is.
+            self.wait_ready("sandbox")
+            self.passes(timedelta())
         return started
 
     def is_ready(self) -> bool:

@@ -21,7 +21,7 @@ import pytest
 from deploy.local.processes import ROOT
 from tests.faults.chaos import table
 from tests.faults.chaos.books import differences, settles
-from tests.faults.chaos.faults import FAULTS, Fault
+from tests.faults.chaos.faults import FAULTS, Fault, some_of
 from tests.faults.chaos.people import Crowd
 from tests.faults.chaos.product import PATIENCE_S, Product
 from tests.patience import eventually
@@ -113,10 +113,7 @@ def test_faults_that_happen_together_lose_and_double_nothing(world: World) -> No
     says(f"\n{again}")
     until = time.monotonic() + MINUTES * 60
     while time.monotonic() < until:
-        faults: list[Fault] = []
-        for fault in chance.sample(possible(world.product), 2 * TOGETHER):
-            if fault.touches not in {one.touches for one in faults} and len(faults) < TOGETHER:
-                faults.append(fault)
+        faults = some_of(possible(world.product), chance, TOGETHER)
         says(f"  {', '.join(fault.name for fault in faults)}")
         row = lives_through(world, faults, chance)
         says(f"    {row.line()}")
