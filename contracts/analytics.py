@@ -55,6 +55,9 @@ class Figures(Value):
     ``fees_micros`` what of it the marketplace keeps of what others sell. ``first_purchase_s`` is
     how long all ``first_purchases`` took from registering, in seconds, and
     ``first_purchases_in_time`` how many of them took two minutes at most.
+
+    A path is what one browser did on one day to buy in one way: ``paths_…`` counts those that came
+    to a step, ``left_…`` those that came no further.
     """
 
     registrations: Count = 0
@@ -80,6 +83,24 @@ class Figures(Value):
     refunded_micros: TotalMicros = 0
     reversed_micros: SignedMicros = 0
     """What went back to cards, less what of it came back: disputes that were won."""
+    purchases_begun_buy_now: Count = 0
+    purchases_begun_cart: Count = 0
+    purchases_completed_buy_now: Count = 0
+    purchases_completed_cart: Count = 0
+    paths_buy_now_product_page: Count = 0
+    paths_buy_now_dialog: Count = 0
+    paths_buy_now_card_page: Count = 0
+    paths_buy_now_completed: Count = 0
+    left_buy_now_product_page: Count = 0
+    left_buy_now_dialog: Count = 0
+    left_buy_now_card_page: Count = 0
+    paths_cart_filled: Count = 0
+    paths_cart_cart_page: Count = 0
+    paths_cart_card_page: Count = 0
+    paths_cart_completed: Count = 0
+    left_cart_filled: Count = 0
+    left_cart_cart_page: Count = 0
+    left_cart_card_page: Count = 0
 
     def count_of(self, metric: KpiName) -> tuple[int, int] | None:
         """How many of how many a success metric counts; None for adoption, which is of people."""

@@ -43,6 +43,13 @@ class PurchaseStatus(StrEnum):
     FAILED = "failed"
 
 
+class PurchaseWay(StrEnum):
+    """How something was ordered: by Buy Now, or together with what was in a cart."""
+
+    BUY_NOW = "buy_now"
+    CART = "cart"
+
+
 class DeploymentStatus(StrEnum):
     REQUESTED = "requested"
     ACTIVE = "active"
@@ -161,6 +168,7 @@ class Purchase(Reply):
     ``is_stock_limited``: others may buy the last of it. While the purchase waits, stock is set
     aside for it until ``stock_held_until``; None: it is not, and may be gone when the money comes.
     ``refunded_micros`` went back of it. Its buyer may give it back until ``returnable_until``.
+    ``way`` is None where that was not told, or not recorded yet.
     """
 
     purchase_id: UUID
@@ -181,6 +189,7 @@ class Purchase(Reply):
     refunded_micros: PriceMicros = 0
     returnable_until: Moment | None = None
     replayed: bool = False
+    way: PurchaseWay | None = None
 
     @property
     def discount_micros(self) -> int:
@@ -197,8 +206,12 @@ class StartPurchase(Command[Purchase], service=SERVICE, method="start_purchase")
     ``details[0]`` is ``choices.`` and the field's key.
     """
 
+    may_differ: ClassVar[set[str]] = {"idempotency_key", "way"}
+
     user_id: UUID
     lines: Annotated[list[PurchaseLine], Field(min_length=1, max_length=50)]
+    way: PurchaseWay | None = None
+    """It is counted, and changes nothing else."""
 
 
 DiscountBps = Annotated[int, Field(strict=True, ge=0, le=5_000)]
@@ -1014,7 +1027,7 @@ class PurchaseShortOfFunds(UserEvent, source=SERVICE, type="purchase_short_of_fu
     ``total_shortfall_micros`` that of everything this user waits for.
     """
 
-    inside: ClassVar[frozenset[str]] = frozenset({"begun_at"})
+    inside: ClassVar[frozenset[str]] = frozenset({"begun_at", "way"})
 
     purchase_id: UUID
     total_micros: AmountMicros
@@ -1022,6 +1035,7 @@ class PurchaseShortOfFunds(UserEvent, source=SERVICE, type="purchase_short_of_fu
     total_shortfall_micros: AmountMicros
     available_micros: SignedMicros
     begun_at: Moment | None = None
+    way: PurchaseWay | None = None
 
 
 class RenewalAnnounced(UserEvent, source=SERVICE, type="renewal_announced"):
@@ -1088,7 +1102,7 @@ class PurchaseCompleted(UserEvent, source=SERVICE, type="purchase_completed"):
     """``fee_micros`` of it is the marketplace's, of what others sell. ``begun_at`` is when it was
     ordered; earlier versions did not say."""
 
-    inside: ClassVar[frozenset[str]] = frozenset({"begun_at", "fee_micros", "lines"})
+    inside: ClassVar[frozenset[str]] = frozenset({"begun_at", "fee_micros", "lines", "way"})
 
     purchase_id: UUID
     total_micros: PriceMicros
@@ -1097,18 +1111,20 @@ class PurchaseCompleted(UserEvent, source=SERVICE, type="purchase_completed"):
     begun_at: Moment | None = None
     fee_micros: PriceMicros = 0
     lines: list[SoldLine] = Field(default_factory=list)
+    way: PurchaseWay | None = None
 
 
 class PurchaseEnded(UserEvent, source=SERVICE, type="purchase_ended"):
     """A purchase ended without a payment: cancelled, expired or failed; nothing was charged."""
 
-    inside: ClassVar[frozenset[str]] = frozenset({"begun_at"})
+    inside: ClassVar[frozenset[str]] = frozenset({"begun_at", "way"})
 
     purchase_id: UUID
     status: PurchaseStatus
     status_code: str
     reason: str
     begun_at: Moment | None = None
+    way: PurchaseWay | None = None
 
 
 class RefundRecord(Value):
@@ -1134,6 +1150,7 @@ class PurchaseRecord(Value):
     lines: list[SoldLine]
     refunds: list[RefundRecord]
     short_at: Moment | None = None
+    way: PurchaseWay | None = None
 
 
 class PurchaseRecords(Reply):

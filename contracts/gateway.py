@@ -1,6 +1,13 @@
 """What the gateway says: people register with it, and it is asked for nothing by the services."""
 
-from contracts.messages import UserEvent
+from enum import StrEnum
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import Field
+
+from contracts.billing import PurchaseWay
+from contracts.messages import Event, Moment, UserEvent, Value
 
 SERVICE = "gateway"
 
@@ -18,3 +25,50 @@ class MovedPersonAnswered(UserEvent, source=SERVICE, type="moved_person_answered
     that ``refusal`` names: ``address_taken``, ``address_unusable``."""
 
     refusal: str = ""
+
+
+class PathStep(StrEnum):
+    """What a browser came to on its way to a purchase."""
+
+    PRODUCT_PAGE = "product_page"
+    DIALOG = "dialog"
+    FILLED = "filled"
+    CART_PAGE = "cart_page"
+    CARD_PAGE = "card_page"
+    COMPLETED = "completed"
+
+
+PATHS = {
+    PurchaseWay.BUY_NOW: (
+        PathStep.PRODUCT_PAGE,
+        PathStep.DIALOG,
+        PathStep.CARD_PAGE,
+        PathStep.COMPLETED,
+    ),
+    PurchaseWay.CART: (
+        PathStep.FILLED,
+        PathStep.CART_PAGE,
+        PathStep.CARD_PAGE,
+        PathStep.COMPLETED,
+    ),
+}
+"""The steps of each way, in their order; who has the credits needs no card page."""
+
+STEPS_MAX = 500
+
+
+class StepTaken(Value):
+    """``path_id`` stands for one browser on one day (UTC), and for nobody once the day is over:
+    docs/decisions/0030 says how."""
+
+    path_id: UUID
+    way: PurchaseWay
+    step: PathStep
+    taken_at: Moment
+
+
+class StepsTaken(Event, source=SERVICE, type="steps_taken", needs_listener=False):
+    """What browsers did on their ways to purchases in the last seconds. Who they are is not told,
+    and what a process had gathered that was killed is told by nobody."""
+
+    steps: Annotated[list[StepTaken], Field(max_length=STEPS_MAX)]

@@ -25,9 +25,10 @@ from contracts.billing import (
     PurchaseRefunded,
     PurchaseShortOfFunds,
     PurchaseStatus,
+    PurchaseWay,
     SoldLine,
 )
-from contracts.gateway import UserRegistered
+from contracts.gateway import StepsTaken, UserRegistered
 from contracts.messages import Event
 from contracts.topup import (
     AutoTopupRecord,
@@ -42,7 +43,7 @@ from contracts.topup import (
 
 
 class Kind(StrEnum):
-    """Of a purchase, a top-up, a person, a deployment; no two of these share one."""
+    """Of a purchase, a top-up, a person, a deployment, a path; no two of these share one."""
 
     BEGUN = "begun"
     SHORT = "short"
@@ -60,6 +61,7 @@ class Kind(StrEnum):
     ACTIVATED = "activated"
     CHANGED = "changed"
     RENEWED = "renewed"
+    STEP = "step"
 
 
 class Fact(NamedTuple):
@@ -91,14 +93,23 @@ def _(event: UserRegistered) -> Told:
 
 
 @told.register
+def _(event: StepsTaken) -> Told:
+    steps = [
+        Fact(each.path_id, Kind.STEP, f"{each.way}:{each.step}", each.taken_at, {})
+        for each in event.steps
+    ]
+    return Told(steps, [])
+
+
+@told.register
 def _(event: PurchaseShortOfFunds) -> Told:
-    begun = _begun(event.purchase_id, event.user_id, event.begun_at or event.occurred_at)
+    begun = _begun(event.purchase_id, event.user_id, event.begun_at or event.occurred_at, event.way)
     return _and(begun, [Fact(event.purchase_id, Kind.SHORT, "", event.occurred_at, {})])
 
 
 @told.register
 def _(event: PurchaseCompleted) -> Told:
-    begun = _begun(event.purchase_id, event.user_id, event.begun_at or event.occurred_at)
+    begun = _begun(event.purchase_id, event.user_id, event.begun_at or event.occurred_at, event.way)
     return _and(
         begun,
         _completed(
@@ -114,7 +125,7 @@ def _(event: PurchaseCompleted) -> Told:
 
 @told.register
 def _(event: PurchaseEnded) -> Told:
-    begun = _begun(event.purchase_id, event.user_id, event.begun_at or event.occurred_at)
+    begun = _begun(event.purchase_id, event.user_id, event.begun_at or event.occurred_at, event.way)
     ended = _ended(event.purchase_id, event.occurred_at, event.status, event.status_code)
     return _and(begun, [ended])
 
@@ -186,7 +197,7 @@ def registered(user_id: UUID, at: datetime) -> Told:
 
 def of_purchase(record: PurchaseRecord) -> Told:
     """What billing's record says, as its events said it."""
-    found = _begun(record.purchase_id, record.user_id, record.begun_at)
+    found = _begun(record.purchase_id, record.user_id, record.begun_at, record.way)
     if record.short_at is not None:
         found = _and(found, [Fact(record.purchase_id, Kind.SHORT, "", record.short_at, {})])
     if record.ended_at is not None and record.status is PurchaseStatus.COMPLETED:
@@ -258,8 +269,9 @@ def _and(first: Told, more: Iterable[Fact]) -> Told:
     return Told([*first.facts, *more], first.active)
 
 
-def _begun(purchase_id: UUID, user_id: UUID, at: datetime) -> Told:
-    return Told([Fact(purchase_id, Kind.BEGUN, "", at, {})], [(user_id, at)])
+def _begun(purchase_id: UUID, user_id: UUID, at: datetime, way: PurchaseWay | None) -> Told:
+    ordered = {"way": way.value} if way else {}
+    return Told([Fact(purchase_id, Kind.BEGUN, "", at, ordered)], [(user_id, at)])
 
 
 def _completed(

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from contracts.billing import DeploymentStatus
+from contracts.gateway import PATHS, PathStep
 from services.analytics.facts import Fact, Kind
 
 IN_TIME_S = 120
@@ -63,18 +64,24 @@ def come_to(facts: Iterable[Fact]) -> Counts:
     for fact in sorted(facts, key=lambda fact: (fact.at, fact.key)):
         found.setdefault(fact.kind, []).append(fact)
     counts: Counts = Counter()
-    for of in (_purchase, _topup, _person, _deployment):
+    for of in (_purchase, _topup, _person, _deployment, _path):
         of(found, counts)
     return counts
 
 
 def _purchase(found: ByKind, counts: Counts) -> None:
+    way = None
     for begun in found.get(Kind.BEGUN, ()):
         counts[Place(Figure.PURCHASES_BEGUN, begun.at)] += 1
+        way = begun.data.get("way")
+        if way:
+            counts[Place(f"{Figure.PURCHASES_BEGUN}_{way}", begun.at)] += 1
     for short in found.get(Kind.SHORT, ()):
         counts[Place(Figure.PURCHASES_SHORT, short.at)] += 1
     for done in found.get(Kind.COMPLETED, ()):
         counts[Place(Figure.PURCHASES_COMPLETED, done.at)] += 1
+        if way:
+            counts[Place(f"{Figure.PURCHASES_COMPLETED}_{way}", done.at)] += 1
         _sold(counts, done.at, done.data["total_micros"], done.data["fee_micros"])
         for product_id, units, amount_micros in done.data["lines"]:
             counts[Place(Figure.PRODUCT_UNITS, done.at, product_id)] += units
@@ -164,3 +171,15 @@ def _burn(history: Sequence[Fact], counts: Counts) -> None:
         now_micros = cost_micros if is_running else 0
         counts[Place(Figure.BURN_MICROS, fact.at)] += now_micros - before_micros
         before_micros = now_micros
+
+
+def _path(found: ByKind, counts: Counts) -> None:
+    """To which steps a browser came, each way by itself, and which was the last that it came to."""
+    came = {step.key: step.at for step in found.get(Kind.STEP, ())}
+    for way, steps in PATHS.items():
+        taken = [step for step in steps if f"{way}:{step}" in came]
+        for step in taken:
+            counts[Place(f"paths_{way}_{step}", came[f"{way}:{step}"])] += 1
+        if taken and taken[-1] is not PathStep.COMPLETED:
+            last = taken[-1]
+            counts[Place(f"left_{way}_{last}", came[f"{way}:{last}"])] += 1

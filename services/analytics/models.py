@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, ClassVar
 from uuid import UUID
 
-from sqlalchemy import BigInteger, DateTime, Text
+from sqlalchemy import BigInteger, DateTime, Index, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -31,6 +31,8 @@ class FactRow(Base):
     key: Mapped[str] = mapped_column(primary_key=True)
     at: Mapped[datetime]
     data: Mapped[dict[str, Any]]
+
+    __table_args__ = (Index("facts_of_paths", "at", postgresql_where=text("kind = 'step'")),)
 
 
 class ActivityRow(Base):

@@ -10,7 +10,7 @@ from chassis.events import events_handler
 from chassis.health import Health
 from chassis.metrics import Gauge
 from chassis.outbox import OutboxRelay
-from chassis.retention import FORGET_EVERY_S, forget, messages
+from chassis.retention import FORGET_EVERY_S, Kept, forget, messages
 from chassis.rpc import rpc
 from chassis.service_database import Database
 from chassis.timer import timer
@@ -35,7 +35,7 @@ from contracts.billing import (
     PurchaseRefunded,
     PurchaseShortOfFunds,
 )
-from contracts.gateway import UserRegistered
+from contracts.gateway import StepsTaken, UserRegistered
 from contracts.messages import Event
 from contracts.topup import (
     AutoTopupSettingsChanged,
@@ -52,6 +52,9 @@ from services.analytics.settings import get_settings
 GATHER_S = 0.5
 """So long after one event more of its kind are awaited: counting ten together costs each a sixth of
 what it costs alone, and nobody looks at numbers that soon."""
+
+STEPS_KEPT = Kept("facts", "at", days=2, unless="kind <> 'step'")
+"""A path ends with its day; what of it is heard for so long after that is counted right."""
 
 GAUGES = {
     "last_counted_seconds": Gauge(
@@ -148,10 +151,14 @@ class AnalyticsService(operated.Operated):
     ) -> None:
         _count(session, events)
 
+    @events_handler(StepsTaken, gather_s=GATHER_S)
+    def steps_taken(self, session: Session, events: Sequence[StepsTaken]) -> None:
+        _count(session, events)
+
     @timer(FORGET_EVERY_S)
     def forget_old(self) -> None:
-        """Messages only: what was counted stays."""
-        forget(self.database, utc_now(), messages(get_settings()))
+        """Messages, and which path had come how far: what was counted stays."""
+        forget(self.database, utc_now(), [*messages(get_settings()), STEPS_KEPT])
 
 
 def _count(session: Session, events: Sequence[Event]) -> None:

@@ -8,7 +8,7 @@ from sqlalchemy import BigInteger, DateTime, ForeignKey, Integer, Text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from contracts.billing import DeploymentStatus, PurchaseStatus
+from contracts.billing import DeploymentStatus, PurchaseStatus, PurchaseWay
 
 
 class Base(DeclarativeBase):
@@ -30,7 +30,7 @@ class PurchaseRow(Base):
     :mod:`services.billing.purchases.claims`. ``closing_status`` is the end it is being brought
     to without a payment; it is written before the wallet is told.
     ``may_hold_stock`` says whether stock stays set aside for it while it is not paid, ``short_at``
-    when the wallet had too little for it first.
+    when the wallet had too little for it first. ``way`` is how it was ordered, where that is known.
     """
 
     __tablename__ = "purchases"
@@ -63,6 +63,7 @@ class PurchaseRow(Base):
     updated_at: Mapped[datetime]
     expires_at: Mapped[datetime]
     ended_at: Mapped[datetime | None]
+    way: Mapped[str | None]
 
     lines: Mapped[list["PurchaseLineRow"]] = relationship(
         order_by="PurchaseLineRow.position", lazy="selectin"
@@ -70,6 +71,10 @@ class PurchaseRow(Base):
     deployments: Mapped[list["DeploymentRow"]] = relationship(
         order_by="[DeploymentRow.line_position, DeploymentRow.unit_number]", lazy="selectin"
     )
+
+    @property
+    def purchase_way(self) -> PurchaseWay | None:
+        return PurchaseWay(self.way) if self.way else None
 
 
 class PurchaseLineRow(Base):

@@ -25,6 +25,7 @@ from contracts.errors import DeadlineExceeded, ServiceError, Unavailable
 from contracts.messages import Command, Reply, Request
 from contracts.topup import ChargeForecast, ForecastCharges
 from services.gateway.charge_forecasts import ChargeForecasts
+from services.gateway.paths import Paths
 from services.gateway.purchase_waiters import PurchaseWaiters
 from services.gateway.rate_limits import TakenAhead
 from services.gateway.recent import Recent
@@ -87,6 +88,7 @@ class Backend:
         """What everybody who watches the numbers of now is shown."""
         self.response_times = ResponseTimes(database)
         self.charge_forecasts = ChargeForecasts(lambda asked: self.call(asked, ANSWER_WITHIN_S))
+        self.paths = Paths(database)
 
     @property
     def rpc(self) -> RpcClient:
@@ -158,6 +160,7 @@ class Backend:
             if self._rpc is not None:
                 self._rpc.close()
         self.response_times.stop()
+        self.paths.stop()
         self.database.engine.dispose()
 
 

@@ -89,6 +89,17 @@ class Act(Base):
     )
 
 
+class PathSecret(Base):
+    """What the paths of the day that begins at ``starts_at`` are named by, until it is over: see
+    :mod:`services.gateway.paths`. What is not logged is in no backup."""
+
+    __tablename__ = "path_secrets"
+    __table_args__ = {"prefixes": ["UNLOGGED"]}  # noqa: RUF012 - SQLAlchemy's own
+
+    starts_at: Mapped[datetime] = mapped_column(primary_key=True)
+    secret: Mapped[bytes]
+
+
 class User(Base):
     """``email`` is as the person wrote it, ``email_key`` what makes it unique
     (:func:`services.gateway.people.users.email_key`)."""

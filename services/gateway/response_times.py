@@ -5,22 +5,19 @@ is about all of them. Each process adds what it has counted to the database ever
 the background; what it has not added when it is killed is lost, and nothing depends on it.
 """
 
-import threading
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from flask import Request
 from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from chassis.database import Connected
 from chassis.retention import Kept
+from services.gateway.gathering import Gathering
 
 STEP = timedelta(minutes=5)
-ADD_EVERY_S = 2.0
 SLOW_S = 1.0
 KEPT = Kept("response_times", "starts_at", days=100)
 """A little longer than the longest trend that is drawn."""
@@ -100,54 +97,22 @@ def in_time_by_day(session: Session, since: datetime) -> dict[Kind, list[Counted
     return found
 
 
-class ResponseTimes:
+class ResponseTimes(Gathering[tuple[datetime, Kind], tuple[int, int, int]]):
     """What one process has counted and not added yet. Safe for threads."""
-
-    def __init__(self, database: Connected, every_s: float = ADD_EVERY_S) -> None:
-        self._database = database
-        self._every_s = every_s
-        self._lock = threading.Lock()
-        self._counts: dict[tuple[datetime, Kind], list[int]] = {}
-        self._stopping = threading.Event()
-        self._thread: threading.Thread | None = None
 
     def count(self, kind: Kind, now: datetime, seconds: float) -> None:
         answer = (1, int(seconds <= IN_TIME_S[kind]), int(seconds > SLOW_S))
-        with self._lock:
-            self._note((start_of_step(now), kind), answer)
-            if self._thread is None:
-                # Not before: a thread would not survive a fork.
-                self._thread = threading.Thread(target=self._run, daemon=True)
-                self._thread.start()
+        self._gather((start_of_step(now), kind), answer)
 
-    def add(self) -> None:
-        """Add what was counted to the database; where that is away, it is kept."""
-        with self._lock:
-            counts, self._counts = self._counts, {}
-        try:
-            with self._database.begin() as session:
-                # In one order, so that two processes never wait for each other.
-                for (starts_at, kind), (answered, in_time, slow) in sorted(counts.items()):
-                    given = {"answered": answered, "in_time": in_time, "slow": slow}
-                    session.execute(_ADD, {"starts_at": starts_at, "kind": kind, **given})
-        except SQLAlchemyError:
-            with self._lock:
-                for place, numbers in counts.items():
-                    self._note(place, numbers)
+    def _joined(
+        self, known: tuple[int, int, int], more: tuple[int, int, int]
+    ) -> tuple[int, int, int]:
+        return known[0] + more[0], known[1] + more[1], known[2] + more[2]
 
-    def stop(self) -> None:
-        """Add what is left, too."""
-        self._stopping.set()
-        if self._thread is not None:
-            self._thread.join(ADD_EVERY_S)
-        if self._counts:
-            self.add()
-
-    def _note(self, place: tuple[datetime, Kind], numbers: Iterable[int]) -> None:
-        known = self._counts.setdefault(place, [0, 0, 0])
-        self._counts[place] = [one + other for one, other in zip(known, numbers, strict=True)]
-
-    def _run(self) -> None:
-        while not self._stopping.wait(self._every_s):
-            if self._counts:
-                self.add()
+    def _write(
+        self, session: Session, gathered: Mapping[tuple[datetime, Kind], tuple[int, int, int]]
+    ) -> None:
+        # In one order, so that two processes never wait for each other.
+        for (starts_at, kind), (answered, in_time, slow) in sorted(gathered.items()):
+            given = {"answered": answered, "in_time": in_time, "slow": slow}
+            session.execute(_ADD, {"starts_at": starts_at, "kind": kind, **given})

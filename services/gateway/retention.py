@@ -1,7 +1,7 @@
 """What the website keeps for a time only. The notifier, a process beside it, sees to it."""
 
 from chassis.retention import Kept, messages
-from services.gateway import response_times
+from services.gateway import paths, response_times
 from services.gateway.settings import NotifierSettings
 
 
@@ -9,6 +9,8 @@ def kept(settings: NotifierSettings) -> list[Kept]:
     return [
         *messages(settings),
         response_times.KEPT,
+        paths.SECRETS_KEPT,
+        paths.EVENTS_KEPT,
         Kept("user_sessions", "expires_at", settings.ended_sessions_kept_days),
         Kept("api_tokens", "revoked_at", settings.ended_sessions_kept_days),
         Kept("mails", "ended_at", settings.mails_kept_days),

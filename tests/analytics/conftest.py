@@ -20,10 +20,11 @@ from contracts.billing import (
     PurchaseRefunded,
     PurchaseShortOfFunds,
     PurchaseStatus,
+    PurchaseWay,
     RefundCause,
     SoldLine,
 )
-from contracts.gateway import UserRegistered
+from contracts.gateway import PathStep, StepsTaken, StepTaken, UserRegistered
 from contracts.messages import Event
 from contracts.topup import (
     AutoTopupSettingsChanged,
@@ -43,6 +44,7 @@ def an_id(name: str) -> UUID:
     return uuid5(_SPACE, name)
 
 
+BUY_NOW, CART = PurchaseWay.BUY_NOW, PurchaseWay.CART
 ANN, BOB, CLEO = map(an_id, ("ann", "bob", "cleo"))
 VM, DISK = an_id("vm"), an_id("disk")
 
@@ -57,7 +59,12 @@ def now_and(moment: datetime, user_id: UUID, **more: Any) -> dict[str, Any]:
 
 
 def completed(
-    name: str, user_id: UUID, begun: datetime, moment: datetime, *lines: tuple[UUID, int, int]
+    name: str,
+    user_id: UUID,
+    begun: datetime,
+    moment: datetime,
+    *lines: tuple[UUID, int, int],
+    way: PurchaseWay | None = None,
 ) -> PurchaseCompleted:
     """Lines are a product, how many, and dollars for all of them; a tenth of the first is a fee."""
     sold = [
@@ -73,11 +80,18 @@ def completed(
         begun_at=begun,
         fee_micros=sold[0].amount_micros // 10,
         lines=sold,
+        way=way,
     )
 
 
 def ended(
-    name: str, user_id: UUID, begun: datetime, moment: datetime, status: str, code: str = ""
+    name: str,
+    user_id: UUID,
+    begun: datetime,
+    moment: datetime,
+    status: str,
+    code: str = "",
+    way: PurchaseWay | None = None,
 ) -> PurchaseEnded:
     return PurchaseEnded(
         **now_and(moment, user_id),
@@ -86,6 +100,24 @@ def ended(
         status_code=code,
         reason="",
         begun_at=begun,
+        way=way,
+    )
+
+
+def steps(day: int, *taken: tuple[str, PurchaseWay, str, str]) -> StepsTaken:
+    """Each a browser of that day, how it is to buy, the step, and the time of the day."""
+    return StepsTaken(
+        event_id=new_id(),
+        occurred_at=at(day, "23:00:00"),
+        steps=[
+            StepTaken(
+                path_id=an_id(f"{name} on {day}"),
+                way=way,
+                step=PathStep(step),
+                taken_at=at(day, clock),
+            )
+            for name, way, step, clock in taken
+        ],
     )
 
 
@@ -141,7 +173,9 @@ def story() -> list[Event]:
             name="vm",
             monthly_cost_micros=30 * USD,
         ),
-        completed("p1", ANN, at(2, "10:01:00"), at(2, "10:01:30"), (VM, 2, 20), (DISK, 1, 3)),
+        completed(
+            "p1", ANN, at(2, "10:01:00"), at(2, "10:01:30"), (VM, 2, 20), (DISK, 1, 3), way=BUY_NOW
+        ),
         saved(ANN, at(2, "10:02:00"), 1, 5 * USD),
         UserRegistered(**now_and(at(2, "10:30:00"), BOB)),
         # Tuesday 3rd: Bob is short, pays by hand at the second try, and gets it.
@@ -154,10 +188,11 @@ def story() -> list[Event]:
             total_shortfall_micros=25 * USD,
             available_micros=0,
             begun_at=at(3, "09:00:00"),
+            way=CART,
         ),
         declined("t1", BOB, at(3, "09:04:00"), "manual", "authentication_required"),
         paid("t1", BOB, at(3, "09:05:00"), "manual", 25),
-        completed("p2", BOB, at(3, "09:00:00"), at(3, "09:05:10"), (VM, 1, 25)),
+        completed("p2", BOB, at(3, "09:00:00"), at(3, "09:05:10"), (VM, 1, 25), way=CART),
         # Wednesday 4th: Ann is charged by itself, published twice; Bob has a refund.
         paid("t2", ANN, at(4, "12:00:00"), "auto", 10),
         paid("t2", ANN, at(4, "12:10:00"), "auto", 10),
@@ -177,6 +212,46 @@ def story() -> list[Event]:
         TopupReversed(**now_and(at(5, "15:00:00"), BOB), **back, is_dispute=True, description="x"),
         TopupRestored(**now_and(at(6, "15:00:00"), BOB), **back, is_dispute=True, description="x"),
         *_next_week(),
+        *_paths(),
+    ]
+
+
+def _paths() -> list[Event]:
+    return [
+        # Ann's browser goes all the way, Bob's looks twice, a third comes from the list.
+        steps(
+            2,
+            ("a", BUY_NOW, "product_page", "10:00:10"),
+            ("b", BUY_NOW, "product_page", "10:31:00"),
+            ("a", BUY_NOW, "dialog", "10:00:40"),
+        ),
+        steps(
+            2,
+            ("a", BUY_NOW, "completed", "10:01:31"),
+            ("b", BUY_NOW, "product_page", "10:35:00"),
+            ("c", BUY_NOW, "dialog", "11:00:00"),
+        ),
+        # Looked at as well, and bought in a cart.
+        steps(
+            3,
+            ("b", BUY_NOW, "product_page", "09:00:00"),
+            ("b", CART, "filled", "09:00:10"),
+            ("b", CART, "cart_page", "09:00:20"),
+            ("b", CART, "card_page", "09:00:30"),
+            ("b", CART, "completed", "09:05:12"),
+        ),
+        # Nobody buys anything.
+        steps(
+            9,
+            ("e", BUY_NOW, "product_page", "08:00:00"),
+            ("e", BUY_NOW, "dialog", "08:01:00"),
+            ("e", BUY_NOW, "card_page", "08:02:00"),
+            ("e", CART, "filled", "08:03:00"),
+            ("f", CART, "cart_page", "08:04:00"),
+            ("g", CART, "filled", "08:05:00"),
+            ("g", CART, "cart_page", "08:06:00"),
+            ("g", CART, "card_page", "08:07:00"),
+        ),
     ]
 
 
@@ -194,8 +269,8 @@ def _next_week() -> list[Event]:
             fee_micros=3 * USD,
         ),
         UserRegistered(**now_and(at(9, "08:00:00"), CLEO)),
-        ended("p3", CLEO, at(9, "08:10:00"), at(9, "08:10:01"), "failed", "out_of_stock"),
-        ended("p4", CLEO, at(9, "08:20:00"), at(10, "08:20:00"), "expired", "card_declined"),
+        ended("p3", CLEO, at(9, "08:10:00"), at(9, "08:10:01"), "failed", "out_of_stock", BUY_NOW),
+        ended("p4", CLEO, at(9, "08:20:00"), at(10, "08:20:00"), "expired", "card_declined", CART),
         ended("p5", ANN, at(10, "11:00:00"), at(10, "11:01:00"), "cancelled"),
         changed(at(10, "12:00:00"), "suspended"),
         changed(at(11, "12:00:00"), "active"),

@@ -5,11 +5,13 @@ What each step should change in the figures of :class:`contracts.analytics.Figur
 is done: apart from what any service says of it.
 """
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from html import unescape
 from typing import Any, Self
 from uuid import UUID, uuid4
 
@@ -21,6 +23,7 @@ from contracts.topup import TopupKind
 from services.catalog.seed import product_id_of
 from tests.gateway.conftest import Api, error_of, granted
 from tests.gateway.test_main_job import DECLINES_LATER, GOOD_CARD, card_page, pay
+from tests.gateway.test_site import csrf_token
 from tests.patience import eventually
 from tests.system import System
 
@@ -30,6 +33,7 @@ PRICES = {STARTER: 5, PRODUCTION: 15}
 FEE_PART = 10
 """All products are other people's, and the marketplace keeps a tenth."""
 
+BUY_NOW, CART = "buy_now", "cart"
 DECLINED, DISPUTED = "4000000000000002", "4000000000000259"
 WHY = "generic_decline"
 """What a card that is declined says."""
@@ -92,6 +96,36 @@ _KINDS = {
 }
 
 
+class Pages:
+    """A browser that is logged in, without scripts."""
+
+    def __init__(self, base_url: str, account: dict[str, str]) -> None:
+        self._base_url = base_url
+        self._http = requests.Session()
+        token = csrf_token(self.get("/login"))
+        assert self.post("/login", {**account, "csrf_token": token}) == "/dashboard"
+
+    def get(self, path: str, **headers: str) -> str:
+        answer = self._http.get(self._base_url + path, headers=headers, timeout=30)
+        assert answer.ok, f"{path} {answer.status_code} {answer.text[:500]}"
+        return answer.text
+
+    def post(self, path: str, form: dict[str, str]) -> str:
+        """Where it leads."""
+        answer = self._http.post(
+            self._base_url + path, data=form, timeout=30, allow_redirects=False
+        )
+        assert answer.status_code == 303, f"{path} {answer.status_code} {answer.text[:500]}"
+        return answer.headers["Location"]
+
+    def send(self, page: str, action: str, **filled: str) -> str:
+        """The form of a page that is sent to ``action``, filled in; where it leads."""
+        form = re.search(rf'action="{re.escape(action)}".*?</form>', page, re.DOTALL)
+        assert form, page[:2000]
+        hidden = dict(re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', form[0]))
+        return self.post(action, {**{k: unescape(v) for k, v in hidden.items()}, **filled})
+
+
 class Person:
     """``noted`` is what their way through the marketplace should have changed."""
 
@@ -132,7 +166,7 @@ class Person:
         self._puts_into_cart(STARTER, 2)
         self._puts_into_cart(PRODUCTION, 1)
         purchase = granted(self.api.command("/api/cart/checkout", {"total_usd": 25}))
-        self._begins()
+        self._begins(CART)
         self._completed(purchase, {STARTER: 2, PRODUCTION: 1})
 
     def leaves_the_dialog(self) -> None:
@@ -229,11 +263,64 @@ class Person:
         self._begins()
         self._ends("failed", "account_frozen")
 
+    def buys_on_the_pages(self) -> None:
+        """Looks, looks again, presses Buy Now, and pays by card."""
+        pages = self._opens_a_browser()
+        for _ in range(2):
+            pages.get(f"/marketplace/{STARTER}")
+        dialog = pages.get(f"/marketplace/{STARTER}/buy", **{"HX-Request": "true"})
+        card = pages.send(dialog, "/purchases", amount="custom", custom_amount="10")
+        self._comes_to(BUY_NOW, "product_page", "dialog", "card_page", "completed")
+        self._begins()
+        self._notes("purchases_short")
+        pay(card)
+        self._notes("topups_by_hand")
+        self._notes("credits_by_hand_micros", 10 * USD)
+        (waiting,) = granted(self.api.get("/api/purchases"))["purchases"]
+        bought = self._sees_completed(waiting["purchase_id"], {STARTER: 1})
+        for _ in range(2):
+            pages.get(f"/purchases/{bought['purchase_id']}")
+        # As its page is opened by a program, and by who is not to be followed: no path.
+        assert self.api.get(f"/marketplace/{PRODUCTION}").ok
+        pages.get("/cart", DNT="1")
+
+    def leaves_the_card_page_of_a_cart(self) -> None:
+        """Looks at something as well; pays neither in the dialog's way nor in the end."""
+        pages = self._opens_a_browser()
+        page = pages.get(f"/marketplace/{STARTER}")
+        assert pages.send(page, "/cart", quantity="1", product=self._id(STARTER)) == "/cart"
+        purchase = pages.send(pages.get("/cart"), "/cart/checkout")
+        self._begins(CART)
+        self._notes("purchases_short")
+        action = f"{purchase}/credits"
+        pages.send(pages.get(purchase), action, amount="custom", custom_amount="5")
+        pages.get(f"{purchase}?cancelled")
+        self._comes_to(BUY_NOW, "product_page", left="product_page")
+        self._comes_to(CART, "filled", "cart_page", "card_page", left="card_page")
+
+    def leaves_the_pages(self) -> None:
+        """The dialog from the list; a second browser, and one that is not to be followed."""
+        self._opens_a_browser().get(f"/marketplace/{STARTER}/buy")
+        self._comes_to(BUY_NOW, "dialog", left="dialog")
+        self._opens_a_browser().get(f"/marketplace/{STARTER}")
+        self._comes_to(BUY_NOW, "product_page", left="product_page")
+        self._opens_a_browser().get(f"/marketplace/{STARTER}", **{"Sec-GPC": "1"})
+        requests.get(f"{self.api.base_url}/marketplace/{STARTER}", timeout=30)
+
     # Their steps.
 
+    def _opens_a_browser(self) -> Pages:
+        return Pages(self.api.base_url, self._account)
+
+    def _comes_to(self, way: str, *steps: str, left: str = "") -> None:
+        for step in steps:
+            self._notes(f"paths_{way}_{step}")
+        if left:
+            self._notes(f"left_{way}_{left}")
+
     def _registers(self) -> None:
-        account = {"email": f"{uuid4()}@example.com", "password": "correct horse battery"}
-        answer = granted(self.api.post("/api/auth/register", account))
+        self._account = {"email": f"{uuid4()}@example.com", "password": "correct horse battery"}
+        answer = granted(self.api.post("/api/auth/register", self._account))
         self.api.token, self.api.user_id = answer["token"], UUID(answer["user_id"])
         self._notes("registrations")
 
@@ -315,6 +402,7 @@ class Person:
         assert bought["status"] == "completed", bought
         micros = sum(PRICES[slug] * count for slug, count in units.items()) * USD
         self._notes("purchases_completed")
+        self._notes(f"purchases_completed_{self._way}")
         self._notes("sales_micros", micros)
         self._notes("fees_micros", micros // FEE_PART)
         self.noted.units.update(units)
@@ -337,8 +425,10 @@ class Person:
         seen = granted(self.api.command(f"/api/purchases/{purchase_id}/cancel"))
         self._ends("cancelled", seen["status_code"])
 
-    def _begins(self) -> None:
+    def _begins(self, way: str = BUY_NOW) -> None:
+        self._way = way
         self._notes("purchases_begun")
+        self._notes(f"purchases_begun_{way}")
 
     def _ends(self, status: str, code: str) -> None:
         self._notes(f"purchases_{status}")
@@ -354,7 +444,7 @@ class Person:
 Way = Callable[[Person], None]
 
 WAYS: dict[Way, int] = {
-    Person.buys_credits_first: 22,
+    Person.buys_credits_first: 15,
     Person.is_short_and_pays: 22,
     Person.buys_a_cart: 14,
     Person.hesitates: 6,
@@ -368,5 +458,8 @@ WAYS: dict[Way, int] = {
     Person.cancels_the_machine: 4,
     Person.is_refunded: 3,
     Person.disputes: 1,
+    Person.buys_on_the_pages: 3,
+    Person.leaves_the_card_page_of_a_cart: 2,
+    Person.leaves_the_pages: 2,
 }
 """How many of a hundred people go each way."""

@@ -172,7 +172,10 @@ def _live_and_count(world: System, town: Town, counted: Connected, ways: list[Wa
     empty(counted)
     said = _refill(world, town.registrations())
     assert said.returncode == 0, said.stderr
-    assert all_counts(counted) == once
+    # Nobody has on record on which pages people were.
+    assert all_counts(counted) == {
+        key: n for key, n in once.items() if not key[1].startswith(("paths_", "left_"))
+    }
     world.start("analytics")
 
 

@@ -64,6 +64,7 @@ def _record(row: PurchaseRow, refunds: list[RefundRecord]) -> PurchaseRecord:
             for line in row.lines
         ],
         refunds=refunds,
+        way=row.purchase_way,
     )
 
 

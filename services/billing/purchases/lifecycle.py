@@ -211,6 +211,7 @@ def _complete(
         description=describe(row.lines),
         deployment_ids=[deployment.deployment_id for deployment in row.deployments],
         begun_at=row.created_at,
+        way=row.purchase_way,
         fee_micros=sum(sale.fee_micros for sale in records.of_purchase(now, row)),
         lines=[
             SoldLine(
@@ -310,6 +311,7 @@ def end_unpaid(session: Session, now: datetime, purchase_id: UUID) -> PurchaseRo
             status_code=row.status_code,
             reason=row.status_reason,
             begun_at=row.created_at,
+            way=row.purchase_way,
         ),
     )
     return row
@@ -348,6 +350,7 @@ def _short_of_funds(
         total_shortfall_micros=min(total_shortfall, MAX_AMOUNT_MICROS),
         available_micros=available_micros,
         begun_at=row.created_at,
+        way=row.purchase_way,
     )
 
 

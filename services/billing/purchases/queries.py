@@ -132,4 +132,5 @@ def as_purchase(row: PurchaseRow, rules: BillingSettings, *, replayed: bool = Fa
         is_stock_limited=any(line.is_stocked for line in row.lines),
         stock_held_until=row.stock_held_until if row.status in WAITING else None,
         replayed=replayed,
+        way=row.purchase_way,
     )

@@ -109,6 +109,7 @@ _PURCHASE = {
     "created_at": "timestamptz",
     "updated_at": "timestamptz",
     "expires_at": "timestamptz",
+    "way": "text",
 }
 _INSERT_PURCHASES = Bulk("INSERT INTO purchases ({columns}) SELECT * FROM {rows}", **_PURCHASE)
 _LINE = {
@@ -241,6 +242,7 @@ def _row(
         created_at=now,
         updated_at=now,
         expires_at=now + rules.purchase_lifetime,
+        way=order.command.way,
         lines=lines,
     )
 

@@ -16,6 +16,7 @@ from contracts.billing import (
     Purchase,
     PurchaseLine,
     PurchaseStatus,
+    PurchaseWay,
     ReturnPurchase,
     StartPurchase,
 )
@@ -229,7 +230,11 @@ def _start(user: CurrentUser, body: PurchaseBody, key: str) -> Purchase:
         choices=body.choices,
         expected_meters=_meters(body),
     )
-    return call(StartPurchase(idempotency_key=key, user_id=user.user_id, lines=[line]))
+    return call(
+        StartPurchase(
+            idempotency_key=key, user_id=user.user_id, lines=[line], way=PurchaseWay.BUY_NOW
+        )
+    )
 
 
 def _meters(body: PurchaseBody) -> list[Meter] | None:

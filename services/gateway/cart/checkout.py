@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from chassis.clock import utc_now
 from chassis.identifiers import new_id
-from contracts.billing import FindPurchase, Purchase, PurchaseLine, StartPurchase
+from contracts.billing import FindPurchase, Purchase, PurchaseLine, PurchaseWay, StartPurchase
 from contracts.errors import (
     AccountFrozen,
     BadRequest,
@@ -193,7 +193,12 @@ def put_back(session: Session, now: datetime, user_id: UUID, purchase_id: UUID) 
 
 def _command(checkout: CartCheckout) -> StartPurchase:
     lines = [PurchaseLine.model_validate(line["order"]) for line in checkout.lines]
-    return StartPurchase(idempotency_key=_key(checkout), user_id=checkout.user_id, lines=lines)
+    return StartPurchase(
+        idempotency_key=_key(checkout),
+        user_id=checkout.user_id,
+        lines=lines,
+        way=PurchaseWay.CART,
+    )
 
 
 def _key(checkout: CartCheckout) -> str:

@@ -12,9 +12,10 @@ from werkzeug.wrappers import Response
 
 from chassis.clock import utc_now
 from chassis.money import InvalidAmount
-from contracts.billing import LINE_NAME_LENGTH_MAX
+from contracts.billing import LINE_NAME_LENGTH_MAX, PurchaseWay
 from contracts.catalog import GetProduct, Product
 from contracts.errors import Conflict, ServiceError
+from contracts.gateway import PathStep
 from services.gateway.access import Who, open_to
 from services.gateway.backend import database
 from services.gateway.cart import checkout, storage
@@ -35,6 +36,7 @@ from services.gateway.pages.forms import (
 from services.gateway.pages.glance import forget_glance, glance
 from services.gateway.pages.offers import charges_of, make_payment
 from services.gateway.pages.purchases import chosen_micros, lead_to
+from services.gateway.pages.steps import took
 from services.gateway.people.bearer_secrets import new_secret
 from services.gateway.people.identity import (
     CART_FIELD,
@@ -69,6 +71,8 @@ def overview() -> str | Response:
             flash("Your last checkout went through. This is its purchase.", "success")
             return redirect(url_for("purchases.follow", purchase_id=purchase.purchase_id), 303)
     contents = contents_of(owner)
+    if contents.lines:
+        took(PurchaseWay.CART, PathStep.CART_PAGE)
     can_buy = user is not None and contents.lines and not contents.problem and not under_way
     return render_template(
         "cart.html",
@@ -108,6 +112,7 @@ def add() -> Response:
     except ServiceError as error:
         flash(str(error), "danger")
     else:
+        took(PurchaseWay.CART, PathStep.FILLED)
         flash(f"{product.name} is in your cart.", "success")
     return redirect(back, 303)
 

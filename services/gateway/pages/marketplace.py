@@ -5,6 +5,7 @@ from werkzeug.wrappers import Response
 
 from chassis.digits import whole_number
 from chassis.money import InvalidAmount
+from contracts.billing import PurchaseWay
 from contracts.catalog import (
     CountProducts,
     GetProduct,
@@ -15,6 +16,7 @@ from contracts.catalog import (
     SortOrder,
 )
 from contracts.errors import ServiceError
+from contracts.gateway import PathStep
 from services.gateway.access import Who, open_to
 from services.gateway.errors import Problem
 from services.gateway.pages.forms import (
@@ -25,6 +27,7 @@ from services.gateway.pages.forms import (
     selected_fields,
 )
 from services.gateway.pages.offers import make_offer
+from services.gateway.pages.steps import took
 from services.gateway.people.identity import current_user, login_required, signed_in_user
 from services.gateway.showcase import show, show_if_it_answers, show_part
 
@@ -106,6 +109,7 @@ def compare() -> str:
 def product(slug: str) -> str:
     """One product, and the sizes of it that there are."""
     product = show(GetProduct(product_id=slug))
+    took(PurchaseWay.BUY_NOW, PathStep.PRODUCT_PAGE)
     sizes = None
     if product.family:
         sizes = show_if_it_answers(
@@ -129,9 +133,11 @@ def buy(slug: str) -> str | Response:
         again = url_for("marketplace.buy", slug=slug, quantity=quantity, key=new_key())
         return redirect(again, 303)
     product = show(GetProduct(product_id=slug))
+    offer = make_offer(signed_in_user().user_id, product, quantity)
+    took(PurchaseWay.BUY_NOW, PathStep.DIALOG)
     return render_template(
         "parts/buy_dialog.html" if in_dialog else "buy.html",
-        offer=make_offer(signed_in_user().user_id, product, quantity),
+        offer=offer,
         key=key if is_key(key) else new_key(),
         typed=selected_fields(product),
     )

@@ -21,11 +21,13 @@ from contracts.billing import (
     Purchase,
     PurchaseLine,
     PurchaseStatus,
+    PurchaseWay,
     ReturnPurchase,
     StartPurchase,
 )
 from contracts.catalog import GetProduct, Meter
 from contracts.errors import NO_ANSWER, BadRequest, ServiceError
+from contracts.gateway import PathStep
 from contracts.topup import (
     AutoTopupPreview,
     ChargeForecast,
@@ -59,6 +61,7 @@ from services.gateway.pages.forms import (
     whole_number_field,
 )
 from services.gateway.pages.offers import ByCard, by_card, charges_of, make_offer
+from services.gateway.pages.steps import took
 from services.gateway.pages.topups import (
     begin_chosen_topup,
     begin_topup,
@@ -107,6 +110,7 @@ def start() -> Response | str | tuple[str, int]:
                 idempotency_key=command_key(user.user_id, "purchase"),
                 user_id=user.user_id,
                 lines=[line],
+                way=PurchaseWay.BUY_NOW,
             )
         )
     except NO_ANSWER as error:
@@ -143,7 +147,9 @@ def lead_to(purchase: Purchase, amount_micros: int | None) -> Response:
     """To the page that follows a purchase; to the card first, where credits were chosen for it."""
     page = url_for("purchases.follow", purchase_id=purchase.purchase_id)
     if purchase.status is PurchaseStatus.AWAITING_FUNDS and amount_micros is not None:
-        return begin_topup(amount_micros, page, "purchase-credits", purchase.purchase_id)
+        return begin_topup(
+            amount_micros, page, "purchase-credits", purchase.purchase_id, purchase.way
+        )
     if wants_switching_on() and purchase.status in _MOVING:
         try:
             switch_on()
@@ -198,7 +204,7 @@ def status(purchase_id: UUID) -> str | tuple[str, int]:
 def buy_credits(purchase_id: UUID) -> Response:
     """Pay by hand for a purchase that waits; it completes by itself when the money is there."""
     page = url_for("purchases.follow", purchase_id=purchase_id)
-    return begin_chosen_topup(page, "purchase-credits", purchase_id)
+    return begin_chosen_topup(page, "purchase-credits", purchase_id, _way())
 
 
 @blueprint.post("/purchases/<uuid:purchase_id>/cancel")
@@ -396,6 +402,8 @@ def _view(purchase_id: UUID) -> PurchaseView:
     is_waiting = purchase.status is PurchaseStatus.AWAITING_FUNDS
     is_paid = purchase.status is PurchaseStatus.COMPLETED
     is_recent = utc_now() - purchase.updated_at < QUICK_FOR
+    if purchase.way and is_paid and is_recent and not purchase.refunded_micros:
+        took(purchase.way, PathStep.COMPLETED)
     lacking = purchase.shortfall_micros if is_waiting else 0
     is_followed = purchase.total_micros and (is_waiting or (is_paid and is_recent))
     wallet, _, preview, follows = ask_all(
@@ -424,6 +432,14 @@ def _view(purchase_id: UUID) -> PurchaseView:
         poll_every_s=1 if is_recent else 4,
         follows=follows,
     )
+
+
+def _way() -> PurchaseWay | None:
+    """How the purchase was ordered, as its page says: it is counted, and nothing else."""
+    try:
+        return PurchaseWay(request.form.get("way", ""))
+    except ValueError:
+        return None
 
 
 def _question_about_return(user_id: UUID) -> GetTopup | None:

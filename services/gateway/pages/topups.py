@@ -8,7 +8,9 @@ from flask import Blueprint, flash, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
 from chassis.money import InvalidAmount
+from contracts.billing import PurchaseWay
 from contracts.errors import DeadlineExceeded, ServiceError
+from contracts.gateway import PathStep
 from contracts.topup import (
     GetReceipt,
     GetTopup,
@@ -30,6 +32,7 @@ from services.gateway.pages.forms import (
     said_field,
 )
 from services.gateway.pages.receipts import pdf_response
+from services.gateway.pages.steps import took
 from services.gateway.people.identity import login_required, signed_in_user
 
 blueprint = Blueprint("topups", __name__)
@@ -39,12 +42,17 @@ _PAID_FOR = (TopupStatus.PAID, TopupStatus.UNKNOWN)
 
 
 def begin_topup(
-    amount_micros: int, back_to: str, purpose: str, purchase_id: UUID | None = None
+    amount_micros: int,
+    back_to: str,
+    purpose: str,
+    purchase_id: UUID | None = None,
+    way: PurchaseWay | None = None,
 ) -> Response:
     """Start a top-up: by the saved card that the form names, or on the hosted card page, to which
     the browser is sent. ``back_to`` on refusal.
 
-    ``purchase_id``: the credits are for this purchase, which nothing else pays meanwhile.
+    ``purchase_id``: the credits are for this purchase, which nothing else pays meanwhile; ``way``
+    is how it was ordered, where that is known.
     """
     user = signed_in_user()
     card: dict[str, Any] = {}
@@ -73,6 +81,8 @@ def begin_topup(
         return redirect(back_to, 303)
     if topup.is_saved_card:
         return _follow_saved_card(topup, back_to)
+    if topup.checkout_url and way is not None:
+        took(way, PathStep.CARD_PAGE)
     follow_it = url_for("topups.follow", topup_id=topup.topup_id)
     return redirect(topup.checkout_url or follow_it, 303)
 
@@ -84,7 +94,9 @@ def _follow_saved_card(topup: Topup, back_to: str) -> Response:
     return redirect(url_for("topups.follow", topup_id=topup.topup_id), 303)
 
 
-def begin_chosen_topup(back_to: str, purpose: str, purchase_id: UUID | None = None) -> Response:
+def begin_chosen_topup(
+    back_to: str, purpose: str, purchase_id: UUID | None = None, way: PurchaseWay | None = None
+) -> Response:
     """The same for the amount that was picked in the form, which must be one."""
     try:
         amount_micros = chosen_credits()
@@ -94,7 +106,7 @@ def begin_chosen_topup(back_to: str, purpose: str, purchase_id: UUID | None = No
     if amount_micros is None:
         flash("Choose an amount of credits.", "danger")
         return redirect(back_to, 303)
-    return begin_topup(amount_micros, back_to, purpose, purchase_id)
+    return begin_topup(amount_micros, back_to, purpose, purchase_id, way)
 
 
 def latest_topups(user_id: UUID) -> ListTopups:

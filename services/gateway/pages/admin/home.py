@@ -53,11 +53,12 @@ def overview() -> str:
     now = utc_now()
     days = _days()
     since, until = midnight(now) - timedelta(days=days - 1), now + timedelta(seconds=1)
-    told, today, period, popular = ask_all(
+    told, today, period, popular, hours = ask_all(
         GetNumbers(since=since, until=until, step=Step.DAY),
         GetKpis(since=midnight(now), until=until),
         GetKpis(since=since, until=until),
         GetPopularProducts(since=since.date(), until=now.date(), limit=numbers.SHOWN_MAX),
+        GetNumbers(since=now - numbers.LIVE_FOR, until=until, step=Step.HOUR),
     )
     return render_template(
         "admin/overview.html",
@@ -69,6 +70,11 @@ def overview() -> str:
         numbers=told,
         metrics=numbers.metrics(told, today, period, now, days),
         trends=numbers.trends(told) if told else [],
+        funnels=numbers.funnels(told.total) if told else [],
+        ways=numbers.WAYS.values(),
+        by_way=numbers.by_way(told.total) if told else None,
+        ways_by_day=numbers.by_way_newest_first(told),
+        ways_by_hour=numbers.by_way_newest_first(hours),
         causes=numbers.causes(told) if told else [],
         popular=popular.products if popular else None,
         product_names=numbers.product_names() if popular and popular.products else {},

@@ -7,11 +7,23 @@ from uuid import UUID
 
 from chassis.clock import midnight
 from chassis.money import MICROS_PER_USD
-from contracts.analytics import Cause, GetNumbers, Kpi, KpiName, Kpis, Numbers, Point, Step
+from contracts.analytics import (
+    Cause,
+    Figures,
+    GetNumbers,
+    Kpi,
+    KpiName,
+    Kpis,
+    Numbers,
+    Point,
+    Step,
+)
+from contracts.billing import PurchaseWay
 from contracts.catalog import ListProducts
+from contracts.gateway import PATHS, PathStep
 from contracts.topup import ListProblems
 from services.gateway.backend import ask_all, current_backend, database
-from services.gateway.pages.charts import Line, draw_line
+from services.gateway.pages.charts import SIDE, Line, draw_line
 from services.gateway.response_times import Counted, Kind, in_time_by_day, slow_by_step
 from services.gateway.showcase import show_if_it_answers
 from services.gateway.staff import alerts
@@ -73,6 +85,49 @@ class Trend:
     values: list[int]
     line: Line
 
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of a path: how many ``came`` to it, and how many of them came no further."""
+
+    label: str
+    came: int
+    left: int
+    left_bps: int | None
+    width: int
+    """In a drawing of ``SIDE`` units, by those of the step to which most came."""
+
+    @property
+    def x(self) -> int:
+        """Where it begins: each stands in the middle."""
+        return (SIDE - self.width) // 2
+
+
+@dataclass(frozen=True)
+class Funnel:
+    """What became of the paths of one way, step by step."""
+
+    title: str
+    stages: list[Stage]
+
+
+@dataclass(frozen=True)
+class ByWay:
+    """Purchases that were begun, and paid, each way; ``starts_at`` is the hour or the day."""
+
+    starts_at: datetime | None
+    counts: list[tuple[int, int]]
+
+
+WAYS = {PurchaseWay.BUY_NOW: "Buy Now", PurchaseWay.CART: "Cart"}
+STAGES = {
+    PathStep.PRODUCT_PAGE: "Product page",
+    PathStep.DIALOG: "Buy Now dialog",
+    PathStep.FILLED: "Put into the cart",
+    PathStep.CART_PAGE: "Cart",
+    PathStep.CARD_PAGE: "Card page",
+    PathStep.COMPLETED: "Completed",
+}
 
 TRENDS: dict[str, tuple[bool, Callable[[Point], int]]] = {
     "Active users": (False, lambda point: point.active_users),
@@ -178,6 +233,39 @@ def trends(numbers: Numbers) -> list[Trend]:
         line = draw_line(values, MICROS_PER_USD if is_money else 1)
         found.append(Trend(title, is_money, values, line))
     return found
+
+
+def funnels(total: Figures) -> list[Funnel]:
+    """Where who wanted to buy turned back, for each way."""
+    found = []
+    for way, steps in PATHS.items():
+        counts = [
+            (getattr(total, f"paths_{way}_{step}"), getattr(total, f"left_{way}_{step}", 0))
+            for step in steps
+        ]
+        most = max(came for came, _ in counts) or 1
+        stages = [
+            Stage(STAGES[step], came, left, _bps(left, came), SIDE * came // most)
+            for step, (came, left) in zip(steps, counts, strict=True)
+        ]
+        found.append(Funnel(WAYS[way], stages))
+    return found
+
+
+def by_way(figures: Figures, starts_at: datetime | None = None) -> ByWay:
+    """How many purchases were begun and paid by each of ``WAYS``."""
+    counts = [
+        (
+            getattr(figures, f"purchases_begun_{way}"),
+            getattr(figures, f"purchases_completed_{way}"),
+        )
+        for way in WAYS
+    ]
+    return ByWay(starts_at, counts)
+
+
+def by_way_newest_first(numbers: Numbers | None) -> list[ByWay]:
+    return [by_way(point, point.starts_at) for point in reversed(numbers.points if numbers else [])]
 
 
 def causes(numbers: Numbers) -> list[Cause]:

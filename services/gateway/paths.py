@@ -1,0 +1,94 @@
+"""On which ways people come to a purchase, and where they turn back: told without saying who.
+
+A path is what one browser that is logged in does on one day (UTC). It is known by a name that is
+made of its session and of a secret of that day. The secret is thrown away with the day, and stands
+in no backup, as its table is not logged: after that nobody can say whose path it was, or which
+paths of two days are one person's (docs/decisions/0030-a-path-is-nobodys.md).
+"""
+
+import hmac
+import secrets
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, time
+from typing import NamedTuple
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from chassis.clock import utc_now
+from chassis.identifiers import new_id
+from chassis.outbox import publish
+from chassis.retention import Kept
+from contracts.billing import PurchaseWay
+from contracts.gateway import STEPS_MAX, PathStep, StepsTaken, StepTaken
+from services.gateway.gathering import Gathering
+
+SECRETS_KEPT = Kept("path_secrets", "starts_at", days=1)
+"""Until the day is over."""
+EVENTS_KEPT = Kept("outbox", "published_at", days=1, unless="type <> 'steps_taken'")
+
+SECRET_BYTES = 32
+
+_FIND = text("SELECT secret FROM path_secrets WHERE starts_at = :starts_at")
+_MAKE = text(
+    "INSERT INTO path_secrets (starts_at, secret) VALUES (:starts_at, :secret)"
+    " ON CONFLICT DO NOTHING"
+)
+
+
+class Gathered(NamedTuple):
+    """Of whom stays in this process."""
+
+    day: date
+    session_id: UUID
+    way: PurchaseWay
+    step: PathStep
+
+
+class Paths(Gathering[Gathered, datetime]):
+    """The steps of one process that it has not told yet. Safe for threads."""
+
+    def take(self, session_id: UUID, way: PurchaseWay, step: PathStep, now: datetime) -> None:
+        """A browser came to a step: its first time counts."""
+        self._gather(Gathered(now.date(), session_id, way, step), now)
+
+    def _joined(self, known: datetime, more: datetime) -> datetime:
+        return min(known, more)
+
+    def _write(self, session: Session, gathered: Mapping[Gathered, datetime]) -> None:
+        secret_of = {day: _secret_of(session, day) for day in {one.day for one in gathered}}
+        taken = [
+            StepTaken(
+                path_id=path_id(secret_of[one.day], one.session_id),
+                way=one.way,
+                step=one.step,
+                taken_at=at,
+            )
+            for one, at in gathered.items()
+        ]
+        now = utc_now()
+        publish(
+            session,
+            *(
+                StepsTaken(
+                    event_id=new_id(), occurred_at=now, steps=taken[start : start + STEPS_MAX]
+                )
+                for start in range(0, len(taken), STEPS_MAX)
+            ),
+        )
+
+
+def path_id(secret: bytes, session_id: UUID) -> UUID:
+    """What stands for a session as long as the secret does."""
+    return UUID(bytes=hmac.digest(secret, session_id.bytes, "sha256")[:16])
+
+
+def _secret_of(session: Session, day: date) -> bytes:
+    """One for all processes, made by the first that needs it, and remembered by none."""
+    given = {"starts_at": datetime.combine(day, time(), UTC)}
+    found: bytes | None = session.scalar(_FIND, given)
+    if found is None:
+        session.execute(_MAKE, {**given, "secret": secrets.token_bytes(SECRET_BYTES)})
+        found = session.scalar(_FIND, given)
+    return bytes(found or b"")
