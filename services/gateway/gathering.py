@@ -4,6 +4,7 @@ A thread in the background writes; no request waits for it. What is gathered whe
 killed is lost, so that nothing may depend on it.
 """
 
+import logging
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -13,6 +14,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from chassis.database import Connected
+
+log = logging.getLogger(__name__)
 
 ADD_EVERY_S = 2.0
 GATHERED_MAX = 20_000
@@ -80,4 +83,8 @@ class Gathering(ABC, Generic[K, V]):
     def _run(self) -> None:
         while not self._stopping.wait(self._every_s):
             if self._gathered:
-                self.add()
+                try:
+                    self.add()
+                except Exception:
+                    # What cannot be written is lost; what comes after it is not.
+                    log.exception("what was gathered could not be written")

@@ -277,18 +277,18 @@ class Person:
         self._notes("topups_by_hand")
         self._notes("credits_by_hand_micros", 10 * USD)
         (waiting,) = granted(self.api.get("/api/purchases"))["purchases"]
-        bought = self._sees_completed(waiting["purchase_id"], {STARTER: 1})
-        for _ in range(2):
-            pages.get(f"/purchases/{bought['purchase_id']}")
-        # As its page is opened by a program, and by who is not to be followed: no path.
+        followed = f"/purchases/{waiting['purchase_id']}"
+        eventually(lambda: pages.get(followed), lambda page: 'data-status="completed"' in page)
+        self._sees_completed(waiting["purchase_id"], {STARTER: 1})
+        # A page that a program opens is on no path.
         assert self.api.get(f"/marketplace/{PRODUCTION}").ok
-        pages.get("/cart", DNT="1")
 
     def leaves_the_card_page_of_a_cart(self) -> None:
         """Looks at something as well; pays neither in the dialog's way nor in the end."""
         pages = self._opens_a_browser()
         page = pages.get(f"/marketplace/{STARTER}")
-        assert pages.send(page, "/cart", quantity="1", product=self._id(STARTER)) == "/cart"
+        put = {"csrf_token": csrf_token(page), "product": STARTER, "quantity": "1"}
+        assert pages.post("/cart", put) == "/cart"
         purchase = pages.send(pages.get("/cart"), "/cart/checkout")
         self._begins(CART)
         self._notes("purchases_short")

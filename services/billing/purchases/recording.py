@@ -242,7 +242,7 @@ def _row(
         created_at=now,
         updated_at=now,
         expires_at=now + rules.purchase_lifetime,
-        way=order.command.way,
+        way=order.command.way.value if order.command.way else None,
         lines=lines,
     )
 
