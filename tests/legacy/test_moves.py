@@ -772,7 +772,12 @@ def test_what_somebody_else_holds_is_tried_again_and_the_worker_lives(
             if is_held_to_the_end or len(tried) == 1:
                 other.enter_context(held(database, "LOCK TABLE plans"))
             session.execute(text("LOCK TABLE plans NOWAIT"))
-            session.execute(text("UPDATE moves SET status = 'moved', due_at = NULL, reason = ''"))
+            session.execute(
+                text(
+                    "UPDATE moves SET status = 'moved', due_at = NULL, reason = '',"
+                    " moved_at = now(), transaction_id = gen_random_uuid()"
+                )
+            )
         return 1, []
 
     crew.work(plan_id, MoveStatus.PENDING, note, progress)
