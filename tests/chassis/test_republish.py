@@ -70,7 +70,7 @@ def test_what_was_published_since_a_moment_is_sent_again(database: Connected) ->
     ("since", "said"),
     [
         ("2026-11-29", "with its zone"),
-        ((utc_now() - timedelta(days=31)).isoformat(), "INBOX_KEPT_DAYS"),
+        ("2026-01-01T00:00:00+00:00", "INBOX_KEPT_DAYS"),
     ],
 )
 def test_a_moment_that_is_unclear_or_forgotten_is_refused(
