@@ -66,6 +66,12 @@ test-stripe: install-test  ## The contract with Stripe, in its test mode (needs 
 test-containers: install-test  ## docker-compose.yml on a container engine: build, buy, break, scale
 	tests/containers/stand_in/with_engine.sh $(PY) -m pytest -q -m containers tests/containers $(ARGS)
 
+.PHONY: test-cluster
+test-cluster:  ## Three brokers on machines of their own, killed and cut off while people buy (root)
+	@deploy/local/install.sh test
+	@deploy/local/install.sh cluster
+	tests/cluster/in_a_network.sh $(PY) -m pytest -q -s -m cluster tests/cluster $(ARGS)
+
 .PHONY: soak
 soak: install-test  ## What takes long: load with crashes, frozen servers, a year of many users
 	$(PY) -m pytest -q -m soak $(ARGS)

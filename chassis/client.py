@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from amqp import Channel
 from amqp import Message as OutgoingMessage
-from amqp.exceptions import AccessRefused, AMQPError, NotFound
+from amqp.exceptions import AccessRefused, AMQPError
 from kombu import Consumer, Queue
 from kombu.message import Message
 
@@ -263,9 +263,6 @@ class RpcClient:
             try:
                 self._receive()
             except Exception as error:
-                if isinstance(error, NotFound):
-                    # The node of a cluster that kept the queue is gone, and the queue with it.
-                    self._reply_key = calls.new_reply_key(self._name)
                 if not self._closing.is_set():
                     log.warning(
                         "lost the message broker; reconnecting", extra={"error": str(error)}
@@ -289,7 +286,12 @@ class RpcClient:
         # Kombu's own methods would open another connection, on which nobody consumes, where a
         # caller's publish has met the loss of this one first.
         wire = self._connection.connection
-        self._consume(self._connection.channel())
+        try:
+            self._consume(self._connection.channel())
+        except Exception:
+            # The node of a cluster that keeps the queue is gone, or cut off from the others.
+            self._reply_key = calls.new_reply_key(self._name)
+            raise
         skip_blocked_check(self._connection)
         make_frugal(self._connection)
         requests = _RequestChannel(wire, self._publish_lock)
@@ -312,12 +314,16 @@ class RpcClient:
                 next_tick = time.monotonic() + READ_TIMEOUT_S
 
     def _consume(self, channel: Any) -> None:
-        # Not exclusive, and it outlives a lost connection: replies wait in it meanwhile.
+        # Not exclusive, and it outlives a lost connection: replies wait in it meanwhile. On one
+        # node also where queues are on several by default: a reply is worth nothing there.
         replies = Queue(
             self._reply_key,
             exchange=RPC_EXCHANGE,
             routing_key=self._reply_key,
-            queue_arguments={"x-expires": REPLY_QUEUE_EXPIRES_MS},
+            queue_arguments={
+                "x-expires": REPLY_QUEUE_EXPIRES_MS,
+                "x-queue-type": "classic",
+            },
         )
         for queue, callback in [(replies, self._on_reply), *self._listeners]:
             ensure_exchange(channel.connection, queue.exchange)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import Any
 
+import eventlet
 from amqp import Message as OutgoingMessage
 from kombu import Connection, Exchange, Queue
 from kombu.message import Message
@@ -33,6 +34,9 @@ from chassis.wire import make_frugal
 log = logging.getLogger(__name__)
 
 RECONNECT_WITHIN_S = 3
+MOVED_AGAIN_AFTER_S = 1.0
+"""A failed message that cannot be moved now is not taken up again before: a quorum queue counts how
+often it delivers one."""
 CALLS_PER_WORKER = 5
 """So many calls a process has in hand for each of its workers: one runs, the others wait.
 
@@ -249,6 +253,7 @@ class QueueConsumer(NamekoQueueConsumer):
             self.confirmed.publisher.publish(moved(message, headers, exchange, routing_key))
         except Exception:
             log.exception("a failed message could not be moved; it goes back to its queue")
+            eventlet.sleep(MOVED_AGAIN_AFTER_S)
             self.requeue_message(message)
         else:
             self.ack_message(message)

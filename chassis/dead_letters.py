@@ -41,6 +41,10 @@ from chassis.connection import BrokerConnection
 from chassis.settings import InboxSettings, load_settings
 from contracts.messages import moment_from
 
+BROKERS_OWN = ("x-death", "x-first-death-", "x-last-death-")
+"""Headers of a message that the broker itself made a dead letter, as a quorum queue does with what
+it has delivered too often; and of what has waited for its next try."""
+
 
 class Stays(Exception):
     """The message is not replayed; the text says why."""
@@ -49,8 +53,23 @@ class Stays(Exception):
 def message_id(message: Message) -> str:
     """A short name for a message: the head of the SHA-256 of its origin and body."""
     body = message.body if isinstance(message.body, bytes) else str(message.body).encode()
-    origin = str((message.headers or {}).get(ORIGIN_HEADER, "")).encode()
+    origin = (origin_of(message) or "").encode()
     return hashlib.sha256(origin + b"\0" + body).hexdigest()[:12]
+
+
+def origin_of(message: Message) -> str | None:
+    """The queue that a dead letter comes from."""
+    headers = message.headers or {}
+    origin: str | None = headers.get(ORIGIN_HEADER) or headers.get("x-first-death-queue")
+    return origin
+
+
+def _error_of(message: Message) -> str | None:
+    headers = message.headers or {}
+    reason = headers.get("x-first-death-reason")
+    by_broker = f"the broker gave it up: {reason}" if reason else None
+    error: str | None = headers.get(ERROR_HEADER) or by_broker
+    return error
 
 
 def total(connection: Connection, service: str) -> int:
@@ -83,19 +102,20 @@ def describe(message: Message) -> dict[str, object]:
     headers = message.headers or {}
     return {
         "message": message_id(message),
-        "queue": headers.get(ORIGIN_HEADER),
+        "queue": origin_of(message),
         "attempts": headers.get(ATTEMPTS_HEADER, 0),
-        "error": headers.get(ERROR_HEADER),
+        "error": _error_of(message),
         "body": body,
     }
 
 
 def replay(publisher: Publisher, service: str, message: Message) -> None:
     """Give a message back to its queue, and only then take it out of the dead letters."""
-    ours = (ATTEMPTS_HEADER, ERROR_HEADER, ORIGIN_HEADER)
+    # What the broker notes would go on: it drops a message that comes by a queue a second time.
+    noted = (ATTEMPTS_HEADER, ERROR_HEADER, ORIGIN_HEADER, *BROKERS_OWN)
     headers = bodies.headers_of(message)
-    kept = {name: value for name, value in headers.items() if name not in ours}
-    publisher.publish(moved(message, kept, own_queues(service), headers[ORIGIN_HEADER]))
+    kept = {name: value for name, value in headers.items() if not name.startswith(noted)}
+    publisher.publish(moved(message, kept, own_queues(service), origin_of(message) or ""))
     message.ack()
 
 

@@ -9,7 +9,9 @@ Another service gets a login of its own from
     python -m deploy.definitions login reports --may-call wallet.get_wallet --listens-to billing
     python -m deploy.definitions login provisioner    # the example, with the rights that it needs
 
-which prints what ``rabbitmqctl import_definitions`` takes (docs/rpc.md).
+which prints what ``rabbitmqctl import_definitions`` takes (docs/rpc.md). For a cluster of three
+nodes ``python -m deploy.definitions cluster FILE`` writes besides what puts every durable queue on
+all of them, and keeps it from dropping messages (docs/clusters.md).
 
 RabbitMQ has two walls. Permissions say which exchanges and queues a login may declare, write to
 and read from. Topic permissions say with which routing keys, on the exchanges that carry calls.
@@ -357,6 +359,79 @@ def access(vhost: str, logins: Iterable[Login] = LOGINS) -> dict[str, Entries]:
     }
 
 
+def replicated(access: Mapping[str, Entries]) -> dict[str, Entries]:
+    """The same for a cluster: durable queues are quorum queues, with the policies that these need.
+
+    The type is the virtual host's default, and none of whoever declares a queue: a policy cannot
+    set it, and an argument would be refused to those who declare the same queue without it.
+    """
+    (vhost,) = access["vhosts"]
+    metadata = {"description": "", "tags": [], "default_queue_type": "quorum"}
+    return {
+        **access,
+        "vhosts": [{**vhost, "metadata": metadata}],
+        "policies": policies(vhost["name"]),
+    }
+
+
+CLUSTER_SETTINGS = """\
+cluster_partition_handling = pause_minority
+net_ticktime = 20
+"""
+"""Of each node of a cluster, in ``rabbitmq.conf``: one that is cut off from the others stops, and
+is missed after 25 s at most. By default it is a minute and more, and nothing is declared then. With
+less a node that is short of processor time takes itself for cut off."""
+
+DELIVERIES_MAX = 1_000
+"""So often a quorum queue delivers an event. Each connection that is lost counts as a delivery of
+all that was sent ahead on it, so that a process that ends again and again uses them up for events
+that it never began: RabbitMQ's own 20, from 4.0 on, are over in a minute."""
+NEVER = 1_000_000_000
+"""As often as this nothing is delivered. RabbitMQ 4 takes -1 for it, which 3 refuses."""
+
+
+def policies(vhost: str) -> Entries:
+    """What quorum queues need beside their type, so that none of them drops a message.
+
+    An event that was delivered too often goes to its service's dead letters. It, and what has
+    waited for its next try, is kept by the queue it leaves until the other one has it
+    (``at-least-once``), which needs a queue that refuses what is too much and drops nothing.
+    """
+    safely = {"dead-letter-strategy": "at-least-once", "overflow": "reject-publish"}
+    events = [
+        _policy(
+            vhost,
+            f"events-{service}",
+            rf"^evt-[a-z_]+-[a-z_]+--{service}\.",
+            {
+                **safely,
+                "delivery-limit": DELIVERIES_MAX,
+                "dead-letter-exchange": f"{service}.queues",
+                "dead-letter-routing-key": f"{service}.dead-letters",
+            },
+        )
+        for service in parts.LISTENERS
+    ]
+    return [
+        *events,
+        _policy(vhost, "retries", r"\.retry\.[0-9]+s$", {**safely, "delivery-limit": NEVER}),
+        # A call is over with its deadline. A look at dead letters is a delivery of all of them.
+        _policy(vhost, "calls", r"^rpc-", {"delivery-limit": NEVER}),
+        _policy(vhost, "dead-letters", r"\.dead-letters$", {"delivery-limit": NEVER}),
+    ]
+
+
+def _policy(vhost: str, name: str, pattern: str, definition: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "vhost": vhost,
+        "name": name,
+        "pattern": pattern,
+        "apply-to": "queues",
+        "priority": 0,
+        "definition": definition,
+    }
+
+
 def _topic_exchange(vhost: str, name: str) -> dict[str, Any]:
     return {
         "name": name,
@@ -389,7 +464,10 @@ def definitions(passwords: Mapping[str, str]) -> dict[str, Entries]:
 
 def login_definitions(login: Login, password: str, vhost: str = VHOST) -> dict[str, Entries]:
     """A further login in the product's virtual host, beside those of its services."""
-    return {"users": [_user(login.name, password)], **access(vhost, [login])}
+    rights = access(vhost, [login])
+    # It is there, and naming it anew would take its default type of queue from it.
+    del rights["vhosts"]
+    return {"users": [_user(login.name, password)], **rights}
 
 
 def _user(name: str, password: str, tags: str = "") -> dict[str, Any]:
@@ -442,7 +520,7 @@ def _print_login(arguments: list[str]) -> None:
     print(json.dumps(login_definitions(login, password, given.vhost), indent=1))
 
 
-def _write_file(file: Path) -> None:
+def _write_file(file: Path, *, is_replicated: bool = False) -> None:
     variables = {
         ADMIN: "RABBITMQ_ADMIN_PASSWORD",
         **{name: f"{name.upper()}_AMQP_PASSWORD" for name in parts.LOGINS},
@@ -450,7 +528,8 @@ def _write_file(file: Path) -> None:
     if missing := sorted(name for name in variables.values() if not os.environ.get(name)):
         raise SystemExit(f"Set {', '.join(missing)}.")
     passwords = {user: os.environ[name] for user, name in variables.items()}
-    file.write_text(json.dumps(definitions(passwords), indent=1))
+    written = definitions(passwords)
+    file.write_text(json.dumps(replicated(written) if is_replicated else written, indent=1))
 
 
 def main() -> None:
@@ -458,10 +537,14 @@ def main() -> None:
     match sys.argv[1:]:
         case ["login", *arguments]:
             _print_login(arguments)
+        case ["cluster", file]:
+            _write_file(Path(file), is_replicated=True)
         case [file]:
             _write_file(Path(file))
         case _:
-            raise SystemExit("usage: python -m deploy.definitions FILE | login NAME …")
+            raise SystemExit(
+                "usage: python -m deploy.definitions FILE | cluster FILE | login NAME …"
+            )
 
 
 if __name__ == "__main__":

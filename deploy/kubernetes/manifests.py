@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from deploy.definitions import LOGINS, VHOST, Login, access
+from deploy.definitions import CLUSTER_SETTINGS, LOGINS, VHOST, Login, access, replicated
 from deploy.parts import DATABASES, LISTENERS, SERVICES
 
 Object = dict[str, Any]
@@ -559,14 +559,15 @@ def broker() -> list[Object]:
             "terminationGracePeriodSeconds": 120,
             "rabbitmq": {
                 "additionalConfig": "vm_memory_high_watermark.absolute = 600MB\n"
-                "disk_free_limit.absolute = 1GB\ncluster_partition_handling = pause_minority\n",
+                f"disk_free_limit.absolute = 1GB\n{CLUSTER_SETTINGS}",
             },
         },
     )
-    allowed = access(VHOST)
+    allowed = replicated(access(VHOST))
     return [
         cluster,
-        _rabbit("Vhost", VHOST, {"name": VHOST}),
+        _rabbit("Vhost", VHOST, {"name": VHOST, "defaultQueueType": "quorum"}),
+        *(_queue_policy(each) for each in allowed["policies"]),
         *(_user(login.name) for login in LOGINS),
         _user("scaler", tags=["monitoring"]),
         _rabbit("Permission", "scaler", {"vhost": VHOST, "user": "scaler", "permissions": _none()}),
@@ -647,6 +648,11 @@ def _topic_permission(allowed: Mapping[str, str]) -> Object:
     rights = {right: allowed[right] for right in ("exchange", "write", "read")}
     spec = {"vhost": VHOST, "user": allowed["user"], "permissions": rights}
     return _rabbit("TopicPermission", f"{allowed['user']}-{allowed['exchange']}", spec)
+
+
+def _queue_policy(policy: Mapping[str, Any]) -> Object:
+    names = {"apply-to": "applyTo"}
+    return _rabbit("Policy", policy["name"], {names.get(key, key): policy[key] for key in policy})
 
 
 def _exchange(exchange: Mapping[str, Any]) -> Object:

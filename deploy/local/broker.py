@@ -93,7 +93,7 @@ class GivenBroker:
     def wait_ready(self) -> None:
         """Raises StartupError unless every service can log in."""
         for service in LOGINS:
-            problem = _login_problem(self.uri(service))
+            problem = login_problem(self.uri(service))
             if problem:
                 address = kombu.Connection(self.uri(service)).as_uri()
                 raise StartupError(
@@ -262,7 +262,7 @@ class Node:
         return self._server is not None and self._server.is_running
 
     def _accepts(self) -> bool:
-        return self._is_running() and not _login_problem(self.admin_uri)
+        return self._is_running() and not login_problem(self.admin_uri)
 
     def _stop_server(self) -> None:
         for child in (self._server, self._epmd):
@@ -384,7 +384,8 @@ class VirtualHost:
         self._node.delete_vhost(self.name)
 
 
-def _login_problem(uri: str) -> str | None:
+def login_problem(uri: str) -> str | None:
+    """Why somebody cannot log in there; None where they can."""
     try:
         with kombu.Connection(uri, connect_timeout=2) as connection:
             connection.connect()

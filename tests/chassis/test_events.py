@@ -12,8 +12,9 @@ from kombu.message import Message
 from sqlalchemy import text
 
 from chassis import bodies, dead_letters
-from chassis.broker import ERROR_HEADER, ORIGIN_HEADER
+from chassis.broker import ERROR_HEADER, ORIGIN_HEADER, retry_exchange, retry_queue
 from chassis.clock import utc_now
+from chassis.consumer import MOVED_AGAIN_AFTER_S
 from chassis.database import HAS_RELAY
 from chassis.operated import _told
 from chassis.outbox import publish
@@ -121,6 +122,30 @@ def test_an_event_with_what_looks_like_a_tagged_value_is_handled(probe: Probe) -
         publish(session, told(9).model_copy(update={"metadata": tagged}))
 
     probe.comes_to_note(9)
+
+
+def test_an_event_that_failed_and_cannot_be_moved_is_taken_up_again_after_a_moment(
+    probe: Probe, command: object
+) -> None:
+    event = told(666)
+
+    def tries() -> int:
+        logs = [child.log_path.read_text() for child in probe.children]
+        return sum(log.count("a failed message could not be moved") for log in logs)
+
+    with Connection(probe.vhost.admin_uri) as connection:
+        channel = connection.default_channel
+        retry_exchange("probe", 1)(channel).delete()
+        send(probe, event)
+        first = eventually(tries)
+        began = time.monotonic()
+        eventually(tries, lambda seen: seen >= first + 2)
+        took_s = time.monotonic() - began
+        retry_queue("probe", 1)(channel).declare()
+
+    assert took_s > MOVED_AGAIN_AFTER_S
+    assert callable(command)
+    eventually(lambda: str(event.event_id) in command("list"))
 
 
 def test_a_compressed_event_that_failed_is_read_again(probe: Probe) -> None:

@@ -234,6 +234,23 @@ def test_a_service_that_never_ran_is_known_at_once(probe: Probe) -> None:
         probe.rpc.call(Absent(), timeout_s=PATIENCE_S)
 
 
+def test_a_client_whose_queue_of_replies_cannot_be_had_takes_another(
+    probe: Probe, client: RpcClient
+) -> None:
+    client.call(Echo(n=1))
+    key = client._reply_key
+    with Connection(probe.vhost.admin_uri) as connection:
+        # As gone with its node: what it declares again is refused.
+        connection.default_channel.queue_delete(key)
+        connection.default_channel.queue_declare(key, durable=True, auto_delete=False)
+        client._connection.cut()
+
+        eventually(lambda: client._reply_key != key)
+
+    eventually(client._ready.is_set)
+    assert client.call(Echo(n=2)).n == 2
+
+
 def test_a_broker_that_is_not_there_is_an_error_by_the_deadline() -> None:
     client = RpcClient("amqp://nobody:nothing@127.0.0.1:1/none", name="test")
 

@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings
 
 from chassis.container import STOP_TIMEOUT_S
 from chassis.settings import ServiceSettings
-from deploy.definitions import LOGINS, VHOST, access
+from deploy.definitions import CLUSTER_SETTINGS, LOGINS, VHOST, access, replicated
 from deploy.kubernetes.manifests import PROCESSES, SECRETS, all_written
 from deploy.parts import DATABASES, LISTENERS
 from services.gateway.server.__main__ import STOP_TIMEOUT_S as WEBSITE_STOP_TIMEOUT_S
@@ -271,6 +271,22 @@ def test_the_broker_allows_what_the_definitions_allow_and_nothing_else() -> None
     )
     by_topic = ("exchange", "write", "read")
     assert told("TopicPermission", *by_topic) == wanted("topic_permissions", *by_topic)
+
+
+def test_the_broker_has_queues_on_all_nodes_with_the_policies_that_these_need() -> None:
+    (there,) = (each["spec"] for each in objects("base") if each["kind"] == "Vhost")
+    policies = [each["spec"] for each in objects("base") if each["kind"] == "Policy"]
+
+    assert there["defaultQueueType"] == "quorum"
+    assert sorted(
+        (each["name"], each["pattern"], each["definition"]) for each in policies
+    ) == sorted(
+        (each["name"], each["pattern"], each["definition"])
+        for each in replicated(access(VHOST))["policies"]
+    )
+    assert {(each["vhost"], each["applyTo"]) for each in policies} == {(VHOST, "queues")}
+    settings = found("RabbitmqCluster", "rabbitmq")["spec"]["rabbitmq"]["additionalConfig"]
+    assert CLUSTER_SETTINGS in settings
 
 
 @pytest.mark.parametrize(

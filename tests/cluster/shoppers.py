@@ -1,0 +1,270 @@
+"""People who buy and pay all the time, and what must be true afterwards of each of them."""
+
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Self
+from uuid import UUID, uuid4
+
+import requests
+
+from contracts.wallet import Verify
+from deploy.local.processes import ROOT
+from services.catalog.seed import product_id_of
+from tests.gateway.conftest import PASSWORD, Api, granted
+from tests.gateway.test_main_job import pay
+from tests.patience import eventually
+from tests.system import System
+
+SLUG, PRICE_USD = "vm-starter", 5
+CREDIT_USD = 50
+REST_S = 0.4
+"""Between two wishes of one person."""
+GIVES_UP_S = 300.0
+AWAY_S = 35.0
+"""So long a fault lasts: enough for whoever is left to notice."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """Something that was asked for, with its key, until it was granted."""
+
+    began_at: float
+    granted_at: float
+
+    @property
+    def took_s(self) -> float:
+        return self.granted_at - self.began_at
+
+
+class Shopper:
+    """Buys machines of $5, and credits of $50 when too few are left; repeats what is not granted.
+
+    ``purchases`` and ``topups`` are what was granted, by the keys under which they were asked for:
+    what nobody may lose or double any more.
+    """
+
+    def __init__(self, system: System) -> None:
+        self._api = Api(system.base_url)
+        self._system = system
+        self.purchases: dict[str, UUID] = {}
+        self.topups: dict[str, UUID] = {}
+        self.wishes: list[Wish] = []
+        self.refused: Counter[str] = Counter()
+        self._left_usd = 0
+
+    def register(self) -> None:
+        credentials = {"email": f"{uuid4()}@example.com", "password": PASSWORD}
+        granted(self._api.post("/api/auth/register", credentials))
+        login = granted(self._api.post("/api/auth/login", credentials))
+        self._api.token = login["token"]
+        self.buy_credits()
+
+    def shop(self, until: threading.Event) -> None:
+        """Go on until told to stop; what was begun by then is finished."""
+        while not until.wait(REST_S):
+            if self._left_usd < PRICE_USD:
+                self.buy_credits()
+            else:
+                self.buy()
+
+    def buy(self) -> None:
+        key = str(uuid4())
+        body = {"product_id": str(product_id_of(SLUG))}
+        done = self._insist(lambda: self._api.command("/api/wallet/instant-purchase", body, key))
+        self.purchases[key] = done["purchase_id"]
+        self._left_usd -= PRICE_USD
+
+    def buy_credits(self) -> None:
+        key = str(uuid4())
+        body = {"amount": CREDIT_USD}
+        topup = self._insist(lambda: self._api.command("/api/wallet/topups", body, key))
+        pay(topup["checkout_url"])
+        self.topups[key] = topup["topup_id"]
+        self._left_usd += CREDIT_USD
+
+    def problems(self) -> list[str]:
+        """What is not as it has to be, now that all parts answer again. Empty in the end."""
+        bought = self._bought()
+        paid = {
+            granted(self._api.get(f"/api/wallet/topups/{topup_id}"))["status"]
+            for topup_id in self.topups.values()
+        }
+        ids = [each["purchase_id"] for each in bought]
+        running = sum(len(each["deployment_ids"]) for each in bought)
+        balance = granted(self._api.get("/api/wallet/info"))["balance"]
+        count = len(self.purchases)
+        owed = CREDIT_USD * len(self.topups) - PRICE_USD * count
+        found = {
+            "purchases": (sorted(ids), sorted(self.purchases.values())),
+            "states": ({each["status"] for each in bought}, {"completed"} if count else set()),
+            "top-ups": (paid, {"credited"}),
+            "deployments": (running, count),
+            "balance": (balance, owed),
+        }
+        return [f"{what}: {is_} != {ought}" for what, (is_, ought) in found.items() if is_ != ought]
+
+    def _bought(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        cursor = ""
+        while True:
+            page = granted(self._api.get(f"/api/purchases?limit=100{cursor}"))
+            found += page["purchases"]
+            if not page["next_cursor"]:
+                return found
+            cursor = f"&cursor={page['next_cursor']}"
+
+    def _insist(self, ask: Callable[[], requests.Response]) -> Any:
+        began_at = time.monotonic()
+        while True:
+            try:
+                answer = ask()
+                if answer.ok:
+                    break
+                self.refused[f"{answer.status_code}"] += 1
+                assert answer.status_code in (500, 503, 504), answer.text
+            except requests.RequestException as error:
+                self.refused[type(error).__name__] += 1
+            assert time.monotonic() - began_at < GIVES_UP_S, "nothing was granted any more"
+            time.sleep(REST_S)
+        self.wishes.append(Wish(began_at, time.monotonic()))
+        return granted(answer)
+
+
+class Town:
+    """Shoppers at once, each a thread."""
+
+    def __init__(self, system: System, count: int) -> None:
+        self.shoppers = [Shopper(system) for _ in range(count)]
+        self._system = system
+        self._until = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._broken: list[BaseException] = []
+
+    def open(self) -> None:
+        for shopper in self.shoppers:
+            shopper.register()
+
+    def __enter__(self) -> Self:
+        """They shop within this block."""
+        self._until.clear()
+        self._threads = [
+            threading.Thread(target=self._shop, args=(shopper,)) for shopper in self.shoppers
+        ]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._until.set()
+        for thread in self._threads:
+            thread.join()
+        assert not self._broken, self._broken
+
+    def _shop(self, shopper: Shopper) -> None:
+        try:
+            shopper.shop(self._until)
+        except BaseException as error:
+            self._broken.append(error)
+
+    def goes_on(self, count: int = 20) -> None:
+        """Wait until so many more wishes were granted."""
+        before = self.granted
+        eventually(lambda: self.granted - before, lambda more: more >= count or self._broken)
+
+    @property
+    def granted(self) -> int:
+        return sum(len(shopper.wishes) for shopper in self.shoppers)
+
+    def wishes(self) -> list[Wish]:
+        return [wish for shopper in self.shoppers for wish in list(shopper.wishes)]
+
+    def settles(self) -> None:
+        """Wait until everything is as it has to be, of each of them."""
+        for shopper in self.shoppers:
+            eventually(shopper.problems, lambda found: not found, interval_s=0.5)
+
+    @property
+    def credited_usd(self) -> int:
+        return CREDIT_USD * sum(len(shopper.topups) for shopper in self.shoppers)
+
+
+@dataclass(frozen=True)
+class Pause:
+    """What people noticed of a fault: how long the longest of their wishes took, in seconds, for
+    how long nobody at all was granted anything, and which errors they were shown."""
+
+    fault: str
+    granted: int
+    longest_wish_s: float
+    nobody_s: float
+    refused: dict[str, int]
+
+    def __str__(self) -> str:
+        refused = ", ".join(f"{count} x {what}" for what, count in sorted(self.refused.items()))
+        return (
+            f"{self.fault:<40} {self.granted:>5} granted; longest wish {self.longest_wish_s:.1f} s,"
+            f" nobody for {self.nobody_s:.1f} s; shown: {refused or 'nothing'}"
+        )
+
+
+def pause_of(town: Town, name: str, fault: Callable[[], None]) -> Pause:
+    """Let people shop through a fault, and until all goes on after it."""
+    for shopper in town.shoppers:
+        shopper.refused.clear()
+    with town:
+        town.goes_on()
+        began_at = time.monotonic()
+        fault()
+        town.goes_on()
+    wishes = [wish for wish in town.wishes() if wish.granted_at > began_at]
+    moments = [began_at, *sorted(wish.granted_at for wish in wishes)]
+    return Pause(
+        name,
+        len(wishes),
+        max(wish.took_s for wish in wishes),
+        max(later - earlier for earlier, later in pairwise(moments)),
+        dict(sum((shopper.refused for shopper in town.shoppers), Counter())),
+    )
+
+
+def add_up(system: System, town: Town, waiting: Callable[[], Mapping[str, int]]) -> None:
+    """Hold all books against each other, and against what people were granted."""
+    town.settles()
+    assert captured_usd(system) == town.credited_usd
+    verdict = system.rpc.call(Verify())
+    assert verdict.clean, verdict.first_difference
+    dead = {name: count for name, count in waiting().items() if name.endswith(".dead-letters")}
+    assert not any(dead.values()), dead
+    topup = system.process("topup")
+    compared = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "services.topup.reconcile"],
+        env=dict(topup.environment),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert compared.returncode == 0, compared.stdout + compared.stderr
+
+
+def captured_usd(system: System) -> int:
+    """What the card processor took, of all cards, in dollars."""
+    total, after = 0, {}
+    while True:
+        page = requests.get(
+            f"{system.sandbox_url}/v1/payment_intents",
+            params={"limit": 100, **after},
+            auth=("sk_test_local_sandbox", ""),
+            timeout=30,
+        ).json()
+        total += sum(each["amount_received"] for each in page["data"])
+        if not page["has_more"]:
+            return total // 100
+        after = {"starting_after": page["data"][-1]["id"]}
