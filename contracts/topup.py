@@ -829,6 +829,34 @@ class GetPaymentBooks(Request[PaymentBooks], service=SERVICE, method="get_paymen
     limit: PageLimit = 100
 
 
+class Consent(Value):
+    """The words that a user agreed to before a card was charged while they were away, when, from
+    which address, and what they let it be charged then. A limit of None: none was set."""
+
+    version: str
+    text: str
+    agreed_at: Moment
+    client_address: str
+    threshold_micros: PriceMicros
+    topup_amount_micros: PriceMicros
+    daily_limit_micros: PriceMicros | None
+    monthly_limit_micros: PriceMicros | None
+
+
+class ConsentBehind(Reply):
+    """None for what was bought by hand."""
+
+    consent: Consent | None
+
+
+class GetConsent(Request[ConsentBehind], service=SERVICE, method="get_consent"):
+    """What this user had agreed to when an automatic top-up of theirs was begun. Errors:
+    ``NotFound``, for another's too."""
+
+    user_id: UUID
+    topup_id: UUID
+
+
 class ReversalRecord(Value):
     """Money that went back to the card, and came back again at ``restored_at``, or not."""
 

@@ -69,7 +69,7 @@ class Login:
 
 LOGINS = (
     Login("wallet", listens_to=("topup",), is_ours=True),
-    Login("catalog", is_ours=True),
+    Login("catalog", listens_to=("gateway",), is_ours=True),
     Login(
         "billing",
         calls=(
@@ -197,6 +197,7 @@ LOGINS = (
             "topup.get_auto_topup",
             "topup.get_auto_topup_state",
             "topup.get_card_refund",
+            "topup.get_consent",
             "topup.get_operator_switch",
             "topup.get_payment_books",
             "topup.get_receipt",

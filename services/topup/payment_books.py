@@ -9,14 +9,18 @@ from sqlalchemy.orm import Session
 from contracts.topup import (
     BookDifference,
     ComparedDays,
+    Consent,
+    ConsentBehind,
     DisputeDetails,
     DisputeRecord,
+    GetConsent,
     GetPaymentBooks,
     PaymentBooks,
     StuckTopup,
     TopupKind,
     TopupStatus,
 )
+from services.topup import models, topups
 from services.topup.automatic import disputes
 from services.topup.charging import reversals
 from services.topup.models import Comparison, Difference, Dispute, Reversal, Topup
@@ -48,6 +52,25 @@ def look(
             ComparedDays.model_validate(row, from_attributes=True) for row in rows(compared)
         ],
     )
+
+
+def consent_behind(session: Session, request: GetConsent) -> ConsentBehind:
+    """What they had agreed to last when it was begun. Raises ``NotFound``."""
+    topup = topups.get(session, request.user_id, request.topup_id)
+    if topup.kind != TopupKind.AUTO:
+        return ConsentBehind(consent=None)
+    row = session.scalars(
+        select(models.Consent)
+        .where(
+            models.Consent.user_id == request.user_id,
+            models.Consent.agreed_at <= topup.created_at,
+        )
+        .order_by(models.Consent.agreed_at.desc())
+        .limit(1)
+    ).one()
+    said = {name: getattr(row, name) for name in ("version", "text", "agreed_at", "client_address")}
+    terms = {name: row.terms[name] for name in Consent.model_fields if name in row.terms}
+    return ConsentBehind(consent=Consent(**said, **terms))
 
 
 def dashboard_of(settings: TopupSettings) -> str:

@@ -37,6 +37,7 @@ from contracts.topup import (
     ChargeForecast,
     ChargeForecasts,
     ConfigureAutoTopup,
+    ConsentBehind,
     ExportAutoTopup,
     ExportTopups,
     ForecastCharges,
@@ -45,6 +46,7 @@ from contracts.topup import (
     GetAutoTopup,
     GetAutoTopupState,
     GetCardRefund,
+    GetConsent,
     GetOperatorSwitch,
     GetPaymentBooks,
     GetReceipt,
@@ -325,6 +327,11 @@ class TopupService(operated.Operated):
         dashboard = payment_books.dashboard_of(get_settings())
         with self.database.read() as session:
             return payment_books.look(session, utc_now(), request, dashboard)
+
+    @rpc
+    def get_consent(self, request: GetConsent) -> ConsentBehind:
+        with self.database.read() as session:
+            return payment_books.consent_behind(session, request)
 
     @rpc
     def list_problems(self, request: ListProblems) -> ProblemList:

@@ -15,10 +15,10 @@ from contracts.errors import Conflict, DeadlineExceeded, ServiceError, Unavailab
 from contracts.topup import (
     DisputeDetails,
     DisputeRecord,
+    GetConsent,
     GetPaymentBooks,
     GetReceipt,
     PaymentBooks,
-    Receipt,
 )
 from contracts.wallet import (
     AskVerification,
@@ -65,9 +65,10 @@ class Services:
             case ListPayouts():
                 told = examples("billing")["PayoutPage"]
                 return lambda: ListPayouts.reply.model_validate(told)
-            case GetReceipt():
-                receipt = Receipt.model_validate(examples("topup")["Receipt"])
-                return lambda: receipt
+            case GetReceipt() | GetConsent():
+                kind = type(request).reply
+                told = kind.model_validate(examples("topup")[kind.__name__])
+                return lambda: told
             case Statement():
                 return lambda: self.spent(request)
             case GetJournal():
@@ -223,11 +224,22 @@ def test_what_is_known_of_a_disputed_payment_is_a_file_and_reading_it_is_recorde
         "Case 7",
     )
     assert act.before == {"dispute_id": dispute.dispute_id}
-    for told in ("owes@example.com", "example ending in example", "'=Machine", "purchase"):
+    consent = examples("topup")["ConsentBehind"]["consent"]
+    for told in (
+        "owes@example.com",
+        consent["text"],
+        consent["client_address"],
+        "consent terms",
+        "example ending in example",
+        "'=Machine",
+        "purchase",
+    ):
         assert told in answer.text
     assert [
-        each.user_id for each in services.asked if isinstance(each, GetReceipt | Statement)
-    ] == [services.user.user_id] * 3
+        each.user_id
+        for each in services.asked
+        if isinstance(each, GetReceipt | GetConsent | Statement)
+    ] == [services.user.user_id] * 4
     assert EVIDENCE in desk.get("/admin/finance").text
 
 

@@ -2,13 +2,23 @@
 
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from sqlalchemy import delete
 
 from chassis.identifiers import new_id
-from contracts.topup import DisputeDetails, GetPaymentBooks, PaymentBooks, TopupStatus
+from contracts.errors import NotFound
+from contracts.topup import (
+    Consent,
+    DisputeDetails,
+    GetConsent,
+    GetPaymentBooks,
+    PaymentBooks,
+    TopupStatus,
+)
 from services.topup import payment_books
+from services.topup.automatic.consent import TEXT, VERSION
 from services.topup.charging import reconciliation, reversals
 from services.topup.charging.reconciliation import Found
 from services.topup.models import Comparison, Dispute, Topup
@@ -299,3 +309,41 @@ def test_a_dispute_leads_to_its_page_at_the_processor(
         )
 
     assert [each.url for each in found.disputes] == [dashboard and f"{dashboard}{dispute_id}"]
+
+
+def behind(desk: Desk, customer: Customer, topup_id: UUID) -> Consent | None:
+    request = GetConsent(user_id=customer.user_id, topup_id=topup_id)
+    with desk.till.database.read() as session:
+        return payment_books.consent_behind(session, request).consent
+
+
+def test_a_charge_is_told_with_what_was_agreed_to_when_it_was_begun(desk: Desk) -> None:
+    """Others agree before and after, and so does the same person, to more."""
+    others = [desk.customer()]
+    customer = desk.customer(client_address="192.0.2.7", daily_limit_micros=100 * USD)
+    agreed_at = desk.clock()
+    customer.ask()
+    customer.credited()
+    desk.clock.advance(minutes=1)
+    customer.configure(topup_amount_micros=50 * USD, client_address="192.0.2.8")
+    others.append(desk.customer())
+    customer.ask()
+
+    first, second = (behind(desk, customer, each.topup_id) for each in customer.topups())
+
+    assert first is not None
+    assert second is not None
+    assert (first.version, first.text, first.client_address) == (VERSION, TEXT, "192.0.2.7")
+    assert abs(first.agreed_at - agreed_at) < timedelta(seconds=5)
+    assert (first.threshold_micros, first.topup_amount_micros) == (10 * USD, 25 * USD)
+    assert (first.daily_limit_micros, first.monthly_limit_micros) == (100 * USD, None)
+    assert (second.topup_amount_micros, second.client_address) == (50 * USD, "192.0.2.8")
+    for other in others:
+        with pytest.raises(NotFound):
+            behind(desk, other, customer.topups()[0].topup_id)
+
+
+def test_what_was_bought_by_hand_has_no_consent_behind_it(desk: Desk) -> None:
+    customer = desk.customer()
+
+    assert behind(desk, customer, customer.start_topup().topup_id) is None

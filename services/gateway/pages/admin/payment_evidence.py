@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from chassis.money import usd_number
-from contracts.topup import DisputeRecord, GetReceipt
+from chassis.money import format_usd, usd_number
+from contracts.topup import Consent, DisputeRecord, GetConsent, GetReceipt
 from contracts.wallet import Statement, Transaction, TransactionKind
 from services.gateway.backend import call
 from services.gateway.pages.spreadsheets import harmless, lines
@@ -21,7 +21,8 @@ def is_of_credits(dispute: DisputeRecord) -> bool:
 
 
 def file_of(dispute: DisputeRecord, email: str) -> str:
-    """The payment, whose it was, and what credit was spent on from then on, newest first.
+    """The payment, whose it was, what they had agreed to where it was automatic, and what credit
+    was spent on from then on, newest first.
 
     Raises what :func:`call` does: a part of it is not handed in as if it were all.
     """
@@ -37,6 +38,10 @@ def _lines(dispute: DisputeRecord, email: str) -> Iterator[Line]:
     for each in receipt.lines:
         amount = usd_number(each.amount_micros)
         yield ("receipt", paid_at, harmless(each.label), receipt.number, amount)
+    asked = GetConsent(user_id=dispute.user_id, topup_id=dispute.topup_id)
+    consent = call(asked).consent
+    if consent is not None:
+        yield from _agreed(consent)
     cursor = None
     for _ in range(PAGES_MAX):
         page = call(
@@ -53,6 +58,22 @@ def _lines(dispute: DisputeRecord, email: str) -> Iterator[Line]:
         if cursor is None:
             return
     yield ("not listed", "", "older ones, of the time since the payment", "", "")
+
+
+def _agreed(consent: Consent) -> Iterator[Line]:
+    at, version = consent.agreed_at.isoformat(), f"version {consent.version}"
+    yield ("consent", at, harmless(consent.text), version, "")
+    yield ("consent given from", at, harmless(consent.client_address), version, "")
+    limits = {"daily": consent.daily_limit_micros, "monthly": consent.monthly_limit_micros}
+    terms = [
+        f"below {format_usd(consent.threshold_micros)}",
+        f"{format_usd(consent.topup_amount_micros)} each",
+        *(
+            f"{name} limit {format_usd(limit) if limit is not None else 'none'}"
+            for name, limit in limits.items()
+        ),
+    ]
+    yield ("consent terms", at, ", ".join(terms), version, "")
 
 
 def _spent(each: Transaction) -> Line:
