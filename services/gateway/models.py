@@ -19,7 +19,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, mapped_column
 
-from services.gateway.access import STAFF
+from services.gateway.access import STAFF, Role
 
 
 class Base(DeclarativeBase):
@@ -139,6 +139,12 @@ class User(Base):
     is_staff: Mapped[bool] = column_property(
         exists().where(RoleGrant.user_id == user_id, RoleGrant.role.in_(sorted(STAFF)))
     )
+
+    sells: Mapped[bool] = column_property(
+        exists().where(RoleGrant.user_id == user_id, RoleGrant.role == Role.SELLER.value)
+        | exists().where(SellerAgreement.user_id == user_id)
+    )
+    """Whether they do, or have."""
 
 
 class UserSession(Base):

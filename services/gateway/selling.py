@@ -39,6 +39,11 @@ def is_seller(session: Session, user_id: UUID) -> bool:
     return Role.SELLER in grants.roles_of(session, user_id)
 
 
+def sells(session: Session, user_id: UUID) -> bool:
+    """Whether they do, or have until an operator took the role."""
+    return is_seller(session, user_id) or agreed(session, user_id) is not None
+
+
 def join(
     session: Session, now: datetime, user_id: UUID, terms_version: str, fee_bps: int, origin: str
 ) -> None:

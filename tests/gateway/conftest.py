@@ -227,7 +227,7 @@ def add_user(database: Connected, email: str | None = None, *, has_wallet: bool)
             users.note_wallet_opened(session, utc_now(), user.user_id)
         session.flush()
         # It is computed, and asked for when the session is over.
-        session.refresh(user, ["is_staff"])
+        session.refresh(user, ["is_staff", "sells"])
     return user
 
 

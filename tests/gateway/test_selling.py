@@ -37,6 +37,7 @@ from services.gateway.pages import selling as pages
 from services.gateway.staff import grants
 from tests.gateway.conftest import add_user, answers_with
 from tests.gateway.test_roles import COMMAND, WHY, Desk, held_by, last_acts
+from tests.gateway.test_site import logged_in
 from tests.gateway.test_support import clerk
 from tests.locks import done_after
 
@@ -66,7 +67,9 @@ def test_somebody_agrees_to_the_fee_of_now_and_is_a_seller(
     again = desk.post("/dashboard/selling/join", **FORM)
 
     assert "keeps <strong>10%</strong>" in terms
-    assert (closed.status_code, done.status_code, again.status_code) == (403, 303, 303)
+    assert (closed.headers["Location"], done.status_code, again.status_code) == (
+        "/dashboard/selling/join", 303, 303,
+    )  # fmt: skip
     assert [held_by(database, user) for user in people] == [set(), {"seller"}, set()]
     with database.read() as session:
         row = session.get_one(SellerAgreement, people[1].user_id)
@@ -122,6 +125,43 @@ def test_whom_an_operator_took_the_role_from_does_not_take_it_back(
 
     assert (answer.status_code, "An operator has taken" in answer.text) == (409, True)
     assert held_by(database, people[1]) == set()
+
+
+def test_whom_an_operator_took_the_role_from_is_paid_what_they_earned(
+    database: Connected,
+    desk: Desk,
+    people: list[User],
+    code_is_right: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As by the API, which asks for no role."""
+    desk.post("/dashboard/selling/join", **FORM)
+    with database.begin() as session:
+        grants.take(session, utc_now(), COMMAND, people[1].user_id, Role.SELLER, WHY)
+    billing = Billing()
+    answers_with(monkeypatch, billing)
+
+    page = desk.get("/dashboard/selling").text
+    asked = desk.post("/dashboard/selling/payouts", amount="5", key=str(uuid4()))
+    products = desk.get("/dashboard/selling/products")
+
+    assert ("You are not a seller any more" in page, "Your products" in page) == (True, False)
+    assert "$9.00 can be paid out" in page
+    assert asked.status_code == 303
+    assert [each.user_id for each in billing.of(RequestPayout)] == [people[1].user_id]
+    assert products.status_code == 403
+
+
+def test_the_sidebar_leads_to_selling_for_who_sells_alone(
+    alone: Flask, desk: Desk, people: list[User]
+) -> None:
+    link = 'href="/dashboard/selling"'
+    before = desk.get("/dashboard/account").text
+    desk.post("/dashboard/selling/join", **FORM)
+    after = desk.get("/dashboard/account").text
+
+    assert (link in before, link in after) == (False, True)
+    assert link not in logged_in(alone, people[2]).get("/dashboard/account").text
 
 
 def test_who_agrees_twice_at_the_same_moment_agrees_once(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import date, timedelta
 from typing import Any
+from uuid import UUID
 
 from flask import (
     Blueprint,
@@ -29,16 +30,14 @@ from contracts.billing import (
 from contracts.errors import NO_ANSWER, Conflict, ServiceError
 from contracts.messages import day_from
 from services.gateway import selling
-from services.gateway.access import Role
-from services.gateway.backend import ask_all, call, database, settings
+from services.gateway.backend import ask, ask_all, call, database, settings
 from services.gateway.errors import STATUSES, Problem
 from services.gateway.pages.forms import command_key, money_field
 from services.gateway.pages.spreadsheets import download, harmless, lines
-from services.gateway.people.identity import login_required, signed_in_user
+from services.gateway.people.identity import forget_identity, login_required, signed_in_user
 from services.gateway.people.signing_in import check_may_pay_out
 from services.gateway.people.users import AccountError
 from services.gateway.security import throttle
-from services.gateway.staff.guard import acts
 
 blueprint = Blueprint("selling", __name__, url_prefix="/dashboard/selling")
 
@@ -89,6 +88,7 @@ def join() -> Answer | tuple[str, int]:
             )
     except Conflict as error:
         return _join_page(error=error), STATUSES[error.code]
+    forget_identity()
     flash("You are a seller now.", "success")
     return redirect(url_for("selling.overview"), 303)
 
@@ -101,13 +101,27 @@ def _join_page(**said: Any) -> str:
 
 
 @blueprint.get("")
-@acts(Role.SELLER)
-def overview() -> str:
+@login_required
+def overview() -> Answer | str:
+    """What was earned is paid to whom an operator took the role from, too."""
+    user_id = signed_in_user().user_id
+    with database().read() as session:
+        sells = selling.sells(session, user_id)
+    if not sells and not _has_earned(user_id):
+        return redirect(url_for("selling.join_form"), 303)
     return _page()
 
 
+def _has_earned(user_id: UUID) -> bool:
+    """Of who sells without having agreed here to anything: operators put up products as well."""
+    payouts = ask(ListPayouts(user_id=user_id, limit=SHOWN_PAYOUTS))
+    return payouts is not None and bool(
+        payouts.payouts or payouts.payable_micros or payouts.owed_micros
+    )
+
+
 @blueprint.get("/sales.csv")
-@acts(Role.SELLER)
+@login_required
 def sales_file() -> Response:
     """The days that are shown, all of their rows."""
     since, until = _days()
@@ -134,7 +148,7 @@ def sales_file() -> Response:
 
 
 @blueprint.post("/payouts/review")
-@acts(Role.SELLER)
+@login_required
 def review() -> str | tuple[str, int]:
     """The amount once more, before anything is set aside."""
     try:
@@ -145,7 +159,7 @@ def review() -> str | tuple[str, int]:
 
 
 @blueprint.post("/payouts")
-@acts(Role.SELLER)
+@login_required
 def request_payout() -> Answer | str | tuple[str, int]:
     user = signed_in_user()
     try:
@@ -193,6 +207,7 @@ def _page(error: str = "") -> str:
     )
     with database().read() as session:
         agreed = selling.agreed(session, user_id)
+        is_seller = selling.is_seller(session, user_id)
     return render_template(
         "selling.html",
         sales=sales,
@@ -200,6 +215,7 @@ def _page(error: str = "") -> str:
         payouts=payouts,
         states=STATES,
         agreed=agreed,
+        is_seller=is_seller,
         since=since,
         until=until,
         is_later=bool(cursor),

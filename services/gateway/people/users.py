@@ -58,6 +58,8 @@ class CurrentUser:
     time_zone: str
     is_staff: bool
     """Whether the menu leads to /admin; what is there asks the database again."""
+    sells: bool = False
+    """Whether it leads to what they sell, or have sold."""
 
 
 DESCRIBED = (
@@ -69,6 +71,7 @@ DESCRIBED = (
     User.second_step_since,
     User.time_zone,
     User.is_staff,
+    User.sells,
 )
 """The columns that :func:`describe` needs."""
 
@@ -84,6 +87,7 @@ def describe(user: User | Row[*tuple[Any, ...]]) -> CurrentUser:
         has_second_step=user.second_step_since is not None,
         time_zone=user.time_zone,
         is_staff=user.is_staff,
+        sells=user.sells,
     )
 
 
