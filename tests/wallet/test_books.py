@@ -1,6 +1,7 @@
 """What finance reads of the ledger: a trial balance, a journal, verifications that are kept."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -231,6 +232,38 @@ def test_what_a_crash_left_open_is_carried_out_by_the_next(
 
     (kept,) = look(own_book).verifications
     assert (kept.verification_id, kept.clean) == (asked.verification_id, True)
+
+
+def test_one_that_fails_is_tried_again_later_and_later_unless_somebody_asks(
+    own_book: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book, tries = own_book, []
+    first = ask(book)
+
+    def fail(*_: Any) -> Any:
+        tries.append(book.now - NOON)
+        raise RuntimeError("no memory")
+
+    def tries_until(minutes: int) -> list[float]:
+        tries.clear()
+        while book.now < NOON + timedelta(minutes=minutes):
+            with suppress(RuntimeError):
+                tick(book)
+            book.now += timedelta(seconds=30)
+        return [each / timedelta(minutes=1) for each in tries]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(verifying.verification, "verdict_of_all", fail)
+        by_itself = tries_until(240)
+        again = ask(book, "again")
+        asked = tries_until(242)
+    book.now += timedelta(hours=1)
+    tick(book)
+
+    assert by_itself == [0, 1, 3, 7, 15, 31, 63, 123, 183]
+    assert (again.verification_id, asked) == (first.verification_id, [240])
+    (kept,) = look(book).verifications
+    assert (kept.verification_id, kept.clean) == (first.verification_id, True)
 
 
 def test_while_somebody_verifies_nobody_else_does(own_book: Ledger) -> None:

@@ -1,18 +1,21 @@
 """When the ledger is verified: each night, and when somebody asks; what was found is kept.
 
 Who asks leaves a row, and a timer carries it out: verifying takes minutes, and a process that dies
-in between leaves the row open for the next one. Each result also keeps what every house account
-came to up to a sealed position, so that a trial balance adds up no more than what came after it.
+in between leaves the row open for the next one. One that fails is tried again later and later,
+unless somebody asks anew. Each result also keeps what every house account came to up to a sealed
+position, so that a trial balance adds up no more than what came after it.
 """
 
 import json
 import logging
 from collections.abc import Callable
-from datetime import datetime, time
+from contextlib import suppress
+from datetime import datetime, time, timedelta
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from chassis.database import Connected, lock_until_commit
@@ -26,10 +29,19 @@ log = logging.getLogger(__name__)
 
 NIGHTLY = time(3)
 """UTC."""
+FIRST_PAUSE = timedelta(minutes=1)
+"""After a verification that failed; it doubles each time."""
+PAUSE_MAX = timedelta(hours=1)
 
 _LOCK = "wallet.verifications"
 _ASKED = text("SELECT * FROM verifications WHERE asked_key = :key")
 _OPEN = text("SELECT * FROM verifications WHERE ended_at IS NULL")
+_FAIL = text(
+    "UPDATE verifications SET failures = failures + 1,"
+    " due_at = :now + least(:first * power(2, least(failures, 20)), :most)"
+    " WHERE verification_id = :id"
+)
+_AT_ONCE = text("UPDATE verifications SET due_at = NULL WHERE ended_at IS NULL")
 _ASK = text(
     "INSERT INTO verifications (verification_id, asked_key, asked_by, asked_at)"
     " VALUES (:id, :key, :by, :now) RETURNING *"
@@ -69,7 +81,9 @@ GAUGES = {
 
 
 def ask(session: Session, now: datetime, command: AskVerification) -> Verification:
-    """Have the ledger verified soon; one that is asked for and has not ended is that one."""
+    """Have the ledger verified soon; one that is asked for and has not ended is that one, and does
+    not wait any more."""
+    session.execute(_AT_ONCE)
     return _asked(session, now, command.idempotency_key, command.asked_by)
 
 
@@ -97,8 +111,8 @@ def tick(database: Connected, clock: Callable[[], datetime]) -> None:
     night = datetime.combine(now.date(), NIGHTLY, now.tzinfo)
     with database.read() as session:
         is_due = now >= night and session.scalar(_IS_DUE, {"night": night})
-        is_open = session.execute(_OPEN).one_or_none() is not None
-    if not (is_due or is_open):
+        is_open = session.execute(_OPEN).one_or_none()
+    if not (is_due or is_open) or (is_open and is_open.due_at and is_open.due_at > now):
         return
     with database.exclusively("wallet.verification") as is_ours:
         if is_ours:
@@ -116,10 +130,14 @@ def now_and_here(database: Connected, clock: Callable[[], datetime]) -> Verdict:
 def _run(database: Connected, clock: Callable[[], datetime]) -> Verdict:
     with database.begin() as session:
         asked = _asked(session, clock(), None, None)
-    with database.snapshot() as session:
-        found = verification.verdict_of_all(session)
-        position = chain.head(session).position
-        house = house_between(session, 0, position)
+    try:
+        with database.snapshot() as session:
+            found = verification.verdict_of_all(session)
+            position = chain.head(session).position
+            house = house_between(session, 0, position)
+    except Exception:
+        _put_off(database, clock(), asked.verification_id)
+        raise
     with database.begin() as session:
         ended = {
             **found.model_dump(),
@@ -132,6 +150,13 @@ def _run(database: Connected, clock: Callable[[], datetime]) -> Verdict:
     if not found.clean:
         log.error("the ledger is wrong", extra={"difference": found.first_difference})
     return found
+
+
+def _put_off(database: Connected, now: datetime, verification_id: UUID) -> None:
+    pauses = {"first": FIRST_PAUSE, "most": PAUSE_MAX}
+    # What failed is raised, and not that this could not be noted of it.
+    with suppress(SQLAlchemyError), database.begin() as session:
+        session.execute(_FAIL, {"id": verification_id, "now": now, **pauses})
 
 
 def house_between(session: Session, after: int, until: int) -> dict[int, int]:
