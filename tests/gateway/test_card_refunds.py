@@ -237,6 +237,25 @@ def test_a_person_picks_reviews_and_confirms(browser: FlaskClient, topups: Topup
     assert [each.amount_micros for each in topups.asked] == [20 * USD]
 
 
+def test_a_part_is_reviewed_and_given_back(browser: FlaskClient, topups: Topups) -> None:
+    review = post(browser, f"{PAGE}/review", topup_id=topups.topup_id, amount="7.50").text
+    post(browser, PAGE, topup_id=topups.topup_id, amount="7.50")
+
+    assert "Refund $7.50?" in review
+    assert 'name="amount" value="7.50"' in review
+    assert [each.amount_micros for each in topups.asked] == [7_500_000]
+
+
+@pytest.mark.parametrize("amount", ["0", "20.01", "x", "-1"])
+def test_no_more_is_reviewed_than_is_unused(
+    browser: FlaskClient, topups: Topups, amount: str
+) -> None:
+    answer = post(browser, f"{PAGE}/review", topup_id=topups.topup_id, amount=amount)
+
+    assert (answer.status_code, 'id="amount-error"' in answer.text) == (422, True)
+    assert "Refund $20.00?" in answer.text
+
+
 def test_the_review_says_that_auto_topup_is_switched_off(
     browser: FlaskClient, topups: Topups
 ) -> None:

@@ -57,7 +57,18 @@ def review() -> Answer:
     offer = _chosen(offers)
     if offers is None or offer is None or offers.blocked_reason:
         return _listing(error=IS_GONE if offers else ""), 409
-    return _review(offers, offer, offer.refundable_micros)
+    if "amount" not in request.form:
+        return _review(offers, offer, offer.refundable_micros)
+    try:
+        amount_micros = money_field("amount", "Amount")
+        if not 0 < amount_micros <= offer.refundable_micros:
+            raise InvalidAmount(
+                f"Amount: enter up to {format_usd(offer.refundable_micros)}, what of it is unused."
+            )
+    except InvalidAmount as refused:
+        page = _review(offers, offer, offer.refundable_micros, refused=str(refused))
+        return page, 422
+    return _review(offers, offer, amount_micros)
 
 
 @blueprint.post("")

@@ -1,7 +1,8 @@
 """/dashboard/wallet: the balance, buying credits, cards, auto top-up, transactions."""
 
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from urllib.parse import quote
+from zoneinfo import ZoneInfo
 
 from flask import Blueprint, redirect, render_template, request, url_for
 from pydantic import ValidationError
@@ -64,7 +65,9 @@ def overview() -> str | Response:
 @blueprint.get("/dashboard/wallet/transactions")
 @login_required
 def transactions() -> str:
-    """The statement: filtered by kind and by day, newest first, with the balance after each."""
+    """The statement: filtered by kind and by days of the reader's time zone, newest first, with the
+    balance after each."""
+    zone = ZoneInfo(signed_in_user().time_zone)
     chosen = {
         name: request.args[name] for name in ("kind", "since", "until") if request.args.get(name)
     }
@@ -72,8 +75,8 @@ def transactions() -> str:
         question = Statement(
             user_id=signed_in_user().user_id,
             kinds=[TransactionKind(chosen["kind"])] if "kind" in chosen else [],
-            since=start_of_day(chosen["since"]) if "since" in chosen else None,
-            until=_end_of(chosen["until"]) if "until" in chosen else None,
+            since=_start_of(chosen["since"], zone) if "since" in chosen else None,
+            until=_end_of(chosen["until"], zone) if "until" in chosen else None,
             cursor=request.args.get("cursor") or None,
             limit=PAGE_SIZE,
         )
@@ -87,15 +90,21 @@ def transactions() -> str:
         "transactions.html",
         page=call(question),
         chosen=chosen,
+        zone=zone.key,
         is_later=bool(question.cursor),
         months=statements.months_offered(signed_in_user(), utc_now()),
     )
 
 
-def _end_of(day: str) -> datetime | None:
-    """Midnight (UTC) at which a day ends, so that the whole of it is in the statement.
-
-    None for the last day of all, which has no next one.
-    """
+def _start_of(day: str, zone: ZoneInfo) -> datetime | None:
+    """When a day begins in a time zone; None for the first day of all, before which is nothing."""
     start = start_of_day(day)
-    return start + timedelta(days=1) if start.date() < date.max else None
+    return start.replace(tzinfo=zone).astimezone(UTC) if start.date() > date.min else None
+
+
+def _end_of(day: str, zone: ZoneInfo) -> datetime | None:
+    """When it ends, so that the whole of it is in the statement; None for the last day of all."""
+    start = start_of_day(day)
+    if start.date() == date.max:
+        return None
+    return (start + timedelta(days=1)).replace(tzinfo=zone).astimezone(UTC)
