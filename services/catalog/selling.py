@@ -33,7 +33,12 @@ from contracts.errors import BadRequest, Conflict, IdempotencyConflict, NotFound
 from contracts.messages import Event
 from services.catalog.models import ProductChangeRow, ProductPriceRow, ProductRow
 from services.catalog.products import as_product
-from services.catalog.providers import admit_new_price, admit_new_product, check_texts
+from services.catalog.providers import (
+    admit_new_price,
+    admit_new_product,
+    check_texts,
+    forget_profile,
+)
 from services.catalog.settings import CatalogSettings
 
 PRICES_MAX = 200
@@ -124,6 +129,28 @@ def retire(session: Session, now: datetime, command: RetireProduct) -> Product:
         retired = ProductRetired(event_id=new_id(), occurred_at=now, product_id=row.product_id)
         _note(session, now, row, command, retired)
     return as_product(row)
+
+
+def leave(session: Session, now: datetime, provider_id: UUID) -> None:
+    """A provider has deleted the account: nothing of theirs is for sale any more, and how they are
+    reached is forgotten. Who rents from them goes on. Again, it changes nothing."""
+    # The profile first, as who puts up one more product.
+    forget_profile(session, now, provider_id)
+    # In the order of their ids, as whoever sets stock aside locks them.
+    products = session.scalars(
+        select(ProductRow.product_id)
+        .where(ProductRow.provider_id == provider_id, ProductRow.retired_at.is_(None))
+        .order_by(ProductRow.product_id)
+    ).all()
+    for product_id in products:
+        command = RetireProduct(
+            idempotency_key=f"left:{product_id}",
+            product_id=product_id,
+            provider_id=provider_id,
+            reason="Its provider has deleted the account",
+            actor="catalog",
+        )
+        retire(session, now, command)
 
 
 def price_history(session: Session, command: GetPriceHistory) -> PriceHistory:

@@ -1,7 +1,10 @@
 """The catalog's entrypoints."""
 
+from sqlalchemy.orm import Session
+
 from chassis import operated
 from chassis.clock import utc_now
+from chassis.events import event_handler
 from chassis.health import Health
 from chassis.outbox import OutboxRelay
 from chassis.retention import FORGET_EVERY_S, forget
@@ -32,6 +35,7 @@ from contracts.catalog import (
     ReturnStock,
     SetProvider,
 )
+from contracts.gateway import AccountDeleted
 from services.catalog import products, providers, quotes, retention, selling, stock
 from services.catalog.settings import get_settings
 
@@ -117,6 +121,10 @@ class CatalogService(operated.Operated):
     def set_provider(self, request: SetProvider) -> Provider:
         with self.database.begin() as session:
             return providers.set_provider(session, utc_now(), request)
+
+    @event_handler(AccountDeleted)
+    def provider_left(self, session: Session, event: AccountDeleted) -> None:
+        selling.leave(session, utc_now(), event.user_id)
 
     @timer(FORGET_EVERY_S)
     def forget_old(self) -> None:

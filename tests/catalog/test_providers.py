@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from pydantic import ValidationError
+from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from chassis.database import Connected
@@ -372,3 +373,36 @@ def test_addresses_as_people_have_them_are_taken() -> None:
     )
 
     assert said.support_url.endswith("#first")
+
+
+def test_what_somebody_sold_is_retired_when_they_delete_the_account_and_others_go_on(
+    database: Connected,
+) -> None:
+    reached = {"support_email": "help@example.com", "about": "On a hill", "support_url": ""}
+    with database.begin() as session:
+        providers.set_provider(session, NOW, profile(**reached))
+        others = {"provider_id": BOB, "name": "Bob's Machines"}
+        providers.set_provider(session, NOW, profile(**others, **reached))
+        mine = [selling.create(session, NOW, own(), RULES).product_id for _ in range(2)]
+        theirs = selling.create(session, NOW, own(provider_id=BOB), RULES).product_id
+        house = selling.create(
+            session, NOW, own(provider_id=None, provider_name="The house"), RULES
+        ).product_id
+
+    for later in (HOUR, DAY):
+        with database.begin() as session:
+            selling.leave(session, NOW + later, ANN)
+            selling.leave(session, NOW + later, uuid4())
+
+    with database.read() as session:
+        shown = [products.get_product(session, str(each)) for each in (*mine, theirs, house)]
+        left, stays = (
+            providers.get_provider(session, GetProvider(provider_id=each)) for each in (ANN, BOB)
+        )
+        retired = session.scalars(
+            text("SELECT payload ->> 'product_id' FROM outbox WHERE type = 'product_retired'")
+        ).all()
+    assert [each.is_retired for each in shown] == [True, True, False, False]
+    assert sorted(retired) == sorted(map(str, mine))
+    assert (left.name, left.about, left.support_email) == ("Ann's Machines", "", "")
+    assert (stays.about, stays.support_email) == ("On a hill", "help@example.com")
