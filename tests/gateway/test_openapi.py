@@ -1,5 +1,6 @@
 """The OpenAPI document is valid, current, and complete."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,8 @@ import pytest
 from openapi_spec_validator import validate
 
 from services.gateway.api import OPERATIONS
-from services.gateway.api.openapi import as_text
+from services.gateway.api.openapi import as_text, describe_api
+from services.gateway.api.shapes import ApiReply
 from services.gateway.app import create_app
 from tests.gateway.conftest import DOCUMENT, gateway_settings
 
@@ -27,6 +29,19 @@ def routes() -> set[tuple[str, str]]:
 
 def test_the_document_is_valid_openapi() -> None:
     validate(DOCUMENT)
+
+
+def test_two_models_of_one_name_are_refused() -> None:
+    class UserFile(ApiReply):
+        """Another one than that of :mod:`services.gateway.api.admin`."""
+
+        size: int
+
+    known = next(each for each in OPERATIONS if each.reply.__name__ == "UserFile")
+    another = replace(known, path="/api/another", reply=UserFile)
+
+    with pytest.raises(LookupError, match=r"admin__UserFile.*UserFile"):
+        describe_api([*OPERATIONS, another])
 
 
 def test_the_committed_document_is_that_of_the_code() -> None:

@@ -43,6 +43,8 @@ _ERRORS = {
     504: "No answer in time; the outcome is unknown. Try again with the same key.",
 }
 
+_BOTH_WAYS = ("-Input", "-Output")
+
 _ABOUT = """\
 Buy cloud resources on USD credits.
 
@@ -70,7 +72,8 @@ are left (`r`); a 429 has `Retry-After`. **Paging** is by `next_cursor`.
 
 
 def describe_api(operations: Sequence[Operation]) -> dict[str, Any]:
-    """The document of these endpoints."""
+    """The document of these endpoints. Raises LookupError where two models have one name: pydantic
+    would give both another, and the clients' classes with them."""
     schemas, definitions = _schemas(operations)
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
@@ -116,7 +119,12 @@ def _schemas(
     by_model, definitions = models_json_schema(list(wanted.items()), ref_template=_REF)
     references = {model: schema for (model, _), schema in by_model.items()}
     _close(definitions)
-    return references, definitions["$defs"]  # type: ignore[return-value]
+    named: dict[str, Any] = definitions["$defs"]
+    # By the module where two share a name, by what it is for where one is a body and a reply.
+    renamed = sorted(name for name in named if "__" in name or name.endswith(_BOTH_WAYS))
+    if renamed:
+        raise LookupError(f"Give these models of the API names of their own: {', '.join(renamed)}.")
+    return references, named  # type: ignore[return-value]
 
 
 def _close(part: Any) -> None:
