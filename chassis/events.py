@@ -133,7 +133,8 @@ def counted(event_class: type[Event], events: Iterable[Event]) -> Iterator[None]
     instruments.EVENT_DURATION.labels(name).observe(time.perf_counter() - began_s, exemplar)
     now, delay = utc_now(), instruments.EVENT_DELAY.labels(name)
     for event in events:
-        delay.observe((now - event.occurred_at).total_seconds(), exemplar)
+        at_least = now - event.occurred_at - event.told_to
+        delay.observe(max(at_least.total_seconds(), 0.0), exemplar)
 
 
 class EventPlaces(SharedExtension):

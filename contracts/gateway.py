@@ -1,10 +1,11 @@
 """What the gateway says: people register with it, and it is asked for nothing by the services."""
 
+from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, ClassVar
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from contracts.billing import PurchaseWay
 from contracts.messages import Event, Moment, UserEvent, Value
@@ -57,18 +58,30 @@ PATHS = {
 STEPS_MAX = 500
 
 
+def _hour_of(moment: datetime) -> datetime:
+    return moment.replace(minute=0, second=0, microsecond=0)
+
+
+Hour = Annotated[Moment, AfterValidator(_hour_of)]
+"""The hour (UTC) of a moment, which is all that is told of it."""
+
+
 class StepTaken(Value):
-    """``path_id`` stands for one browser on one day (UTC), and for nobody once the day is over:
-    docs/decisions/0030 says how."""
+    """``path_id`` stands for one browser on one day (UTC), whose no row says once the day is over:
+    docs/decisions/0030 says how, and what else there is."""
 
     path_id: UUID
     way: PurchaseWay
     step: PathStep
-    taken_at: Moment
+    taken_at: Hour
 
 
 class StepsTaken(Event, source=SERVICE, type="steps_taken", needs_listener=False):
-    """What browsers did on their ways to purchases in the last seconds. Who they are is not told,
-    and what a process had gathered that was killed is told by nobody."""
+    """What browsers did on their ways to purchases. Who they are is not told, nor when to more than
+    the hour, nor in which order; and what a process had gathered that was killed is told by nobody.
+    """
 
+    told_to: ClassVar[timedelta] = timedelta(hours=1)
+
+    occurred_at: Hour
     steps: Annotated[list[StepTaken], Field(max_length=STEPS_MAX)]

@@ -17,7 +17,7 @@ An **event** says what happened. It is published by its ``source`` under its
 """
 
 import re
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
 from uuid import UUID
 
@@ -215,6 +215,8 @@ class Event(BaseModel):
     type: ClassVar[str]
     needs_listener: ClassVar[bool] = True
     """Whether an event that no queue wants is kept and tried again (True), or may vanish."""
+    told_to: ClassVar[timedelta] = timedelta(0)
+    """How finely ``occurred_at`` is told: it happened at most so long after that."""
     inside: ClassVar[frozenset[str]] = frozenset()
     """The fields that are for the services alone: webhooks of users leave them out."""
 

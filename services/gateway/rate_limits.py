@@ -33,8 +33,10 @@ KEPT = Kept("rate_limits", "used_until", days=0)
 _SECONDS = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400}
 _RATE = re.compile(rf"([1-9][0-9]{{0,6}}) per ({'|'.join(_SECONDS)})")
 
+# The bound stands twice: what is more than the limit itself would fit where nothing is used up.
 _TAKE = text(
-    "INSERT INTO rate_limits (key, used_until) VALUES (:key, :now + :step)"
+    "INSERT INTO rate_limits (key, used_until)"
+    " SELECT :key, :now + :step WHERE :step <= CAST(:period AS interval)"
     " ON CONFLICT (key) DO UPDATE SET used_until = greatest(rate_limits.used_until, :now) + :step"
     " WHERE rate_limits.used_until <= :now + :period - :step"
     " RETURNING used_until"
@@ -44,6 +46,7 @@ _TAKE_ALL = text(
     "INSERT INTO rate_limits (key, used_until)"
     " SELECT key, CAST(:now AS timestamptz) + :step * tries"
     " FROM unnest(CAST(:keys AS bytea[]), CAST(:tries AS integer[])) AS new (key, tries)"
+    " WHERE :step * tries <= CAST(:period AS interval)"
     " ORDER BY key"
     " ON CONFLICT (key) DO UPDATE"
     " SET used_until = greatest(rate_limits.used_until, :now) + (excluded.used_until - :now)"

@@ -17,6 +17,7 @@ from contracts.billing import PurchaseWay
 from contracts.catalog import GetProduct
 from contracts.errors import Unavailable
 from contracts.gateway import STEPS_MAX, PathStep, StepsTaken, StepTaken
+from services.analytics.facts import told as counted
 from services.gateway.backend import Backend, backend_of
 from services.gateway.paths import EVENTS_KEPT, SECRETS_KEPT, Paths
 from tests.contracts.golden import examples
@@ -60,7 +61,8 @@ def tell(database: Connected, *taken: tuple[UUID, PathStep, datetime]) -> list[U
 
 
 def test_two_processes_name_a_session_alike_for_a_day_and_no_two_alike(outbox: Connected) -> None:
-    of_one = tell(outbox, (ANN, PathStep.DIALOG, NOON), (BOB, PathStep.DIALOG, NOON))
+    of_one = tell(outbox, (ANN, PathStep.DIALOG, NOON))
+    of_one += tell(outbox, (BOB, PathStep.DIALOG, NOON))
     of_another = tell(outbox, (ANN, PathStep.CARD_PAGE, NOON))
     tomorrow = tell(outbox, (ANN, PathStep.DIALOG, NOON + DAY))
 
@@ -80,6 +82,49 @@ def test_a_day_s_secret_is_gone_with_the_day_and_with_it_who_it_was(outbox: Conn
     with outbox.read() as session:
         assert session.scalar(text("SELECT count(*) FROM path_secrets")) == 0
     assert tell(outbox, (ANN, PathStep.CARD_PAGE, NOON)) != [path]
+
+
+def test_another_day_s_secret_ends_those_before_it_and_none_is_made_for_them(
+    outbox: Connected,
+) -> None:
+    tell(outbox, (ANN, PathStep.DIALOG, NOON))
+    tell(outbox, (ANN, PathStep.DIALOG, NOON + DAY))
+
+    assert tell(outbox, (ANN, PathStep.CARD_PAGE, NOON)) == []
+    with outbox.read() as session:
+        left = session.scalars(text("SELECT starts_at FROM path_secrets")).all()
+    assert left == [NOON.replace(hour=0) + DAY]
+
+
+def test_what_was_gathered_before_and_after_midnight_is_told_of_both_days(
+    outbox: Connected,
+) -> None:
+    tell(outbox, (BOB, PathStep.DIALOG, NOON))
+
+    assert len(tell(outbox, (ANN, PathStep.DIALOG, NOON + DAY), (ANN, PathStep.DIALOG, NOON))) == 2
+
+
+def test_nothing_that_is_told_or_kept_of_it_is_finer_than_the_hour_or_in_its_order(
+    outbox: Connected,
+) -> None:
+    many = [new_id() for _ in range(20)]
+    fine = NOON + timedelta(minutes=34, seconds=56, microseconds=789)
+    paths = tell(
+        outbox,
+        *((who, PathStep.CARD_PAGE, fine) for who in many),
+        *((who, PathStep.DIALOG, fine) for who in many),
+    )
+
+    with outbox.read() as session:
+        payload, event_id = session.execute(text("SELECT payload, event_id FROM outbox")).one()
+    said = StepsTaken.model_validate(payload)
+    facts, active = counted(said)
+    moments = [payload["occurred_at"], *(step["taken_at"] for step in payload["steps"])]
+    assert {moment[13:] for moment in moments} == {":00:00Z"}
+    assert ({fact.at for fact in facts}, active) == ({NOON}, [])
+    assert event_id.version == 4
+    assert paths == sorted(paths)
+    assert [step.step for step in said.steps] == [PathStep.CARD_PAGE, PathStep.DIALOG] * 20
 
 
 def test_a_secret_is_written_into_no_log_that_a_backup_keeps(outbox: Connected) -> None:
@@ -132,14 +177,15 @@ def test_where_it_stays_away_a_bounded_number_is_kept(
     assert len(paths) == 2
 
 
-def test_what_was_told_is_kept_for_a_day_and_other_events_as_ever(outbox: Connected) -> None:
+def test_what_was_told_is_kept_for_an_hour_and_other_events_as_ever(outbox: Connected) -> None:
     tell(outbox, (ANN, PathStep.DIALOG, NOON))
     add_user(outbox, has_wallet=True)
     with outbox.begin() as session:
         session.execute(text("UPDATE outbox SET published_at = :at"), {"at": NOON})
 
-    assert forget(outbox, NOON + DAY, [EVENTS_KEPT]) == {"outbox": 0}
-    assert forget(outbox, NOON + DAY + timedelta(seconds=1), [EVENTS_KEPT]) == {"outbox": 1}
+    hour = timedelta(hours=1)
+    assert forget(outbox, NOON + hour, [EVENTS_KEPT]) == {"outbox": 0}
+    assert forget(outbox, NOON + hour + timedelta(seconds=1), [EVENTS_KEPT]) == {"outbox": 1}
     with outbox.read() as session:
         assert session.scalars(text("SELECT type FROM outbox")).all() == ["user_registered"]
 

@@ -14,7 +14,7 @@ from chassis.retention import forget
 from chassis.together import ALONE
 from services.gateway import rate_limits
 from services.gateway.models import User
-from services.gateway.rate_limits import TakenAhead, _Count, _count_all, parse, take
+from services.gateway.rate_limits import TakenAhead, _Count, _count_all, _Pace, parse, take
 from tests.gateway.conftest import PASSWORD, Front, Site, add_user
 from tests.gateway.test_site import csrf_token
 
@@ -284,6 +284,40 @@ def test_what_is_counted_at_the_same_moment_is_one_statement(database: Connected
         assert take(database, NOW + 2 * SECOND, "a", rates) is None
     assert _count_all(database, asked) == [ALONE, (None, 58), ALONE]
     assert taken.take(NOW + 2 * SECOND, "a", rates) == SECOND
+
+
+def nothing_used_up(_database: Connected) -> None:
+    """As before anybody asked."""
+
+
+def used_up_long_ago(database: Connected) -> None:
+    assert take(database, NOW - 100 * SECOND, "somebody", parse("10 per second")) is None
+
+
+@pytest.mark.parametrize("before", [nothing_used_up, used_up_long_ago])
+def test_no_group_is_let_through_that_is_more_than_the_limit(
+    database: Connected, before: Callable[[Connected], None]
+) -> None:
+    before(database)
+    rates = parse("10 per second")
+    asked = [_Count(NOW, "somebody", rates, 1)] * 11
+
+    assert _count_all(database, asked) == [ALONE] * 11
+    passed = [take(database, NOW, "somebody", rates) for _ in asked]
+    assert passed == [None] * 10 + [SECOND / 10]
+
+
+@pytest.mark.parametrize("before", [nothing_used_up, used_up_long_ago])
+def test_who_is_refused_for_long_takes_no_more_ahead_than_the_limit(
+    database: Connected, before: Callable[[Connected], None]
+) -> None:
+    before(database)
+    rates, process = parse("10 per second"), TakenAhead(database)
+    process._paces["somebody"] = _Pace(NOW - SECOND, passed=400)
+
+    passed = [process.take(NOW, "somebody", rates) for _ in range(200)]
+
+    assert passed.count(None) == 10
 
 
 def test_what_has_another_rate_is_counted_by_itself(database: Connected) -> None:
