@@ -303,9 +303,10 @@ class EventsHandler(EventHandler):
         payloads, messages = zip(*together, strict=True)
         self._places.acquire()
         self.shared.places.acquire()
-        context, span = self.context_of(payloads, messages)
+        span: Span | None = None
         failure: Exception | None = None
         try:
+            context, span = self.context_of(payloads, messages)
             self.container.run_at_once(self, (payloads,), context)
         except ContainerBeingKilled as killed:
             failure = killed

@@ -6,7 +6,8 @@
 
 Whoever has handled an event knows it, for ``INBOX_KEPT_DAYS``, and does nothing; who was restored
 to a moment before has not. An event stays in the outbox for ``OUTBOX_KEPT_DAYS`` after it was sent.
-The running service sends what is marked here. Needs the service's ``DATABASE_URL``, and
+The running service sends what is marked here, over hours where it is much: what listeners may
+forget within ``SENT_WITHIN`` is not published again. Needs the service's ``DATABASE_URL``, and
 ``INBOX_KEPT_DAYS`` where the listeners have one of their own.
 """
 
@@ -21,6 +22,8 @@ from chassis.database import Connected, connect
 from chassis.settings import InboxSettings, load_settings
 from contracts.messages import moment_from
 
+SENT_WITHIN = timedelta(days=1)
+"""How long what is marked may take until it has been handled, by whoever listens."""
 _UNMARK = text(
     "UPDATE outbox SET published_at = NULL, attempts = 0, next_attempt_at = now()"
     " WHERE created_at >= :since AND published_at IS NOT NULL RETURNING type"
@@ -46,10 +49,10 @@ def main() -> None:
     except ValueError:
         parser.error("--since: a moment with its zone, such as 2026-11-29T12:00:00Z")
     kept_days = load_settings(InboxSettings).inbox_kept_days
-    if since < utc_now() - timedelta(days=kept_days):
+    if since < utc_now() - timedelta(days=kept_days) + SENT_WITHIN:
         parser.error(
-            f"--since: listeners know for {kept_days} days what they handled (INBOX_KEPT_DAYS);"
-            " what is older might have its effect twice"
+            f"--since: listeners know for {kept_days} days what they handled (INBOX_KEPT_DAYS),"
+            " and sending may take a day; what is older might have its effect twice"
         )
     try:
         database = connect(os.environ["DATABASE_URL"], pool_size=2)

@@ -21,11 +21,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from chassis import traces
 from chassis.context import current_call, nobodys_call
 from contracts.errors import DeadlineExceeded, ServiceError, Unavailable
+
+if TYPE_CHECKING:
+    from chassis.recorder import Span
 
 log = logging.getLogger(__name__)
 
@@ -129,8 +132,9 @@ class Together(Generic[JobT, OutcomeT]):
             self._turn_ends_at_s = time.monotonic() + self._turn_s
         if not self._turn_s:
             self._hand_on(mine)
-        span = traces.grouped(TOGETHER, [place.trace for place in places])
+        span: Span | None = None
         try:
+            span = traces.grouped(TOGETHER, [place.trace for place in places])
             with traces.inside(span):
                 outcomes = self._group([place.job for place in places])
             for place, outcome in zip(places, outcomes, strict=True):
@@ -139,11 +143,11 @@ class Together(Generic[JobT, OutcomeT]):
             log.warning("a group failed; each is done alone", extra={"error": str(error)[:500]})
         finally:
             self._hand_on(mine)
-            if span is not None:
-                span.end()
             for place in places:
                 place.group = span.traceparent if span is not None else None
                 place.called.set()
+            if span is not None:
+                span.end()
 
     def _hand_on(self, mine: _Place[JobT, OutcomeT]) -> None:
         """Unless somebody took the turn, when ours was over."""

@@ -75,7 +75,7 @@ def _announce(database: Connected, _rpc: RpcClient, _given: argparse.Namespace) 
     reached: UUID | None = None
     while True:
         with database.begin() as session:
-            reached = benefits.announce_some(session, utc_now(), reached, ANNOUNCED_AT_ONCE)
+            reached = benefits.announce_some(session, utc_now, reached, ANNOUNCED_AT_ONCE)
         if reached is None:
             print("Billing hears what everybody's stake takes off.")
             return True

@@ -113,6 +113,27 @@ def test_events_that_are_handled_together_take_one_place(
     assert len(handler.queue_consumer.acknowledged) == (0 if fails else 2)
 
 
+def test_events_whose_span_cannot_be_begun_leave_their_place_and_are_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    handler = handler_of(EventsHandler, monkeypatch)
+    failed: list[Any] = []
+    monkeypatch.setattr(
+        handler, "handle_message_processed", lambda message, **_failure: failed.append(message)
+    )
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no span")
+
+    monkeypatch.setattr("chassis.traces.handling", fail)
+
+    together = handler._is_handled([({}, MESSAGE), ({}, MESSAGE)])
+    by_itself = handler._is_handled([({}, MESSAGE)])
+
+    assert (together, by_itself, failed) == (False, True, [MESSAGE])
+    assert (free(handler), handler.queue_consumer.acknowledged) == ((10, 9), [])
+
+
 def test_what_arrives_after_a_group_is_handled_too(monkeypatch: pytest.MonkeyPatch) -> None:
     handler = handler_of(EventsHandler, monkeypatch)
     handler._arrived, handler._is_working = deque(), False

@@ -12,6 +12,7 @@ from chassis.database import Connected, connect
 from chassis.identifiers import new_id
 from chassis.migrate import migrate
 from chassis.outbox import publish
+from chassis.settings import InboxSettings
 from deploy.local.postgres import Postgres
 from tests.chassis.probe.messages import Told
 from tests.system import run_command
@@ -80,3 +81,15 @@ def test_a_moment_that_is_unclear_or_forgotten_is_refused(
 
     assert refused.returncode == 2
     assert said in " ".join(refused.stderr.split())
+
+
+def test_what_would_be_forgotten_while_it_is_sent_is_refused(database: Connected) -> None:
+    known_for = timedelta(days=InboxSettings().inbox_kept_days)
+    forgotten_within_a_day = utc_now() - known_for + timedelta(hours=23)
+    known_for_longer = utc_now() - known_for + timedelta(hours=25)
+
+    refused = run(database, forgotten_within_a_day.isoformat())
+
+    assert refused.returncode == 2
+    assert "sending may take a day" in " ".join(refused.stderr.split())
+    assert run(database, known_for_longer.isoformat()).returncode == 0

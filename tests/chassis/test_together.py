@@ -91,6 +91,19 @@ def test_the_next_caller_leads_after_a_failure() -> None:
     assert work.groups == [[2], [3]]
 
 
+def test_a_span_that_cannot_be_begun_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no span")
+
+    monkeypatch.setattr("chassis.traces.grouped", fail)
+    work = Work()
+
+    with ThreadPoolExecutor(1) as callers:
+        assert callers.submit(work.together.do, 2).result(PATIENCE_S) == 4
+        assert callers.submit(work.together.do, 3).result(PATIENCE_S) == 6
+    assert (work.groups, work.alone) == ([], [2, 3])
+
+
 def test_out_of_turn_nobody_waits_for_a_group_that_he_is_no_part_of() -> None:
     work = Work()
     work.together = Together(work.double_all, work.double, turn_s=0)

@@ -1,6 +1,7 @@
 """Pools on a real database: double entry, quotes, shares, staking; without dollars."""
 
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from uuid import uuid4
 
 import pytest
@@ -357,11 +358,36 @@ def test_what_everybodys_stake_takes_off_is_told_anew_when_an_operator_asks(
     reached, asked = None, 0
     while asked == 0 or reached is not None:
         with database.begin() as session:
-            reached = benefits.announce_some(session, NOON, reached, 2)
+            reached = benefits.announce_some(session, lambda: NOON, reached, 2)
         asked += 1
 
     assert [heard(each) for each in traders] == [[(500, 1)], [(0, 1)], [(200, 1)]]
     assert asked == 3
+
+
+def test_what_is_told_anew_is_dated_when_the_stakes_are_held(ann: Trader) -> None:
+    """Of two who tell of one position billing believes the later one."""
+    ann.stakes(150)
+    clock = [NOON]
+
+    def tell() -> None:
+        with ann.database.begin() as session:
+            benefits.announce_some(session, lambda: clock[0], None, 2)
+
+    def hold(session: Session) -> None:
+        session.execute(text("SELECT FROM pool_accounts WHERE holder = 'stake' FOR UPDATE"))
+
+    later = NOON + timedelta(minutes=1)
+    done_after(ann.database, hold, tell, meanwhile=lambda: clock.__setitem__(0, later))
+
+    with ann.database.read() as session:
+        told = session.scalars(
+            text(
+                "SELECT payload ->> 'occurred_at' FROM outbox"
+                " WHERE type = 'staking_discount_changed' ORDER BY id"
+            )
+        ).all()
+    assert [datetime.fromisoformat(moment) for moment in told] == [NOON, later]
 
 
 def test_nobody_stakes_more_than_they_have(ann: Trader) -> None:

@@ -3,6 +3,7 @@
 Billing takes it off; it hears of it by events, and keeps the newest.
 """
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Protocol
 from uuid import UUID
@@ -49,13 +50,20 @@ def changed(now: datetime, stake: Stake, by_units: int) -> list[StakingDiscountC
     return [] if is_same else [_change(now, stake)]
 
 
-def announce_some(session: Session, now: datetime, after: UUID | None, limit: int) -> UUID | None:
-    """Publish it for the next stakers, who are held meanwhile; the last one, None at the end."""
+def announce_some(
+    session: Session, clock: Callable[[], datetime], after: UUID | None, limit: int
+) -> UUID | None:
+    """Publish it for the next stakers, who are held meanwhile; the last one, None at the end.
+
+    The clock is read once they are held: of two changes at one position the later one holds, and
+    whoever held them before has told of an earlier one.
+    """
     query = select(PoolAccountRow).where(PoolAccountRow.holder == "stake")
     if after is not None:
         query = query.where(PoolAccountRow.user_id > after)
     query = for_update(query.order_by(PoolAccountRow.user_id).limit(limit))
     accounts = session.scalars(query).all()
+    now = clock()
     publish(session, *(_change(now, account) for account in accounts))
     return accounts[-1].user_id if accounts else None
 
