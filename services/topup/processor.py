@@ -425,8 +425,11 @@ class Processor:
         )
 
     def movements_of(self, source_id: str) -> list[Object]:
-        """Every balance transaction of one refund or dispute, whenever it was."""
-        return self._list(self._client.v1.balance_transactions.list, {"source": source_id})
+        """Every balance transaction of one refund or dispute, whenever it was, with that inside."""
+        return self._list(
+            self._client.v1.balance_transactions.list,
+            {"source": source_id, "expand": ["data.source"]},
+        )
 
     # Notices
 

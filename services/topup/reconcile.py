@@ -4,14 +4,17 @@
     (nothing)                                the last three days
     --adopt                                  first, make the top-ups of payments anew that name
                                              one which is not there, as after a restore; each is
-                                             credited if it was not
+                                             credited if it was not, and what went back to cards
+                                             is taken back. Said again, it does what failed
 
-It exits with 0 when all agree, 1 when something differs, 2 when the books could not be read.
+It exits with 0 when all agree, 1 when something differs or could not be made anew, 2 when the
+books could not be read.
 """
 
 import argparse
 import logging
 import sys
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from sqlalchemy import func, select
@@ -120,9 +123,38 @@ def report(found: list[Found], now: datetime) -> str:
     return "\n".join([*lines, f"{len(found)} differences" if found else "The books agree."])
 
 
-def _adopt(till: Till, found: list[Found]) -> int:
-    orphans = [item.payment_id for item in found if item.code == reconciliation.WITHOUT_TOPUP]
-    return sum(adoption.adopt(till, payment_id) is not None for payment_id in orphans)
+def run(till: Till, since: datetime, until: datetime, *, adopts: bool) -> int:
+    """Compare, after what a restore lost was made anew if ``adopts``, and print what differs.
+
+    Raises ``ProcessorError``, ``ServiceError`` and ``SQLAlchemyError`` from comparing.
+    """
+    is_mended = _mend(till, since, until) if adopts else True
+    found = reconciliation.reconcile(till, since, until)
+    print(report(found, till.clock()))
+    return AGREE if is_mended and not found else DIFFER
+
+
+def _mend(till: Till, since: datetime, until: datetime) -> bool:
+    orphans = _ids(reconciliation.reconcile(till, since, until), reconciliation.WITHOUT_TOPUP)
+    adopted = [_done(adoption.adopt, till, payment_id) for payment_id in orphans]
+    print(f"{sum(isinstance(each, Topup) for each in adopted)} payments have their top-up back.")
+    # What went back of a payment is compared once it has its top-up.
+    unknown = _ids(reconciliation.reconcile(till, since, until), reconciliation.REVERSAL_DIFFERS)
+    taken = [_done(adoption.take_back, till, source_id) for source_id in unknown]
+    return not any(isinstance(each, Exception) for each in (*adopted, *taken))
+
+
+def _ids(found: list[Found], code: str) -> list[str]:
+    return [item.reference for item in found if item.code == code]
+
+
+def _done(mend: Callable[[Till, str], Topup | None], till: Till, id_: str) -> object:
+    """What came of one, or its error, which is printed: it keeps no other from being done."""
+    try:
+        return mend(till, id_)
+    except Exception as error:
+        print(f"{id_} could not be made anew: {type(error).__name__}: {error}", file=sys.stderr)
+        return error
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -132,9 +164,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--until", help="the day after the last one")
     parser.add_argument("--adopt", action="store_true", help="after a restore: see the head")
     given = parser.parse_args(arguments)
-    now = utc_now()
     try:
-        since, until = period(given.since, given.until, now)
+        since, until = period(given.since, given.until, utc_now())
     except ValueError as error:
         parser.error(str(error))
     settings = get_settings()
@@ -149,17 +180,12 @@ def main(arguments: list[str] | None = None) -> int:
             clock=utc_now,
             later=lambda work, *arguments, owner: None,  # noqa: ARG005
         )
-        found = reconciliation.reconcile(till, since, until)
-        if given.adopt:
-            print(f"{_adopt(till, found)} payments have their top-up back.")
-            found = reconciliation.reconcile(till, since, until)
+        return run(till, since, until, adopts=given.adopt)
     except (ProcessorError, ServiceError, SQLAlchemyError) as error:
         print(f"The books could not be read: {error}", file=sys.stderr)
         return problems.UNREADABLE
     finally:
         client.close()
-    print(report(found, now))
-    return DIFFER if found else AGREE
 
 
 if __name__ == "__main__":

@@ -9,9 +9,12 @@ from sqlalchemy import delete, select
 
 from chassis.identifiers import new_id
 from chassis.metrics import exposition
+from contracts.errors import Unavailable
 from services.topup import reconcile
+from services.topup.automatic import pauses
 from services.topup.charging import adoption, reconciliation, reversals, webhooks
 from services.topup.models import Comparison, Difference, Reversal, Topup
+from services.topup.processor import OutcomeUnknown
 from services.topup.wallet_questions import Entry
 from tests.topup.conftest import NOON, USD, Customer, Desk
 from tests.topup.test_webhooks import event_about
@@ -128,6 +131,103 @@ def test_a_charge_that_the_wallet_has_credited_is_adopted_without_another_credit
 
     assert (topup.status, len(customer.events("topup_paid"))) == ("credited", told)
     assert codes(desk) == []
+
+
+def paid_with(desk: Desk, customer: Customer, topup_id: UUID) -> str:
+    (payment,) = desk.till.processor.find_payments(customer.customer_id, str(topup_id), 0)
+    return str(payment["id"])
+
+
+def reversed_since(customer: Customer, topup_id: UUID) -> list[tuple[str, int]]:
+    return [
+        (told["reversal_id"], told["amount_micros"])
+        for told in customer.events("topup_reversed")
+        if told["topup_id"] == str(topup_id)
+    ]
+
+
+def run_adoption(desk: Desk) -> int:
+    return reconcile.run(desk.till, SINCE, UNTIL, adopts=True)
+
+
+@pytest.mark.parametrize("error", [OutcomeUnknown("away"), reversals.Overtaken("asked anew")])
+def test_what_went_back_of_a_payment_is_taken_once_by_the_next_run_after_a_failure(
+    desk: Desk, customer: Customer, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    topup_id = orphan(desk, customer)
+    payment_id = paid_with(desk, customer, topup_id)
+    made = desk.till.processor.refund(payment_id, 300, idempotency_key="meanwhile")
+    desk.clock.advance(hours=1)
+
+    def fail(_payment_id: str) -> None:
+        raise error
+
+    with pytest.MonkeyPatch.context() as broken:
+        broken.setattr(desk.till.processor, "refunds_of", fail)
+        first = run_adoption(desk)
+    said = capsys.readouterr()
+    desk.wallet.entries[f"topup:{topup_id}"] = Entry(7 * USD, desk.clock())
+    taken_before = reversed_since(customer, topup_id)
+
+    again, once_more = run_adoption(desk), run_adoption(desk)
+
+    assert (first, payment_id in said.err, made["id"] in said.err) == (1, True, True)
+    assert (taken_before, again, once_more) == ([], 0, 0)
+    assert reversed_since(customer, topup_id) == [(made["id"], 3 * USD)]
+
+
+def test_adopting_a_payment_whose_topup_is_there_takes_what_went_back(
+    desk: Desk, customer: Customer
+) -> None:
+    topup_id = orphan(desk, customer)
+    adopted(desk)
+    payment_id = paid_with(desk, customer, topup_id)
+    made = desk.till.processor.refund(payment_id, 300, idempotency_key="unheard")
+
+    assert adoption.adopt(desk.till, payment_id) is None
+    assert reversed_since(customer, topup_id) == [(made["id"], 3 * USD)]
+
+
+def test_a_dispute_of_an_adopted_payment_is_taken_in_the_same_run(
+    desk: Desk, customer: Customer
+) -> None:
+    topup_id = orphan(desk, customer)
+    payment_id = paid_with(desk, customer, topup_id)
+    dispute = desk.sandbox.post(f"charges/{payment_id}/dispute", amount=200)
+    desk.clock.advance(hours=1)
+
+    run_adoption(desk)
+
+    assert reversed_since(customer, topup_id) == [(dispute["id"], 2 * USD)]
+    assert customer.settings().paused_code == pauses.DISPUTE
+
+
+def test_a_payment_that_cannot_be_adopted_keeps_no_other_from_it(
+    desk: Desk,
+    customer: Customer,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    both = {orphan(desk, customer), orphan(desk, customer)}
+    desk.clock.advance(hours=1)
+    ask, failures = desk.wallet.entry, [Unavailable("The wallet does not answer.")]
+
+    def entry(key: str) -> Entry | None:
+        if failures and key in {f"topup:{topup_id}" for topup_id in both}:
+            raise failures.pop()
+        return ask(key)
+
+    monkeypatch.setattr(desk.wallet, "entry", entry)
+    code = run_adoption(desk)
+
+    said = capsys.readouterr()
+    (left,) = both - known(customer)
+    assert (code, paid_with(desk, customer, left) in said.err) == (1, True)
+    assert "1 payments have their top-up back." in said.out
+
+
+def known(customer: Customer) -> set[UUID]:
+    return {topup.topup_id for topup in customer.topups()}
 
 
 def test_a_payment_of_another_product_in_the_same_account_is_none_of_ours(

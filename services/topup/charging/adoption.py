@@ -21,13 +21,33 @@ from services.topup.wallet_questions import Entry
 def adopt(till: Till, payment_id: str) -> Topup | None:
     """Make the top-up of a payment anew; None where it is there, or the payment is none of ours.
 
-    Whether it was automatic nobody knows any more: it counts as one by hand. Raises
-    ``ProcessorError`` and the errors of a wallet that does not answer.
+    What went back of the payment is recorded in either case: the last time may have ended between
+    the two. Whether it was automatic nobody knows any more: it counts as one by hand. Raises
+    ``ProcessorError``, ``Overtaken``, and the errors of a wallet that does not answer.
     """
     payment = till.processor.get_payment(payment_id)
     topup_id, user_id = outcomes.topup_id_of(payment), _owner_of(payment)
     if topup_id is None or user_id is None or payment["status"] != "succeeded":
         return None
+    topup = _restore(till, topup_id, user_id, payment)
+    reversals.take_refunds(till, payment_id)
+    return topup
+
+
+def take_back(till: Till, source_id: str) -> None:
+    """Record a refund or dispute of which nothing is known any more, as the processor has it.
+
+    Raises ``ProcessorError``, ``Overtaken``.
+    """
+    for movement in till.processor.movements_of(source_id)[:1]:
+        source = movement["source"]
+        if source["object"] == "dispute":
+            reversals.take_dispute(till, source_id)
+        else:
+            reversals.take_refunds(till, source["payment_intent"])
+
+
+def _restore(till: Till, topup_id: UUID, user_id: UUID, payment: Object) -> Topup | None:
     entry = till.wallet.entry(topup_key(topup_id))
     with till.database.begin() as session:
         topups.lock_user(session, user_id)
@@ -40,7 +60,6 @@ def adopt(till: Till, payment_id: str) -> Topup | None:
             outcomes.record(session, till.policy, topup_id, payment, till.clock())
         else:
             _was_credited(topup, payment, entry, till.clock())
-    reversals.take_refunds(till, payment_id)
     return topup
 
 

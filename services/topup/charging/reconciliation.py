@@ -37,6 +37,8 @@ UNEXPLAINED = "credit_unexplained"
 """What ``audit.py`` finds, and no comparison of days."""
 WITHOUT_TOPUP = "charge_without_topup"
 """A payment that names a top-up which is not there."""
+REVERSAL_DIFFERS = "reversal_differs"
+"""A refund or dispute, its ``reference``, that moved something else than we know of."""
 GOES_BACK = ("refund", "refund_failure", "dispute", "dispute_reversal")
 """What the processor's balance calls money that goes back to a card, or comes back from it."""
 
@@ -179,7 +181,7 @@ def _movements_against_reversals(books: Books) -> Iterable[Found]:
         )
         if moved != expected:
             yield Found(
-                "reversal_differs",
+                REVERSAL_DIFFERS,
                 source_id,
                 f"{format_usd(moved)} moved at the processor, {format_usd(expected)} with us",
                 min(
