@@ -111,12 +111,11 @@ def _span_of_request() -> "Span | None":
     return traces.requested(method, route, request.headers.get(TRACE_KEY), g.request_id)
 
 
-def _end_span(response: Response, user_id: str | None) -> None:
+def _end_span(response: Response) -> None:
+    """Who asked stands in the log, under the request's id."""
     span = g.get("span")
     if span is None:
         return
-    if user_id is not None:
-        span.note("user.id", user_id)
     span.note("http.response.status_code", response.status_code)
     span.end(
         str(response.status_code)
@@ -148,5 +147,5 @@ def _end_request(response: Response) -> Response:
             "address": request.remote_addr,
         },
     )
-    _end_span(response, user_id)
+    _end_span(response)
     return response

@@ -38,7 +38,6 @@ ALLOWED = {
     "rpc.method",
     "rpc.system.name",
     "server.address",
-    "user.id",
 }
 """Routes, methods, types, codes and ids."""
 
@@ -180,7 +179,6 @@ def test_purchases_of_the_same_moment_have_each_a_trace_of_its_own(
         answers = list(threads.map(lambda each: buy_short_of_funds(traced, each), members))
 
     asked = {answer.headers["X-Request-Id"] for answer in answers}
-    told = {str(api.user_id) for api in members}
 
     def begun() -> list[list[Span]]:
         return [
@@ -193,7 +191,6 @@ def test_purchases_of_the_same_moment_have_each_a_trace_of_its_own(
 
     found = eventually(begun, lambda spans: len(spans) == len(members))
     assert {spans[0].attributes["mycelium.request_id"] for spans in found} == asked
-    assert {spans[0].attributes["user.id"] for spans in found} == told
     for spans in found:
         names = [said(span) for span in spans]
         assert [names.count(name) for name in WAY[:4]] == [1, 1, 1, 1], tree(spans)

@@ -51,6 +51,10 @@ NAMED = {
         },
         parts.LOGINS,
     ),
+    "settings of traces of docker-compose.yml": (
+        {name for name in service("gateway")["environment"] if name.startswith("OTEL_")},
+        set(re.findall(r"OTEL_[A-Z_]+", (ROOT / "docs" / "monitoring.md").read_text())),
+    ),
     "migrations of docker-compose.yml": (
         {name.removesuffix("-migrate") for name in SERVICES if name.endswith("-migrate")},
         parts.DATABASES,

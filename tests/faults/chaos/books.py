@@ -2,8 +2,8 @@
 
 :func:`settles` waits for that; :func:`differences` names everything that does not agree. What
 people paid and were promised comes from their own notes and from the card processor; only where the
-product decides by itself, as it does about renewals, its records are believed, and held against the
-ledger.
+product decides by itself, as it does about renewals and what a purchase costs, its records are
+believed, and held against the ledger.
 """
 
 import time
@@ -45,8 +45,8 @@ UNDER_WAY = {
 }
 CHARGED = """
 SELECT t.user_id, date_trunc(:unit, t.created_at AT TIME ZONE 'UTC') AS since,
-    sum(t.amount_micros), s.daily_limit_micros, s.monthly_limit_micros
-FROM topups AS t JOIN auto_topup_settings AS s USING (user_id)
+    sum(t.amount_micros), coalesce(s.daily_limit_micros, 0), coalesce(s.monthly_limit_micros, 0)
+FROM topups AS t LEFT JOIN auto_topup_settings AS s USING (user_id)
 WHERE t.kind = 'auto' AND t.status IN ('paid', 'credited')
 GROUP BY t.user_id, since, s.daily_limit_micros, s.monthly_limit_micros
 """
@@ -143,6 +143,8 @@ def _of_payments(product: Product, crowd: Crowd) -> Iterator[str]:
         paid = _captured_micros(product, _customer(product, person))
         if came != paid:
             yield f"{person.user_id} paid {paid} by card and was credited {came}"
+        if not person.is_topped_up and _entries(product, person.user_id, "auto_topup"):
+            yield f"{person.user_id} never switched automatic top-up on, and was charged by it"
 
 
 def _customer(product: Product, person: Person) -> str:
@@ -209,7 +211,10 @@ def _of_purchases(product: Product, person: Person) -> Iterator[str]:
 
 
 def _of_the_wallet(product: Product, crowd: Crowd, person: Person) -> Iterator[str]:
-    """The balance is what came by card and from friends, less what was bought, sent and renewed."""
+    """The balance is what came by card and from friends, less what was bought, sent and renewed.
+
+    What a purchase cost is believed of billing's records.
+    """
     paid = _captured_micros(product, _customer(product, person))
     bought = int(
         product.asks(
@@ -263,7 +268,8 @@ def _of_stock(product: Product) -> Iterator[str]:
 
 
 def _of_limits(product: Product) -> Iterator[str]:
-    """No automatic charge exceeds what its owner allowed for the day or the month."""
+    """No automatic charge exceeds what its owner allowed for the day or the month: nothing, where
+    nothing was ever saved."""
     for place, unit in enumerate(("day", "month")):
         for user_id, since, charged, *allowed in product.asks("topup", CHARGED, unit=unit):
             if charged > allowed[place]:

@@ -112,7 +112,13 @@ class Person:
         self._insists("post", "/api/wallet/auto-topup/configure", settings)
 
     def told(self, path: str) -> dict[str, Any]:
-        answer = self.http.get(self.product.base_url + path, timeout=30)
+        """What a page says, asked until it says something: a part may still be on its way back."""
+        answer = eventually(
+            lambda: self.http.get(self.product.base_url + path, timeout=30),
+            lambda seen: seen.status_code < 500 and seen.status_code != 429,
+            interval_s=0.5,
+            within_s=PATIENCE_S,
+        )
         assert answer.ok, f"{path}: {answer.status_code} {answer.text[:300]}"
         told: dict[str, Any] = answer.json(parse_float=Decimal)
         return told
