@@ -9,6 +9,7 @@ pay only, and as often as ``RATE_LIMIT_TRANSFER`` lets.
 """
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -28,6 +29,7 @@ from contracts.errors import (
     BadRequest,
     IdempotencyConflict,
     InsufficientFunds,
+    KeyClosed,
     LimitExceeded,
     ServiceError,
 )
@@ -39,6 +41,8 @@ from services.gateway.people.identity import ensure_wallet
 from services.gateway.people.signing_in import check_may_pay_out
 from services.gateway.people.users import CurrentUser
 from services.gateway.security import throttle
+
+log = logging.getLogger(__name__)
 
 DESCRIPTION = "Transfer between users"
 """It stands in both statements, and names nobody: what is written to the ledger stays there."""
@@ -74,7 +78,8 @@ def send(user: CurrentUser, email: str, amount_micros: int, key: str, code: str)
 
     ``key`` belongs to this user (:func:`services.gateway.idempotency.scoped_key`), ``code`` is of
     the second step. Raises ``BadRequest``, ``LimitExceeded``, ``IdempotencyConflict``, what a debit
-    raises, what :func:`check_may_pay_out` raises, and a 429.
+    raises, what :func:`check_may_pay_out` raises, and a 429; ``KeyClosed`` where an earlier try was
+    ended meanwhile without anything being sent.
     """
     asked = hashlib.sha256(f"{amount_micros} {users.email_key(email)}".encode()).digest()
     with database().read() as session:
@@ -86,13 +91,18 @@ def send(user: CurrentUser, email: str, amount_micros: int, key: str, code: str)
         transaction = call(command)
     except NO_ANSWER:
         raise
-    except ServiceError:
+    except ServiceError as error:
         with database().begin() as session:
             session.execute(
                 delete(TransferRow).where(
                     TransferRow.key == key, TransferRow.transaction_id.is_(None)
                 )
             )
+        if isinstance(error, KeyClosed):
+            raise KeyClosed(
+                "Nothing was sent: this transfer took too long and was ended. Send it again with a"
+                " new Idempotency-Key."
+            ) from error
         raise
     with database().begin() as session:
         # Another try of the same may have been refused meanwhile, and taken the row away.
@@ -102,7 +112,8 @@ def send(user: CurrentUser, email: str, amount_micros: int, key: str, code: str)
 
 def settle_unanswered(database: Connected, rpc: RpcClient, now: datetime) -> None:
     """End transfers of which nobody heard whether they were made: the wallet tells, and makes none
-    of them later. Neither a day's limit nor who deletes an account waits for them any longer."""
+    of them later. Neither a day's limit nor who deletes an account waits for them any longer. One
+    that the wallet refuses to end keeps none behind it."""
     unanswered = (
         select(TransferRow.key)
         .where(TransferRow.transaction_id.is_(None), TransferRow.created_at <= now - SETTLED_AFTER)
@@ -116,6 +127,12 @@ def settle_unanswered(database: Connected, rpc: RpcClient, now: datetime) -> Non
             found = rpc.call(CloseKey(idempotency_key=key))
         except NO_ANSWER:
             return
+        except ServiceError as error:
+            log.warning(
+                "a transfer could not be ended",
+                extra={"key": key, "error": f"{error.code}: {error}"},
+            )
+            continue
         its_own = (TransferRow.key == key, TransferRow.transaction_id.is_(None))
         with database.begin() as session:
             if found.transaction is not None:

@@ -1,7 +1,7 @@
 """Credits to another user: limits, checks, one effect for each key, and nobody enumerated."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -16,7 +16,14 @@ from sqlalchemy.orm import Session
 
 from chassis.clock import utc_now
 from chassis.database import Connected
-from contracts.errors import DeadlineExceeded, InsufficientFunds, ServiceError, Unavailable
+from contracts.errors import (
+    BadRequest,
+    DeadlineExceeded,
+    InsufficientFunds,
+    KeyClosed,
+    ServiceError,
+    Unavailable,
+)
 from contracts.wallet import (
     AccountStatus,
     Affordability,
@@ -36,6 +43,7 @@ from tests.locks import done_after
 
 USD = 1_000_000
 PATH = "/api/wallet/transfers"
+OTHER = "c@example.com"
 PAGE = "/dashboard/wallet/transfer"
 
 
@@ -51,12 +59,15 @@ class Wallet:
     done: dict[str, Transaction] = field(default_factory=dict)
     asked: list[Transfer] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
+    refuses_to_close: set[str] = field(default_factory=set)
     is_away: bool = False
 
     def call(self, request: Any) -> Any:
         if self.is_away:
             raise Unavailable("Nobody is there.")
         if isinstance(request, CloseKey):
+            if request.idempotency_key in self.refuses_to_close:
+                raise BadRequest("This key cannot be closed.")
             made = self.done.get(request.idempotency_key)
             self.closed += [] if made else [request.idempotency_key]
             return ClosedKey(
@@ -71,6 +82,8 @@ class Wallet:
                 shortfall_micros=lacking,
             )
         self.asked.append(request)
+        if request.idempotency_key in self.closed:
+            raise KeyClosed("This idempotency key was closed before the command came.")
         if isinstance(self.fails_with, InsufficientFunds):
             raise self.fails_with
         if request.idempotency_key not in self.done:
@@ -271,6 +284,56 @@ def test_a_transfer_whose_answer_nobody_heard_is_ended_and_stands_against_nothin
     assert wallet.closed == ([] if is_made else [key])
     with app.app_context(), database.read() as session:
         assert closing._sent_since(session, people[2].user_id, None) == []
+
+
+def test_a_transfer_that_the_wallet_refuses_to_end_keeps_none_behind_it(
+    database: Connected, wallet: Wallet, sender: Sender
+) -> None:
+    wallet.fails_with = DeadlineExceeded("No answer in time.")
+    for dollars in (20, 10):
+        sender.send("c@example.com", dollars)
+    wallet.refuses_to_close = {next(iter(wallet.done))}
+
+    transfers.settle_unanswered(database, wallet, utc_now() + transfers.SETTLED_AFTER)
+
+    assert reserved(database) == [(20 * USD, False), (10 * USD, True)]
+
+
+def test_who_sends_again_under_a_key_that_was_ended_hears_that_nothing_was_sent(
+    database: Connected, wallet: Wallet, sender: Sender
+) -> None:
+    answer = _sent_again_after_the_end(database, wallet, lambda: sender.send(OTHER, 20, key="k"))
+
+    assert refusal(answer) == (409, "key_closed")
+    assert "Nothing was sent" in answer.json["error"]["message"]
+    assert "new Idempotency-Key" in answer.json["error"]["message"]
+    assert reserved(database) == []
+    assert sender.send(OTHER, 20, key="another").status_code == 201
+
+
+def test_the_page_says_that_nothing_was_sent_and_sends_under_a_new_key(
+    database: Connected, wallet: Wallet, browser: FlaskClient
+) -> None:
+    token = csrf_token(browser.get(PAGE).text)
+    form = {"csrf_token": token, "to_email": OTHER, "amount": "20", "key": str(uuid4())}
+
+    answer = _sent_again_after_the_end(database, wallet, lambda: browser.post(PAGE, data=form))
+
+    assert (answer.status_code, "Nothing was sent" in answer.text) == (409, True)
+    assert "Idempotency" not in answer.text
+    assert form["key"] not in answer.text
+    review = browser.post(f"{PAGE}/review", data={**form, "key": ""})
+    fields = dict(re.findall(r'name="(key|to_email|amount)" value="([^"]*)"', review.text))
+    assert browser.post(PAGE, data={"csrf_token": token, **fields}).status_code == 303
+
+
+def _sent_again_after_the_end(database: Connected, wallet: Wallet, send: Callable[[], Any]) -> Any:
+    wallet.fails_with = DeadlineExceeded("No answer in time.")
+    send()
+    wallet.done.clear()
+    wallet.fails_with = None
+    transfers.settle_unanswered(database, wallet, utc_now() + transfers.SETTLED_AFTER)
+    return send()
 
 
 def test_a_key_that_comes_again_sends_once_and_for_another_transfer_is_refused(

@@ -11,6 +11,7 @@ from contracts.errors import (
     AccountFrozen,
     BadRequest,
     InsufficientFunds,
+    KeyClosed,
     LimitExceeded,
     ServiceError,
 )
@@ -67,6 +68,10 @@ def send() -> Answer:
         return _form(**{place: sentence}), 422
     except (AccountFrozen, InsufficientFunds, LimitExceeded) as error:
         return _form(amount_error=str(error)), STATUSES[error.code]
+    except KeyClosed as error:
+        # The form has no key: its review comes with a new one.
+        said = "Nothing was sent: this transfer took too long. Review it and send it again."
+        return _form(amount_error=said), STATUSES[error.code]
     except NO_ANSWER as error:
         # Perhaps it was sent: the same form, with the same key, is the way to find out.
         said = f"{error} Pressing again is safe: it sends once."
