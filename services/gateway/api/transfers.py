@@ -41,7 +41,7 @@ class TransferReply(ApiReply):
 )
 def send(user: CurrentUser, body: TransferBody, key: str) -> TransferReply:
     """Send credits to another user, who learns your address. It can't be taken back. 422: no
-    account with this address takes transfers. 409 ``limit_exceeded``: the day's limit is passed. 409
-    ``key_closed``: an earlier try with this key got no answer in time and was ended; nothing was
-    sent, and sending it again takes a new key."""
+    account with this address takes transfers. 409 ``limit_exceeded``: the day's limit is passed.
+    409 ``key_closed``: an earlier try with this key got no answer in time and was ended; nothing
+    was sent. Send it again with a new key."""
     return TransferReply.of(transfers.send(user, body.to_email, body.amount_micros, key, body.code))
