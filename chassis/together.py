@@ -58,6 +58,8 @@ class _Place(Generic[JobT, OutcomeT]):
         self.group: str | None = None
         """The span of the group that it is part of, where there is one."""
         self.leads = False
+        self.is_next = threading.Event()
+        """First of those who wait, or called."""
         self.called = threading.Event()
         self.outcome: OutcomeT | Exception | Alone = ALONE
 
@@ -94,11 +96,12 @@ class Together(Generic[JobT, OutcomeT]):
         began_ns = time.time_ns()
         with self._lock:
             self._waiting.append(mine)
-            is_next = self._waiting[0] is mine
+            if self._waiting[0] is mine:
+                mine.is_next.set()
             if self._leader is None:
                 self._appoint(mine)
         if not mine.leads:
-            self._await_call(mine, is_next=is_next)
+            self._await_call(mine)
         if mine.leads:
             self._lead(mine)
         traces.waited(TOGETHER, mine.trace, began_ns, mine.group)
@@ -108,9 +111,10 @@ class Together(Generic[JobT, OutcomeT]):
             raise mine.outcome
         return mine.outcome
 
-    def _await_call(self, mine: _Place[JobT, OutcomeT], *, is_next: bool) -> None:
+    def _await_call(self, mine: _Place[JobT, OutcomeT]) -> None:
         """Until the outcome is there, or the turn is ours."""
-        if is_next and self._turn_s < math.inf:
+        mine.is_next.wait()
+        if self._turn_s < math.inf:
             rest_s = max(self._turn_ends_at_s - time.monotonic(), 0)
             if not mine.called.wait(rest_s):
                 with self._lock:
@@ -122,6 +126,7 @@ class Together(Generic[JobT, OutcomeT]):
         self._leader = place
         place.leads = True
         place.called.set()
+        place.is_next.set()
 
     def _lead(self, mine: _Place[JobT, OutcomeT]) -> None:
         # Whoever asks in this moment gets a place.
@@ -130,6 +135,9 @@ class Together(Generic[JobT, OutcomeT]):
             size = min(len(self._waiting), GROUP_MAX)
             places = [self._waiting.popleft() for _ in range(size)]
             self._turn_ends_at_s = time.monotonic() + self._turn_s
+            if self._waiting:
+                # More than a group holds: somebody has to watch for the end of its turn.
+                self._waiting[0].is_next.set()
         if not self._turn_s:
             self._hand_on(mine)
         span: Span | None = None
@@ -146,6 +154,7 @@ class Together(Generic[JobT, OutcomeT]):
             for place in places:
                 place.group = span.traceparent if span is not None else None
                 place.called.set()
+                place.is_next.set()
             if span is not None:
                 span.end()
 

@@ -132,6 +132,35 @@ def test_a_group_whose_turn_is_over_keeps_the_next_one_waiting_no_longer() -> No
     assert work.alone == []
 
 
+def test_who_found_no_place_in_a_full_group_waits_no_longer_than_its_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("chassis.together.GROUP_MAX", 2)
+    groups: list[list[int]] = []
+    is_first_done, are_all_done = Event(), Event()
+
+    def double_all(numbers: Sequence[int]) -> list[int | Exception | Alone]:
+        groups.append(list(numbers))
+        assert (are_all_done if 2 not in numbers else is_first_done).wait(2 * PATIENCE_S)
+        return [2 * number for number in numbers]
+
+    together = Together(double_all, lambda number: 2 * number, turn_s=PATIENCE_S)
+    with ThreadPoolExecutor(4) as callers:
+        asked = [callers.submit(together.do, 2)]
+        eventually(lambda: groups)
+        asked += [callers.submit(together.do, number) for number in (3, 4, 5)]
+        eventually(lambda: len(together._waiting) == 3)
+        together._turn_s = 0.05
+        is_first_done.set()
+        try:
+            eventually(lambda: len(groups) == 3)
+        finally:
+            are_all_done.set()
+
+        assert [each.result() for each in asked] == [4, 6, 8, 10]
+    assert [len(group) for group in groups] == [1, 2, 1]
+
+
 def test_who_comes_within_a_turn_is_in_the_group_after_it() -> None:
     work = Work()
     work.together = Together(work.double_all, work.double, turn_s=PATIENCE_S)
