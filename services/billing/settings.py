@@ -49,9 +49,10 @@ class BillingSettings(PurchaseTerms, SellerSettings, ServiceSettings):
         """How long one worker has a purchase to itself.
 
         Longer than the calls of one try together, each of which is not begun after its
-        deadline: a worker that lost its lease can no longer have an effect.
+        deadline: a worker that lost its lease can no longer have an effect. They are the debit of
+        the group in which it was recorded, a rehearsal, a reservation, its own debit, and one more.
         """
-        return timedelta(seconds=4 * self.call_timeout_s + 1)
+        return timedelta(seconds=5 * self.call_timeout_s + 1)
 
     @property
     def grace(self) -> timedelta:

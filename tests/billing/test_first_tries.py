@@ -1,6 +1,7 @@
 """Purchases of one moment go the whole way together, and each has its own outcome."""
 
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from typing import Any, cast
 from uuid import UUID
 
@@ -9,7 +10,7 @@ from sqlalchemy.exc import OperationalError
 
 from chassis.client import RpcClient
 from chassis.clock import utc_now
-from chassis.context import CallContext
+from chassis.context import CallContext, current_call
 from chassis.database import Connected
 from chassis.together import ALONE
 from contracts.billing import PurchaseLine, PurchaseStatus, StartPurchase
@@ -121,6 +122,31 @@ def test_what_there_is_an_end_to_is_left_to_its_own_worker(
     assert len(payments(stack, user_id)) == 1
     checkout.settle(claimed)
     assert states(database, [claimed]) == [PurchaseStatus.COMPLETED]
+
+
+def test_one_debit_of_a_group_is_not_cut_to_the_time_of_who_leads(
+    stack: System, database: Connected, stocked: str
+) -> None:
+    heard = Heard(stack.rpc)
+    checkout = checkout_over(database, heard)
+    leader, other = (buyer_with(stack, "100") for _ in range(2))
+    token = current_call.set(CallContext(chain=("gateway.leader",), deadline_ms=1))
+    try:
+        claimed, paid = begin_all(checkout, order(leader, stocked), order(other))
+    finally:
+        current_call.reset(token)
+
+    assert isinstance(claimed, Claim)
+    assert isinstance(paid, PurchaseRow)
+    assert [type(request) for request in heard.asked] == [GetQuote, Debit]
+    assert heard.deadlines_ms == [None, None]
+
+
+def test_a_claim_outlasts_the_groups_debit_and_every_call_of_its_own() -> None:
+    a_group_s = RULES.call_timeout_s
+    own_s = [RULES.call_timeout_s for _ in ("rehearsal", "reservation", "debit", "one more")]
+
+    assert RULES.claim_lease > timedelta(seconds=a_group_s + sum(own_s))
 
 
 class Lossy(Heard):

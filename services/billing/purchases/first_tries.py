@@ -9,11 +9,12 @@ worker does afterwards, under the claim.
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from uuid import UUID
 
-from chassis.context import CallContext, current_call
+from chassis.context import CallContext, current_call, nobodys_call
 from chassis.crash_points import crash_point
 from chassis.database import Connected
 from chassis.together import ALONE, Alone, Together
@@ -89,7 +90,9 @@ class FirstTries:
             if isinstance(claimed, Claim) and is_for_anybody(claimed.row)
         }
         try:
-            tried = self._tried(claims) if claims else {}
+            # One debit is asked for in the call of who leads only where it is his own.
+            with nobodys_call() if len(wishes) > 1 else nullcontext():
+                tried = self._tried(claims) if claims else {}
         except Exception as error:
             log.warning("a group failed; each is carried on alone", extra={"error": str(error)})
             tried = {}
