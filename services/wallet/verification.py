@@ -338,11 +338,14 @@ class _Found(NamedTuple):
 def _look(url: str, snapshot: str, part: str | chain.Stretch) -> _Found:
     """In a process of its own: one check, or one stretch of the chain."""
     database = connect(url, pool_size=1)
-    with database.snapshot(snapshot) as session:
-        session.execute(text(_FOR_LARGE_LEDGERS))
-        if isinstance(part, str):
-            return _Found(session.scalar(text(part)))
-        return _Found(*chain.first_difference(session, part))
+    try:
+        with database.snapshot(snapshot) as session:
+            session.execute(text(_FOR_LARGE_LEDGERS))
+            if isinstance(part, str):
+                return _Found(session.scalar(text(part)))
+            return _Found(*chain.first_difference(session, part))
+    finally:
+        database.engine.dispose()
 
 
 def verify_in_processes(url: str, processes: int) -> Verdict:
