@@ -94,6 +94,8 @@ def completed(traced: System) -> list[list[Span]]:
         spans
         for spans in traced.traces().values()
         if spans[0].name == BUY
+        # What asked is told after what it asked for, by another process.
+        and {span.parent_id for span in spans[1:]} <= {span.span_id for span in spans}
         and {"publish billing.purchase_completed", BUY} <= {span.name for span in spans}
         and any(span.name.startswith("notify") or ("purchase_completed" in span.name
                 and span.kind == "consumer") for span in spans)
