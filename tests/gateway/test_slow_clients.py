@@ -292,14 +292,16 @@ def test_a_connection_is_left_to_a_worker_that_holds_fewer(
     async def share(listener: socket.socket) -> None:
         new = cast(Callable[[], connections.Connection], Taken)
         mine = sharing.SharedListener(asyncio.get_running_loop(), listener, new)
-        await asyncio.wait_for(taken.get(), PATIENCE_S)
+        held = [await asyncio.wait_for(taken.get(), PATIENCE_S)]
         # The other one takes what is left to it, and goes.
         listener.accept()[0].close()
         another_worker.communicate("\n")
         mine._take_what_was_left()
-        for _ in range(2):
-            await asyncio.wait_for(taken.get(), PATIENCE_S)
+        held += [await asyncio.wait_for(taken.get(), PATIENCE_S) for _ in range(2)]
         mine.close()
+        for transport in held:
+            cast(asyncio.Transport, transport).abort()
+        await asyncio.sleep(0)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         clients = [socket.create_connection(listener.getsockname()) for _ in range(4)]
