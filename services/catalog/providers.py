@@ -93,7 +93,7 @@ def set_provider(session: Session, now: datetime, command: SetProvider) -> Provi
 def forget_profile(session: Session, now: datetime, provider_id: UUID) -> None:
     """What somebody says of themself, and how they are reached. The name stays, with what was
     bought of them, and nobody else takes it."""
-    row = session.get(ProviderRow, provider_id, with_for_update=True, populate_existing=True)
+    row = locked_or_none(session, ProviderRow, provider_id)
     if row is not None:
         row.about = row.support_email = row.support_url = ""
         row.changed_at = now
