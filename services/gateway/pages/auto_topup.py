@@ -31,6 +31,7 @@ from services.gateway.pages.forms import (
     keep_terms,
     money_field,
     optional_money_field,
+    positive_money_field,
     said_field,
 )
 from services.gateway.people.identity import login_required, signed_in_user
@@ -166,7 +167,7 @@ def _switching_on(user: CurrentUser) -> ConfigureAutoTopup:
         user_id=user.user_id,
         enabled=True,
         threshold_micros=money_field("threshold", "When credits are below"),
-        topup_amount_micros=_at_least_a_cent("topup_amount", "Purchase this amount"),
+        topup_amount_micros=positive_money_field("topup_amount", "Purchase this amount"),
         payment_method_id=request.form.get("switch_on", "")[:255],
         consent=bool(request.form.get("consent")),
         consent_version=request.form.get("consent_version", "")[:40],
@@ -241,7 +242,7 @@ def _command(user: CurrentUser) -> ConfigureAutoTopup:
         user_id=user.user_id,
         enabled=True,
         threshold_micros=money_field("threshold", "When credits are below"),
-        topup_amount_micros=_at_least_a_cent("amount", "Purchase this amount"),
+        topup_amount_micros=positive_money_field("amount", "Purchase this amount"),
         consent=_agrees(),
         consent_version=request.form.get("consent_version", "")[:40],
         client_address=(request.remote_addr or "")[:64],
@@ -278,13 +279,6 @@ def _charges(command: ConfigureAutoTopup) -> list[PlannedCharge]:
     if not command.enabled:
         return []
     return call(command.model_copy(update={"dry_run": True})).charges
-
-
-def _at_least_a_cent(name: str, label: str) -> int:
-    amount_micros = money_field(name, label)
-    if amount_micros == 0:
-        raise InvalidAmount(f"{label}: enter more than $0.")
-    return amount_micros
 
 
 def _saved(status: AutoTopupStatus) -> SettingsForm:

@@ -158,16 +158,21 @@ def money_field(name: str, label: str) -> int:
     return amount_micros
 
 
+def positive_money_field(name: str, label: str) -> int:
+    """The same, where nothing is no amount either."""
+    amount_micros = money_field(name, label)
+    if amount_micros == 0:
+        raise InvalidAmount(f"{label}: enter more than $0.")
+    return amount_micros
+
+
 def chosen_credits() -> int | None:
     """The amount of credits that was picked, in micro-dollars; None where none was offered."""
     choice = request.form.get("amount")
     if choice is None:
         return None
     name = "custom_amount" if choice == CUSTOM else "amount"
-    amount_micros = money_field(name, "Custom amount")
-    if amount_micros == 0:
-        raise InvalidAmount("Custom amount: enter more than $0.")
-    return amount_micros
+    return positive_money_field(name, "Custom amount")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from contracts.wallet import GetWallet
 from services.gateway import transfers
 from services.gateway.backend import ask, settings
 from services.gateway.errors import STATUSES
-from services.gateway.pages.forms import command_key, money_field
+from services.gateway.pages.forms import command_key, positive_money_field
 from services.gateway.people.identity import login_required, signed_in_user
 from services.gateway.people.users import AccountError, InvalidEmail, normalise_email
 
@@ -41,7 +41,7 @@ def review() -> Answer:
     looked up for this."""
     try:
         email = normalise_email(request.form.get("to_email", ""))
-        amount_micros = _amount()
+        amount_micros = positive_money_field("amount", "Amount")
     except InvalidEmail as error:
         return _form(email_error=str(error)), 422
     except InvalidAmount as error:
@@ -55,7 +55,7 @@ def send() -> Answer:
     user = signed_in_user()
     email, code = request.form.get("to_email", ""), request.form.get("code", "")
     try:
-        amount_micros = _amount()
+        amount_micros = positive_money_field("amount", "Amount")
         key = command_key(user.user_id, "transfer")
         transfers.send(user, email, amount_micros, key, code)
     except InvalidAmount as error:
@@ -80,13 +80,6 @@ def send() -> Answer:
         return _form(amount_error=str(error)), STATUSES.get(error.code, 502)
     flash(f"You sent {format_usd(amount_micros)} to {email}.", "success")
     return redirect(url_for("wallet.overview"), 303)
-
-
-def _amount() -> int:
-    amount_micros = money_field("amount", "Amount")
-    if amount_micros == 0:
-        raise InvalidAmount("Amount: enter more than $0.")
-    return amount_micros
 
 
 def _form(**errors: str) -> str:

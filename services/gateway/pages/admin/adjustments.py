@@ -12,7 +12,7 @@ from contracts.wallet import Adjustment, ListAdjustments
 from services.gateway.access import Role
 from services.gateway.backend import ask_all, database
 from services.gateway.errors import STATUSES
-from services.gateway.pages.forms import command_key, money_field
+from services.gateway.pages.forms import command_key, positive_money_field
 from services.gateway.people import users
 from services.gateway.people.users import ReasonMissing
 from services.gateway.staff import commands, grants
@@ -38,9 +38,7 @@ def propose() -> Answer:
     typed = {name: request.form.get(name, "") for name in ("whom", "direction", "amount", "reason")}
     staff = current_staff()
     try:
-        amount_micros = money_field("amount", "Amount")
-        if amount_micros == 0:
-            raise InvalidAmount("Amount: enter more than $0.")
+        amount_micros = positive_money_field("amount", "Amount")
         reason = read_reason(typed["reason"])
         with database().read() as session:
             user_id = grants.find(session, typed["whom"]).user_id

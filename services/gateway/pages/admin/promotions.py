@@ -12,7 +12,7 @@ from contracts.errors import BadRequest, Conflict, NotFound
 from services.gateway.access import Role
 from services.gateway.backend import database
 from services.gateway.errors import STATUSES
-from services.gateway.pages.forms import command_key, money_field
+from services.gateway.pages.forms import command_key, positive_money_field
 from services.gateway.people import users
 from services.gateway.people.users import ReasonMissing
 from services.gateway.staff import acts as audit
@@ -38,9 +38,7 @@ def give() -> Answer:
     typed = {name: request.form.get(name, "") for name in ("whom", "amount", "last_day", "reason")}
     staff = current_staff()
     try:
-        amount_micros = money_field("amount", "Amount")
-        if amount_micros == 0:
-            raise InvalidAmount("Amount: enter more than $0.")
+        amount_micros = positive_money_field("amount", "Amount")
         try:
             # All of that day: it ends with it.
             expires_at = start_of_day(typed["last_day"]) + timedelta(days=1)
