@@ -11,14 +11,14 @@ import hmac
 import logging
 import secrets
 from collections.abc import Mapping
-from datetime import UTC, date, datetime, time
+from datetime import date, datetime
 from typing import NamedTuple
 from uuid import UUID, uuid4
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from chassis.clock import utc_now
+from chassis.clock import midnight, utc_now
 from chassis.outbox import publish
 from chassis.retention import Kept
 from contracts.billing import PurchaseWay
@@ -98,7 +98,7 @@ def path_id(secret: bytes, session_id: UUID) -> UUID:
 def _secret_of(session: Session, day: date) -> bytes | None:
     """One for all processes, made by the first that needs it, and remembered by none. None: the day
     is over."""
-    given = {"starts_at": datetime.combine(day, time(), UTC)}
+    given = {"starts_at": midnight(day)}
     found: bytes | None = session.scalar(_FIND, given)
     if found is None:
         session.execute(_END_OTHERS, given)

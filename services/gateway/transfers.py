@@ -11,7 +11,7 @@ pay only, and as often as ``RATE_LIMIT_TRANSFER`` lets.
 import hashlib
 import logging
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import delete, func, select, update
@@ -19,7 +19,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from chassis.client import RpcClient
-from chassis.clock import utc_now
+from chassis.clock import midnight, utc_now
 from chassis.database import Connected
 from chassis.locks import for_update, locked
 from chassis.money import MICROS_PER_CENT, format_usd
@@ -242,10 +242,9 @@ def _reserved(session: Session, key: str, asked: bytes) -> UUID | None:
 
 
 def _sent_micros(session: Session, user_id: UUID, now: datetime) -> int:
-    midnight = datetime(now.year, now.month, now.day, tzinfo=UTC)
     total = session.scalar(
         select(func.sum(TransferRow.amount_micros)).where(
-            TransferRow.user_id == user_id, TransferRow.created_at >= midnight
+            TransferRow.user_id == user_id, TransferRow.created_at >= midnight(now)
         )
     )
     return int(total or 0)

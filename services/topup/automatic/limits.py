@@ -25,6 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
+from chassis.clock import midnight
 from chassis.database import lock_until_commit
 from contracts.topup import TopupKind, TopupStatus
 from services.topup.automatic import disputes, pages
@@ -99,7 +100,7 @@ class Usage:
 
 def day_start(now: datetime) -> datetime:
     """Midnight UTC before ``now``."""
-    return now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    return midnight(now.astimezone(UTC))
 
 
 def day_end(now: datetime) -> datetime:

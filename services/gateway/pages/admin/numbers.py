@@ -177,7 +177,7 @@ def metrics(
     numbers: Numbers | None, today: Kpis | None, period: Kpis | None, now: datetime, days: int
 ) -> list[Metric]:
     """All of the plan's that are known: those of speed without analytics, too."""
-    since = now.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=days - 1)
+    since = midnight(now) - timedelta(days=days - 1)
     with database().read() as session:
         speeds = in_time_by_day(session, since)
     dates = [(since + timedelta(days=number)).date() for number in range(days)]
