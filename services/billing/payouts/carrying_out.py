@@ -58,10 +58,9 @@ class Payouts:
 
     def run(self) -> None:
         """Carry out everything that is due, of every provider in turn."""
-        for taken in DUE.rounds(self.database, self.clock, ROUNDS_MAX):
-            for payout_id in taken:
-                if not self.carry_out(payout_id):
-                    return
+        for payout_id in DUE.each(self.database, self.clock, ROUNDS_MAX):
+            if not self.carry_out(payout_id):
+                return
 
     def carried_out(self, payout_id: UUID) -> PayoutRow:
         """A payout after the wallet was asked; what it did not answer comes by itself.

@@ -94,13 +94,12 @@ class Debts:
 
     def run(self) -> None:
         """Claim everything that is due, of every provider in turn."""
-        for taken in DUE.rounds(self.database, self.clock, ROUNDS_MAX):
-            for refund_key in taken:
-                try:
-                    self._claim(refund_key)
-                except NO_ANSWER as error:
-                    log.warning("a debt has to wait", extra={"error": f"{error.code}: {error}"})
-                    return
+        for refund_key in DUE.each(self.database, self.clock, ROUNDS_MAX):
+            try:
+                self._claim(refund_key)
+            except NO_ANSWER as error:
+                log.warning("a debt has to wait", extra={"error": f"{error.code}: {error}"})
+                return
 
     def _claim(self, refund_key: str) -> None:
         with self.database.read() as session:

@@ -66,10 +66,9 @@ class Refunds:
     def run(self) -> None:
         """Settle everything that is due, of every buyer in turn; one that fails keeps none
         behind it, and is tried again when its lease has run out."""
-        for taken in DUE.rounds(self.database, self.clock, ROUNDS_MAX):
-            for refund_id in taken:
-                if not self.try_to_settle(refund_id):
-                    return
+        for refund_id in DUE.each(self.database, self.clock, ROUNDS_MAX):
+            if not self.try_to_settle(refund_id):
+                return
 
     def try_to_settle(self, refund_id: UUID) -> bool:
         """False when another service did not answer: the others would only hear the same."""

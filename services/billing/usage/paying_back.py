@@ -118,15 +118,14 @@ class UsageRefunds:
 
     def run(self) -> None:
         """Give back everything that is due, to every user in turn."""
-        for taken in DUE.rounds(self.database, self.clock, ROUNDS_MAX):
-            for refund_id in taken:
-                try:
-                    self._give_back(refund_id)
-                except NO_ANSWER as error:
-                    log.warning("a refund has to wait", extra={"error": f"{error.code}: {error}"})
-                    return
-                except ServiceError:
-                    log.exception("usage is not given back", extra={"refund_id": str(refund_id)})
+        for refund_id in DUE.each(self.database, self.clock, ROUNDS_MAX):
+            try:
+                self._give_back(refund_id)
+            except NO_ANSWER as error:
+                log.warning("a refund has to wait", extra={"error": f"{error.code}: {error}"})
+                return
+            except ServiceError:
+                log.exception("usage is not given back", extra={"refund_id": str(refund_id)})
 
     def _give_back(self, refund_id: UUID) -> None:
         with self.database.read() as session:

@@ -60,10 +60,9 @@ class Orders:
 
     def run(self) -> None:
         """Go on with everything that is due, of every user in turn."""
-        for taken in DUE.rounds(self.database, self.clock, ROUNDS_MAX):
-            for order_id in taken:
-                if not self.go_on(order_id):
-                    return
+        for order_id in DUE.each(self.database, self.clock, ROUNDS_MAX):
+            if not self.go_on(order_id):
+                return
 
     def carried_out(self, order_id: UUID) -> PoolOrderRow:
         """An order after the wallet was asked; what it did not answer comes by itself.
