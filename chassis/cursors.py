@@ -8,14 +8,19 @@ ask for another place in rows that the caller may read anyway.
 import base64
 import binascii
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
+
+from sqlalchemy import Select
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from contracts.errors import BadRequest
 from contracts.messages import CURSOR_LENGTH_MAX, storable
 
 CursorValue = str | int | UUID | datetime
+RowT = TypeVar("RowT")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -44,6 +49,27 @@ def decode_cursor(cursor: str, *kinds: type[CursorValue]) -> list[Any]:
     except (binascii.Error, ValueError, OverflowError, RecursionError):
         pass
     raise BadRequest("This page address is not valid. Start again from the first page.", "cursor")
+
+
+def page_by(
+    session: Session,
+    query: Select[RowT],
+    key: InstrumentedAttribute[Any],
+    cursor: str | None,
+    limit: int,
+    *,
+    newest_first: bool = False,
+) -> tuple[Sequence[RowT], str | None]:
+    """A page of rows in the order of a unique key that grows with time, and the cursor of the next
+    page, if there is one. Raises ``BadRequest`` for a cursor of another list."""
+    if cursor is not None:
+        (last,) = decode_cursor(cursor, key.type.python_type)
+        query = query.where(key < last if newest_first else key > last)
+    query = query.order_by(key.desc() if newest_first else key).limit(limit + 1)
+    rows = session.scalars(query).all()
+    page = rows[:limit]
+    more = len(rows) > limit
+    return page, encode_cursor(getattr(page[-1], key.key)) if more else None
 
 
 def _plain(value: CursorValue) -> str | int:

@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from chassis.cursors import decode_cursor, encode_cursor
+from chassis.cursors import page_by
 from contracts.topup import (
     AutoTopupRecord,
     AutoTopupRecords,
@@ -27,17 +27,8 @@ FAILED = (TopupStatus.FAILED, TopupStatus.ACTION_REQUIRED)
 
 def export_topups(session: Session, request: ExportTopups) -> TopupRecords:
     """A page, in the order in which they were made."""
-    query = (
-        select(Topup)
-        .where(Topup.paid_at.is_not(None) | Topup.status.in_(FAILED))
-        .order_by(Topup.topup_id)
-        .limit(request.limit + 1)
-    )
-    if request.cursor is not None:
-        (last_id,) = decode_cursor(request.cursor, UUID)
-        query = query.where(Topup.topup_id > last_id)
-    rows = session.scalars(query).all()
-    page = rows[: request.limit]
+    query = select(Topup).where(Topup.paid_at.is_not(None) | Topup.status.in_(FAILED))
+    page, next_cursor = page_by(session, query, Topup.topup_id, request.cursor, request.limit)
     reversals = _reversals(session, page)
     return TopupRecords(
         records=[
@@ -54,7 +45,7 @@ def export_topups(session: Session, request: ExportTopups) -> TopupRecords:
             )
             for topup in page
         ],
-        next_cursor=encode_cursor(page[-1].topup_id) if len(rows) > request.limit else None,
+        next_cursor=next_cursor,
     )
 
 
@@ -75,17 +66,10 @@ def _reversals(session: Session, page: Sequence[Topup]) -> dict[UUID, list[Rever
 
 def export_auto_topup(session: Session, request: ExportAutoTopup) -> AutoTopupRecords:
     """A page, in the order of the users' ids. Who never switched it on has no version."""
-    query = (
-        select(AutoTopupSettings)
-        .where(AutoTopupSettings.settings_version > 0)
-        .order_by(AutoTopupSettings.user_id)
-        .limit(request.limit + 1)
+    query = select(AutoTopupSettings).where(AutoTopupSettings.settings_version > 0)
+    page, next_cursor = page_by(
+        session, query, AutoTopupSettings.user_id, request.cursor, request.limit
     )
-    if request.cursor is not None:
-        (last_id,) = decode_cursor(request.cursor, UUID)
-        query = query.where(AutoTopupSettings.user_id > last_id)
-    rows = session.scalars(query).all()
-    page = rows[: request.limit]
     return AutoTopupRecords(
         records=[
             AutoTopupRecord(
@@ -96,5 +80,5 @@ def export_auto_topup(session: Session, request: ExportAutoTopup) -> AutoTopupRe
             )
             for settings in page
         ],
-        next_cursor=encode_cursor(page[-1].user_id) if len(rows) > request.limit else None,
+        next_cursor=next_cursor,
     )

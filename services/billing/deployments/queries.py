@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from chassis.bulk import Bulk
-from chassis.cursors import decode_cursor, encode_cursor
+from chassis.cursors import page_by
 from chassis.locks import locked_or_none
 from contracts.billing import (
     Access,
@@ -147,17 +147,15 @@ def list_deployments(
     query = select(DeploymentRow).where(DeploymentRow.user_id == command.user_id)
     if command.statuses:
         query = query.where(DeploymentRow.status.in_(command.statuses))
-    if command.cursor is not None:
-        (last_id,) = decode_cursor(command.cursor, UUID)
-        query = query.where(DeploymentRow.deployment_id < last_id)
-    query = query.order_by(DeploymentRow.deployment_id.desc()).limit(command.limit + 1)
-    rows = session.scalars(query).all()
-    page = rows[: command.limit]
-    more = len(rows) > command.limit
-    return DeploymentList(
-        deployments=as_deployments(session, page, rules),
-        next_cursor=encode_cursor(page[-1].deployment_id) if more else None,
+    page, next_cursor = page_by(
+        session,
+        query,
+        DeploymentRow.deployment_id,
+        command.cursor,
+        command.limit,
+        newest_first=True,
     )
+    return DeploymentList(deployments=as_deployments(session, page, rules), next_cursor=next_cursor)
 
 
 class AskedToBurn(NamedTuple):

@@ -1,11 +1,9 @@
 """Looking at payouts."""
 
-from uuid import UUID
-
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from chassis.cursors import decode_cursor, encode_cursor
+from chassis.cursors import page_by
 from contracts.billing import ListPayouts, Payout, PayoutPage, PayoutStatus
 from services.billing.models import PayoutRow
 from services.billing.payouts.requests import payable_micros
@@ -19,14 +17,9 @@ def list_payouts(session: Session, command: ListPayouts) -> PayoutPage:
         query = query.where(PayoutRow.user_id == command.user_id)
     if command.statuses:
         query = query.where(PayoutRow.status.in_([status.value for status in command.statuses]))
-    if command.cursor is not None:
-        (last_id,) = decode_cursor(command.cursor, UUID)
-        query = query.where(PayoutRow.payout_id < last_id)
-    rows = session.scalars(
-        query.order_by(PayoutRow.payout_id.desc()).limit(command.limit + 1)
-    ).all()
-    page = rows[: command.limit]
-    more = len(rows) > command.limit
+    page, next_cursor = page_by(
+        session, query, PayoutRow.payout_id, command.cursor, command.limit, newest_first=True
+    )
     users = {row.user_id for row in page}
     if command.user_id is not None:
         users.add(command.user_id)
@@ -35,7 +28,7 @@ def list_payouts(session: Session, command: ListPayouts) -> PayoutPage:
         payouts=[as_payout(row, owed[row.user_id]) for row in page],
         payable_micros=payable_micros(session, command.user_id) if command.user_id else 0,
         owed_micros=owed[command.user_id] if command.user_id else 0,
-        next_cursor=encode_cursor(page[-1].payout_id) if more else None,
+        next_cursor=next_cursor,
     )
 
 

@@ -6,7 +6,7 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, lazyload, selectinload
 
-from chassis.cursors import decode_cursor, encode_cursor
+from chassis.cursors import page_by
 from contracts.billing import (
     ExportPurchases,
     PurchaseRecord,
@@ -28,19 +28,15 @@ def export_purchases(session: Session, command: ExportPurchases) -> PurchaseReco
             # What came from the old system was bought there: no command asked for it.
             PurchaseRow.body_hash != "",
         )
-        .order_by(PurchaseRow.purchase_id)
-        .limit(command.limit + 1)
         .options(lazyload("*"), selectinload(PurchaseRow.lines))
     )
-    if command.cursor is not None:
-        (last_id,) = decode_cursor(command.cursor, UUID)
-        query = query.where(PurchaseRow.purchase_id > last_id)
-    rows = session.scalars(query).all()
-    page = rows[: command.limit]
+    page, next_cursor = page_by(
+        session, query, PurchaseRow.purchase_id, command.cursor, command.limit
+    )
     refunds = _refunds(session, [row.purchase_id for row in page])
     return PurchaseRecords(
         records=[_record(row, refunds[row.purchase_id]) for row in page],
-        next_cursor=encode_cursor(page[-1].purchase_id) if len(rows) > command.limit else None,
+        next_cursor=next_cursor,
     )
 
 

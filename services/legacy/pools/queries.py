@@ -6,7 +6,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from chassis.cursors import decode_cursor, encode_cursor
+from chassis.cursors import page_by
 from contracts.legacy import (
     CoinChange,
     GetPoolHistory,
@@ -71,13 +71,14 @@ def _pool(held: dict[Place, int], pool: str, other: str) -> Pool:
 def history(session: Session, request: GetPoolHistory) -> PoolHistory:
     """A page of what changed what a user has, newest first."""
     query = select(PoolTransactionRow).where(PoolTransactionRow.user_id == request.user_id)
-    if request.cursor is not None:
-        (position,) = decode_cursor(request.cursor, int)
-        query = query.where(PoolTransactionRow.position < position)
-    rows = session.scalars(
-        query.order_by(PoolTransactionRow.position.desc()).limit(request.limit + 1)
-    ).all()
-    page = rows[: request.limit]
+    page, next_cursor = page_by(
+        session,
+        query,
+        PoolTransactionRow.position,
+        request.cursor,
+        request.limit,
+        newest_first=True,
+    )
     changes = _changes(session, [row.transaction_id for row in page])
     return PoolHistory(
         entries=[
@@ -91,7 +92,7 @@ def history(session: Session, request: GetPoolHistory) -> PoolHistory:
             )
             for row in page
         ],
-        next_cursor=encode_cursor(page[-1].position) if len(rows) > request.limit else None,
+        next_cursor=next_cursor,
     )
 
 

@@ -17,7 +17,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from chassis.cursors import decode_cursor, encode_cursor
+from chassis.cursors import page_by
 from chassis.identifiers import new_id
 from chassis.locks import locked_or_none
 from chassis.outbox import publish
@@ -146,16 +146,10 @@ def get(session: Session, user_id: UUID, refund_id: UUID) -> CardRefund:
 def page(session: Session, request: ListCardRefunds) -> CardRefundPage:
     """Newest first."""
     query = select(CardRefundRow).where(CardRefundRow.user_id == request.user_id)
-    if request.cursor is not None:
-        (last_id,) = decode_cursor(request.cursor, UUID)
-        query = query.where(CardRefundRow.refund_id < last_id)
-    newest = query.order_by(CardRefundRow.refund_id.desc()).limit(request.limit + 1)
-    rows = session.scalars(newest).all()
-    shown = rows[: request.limit]
-    return CardRefundPage(
-        refunds=[reply(session, row) for row in shown],
-        next_cursor=encode_cursor(shown[-1].refund_id) if len(rows) > len(shown) else None,
+    shown, next_cursor = page_by(
+        session, query, CardRefundRow.refund_id, request.cursor, request.limit, newest_first=True
     )
+    return CardRefundPage(refunds=[reply(session, row) for row in shown], next_cursor=next_cursor)
 
 
 def reply(session: Session, row: CardRefundRow, *, replayed: bool = False) -> CardRefund:
