@@ -92,9 +92,7 @@ class Stored:
 
     def span(self) -> "Span | None":
         """Its way to the broker, as part of the trace of whoever stored it."""
-        parent = traces.parent_in(self.headers)
-        event = f"{self.source}.{self.type}"
-        return traces.publishing(event, event_exchange(self.source).name, self.event_id, parent)
+        return traces.publishing(self.source, self.type, self.event_id, self.headers)
 
     def outgoing(self, span: "Span | None") -> Outgoing:
         """The message, which came out of this span, or else out of the one that stored it."""

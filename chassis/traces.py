@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from chassis.broker import event_exchange
 from chassis.context import current_call
 from chassis.settings import TraceSettings
 from contracts.calls import HEADER_PREFIX, TRACE_KEY
@@ -102,7 +103,7 @@ def answering(method: str, parent: str | None) -> "Span | None":
     return _recorder.begin("server", method, parent, _call(method))
 
 
-def publishing(event: str, exchange: str, event_id: UUID, parent: str | None) -> "Span | None":
+def publishing(source: str, kind: str, event_id: UUID, headers: Mapping[str, Any]) -> "Span | None":
     """An event on its way out of the outbox, until the broker has it."""
     if _recorder is None:
         return None
@@ -110,11 +111,12 @@ def publishing(event: str, exchange: str, event_id: UUID, parent: str | None) ->
         **_BROKER,
         "messaging.operation.type": "send",
         "messaging.operation.name": "publish",
-        "messaging.destination.name": exchange,
-        "messaging.rabbitmq.destination.routing_key": event.rpartition(".")[2],
+        "messaging.destination.name": event_exchange(source).name,
+        "messaging.rabbitmq.destination.routing_key": kind,
         "messaging.message.id": str(event_id),
     }
-    return _recorder.begin("producer", f"publish {event}", parent, attributes)
+    parent = parent_in(headers)
+    return _recorder.begin("producer", f"publish {source}.{kind}", parent, attributes)
 
 
 def handling(

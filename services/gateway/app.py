@@ -128,7 +128,6 @@ def _end_request(response: Response) -> Response:
     """The access log: one line, without query strings, bodies or headers, which hold secrets."""
     response.headers["X-Request-Id"] = g.get("request_id", "")
     identity = current_identity() if "identity" in g else None
-    user_id = str(identity.user.user_id) if identity else None
     duration_s = time.perf_counter() - g.started_at_s
     metrics.count(response, duration_s)
     is_probe = _is_probe()
@@ -143,7 +142,7 @@ def _end_request(response: Response) -> Response:
             "status": response.status_code,
             "duration_ms": round(duration_s * 1000, 1),
             "request_id": g.get("request_id", ""),
-            "user_id": user_id,
+            "user_id": str(identity.user.user_id) if identity else None,
             "address": request.remote_addr,
         },
     )
