@@ -68,7 +68,7 @@ _HELD = Gauge(
     "Wallets that somebody else held at the last look; what concerns them is refused.",
     registry=REGISTRY,
 )
-SHARE = 10
+SHARE = 5
 """So many commands of a job that gives way are carried out at once while others ask for something:
 whoever does waits for them, and with fewer a batch takes longer than it spares others."""
 ALONE = 50
