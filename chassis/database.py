@@ -19,8 +19,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 import psycopg2
-from psycopg2.errors import LockNotAvailable
-from sqlalchemy import Engine, create_engine, event, text
+from psycopg2.errors import LockNotAvailable, ReadOnlySqlTransaction
+from sqlalchemy import Engine, ExceptionContext, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
@@ -39,6 +39,16 @@ POOL_TIMEOUT_S = 10
 SINGLES_MAX = 2
 TESTED_AFTER_S = 1.0
 """A server that went away is not back sooner."""
+SILENT_MS_MAX = 20_000
+"""A machine that lost its power or its network says no farewell. Its connections end after so long;
+Linux by itself would wait for hours."""
+_LINK = {
+    "connect_timeout": 10,
+    "keepalives_idle": 5,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": SILENT_MS_MAX,
+}
 
 _SNAPSHOT = (
     "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET LOCAL statement_timeout = 0;"
@@ -198,11 +208,11 @@ def connect(url: str, pool_size: int = 5) -> Connected:
     write, as many to read, and ``SINGLES_MAX`` for statements that need no transaction."""
     # What is asked again and again of a few rows takes longer to plan than to answer.
     reads = "-c default_transaction_read_only=on -c plan_cache_mode=force_generic_plan"
-    return Connected(
-        _engine(url, pool_size),
-        _engine(url, pool_size, reads, isolation_level="AUTOCOMMIT"),
-        _engine(url, min(pool_size, SINGLES_MAX), isolation_level="AUTOCOMMIT"),
-    )
+    writers = _engine(url, pool_size)
+    singles = _engine(url, min(pool_size, SINGLES_MAX), isolation_level="AUTOCOMMIT")
+    for engine in (writers, singles):
+        event.listen(engine, "handle_error", _leave_a_standby)
+    return Connected(writers, _engine(url, pool_size, reads, isolation_level="AUTOCOMMIT"), singles)
 
 
 def _engine(url: str, pool_size: int, option: str = "", **options: str) -> Engine:
@@ -218,7 +228,7 @@ def _engine(url: str, pool_size: int, option: str = "", **options: str) -> Engin
         pool_timeout=POOL_TIMEOUT_S,
         # The few that are in use need no test, and know their statements.
         pool_use_lifo=True,
-        connect_args={"options": server_options, "connect_timeout": 10},
+        connect_args={"options": server_options, **_LINK},
         # Changes of many rows are a few round trips and not one for each.
         executemany_mode="values_plus_batch",
         **options,
@@ -239,6 +249,13 @@ def is_lost(error: BaseException) -> bool:
 def is_held(error: BaseException) -> bool:
     """Whether somebody else has held a row for too long: the transaction was rolled back."""
     return isinstance(error, DBAPIError) and isinstance(error.orig, LockNotAvailable)
+
+
+def _leave_a_standby(context: ExceptionContext) -> None:
+    """A server that takes no writes is the primary no longer. It lives, and passes every test of
+    the pool: its connections count as lost, so that whoever comes next finds the one that is."""
+    if isinstance(context.original_exception, ReadOnlySqlTransaction):
+        context.is_disconnect = True
 
 
 def _test_after_a_pause(engine: Engine) -> None:

@@ -1,5 +1,6 @@
 """The engine and its sessions, on a database of the test's own."""
 
+import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
@@ -14,12 +15,21 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from chassis import inbox
-from chassis.database import PUBLISHED, Connected, after_commit, connect, is_held, is_lost
+from chassis.database import (
+    PUBLISHED,
+    SILENT_MS_MAX,
+    Connected,
+    after_commit,
+    connect,
+    is_held,
+    is_lost,
+)
 from chassis.identifiers import new_id
 from chassis.migrate import migrate
 from chassis.rpc import _told
 from contracts.errors import NotFound, Overloaded
 from deploy.local.postgres import Postgres
+from deploy.local.startup import free_port
 from tests.locks import done_after, held
 from tests.patience import PATIENCE_S, eventually
 
@@ -317,6 +327,66 @@ def test_a_connection_that_died_in_the_pool_is_not_given_out(
 
     with database.begin() as session:
         assert session.scalar(text("SELECT 1")) == 1
+
+
+@pytest.mark.parametrize("way", ["engine", "singles"])
+def test_a_server_that_takes_no_writes_any_more_is_left_for_the_next(
+    database: Connected, postgres: Postgres, way: str
+) -> None:
+    engine = getattr(database, way)
+    engine.dispose()
+    is_read_only = f"DATABASE {engine.url.database} {{}} default_transaction_read_only"
+    admin = connect(postgres.admin_url)
+
+    def write() -> None:
+        with engine.begin() as connection:
+            connection.execute(text(f"CREATE TABLE taken_by_{way} ()"))
+
+    # As a standby does: it lets us in, answers questions, and refuses this.
+    with admin.begin() as session:
+        session.execute(text(f"ALTER {is_read_only.format('SET')} = on"))
+    with pytest.raises(InternalError) as caught:
+        write()
+    with admin.begin() as session:
+        session.execute(text(f"ALTER {is_read_only.format('RESET')}"))
+    admin.engine.dispose()
+
+    write()
+    assert is_lost(caught.value)
+
+
+def test_a_machine_that_vanished_is_waited_for_no_longer_than_a_bound(database: Connected) -> None:
+    for engine in (database.engine, database.readers, database.singles):
+        with engine.connect() as connection:
+            link = socket.fromfd(connection.connection.fileno(), socket.AF_INET, socket.SOCK_STREAM)
+        with link:
+            is_kept_alive = link.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            silent_ms = link.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+
+        assert (is_kept_alive, silent_ms) == (1, SILENT_MS_MAX)
+
+
+def test_a_list_of_servers_leads_to_the_primary_for_who_reads_too(
+    database: Connected, postgres: Postgres
+) -> None:
+    url = database.engine.url
+    servers = tuple(f"127.0.0.1:{port}" for port in (free_port(), postgres.port))
+
+    def reached(wanted: str) -> int | None:
+        # `read-write` would refuse every connection that may not write, on a primary too.
+        query = {"host": servers, "target_session_attrs": wanted}
+        listed = url.set(host=None, port=None, query=query)
+        connected = connect(listed.render_as_string(hide_password=False))
+        try:
+            with connected.read() as session, connected.begin() as other:
+                assert other.scalar(text("SELECT 1")) == 1
+                found: int | None = session.scalar(text("SELECT 1"))
+        except OperationalError:
+            found = None
+        connected.engine.dispose()
+        return found
+
+    assert (reached("primary"), reached("read-write")) == (1, None)
 
 
 def test_a_snapshot_sees_one_moment_and_may_take_its_time(database: Connected) -> None:
