@@ -72,6 +72,10 @@ test-cluster:  ## Three brokers on machines of their own, killed and cut off whi
 	@deploy/local/install.sh cluster
 	tests/cluster/in_a_network.sh $(PY) -m pytest -q -s -m cluster tests/cluster $(ARGS)
 
+.PHONY: test-upgrade
+test-upgrade: install-test  ## From the version FROM=commit to this one and back, part by part, while people buy
+	UPGRADE_FROM=$(FROM) $(PY) -m pytest -q -s -m upgrade tests/upgrades $(ARGS)
+
 .PHONY: soak
 soak: install-test  ## What takes long: load with crashes, frozen servers, a year of many users
 	$(PY) -m pytest -q -m soak $(ARGS)

@@ -1,6 +1,8 @@
 """Bring a service's database to its newest tables: ``python -m chassis.migrate services.wallet``.
 
-Safe to run twice and at the same time: an advisory lock lets one through after the other.
+Safe to run twice and at the same time: an advisory lock lets one through after the other. Safe
+beside the traffic: a migration that waits for a table keeps everybody else waiting behind it, so
+that it gives up after ``LOCK_TIMEOUT_S`` and is tried again later.
 """
 
 import importlib
@@ -15,10 +17,19 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.exc import OperationalError
 
 from chassis.settings import service_settings
 
 TURN_EVERY_S = 0.2
+LOCK_TIMEOUT_S = 2.0
+"""So long a migration waits for a lock, and others behind it, before it lets them through."""
+LOCK_PATIENCE_S = 600.0
+"""A table that nobody lets go of for so long fails the migration."""
+REST_S = 1.0
+"""Between two tries: whoever waited gets their turn."""
+_LOCK_NOT_AVAILABLE = "55P03"
+_BOUND_LOCKS = f"SET lock_timeout = '{LOCK_TIMEOUT_S:g}s'"
 
 
 class DataAreNewer(Exception):
@@ -47,9 +58,26 @@ def migrate(
             if announce is not None and current not in (None, newest):
                 announce(f"Migrating the data of {package} from {current} to {newest}…")
             config.attributes["connection"] = connection
-            command.upgrade(config, revision)
+            _upgrade(connection, lambda: command.upgrade(config, revision))
     finally:
         engine.dispose()
+
+
+def _upgrade(connection: Connection, upgrade: Callable[[], None]) -> None:
+    """Migrate, again and again while somebody holds a table. What is done is committed by then."""
+    deadline = time.monotonic() + LOCK_PATIENCE_S
+    while True:
+        connection.exec_driver_sql(_BOUND_LOCKS)
+        connection.commit()
+        try:
+            upgrade()
+            return
+        except OperationalError as error:
+            connection.rollback()
+            is_locked = getattr(error.orig, "pgcode", None) == _LOCK_NOT_AVAILABLE
+            if not is_locked or time.monotonic() > deadline:
+                raise
+        time.sleep(REST_S)
 
 
 def refuse_newer(package: str, database_url: str) -> None:
@@ -98,8 +126,12 @@ def _wait_for_turn(connection: Connection) -> None:
 
 def run_env() -> None:
     """The whole of a service's ``migrations/env.py``."""
+    connection = context.config.attributes["connection"]
     context.configure(
-        connection=context.config.attributes["connection"], transaction_per_migration=True
+        connection=connection,
+        transaction_per_migration=True,
+        # One that built an index has left its locks without a bound.
+        on_version_apply=lambda **_: connection.exec_driver_sql(_BOUND_LOCKS),
     )
     with context.begin_transaction():
         context.run_migrations()
@@ -109,9 +141,11 @@ def create_index_beside_traffic(op: Any, name: str, on: str, *, unique: bool = F
     """Build an index on a table that may be large, while others write to it.
 
     ``on`` is what follows ON. What was interrupted half-way leaves an index that is not valid:
-    it is built anew.
+    it is built anew. It keeps nobody waiting while it waits for others, and so waits for as long
+    as they take; the rest of the migration, which cannot be tried again, does too.
     """
     with op.get_context().autocommit_block():
+        op.execute("SET lock_timeout = 0")
         op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
         kind = "UNIQUE INDEX" if unique else "INDEX"
         op.execute(f"CREATE {kind} CONCURRENTLY {name} ON {on}")

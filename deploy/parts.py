@@ -18,3 +18,17 @@ LOGINS = (*DATABASES, "notifier")
 
 PROCESSES = (*LISTENERS, "sandbox", "gateway")
 """What runs, in the order in which it is started."""
+
+UPGRADED = (
+    "wallet",
+    "catalog",
+    "topup",
+    "billing",
+    "legacy",
+    "analytics",
+    "notifier",
+    "gateway",
+)
+"""The order in which a new version's processes come beside those of the one before: whoever is
+called stands before whoever calls, so that no question is asked which nobody knows yet. The way
+back is the other way round."""

@@ -49,13 +49,14 @@ class System:
         names: Iterable[str] = PROCESSES,
         settings: Mapping[str, str] | None = None,
         databases: Mapping[str, str] | None = None,
+        tree: Path = ROOT,
     ) -> None:
         """``settings`` are environment variables that every process gets besides its own,
-        ``databases`` the URLs of those that are there already."""
+        ``databases`` the URLs of those that are there already, ``tree`` where the code is."""
         # PostgreSQL's roles are the same for all databases: a name of its own for each system.
         self._prefix = f"s{uuid.uuid4().hex[:8]}"
         self._postgres = postgres
-        self._directory = directory
+        self._directory, self._tree = directory, tree
         self._wanted = tuple(names)
         if unknown := set(self._wanted) - {*PROCESSES, "mailbox", "traces"}:
             raise ValueError(f"no such process: {', '.join(sorted(unknown))}")
@@ -192,7 +193,7 @@ class System:
         subprocess.run(
             [sys.executable, "-m", "services.catalog.seed"],
             env=dict(self._processes["catalog"].environment),
-            cwd=ROOT,
+            cwd=self._tree,
             check=True,
         )
 
@@ -206,7 +207,7 @@ class System:
                 process.argv,
                 process.environment,
                 self._directory / f"{name}.log",
-                directory=ROOT,
+                directory=self._tree,
             )
         self._children[name].environment = {**process.environment, **(settings or {})}
         self._children[name].start()

@@ -135,12 +135,15 @@ SETTINGS: dict[str, dict[str, str]] = {
 """What an overlay says otherwise. Who promises and who keeps it read the same."""
 
 TRACED = dict.fromkeys(SETTINGS["traces"], "traces")
+COLLECTOR_KEY = ("traces", "OTEL_EXPORTER_OTLP_HEADERS")
+"""A secret that may be absent: not every collector wants a key."""
 
 SECRETS: dict[str, tuple[str, ...]] = {
     **{f"{name}-database": ("username", "password") for name in DATABASES},
     **{f"{login.name}-broker": ("username", "password") for login in LOGINS},
     "card-processor": ("STRIPE_API_KEY", "STRIPE_WEBHOOK_SECRET"),
     "website": ("SECRET_KEY", "SMTP_URL"),
+    COLLECTOR_KEY[0]: COLLECTOR_KEY[1:],
     "scaler-broker": ("username", "password", "host"),
     "backup-store": ("ACCESS_KEY_ID", "ACCESS_SECRET_KEY"),
 }
@@ -157,8 +160,8 @@ def _labels(name: str) -> dict[str, str]:
     return {"app.kubernetes.io/name": name}
 
 
-def _from_secret(name: str, key: str) -> Object:
-    return {"valueFrom": {"secretKeyRef": {"name": name, "key": key}}}
+def _from_secret(name: str, key: str, **more: bool) -> Object:
+    return {"valueFrom": {"secretKeyRef": {"name": name, "key": key, **more}}}
 
 
 def _connections(database: str, login: str) -> list[Object]:
@@ -186,6 +189,7 @@ def _environment(process: Process) -> list[Object]:
             {"name": name, "valueFrom": {"configMapKeyRef": {"name": place, "key": name}}}
             for name, place in {**process.configured, **TRACED}.items()
         ),
+        {"name": COLLECTOR_KEY[1], **_from_secret(*COLLECTOR_KEY, optional=True)},
     ]
 
 

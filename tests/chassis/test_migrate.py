@@ -4,16 +4,20 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError
 
+import chassis.migrate
 from chassis.database import connect
 from chassis.migrate import DataAreNewer, migrate, refuse_newer
 from deploy.local import run
 from deploy.local.postgres import Postgres
 from deploy.local.processes import ROOT
 from deploy.local.startup import StartupError
+from tests.patience import eventually
 
 GATEWAY = "services.gateway"
 
@@ -81,3 +85,43 @@ def test_a_run_on_newer_data_changes_none_of_the_databases(postgres: Postgres, u
     database.engine.dispose()
     postgres.drop_database("untouched")
     assert tables == 0
+
+
+WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock'"
+
+
+def test_a_migration_that_waits_for_a_table_lets_others_through_and_is_tried_again(
+    url: str,
+) -> None:
+    migrate(GATEWAY, url, "0004")
+    engine = create_engine(url, connect_args={"options": "-c statement_timeout=20s"})
+    with ThreadPoolExecutor(1) as pool, engine.connect() as holder:
+        holder.execute(text("SELECT count(*) FROM users"))
+        migrating = pool.submit(migrate, GATEWAY, url)
+        with engine.connect() as other:
+            eventually(lambda: other.scalar(text(WAITING)))
+            # It stands behind the migration, which stands behind the holder.
+            other.execute(text("SELECT count(*) FROM users"))
+        assert not migrating.done()
+        holder.rollback()
+        migrating.result()
+    engine.dispose()
+
+    said: list[str] = []
+    migrate(GATEWAY, url, announce=said.append)
+    assert said == []
+
+
+def test_a_table_that_nobody_lets_go_of_fails_its_migration_and_none_before_it(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chassis.migrate, "LOCK_PATIENCE_S", 0.0)
+    migrate(GATEWAY, url, "0004")
+    engine = create_engine(url)
+    with engine.connect() as holder:
+        holder.execute(text("SELECT count(*) FROM users"))
+        with pytest.raises(OperationalError, match="lock timeout"):
+            migrate(GATEWAY, f"{url}?options=-c%20statement_timeout%3D20s")
+        # 0006 is the first that changes it.
+        assert holder.scalar(text("SELECT version_num FROM alembic_version")) == "0005"
+    engine.dispose()

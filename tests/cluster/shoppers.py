@@ -49,9 +49,8 @@ class Shopper:
     what nobody may lose or double any more.
     """
 
-    def __init__(self, system: System) -> None:
-        self._api = Api(system.base_url)
-        self._system = system
+    def __init__(self, api: Api) -> None:
+        self._api = api
         self.purchases: dict[str, UUID] = {}
         self.topups: dict[str, UUID] = {}
         self.wishes: list[Wish] = []
@@ -137,11 +136,12 @@ class Shopper:
 
 
 class Town:
-    """Shoppers at once, each a thread."""
+    """Shoppers at once, each a thread. ``is_documented`` is that of :class:`Api`."""
 
-    def __init__(self, system: System, count: int) -> None:
-        self.shoppers = [Shopper(system) for _ in range(count)]
-        self._system = system
+    def __init__(self, system: System, count: int, *, is_documented: bool = True) -> None:
+        self.shoppers = [
+            Shopper(Api(system.base_url, is_documented=is_documented)) for _ in range(count)
+        ]
         self._until = threading.Event()
         self._threads: list[threading.Thread] = []
         self._broken: list[BaseException] = []

@@ -157,3 +157,16 @@ def test_every_setting_of_what_is_kept_how_long_reaches_its_container() -> None:
         for name in names
         if setting not in service(name)["environment"]
     ] == []
+
+
+def test_whoever_is_called_is_upgraded_before_whoever_calls() -> None:
+    place = parts.UPGRADED.index
+    too_late = [
+        (login.name, call)
+        for login in LOGINS
+        for call in login.calls
+        if place(call.split(".")[0]) >= place(login.name)
+    ]
+
+    assert sorted(parts.UPGRADED) == sorted(parts.LOGINS)
+    assert too_late == []

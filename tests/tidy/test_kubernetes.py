@@ -18,7 +18,7 @@ from chassis.container import STOP_TIMEOUT_S
 from chassis.settings import ServiceSettings
 from deploy.definitions import CLUSTER_SETTINGS, LOGINS, VHOST, access, replicated
 from deploy.kubernetes.manifests import PROCESSES, SECRETS, all_written
-from deploy.parts import DATABASES, LISTENERS
+from deploy.parts import DATABASES, LISTENERS, UPGRADED
 from services.gateway.server.__main__ import STOP_TIMEOUT_S as WEBSITE_STOP_TIMEOUT_S
 from services.gateway.settings import GatewaySettings, NotifierSettings
 
@@ -26,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 KUBERNETES = ROOT / "deploy/kubernetes"
 VERSION = "1.33"
 NAMEKO = set(re.findall(r"\$\{(\w+)", (ROOT / "chassis/nameko.yaml").read_text()))
+OPENTELEMETRY = {"OTEL_EXPORTER_OTLP_HEADERS"}
+"""What its SDK reads by itself, and no settings of ours hold."""
 NAMES = [process.name for process in PROCESSES]
 
 Object = dict[str, Any]
@@ -113,7 +115,7 @@ def test_a_process_gets_its_settings_and_no_others(process: str) -> None:
     required = {name.upper() for name, each in fields.items() if each.is_required()}
 
     assert max(Counter(given).values()) == 1
-    assert set(given) - expanded <= {name.upper() for name in fields} | NAMEKO
+    assert set(given) - expanded <= {name.upper() for name in fields} | NAMEKO | OPENTELEMETRY
     assert required <= set(given)
     # Kubernetes expands what stands before.
     assert max(map(given.index, expanded)) < min(map(given.index, ("DATABASE_URL", "AMQP_URI")))
@@ -135,6 +137,17 @@ def test_secrets_and_settings_have_the_keys_that_are_asked_for() -> None:
                            str(list(objects()))))  # fmt: skip
     others = {"scaler-broker", "backup-store"}
     assert named | {name for name, _ in asked["secretKeyRef"]} | others == set(SECRETS)
+
+
+@pytest.mark.parametrize("process", NAMES)
+def test_a_collector_s_key_is_a_secret_that_may_be_absent(process: str) -> None:
+    [key] = [
+        each["valueFrom"]["secretKeyRef"]
+        for each in container_of(process)["env"]
+        if each["name"] in OPENTELEMETRY
+    ]
+
+    assert key == {"name": "traces", "key": "OTEL_EXPORTER_OTLP_HEADERS", "optional": True}
 
 
 @pytest.mark.parametrize("process", NAMES)
@@ -364,6 +377,36 @@ def test_migrations_are_waited_for_until_one_fails_or_time_is_over(
     calls = (tmp_path / "kubectl.calls").read_text().splitlines()
     assert (done.returncode, sum(" wait " in call for call in calls)) == (code, waits)
     assert bool(done.stderr) == bool(code)
+
+
+@pytest.mark.parametrize("way", [[], ["back"]], ids=["to the next", "back"])
+def test_parts_roll_one_after_the_other_whoever_is_called_first(
+    tmp_path: Path, way: list[str]
+) -> None:
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text('#!/bin/sh\necho "$*" >>"$0.calls"\n')
+    kubectl.chmod(0o755)
+    subprocess.run(
+        [str(KUBERNETES / "rolled.sh"), "here", *way],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        check=True,
+        timeout=30,
+    )
+
+    calls = (tmp_path / "kubectl.calls").read_text().splitlines()
+    others = f"apply -k here -l app.kubernetes.io/name notin ({','.join(UPGRADED)})"
+    rolled = [
+        [f"apply -k here -l app.kubernetes.io/name={name}",
+         f"-n mycelium rollout status deployment/{name} --timeout=15m"]
+        for name in UPGRADED
+    ]  # fmt: skip
+    expected = [[others], *rolled]
+    assert calls == [call for step in (expected[::-1] if way else expected) for call in step]
+    # Each of them is found by that label, and nothing else is.
+    key = "app.kubernetes.io/name"
+    named = [each for each in objects() if each["metadata"]["labels"].get(key) in UPGRADED]
+    assert {each["kind"] for each in named} == {"Deployment"}
+    assert len(named) == len(UPGRADED)
 
 
 def test_the_pods_that_are_waited_for_before_migrations_are_those_of_our_processes() -> None:

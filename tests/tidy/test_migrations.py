@@ -3,6 +3,9 @@
 Each migration is carried out on a real database, and what it did is read from the catalogue:
 a table that has new storage was rewritten, a constraint that is new and valid was checked on each
 row, and so on; all of it under a lock that lets nobody else at the table.
+
+Nor does one take away what the version before reads, which still runs then, or ask for what that
+one does not write.
 """
 
 import importlib.util
@@ -30,6 +33,7 @@ BEFORE_THE_RULE = {
     "topup": "0010",
     "gateway": "0004",
 }
+ALEMBICS = {"alembic_version"}
 # Tables with a few rows, however long the product runs. All others grow.
 SMALL = {
     "alembic_version",
@@ -49,6 +53,9 @@ class Tables:
     """What the catalogue says of the tables that grow."""
 
     columns: set[tuple[str, str]]
+    """Of the small ones too, as are those that each new row has to name."""
+
+    required: set[tuple[str, str]]
     storage: dict[str, int]
     indexes: dict[int, tuple[str, str]]
     """The table and the index's own name, by its identifier."""
@@ -60,19 +67,20 @@ class Tables:
 def look(connection: Connection) -> Tables:
     """See the tables as they are now."""
 
-    def rows(query: str) -> Iterator[tuple[Any, ...]]:
+    def rows(query: str, small: set[str] = SMALL) -> Iterator[tuple[Any, ...]]:
         ours = "WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r'"
         for row in connection.execute(text(f"{query} {ours}")):
-            if row[0] not in SMALL:
+            if row[0] not in small:
                 yield tuple(row)
 
+    every_column = (
+        "SELECT c.relname, a.attname FROM pg_class c JOIN pg_attribute a"
+        " ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
+    )
+    unfilled = " AND a.attnotnull AND NOT a.atthasdef AND a.attidentity = ''"
     return Tables(
-        columns=set(
-            rows(
-                "SELECT c.relname, a.attname FROM pg_class c JOIN pg_attribute a"
-                " ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
-            )
-        ),
+        columns=set(rows(every_column, ALEMBICS)),
+        required=set(rows(every_column + unfilled, ALEMBICS)),
         storage=dict(rows("SELECT c.relname, c.relfilenode FROM pg_class c")),
         indexes={
             oid: (table, name)
@@ -112,6 +120,16 @@ def what_holds(before: Tables, after: Tables, source: str) -> Iterator[str]:
         yield f"updates {table} as a whole"
 
 
+def what_is_missed(before: Tables, after: Tables) -> Iterator[str]:
+    """What the version before reads and does not find, or does not write and has to."""
+    for table, column in sorted(before.columns - after.columns):
+        yield f"takes {table}.{column} away: the version before reads it; take it away in the next"
+    there = {table for table, _ in before.columns}
+    for table, column in sorted(after.required - before.required):
+        if table in there:
+            yield f"asks for {table}.{column}, which the version before does not write"
+
+
 def revisions(service: str) -> list[Path]:
     return sorted((ROOT / "services" / service / "migrations" / "versions").glob("[0-9]*.py"))
 
@@ -128,7 +146,10 @@ def findings(postgres: Postgres, service: str) -> dict[str, list[str]]:
             connection.rollback()
             migrate(f"services.{service}", url, path.name[:4])
             after = look(connection)
-            found[path.name[:4]] = sorted(what_holds(before, after, path.read_text()))
+            found[path.name[:4]] = [
+                *sorted(what_holds(before, after, path.read_text())),
+                *what_is_missed(before, after),
+            ]
             before = after
     engine.dispose()
     postgres.drop_database(name)
@@ -168,6 +189,28 @@ def test_the_rule_sees_what_held_the_keys_for_ten_seconds(postgres: Postgres) ->
 @pytest.mark.parametrize(
     ("statement", "expected"),
     [
+        ("ALTER TABLE t DROP COLUMN n", "takes t.n away"),
+        ("ALTER TABLE t RENAME COLUMN n TO m", "takes t.n away"),
+        ("ALTER TABLE products DROP COLUMN n", "takes products.n away"),
+        ("DROP TABLE t", "takes t.n away"),
+        ("ALTER TABLE t ADD COLUMN k integer NOT NULL", "asks for t.k"),
+        ("ALTER TABLE t ALTER COLUMN n SET NOT NULL", "asks for t.n"),
+        ("ALTER TABLE t ADD COLUMN k integer NOT NULL DEFAULT 0", ""),
+        ("ALTER TABLE t ADD COLUMN k integer", ""),
+        ("CREATE TABLE u (n integer NOT NULL)", ""),
+    ],
+)
+def test_the_rule_knows_what_the_version_before_misses(
+    postgres: Postgres, statement: str, expected: str
+) -> None:
+    seen = _seen(postgres, statement)
+
+    assert [line.startswith(expected) for line in what_is_missed(*seen)] == [True] * bool(expected)
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
         ("ALTER TABLE t ALTER COLUMN n TYPE bigint", "rewrites t"),
         ("ALTER TABLE t ADD COLUMN at timestamptz DEFAULT clock_timestamp()", "rewrites t"),
         ("ALTER TABLE t ADD CHECK (n > 0)", "checks each row of t"),
@@ -186,15 +229,21 @@ def test_the_rule_sees_what_held_the_keys_for_ten_seconds(postgres: Postgres) ->
     ],
 )
 def test_the_rule_knows(postgres: Postgres, statement: str, expected: str) -> None:
-    engine = create_engine(postgres.create_database("tidy_rule"))
-    with engine.begin() as connection:
-        connection.execute(text("CREATE TABLE t (n integer)"))
-    with engine.begin() as connection:
-        before = look(connection)
-        connection.execute(text(statement))
-        found = list(what_holds(before, look(connection), statement))
-    engine.dispose()
-    postgres.drop_database("tidy_rule")
+    found = list(what_holds(*_seen(postgres, statement), statement))
 
     assert [line for line in found if line.startswith(expected or "nothing")] == found
     assert bool(found) == bool(expected)
+
+
+def _seen(postgres: Postgres, statement: str) -> tuple[Tables, Tables]:
+    """Two tables of a number each, before a statement and after it."""
+    engine = create_engine(postgres.create_database("tidy_rule"))
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE t (n integer); CREATE TABLE products (n integer)"))
+    with engine.begin() as connection:
+        before = look(connection)
+        connection.execute(text(statement))
+        after = look(connection)
+    engine.dispose()
+    postgres.drop_database("tidy_rule")
+    return before, after

@@ -1,9 +1,9 @@
 """What must hold once everybody has an answer and nothing is under way, whatever went wrong before.
 
 :func:`settles` waits for that; :func:`differences` names everything that does not agree. What
-people paid and were promised comes from their own notes and from the card processor; only where the
-product decides by itself, as it does about renewals and what a purchase costs, its records are
-believed, and held against the ledger.
+people paid and were promised comes from their own notes and from the card processor, and what it
+costs from the price list; only where the product decides by itself, as it does about when a month
+ends, its records are believed, and held against the ledger.
 """
 
 import time
@@ -117,7 +117,11 @@ def differences(product: Product, crowd: Crowd) -> list[str]:
     """Everything that does not agree, one sentence each."""
     found = [*_of_the_ledger(product), *_of_payments(product, crowd), *_of_stock(product)]
     for person in crowd.people:
-        found += [*_of_purchases(product, person), *_of_the_wallet(product, crowd, person)]
+        found += [
+            *_of_purchases(product, person),
+            *_of_prices(product, person),
+            *_of_the_wallet(product, crowd, person),
+        ]
     return [*found, *_of_limits(product), *_of_renewals(product), *_of_counts(product),
             *_of_dead_letters(product)]  # fmt: skip
 
@@ -210,11 +214,25 @@ def _of_purchases(product: Product, person: Person) -> Iterator[str]:
             yield f"purchase {purchase_id} is {status}, and delivered {delivered} of {wanted}"
 
 
-def _of_the_wallet(product: Product, crowd: Crowd, person: Person) -> Iterator[str]:
-    """The balance is what came by card and from friends, less what was bought, sent and renewed.
+def _of_prices(product: Product, person: Person) -> Iterator[str]:
+    """Each purchase, and each month after it, costs what the list said of what was chosen."""
+    for purchase_id, slug in person.chosen.items():
+        price = PRICES[slug] * USD
+        charged = product.asks(
+            "billing",
+            "SELECT 'it', total_micros FROM purchases WHERE purchase_id = :purchase_id"
+            " UNION ALL SELECT 'a month of it', amount_micros FROM periods"
+            " JOIN deployments USING (deployment_id)"
+            " WHERE purchase_id = :purchase_id AND kind = 'month'",
+            purchase_id=UUID(purchase_id),
+        )
+        for what, amount in charged:
+            if amount != price:
+                yield f"purchase {purchase_id} is of {slug} for {price}, and {what} cost {amount}"
 
-    What a purchase cost is believed of billing's records.
-    """
+
+def _of_the_wallet(product: Product, crowd: Crowd, person: Person) -> Iterator[str]:
+    """The balance is what came by card and from friends, less what was bought, sent and renewed."""
     paid = _captured_micros(product, _customer(product, person))
     bought = int(
         product.asks(

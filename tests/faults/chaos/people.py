@@ -55,13 +55,15 @@ class Wish:
 
 
 class Person:
-    """``purchases`` are those that were promised, by key; ``sent`` what left, by transaction."""
+    """``purchases`` are those that were promised, by key, and ``chosen`` what each is of;
+    ``sent`` is what left, by transaction."""
 
     def __init__(self, product: Product, chance: random.Random) -> None:
         self.product, self.chance = product, chance
         self.answers: list[Answer] = []
         self.wishes: list[Wish] = []
         self.purchases: dict[str, str] = {}
+        self.chosen: dict[str, str] = {}
         self.sent: dict[str, tuple[UUID, int]] = {}
         self.pages: list[str] = []
         self.friends: list[Person] = []
@@ -149,12 +151,13 @@ class Person:
         slug = self.chance.choices(list(PRICES), [6, 3, 1])[0]
         body = {"product_id": str(product_id_of(slug))}
         wish = Wish("post", "/api/wallet/instant-purchase", body)
-        wish.then = lambda status, said: self._promised(wish, status, said)
+        wish.then = lambda status, said: self._promised(wish, slug, status, said)
         self._begins(wish)
 
-    def _promised(self, wish: Wish, status: int, said: Any) -> None:
+    def _promised(self, wish: Wish, slug: str, status: int, said: Any) -> None:
         if status in (200, 202):
             self.purchases[wish.key] = said["purchase_id"]
+            self.chosen[said["purchase_id"]] = slug
 
     def tops_up(self) -> None:
         wish = Wish("post", "/api/wallet/topups", {"amount": self.chance.choice([20, 50, 120])})
