@@ -5,11 +5,13 @@ Nobody is named in its replies. docs/analytics.md says of which event each figur
 
 from datetime import date
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, NamedTuple
 from uuid import UUID
 
 from pydantic import Field
 
+from contracts.billing import PurchaseWay
+from contracts.gateway import PATHS, PathStep
 from contracts.messages import (
     Day,
     Moment,
@@ -45,6 +47,15 @@ class KpiName(StrEnum):
     FIRST_PURCHASE_IN_TIME = "first_purchase_in_time"
     AUTO_TOPUP_ADOPTION = "auto_topup_adoption"
     AUTO_TOPUP_SUCCESS = "auto_topup_success"
+
+
+class StepCount(NamedTuple):
+    """Of one way's paths ``came`` to a step, and ``left`` of them came no further; None at the
+    last step, where nobody can."""
+
+    step: PathStep
+    came: int
+    left: int | None
 
 
 class Figures(Value):
@@ -115,6 +126,23 @@ class Figures(Value):
                 self.topups_auto + self.topups_auto_failed,
             ),
         }.get(metric)
+
+    def by_way(self, way: PurchaseWay) -> tuple[int, int]:
+        """How many purchases were begun, and how many completed, in this way."""
+        begun: int = getattr(self, f"purchases_begun_{way}")
+        completed: int = getattr(self, f"purchases_completed_{way}")
+        return begun, completed
+
+    def path_of(self, way: PurchaseWay) -> list[StepCount]:
+        """How far paths came in this way, step by step."""
+        return [
+            StepCount(
+                step,
+                getattr(self, f"paths_{way}_{step}"),
+                getattr(self, f"left_{way}_{step}", None),
+            )
+            for step in PATHS[way]
+        ]
 
 
 class Point(Figures):

@@ -145,6 +145,7 @@ LOGINS = (
             "analytics.get_kpis",
             "analytics.get_numbers",
             "analytics.get_popular_products",
+            "analytics.get_retention",
             "billing.cancel_deployment",
             "billing.cancel_purchase",
             "billing.find_purchase",

@@ -19,6 +19,8 @@ from services.gateway.gathering import Gathering
 
 STEP = timedelta(minutes=5)
 SLOW_S = 1.0
+FAST_BPS = 9_500
+"""Of a hundred answers so many are to be in time: the slowest five may be anything."""
 KEPT = Kept("response_times", "starts_at", days=100)
 """A little longer than the longest trend that is drawn."""
 
@@ -63,6 +65,11 @@ _BY_DAY = text(
     " FROM response_times WHERE starts_at >= :since GROUP BY 1, 2"
 )
 
+_BETWEEN = text(
+    "SELECT kind, sum(answered)::bigint AS answered, sum(in_time)::bigint AS in_time"
+    " FROM response_times WHERE starts_at >= :since AND starts_at < :until GROUP BY kind"
+)
+
 
 @dataclass(frozen=True)
 class Counted:
@@ -94,6 +101,14 @@ def in_time_by_day(session: Session, since: datetime) -> dict[Kind, list[Counted
     found: dict[Kind, list[Counted]] = {kind: [] for kind in Kind}
     for row in session.execute(_BY_DAY, {"since": since}):
         found[Kind(row.kind)].append(Counted(row.starts_at, row.in_time, row.answered))
+    return found
+
+
+def in_time_between(session: Session, since: datetime, until: datetime) -> dict[Kind, Counted]:
+    """How many answers of each kind were in time, of those of one time."""
+    found = {kind: Counted(since, 0, 0) for kind in Kind}
+    for row in session.execute(_BETWEEN, {"since": since, "until": until}):
+        found[Kind(row.kind)] = Counted(since, row.in_time, row.answered)
     return found
 
 

@@ -5,11 +5,15 @@ set aside by the catalog itself, and the offer before it by a quote.
 """
 
 from collections.abc import Callable, Hashable
+from uuid import UUID
 
 from markupsafe import Markup
 
+from contracts.catalog import ListProducts
 from contracts.messages import Reply, ReplyT, Request
 from services.gateway.backend import ask, call, current_backend
+
+NAMES_MAX = 200
 
 
 def show(question: Request[ReplyT]) -> ReplyT:
@@ -22,6 +26,12 @@ def show_if_it_answers(question: Request[ReplyT]) -> ReplyT | None:
     """The same for what a page can do without: see :func:`services.gateway.backend.ask_all`."""
     shown: ReplyT | None = current_backend().catalog.find(question, lambda: ask(question))
     return shown
+
+
+def product_names() -> dict[UUID, str]:
+    """Of what is sold; empty where the catalog does not answer."""
+    page = show_if_it_answers(ListProducts(limit=NAMES_MAX))
+    return {product.product_id: product.name for product in page.products} if page else {}
 
 
 def show_part(of: Reply, made_for: Hashable, render: Callable[[], str]) -> Markup:

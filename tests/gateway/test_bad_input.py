@@ -16,7 +16,7 @@ ALL = [
     for path, operations in DOCUMENT["paths"].items()
     for method, operation in operations.items()
 ]
-FOR_ROLES = [(m, p) for m, p, _ in ALL if p.startswith("/api/admin/")]
+FOR_ROLES = [(m, p) for m, p, _ in ALL if p.startswith(("/api/admin/", "/api/selling/"))]
 """These refuse everybody else before they look at anything: what follows is for the others."""
 OPERATIONS = [each for each in ALL if each[:2] not in FOR_ROLES]
 GUARDED = [(m, p) for m, p, operation in ALL if operation.get("security") != []]

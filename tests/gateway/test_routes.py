@@ -27,11 +27,12 @@ ROUTES = routes_of(
 USERS = [route for route in ROUTES if route.access.who == Who.USERS]
 ROLES = [route for route in ROUTES if route.access.who == Who.ROLES]
 OPERATORS, READERS = "operator", "operator auditor"
+STAFF = "support finance operator auditor"
 LETTERS = "/api/admin/dead-letters/<string(maxlength=40):service>"
 
 MAY = {
-    ("GET", "/admin"): "support finance operator auditor",
-    ("GET", "/admin/live"): "support finance operator auditor",
+    ("GET", "/admin"): STAFF,
+    ("GET", "/admin/live"): STAFF,
     ("GET", "/admin/users"): "support auditor",
     ("POST", "/admin/users"): "support auditor",
     ("GET", "/admin/users/<uuid:user_id>"): "support auditor",
@@ -85,7 +86,26 @@ MAY = {
     ("GET", "/api/admin/finance"): "finance auditor",
     ("POST", "/api/admin/finance/verify"): "finance",
     ("GET", "/api/admin/finance/journal"): "finance auditor",
-    ("GET", "/api/admin/kpis"): "support finance operator auditor",
+    ("GET", "/api/admin/kpis"): STAFF,
+    ("GET", "/api/admin/numbers"): STAFF,
+    ("GET", "/api/admin/alerts"): STAFF,
+    ("GET", "/api/admin/popular-products"): STAFF,
+    ("GET", "/api/admin/retention"): STAFF,
+    ("GET", "/api/admin/services"): READERS,
+    ("GET", "/api/admin/problems"): "finance operator auditor",
+    ("GET", "/api/admin/roles"): READERS,
+    ("POST", "/api/admin/roles/grant"): OPERATORS,
+    ("POST", "/api/admin/roles/take"): OPERATORS,
+    ("POST", "/api/admin/users/<uuid:user_id>/logins"): "support",
+    ("POST", "/api/admin/users/<uuid:user_id>/second-step"): "support",
+    ("POST", "/api/admin/users/<uuid:user_id>/mails/<uuid:mail_id>"): "support",
+    ("GET", "/api/selling/products"): "seller",
+    ("POST", "/api/selling/products"): "seller",
+    ("GET", "/api/selling/products/<uuid:product_id>"): "seller",
+    ("PATCH", "/api/selling/products/<uuid:product_id>"): "seller",
+    ("POST", "/api/selling/products/<uuid:product_id>/retire"): "seller",
+    ("GET", "/api/selling/profile"): "seller",
+    ("PUT", "/api/selling/profile"): "seller",
     ("GET", "/api/admin/audit"): READERS,
     ("GET", "/dashboard/selling/products"): "seller",
     ("POST", "/dashboard/selling/products"): "seller",

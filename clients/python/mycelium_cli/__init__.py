@@ -9,7 +9,7 @@ import os
 import click
 from click.shell_completion import get_completion_class
 
-from mycelium_cli import account, admin, cart, deployments, shop, tokens, wallet
+from mycelium_cli import account, admin, cart, deployments, selling, shop, tokens, wallet
 
 
 @click.group(
@@ -35,6 +35,6 @@ def completion(shell: str) -> None:
     click.echo(found(main, {}, "mycelium", "_MYCELIUM_COMPLETE").source())
 
 
-for part in (account, tokens, shop, cart, deployments, wallet, admin):
+for part in (account, tokens, shop, cart, deployments, wallet, selling, admin):
     for command in part.COMMANDS:
         main.add_command(command)

@@ -1,15 +1,18 @@
-"""For who has a role: users, refunds, charges, dead letters, the numbers, the audit log; the money
-is in :mod:`mycelium_cli.finance`."""
+"""For who has a role: users, refunds, roles, the audit log. What happens is in
+:mod:`mycelium_cli.numbers`, what runs in :mod:`~mycelium_cli.operations`, the money in
+:mod:`~mycelium_cli.finance`."""
 
 from typing import Any
 from uuid import UUID
 
 import click
 
-from mycelium_cli import finance, printing
+from mycelium_cli import finance, numbers, operations, printing
 from mycelium_cli.options import Shown, command, confirm, key_option, reason_option, yes_option
 from mycelium_cli.printing import usd
 from mycelium_cli.site import Reply, Site
+
+ROLES = ("seller", "support", "finance", "operator", "auditor")
 
 
 @click.group()
@@ -66,71 +69,64 @@ def refund(
     return done, lambda told: click.echo(f"{usd(told['refunded_usd'])} of it is refunded by now.")
 
 
+@user.command("end-logins")
+@click.argument("user_id", metavar="ID", type=click.UUID)
+@reason_option
+@command
+def end_logins(site: Site, user_id: UUID, *, reason: str) -> Shown:
+    """End all sessions and API tokens of a user whom you have found before."""
+    done = site.post(f"/api/admin/users/{user_id}/logins", {"reason": reason})
+    return done, lambda _: click.echo("Sessions and API tokens are ended.")
+
+
+@user.command("end-second-step")
+@click.argument("user_id", metavar="ID", type=click.UUID)
+@reason_option
+@command
+def end_second_step(site: Site, user_id: UUID, *, reason: str) -> Shown:
+    """Switch the second step off for who has lost it. They are told."""
+    done = site.post(f"/api/admin/users/{user_id}/second-step", {"reason": reason})
+    return done, lambda _: click.echo("The second step is off.")
+
+
+@user.command("send-again")
+@click.argument("user_id", metavar="ID", type=click.UUID)
+@click.argument("mail_id", metavar="MAIL", type=click.UUID)
+@reason_option
+@command
+def send_again(site: Site, user_id: UUID, mail_id: UUID, *, reason: str) -> Shown:
+    """Send a MAIL of theirs once more."""
+    done = site.post(f"/api/admin/users/{user_id}/mails/{mail_id}", {"reason": reason})
+    return done, lambda _: click.echo("It is sent once more.")
+
+
 @admin.group(invoke_without_command=True, subcommand_metavar="[COMMAND]")
 @command
-def charges(site: Site) -> Shown:
-    """Show whether automatic charges go out, or stop them and let them go."""
-    return site.get("/api/admin/charges"), _print_charges
+def roles(site: Site) -> Shown:
+    """List who has which role, or give and take them."""
+    return site.get("/api/admin/roles"), _print_roles
 
 
-@charges.command()
+@roles.command()
+@click.argument("whom", metavar="EMAIL")
+@click.argument("role", type=click.Choice(ROLES))
 @reason_option
 @command
-def stop(site: Site, *, reason: str) -> Shown:
-    """Stop all automatic charges at once."""
-    return site.post("/api/admin/charges/stop", {"reason": reason}), _print_charges
+def grant(site: Site, whom: str, role: str, *, reason: str) -> Shown:
+    """Give EMAIL, or an id, a ROLE."""
+    body = {"whom": whom, "role": role, "reason": reason}
+    return site.post("/api/admin/roles/grant", body), _print_found
 
 
-@charges.command()
+@roles.command()
+@click.argument("whom", metavar="EMAIL")
+@click.argument("role", type=click.Choice(ROLES))
 @reason_option
 @command
-def go(site: Site, *, reason: str) -> Shown:
-    """Let them go out again."""
-    return site.post("/api/admin/charges/release", {"reason": reason}), _print_charges
-
-
-@admin.group("dead-letters")
-def dead_letters() -> None:
-    """What services could not handle."""
-
-
-@dead_letters.command("list")
-@click.argument("service")
-@command
-def list_letters(site: Site, service: str) -> Shown:
-    """List those of a SERVICE, such as wallet, the oldest first."""
-    return site.get(f"/api/admin/dead-letters/{service}"), _print_letters
-
-
-@dead_letters.command()
-@click.argument("service")
-@click.argument("message")
-@reason_option
-@command
-def replay(site: Site, service: str, message: str, *, reason: str) -> Shown:
-    """Give a MESSAGE back to its queue. What it did already does not happen twice."""
-    path = f"/api/admin/dead-letters/{service}/{message}/replay"
-    return site.post(path, {"reason": reason}), lambda _: click.echo("It is back in its queue.")
-
-
-@dead_letters.command()
-@click.argument("service")
-@click.argument("message")
-@reason_option
-@command
-def discard(site: Site, service: str, message: str, *, reason: str) -> Shown:
-    """Drop a MESSAGE for good."""
-    path = f"/api/admin/dead-letters/{service}/{message}/discard"
-    return site.post(path, {"reason": reason}), lambda _: click.echo("It is discarded.")
-
-
-@admin.command()
-@click.option("--since", metavar="TIME", help="RFC 3339; if none, a day before the end.")
-@click.option("--until", metavar="TIME", help="RFC 3339; if none, now.")
-@command
-def kpis(site: Site, **query: Any) -> Shown:
-    """Show the success metrics against their targets."""
-    return site.get("/api/admin/kpis", **query), _print_kpis
+def take(site: Site, whom: str, role: str, *, reason: str) -> Shown:
+    """Take a ROLE from EMAIL, or an id."""
+    body = {"whom": whom, "role": role, "reason": reason}
+    return site.post("/api/admin/roles/take", body), _print_found
 
 
 @admin.command("audit-export")
@@ -173,6 +169,7 @@ def _print_file(reply: Reply) -> None:
             "available": usd(reply["available_usd"]),
             "held": usd(reply["held_usd"]),
             "auto top-up": reply["auto_topup"],
+            "browsers": reply["sessions"],
         }
     )
     printing.table(
@@ -185,6 +182,26 @@ def _print_file(reply: Reply) -> None:
                 each["expires_at"],
             )
             for each in reply["promotions"] or []
+        ],
+    )
+    printing.table(
+        ["TRANSACTION", "AMOUNT", "WHAT"],
+        [
+            (each["recorded_at"], usd(each["amount_usd"]), each["description"])
+            for each in reply["transactions"] or []
+        ],
+    )
+    printing.table(
+        ["TOP-UP", "KIND", "STATUS", "AMOUNT", "WHY"],
+        [
+            (
+                each["created_at"],
+                each["kind"],
+                each["status"],
+                usd(each["amount_usd"]),
+                each["failure_message"],
+            )
+            for each in reply["topups"] or []
         ],
     )
     printing.table(
@@ -207,52 +224,43 @@ def _print_file(reply: Reply) -> None:
             for each in reply["deployments"] or []
         ],
     )
+    _print_messages(reply)
 
 
-def _print_charges(reply: Reply) -> None:
-    printing.facts(
-        {
-            "automatic charges": "stopped" if reply["is_stopped"] else "going out",
-            "why": reply["reason"],
-            "by": reply["changed_by"],
-            "since": reply["changed_at"],
-        }
-    )
-
-
-def _print_letters(reply: Reply) -> None:
+def _print_messages(reply: Reply) -> None:
     printing.table(
-        ["MESSAGE", "TRIES", "QUEUE", "ERROR"],
+        ["NOTIFICATION", "READ", "TITLE"],
+        [(each["created_at"], each["read_at"], each["title"]) for each in reply["notifications"]],
+    )
+    printing.table(
+        ["MAIL", "WHEN", "OUTCOME", "TITLE"],
         [
-            (each["message"], each["attempts"], each["queue"], each["error"])
-            for each in reply["letters"]
+            (each["mail_id"], each["created_at"], each["outcome"] or "waits", each["title"])
+            for each in reply["mails"]
         ],
     )
-    if reply["total"] > len(reply["letters"]):
-        click.echo(f"There are {reply['total']}; these are the oldest.", err=True)
-
-
-def _print_kpis(reply: Reply) -> None:
     printing.table(
-        ["METRIC", "VALUE", "TARGET", "MET", "COUNTED"],
+        ["DONE BY A ROLE", "WHEN", "WHY"],
+        [(each["action"], each["occurred_at"], each["reason"]) for each in reply["acts"]],
+    )
+
+
+def _print_roles(reply: Reply) -> None:
+    printing.table(
+        ["USER", "EMAIL", "SECOND STEP", "ROLES"],
         [
             (
-                each["name"],
-                _percent(each["value_bps"]),
-                _percent(each["target_bps"]),
-                each["is_met"],
-                f"{each['count']} of {each['total']}",
+                each["user_id"],
+                each["email"],
+                "on" if each["has_second_step"] else "off",
+                ", ".join(each["roles"]),
             )
-            for each in reply["kpis"]
+            for each in reply["holders"]
         ],
     )
 
 
-def _percent(bps: int | None) -> str | None:
-    return None if bps is None else f"{bps // 100}.{bps % 100:02} %"
-
-
-for _group in finance.GROUPS:
-    admin.add_command(_group)
+for _command in (*finance.GROUPS, *numbers.COMMANDS, *operations.COMMANDS):
+    admin.add_command(_command)
 
 COMMANDS = (admin,)

@@ -15,6 +15,7 @@ from mycelium_cli.options import (
     Shown,
     command,
     confirm,
+    day,
     dollars,
     key_option,
     reason_option,
@@ -32,7 +33,6 @@ JOURNAL_DAYS = timedelta(days=31)
 """In one answer of the site."""
 JOURNAL = ("day", "account", "kind", "transaction_count", "received_usd", "given_usd", "net_usd")
 COLUMNS = ("day", "house_account", "kind", "transactions", "received_usd", "given_usd", "net_usd")
-day = click.DateTime(["%Y-%m-%d"])
 
 
 @click.group(invoke_without_command=True, subcommand_metavar="[COMMAND]")

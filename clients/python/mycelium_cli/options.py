@@ -94,6 +94,20 @@ def pages(limit: int) -> Callable[[View], View]:
     return decorate
 
 
+day = click.DateTime(["%Y-%m-%d"])
+
+
+def _plain_day(_context: click.Context, _option: click.Parameter, value: Any) -> str | None:
+    return f"{value:%Y-%m-%d}" if value else None
+
+
+def days(view: View) -> View:
+    """Give a list of days ``--since`` and ``--until``, as the API takes them."""
+    until = "The last day (UTC); if none, today."
+    view = click.option("--until", type=day, callback=_plain_day, help=until)(view)
+    return click.option("--since", type=day, callback=_plain_day, help="The first day (UTC).")(view)
+
+
 def dollars(value: str) -> Decimal:
     """An amount that somebody typed, such as 25 or 25.00; exact."""
     try:

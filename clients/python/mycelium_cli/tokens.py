@@ -21,11 +21,12 @@ def tokens(site: Site) -> Shown:
 @tokens.command()
 @click.argument("name")
 @click.option(
-    "--scope", "scopes", multiple=True, type=click.Choice(["buy", "money", "admin"]),
-    help="What it may do besides reading; may be given again. admin takes a role and --code.",
+    "--scope", "scopes", multiple=True, type=click.Choice(["buy", "money", "sell", "admin"]),
+    help="What it may do besides reading; may be given again. sell and admin take a role"
+    " and --code.",
 )  # fmt: skip
 @click.option("--days", type=click.IntRange(1, 366), help="Until when; if none, it is revoked.")
-@click.option("--code", default="", help="Of your second step, for admin.")
+@click.option("--code", default="", help="Of your second step, for sell and admin.")
 @command
 def make(site: Site, name: str, *, scopes: Sequence[str], days: int | None, code: str) -> Shown:
     """Make a token called NAME and print it, this once."""

@@ -1,40 +1,38 @@
-"""For roles: users, refunds, automatic charges, dead letters, the numbers, the audit log; the money
-is in :mod:`services.gateway.api.finance`.
+"""For roles: users and what support does for them, roles, the audit log. What happens is in
+:mod:`services.gateway.api.numbers`, what runs in :mod:`~services.gateway.api.operations`, the money
+in :mod:`~services.gateway.api.finance`.
 
 A token needs the scope ``admin``, and its owner the role and a second step of logging in at the
 moment of each call. What is done stands in the audit log as what is done on the pages does.
 """
 
-from collections.abc import Iterable
-from datetime import timedelta
-from typing import Annotated
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Annotated, Literal
 from uuid import UUID
 
 from flask import Blueprint
 from pydantic import AwareDatetime, Field, StringConstraints
+from sqlalchemy.orm import Session
 
 from chassis.clock import utc_now
-from contracts import operating
-from contracts.analytics import GetKpis, KpiName
 from contracts.billing import ListDeployments, ListPurchases, PurchaseStatus
-from contracts.errors import NotFound
-from contracts.messages import Moment
-from contracts.operating import SERVICES, GetDeadLetters
-from contracts.topup import GetOperatorSwitch, GetTopupOverview
-from contracts.wallet import GetPromotions, GetWallet
-from services.gateway.access import STAFF, Role
+from contracts.topup import GetTopupOverview, TopupKind, TopupStatus
+from contracts.wallet import GetPromotions, GetWallet, Statement, TransactionKind
+from services.gateway.access import Role
 from services.gateway.api.endpoint import endpoint
-from services.gateway.api.shapes import ApiBody, ApiReply, Limit, PlainText, Usd
-from services.gateway.backend import ask_all, call, database
-from services.gateway.models import User
+from services.gateway.api.shapes import ApiBody, ApiReply, NoReply, PlainText, Usd
+from services.gateway.backend import ask, ask_all, database, settings
+from services.gateway.models import Mail, User
+from services.gateway.notifications import storage
+from services.gateway.people import sessions
 from services.gateway.staff import acts, commands, desk, grants
-from services.gateway.staff.acts import REASON_LENGTH_MAX, REASON_LENGTH_MIN, read_reason
+from services.gateway.staff.acts import REASON_LENGTH_MAX, REASON_LENGTH_MIN, Actor, read_reason
 from services.gateway.staff.guard import Staff, readers
 
 blueprint = Blueprint("api_admin", __name__)
 
 SHOWN = 10
-KPIS_FOR = timedelta(days=1)
 
 Reason = Annotated[
     PlainText, StringConstraints(min_length=REASON_LENGTH_MIN, max_length=REASON_LENGTH_MAX)
@@ -89,19 +87,75 @@ class PromotionLeft(ApiReply):
     expires_at: AwareDatetime
 
 
+class MovementReply(ApiReply):
+    """One line of the statement; negative where it went out of the wallet."""
+
+    transaction_id: UUID
+    kind: TransactionKind
+    amount_micros: Usd = Field(serialization_alias="amount_usd")
+    description: str
+    recorded_at: AwareDatetime
+
+
+class CreditsReply(ApiReply):
+    """A top-up of theirs."""
+
+    topup_id: UUID
+    kind: TopupKind
+    status: TopupStatus
+    amount_micros: Usd = Field(serialization_alias="amount_usd")
+    failure_message: str
+    created_at: AwareDatetime
+
+
+class ToldReply(ApiReply):
+    """A notification; ``read_at`` is null until they have read it."""
+
+    title: str
+    created_at: AwareDatetime
+    read_at: AwareDatetime | None
+
+
+class MailedReply(ApiReply):
+    """``outcome`` is empty while it waits to be sent. One that ``has_link`` is not sent again."""
+
+    mail_id: UUID
+    title: str
+    created_at: AwareDatetime
+    outcome: str
+    error: str
+    has_link: bool
+
+
+class DoneReply(ApiReply):
+    """What somebody did by a role."""
+
+    action: str
+    occurred_at: AwareDatetime
+    actor_id: UUID | None
+    reason: str
+
+
 class UserFile(ApiReply):
-    """``available_usd``, ``held_usd``, ``promotions`` and ``wallet`` (its status) are null while
-    the wallet is away, ``auto_topup`` while topup is, and the other lists, of the newest 10, while
-    billing is."""
+    """``available_usd``, ``held_usd``, ``promotions``, ``transactions`` and ``wallet`` (its status)
+    are null while the wallet is away, ``auto_topup`` and ``topups`` while topup is, ``purchases``
+    and ``deployments`` while billing is. Of each list the newest 10. ``sessions`` are browsers that
+    are logged in."""
 
     user: FoundUser
     wallet: str | None
     available_micros: Usd | None = Field(serialization_alias="available_usd")
     held_micros: Usd | None = Field(serialization_alias="held_usd")
     promotions: list[PromotionLeft] | None
+    transactions: list[MovementReply] | None
     auto_topup: str | None
+    topups: list[CreditsReply] | None
     purchases: list[BoughtReply] | None
     deployments: list[RunningReply] | None
+    notifications: list[ToldReply]
+    mails: list[MailedReply]
+    sessions: int
+    acts: list[DoneReply]
 
 
 class RefundBody(WhyBody):
@@ -116,62 +170,25 @@ class RefundedReply(ApiReply):
     refunded_micros: Usd = Field(serialization_alias="refunded_usd")
 
 
-class ChargesReply(ApiReply):
-    """Whether all automatic charges are stopped, since when, by which user, and why."""
-
-    is_stopped: bool
-    reason: str
-    changed_by: str
-    changed_at: AwareDatetime | None
+GivenRole = Literal[Role.SELLER, Role.SUPPORT, Role.FINANCE, Role.OPERATOR, Role.AUDITOR]
+"""A buyer is everybody."""
 
 
-class LetterReply(ApiReply):
-    message: str
-    queue: str
-    attempts: int
-    error: str
-    body: str
+class RoleBody(FindBody):
+    role: GivenRole
 
 
-class LetterReplies(ApiReply):
-    """The oldest first; ``total`` there are."""
-
-    letters: list[LetterReply]
-    total: int
-
-
-class LettersQuery(ApiBody):
-    limit: Limit = 50
+class HolderReply(ApiReply):
+    user_id: UUID
+    email: str
+    has_second_step: bool
+    roles: list[Role]
 
 
-class LetterDoneReply(ApiReply):
-    """How many there were with this id: the same message may have failed several times."""
+class HolderReplies(ApiReply):
+    """Everybody with a role, by address."""
 
-    count: int
-
-
-class KpiQuery(ApiBody):
-    """A day up to now, unless it says otherwise."""
-
-    since: Moment | None = None
-    until: Moment | None = None
-
-
-class KpiReply(ApiReply):
-    """``value_bps`` is ``count`` of ``total`` in basis points, null where that is 0."""
-
-    name: KpiName
-    count: int
-    total: int
-    value_bps: int | None
-    target_bps: int
-    is_met: bool | None
-
-
-class KpiReplies(ApiReply):
-    since: AwareDatetime
-    until: AwareDatetime
-    kpis: list[KpiReply]
+    holders: list[HolderReply]
 
 
 class AuditQuery(ApiBody):
@@ -214,35 +231,43 @@ def find_user(staff: Staff, body: FindBody) -> FoundUser:
 def show_user(staff: Staff, user_id: UUID) -> UserFile:
     """Show what is known of a user whom you have found before, with a reason. 409: you have not, or
     30 minutes have passed."""
+    now = utc_now()
     with database().read() as session:
-        desk.require_open(session, utc_now(), staff.user.user_id, user_id)
+        desk.require_open(session, now, staff.user.user_id, user_id)
         found = _found(desk.user_of(session, user_id), grants.roles_of(session, user_id))
-    wallet, promotional, topups, purchases, deployments = ask_all(
+        told = storage.newest(session, user_id, limit=SHOWN)
+        kept = {
+            "notifications": [ToldReply.of(each) for each in told],
+            "mails": [_mailed(each) for each in desk.newest_mails(session, user_id, SHOWN)],
+            "sessions": len(sessions.open_ones(session, now, user_id)),
+            "acts": acts.newest(session, subject=str(user_id), limit=SHOWN),
+        }
+    wallet, statement, topups, purchases, deployments = ask_all(
         GetWallet(user_id=user_id),
-        GetPromotions(user_id=user_id),
+        Statement(user_id=user_id, limit=SHOWN),
         GetTopupOverview(user_id=user_id, topups=SHOWN),
         ListPurchases(user_id=user_id, limit=SHOWN),
         ListDeployments(user_id=user_id, limit=SHOWN),
     )
-    return UserFile(
-        user=found,
-        wallet=wallet.status if wallet else None,
-        available_micros=wallet.available_micros if wallet else None,
-        held_micros=wallet.held_micros if wallet else None,
-        promotions=[PromotionLeft.of(each) for each in promotional.promotions]
-        if promotional
-        else None,
-        auto_topup=topups.auto_topup.state if topups else None,
-        purchases=[
-            BoughtReply.of(each, lines=[line.product_name for line in each.lines])
-            for each in purchases.purchases
-        ]
-        if purchases
-        else None,
-        deployments=[RunningReply.of(each) for each in deployments.deployments]
-        if deployments
-        else None,
-    )
+    promotional = ask(GetPromotions(user_id=user_id))
+    bought = [
+        BoughtReply.of(each, lines=[line.product_name for line in each.lines])
+        for each in (purchases.purchases if purchases else [])
+    ]
+    known = {
+        "user": found,
+        "wallet": wallet and wallet.status,
+        "available_micros": wallet and wallet.available_micros,
+        "held_micros": wallet and wallet.held_micros,
+        "promotions": promotional and promotional.promotions,
+        "transactions": statement and statement.transactions,
+        "auto_topup": topups and topups.auto_topup.state,
+        "topups": topups and topups.topups.topups,
+        "purchases": bought if purchases else None,
+        "deployments": deployments and deployments.deployments,
+        **kept,
+    }
+    return UserFile.model_validate(known, from_attributes=True)
 
 
 @endpoint(
@@ -270,110 +295,89 @@ def refund_of_user(
 
 @endpoint(
     blueprint,
-    "GET",
-    "/api/admin/charges",
-    reply=ChargesReply,
-    roles=readers(Role.OPERATOR, Role.FINANCE),
+    "POST",
+    "/api/admin/users/<uuid:user_id>/logins",
+    body=WhyBody,
+    reply=NoReply,
+    roles=SUPPORT,
 )
-def show_charges(staff: Staff) -> ChargesReply:  # noqa: ARG001
-    """Show whether automatic charges go out."""
-    return ChargesReply.of(call(GetOperatorSwitch()))
+def end_logins_of_user(staff: Staff, user_id: UUID, body: WhyBody) -> NoReply:
+    """End all sessions and API tokens of a user. 409: you have not found them with a reason, or it
+    is yourself."""
+    return _at_desk(staff, user_id, body, desk.end_logins)
 
 
 @endpoint(
     blueprint,
     "POST",
-    "/api/admin/charges/stop",
+    "/api/admin/users/<uuid:user_id>/second-step",
     body=WhyBody,
-    reply=ChargesReply,
-    roles=OPERATORS,
+    reply=NoReply,
+    roles=SUPPORT,
 )
-def stop_charges(staff: Staff, body: WhyBody) -> ChargesReply:
-    """Stop all automatic charges at once."""
-    commands.stop_charges(staff.actor(), read_reason(body.reason))
-    return ChargesReply.of(call(GetOperatorSwitch()))
+def end_second_step_of_user(staff: Staff, user_id: UUID, body: WhyBody) -> NoReply:
+    """Switch the second step off for who has lost it; they are told. 409: as for ending logins, or
+    none is on, or a role stands behind it."""
+    return _at_desk(staff, user_id, body, desk.end_second_step)
 
 
 @endpoint(
     blueprint,
     "POST",
-    "/api/admin/charges/release",
+    "/api/admin/users/<uuid:user_id>/mails/<uuid:mail_id>",
     body=WhyBody,
-    reply=ChargesReply,
-    roles=OPERATORS,
+    reply=NoReply,
+    roles=SUPPORT,
 )
-def release_charges(staff: Staff, body: WhyBody) -> ChargesReply:
-    """Let automatic charges go out again."""
-    commands.release_charges(staff.actor(), read_reason(body.reason))
-    return ChargesReply.of(call(GetOperatorSwitch()))
+def send_mail_again(staff: Staff, user_id: UUID, mail_id: UUID, body: WhyBody) -> NoReply:
+    """Send a mail once more, to where it went. 409: as for ending logins, or it waits to be sent,
+    or holds a link that works once."""
+
+    def act(session: Session, now: datetime, actor: Actor, user_id: UUID, reason: str) -> None:
+        desk.send_again(session, now, actor, user_id, mail_id, reason)
+
+    return _at_desk(staff, user_id, body, act)
 
 
 @endpoint(
     blueprint,
     "GET",
-    "/api/admin/dead-letters/<string(maxlength=40):service>",
-    query=LettersQuery,
-    reply=LetterReplies,
+    "/api/admin/roles",
+    reply=HolderReplies,
     roles=readers(Role.OPERATOR),
 )
-def list_dead_letters(staff: Staff, service: str, query: LettersQuery) -> LetterReplies:  # noqa: ARG001
-    """List the messages that a service could not handle."""
-    request = operating.of(_service(service), GetDeadLetters)
-    return LetterReplies.of(call(request(limit=query.limit)))
+def list_roles(staff: Staff) -> HolderReplies:  # noqa: ARG001
+    """List who has which role."""
+    with database().read() as session:
+        return HolderReplies(holders=[HolderReply.of(each) for each in grants.holders(session)])
 
 
 @endpoint(
     blueprint,
     "POST",
-    "/api/admin/dead-letters/<string(maxlength=40):service>/<string(maxlength=40):message>/replay",
-    body=WhyBody,
-    reply=LetterDoneReply,
+    "/api/admin/roles/grant",
+    body=RoleBody,
+    reply=FoundUser,
     roles=OPERATORS,
 )
-def replay_dead_letter(
-    staff: Staff,
-    service: str,
-    message: str,
-    body: WhyBody,
-) -> LetterDoneReply:
-    """Give a dead letter back to its queue. What it did already does not happen twice. 404: it is
-    gone, as for a repetition."""
-    actor, reason = staff.actor(), read_reason(body.reason)
-    return LetterDoneReply(count=commands.replay(actor, _service(service), message, reason))
+def grant_role(staff: Staff, body: RoleBody) -> FoundUser:
+    """Give somebody a role. 404: nobody has this address. 409: they have it, it is yourself, or the
+    address is not confirmed."""
+    return _change_role(staff, body, grants.grant)
 
 
 @endpoint(
     blueprint,
     "POST",
-    "/api/admin/dead-letters/<string(maxlength=40):service>/<string(maxlength=40):message>/discard",
-    body=WhyBody,
-    reply=LetterDoneReply,
+    "/api/admin/roles/take",
+    body=RoleBody,
+    reply=FoundUser,
     roles=OPERATORS,
 )
-def discard_dead_letter(
-    staff: Staff,
-    service: str,
-    message: str,
-    body: WhyBody,
-) -> LetterDoneReply:
-    """Drop a dead letter for good. 404: it is gone, as for a repetition."""
-    actor, reason = staff.actor(), read_reason(body.reason)
-    return LetterDoneReply(count=commands.discard(actor, _service(service), message, reason))
-
-
-@endpoint(
-    blueprint,
-    "GET",
-    "/api/admin/kpis",
-    query=KpiQuery,
-    reply=KpiReplies,
-    roles=STAFF,
-)
-def show_kpis(staff: Staff, query: KpiQuery) -> KpiReplies:  # noqa: ARG001
-    """Show the plan's success metrics, in whole hours."""
-    until = query.until or utc_now()
-    told = call(GetKpis(since=query.since or until - KPIS_FOR, until=until))
-    return KpiReplies.of(told, kpis=[KpiReply.of(kpi, total=kpi.of) for kpi in told.kpis])
+def take_role(staff: Staff, body: RoleBody) -> FoundUser:
+    """Take a role from somebody, and end their tokens for roles. 409: they have it not, or it is
+    yourself."""
+    return _change_role(staff, body, grants.take)
 
 
 @endpoint(
@@ -391,6 +395,35 @@ def export_audit(staff: Staff, query: AuditQuery) -> AuditLines:  # noqa: ARG001
     return AuditLines(lines=lines, next_after=last)
 
 
+def _at_desk(
+    staff: Staff,
+    user_id: UUID,
+    body: WhyBody,
+    act: Callable[[Session, datetime, Actor, UUID, str], None],
+) -> NoReply:
+    """Something for somebody else whose file is open, with its row in the audit log."""
+    actor, now, reason = staff.actor(), utc_now(), read_reason(body.reason)
+    desk.require_another(actor, user_id)
+    with database().begin() as session:
+        desk.require_open(session, now, staff.user.user_id, user_id)
+        act(session, now, actor, user_id, reason)
+    return NoReply()
+
+
+def _change_role(staff: Staff, body: RoleBody, change: grants.Change) -> FoundUser:
+    actor, reason, role = staff.actor(), read_reason(body.reason), Role(body.role)
+    with database().begin() as session:
+        user = grants.find(session, body.whom)
+        if change is grants.grant:
+            grants.check_address(user, sends_mails=settings().smtp_url is not None)
+        change(session, utc_now(), actor, user.user_id, role, reason)
+        return _found(user, grants.roles_of(session, user.user_id))
+
+
+def _mailed(mail: Mail) -> MailedReply:
+    return MailedReply.of(mail, has_link=mail.link_id is not None)
+
+
 def _found(row: User, roles: Iterable[Role]) -> FoundUser:
     return FoundUser(
         user_id=row.user_id,
@@ -400,9 +433,3 @@ def _found(row: User, roles: Iterable[Role]) -> FoundUser:
         has_second_step=row.second_step_since is not None,
         roles=sorted(roles),
     )
-
-
-def _service(name: str) -> str:
-    if name not in SERVICES:
-        raise NotFound("There is no service of this name.")
-    return name

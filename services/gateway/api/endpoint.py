@@ -22,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 from services.gateway import storable_texts
 from services.gateway.access import Role, Who, open_to
 from services.gateway.api.json_format import GivenTwice
-from services.gateway.api.scopes import ADMIN, scopes_of
+from services.gateway.api.scopes import scopes_of
 from services.gateway.api.shapes import ApiBody, ApiReply
 from services.gateway.backend import current_backend
 from services.gateway.errors import Problem
@@ -107,7 +107,7 @@ def endpoint(
             is_public=public or of_catalog,
             is_command=command,
             is_of_catalog=of_catalog,
-            scopes=ADMIN if roles else scopes_of(method, path, is_public=public or of_catalog),
+            scopes=scopes_of(method, path, is_public=public or of_catalog, roles=roles),
             roles=roles,
         )
         OPERATIONS.append(operation)
@@ -170,7 +170,7 @@ def _read_query(model: type[ModelT]) -> ModelT:
     for name, given in values.items():
         if len(given) > 1:
             raise Problem(422, "bad_request", f"{name}: give it once.", {"field": name})
-    return _validated(model, {name: given[0] for name, given in values.items()})
+    return validated(model, {name: given[0] for name, given in values.items()})
 
 
 def _read_body(model: type[ModelT]) -> ModelT:
@@ -185,10 +185,11 @@ def _read_body(model: type[ModelT]) -> ModelT:
         raise Problem(400, "malformed_json", "The body is not a JSON document.") from None
     if not isinstance(document, dict):
         raise Problem(422, "bad_request", "The body must be a JSON object.")
-    return _validated(model, document)
+    return validated(model, document)
 
 
-def _validated(model: type[ModelT], values: dict[str, Any]) -> ModelT:
+def validated(model: type[ModelT], values: dict[str, Any]) -> ModelT:
+    """The model of these values. Raises a 422 that names the field."""
     try:
         return model.model_validate(values)
     except ValidationError as error:

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, AwareDatetime, Field, model_validator
 from chassis.clock import midnight, utc_now
 from contracts.billing import PayoutStatus
 from contracts.messages import Day
-from contracts.topup import BookDifference, DisputeRecord, TopupKind, TopupStatus
+from contracts.topup import BookDifference, DisputeDetails, DisputeRecord, TopupKind, TopupStatus
 from contracts.wallet import (
     AdjustmentStatus,
     GetJournal,
@@ -144,11 +144,14 @@ class VerificationReply(ApiReply):
     ended_at: AwareDatetime | None
     clean: bool | None
     first_difference: str | None
+    transaction_count: int | None
+    entry_count: int | None
+    sealed_count: int | None
 
 
 class TrialBalance(ApiReply):
     """``difference_usd`` is 0 where the house's accounts and all wallets come to zero.
-    ``verification`` is the last one."""
+    ``verification`` is the last of ``verifications``."""
 
     at: AwareDatetime
     house: list[HouseReply]
@@ -158,6 +161,7 @@ class TrialBalance(ApiReply):
     difference_micros: Usd = Field(serialization_alias="difference_usd")
     negative: list[NegativeReply]
     verification: VerificationReply | None
+    verifications: list[VerificationReply]
 
 
 class DifferenceReply(ApiReply):
@@ -170,6 +174,8 @@ class DifferenceReply(ApiReply):
     amount_micros: Usd = Field(serialization_alias="amount_usd")
     message: str
     occurred_at: AwareDatetime
+    found_at: AwareDatetime
+    seen_at: AwareDatetime
     age_hours: int | None
     gone_at: AwareDatetime | None
     accepted_by: str
@@ -188,23 +194,36 @@ class StuckReply(ApiReply):
     status: TopupStatus
     payment_id: str
     problem: str
+    looks: int
     next_look_at: AwareDatetime | None
+    sent_at: AwareDatetime | None
     changed_at: AwareDatetime
 
 
 class DisputeReply(ApiReply):
-    """``status`` is the processor's own word. ``due_at`` is until when it takes evidence."""
+    """``status`` is the processor's own word. ``due_at`` is until when it takes evidence, which was
+    handed in ``submission_count`` times. From ``reason`` to ``closed_at`` nothing is known of one
+    of which nothing was heard since it is kept; ``url`` is its page at the processor."""
 
     dispute_id: str
     topup_id: UUID
     user_id: UUID
     amount_micros: Usd = Field(serialization_alias="amount_usd")
     status: str
+    asked_at: AwareDatetime
     reason: str | None
+    network_reason_code: str | None
+    fee_micros: Usd | None = Field(serialization_alias="fee_usd")
     due_at: AwareDatetime | None
     is_past_due: bool
+    has_evidence: bool
+    submission_count: int
+    was_submitted_late: bool
+    opened_at: AwareDatetime | None
+    closed_at: AwareDatetime | None
     taken_at: AwareDatetime | None
     restored_at: AwareDatetime | None
+    url: str
 
 
 class PaymentsReply(ApiReply):
@@ -463,10 +482,8 @@ def _by_day(differences: Sequence[BookDifference]) -> list[DifferencesOfDay]:
 
 
 def _dispute(told: DisputeRecord) -> DisputeReply:
-    details = told.details
-    return DisputeReply.of(
-        told,
-        reason=details.reason if details else None,
-        due_at=details.due_at if details else None,
-        is_past_due=details is not None and details.is_past_due,
-    )
+    if told.details is None:
+        nothing = dict.fromkeys(DisputeDetails.model_fields)
+        no_evidence = dict.fromkeys(("is_past_due", "has_evidence", "was_submitted_late"), False)
+        return DisputeReply.of(told, **{**nothing, **no_evidence, "submission_count": 0})
+    return DisputeReply.of(told, **told.details.model_dump())

@@ -51,8 +51,8 @@ Buy cloud resources on USD credits.
 **Money** is a JSON number of US dollars with two decimals.
 
 **Tokens** may `read`, `buy` (what is paid from the wallet, and what was bought), manage `money`
-(cards, auto top-up, payouts) and, of who has a role, do what that allows (`admin`); what each
-endpoint asks for stands with its `token`.
+(cards, auto top-up, payouts) and, of who has a role, do what that allows: `sell` for sellers,
+`admin` for all others. What each endpoint asks for stands with its `token`.
 
 **Times** are RFC 3339 with a zone, such as `2026-11-28T09:30:00Z`. **Texts** hold no NUL and no
 half of a character (a lone surrogate).

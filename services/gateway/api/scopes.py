@@ -1,15 +1,19 @@
 """Which scope of a token each endpoint of the API asks for.
 
 What reads asks for ``read``, which every token has, and is not listed; what is for roles asks for
-``admin``. Everything else stands in this table, and an endpoint that does not cannot be declared.
+``admin``, and what is for sellers for ``sell``. Everything else stands in this table, and an
+endpoint that does not cannot be declared.
 """
 
+from services.gateway.access import Role
 from services.gateway.people.tokens import EVERYTHING, Scope
 
 READ = frozenset({Scope.READ})
 BUY = frozenset({Scope.BUY})
 MONEY = frozenset({Scope.MONEY})
+SELL = frozenset({Scope.SELL})
 ADMIN = frozenset({Scope.ADMIN})
+SELLERS = frozenset({Role.SELLER})
 
 CHANGING: dict[tuple[str, str], frozenset[Scope]] = {
     # It ends the token itself.
@@ -59,9 +63,13 @@ CHANGING: dict[tuple[str, str], frozenset[Scope]] = {
 }
 
 
-def scopes_of(method: str, path: str, *, is_public: bool) -> frozenset[Scope]:
+def scopes_of(
+    method: str, path: str, *, is_public: bool, roles: frozenset[Role]
+) -> frozenset[Scope]:
     """What a token must be allowed for an endpoint. Raises LookupError for one that nobody has
     thought about."""
+    if roles:
+        return SELL if roles == SELLERS else ADMIN
     if is_public:
         return frozenset()
     if method == "GET":

@@ -28,7 +28,8 @@ Name = Annotated[PlainText, StringConstraints(min_length=1, max_length=tokens.NA
 
 class TokenBody(ApiBody):
     """``read`` is part of every token. Without ``expires_in_days`` it works until it is revoked;
-    one with ``admin`` for 30 days at most: it takes a role, and a ``code`` of the second step."""
+    one with ``admin`` for 30 days at most. ``admin`` takes a role and ``sell`` that of a seller,
+    both a ``code`` of the second step."""
 
     name: Name
     scopes: Annotated[list[Scope], Field(max_length=len(Scope))]

@@ -50,6 +50,7 @@ SCOPE_TEXTS = {
     Scope.READ: "Read: everything that these pages show. Every token may.",
     Scope.BUY: "Buy: pay from the wallet, and change what was bought.",
     Scope.MONEY: "Manage money: cards, auto top-up and payouts.",
+    Scope.SELL: "Sell: put up, change and retire your products, and write your profile.",
     Scope.ADMIN: "Do what your roles allow, for 30 days at most.",
 }
 EXPIRIES_DAYS = (30, 90, 366)

@@ -3,8 +3,6 @@
 Whose a product is the catalog decides: each command says which provider wants it.
 """
 
-import re
-import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,7 +16,7 @@ from werkzeug.wrappers import Response
 from chassis.clock import utc_now
 from chassis.digits import whole_number
 from chassis.money import InvalidAmount, format_usd
-from contracts.billing import GetProductUses, ProductUse
+from contracts.billing import GetProductUses
 from contracts.catalog import (
     BillingPeriod,
     Category,
@@ -26,26 +24,21 @@ from contracts.catalog import (
     CreateProduct,
     FieldKind,
     GetPriceHistory,
-    GetProduct,
-    GetProvider,
     ListProducts,
     Product,
     ProductField,
-    Provider,
     RetireProduct,
     SortOrder,
     SpecificationItem,
 )
-from contracts.errors import NO_ANSWER, NotFound, ServiceError
-from contracts.messages import Command
+from contracts.errors import NO_ANSWER, ServiceError
 from services.gateway.access import Role
-from services.gateway.backend import ask, ask_all, call, settings
+from services.gateway.backend import ask_all, call, settings
 from services.gateway.errors import STATUSES, Problem
 from services.gateway.pages.formats import day, duration
 from services.gateway.pages.forms import command_key, is_key, money_field, new_key
 from services.gateway.people.identity import signed_in_user
-from services.gateway.staff.acts import Known
-from services.gateway.staff.elsewhere import carry_out
+from services.gateway.staff import products
 from services.gateway.staff.guard import acts, current_staff
 
 blueprint = Blueprint("seller_products", __name__, url_prefix="/dashboard/selling/products")
@@ -150,8 +143,8 @@ def listing() -> str:
     return render_template(
         "seller_products.html",
         page=page,
-        uses=_uses(user_id, page.products),
-        profile=_profile(),
+        uses=products.uses(user_id, page.products),
+        profile=products.profile(user_id),
         is_later=bool(cursor),
     )
 
@@ -159,7 +152,7 @@ def listing() -> str:
 @blueprint.get("/new")
 @acts(Role.SELLER)
 def new() -> Answer:
-    if _profile() is None:
+    if products.profile(signed_in_user().user_id) is None:
         flash("Say first who sells: buyers see this at each product.", "info")
         return redirect(url_for("seller_profile.form"), 303)
     try:
@@ -187,8 +180,7 @@ def preview() -> Answer:
 def publish() -> Answer:
     try:
         command = _creation(_key())
-        said = {"name": command.name, "price_micros": command.price_micros}
-        made = _do("product.create", command.slug, said, command)
+        made = products.create(current_staff().actor(), command, WHY)
     except Wrong as error:
         return _form(_typed(), error), 422
     except NO_ANSWER as error:
@@ -202,7 +194,7 @@ def publish() -> Answer:
 @blueprint.get("/<uuid:product_id>")
 @acts(Role.SELLER)
 def single(product_id: UUID) -> Answer:
-    return _page(_own(product_id))
+    return _page(products.own(signed_in_user().user_id, product_id))
 
 
 @dataclass(frozen=True)
@@ -221,7 +213,7 @@ class Change:
 @acts(Role.SELLER)
 def review(product_id: UUID) -> Answer:
     """What a form would do, before anything is changed."""
-    product = _own(product_id)
+    product = products.own(signed_in_user().user_id, product_id)
     try:
         return _review(product, _wanted(product))
     except Wrong as error:
@@ -231,11 +223,10 @@ def review(product_id: UUID) -> Answer:
 @blueprint.post("/<uuid:product_id>")
 @acts(Role.SELLER)
 def change(product_id: UUID) -> Answer:
-    product = _own(product_id)
+    product = products.own(signed_in_user().user_id, product_id)
     try:
         wanted = _wanted(product)
-        said = {"price_micros": product.price_micros, "stock": _recorded(product.stock)}
-        made = _do(_action(wanted.command), str(product_id), said, wanted.command)
+        made = products.change(current_staff().actor(), product, wanted.command, WHY)
     except Wrong as error:
         return _page(product, error), 422
     except NO_ANSWER as error:
@@ -251,50 +242,6 @@ def _once_more(error: ServiceError) -> str:
     return f"{error} Pressing again is safe: it is done once."
 
 
-def _do(action: str, subject: str, said: Known, command: Command[Product]) -> Product:
-    """Ask the catalog, with a row in the audit log."""
-
-    def known(made: Product) -> Known:
-        return {
-            "product_id": str(made.product_id),
-            "price_micros": made.price_micros,
-            "stock": _recorded(made.stock),
-        }
-
-    actor = current_staff().actor()
-    return carry_out(actor, action, subject, WHY, said, command, known)
-
-
-def _action(command: ChangeProduct | RetireProduct) -> str:
-    if isinstance(command, RetireProduct):
-        return "product.retire"
-    return "product.price" if command.price_micros is not None else "product.change"
-
-
-def _own(product_id: UUID) -> Product:
-    """A product of who asks. Raises ``NotFound`` for anybody else's."""
-    product = call(GetProduct(product_id=str(product_id)))
-    if product.provider_id != signed_in_user().user_id:
-        raise NotFound("There is no such product among yours.")
-    return product
-
-
-def _profile() -> Provider | None:
-    try:
-        return call(GetProvider(provider_id=signed_in_user().user_id))
-    except NotFound:
-        return None
-
-
-def _uses(user_id: UUID, products: list[Product]) -> dict[UUID, ProductUse]:
-    """What was sold of each; nothing where that cannot be told now."""
-    if not products:
-        return {}
-    ids = [each.product_id for each in products]
-    uses = ask(GetProductUses(user_id=user_id, product_ids=ids))
-    return {each.product_id: each for each in uses.products} if uses else {}
-
-
 def _form(typed: Mapping[str, Any], error: Wrong | None = None) -> str:
     category = Category(typed["category"])
     return render_template(
@@ -308,7 +255,7 @@ def _form(typed: Mapping[str, Any], error: Wrong | None = None) -> str:
 
 
 def _preview(command: CreateProduct, warning: str = "") -> str:
-    profile = _profile()
+    profile = products.profile(command.provider_id) if command.provider_id else None
     shown = Product.model_validate(
         {
             **command.model_dump(),
@@ -416,7 +363,7 @@ def _creation(key: str) -> CreateProduct:
     return _checked(
         CreateProduct,
         idempotency_key=command_key(user_id, "product"),
-        slug=_slug(typed["name"], key),
+        slug=products.slug_of(typed["name"], key[-6:]),
         category=category,
         **_said(typed, category),
         provider_id=user_id,
@@ -488,7 +435,7 @@ def _price_change(product: Product) -> Change:
     if product.billing_period is BillingPeriod.ONCE:
         sentences.append("Who bought it has paid, and pays nothing more.")
     else:
-        use = _uses(signed_in_user().user_id, [product]).get(product.product_id)
+        use = products.uses(signed_in_user().user_id, [product]).get(product.product_id)
         lines.append(("Rented now", f"{use.rented}" if use else "Cannot be told at the moment"))
         sentences.append(_notice(product, price_micros))
     return Change(
@@ -536,10 +483,6 @@ def _stock_change(product: Product) -> Change:
     )
 
 
-def _recorded(stock: int | None) -> int | str:
-    return "no limit" if stock is None else stock
-
-
 def _left(stock: int | None) -> str:
     return "No limit" if stock is None else f"{stock:,} left"
 
@@ -554,7 +497,7 @@ def _retirement(product: Product) -> Change:
         actor=str(user_id),
         reason=WHY,
     )
-    use = _uses(user_id, [product]).get(product.product_id)
+    use = products.uses(user_id, [product]).get(product.product_id)
     renting = f"{use.rented} rented now" if use else "what is rented now"
     return Change(
         command,
@@ -618,13 +561,6 @@ def _stock(text: str) -> int | None:
     if not 0 <= units <= 1_000_000:
         raise Wrong("stock", "The stock is a whole number from 0 to 1,000,000.")
     return units
-
-
-def _slug(name: str, key: str) -> str:
-    """The product's address: its name in plain letters, and what no other product has."""
-    plain = unicodedata.normalize("NFKD", name.casefold()).encode("ascii", "ignore").decode()
-    words = re.sub(r"[^a-z0-9]+", "-", plain)[:60].strip("-")
-    return f"{words or 'product'}-{key[-6:]}"
 
 
 def _checked(kind: type[MessageT], field: str | None = None, **values: Any) -> MessageT:

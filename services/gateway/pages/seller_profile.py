@@ -4,14 +4,13 @@ from flask import Blueprint, flash, redirect, render_template, request, url_for
 from pydantic import ValidationError
 from werkzeug.wrappers import Response
 
-from contracts.catalog import GetProvider, Provider, SetProvider
-from contracts.errors import NO_ANSWER, BadRequest, NotFound, ServiceError
+from contracts.catalog import Provider, SetProvider
+from contracts.errors import NO_ANSWER, BadRequest, ServiceError
 from services.gateway.access import Role
-from services.gateway.backend import call
 from services.gateway.errors import STATUSES
 from services.gateway.pages.forms import command_key, new_key
 from services.gateway.people.identity import signed_in_user
-from services.gateway.staff.elsewhere import carry_out
+from services.gateway.staff import products
 from services.gateway.staff.guard import acts, current_staff
 
 blueprint = Blueprint("seller_profile", __name__, url_prefix="/dashboard/selling/profile")
@@ -52,16 +51,7 @@ def review() -> Answer:
 def save() -> Answer:
     try:
         command = _command()
-        staff = current_staff()
-        carry_out(
-            staff.actor(),
-            "seller.profile",
-            str(staff.user.user_id),
-            WHY,
-            {},
-            command,
-            lambda saved: {"name": saved.name},
-        )
+        products.write_profile(current_staff().actor(), command, WHY)
     except NO_ANSWER as error:
         said = f"{error} Pressing again is safe: it is done once."
         return _review(command, warning=said), STATUSES[error.code]
@@ -72,10 +62,7 @@ def save() -> Answer:
 
 
 def _known() -> Provider | None:
-    try:
-        return call(GetProvider(provider_id=signed_in_user().user_id))
-    except NotFound:
-        return None
+    return products.profile(signed_in_user().user_id)
 
 
 def _command() -> SetProvider:

@@ -31,6 +31,9 @@ class Scope(StrEnum):
     READ = "read"
     BUY = "buy"
     MONEY = "money"
+    SELL = "sell"
+    """What a seller does with products and the profile. As ``admin`` it takes its role, and ends
+    with it."""
     ADMIN = "admin"
     """What its owner's roles allow: only who has one may make it (staff/guard.py). It ends with any
     role that is taken, with the second step and with the password."""
@@ -182,11 +185,11 @@ def revoke_all(
 def revoke_for_roles(
     session: Session, now: datetime, user_id: UUID, *, but: UUID | None = None
 ) -> None:
-    """End a user's tokens with the scope ``admin``, but for one."""
+    """End a user's tokens with the scope ``admin`` or ``sell``, but for one."""
     ending = update(ApiToken).where(
         ApiToken.user_id == user_id,
         ApiToken.revoked_at.is_(None),
-        ApiToken.scopes.contains(Scope.ADMIN.value),
+        or_(*(ApiToken.scopes.contains(scope.value) for scope in (Scope.SELL, Scope.ADMIN))),
     )
     if but is not None:
         ending = ending.where(ApiToken.token_id != but)

@@ -78,6 +78,15 @@ def take(
     _tell(session, now, user_id, f"You are not {role} any more", before - {role})
 
 
+def check_address(user: User, *, sends_mails: bool) -> None:
+    """Anybody may register with the address of whoever is to get a role. Raises ``Conflict``."""
+    if sends_mails and user.email_confirmed_at is None:
+        raise Conflict(
+            "They have not confirmed this address, so it may be somebody else's account. Have them"
+            " confirm it first: their account page sends the link. Nothing was changed."
+        )
+
+
 def holders(session: Session) -> list[Holder]:
     """Everybody with a role, by address."""
     rows = session.execute(

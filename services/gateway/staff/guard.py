@@ -32,6 +32,8 @@ from services.gateway.staff.grants import in_words, roles_of
 P = ParamSpec("P")
 R = TypeVar("R")
 WHY = "for a program of their own"
+FOR_ROLES = {Scope.SELL: frozenset({Role.SELLER}), Scope.ADMIN: STAFF}
+"""The scopes that take a role, and which."""
 View = Callable[P, R]
 
 
@@ -98,20 +100,22 @@ def _only(roles: frozenset[Role]) -> Callable[[View[P, R]], View[P, R]]:
 
 
 def check_scopes(user: CurrentUser, name: str, scopes: Collection[Scope], code: str) -> None:
-    """Whether this user may make a token with these scopes, here and now. The scope ``admin`` takes
-    a role, and a code of the second step, as money that leaves does: whoever has come by a session
-    makes no token of it. Of a program it takes a token that has the scope, too.
+    """Whether this user may make a token with these scopes, here and now. Those of ``FOR_ROLES``
+    take the role, and a code of the second step, as money that leaves does: whoever has come by a
+    session makes no token of it. Of a program they take a token that has the scope, too.
 
     Raises a 403, a 429 and ``SecondStepRequired``.
     """
-    if Scope.ADMIN not in scopes:
+    wanted = [scope for scope in FOR_ROLES if scope in scopes]
+    if not wanted:
         return
     identity = current_identity()
-    if identity is None or Scope.ADMIN not in identity.scopes:
+    if identity is None or not identity.scopes.issuperset(wanted):
         raise Problem(
             403, "scope_missing", "A token makes no other one that may do more: log in for that."
         )
-    admit(user, STAFF)
+    for scope in wanted:
+        admit(user, FOR_ROLES[scope])
     throttle("password", str(user.user_id))
     check_second_step(user.user_id, code, f"token:{name}")
 
@@ -128,11 +132,13 @@ def make_token(
 
     Raises a 403 where the role was taken meanwhile.
     """
-    if Scope.ADMIN not in scopes:
+    wanted = [scope for scope in FOR_ROLES if scope in scopes]
+    if not wanted:
         return tokens.issue(session, now, user_id, name, scopes, until)
     # Before the user's row, as whoever takes the role does.
     audit.lock(session)
-    if not roles_of(session, user_id) & STAFF:
+    held = roles_of(session, user_id)
+    if not all(held & FOR_ROLES[scope] for scope in wanted):
         raise Problem(403, "role_missing", "Your role was taken at this moment.")
     secret = tokens.issue(session, now, user_id, name, scopes, until)
     session.flush()

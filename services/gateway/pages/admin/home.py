@@ -8,9 +8,11 @@ from flask import Blueprint, render_template, request
 from chassis.clock import midnight, utc_now
 from chassis.digits import whole_number
 from contracts.analytics import GetKpis, GetNumbers, GetPopularProducts, Step
+from services.gateway import showcase
 from services.gateway.access import Role
 from services.gateway.backend import ask_all
 from services.gateway.pages.admin import numbers
+from services.gateway.staff import watch
 from services.gateway.staff.guard import current_staff, may, reads
 
 blueprint = Blueprint("admin", __name__, url_prefix="/admin")
@@ -58,11 +60,11 @@ def overview() -> str:
         GetKpis(since=midnight(now), until=until),
         GetKpis(since=since, until=until),
         GetPopularProducts(since=since.date(), until=now.date(), limit=numbers.SHOWN_MAX),
-        GetNumbers(since=now - numbers.LIVE_FOR, until=until, step=Step.HOUR),
+        GetNumbers(since=now - watch.LIVE_FOR, until=until, step=Step.HOUR),
     )
     return render_template(
         "admin/overview.html",
-        live=numbers.live(now),
+        live=watch.live(now),
         polls=0,
         polls_max=POLLS_MAX,
         days=days,
@@ -77,7 +79,7 @@ def overview() -> str:
         ways_by_hour=numbers.by_way_newest_first(hours),
         causes=numbers.causes(told) if told else [],
         popular=popular.products if popular else None,
-        product_names=numbers.product_names() if popular and popular.products else {},
+        product_names=showcase.product_names() if popular and popular.products else {},
     )
 
 
@@ -87,7 +89,7 @@ def live() -> str:
     """The part of the page that asks for itself again, up to ``POLLS_MAX`` times."""
     polls = min(_number("polls", 0) + 1, POLLS_MAX)
     return render_template(
-        "admin/live.html", live=numbers.live(utc_now()), polls=polls, polls_max=POLLS_MAX
+        "admin/live.html", live=watch.live(utc_now()), polls=polls, polls_max=POLLS_MAX
     )
 
 

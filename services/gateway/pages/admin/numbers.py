@@ -3,39 +3,26 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from uuid import UUID
 
 from chassis.clock import midnight
 from chassis.money import MICROS_PER_USD
 from contracts.analytics import (
     Cause,
     Figures,
-    GetNumbers,
     Kpi,
     KpiName,
     Kpis,
     Numbers,
     Point,
-    Step,
 )
 from contracts.billing import PurchaseWay
-from contracts.catalog import ListProducts
 from contracts.gateway import PATHS, PathStep
-from contracts.topup import ListProblems
-from services.gateway.backend import ask_all, current_backend, database
+from services.gateway.backend import database
 from services.gateway.pages.charts import SIDE, Line, draw_line
-from services.gateway.response_times import Counted, Kind, in_time_by_day, slow_by_step
-from services.gateway.showcase import show_if_it_answers
-from services.gateway.staff import alerts
-from services.gateway.staff.alerts import WHOLE_BPS, Alert
+from services.gateway.response_times import FAST_BPS, Counted, Kind, in_time_by_day
+from services.gateway.staff.alerts import WHOLE_BPS
 
-LIVE_FOR = timedelta(days=1)
-PROBLEMS_MAX = 200
 SHOWN_MAX = 8
-NAMES_MAX = 200
-FAST_BPS = 9_500
-"""Of a hundred answers so many are to be in time: the slowest five may be anything."""
-
 KPIS = {
     KpiName.PURCHASE_COMPLETION: ("Purchase completion", "of all that ended"),
     KpiName.FIRST_PURCHASE_IN_TIME: ("First purchase within 2 minutes", "of registering"),
@@ -47,17 +34,6 @@ SPEEDS = {
     Kind.PAGE: ("Wallet and marketplace pages", "in 500 ms"),
     Kind.API: ("API: balance and purchases", "in 200 ms"),
 }
-
-
-@dataclass(frozen=True)
-class Live:
-    """As of ``at``; None is what could not be told. ``missing`` names what is not watched."""
-
-    at: datetime
-    today: Point | None
-    hour: Point | None
-    alerts: list[Alert]
-    missing: list[str]
 
 
 @dataclass(frozen=True)
@@ -139,40 +115,6 @@ TRENDS: dict[str, tuple[bool, Callable[[Point], int]]] = {
 }
 
 
-def live(now: datetime) -> Live:
-    """The numbers of now, at most a second old, whoever looks at them and how often."""
-    found: Live = current_backend().live.find("live", lambda: _look(now))
-    return found
-
-
-def _look(now: datetime) -> Live:
-    until = now + timedelta(seconds=1)
-    hours, days, problems = ask_all(
-        GetNumbers(since=now - LIVE_FOR, until=until, step=Step.HOUR),
-        GetNumbers(since=midnight(now), until=until, step=Step.DAY),
-        ListProblems(limit=PROBLEMS_MAX),
-    )
-    with database().read() as session:
-        steps = slow_by_step(session, now - LIVE_FOR)
-    found = alerts.of_answers(steps, now)
-    missing = []
-    if hours:
-        found += alerts.of_purchases(hours, now) + alerts.of_topups(hours, now)
-    else:
-        missing.append("purchases and automatic top-ups")
-    if problems:
-        found += alerts.of_payments(problems.problems)
-    else:
-        missing.append("payments")
-    return Live(
-        now,
-        days.points[-1] if days else None,
-        hours.points[-1] if hours else None,
-        sorted(found, key=lambda alert: alert.since),
-        missing,
-    )
-
-
 def metrics(
     numbers: Numbers | None, today: Kpis | None, period: Kpis | None, now: datetime, days: int
 ) -> list[Metric]:
@@ -238,15 +180,18 @@ def trends(numbers: Numbers) -> list[Trend]:
 def funnels(total: Figures) -> list[Funnel]:
     """Where who wanted to buy turned back, for each way."""
     found = []
-    for way, steps in PATHS.items():
-        counts = [
-            (getattr(total, f"paths_{way}_{step}"), getattr(total, f"left_{way}_{step}", 0))
-            for step in steps
-        ]
-        most = max(came for came, _ in counts) or 1
+    for way in PATHS:
+        counts = total.path_of(way)
+        most = max(each.came for each in counts) or 1
         stages = [
-            Stage(STAGES[step], came, left, _bps(left, came), SIDE * came // most)
-            for step, (came, left) in zip(steps, counts, strict=True)
+            Stage(
+                STAGES[each.step],
+                each.came,
+                each.left or 0,
+                _bps(each.left or 0, each.came),
+                SIDE * each.came // most,
+            )
+            for each in counts
         ]
         found.append(Funnel(WAYS[way], stages))
     return found
@@ -254,14 +199,7 @@ def funnels(total: Figures) -> list[Funnel]:
 
 def by_way(figures: Figures, starts_at: datetime | None = None) -> ByWay:
     """How many purchases were begun and paid by each of ``WAYS``."""
-    counts = [
-        (
-            getattr(figures, f"purchases_begun_{way}"),
-            getattr(figures, f"purchases_completed_{way}"),
-        )
-        for way in WAYS
-    ]
-    return ByWay(starts_at, counts)
+    return ByWay(starts_at, [figures.by_way(way) for way in WAYS])
 
 
 def by_way_newest_first(numbers: Numbers | None) -> list[ByWay]:
@@ -271,12 +209,6 @@ def by_way_newest_first(numbers: Numbers | None) -> list[ByWay]:
 def causes(numbers: Numbers) -> list[Cause]:
     """Why purchases ended unpaid, the most frequent first."""
     return numbers.purchases_ended[:SHOWN_MAX]
-
-
-def product_names() -> dict[UUID, str]:
-    """Of what is sold; empty where the catalog does not answer."""
-    page = show_if_it_answers(ListProducts(limit=NAMES_MAX))
-    return {product.product_id: product.name for product in page.products} if page else {}
 
 
 def _bps(count: int, of: int) -> int | None:

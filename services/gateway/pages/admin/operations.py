@@ -2,22 +2,21 @@
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import NamedTuple
 
 from flask import Blueprint, flash, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
-from chassis.clock import ahead, utc_now
+from chassis.clock import utc_now
 from contracts import operating
 from contracts.analytics import GetNumbers, Step
 from contracts.errors import Conflict, NotFound
-from contracts.operating import SERVICES, GetDeadLetters, GetState, ServiceState
+from contracts.operating import SERVICES, GetDeadLetters
 from contracts.topup import GetOperatorSwitch
 from services.gateway.access import Role
-from services.gateway.backend import ask_all, ask_each, call, settings
+from services.gateway.backend import ask_all, call
 from services.gateway.errors import STATUSES, Problem
 from services.gateway.people.users import ReasonMissing
-from services.gateway.staff import commands
+from services.gateway.staff import commands, services
 from services.gateway.staff.acts import Actor, read_reason
 from services.gateway.staff.guard import acts, current_staff, reads
 
@@ -30,50 +29,22 @@ CAUSES_MAX = 15
 Answer = Response | str | tuple[str, int]
 
 
-class Service(NamedTuple):
-    """``state`` is None for one that does not answer."""
-
-    name: str
-    state: ServiceState | None
-
-    @property
-    def waiting(self) -> int:
-        """Messages that wait to be handled, or to be tried again."""
-        return sum(queue.waiting for queue in self.state.queues) if self.state else 0
-
-    @property
-    def is_well(self) -> bool:
-        """Whether it answers, and has nobody look after it."""
-        return self.state is not None and not self.state.dead_letters
-
-
 @blueprint.get("")
 @reads(Role.OPERATOR)
 def overview() -> str:
     now = utc_now()
-    states = ask_each([operating.of(name, GetState)() for name in SERVICES])
+    found = services.ask()
     numbers, switch = ask_all(
         GetNumbers(since=now - TOPUPS_FOR, until=now, step=Step.DAY), GetOperatorSwitch()
     )
     return render_template(
         "admin/operations.html",
-        services=[Service(*each) for each in zip(SERVICES, states, strict=True)],
+        services=found,
         failed=numbers.topups_failed[:CAUSES_MAX] if numbers else None,
         days=TOPUPS_FOR.days,
         charges=switch,
-        switches=_switches(),
+        switches=services.switches(),
     )
-
-
-def _switches() -> dict[str, str]:
-    """What the site was started with, by the name of the setting."""
-    given = settings()
-    return {
-        "POOLS_PAGE": "on" if given.pools_page else "off",
-        "SMTP_URL": "mails are sent" if given.smtp_url else "no mail is sent",
-        "WEBHOOKS_TO_PRIVATE_ADDRESSES": "on" if given.webhooks_to_private_addresses else "off",
-        "CLOCK_OFFSET_DAYS": str(ahead().days),
-    }
 
 
 @blueprint.get("/<string(maxlength=40):service>")

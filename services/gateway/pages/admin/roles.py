@@ -8,7 +8,6 @@ from contracts.errors import Conflict, NotFound
 from services.gateway.access import Role
 from services.gateway.backend import database, settings
 from services.gateway.errors import STATUSES, Problem
-from services.gateway.models import User
 from services.gateway.people.users import ReasonMissing
 from services.gateway.staff import grants
 from services.gateway.staff.acts import read_reason
@@ -44,7 +43,7 @@ def _change(change: grants.Change, sentence: str) -> Answer:
         with database().begin() as session:
             user = grants.find(session, typed["whom"])
             if change is grants.grant:
-                _check_address(user)
+                grants.check_address(user, sends_mails=settings().smtp_url is not None)
             change(
                 session,
                 utc_now(),
@@ -57,15 +56,6 @@ def _change(change: grants.Change, sentence: str) -> Answer:
         return _page(typed=typed, error=error), STATUSES[error.code]
     flash(sentence, "success")
     return redirect(url_for("admin_roles.overview"), 303)
-
-
-def _check_address(user: User) -> None:
-    """Anybody may register with the address of whoever is to get a role. Raises ``Conflict``."""
-    if settings().smtp_url is not None and user.email_confirmed_at is None:
-        raise Conflict(
-            "They have not confirmed this address, so it may be somebody else's account. Have them"
-            " confirm it first: their account page sends the link. Nothing was changed."
-        )
 
 
 def _role(name: str) -> Role:
