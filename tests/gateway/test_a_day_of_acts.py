@@ -468,6 +468,16 @@ def operator_s(day: Day, ann: Person) -> None:
                 )
                 known = after
     _deal_with_letters(day, oli)
+    _changes_roles(day, oli, ann)
+    body = {"name": "ops", "scopes": ["admin"], "expires_in_days": 7, "code": oli.code()}
+    day.acts(
+        oli, "token.make", oli.user.user_id, "for a program of their own",
+        lambda: day.api(oli, "/api/tokens", body),
+        after=lambda: {"token_id": _newest_token(day.database, oli.user), "scopes": ["admin"]},
+    )  # fmt: skip
+
+
+def _changes_roles(day: Day, oli: Person, ann: Person) -> None:
     form = {"whom": ann.user.email, "role": "support", "reason": "She joins support"}
     day.acts(
         oli, "role.grant", ann.user.user_id, form["reason"],
@@ -494,12 +504,6 @@ def operator_s(day: Day, ann: Person) -> None:
                 lambda do=do, verb=verb: do(verb), origin=origin,
                 before={"roles": before}, after={"roles": after},
             )  # fmt: skip
-    body = {"name": "ops", "scopes": ["admin"], "expires_in_days": 7, "code": oli.code()}
-    day.acts(
-        oli, "token.make", oli.user.user_id, "for a program of their own",
-        lambda: day.api(oli, "/api/tokens", body),
-        after=lambda: {"token_id": _newest_token(day.database, oli.user), "scopes": ["admin"]},
-    )  # fmt: skip
 
 
 def _deal_with_letters(day: Day, oli: Person) -> None:

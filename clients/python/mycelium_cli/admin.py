@@ -204,6 +204,11 @@ def _print_file(reply: Reply) -> None:
             for each in reply["topups"] or []
         ],
     )
+    _print_movements(reply)
+    _print_messages(reply)
+
+
+def _print_movements(reply: Reply) -> None:
     printing.table(
         ["PURCHASE", "STATUS", "TOTAL", "REFUNDED", "WHAT"],
         [
@@ -224,7 +229,6 @@ def _print_file(reply: Reply) -> None:
             for each in reply["deployments"] or []
         ],
     )
-    _print_messages(reply)
 
 
 def _print_messages(reply: Reply) -> None:
