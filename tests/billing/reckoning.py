@@ -259,7 +259,7 @@ class User:
             self.notes(f"{act.__name__} {unit.deployment_id}")
             act(unit)
 
-    def buys(self) -> None:
+    def buys(self) -> Unit:
         product_id = self.chance.choice(list(self.sizes))
         command = StartPurchase(
             idempotency_key=f"{uuid4()}",
@@ -283,8 +283,10 @@ class User:
         )
         unit.payments = [Payment(paid, price, fee)]
         self.units.append(unit)
+        return unit
 
-    def uses(self, unit: Unit) -> None:
+    def uses(self, unit: Unit, quantity: int | None = None) -> None:
+        """So much that a month with a record or two goes beyond the first tier."""
         used_at = self.world.now - timedelta(seconds=1)
         if not unit.is_running or used_at <= unit.active_at:
             return
@@ -292,15 +294,15 @@ class User:
             record_id=f"{uuid4()}",
             deployment_id=unit.deployment_id,
             meter=METER.key,
-            quantity=self.chance.randint(1, 300),
+            quantity=quantity or self.chance.randint(1, 2 * TIER),
             used_at=used_at,
         )
         self.tells(unit, unit.last_record)
 
-    def corrects(self, unit: Unit) -> None:
+    def corrects(self, unit: Unit, part: int | None = None) -> None:
         first, unit.last_record = unit.last_record, None
         if first is not None and first.used_at > self.world.now - 2 * DAY:
-            part = self.chance.randint(1, first.quantity)
+            part = part or self.chance.randint(1, first.quantity)
             more = {"record_id": f"{uuid4()}", "quantity": -part, "corrects": first.record_id}
             self.tells(unit, first.model_copy(update=more))
 

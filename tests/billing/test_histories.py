@@ -8,6 +8,7 @@ point comes next, and wherever time passes.
 
 import os
 import random
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from types import SimpleNamespace
@@ -24,14 +25,22 @@ from chassis.database import Connected
 from chassis.identifiers import new_id
 from contracts.catalog import ChangeProduct, ProductPriceChanged
 from contracts.errors import DeadlineExceeded
-from contracts.wallet import DebitAll, GetWallet, HouseAccount, Refund
+from contracts.wallet import DebitAll, GetWallet, HouseAccount, Refund, TransactionKind
 from services.billing import service as billing
 from services.billing.deployments import prices
 from services.billing.service import BillingService
 from tests.billing.conftest import RULES
-from tests.billing.reckoning import UNFINISHED, User, create_sizes, has_its_fees, wrongly_charged
+from tests.billing.reckoning import (
+    TIER,
+    UNFINISHED,
+    Unit,
+    User,
+    create_sizes,
+    has_its_fees,
+    wrongly_charged,
+)
 from tests.billing.test_discounts import hears
-from tests.billing.test_lost_answers import LOST, Wire, is_a
+from tests.billing.test_lost_answers import LOST, Choice, Wire, is_a
 from tests.billing.test_renewals import BOUGHT
 from tests.system import System
 
@@ -55,6 +64,7 @@ POINTS = [
     "billing.refund_done",
 ]
 LEASE = timedelta(seconds=61)
+HOUR = timedelta(hours=1)
 TICK = timedelta(milliseconds=1)
 
 
@@ -114,7 +124,7 @@ class InProcess:
         """Leases run out, and everything that is due is done."""
         self.now += LEASE
         for _ in range(20):
-            if self._dies_at_work():
+            if self.works():
                 self.now += LEASE
                 continue
             with self.database.read() as session:
@@ -145,8 +155,8 @@ class InProcess:
         entries.dispose()
         return int(found or 0)
 
-    def _dies_at_work(self) -> bool:
-        """Whether one of the two died, while the other worked on."""
+    def works(self) -> bool:
+        """Once. Whether one of the two died, while the other worked on."""
         with ThreadPoolExecutor(2) as pool:
             ends = [pool.submit(_works, each) for each in (self.service, self.other)]
         died = [each for each in ends if isinstance(each.exception(), Died)]
@@ -204,7 +214,8 @@ def test_whatever_happens_what_was_charged_is_what_prices_and_records_say(
             world.waits()
             for user in users:
                 user.lives(world.now)
-        world.now += timedelta(hours=2)
+        uses_to_the_end(world, users)
+        world.now += 2 * HOUR
         world.waits()
         for user in users:
             user.lives(world.now)
@@ -212,6 +223,44 @@ def test_whatever_happens_what_was_charged_is_what_prices_and_records_say(
         assert wrongly_charged(users) == []
         assert world.earned(seller_id) == sum(user.owes for user in users)
         assert has_its_fees(users, world.kept(seller_id, HouseAccount.FEES))
+
+
+def uses_to_the_end(world: InProcess, users: list[User]) -> None:
+    """At the end of every history, as chance seldom has it so: an answer is lost when usage was
+    charged, when a small part was given back, and before it was charged, and then it is corrected.
+    It goes beyond the first tier."""
+    units = [user.buys() for user in users]
+
+    def each(act: Callable[[User, Unit, int], None], quantity: int) -> None:
+        world.now += timedelta(minutes=1)
+        for user, unit in zip(users, units, strict=True):
+            act(user, unit, quantity)
+
+    def hour_passes(is_lost: Choice, when: str) -> None:
+        world.now += HOUR
+        world.wire.lose(is_lost, when)
+
+    before, after = LOST
+    each(User.uses, TIER + 100)
+    hour_passes(is_charge_of_usage, after)
+    world.waits()
+    each(User.corrects, 100)
+    hour_passes(is_refund_of_usage, after)
+    world.waits()
+    each(User.uses, TIER + 100)
+    hour_passes(is_charge_of_usage, before)
+    world.works()
+    each(User.corrects, 100)
+    world.waits()
+
+
+def is_charge_of_usage(request: Any) -> bool:
+    is_all = isinstance(request, DebitAll)
+    return is_all and any(each.kind is TransactionKind.USAGE for each in request.debits)
+
+
+def is_refund_of_usage(request: Any) -> bool:
+    return isinstance(request, Refund) and "usage" in request.description
 
 
 def changes_price(world: InProcess, users: list[User], sizes: dict[UUID, int], number: int) -> None:
