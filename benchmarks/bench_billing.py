@@ -52,7 +52,7 @@ RECORDS = 1_000
 CALLS = 5
 METER = Meter(key="hours", label="Hours", unit="hour", price_micros=1_000_000)
 
-# One purchase for each hundred deployments, each of which is paid for ten days more.
+# One purchase for each hundred deployments, each of which is paid for ten days more, by a renewal.
 FILL = """
 CREATE TEMPORARY TABLE owners AS
     SELECT (ordinality - 1)::int AS number, user_id FROM unnest(%(users)s::uuid[])
@@ -79,6 +79,10 @@ INSERT INTO deployments (deployment_id, purchase_id, line_position, unit_number,
     FROM bought, generate_series(1, 100) AS unit,
         LATERAL (SELECT now() - interval '20 days' + (number * 100 + unit) * interval '1 ms')
             AS begun(at);
+INSERT INTO periods (deployment_id, starts_at, kind, ends_at, user_id, amount_micros, status,
+        transaction_id, created_at, changed_at)
+    SELECT deployment_id, active_at, 'month', paid_until, user_id, monthly_cost_micros, 'paid',
+        gen_random_uuid(), active_at, active_at FROM deployments;
 """
 
 

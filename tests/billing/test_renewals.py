@@ -47,7 +47,7 @@ from services.billing.deployments.months import cost_micros, month_end, one_mont
 from services.billing.deployments.queries import get_deployment
 from services.billing.models import DeploymentRow, PeriodRow
 from services.billing.purchases import lifecycle
-from services.billing.renewals import rungs
+from services.billing.renewals import plain, renewals, rungs
 from services.billing.renewals.renewals import Renewals, money_came
 from services.billing.service import await_money
 from tests.billing.conftest import EXTERNAL, RULES, quoted, recorded
@@ -354,11 +354,140 @@ def test_a_deployment_in_a_bad_state_stops_only_itself(
             raise ValueError("a state that nobody thought of")
         return look(session, now, row, *rest)
 
+    def fails_together(*_: object) -> None:
+        raise ValueError("a state that nobody thought of")
+
     monkeypatch.setattr(rungs, "look", fails_for_one)
+    monkeypatch.setattr(plain, "owe", fails_together)
     tenant.runs(month(1))
 
     assert tenant.charged == [-PRICE]
     assert tenant.sees(sound).paid_until == month(2)
+
+
+def test_what_cannot_be_recorded_together_is_recorded_by_itself(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (deployment_id,) = tenant.deploys()
+    tenant.gets(10 * PRICE)
+
+    def fails(*_: object) -> None:
+        raise ValueError("a state that nobody thought of")
+
+    monkeypatch.setattr(plain, "run_on", fails)
+    tenant.runs(month(1))
+
+    assert tenant.sees(deployment_id).paid_until == month(2)
+    assert (tenant.charged, len(tenant.told("deployment_renewed"))) == ([-PRICE], 1)
+
+
+# What simply follows, many in a statement.
+
+STORED = """
+SELECT p.starts_at, p.ends_at, p.kind, p.amount_micros, p.fee_bps, p.status AS period_status,
+    p.created_at, p.changed_at, d.paid_until, d.due_at, d.announced, d.announced_at,
+    d.short_since, d.status,
+    s.kind, s.product_name, s.units, s.gross_micros, s.fee_micros, s.sold_at
+FROM periods AS p JOIN deployments AS d USING (deployment_id)
+LEFT JOIN sales AS s ON s.sale_key = 'month:' || d.deployment_id || ':'
+    || to_char(p.starts_at, 'YYYY-MM-DD"T"HH24:MI:SS"+00:00"')
+WHERE p.user_id = :user_id ORDER BY p.amount_micros, p.starts_at
+"""
+
+
+def test_what_simply_follows_is_stored_as_if_each_were_looked_at_by_itself(
+    stack: System, database: Connected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after an outage, and as far as the money goes; one has a new price, one an end."""
+    provider_id, lives = uuid4(), []
+    for is_together in (True, False):
+        tenant = Tenant(stack, database)
+        tenant.gets(3 * PRICE)
+        tenant.deploys(4_000_003, provider_id=provider_id)
+        tenant.deploys(5_000_000)
+        (dearer,) = tenant.deploys(6_000_000)
+        (ends,) = tenant.deploys(7_000_000)
+        tenant.cancels(ends)
+        with database.begin() as session:
+            row = session.get_one(DeploymentRow, dearer)
+            row.new_price_micros, row.new_price_from = 8_000_000, month(2)
+        if not is_together:
+            monkeypatch.setattr(plain, "owe", lambda *_: [])
+        tenant.runs(month(1) - 3 * DAY)
+        tenant.runs(month(1))
+        tenant.runs(month(8) + DAY)
+        told = [
+            {key: value for key, value in each.items() if key not in OWN}
+            for each in tenant.told("deployment_renewed")
+        ]
+        with database.read() as session:
+            stored = session.execute(text(STORED), {"user_id": tenant.user_id}).all()
+        lives.append((stored, sorted(told, key=str), tenant.charged))
+
+    together, alone = lives
+    assert together == alone
+    assert {each.period_status for each in together[0]} == {"paid", "due"}
+
+
+OWN = ("event_id", "user_id", "deployment_id", "transaction_id")
+
+
+@pytest.mark.parametrize(("act", "status"), [("stops", "stopped"), ("cancels", "cancelled")])
+def test_what_its_owner_changes_while_the_wallet_is_asked_is_not_overwritten(
+    tenant: Tenant, act: str, status: str
+) -> None:
+    (deployment_id,) = tenant.deploys()
+    tenant.gets(10 * PRICE)
+    ask = tenant.wire.call
+
+    def acts_meanwhile(request: Any, *more: Any) -> Any:
+        answer = ask(request, *more)
+        if isinstance(request, DebitAll):
+            getattr(tenant, act)(deployment_id)
+        return answer
+
+    tenant.wire.call = acts_meanwhile  # type: ignore[method-assign]
+    tenant.runs(month(1))
+    tenant.wire.call = ask  # type: ignore[method-assign]
+    tenant.lives(month(1) + DAY)
+
+    assert (tenant.sees(deployment_id).status, tenant.charged) == (status, [-PRICE, PRICE])
+    assert tenant.sees(deployment_id).paid_until == month(1)
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_the_next_are_handed_in_before_the_wallet_has_answered_and_each_is_charged_once(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch, is_lost: bool
+) -> None:
+    monkeypatch.setattr(renewals, "DUE", replace(renewals.DUE, limit=2))
+    tenant.deploys(quantity=5)
+    tenant.gets(100 * PRICE)
+    steps: list[str] = []
+    begin = tenant.wire.begin
+
+    def noted(request: Any, *more: Any) -> Any:
+        steps.append("asked")
+        reply = begin(request, *more)
+
+        def answered() -> Any:
+            steps.append("answered")
+            return reply()
+
+        return answered
+
+    tenant.wire.begin = noted  # type: ignore[method-assign]
+    if is_lost:
+        tenant.wire.lose(is_a(DebitAll), LOST[1])
+    tenant.runs(month(1))
+
+    if is_lost:
+        assert steps == ["asked", "asked", "answered", "answered"]
+        assert len(tenant.told("deployment_renewed")) == 2
+        tenant.lives(month(1) + timedelta(minutes=5))
+    else:
+        assert steps == ["asked", "asked", "answered", "asked", "answered", "answered"]
+    assert tenant.charged == [-PRICE] * 5
+    assert len(tenant.told("deployment_renewed")) == 5
 
 
 # Short of funds.

@@ -107,8 +107,13 @@ def due_at(row: Standing, now: datetime, rules: BillingSettings) -> datetime | N
     moments = [_announcement_at(row, rung, rules) or rung.at] if rung is not None else []
     if renewal_at is not None:
         is_announced = row.announced == Announced.RENEWAL
-        moments.append(renewal_at if is_announced else renewal_at - rules.renewal_notice)
+        moments.append(renewal_at if is_announced else announces_at(renewal_at, rules))
     return min(moments, default=None)
+
+
+def announces_at(renewal_at: datetime, rules: BillingSettings) -> datetime:
+    """When an owner is told that a month will be charged."""
+    return renewal_at - rules.renewal_notice
 
 
 def next_step(row: Standing, now: datetime, rules: BillingSettings) -> Step | None:

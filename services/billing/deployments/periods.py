@@ -80,6 +80,13 @@ class Owed(NamedTuple):
     status: PeriodStatus
     created_at: datetime
 
+    @property
+    def resize(self) -> None:
+        """It is of no other size."""
+
+
+Payable = PeriodRow | Owed
+
 
 def owe_month(session: Session, now: datetime, row: DeploymentRow, starts_at: datetime) -> None:
     """Write down that a month is due; one that is written already stays as it is."""
@@ -342,7 +349,7 @@ def owed_micros(session: Session, deployment_ids: Iterable[UUID]) -> dict[UUID, 
     return {deployment_id: int(micros) for deployment_id, micros in rows}
 
 
-def debit(period: PeriodRow, name: str) -> Debit:
+def debit(period: Payable, name: str) -> Debit:
     """What pays a period of the deployment ``name``."""
     return Debit(
         idempotency_key=key(period),
@@ -357,7 +364,7 @@ def debit(period: PeriodRow, name: str) -> Debit:
     )
 
 
-def price(period: PeriodRow) -> Price:
+def price(period: Payable) -> Price:
     """What a period costs, and who gets it."""
     fee_micros = (period.resize or {}).get("fee_micros")
     return Price(period.amount_micros, period.provider_id, period.fee_bps, fee_micros)
@@ -405,7 +412,7 @@ def refund(period: PeriodRow, name: str) -> Refund:
     )
 
 
-def key(period: PeriodRow) -> str:
+def key(period: Payable) -> str:
     """Under which it is paid."""
     return period_key(period.deployment_id, period.kind, period.starts_at)
 

@@ -25,8 +25,8 @@ from contracts.errors import AccountFrozen, InsufficientFunds
 from contracts.messages import MAX_AMOUNT_MICROS
 from contracts.wallet import BatchError, ClosedKey, Transaction
 from services.billing.deployments import ladder, lifecycle, periods, resizing
-from services.billing.deployments.periods import PeriodKind, PeriodStatus
-from services.billing.models import OVER, DeploymentRow, PeriodRow, PurchaseLineRow
+from services.billing.deployments.periods import Payable, PeriodKind, PeriodStatus
+from services.billing.models import OVER, DeploymentRow, PeriodRow
 from services.billing.refunds import debts
 from services.billing.sales import records
 from services.billing.sales.records import SaleKind
@@ -50,7 +50,7 @@ _RUNS_ON = Bulk(
 class Answer(NamedTuple):
     """What the wallet said about a period that was in this state when it was asked."""
 
-    period: PeriodRow
+    period: Payable
     reply: Transaction | ClosedKey | None
     error: BatchError | None
 
@@ -286,7 +286,8 @@ class Outcomes:
         earned = [(kind, each) for kind, each in self.sold if periods.price(each).earner_id]
         if not earned:
             return
-        names = self._product_names()
+        bought = (row.purchase_id for row in self.rows.values())
+        names = records.product_names(self.session, bought)
         self.session.flush()
         with Batch(self.session) as writes:
             for kind, period in earned:
@@ -302,12 +303,6 @@ class Outcomes:
                     units=1 if period.kind == PeriodKind.MONTH else 0,
                 )
                 records.write(writes, sales)
-
-    def _product_names(self) -> dict[UUID, str]:
-        lines = select(PurchaseLineRow.product_id, PurchaseLineRow.product_name).where(
-            PurchaseLineRow.purchase_id.in_([row.purchase_id for row in self.rows.values()])
-        )
-        return {line.product_id: line.product_name for line in self.session.execute(lines)}
 
     def _schedule(self, found: Iterable[PeriodRow]) -> None:
         """Say when each deployment is looked at next: at once where the wallet is to be asked."""

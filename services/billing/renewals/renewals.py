@@ -6,18 +6,22 @@ about all of it; then the answers are recorded::
     leased, month recorded ─▶ wallet asked ─▶ paid: the month runs
                                            └▶ too little: the ladder begins
 
+What is due next is leased, written down and handed in before the wallet has answered, and what it
+answered is recorded while it works on that. Months that simply follow each other, nearly all, are
+written in a statement for many (:mod:`services.billing.renewals.plain`).
+
 A crash between any two lines leaves a lease that runs out: the same is asked again, under the same
 keys. A deployment that cannot be dealt with keeps none beside it. Months that an outage left
 undone are charged one after the other, the oldest first.
 """
 
 import logging
-from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 from uuid import UUID
 
 from sqlalchemy import select, update
@@ -31,7 +35,7 @@ from chassis.locks import for_update
 from contracts.billing import ChangeCause, Deployment, DeploymentStatus, StartDeployment
 from contracts.errors import NO_ANSWER, AccountFrozen, Conflict, InsufficientFunds, ServiceError
 from contracts.messages import Command
-from contracts.wallet import BatchError, DebitAll
+from contracts.wallet import BatchError, DebitAll, DebitOutcomes, Transaction
 from services.billing.deployments import (
     commands,
     ladder,
@@ -41,16 +45,19 @@ from services.billing.deployments import (
     resizing,
 )
 from services.billing.deployments.charge_limit import TOO_OFTEN, beyond_limit
-from services.billing.deployments.periods import PeriodKind, PeriodStatus
+from services.billing.deployments.periods import Payable, PeriodKind, PeriodStatus
 from services.billing.deployments.queries import own_deployment, single
 from services.billing.forecast import runways
 from services.billing.models import DeploymentRow, PeriodRow
-from services.billing.renewals import rungs
+from services.billing.renewals import plain, rungs
 from services.billing.renewals.outcomes import Answer, Outcomes
+from services.billing.renewals.plain import Month, PaidMonth
 from services.billing.settings import BillingSettings
 from services.billing.usage.shortage import refuse_unpaid_usage
 
 log = logging.getLogger(__name__)
+
+FoundT = TypeVar("FoundT")
 
 AT_ONCE = 400
 """How many deployments one call to the wallet is about; each may owe a month and arrears."""
@@ -73,6 +80,21 @@ DUE = Leases(
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What the wallet is asked in one go, or is to be asked when that is answered.
+
+    ``debits`` are under way, each part with what waits for its answer; ``refused`` is charged too
+    often; what is closed or given back is asked ``alone``. Of the debits ``months`` are plain.
+    """
+
+    debits: Sequence[tuple[Sequence[Payable], Callable[[], DebitOutcomes]]]
+    refused: Sequence[PeriodRow]
+    alone: Sequence[PeriodRow]
+    names: Mapping[UUID, str]
+    months: Mapping[UUID, Month]
+
+
+@dataclass(frozen=True)
 class Renewals:
     """What it takes to renew: a database, the wallet, a clock."""
 
@@ -83,13 +105,18 @@ class Renewals:
 
     def run(self) -> None:
         """Deal with everything that is due, of every owner in turn."""
-        for taken in DUE.rounds(self.database, self.clock, ROUNDS_MAX):
-            self._each(taken, self._look)
-            try:
-                self.ask_wallet(taken)
-            except ServiceError as error:
-                log.warning("the wallet did not answer", extra={"error": f"{error.code}: {error}"})
+        under_way: deque[Asked] = deque()
+        for _ in range(ROUNDS_MAX):
+            taken = self._lease()
+            if taken:
+                under_way.append(self._ask(taken))
+            elif not under_way:
                 return
+            # The wallet has one to work on while the next is prepared.
+            if (len(under_way) > 1 or not taken) and not self._is_settled(under_way.popleft()):
+                break
+        for asked in under_way:
+            self._is_settled(asked)
 
     def start(self, command: StartDeployment) -> Deployment:
         """Let a deployment run again; see :class:`contracts.billing.StartDeployment`."""
@@ -135,6 +162,23 @@ class Renewals:
         row.due_at = now + DUE.lease
         return True
 
+    def _lease(self) -> list[UUID]:
+        with self.database.begin() as session:
+            return list(DUE.take(session, self.clock()))
+
+    def _ask(self, taken: Sequence[UUID]) -> Asked:
+        """Do what is due by now for what was leased, and ask the wallet about it."""
+
+        def owe(session: Session) -> list[Month]:
+            return plain.owe(session, self.clock(), taken, self.rules)
+
+        months = self._together(owe) or []
+        are_plain = {month.deployment.deployment_id for month in months}
+        others = [each for each in taken if each not in are_plain]
+        if others:
+            self._each(others, self._look)
+        return self._begin(others, months)
+
     def _look(self, session: Session, deployment_ids: Sequence[UUID]) -> None:
         now = self.clock()
         rows = _locked(session, deployment_ids)
@@ -156,45 +200,79 @@ class Renewals:
         What it answered, which is recorded. Raises ``ServiceError`` when the wallet did not
         answer: what is due stays due.
         """
-        with self.database.read() as session:
-            asked = periods.open_periods(session, deployment_ids)
-            names = _names(session, asked)
-            ids = {each.deployment_id for each in asked}
-            beyond = beyond_limit(session, self.clock(), ids, self.rules)
+        return self._settle(self._begin(list(deployment_ids)))
+
+    def _begin(self, deployment_ids: Sequence[UUID], months: Sequence[Month] = ()) -> Asked:
+        """Hand in the debits of what is open for these deployments, and of these months.
+
+        What is charged too often is not charged.
+        """
+        asked: Sequence[PeriodRow] = []
+        names = {each.deployment.deployment_id: each.deployment.name for each in months}
+        beyond: set[UUID] = set()
+        if deployment_ids:
+            with self.database.read() as session:
+                asked = periods.open_periods(session, deployment_ids)
+                names |= _names(session, asked)
+                ids = {each.deployment_id for each in asked}
+                beyond = beyond_limit(session, self.clock(), ids, self.rules)
         crash_point("billing.periods_recorded")
-        answers = self._answers(asked, names, beyond)
+        owed = [each for each in asked if each.status == PeriodStatus.DUE]
+        due: list[Payable] = [each for each in owed if each.deployment_id not in beyond]
+        due += [each.owed for each in months]
+        due.sort(key=lambda each: (each.starts_at, each.deployment_id, each.kind))
+        parts = [due[start : start + COMMANDS_MAX] for start in range(0, len(due), COMMANDS_MAX)]
+        return Asked(
+            debits=[(part, self._debit(part, names)) for part in parts],
+            refused=[each for each in owed if each.deployment_id in beyond],
+            alone=[each for each in asked if each.status != PeriodStatus.DUE],
+            names=names,
+            months={each.deployment.deployment_id: each for each in months},
+        )
+
+    def _debit(
+        self, part: Sequence[Payable], names: Mapping[UUID, str]
+    ) -> Callable[[], DebitOutcomes]:
+        """What is returned waits for the answer; it raises what kept the call from being sent."""
+        debits = [periods.debit(each, names[each.deployment_id]) for each in part]
+        try:
+            return self.rpc.begin(DebitAll(debits=debits))
+        except ServiceError as error:
+            return partial(_raise, error)
+
+    def _is_settled(self, asked: Asked) -> bool:
+        """Record what the wallet answers. False where it did not answer."""
+        try:
+            self._settle(asked)
+        except ServiceError as error:
+            log.warning("the wallet did not answer", extra={"error": f"{error.code}: {error}"})
+            return False
+        return True
+
+    def _settle(self, asked: Asked) -> list[Answer]:
+        answers = self._answers(asked)
         crash_point("billing.periods_charged")
         by_deployment: dict[UUID, list[Answer]] = defaultdict(list)
-        for answer in answers:
+        for answer in self._not_run_on(answers, asked.months):
             by_deployment[answer.period.deployment_id].append(answer)
         if by_deployment:
             self._each(list(by_deployment), partial(self._record, by_deployment))
         crash_point("billing.periods_settled")
         return answers
 
-    def _answers(
-        self, asked: Sequence[PeriodRow], names: Mapping[UUID, str], beyond: Container[UUID]
-    ) -> list[Answer]:
-        """Debits go together; what is closed or given back, which is rare, each by itself.
-
-        What is ``beyond`` the limit is not charged.
-        """
-        owed = [each for each in asked if each.status == PeriodStatus.DUE]
-        due = [each for each in owed if each.deployment_id not in beyond]
-        answers = [Answer(each, None, TOO_OFTEN) for each in owed if each.deployment_id in beyond]
-        for start in range(0, len(due), COMMANDS_MAX):
-            part = due[start : start + COMMANDS_MAX]
-            debits = [periods.debit(each, names[each.deployment_id]) for each in part]
-            outcomes = self.rpc.call(DebitAll(debits=debits))
+    def _answers(self, asked: Asked) -> list[Answer]:
+        """Debits go together; what is closed or given back, which is rare, each by itself."""
+        answers = [Answer(each, None, TOO_OFTEN) for each in asked.refused]
+        for part, reply in asked.debits:
             answers += [
                 Answer(period, result.transaction, result.error)
-                for period, result in zip(part, outcomes.results, strict=True)
+                for period, result in zip(part, reply().results, strict=True)
             ]
-        for period in asked:
+        for period in asked.alone:
             if period.status == PeriodStatus.CLOSING:
                 answers.append(self._answer(period, periods.closure(period)))
-            elif period.status == PeriodStatus.REFUNDING:
-                refund = periods.refund(period, names[period.deployment_id])
+            else:
+                refund = periods.refund(period, asked.names[period.deployment_id])
                 answers.append(self._answer(period, refund))
         return answers
 
@@ -206,6 +284,22 @@ class Renewals:
         except ServiceError as error:
             return Answer(period, None, BatchError(code=error.code, message=str(error)))
 
+    def _not_run_on(self, answers: list[Answer], months: Mapping[UUID, Month]) -> Sequence[Answer]:
+        """Record together what is paid and simply runs on; the other answers."""
+        paid = [
+            PaidMonth(*months[answer.period.deployment_id], answer.reply.transaction_id)
+            for answer in answers
+            if answer.period.deployment_id in months and isinstance(answer.reply, Transaction)
+        ]
+        if not paid:
+            return answers
+
+        def run_on(session: Session) -> set[UUID]:
+            return plain.run_on(session, self.clock(), paid, self.rules)
+
+        done = self._together(run_on) or ()
+        return [each for each in answers if each.period.deployment_id not in done]
+
     def _record(
         self,
         answers: Mapping[UUID, Sequence[Answer]],
@@ -215,6 +309,17 @@ class Renewals:
         rows = {row.deployment_id: row for row in _locked(session, deployment_ids)}
         outcomes = Outcomes(session, self.clock(), self.rules, rows)
         outcomes.record(answer for each in deployment_ids for answer in answers[each])
+
+    def _together(self, act: Callable[[Session], FoundT]) -> FoundT | None:
+        """Do something with all that is plain. None where that fails: it goes the others' way."""
+        try:
+            with self.database.begin() as session:
+                return act(session)
+        except Exception as error:
+            if is_lost(error):
+                raise
+            log.exception("months are dealt with one by one")
+            return None
 
     def _each(
         self, deployment_ids: Sequence[UUID], act: Callable[[Session, Sequence[UUID]], None]
@@ -237,6 +342,10 @@ class Renewals:
             if is_lost(error):
                 raise
             log.exception("a deployment is left out", extra={"deployment_id": str(deployment_id)})
+
+
+def _raise(error: ServiceError) -> NoReturn:
+    raise error
 
 
 def refusal(

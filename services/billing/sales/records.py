@@ -9,9 +9,12 @@ from enum import StrEnum
 from typing import NamedTuple
 from uuid import UUID
 
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
 from chassis.bulk import Batch, Bulk
 from contracts.keys import purchase_key
-from services.billing.models import PurchaseRow
+from services.billing.models import PurchaseLineRow, PurchaseRow
 from services.billing.sales.discounts import price_of
 from services.billing.sales.shares import Price
 
@@ -63,6 +66,14 @@ def sale(
             sold_at=now,
         )
     ]
+
+
+def product_names(session: Session, purchase_ids: Iterable[UUID]) -> dict[UUID, str]:
+    """What products were called when these purchases were made."""
+    lines = select(PurchaseLineRow.product_id, PurchaseLineRow.product_name).where(
+        PurchaseLineRow.purchase_id.in_(list(purchase_ids))
+    )
+    return {line.product_id: line.product_name for line in session.execute(lines)}
 
 
 def of_purchase(now: datetime, row: PurchaseRow) -> list[Sale]:
