@@ -921,11 +921,13 @@ class ForecastKind(StrEnum):
     RENEWAL = "renewal"
     USAGE = "usage"
     AUTO_TOPUP = "auto_topup"
+    PROMOTION_END = "promotion_end"
 
 
 class ForecastEvent(Value):
     """Something that is foretold. The amount is positive: ``auto_topup`` adds it to the balance, a
-    charge takes it. ``deployment_id`` and ``name`` are a charge's. The ``usage`` of a deployment is
+    charge takes it, and so does a ``promotion_end``: what is left of promotional credit when it
+    expires. ``deployment_id`` and ``name`` are a charge's. The ``usage`` of a deployment is
     charged every hour, and is one event for each day, at the last of them."""
 
     kind: ForecastKind
@@ -937,8 +939,8 @@ class ForecastEvent(Value):
 
 class ForecastDay(Value):
     """A day (UTC), and the balance at its end. ``events`` are the first in order of time, as many
-    as were asked for, and each auto top-up after them; ``events_total`` says how many there are in
-    all."""
+    as were asked for, and after them what is no charge: each auto top-up, and each end of
+    promotional credit. ``events_total`` says how many there are in all."""
 
     date: date
     balance_micros: SignedMicros

@@ -666,16 +666,28 @@ class GetWallet(Request[Wallet], service=SERVICE, method="get_wallet"):
     user_id: UUID
 
 
+class Expiring(Value):
+    """So much of a user's promotional credit is left, and goes back at ``expires_at``."""
+
+    user_id: UUID
+    left_micros: AmountMicros
+    expires_at: Moment
+
+
 class Wallets(Reply):
-    """In no order; who has no wallet is missing."""
+    """In no order; who has no wallet is missing. ``expiring``, where it was asked for, is what of
+    these wallets is promotional."""
 
     wallets: list[Wallet]
+    expiring: list[Expiring] = Field(default_factory=list)
 
 
 class GetWallets(Request[Wallets], service=SERVICE, method="get_wallets"):
-    """The wallets of several users, for whoever asks for many at once."""
+    """The wallets of several users, for whoever asks for many at once; ``with_expiring`` also says
+    what of them is promotional, and when it ends."""
 
     user_ids: Annotated[list[UUID], Field(min_length=1, max_length=100)]
+    with_expiring: bool = False
 
 
 class Affordability(Reply):

@@ -201,7 +201,8 @@ class WalletService(operated.Operated):
     def get_wallets(self, request: GetWallets) -> Wallets:
         with self.database.read() as session:
             found = accounts.find_all(session, request.user_ids)
-        return Wallets(wallets=[account.wallet() for account in found.values()])
+            expiring = promotions.expiring(session, found) if request.with_expiring else []
+        return Wallets(wallets=[account.wallet() for account in found.values()], expiring=expiring)
 
     @rpc
     def check_affordability(self, request: CheckAffordability) -> Affordability:

@@ -13,7 +13,8 @@ import pytest
 from sqlalchemy import func, select, update
 
 from chassis.client import RpcClient
-from chassis.database import Connected
+from chassis.clock import utc_now
+from chassis.database import Connected, connect
 from contracts.billing import (
     CancelWhen,
     DeploymentStatus,
@@ -33,6 +34,7 @@ from contracts.topup import (
     ScheduleForecast,
     Trigger,
 )
+from contracts.wallet import GivePromotion
 from services.billing.deployments import periods
 from services.billing.deployments.meters import usage_owed_micros
 from services.billing.deployments.months import cost_micros, one_month_after
@@ -46,6 +48,7 @@ from services.billing.forecast.months_ahead import schedule
 from services.billing.models import DeploymentRow, PeriodRow, UsageChargeRow
 from services.billing.usage import charging
 from services.billing.usage.rates import monthly_micros
+from services.wallet.finance import promotions
 from tests.billing.conftest import RULES
 from tests.billing.test_renewals import BOUGHT, DAY, PRICE, Tenant, month
 from tests.billing.test_usage import CALLS, HOUR, HOURS, TRAFFIC, USD, Metered
@@ -498,6 +501,104 @@ def gets_a_new_price(tenant: Tenant, deployment_id: UUID, dice: random.Random) -
     mine = DeploymentRow.deployment_id == deployment_id
     with tenant.database.begin() as session:
         session.execute(update(DeploymentRow).where(mine).values(**new))
+
+
+# Promotional credit that ends.
+
+
+def gives(tenant: Tenant, micros: int, until: datetime) -> None:
+    command = GivePromotion(
+        idempotency_key=f"{uuid4()}",
+        user_id=tenant.user_id,
+        amount_micros=micros,
+        reason="A test",
+        expires_at=until,
+        given_by=uuid4(),
+    )
+    tenant.wire.call(command)
+
+
+def test_what_is_left_of_promotional_credit_at_its_end_pays_nothing_after_it(
+    tenant: Tenant,
+) -> None:
+    tenant.now = utc_now()
+    tenant.deploys()
+    tenant.gets(5_000_000)
+    ends_at = tenant.now + 10 * DAY
+    gives(tenant, PRICE, ends_at)
+
+    forecast = foretold(tenant, 40)
+
+    assert events(forecast) == [(ends_at.date(), "promotion_end", PRICE)]
+    told, due = balances(forecast), one_month_after(tenant.now).date()
+    assert told[ends_at.date() - DAY] == PRICE + 5_000_000
+    assert told[ends_at.date()] == told[due] == 5_000_000
+    assert (forecast.short_on, forecast.short_by_micros) == (due, PRICE - 5_000_000)
+    assert foretold(tenant, 9).short_on is None
+
+
+def test_auto_topup_is_asked_with_what_ends_where_that_takes_the_balance_below_its_level(
+    tenant: Tenant,
+) -> None:
+    tenant.now = utc_now()
+    tenant.deploys()
+    tenant.gets(PRICE)
+    wire = Wire(tenant, threshold_micros=PRICE + 1)
+    due = one_month_after(tenant.now)
+    ends = [tenant.now + 10 * DAY, due + DAY]
+    gives(tenant, 9_000_000, ends[0])
+    gives(tenant, 2 * PRICE, ends[1])
+
+    foretold(tenant, 40, wire=wire, events_max=0)
+
+    (asked,) = wire.asked
+    assert [(each.at, each.amount_micros, each.waits_until) for each in asked.spendings] == [
+        (ends[0], 9_000_000, ends[0]),
+        (due, PRICE, due + RULES.grace),
+        (ends[1], PRICE, ends[1]),
+    ]
+
+
+def test_an_end_is_named_however_much_is_charged_on_its_day(tenant: Tenant) -> None:
+    tenant.now = utc_now()
+    tenant.deploys(PRICE, 2)
+    due = one_month_after(tenant.now)
+    gives(tenant, 3 * PRICE, due)
+
+    told = foretold(tenant, 31, events_max=1)
+
+    (busy,) = [each for each in told.days if each.events]
+    assert [event.kind for event in busy.events] == ["renewal", "promotion_end"]
+    assert (busy.events_total, busy.balance_micros) == (3, 0)
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_what_ends_of_promotional_credit_is_what_the_wallet_then_takes(
+    tenant: Tenant, stack: System, seed: int
+) -> None:
+    dice = random.Random(seed)
+    tenant.now = utc_now()
+    for _ in range(dice.randint(1, 3)):
+        tenant.now += timedelta(hours=dice.randint(0, 40))
+        tenant.deploys(dice.randint(1, 40) * USD, dice.randint(1, 2))
+    tenant.gets(dice.randint(1, 100) * USD)
+    ends = [tenant.now + dice.randint(1, 60 * 86_400) * SECOND for _ in range(3)]
+    for ends_at in ends:
+        gives(tenant, dice.randint(1, 60) * USD, ends_at)
+
+    forecast = foretold(tenant, 70)
+
+    wallet, told = connect(stack.database_url("wallet")), {}
+    for day in balances(forecast):
+        for ends_at in sorted(each for each in ends if each.date() == day):
+            tenant.lives(ends_at)
+            promotions.sweep(wallet, ends_at)
+        tenant.lives(midnight_after(day) - timedelta(microseconds=1))
+        told[day] = tenant.balance
+        tenant.now = midnight_after(day)
+    wallet.engine.dispose()
+    assert balances(forecast) == told
+    assert any(kind == "promotion_end" for _, kind, _ in events(forecast))
 
 
 def midnight_after(day: date) -> datetime:

@@ -13,6 +13,7 @@ from services.gateway.pages.forecast_chart import EVENTS_SHOWN_MAX, SIDE, draw
 TODAY = date(2026, 11, 28)
 DOLLAR = 1_000_000
 RENEWAL, AUTO_TOPUP = ForecastKind.RENEWAL, ForecastKind.AUTO_TOPUP
+ENDS = ForecastKind.PROMOTION_END
 
 
 def event(day: int, kind: ForecastKind = RENEWAL, dollars: int = 10) -> ForecastEvent:
@@ -71,6 +72,12 @@ def test_what_happens_is_marked_by_its_kind() -> None:
         True,
         False,
     )
+
+
+def test_promotional_credit_that_ends_is_marked_where_the_balance_falls() -> None:
+    chart = draw(foretold([40, 30, 30, 40], {1: [event(1, ENDS)]}), None)
+
+    assert [(mark.kind, mark.x, mark.y) for mark in chart.marks] == [(ENDS, 250, 250)]
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ from contracts.wallet import (
     VoidHold,
 )
 from services.wallet import chain, inflows, topup_events, verification
+from services.wallet.book import accounts
 from services.wallet.book import promotions as grants
 from services.wallet.finance import promotions
 from services.wallet.rules.reclaims import TakeBack
@@ -77,6 +78,12 @@ def left(book: Ledger, user_id: UUID) -> list[int]:
         (found,) = promotions.of_users(session, [user_id])
     assert not isinstance(found, Exception)
     return [each.left_micros // USD for each in found.promotions]
+
+
+def expiring(book: Ledger, *users: UUID) -> list[tuple[UUID, int, datetime]]:
+    with book.database.read() as session:
+        found = promotions.expiring(session, accounts.find_all(session, users))
+    return [(each.user_id, each.left_micros // USD, each.expires_at) for each in found]
 
 
 def sweep(book: Ledger) -> None:
@@ -160,6 +167,23 @@ def test_its_end_takes_what_is_left_of_it_once_and_nothing_of_others(
 
     assert (just_before, dollars_of(book, user), left(book, user)) == (26, 20, [])
     assert (dollars_of(book, other), left(book, other)) == (30, [10])
+
+
+def test_of_several_wallets_what_is_left_is_told_with_its_end(book: Ledger) -> None:
+    anna, ben, cleo = (book.user(USD) for _ in range(3))
+    given = {
+        user_id: give(book, giving(book, user_id, 5, days=days))
+        for user_id, days in ((anna, 1), (ben, 2))
+    }
+    book.do(debit(anna, 2 * USD))
+
+    assert sorted(expiring(book, anna, ben, cleo, uuid4()), key=lambda each: each[2]) == [
+        (anna, 3, given[anna].expires_at),
+        (ben, 5, given[ben].expires_at),
+    ]
+    book.later(days=1)
+    sweep(book)
+    assert [each[0] for each in expiring(book, anna, ben)] == [ben]
 
 
 def test_what_is_spent_takes_nothing_at_its_end(book: Ledger) -> None:

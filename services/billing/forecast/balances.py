@@ -1,25 +1,43 @@
 """Asking the wallet what a user has."""
 
 import functools
+from collections import defaultdict
 from collections.abc import Sequence
+from typing import NamedTuple
 from uuid import UUID
 
 from chassis.client import RpcClient
 from chassis.together import AskedTogether
-from contracts.wallet import GetWallets, Wallet
+from contracts.wallet import Expiring, GetWallets, Wallet
+
+
+class Funds(NamedTuple):
+    """A wallet, and what of it is promotional."""
+
+    wallet: Wallet
+    expiring: Sequence[Expiring]
 
 
 def wallet_of(rpc: RpcClient, user_id: UUID, timeout_s: float) -> Wallet | None:
     """The user's wallet; None for one who has none yet. Raises what the wallet raises."""
-    return _wallets(rpc, timeout_s).find(user_id)
+    found = funds_of(rpc, user_id, timeout_s)
+    return found.wallet if found else None
+
+
+def funds_of(rpc: RpcClient, user_id: UUID, timeout_s: float) -> Funds | None:
+    """The same with what of it is promotional."""
+    return _funds(rpc, timeout_s).find(user_id)
 
 
 @functools.cache
-def _wallets(rpc: RpcClient, timeout_s: float) -> AskedTogether[UUID, Wallet]:
+def _funds(rpc: RpcClient, timeout_s: float) -> AskedTogether[UUID, Funds]:
     """One for all workers, who ask together what they ask at the same moment."""
 
-    def ask(user_ids: Sequence[UUID]) -> dict[UUID, Wallet]:
-        found = rpc.call(GetWallets(user_ids=list(user_ids)), timeout_s)
-        return {wallet.user_id: wallet for wallet in found.wallets}
+    def ask(user_ids: Sequence[UUID]) -> dict[UUID, Funds]:
+        found = rpc.call(GetWallets(user_ids=list(user_ids), with_expiring=True), timeout_s)
+        expiring = defaultdict(list)
+        for each in found.expiring:
+            expiring[each.user_id].append(each)
+        return {each.user_id: Funds(each, expiring[each.user_id]) for each in found.wallets}
 
     return AskedTogether(ask)

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from chassis.client import RpcClient
 from chassis.clock import midnight
 from chassis.database import Connected
+from chassis.identifiers import new_id
 from contracts.billing import (
     DueCharge,
     Forecast,
@@ -30,10 +31,10 @@ from contracts.billing import (
 from contracts.errors import ServiceError
 from contracts.messages import MAX_AMOUNT_MICROS, ReplyT, Request
 from contracts.topup import ForecastSchedule, GetAutoTopupState, ScheduleForecast, Spending
-from contracts.wallet import AccountStatus
+from contracts.wallet import AccountStatus, Expiring
 from services.billing.deployments.queries import AskedToBurn, all_that_burns, own_deployment
 from services.billing.forecast import covered
-from services.billing.forecast.balances import wallet_of
+from services.billing.forecast.balances import funds_of
 from services.billing.forecast.burn_rate import analyse
 from services.billing.forecast.covered import Charge, DayOfCharges
 from services.billing.forecast.months_ahead import (
@@ -45,6 +46,7 @@ from services.billing.forecast.months_ahead import (
     schedule,
     tenancies,
 )
+from services.billing.forecast.promotions_ahead import PromotionsAhead, lapses
 from services.billing.forecast.usage_ahead import UsageAhead, usage_ahead
 from services.billing.settings import BillingSettings
 from services.billing.usage.rates import have_used
@@ -66,6 +68,7 @@ class Found(NamedTuple):
     available_micros: int
     is_frozen: bool
     floor_micros: int | None
+    expiring: Sequence[Expiring] = ()
 
     def covers(self, needed_micros: int) -> bool:
         """Whether all of it is paid, and nothing is charged for it."""
@@ -103,9 +106,9 @@ def foretell(
         with database.read() as session:
             own_deployment(session, user_id, request.without)
     usage, groups, burning = database.answer(_present, (request, now))
-    told = _ask(rpc, user_id, rules)
+    told = _ask(rpc, user_id, until, rules)
     outlook = None
-    if groups is not None:
+    if groups is not None and not told.expiring:
         outlook = _covered(covered.day_by_day(groups, until), told, request.events_max)
     if outlook is None:
         with database.read() as session:
@@ -159,22 +162,24 @@ def _groups_for(request: GetForecast, now: datetime) -> covered.Asked:
     return covered.Asked(request.user_id, now, first, request.without)
 
 
-def _ask(rpc: RpcClient, user_id: UUID, rules: BillingSettings) -> Found:
+def _ask(rpc: RpcClient, user_id: UUID, until: datetime, rules: BillingSettings) -> Found:
     """The wallet and the top-up service at once. Raises what the wallet raises."""
     state = _begin(rpc, GetAutoTopupState(user_id=user_id))
     try:
-        wallet = wallet_of(rpc, user_id, rules.call_timeout_s)
+        funds = funds_of(rpc, user_id, rules.call_timeout_s)
     finally:
         automatic = state()
     floor_micros = None
     if automatic is not None:
         floor_micros = automatic.threshold_micros or 0 if automatic.state == "active" else 0
     # Who has no wallet yet has nothing in it.
+    wallet, expiring = funds or (None, ())
     return Found(
         balance_micros=wallet.balance_micros if wallet else 0,
         available_micros=wallet.available_micros if wallet else 0,
         is_frozen=wallet is not None and wallet.status is AccountStatus.FROZEN,
         floor_micros=floor_micros,
+        expiring=[each for each in expiring if each.expires_at < until],
     )
 
 
@@ -214,13 +219,22 @@ def _played(
     rules: BillingSettings,
 ) -> Outlook:
     planned = schedule(found, now, until, rules, usage)
+    spendings = [_spending(each) for each in planned]
+    if told.expiring:
+        spendings = _with_lapses(spendings, told, now, until)
     automatic = None
     if told.floor_micros is not None:
         automatic = ScheduleForecast(charges=[])
-        if _lowest(told.available_micros, planned) < told.floor_micros:
-            automatic = _begin(rpc, _question(request.user_id, planned, until))()
+        if _lowest(told.available_micros, spendings) < told.floor_micros:
+            automatic = _begin(rpc, _question(request.user_id, spendings, until))()
     ahead = MonthsAhead(
-        now, rules, told.available_micros, told.is_frozen, _credits(automatic), usage
+        now,
+        rules,
+        told.available_micros,
+        told.is_frozen,
+        _credits(automatic),
+        usage,
+        PromotionsAhead(now, told.expiring),
     )
     ahead.play(found, until)
     return Outlook(
@@ -231,14 +245,33 @@ def _played(
     )
 
 
-def _lowest(available_micros: int, planned: Sequence[Due]) -> int:
+def _lowest(available_micros: int, spendings: Sequence[Spending]) -> int:
     """The balance if all of it were paid: what stays above auto top-up's level sets off nothing."""
-    return available_micros - sum(each.amount_micros for each in planned)
+    return available_micros - sum(each.amount_micros for each in spendings)
 
 
-def _question(user_id: UUID, planned: Sequence[Due], until: datetime) -> ForecastSchedule:
-    spendings = [_spending(each) for each in planned[:SPENDINGS_MAX]]
-    return ForecastSchedule(user_id=user_id, spendings=spendings, until=until)
+def _with_lapses(
+    spendings: Sequence[Spending], told: Found, now: datetime, until: datetime
+) -> list[Spending]:
+    """What auto top-up is to see leave the wallet, with what of promotional credit lapses. That is
+    never more than there is, and waits for no money."""
+    charges = ((each.at, each.amount_micros) for each in spendings)
+    ahead = PromotionsAhead(now, told.expiring)
+    lapsed = [
+        Spending(
+            reference=new_id(),
+            amount_micros=each.micros,
+            at=each.at,
+            waits_until=each.at,
+            is_waiting=True,
+        )
+        for each in lapses(ahead, charges, told.available_micros, until)
+    ]
+    return sorted([*spendings, *lapsed], key=lambda each: each.at)
+
+
+def _question(user_id: UUID, spendings: Sequence[Spending], until: datetime) -> ForecastSchedule:
+    return ForecastSchedule(user_id=user_id, spendings=spendings[:SPENDINGS_MAX], until=until)
 
 
 def _begin(rpc: RpcClient, question: Request[ReplyT]) -> Callable[[], ReplyT | None]:
@@ -327,9 +360,9 @@ def _by_day(changes: Iterable[Change], events_max: int) -> dict[date, DayAhead]:
 
 
 def _day_ahead(changes: Sequence[Change], events_max: int) -> DayAhead:
-    """A top-up is named however much is charged before it."""
-    topups = [each for each in changes[events_max:] if each.tenancy is None]
-    events = [_event(each) for each in (*changes[:events_max], *topups)]
+    """What is no charge is named however much is charged before it."""
+    others = [each for each in changes[events_max:] if each.tenancy is None]
+    events = [_event(each) for each in (*changes[:events_max], *others)]
     return DayAhead(events, len(changes), sum(each.micros for each in changes))
 
 
@@ -362,9 +395,8 @@ def _usage_together(changes: Sequence[Change]) -> list[Change]:
 def _event(change: Change) -> ForecastEvent:
     tenancy = change.tenancy
     if tenancy is None:
-        return ForecastEvent(
-            kind=ForecastKind.AUTO_TOPUP, at=change.at, amount_micros=change.micros
-        )
+        kind = ForecastKind.PROMOTION_END if change.micros < 0 else ForecastKind.AUTO_TOPUP
+        return ForecastEvent(kind=kind, at=change.at, amount_micros=abs(change.micros))
     return ForecastEvent(
         kind=ForecastKind.USAGE if change.is_usage else ForecastKind.RENEWAL,
         at=change.at,

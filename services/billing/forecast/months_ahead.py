@@ -28,6 +28,7 @@ from services.billing.deployments import ladder, lifecycle, periods, prices
 from services.billing.deployments.ladder import Announced, Step
 from services.billing.deployments.months import month_end
 from services.billing.deployments.periods import PeriodKind, PeriodStatus
+from services.billing.forecast.promotions_ahead import PromotionsAhead
 from services.billing.forecast.usage_ahead import UsageAhead
 from services.billing.models import DeploymentRow, PeriodRow
 from services.billing.settings import BillingSettings
@@ -119,7 +120,8 @@ class Due(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What is added to the balance; what is taken from it, for a deployment, is negative."""
+    """What is added to the balance; what is taken from it, for a deployment or because promotional
+    credit has ended, is negative."""
 
     at: datetime
     micros: int
@@ -242,6 +244,7 @@ class MonthsAhead:
     is_frozen: bool = False
     credits: Sequence[Change] = ()
     usage: UsageAhead = field(default_factory=UsageAhead)
+    promotions: PromotionsAhead | None = None
     changes: list[Change] = field(default_factory=list)
     shortage: Shortage | None = None
     _agenda: list[tuple[datetime, int, Tenancy]] = field(default_factory=list)
@@ -267,6 +270,8 @@ class MonthsAhead:
         today = self.now.date()
         while True:
             moments = [agenda[0][0] for agenda in (self._agenda, coming) if agenda]
+            if self.promotions and (ends_at := self.promotions.next_at):
+                moments.append(ends_at)
             at = max(min([usage_at, *moments]), self.now)
             if at >= until:
                 break
@@ -277,6 +282,7 @@ class MonthsAhead:
             if at >= usage_at:
                 usage_at = next_last_hour(at)
             self._look(at, self._due(at))
+            self._lapse(at)
             while coming and coming[0].at <= at and not self._is_due(at):
                 self._receive(at, coming.popleft(), found)
         self._note_shortage(today, midnight(today + _DAY))
@@ -383,6 +389,15 @@ class MonthsAhead:
     def _change(self, change: Change) -> None:
         self.available_micros += change.micros
         self.changes.append(change)
+        if self.promotions and change.tenancy is not None:
+            self.promotions.spend(-change.micros)
+
+    def _lapse(self, at: datetime) -> None:
+        """Promotional credit ends, after what is due at the same moment; a frozen wallet's too."""
+        if self.promotions and not self._is_due(at):
+            taken_micros = self.promotions.lapse(at, self.available_micros)
+            if taken_micros:
+                self._change(Change(at, -taken_micros))
 
     def _receive(self, at: datetime, credit: Change, found: Iterable[Tenancy]) -> None:
         """Money comes: whatever is owed is asked for again."""

@@ -25,8 +25,9 @@ class ForecastQuery(ApiBody):
 
 
 class ForecastEventReply(ApiReply):
-    """``amount_usd`` is positive; an ``auto_topup`` adds it to the balance, a charge takes it. The
-    ``usage`` of a deployment is charged every hour, and is one event for each day."""
+    """``amount_usd`` is positive; an ``auto_topup`` adds it to the balance, a charge takes it, and
+    so does a ``promotion_end``: what is left of promotional credit when it expires. The ``usage``
+    of a deployment is charged every hour, and is one event for each day."""
 
     kind: ForecastKind
     at: AwareDatetime
@@ -37,8 +38,8 @@ class ForecastEventReply(ApiReply):
 
 class ForecastDayReply(ApiReply):
     """``balance`` is the one at the end of the day (UTC). ``events`` are the day's first 10,
-    or ``events_max``, and each ``auto_topup`` after them; ``events_total`` is how many there are in
-    all, and every one of them is in the balance."""
+    or ``events_max``, and each ``auto_topup`` and ``promotion_end`` after them; ``events_total`` is
+    how many there are in all, and every one of them is in the balance."""
 
     date: date
     balance_micros: Usd
@@ -76,8 +77,9 @@ class WalletForecast(ApiReply):
 
 @endpoint(blueprint, "GET", "/api/wallet/forecast", query=ForecastQuery, reply=WalletForecast)
 def forecast(user: CurrentUser, query: ForecastQuery) -> WalletForecast:
-    """The balance day by day, from the real dates of renewals, the measured rate of usage and with
-    automatic top-ups within their limits; also as if one deployment were not there."""
+    """The balance day by day, from the real dates of renewals, the measured rate of usage, the ends
+    of promotional credit and with automatic top-ups within their limits; also as if one deployment
+    were not there."""
     told = call(
         GetForecast(
             user_id=user.user_id,

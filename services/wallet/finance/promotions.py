@@ -8,23 +8,24 @@ wallet, and writes down when the next one is due together with what it took.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from chassis.bulk import Bulk
+from chassis.bulk import Bulk, array
 from chassis.database import Connected, is_held, is_lost, lock_until_commit
 from chassis.idempotency import request_hash
 from chassis.identifiers import new_id
 from contracts.errors import BadRequest, Conflict, IdempotencyConflict
 from contracts.keys import lapsed_key, promotion_key
-from contracts.wallet import GivePromotion, Promotion, Promotions, Transaction
+from contracts.wallet import Expiring, GivePromotion, Promotion, Promotions, Transaction
 from services.wallet import ledger, statements
 from services.wallet.book import accounts
 from services.wallet.book import promotions as book
+from services.wallet.book.accounts import Account
 from services.wallet.rules.promotional import Grant, Lapse
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,10 @@ _HAVE_OPEN = Bulk(
     " WHERE p.account_id = a.account_id AND p.due_at IS NOT NULL) AS has_open"
     " FROM {rows} JOIN accounts AS a ON a.user_id = new.user_id",
     user_id="uuid",
+)
+_WITH_OPEN = text(
+    "SELECT DISTINCT account_id FROM promotions"
+    " WHERE account_id = ANY(CAST(:ids AS bigint[])) AND due_at IS NOT NULL"
 )
 _DUE = text(
     "SELECT p.promotion_id, a.user_id FROM promotions AS p JOIN accounts AS a USING (account_id)"
@@ -148,6 +153,20 @@ def of_users(session: Session, users: Sequence[UUID]) -> list[Promotions | Excep
             )
         )
     return answers
+
+
+def expiring(session: Session, found: Mapping[UUID, Account]) -> list[Expiring]:
+    """What is promotional in these users' wallets, and when it ends."""
+    ids = {account.account_id: user_id for user_id, account in found.items()}
+    having = session.scalars(_WITH_OPEN, {"ids": array("bigint", ids)}).all() if ids else []
+    return [
+        Expiring(
+            user_id=ids[account_id], left_micros=grant.left_micros, expires_at=grant.expires_at
+        )
+        for account_id, told in (book.load(session, having) if having else {}).items()
+        for grant in told.grants
+        if grant.left_micros
+    ]
 
 
 def sweep(database: Connected, now: datetime) -> None:
