@@ -52,6 +52,17 @@ def test_a_limit_lets_its_number_through_and_then_one_for_each_part_of_its_time(
     assert passed == [0, 1, 2, 3, 4, 5, 10, 20, 30, 40, 50, 60]
 
 
+@pytest.mark.parametrize("tries", [3, 7, 13])
+def test_a_limit_lets_its_number_through_at_once_though_no_part_of_its_time_is_even(
+    database: Connected, tries: int
+) -> None:
+    rates = parse(f"{tries} per minute")
+
+    passed = [take(database, NOW, "somebody", rates) is None for _ in range(tries + 1)]
+
+    assert passed == [True] * tries + [False]
+
+
 def test_what_is_refused_uses_nothing_up(database: Connected) -> None:
     rates = parse("1 per minute; 2 per hour")
     for _ in range(5):
