@@ -10,7 +10,8 @@
 
 The second kind looks at most once in ``interval_s``, and only when there is reason to: this
 process wrote to its database, or what the last look named is due. Besides, it looks every
-``asleep_s`` for what another process wrote.
+``asleep_s`` for what another process wrote. Whoever writes mostly goes on with it at once, and
+somebody waits for that: it looks when nothing more is written, or half a second later.
 """
 
 import functools
@@ -32,6 +33,11 @@ from chassis.service_database import DatabaseConnection
 log = logging.getLogger(__name__)
 
 Work = Callable[[Any], datetime | None]
+
+QUIET_S = 0.1
+"""So long nothing is written when what was written is done with."""
+WRITES_WITHIN_S = 0.5
+"""So long it waits for that."""
 
 
 class Timer(NamekoTimer):
@@ -70,15 +76,24 @@ class Timer(NamekoTimer):
     def _run(self) -> None:
         began = time.monotonic()
         while not self._is_told_to_stop(began + self.interval - time.monotonic()):
+            self._let_others_write()
             began = time.monotonic()
-            if self._wake.ready():
-                self._wake.reset()
             if self.leadership.is_ours():
                 self.handle_timer_tick()
                 self.worker_complete.wait()
                 self.worker_complete.reset()
             if self._asleep_s is not None:
                 self._sleep(self._asleep_s)
+
+    def _let_others_write(self) -> None:
+        until = time.monotonic() + WRITES_WITHIN_S
+        while self._wake.ready():
+            self._wake.reset()
+            quiet_s = min(QUIET_S, until - time.monotonic())
+            if quiet_s <= 0 or self.should_stop.ready():
+                return
+            with Timeout(quiet_s, exception=False):
+                self._wake.wait()
 
     def _is_told_to_stop(self, within_s: float) -> bool:
         with Timeout(max(within_s, 0), exception=False):

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable
 
+import eventlet
 import pytest
+from eventlet.event import Event as Signal
 from sqlalchemy import text
 
 from chassis.identifiers import new_id
+from chassis.timer import Timer
 from tests.chassis.conftest import Probe
 from tests.chassis.probe.messages import Tell
 from tests.chassis.probe.service import LOOKS, TICK
-from tests.patience import eventually
+from tests.patience import PATIENCE_S, eventually
 
 LEADERS = text(
     "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
@@ -39,6 +42,42 @@ def test_a_timer_sleeps_until_something_is_due_or_was_written(fresh: Probe) -> N
 
     assert while_nothing_happened == 3
     eventually(lambda: fresh.noted(LOOKS), lambda looks: looks > 3)
+
+
+def test_a_timer_lets_who_writes_go_on_first() -> None:
+    timer, order = Timer(1, 5), []
+
+    def write() -> None:
+        for _ in range(3):
+            order.append("written")
+            timer.wake()
+            eventlet.sleep(0.02)
+
+    writer = eventlet.spawn(write)
+    timer.wake()
+    timer._let_others_write()
+    order.append("looked")
+    writer.wait()
+
+    assert order == ["written"] * 3 + ["looked"]
+
+
+def test_a_timer_looks_in_time_though_something_is_written_all_the_time() -> None:
+    timer, stop = Timer(1, 5), Signal()
+
+    def write() -> None:
+        while not stop.ready():
+            timer.wake()
+            eventlet.sleep(0.02)
+
+    writer = eventlet.spawn(write)
+    timer.wake()
+    with eventlet.Timeout(PATIENCE_S):
+        timer._let_others_write()
+    stop.send()
+    writer.wait()
+
+    assert not timer.should_stop.ready()
 
 
 def test_a_leader_leads_for_as_long_as_it_lives(fresh: Probe) -> None:
