@@ -508,8 +508,11 @@ class BillingService(operated.Operated):
         return None
 
     def _try_again(self, session: Session, user_id: UUID) -> None:
-        if claims.mark_owed(session, utc_now(), user_id):
-            after_commit(session, partial(self._checkout().settle_user, user_id))
+        now, checkout = utc_now(), self._checkout()
+        owed = claims.mark_owed(session, now, user_id)
+        first = claims.take_first(owed, now, checkout.rules.claim_lease)
+        if first is not None:
+            after_commit(session, partial(checkout.settle_user, user_id, first))
         session.flush()
         crash_point("billing.credit_heard")
 

@@ -37,9 +37,15 @@ def wait_for_funds(database: Connected, claimed: Claim, now: datetime = NOW) -> 
         return lifecycle.wait_for_funds(session, now, claimed, 0, RULES)
 
 
-def mark_owed(database: Connected, user_id: UUID, now: datetime = NOW) -> int:
+def mark_owed(database: Connected, user_id: UUID, now: datetime = NOW) -> None:
     with database.begin() as session:
-        return claims.mark_owed(session, now, user_id)
+        claims.mark_owed(session, now, user_id)
+
+
+def take_first(database: Connected, user_id: UUID, now: datetime = NOW) -> Claim | None:
+    """Money comes, and who hears of it begins at once."""
+    with database.begin() as session:
+        return claims.take_first(claims.mark_owed(session, now, user_id), now, LEASE)
 
 
 def test_a_purchase_belongs_to_its_writer_at_first(database: Connected) -> None:
@@ -180,6 +186,44 @@ def test_what_is_owed_is_tried_oldest_first(database: Connected) -> None:
     with database.read() as session:
         owed = claims.owed_purchases(session, user_id)
     assert owed == [claimed.purchase_id for claimed in made]
+
+
+def test_who_hears_of_money_has_the_oldest_purchase_at_once(database: Connected) -> None:
+    user_id = uuid4()
+    made = [
+        recorded(database, user_id=user_id, now=NOW + timedelta(minutes=minute))
+        for minute in range(3)
+    ]
+    for claimed in made:
+        wait_for_funds(database, claimed)
+
+    first = take_first(database, user_id)
+
+    with database.read() as session:
+        owed = claims.owed_purchases(session, user_id)
+    assert first is not None
+    assert (first.purchase_id, first.is_try_owed) == (made[0].purchase_id, True)
+    assert claim(database, NOW, first.purchase_id) is None
+    assert owed == [claimed.purchase_id for claimed in made[1:]]
+
+
+def test_who_hears_of_money_leaves_what_somebody_works_on_to_them(database: Connected) -> None:
+    claimed = recorded(database)
+
+    first = take_first(database, claimed.row.user_id)
+
+    assert (first, wait_for_funds(database, claimed)) == (None, True)
+
+
+def test_who_hears_of_money_takes_what_somebody_left_when_their_lease_has_run_out(
+    database: Connected,
+) -> None:
+    claimed = recorded(database)
+
+    first = take_first(database, claimed.row.user_id, NOW + LEASE)
+
+    assert first is not None
+    assert first.purchase_id == claimed.purchase_id
 
 
 def test_replicas_never_claim_the_same_purchase(database: Connected) -> None:

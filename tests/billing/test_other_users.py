@@ -108,7 +108,7 @@ def test_money_makes_the_users_own_purchases_due(database: Connected, users: Use
 
     with database.begin() as session:
         awaited = await_money(session, [users.mine, uuid4()])
-        count = claims.mark_owed(session, NOW, users.mine)
+        count = len(claims.mark_owed(session, NOW, users.mine))
 
     with database.read() as session:
         owed = [session.get_one(PurchaseRow, one).try_owed_since is not None for one in made]

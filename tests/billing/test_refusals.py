@@ -91,7 +91,9 @@ class Hearing(BillingService):
         self.tried: list[UUID] = []
 
     def _checkout(self) -> Any:
-        return SimpleNamespace(settle_user=self.tried.append)
+        return SimpleNamespace(
+            rules=RULES, settle_user=lambda user_id, _first: self.tried.append(user_id)
+        )
 
     def looks_at(self, user_id: UUID) -> bool:
         """Whether it is about to look how long this user's credits last."""

@@ -126,9 +126,11 @@ class Checkout:
             raise Conflict("This purchase was paid in the meantime, and is complete.")
         return as_purchase(row, self.rules)
 
-    def settle_user(self, user_id: UUID) -> None:
-        """Money came: try the user's waiting purchases, oldest first."""
+    def settle_user(self, user_id: UUID, first: Claim) -> None:
+        """Money came: try the user's waiting purchases, oldest first; that is claimed already."""
         crash_point("billing.resuming")
+        if not self.settle(first):
+            return
         with self.database.read() as session:
             owed = claims.owed_purchases(session, user_id)
         for purchase_id in owed:

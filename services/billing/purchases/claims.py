@@ -9,12 +9,13 @@ unfinished, and stands at the lease's end while somebody has it.
 comes meanwhile sets it again, and whoever gives the claim back sees it: no wake-up is lost.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
 from sqlalchemy import ColumnElement, func, or_, select
-from sqlalchemy.orm import Session, lazyload
+from sqlalchemy.orm import Session
 
 from chassis.locks import for_update, locked
 from services.billing.models import WAITING, PurchaseRow, StockReleaseRow
@@ -117,23 +118,29 @@ def postpone(session: Session, now: datetime, claimed: Claim) -> None:
         row.try_owed_since = row.due_at
 
 
-def mark_owed(session: Session, now: datetime, user_id: UUID) -> int:
-    """Money came, or may have: each waiting purchase of the user is owed a try. How many are."""
+def mark_owed(session: Session, now: datetime, user_id: UUID) -> Sequence[PurchaseRow]:
+    """Money came, or may have: each waiting purchase of the user is owed a try. Those rows, which
+    are held now, the oldest first."""
     rows = session.scalars(
         for_update(
             select(PurchaseRow)
             .where(PurchaseRow.user_id == user_id, PurchaseRow.status.in_(WAITING))
             .order_by(PurchaseRow.purchase_id)
         )
-        # What they consist of is not looked at.
-        .options(lazyload("*"))
     ).all()
     for row in rows:
         row.try_owed_since = now
         # One that somebody works on stays due at its lease's end, in case they never return.
         if row.claim_id is None:
             row.due_at = now
-    return len(rows)
+    return rows
+
+
+def take_first(rows: Sequence[PurchaseRow], now: datetime, lease: timedelta) -> Claim | None:
+    """Take the first of these rows, which the caller holds, that nobody works on."""
+    free = (row for row in rows if row.claimed_until is None or row.claimed_until <= now)
+    row = next(free, None)
+    return None if row is None else take(row, now, lease)
 
 
 def owed_purchases(session: Session, user_id: UUID) -> list[UUID]:
