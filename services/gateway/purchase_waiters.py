@@ -24,11 +24,13 @@ Setback = tuple[str, str]
 
 
 class Waiter:
-    """One request's place. ``setbacks`` are by purchase id, as text."""
+    """One request's place. ``setbacks`` are by purchase id, as text; ``completed`` purchases are
+    those that were told of meanwhile."""
 
     def __init__(self) -> None:
         self._woken = threading.Event()
         self.setbacks: dict[str, Setback] = {}
+        self.completed: set[UUID] = set()
 
     def wake(self) -> None:
         self._woken.set()
@@ -48,7 +50,7 @@ class PurchaseWaiters:
         self._waiters: dict[UUID, list[Waiter]] = defaultdict(list)
         self._count = 0
         listen = partial(rpc.subscribe, is_awaited=lambda: self._count)
-        listen(PurchaseCompleted, lambda event: self._wake(event.user_id))
+        listen(PurchaseCompleted, self._completed)
         listen(PurchaseEnded, lambda event: self._wake(event.user_id))
         listen(TopupFailed, self._topup_failed)
         listen(AutoTopupRefused, self._topup_refused)
@@ -74,14 +76,21 @@ class PurchaseWaiters:
             if not self._waiters[user_id]:
                 del self._waiters[user_id]
 
+    def _of(self, user_id: UUID) -> list[Waiter]:
+        with self._lock:
+            return list(self._waiters.get(user_id, ()))
+
     def _wake(
         self, user_id: UUID, reference: str | None = None, setback: Setback | None = None
     ) -> None:
-        with self._lock:
-            waiters = list(self._waiters.get(user_id, ()))
-        for waiter in waiters:
+        for waiter in self._of(user_id):
             if reference and setback:
                 waiter.setbacks[reference] = setback
+            waiter.wake()
+
+    def _completed(self, event: PurchaseCompleted) -> None:
+        for waiter in self._of(event.user_id):
+            waiter.completed.add(event.purchase_id)
             waiter.wake()
 
     def _topup_failed(self, event: TopupFailed) -> None:

@@ -92,6 +92,8 @@ def test_an_automatic_topup_pays_within_one_request(api: Api, dear: dict[str, An
     answer = api.command("/api/wallet/purchase-with-topup", body)
 
     assert (answer.status_code, read(answer)["status"]) == (200, "completed")
+    follows = read(answer)["auto_topup"]
+    assert (follows["charges"], follows["balance_after"]) == ([], Decimal("20.00"))
     assert read(api.get("/api/wallet/info"))["balance"] == Decimal("20.00")
     kinds = [
         (item["kind"], item["amount_usd"])

@@ -31,7 +31,7 @@ from contracts.topup import (
 from services.topup.automatic import forecast, triggers
 from services.topup.charging import charges
 from services.topup.models import TriggerRecord
-from services.topup.wallet_questions import Entry
+from services.topup.wallet_questions import Entry, Funds
 from tests.topup.conftest import USD, Customer, Desk, empty
 
 EXAMPLES = int(os.environ.get("TOPUP_FORECASTS", "8"))
@@ -354,6 +354,32 @@ def test_where_nothing_becomes_due_the_rule_is_not_played_and_would_say_the_same
     with desk.till.database.read() as session:
         played = forecast.foresee(session, desk.clock(), request, funds, desk.till.policy)
     assert (asked, told) == (0, played)
+
+
+def test_a_paid_purchase_of_which_we_have_not_heard_is_under_way_no_more(desk: Desk) -> None:
+    customer, reference = desk.customer(), str(uuid4())
+    customer.raise_trigger(reference=reference)
+    desk.wallet.balances[customer.user_id] = 20 * USD
+    about = {"is_spent": True, "purchase_id": UUID(reference)}
+
+    asked_before = desk.wallet.asked_for_funds
+    told = foretold(customer, 5 * USD, **about)
+    asked = desk.wallet.asked_for_funds - asked_before
+
+    request = ForecastCharges(user_id=customer.user_id, spend_micros=5 * USD, **about)
+    with desk.till.database.read() as session:
+        played = forecast.foresee(session, desk.clock(), request, Funds(20 * USD), desk.till.policy)
+    assert (asked, told) == (0, played)
+
+
+def test_another_purchase_that_waits_is_under_way_beside_a_paid_one(desk: Desk) -> None:
+    customer = desk.customer()
+    customer.raise_trigger(needed_micros=30 * USD)
+    desk.wallet.balances[customer.user_id] = 20 * USD
+
+    told = foretold(customer, 5 * USD, is_spent=True, purchase_id=uuid4())
+
+    assert [charge.amount_micros for charge in told.charges] == [25 * USD]
 
 
 def test_of_many_who_sets_off_no_charge_is_told_the_same_and_the_others_nothing(

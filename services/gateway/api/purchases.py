@@ -35,7 +35,13 @@ from services.gateway.api.shapes import (
     Usd,
     UsdOrZero,
 )
-from services.gateway.backend import call, current_backend, database, forecast_charges
+from services.gateway.backend import (
+    call,
+    call_and_ask,
+    current_backend,
+    database,
+    forecast_charges,
+)
 from services.gateway.cart import checkout
 from services.gateway.errors import Problem
 from services.gateway.people.users import CurrentUser
@@ -257,7 +263,11 @@ def _wait(purchase: Purchase, waiter: Waiter, deadline: float) -> Answer:
             return answer(purchase, setback)
         if not waiter.wait(max(deadline - time.monotonic(), 0)):
             break
-        purchase = call(GetPurchase(user_id=purchase.user_id, purchase_id=purchase.purchase_id))
+        look = GetPurchase(user_id=purchase.user_id, purchase_id=purchase.purchase_id)
+        if purchase.purchase_id in waiter.completed:
+            # Both at once: what it set off does not change by what it says of itself.
+            return _answer(*call_and_ask(look, _question(purchase, is_spent=True)))
+        purchase = call(look)
     return answer(purchase)
 
 
@@ -265,8 +275,12 @@ def answer(purchase: Purchase, setback: Setback | None = None) -> Answer:
     if setback is not None and not purchase.status_code:
         code, reason = setback
         purchase = purchase.model_copy(update={"status_code": str(code), "status_reason": reason})
+    return _answer(purchase, _forecast(purchase))
+
+
+def _answer(purchase: Purchase, forecast: ChargeForecast | None) -> Answer:
     return Answer(
-        PurchaseReply.of(purchase, auto_topup=_forecast(purchase)),
+        PurchaseReply.of(purchase, auto_topup=forecast),
         202 if purchase.status in _UNSETTLED else 200,
         {"Location": f"/api/purchases/{purchase.purchase_id}"},
     )
@@ -276,10 +290,13 @@ def _forecast(purchase: Purchase) -> ChargeForecast | None:
     is_spent = purchase.status is PurchaseStatus.COMPLETED
     if not purchase.total_micros or not (is_spent or purchase.status in _UNSETTLED):
         return None
-    question = ForecastCharges(
+    return forecast_charges(_question(purchase, is_spent=is_spent))
+
+
+def _question(purchase: Purchase, *, is_spent: bool) -> ForecastCharges:
+    return ForecastCharges(
         user_id=purchase.user_id,
         spend_micros=purchase.total_micros,
         purchase_id=purchase.purchase_id,
         is_spent=is_spent,
     )
-    return forecast_charges(question)

@@ -43,14 +43,14 @@ PASSING = (RefusalCode.COOL_DOWN, RefusalCode.IN_FLIGHT)
 # text, because every purchase asks: what builds a statement costs more than the answer to it.
 _STANDING = Bulk(
     """
-    SELECT new.user_id, settings.is_enabled, settings.threshold_micros,
+    SELECT new.user_id, new.own, settings.is_enabled, settings.threshold_micros,
         EXISTS (
             SELECT FROM topups WHERE user_id = new.user_id AND (status = 'paid' OR kind = 'auto'
                 AND status IN ('created', 'processing', 'unknown', 'action_required'))
         ) OR EXISTS (
             SELECT FROM triggers WHERE user_id = new.user_id AND ended_at IS NULL AND (
                 trigger IN ('purchase', 'renewal') AND needed_micros > 0
-                    AND raised_at > new.since
+                    AND raised_at > new.since AND reference <> new.own
                 OR trigger IN ('low_balance', 'settings_saved')
                 AND (due_at IS NOT NULL OR refusal_code = 'idle'))
         ) AS is_under_way
@@ -58,6 +58,7 @@ _STANDING = Bulk(
     """,
     user_id="uuid",
     since="timestamptz",
+    own="text",
 )
 
 
@@ -244,9 +245,9 @@ def foretell_many(till: Till, request: ForecastChargesOfMany) -> ChargeForecasts
 
     Errors: ``Unavailable``, ``DeadlineExceeded`` of the wallet.
     """
-    questions, since = request.questions, triggers.waits_since(till.clock())
+    questions, now = request.questions, till.clock()
     with till.database.read() as session:
-        standings = _standings(session, [(each.user_id, since) for each in questions])
+        standings = _standings(session, [_whose(each, now) for each in questions])
     held = till.wallet.balances_of(list({each.user_id for each in questions}))
     return ChargeForecasts(
         forecasts=[
@@ -264,9 +265,7 @@ def _foretell_nothing(till: Till, request: ForecastCharges) -> ChargeForecast | 
     """
     if request.is_by_hand:
         return None
-    standing = till.database.answer(
-        _standings, (request.user_id, triggers.waits_since(till.clock()))
-    )
+    standing = till.database.answer(_standings, _whose(request, till.clock()))
     if standing.is_under_way:
         return None
     return _unless_due(request, standing, till.wallet.balance(request.user_id))
@@ -290,9 +289,16 @@ def _unless_due(
     )
 
 
-def _standings(session: Session, questions: Sequence[tuple[UUID, datetime]]) -> list[Row[Any]]:
-    found = {row.user_id: row for row in _STANDING.execute(session, questions)}
-    return [found[user_id] for user_id, _ in questions]
+def _whose(request: ForecastCharges, now: datetime) -> tuple[UUID, datetime, str]:
+    """Of whom to look what is under way, since when, and the purchase that waits no more, though
+    the news of that may be on its way."""
+    own = str(request.purchase_id) if request.is_spent and request.purchase_id else ""
+    return request.user_id, triggers.waits_since(now), own
+
+
+def _standings(session: Session, questions: Sequence[tuple[UUID, datetime, str]]) -> list[Row[Any]]:
+    found = {(row.user_id, row.own): row for row in _STANDING.execute(session, set(questions))}
+    return [found[user_id, own] for user_id, _, own in questions]
 
 
 def look(till: Till, user_id: UUID) -> tuple[Funds, frozenset[UUID]]:
