@@ -263,18 +263,16 @@ class TopupService(operated.Operated):
 
     @event_handler(PurchaseShortOfFunds)
     def top_up_for_purchase(self, session: Session, event: PurchaseShortOfFunds) -> None:
-        trigger_id = triggers.raise_for_purchase(session, event, utc_now())
-        charges.pursue_soon(session, self.till, event.user_id, trigger_id)
+        charges.cover(session, self.till, event, triggers.raise_for_purchase)
 
     @event_handler(RenewalShortOfFunds)
     def top_up_for_renewal(self, session: Session, event: RenewalShortOfFunds) -> None:
-        trigger_id = triggers.raise_for_renewal(session, event, utc_now())
-        charges.pursue_soon(session, self.till, event.user_id, trigger_id)
+        charges.cover(session, self.till, event, triggers.raise_for_renewal)
 
     @event_handler(BalanceLow)
     def top_up_low_balance(self, session: Session, event: BalanceLow) -> None:
-        trigger_id = triggers.raise_for_low_balance(session, event, utc_now())
-        charges.pursue_soon(session, self.till, event.user_id, trigger_id)
+        record = triggers.raise_for_low_balance(session, event, utc_now())
+        charges.pursue_soon(session, self.till, record)
 
     # What ends it
 

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from chassis.database import Connected, connect
 from chassis.identifiers import new_id
 from chassis.money import to_cents
+from contracts.billing import PurchaseShortOfFunds
 from contracts.catalog import ListProducts
 from contracts.errors import AccountFrozen, InsufficientFunds
 from contracts.topup import (
@@ -328,7 +329,7 @@ class Customer:
         till = self.desk.till
         shortfall = needed_micros - (available_micros or 0)
         with till.database.begin() as session:
-            return triggers.raise_trigger(
+            raised = triggers.raise_trigger(
                 session,
                 self.user_id,
                 trigger,
@@ -339,6 +340,32 @@ class Customer:
                 shortfall_micros=total_shortfall_micros or shortfall,
                 available_micros=available_micros,
             )
+        return raised.trigger_id if raised is not None else None
+
+    def lack(
+        self,
+        needed_micros: int = 5 * USD,
+        *,
+        reference: str | None = None,
+        raised_at: datetime | None = None,
+        available_micros: int = 0,
+        total_shortfall_micros: int | None = None,
+    ) -> None:
+        """The event that a purchase lacks money, as its handler takes it."""
+        till = self.desk.till
+        shortfall = needed_micros - available_micros
+        event = PurchaseShortOfFunds(
+            event_id=new_id(),
+            occurred_at=raised_at or till.clock(),
+            user_id=self.user_id,
+            purchase_id=UUID(reference) if reference else uuid.uuid4(),
+            total_micros=needed_micros,
+            shortfall_micros=shortfall,
+            total_shortfall_micros=total_shortfall_micros or shortfall,
+            available_micros=available_micros,
+        )
+        with till.database.begin() as session:
+            charges.cover(session, till, event, triggers.raise_for_purchase)
 
     def ask(self, trigger: Trigger = Trigger.PURCHASE, **event: Any) -> Any:
         """An event, and all that follows from it at once."""

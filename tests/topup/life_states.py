@@ -150,6 +150,7 @@ STATES: dict[str, Callable[[Moment], bool]] = {
         m.after.is_paused > m.before.is_paused and bool(m.moved(S.FAILED))
     ),
     "what was reserved is not sent": lambda m: m.came_from(S.CREATED, S.CANCELLED),
+    "what was marked as sent does not go out": lambda m: m.came_from(S.PROCESSING, S.CANCELLED),
     "it is switched off while a charge is under way": lambda m: (
         m.before.is_enabled > m.after.is_enabled and bool(m.after.in_flight)
     ),

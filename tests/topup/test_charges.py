@@ -1,6 +1,7 @@
 """The charge: one, of the right amount, whatever happens around it."""
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from contracts.topup import RefusalCode, TopupKind, TopupStatus, Trigger
 from services.topup import topups
 from services.topup.automatic import triggers
 from services.topup.automatic.rule import Refusal
-from services.topup.charging import outcomes
+from services.topup.charging import janitor, outcomes
 from services.topup.processor import Declined, Object, OutcomeUnknown, ProcessorError, Rejected
 from tests.topup.conftest import NOON, USD, Card, Customer, Desk
 
@@ -21,6 +22,70 @@ def test_a_purchase_short_of_funds_charges_the_configured_amount_once(desk: Desk
     customer.ask(needed_micros=5 * USD)
 
     assert (customer.statuses(), customer.charged_cents()) == (["paid"], 2_500)
+
+
+def test_a_purchase_that_says_all_is_charged_for_in_one_transaction_before_the_call(
+    desk: Desk,
+) -> None:
+    customer = desk.customer()
+
+    customer.lack(5 * USD)
+    before = customer.statuses()
+    desk.drain()
+
+    assert (before, customer.statuses(), customer.charged_cents()) == (
+        ["processing"],
+        ["paid"],
+        2_500,
+    )
+
+
+def test_a_charge_that_waited_for_its_turn_goes_out_all_the_same(desk: Desk) -> None:
+    customer = desk.customer()
+    customer.lack(5 * USD)
+
+    desk.clock.advance(seconds=1)
+    desk.drain()
+
+    assert (customer.statuses(), customer.charge_count()) == (["paid"], 1)
+
+
+def test_a_charge_that_waited_until_the_janitor_had_it_is_left_to_that(desk: Desk) -> None:
+    customer = desk.customer()
+    customer.lack(5 * USD)
+    waiting = desk.queue.copy()
+    desk.queue.clear()
+
+    desk.clock.advance(seconds=61)
+    with desk.till.database.begin() as session:
+        janitor.DUE.take(session, desk.clock())
+    desk.queue[:] = waiting
+    desk.drain()
+
+    assert (customer.statuses(), customer.charge_count()) == (["processing"], 0)
+
+
+def test_a_charge_that_was_lost_between_its_reservation_and_the_call_is_made_once(
+    desk: Desk,
+) -> None:
+    customer = desk.customer()
+    customer.lack(5 * USD)
+    desk.queue.clear()
+
+    desk.clock.advance(seconds=61)
+    desk.sweep()
+
+    assert (customer.statuses(), customer.charge_count()) == (["paid"], 1)
+
+
+def test_old_news_of_a_purchase_has_the_wallet_asked(desk: Desk) -> None:
+    customer = desk.customer()
+    desk.wallet.balances[customer.user_id] = 8 * USD
+
+    customer.lack(5 * USD, raised_at=desk.clock() - timedelta(minutes=7))
+    desk.drain()
+
+    assert customer.topups() == []
 
 
 def test_one_charge_closes_the_whole_gap_rounded_up_to_a_cent(desk: Desk) -> None:

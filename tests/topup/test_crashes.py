@@ -1,6 +1,7 @@
 """The process is killed at each step of a charge: after its restart, one charge and one credit."""
 
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
 
@@ -9,7 +10,7 @@ import requests
 
 from contracts.billing import GetPurchase
 from contracts.errors import ServiceError
-from contracts.topup import GetTopup
+from contracts.topup import GetTopup, TriggerAutoTopup
 from tests.conftest import StackFactory
 from tests.crashes import points
 from tests.patience import eventually
@@ -18,7 +19,6 @@ from tests.topup.conftest import USD
 from tests.topup.test_service import Person, receive, sandbox_events
 
 STEPS_OF_A_CHARGE = (
-    "topup.after_trigger",
     "topup.before_reserve",
     "topup.after_reserve",
     "topup.before_charge",
@@ -97,6 +97,25 @@ def test_a_crash_at_any_step_of_a_charge_ends_in_one_charge_and_one_credit(
     eventually(lambda: [topup.status for topup in person.topups()] == ["credited"])
 
     assert (charges_of(person), person.balance()) == (1, 10 * USD)
+
+
+@pytest.mark.parametrize(
+    "point", points(["topup.after_trigger", "topup.after_record"], "topup.after_record")
+)
+def test_a_crash_after_somebody_asked_for_a_charge_by_hand_makes_one(
+    stack: System, order: Path, point: str
+) -> None:
+    person = Person(stack)
+    person.add_card()
+    person.configure(threshold_micros=0)
+    order.write_text(point)
+    asked = TriggerAutoTopup(idempotency_key=str(uuid.uuid4()), user_id=person.user_id)
+    with suppress(ServiceError):
+        stack.rpc.call(asked, timeout_s=2)
+    restart_after_crash(stack)
+
+    eventually(lambda: [topup.status for topup in person.topups()] == ["credited"])
+    assert (charges_of(person), person.balance()) == (1, 25 * USD)
 
 
 @pytest.mark.parametrize(

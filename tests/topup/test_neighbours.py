@@ -180,7 +180,10 @@ QUESTIONS: dict[str, Callable[[Session, UUID], Any]] = {
     "unsent": lambda s, u: limits.unsent_count(s, u, NOON),
     "last hour": lambda s, u: limits.usage(s, u, NOON, Policy()).user_hour_micros,
     "page of the purchase": lambda s, u: pages.open_for(s, u, str(PURCHASE)),
-    "any page": pages.is_any_open,
+    "any page": lambda s, u: limits.usage(s, u, NOON, Policy()).has_card_page,
+    "when the page was opened": lambda s, u: (
+        limits.usage(s, u, NOON, Policy(), str(PURCHASE)).card_page_until is not None
+    ),
     "being confirmed": lambda s, u: pages.is_being_confirmed(s, u, str(PURCHASE)),
     "replayed": lambda s, u: topups.replay(s, BY_HAND.model_copy(update={"user_id": u})),
     "list": lambda s, u: topups.page(s, ListTopups(user_id=u, limit=50)).topups,

@@ -9,7 +9,7 @@ from services.topup.charging import charges, checkout
 from tests.topup.conftest import USD, Card, Customer, Desk
 from tests.topup.test_unknown_outcomes import break_charges, look
 
-PURCHASE = "purchase"
+PURCHASE = "01890a5d-ac96-774b-bcce-b302099a8057"
 
 
 def the_purchase_ends(_desk: Desk, customer: Customer) -> None:
@@ -80,6 +80,21 @@ def test_a_reserved_charge_does_not_go_out_after(
     waiting = desk.queue.copy()
 
     happens(desk, customer)
+    desk.queue[:] = waiting
+    desk.drain()
+
+    assert (customer.statuses()[0], payments_of_first(desk, customer)) == ("cancelled", [])
+
+
+@pytest.mark.parametrize("happens", MEANWHILE)
+def test_a_charge_that_waited_for_its_turn_does_not_go_out_after(
+    desk: Desk, customer: Customer, happens: Callable[[Desk, Customer], None]
+) -> None:
+    customer.lack(90 * USD, reference=PURCHASE)
+    waiting = desk.queue.copy()
+
+    happens(desk, customer)
+    desk.clock.advance(seconds=1)
     desk.queue[:] = waiting
     desk.drain()
 

@@ -183,8 +183,8 @@ def test_what_somebody_else_has_taken_up_meanwhile_stays_unknown(desk: Desk) -> 
     charges.pursue(desk.till, trigger_id)
     (topup,) = customer.topups()
     with desk.till.database.begin() as session:
-        sent = charges._mark_sent(session, topup.topup_id, desk.till.policy, desk.clock())
-    assert sent is not None
+        sent = topups.lock(session, topup.topup_id)
+        charges._mark_sent(session, sent, desk.till.policy, desk.clock())
     with desk.till.database.begin() as session:
         session.merge(sent).next_look_at = desk.clock() + timedelta(minutes=9)
     go_away(desk)
@@ -203,8 +203,8 @@ def test_a_call_of_a_process_that_died_may_arrive_though_the_next_one_reached_no
     charges.pursue(desk.till, trigger_id)
     (topup,) = customer.topups()
     with desk.till.database.begin() as session:
-        sent = charges._mark_sent(session, topup.topup_id, desk.till.policy, desk.clock())
-    assert sent is not None
+        sent = topups.lock(session, topup.topup_id)
+        charges._mark_sent(session, sent, desk.till.policy, desk.clock())
     # Sent, and then the process died. The janitor is told of no payment yet; right then the
     # processor goes away, comes back, and has had the first call all the while.
     back = go_away(desk)

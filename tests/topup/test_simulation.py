@@ -133,8 +133,9 @@ CONFIRM, GIVE_UP = ("confirm_with_the_bank", SAME), ("give_up_purchases", SAME)
 SWITCH_OFF, STOP_ALL = ("save_settings", SAME, False, 25), ("turn_the_operators_switch", True)
 NEWS, SWEEP, CREDIT, WORK = ("all_news_comes",), ("sweep",), ("the_wallet_listens",), ("work", -1)
 MINUTES, HOURS = ("time_passes", timedelta(minutes=2)), ("time_passes", timedelta(hours=26))
-LACK = ("buy", SAME, 39, False, 1)
+LACK = ("buy", SAME, 39, False, 0)
 """Somebody wants more than there is, and a charge is reserved if it may be."""
+LOW = ("fall_below_the_threshold", SAME)
 READY = ("all_is_ready", SAME)
 
 follows = st.lists(
@@ -160,6 +161,7 @@ KNOWN: dict[tuple[int, int], list[Act]] = {
         _charge(BAD, "reset_after", None, MINUTES, SWEEP),
         _charge(GOOD, None, 0, MINUTES, SWEEP, CREDIT),
         _charge(GOOD, None, 1, MINUTES, SWEEP, CREDIT),
+        _charge(GOOD, None, 2, MINUTES, SWEEP, CREDIT),
         _charge(ASKS, None, None, NEWS, CONFIRM, NEWS, CREDIT),
         _charge(ASKS, None, None, NEWS, HOURS, SWEEP, HOURS, SWEEP),
         _charge(BAD, None, None, LACK),
@@ -168,6 +170,7 @@ KNOWN: dict[tuple[int, int], list[Act]] = {
         *(READY, STOP_ALL, LACK),
         *(READY, LACK, STOP_ALL, WORK),
         *(READY, LACK, SWITCH_OFF, WORK),
+        *(READY, LOW, WORK, SWITCH_OFF, WORK),
         *(READY, LACK, GIVE_UP, WORK, CREDIT),
         *(READY, LACK, LACK),
         ("a_page_is_opened_for_what_falls_short", SAME, 20, False, True, (NEWS, CREDIT)),
@@ -302,18 +305,15 @@ class Life(RuleBasedStateMachine):
         reference = str(uuid.uuid4())
         self.wanted[customer.user_id][reference] = price
         raised_at = self.desk.clock() - (timedelta(minutes=7) if late else timedelta(0))
-        trigger_id = customer.raise_trigger(
-            Trigger.PURCHASE,
+        customer.lack(
             price,
             reference=reference,
             raised_at=raised_at,
             available_micros=held,
             total_shortfall_micros=sum(self.wanted[customer.user_id].values()) - held,
         )
-        if trigger_id is not None:
-            self.desk.queue.append((charges.pursue, (self.desk.till, trigger_id)))
-            for _ in range(steps):
-                self.work(-1)
+        for _ in range(steps):
+            self.work(-1)
 
     def all_goes_well(self, who: int, dollars: int) -> None:
         """A good day, which is what it takes to come near the limits."""
@@ -344,7 +344,7 @@ class Life(RuleBasedStateMachine):
         prices=st.lists(st.integers(min_value=11, max_value=28), min_size=1, max_size=2),
         luck=st.sampled_from(BEHAVIOURS),
         fault=st.none() | st.sampled_from(FAULTS),
-        crash_after=st.none() | st.integers(min_value=0, max_value=2),
+        crash_after=st.none() | st.integers(min_value=0, max_value=3),
         then=follows,
     )
     def a_charge_is_due(
@@ -360,8 +360,10 @@ class Life(RuleBasedStateMachine):
         self.all_is_ready(who)
         self.change_the_cards_luck(who, luck)
         for dollars in prices:
-            self.buy(who, dollars, late=False, steps=0)
-        self.work(-1)
+            self.buy(who, dollars, late=len(prices) > 1, steps=0)
+        if len(prices) > 1:
+            # The wallet is asked what there is: one charge is reserved for both.
+            self.work(-1)
         if fault is not None:
             self.desk.sandbox.switch(fault, match={"path": "/v1/payment_intents"}, times=1)
         if crash_after is None:
@@ -377,6 +379,8 @@ class Life(RuleBasedStateMachine):
 
     def and_then(self, who: int, chosen: Acts) -> None:
         for name, *arguments in chosen:
+            # What happens at the very moment of its reservation, a charge need not see.
+            self.desk.clock.advance(seconds=1)
             getattr(self, name)(*(who if given is Ellipsis else given for given in arguments))
             self.every_promise_is_kept()
 
@@ -391,7 +395,7 @@ class Life(RuleBasedStateMachine):
         self, who: int, dollars: int, ends: bool, pays: bool, then: Acts
     ) -> None:
         self.all_is_ready(who)
-        self.buy(who, dollars, late=False, steps=0)
+        self.buy(who, dollars, late=True, steps=0)
         self.buy_credits_by_hand(who, 25, save=False, pays=False, for_purchase=True)
         self.work(-1)
         self.every_promise_is_kept()
@@ -426,7 +430,7 @@ class Life(RuleBasedStateMachine):
         if meanwhile:
             luck = "pm_card_chargeDeclinedLostCard" if meanwhile == "paused" else "pm_card_visa"
             self.change_the_cards_luck(who, luck)
-            self.buy(who, 19, late=False, steps=2 if meanwhile == "paused" else 1)
+            self.buy(who, 19, late=False, steps=1 if meanwhile == "paused" else 0)
             self.every_promise_is_kept()
         self.money_goes_back(who, cents, how)
         self.all_news_comes()

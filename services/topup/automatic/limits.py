@@ -61,6 +61,8 @@ class Usage:
     is_stopped: bool = False
     card_page_until: datetime | None = None
     """Until when a card page is open on which the purchase in question may be paid."""
+    has_card_page: bool = False
+    """Whether one is open for any purchase: what a fresh event adds up counts that as well."""
 
     def when_at_rest(self) -> "Usage":
         """As it is once nothing is under way any more."""
@@ -171,6 +173,8 @@ _USAGE = select(
     _OF_ALL.c.micros.label("system_hour_micros"),
     disputes.OPEN.exists().label("has_open_dispute"),
     func.coalesce(_IS_STOPPED.scalar_subquery(), False).label("is_stopped"),
+    pages.OPENED_AT.scalar_subquery().label("card_page_opened_at"),
+    pages.ANY_OPEN.exists().label("has_card_page"),
 ).join_from(_OF_USER, _OF_ALL, true())
 
 
@@ -228,9 +232,9 @@ def usage(
     purchase: str = "",
 ) -> Usage:
     """All counters at once. For a reservation, call :func:`fuse_lock` first."""
-    page = pages.open_for(session, user_id, purchase) if purchase else None
     asked = {
         "user_id": user_id,
+        "purchase": purchase,
         "day_since": day_start(now),
         "day_until": day_end(now),
         "month_since": month_start(now),
@@ -238,17 +242,15 @@ def usage(
         "hour_since": now - HOUR,
         "paid_since": now,
     }
-    found = session.execute(_USAGE, asked).mappings().one()
-    return Usage(
-        **found,
-        card_page_until=pages.closes_at(page, policy) if page is not None else None,
-    )
+    found = dict(session.execute(_USAGE, asked).mappings().one())
+    opened_at = found.pop("card_page_opened_at")
+    return Usage(**found, card_page_until=opened_at and opened_at + policy.page_life)
 
 
 def fuse_lock(session: Session) -> None:
     """Let one reservation of the whole system through at a time, so that its cap is exact.
 
-    A reservation is two statements long; charges themselves run side by side.
+    A reservation is a few statements long; charges themselves run side by side.
     """
     lock_until_commit(session, "topup.fuse")
 

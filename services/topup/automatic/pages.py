@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import Text, and_, cast, or_, select, text, update
+from sqlalchemy import Text, Uuid, and_, bindparam, cast, func, or_, select, text, update
 from sqlalchemy.orm import Session
 
 from chassis.bulk import Batch, Bulk
@@ -52,32 +52,25 @@ _CLOSE_PAGES = Bulk(
 )
 
 
+_OPEN = (
+    Topup.user_id == bindparam("user_id", type_=Uuid()),
+    Topup.purchase_id.is_not(None),
+    Topup.kind == TopupKind.MANUAL,
+    Topup.status.in_(topups.PAYABLE),
+)
+ANY_OPEN = select(Topup.topup_id).where(*_OPEN)
+"""Pages on which any purchase of ``user_id`` may be paid."""
+_OPEN_FOR = select(Topup).where(
+    *_OPEN, cast(Topup.purchase_id, Text) == bindparam("purchase", type_=Text())
+)
+OPENED_AT = _OPEN_FOR.with_only_columns(func.max(Topup.created_at))
+"""When that of ``purchase``, the id as text, was opened."""
+
+
 def open_for(session: Session, user_id: UUID, reference: str) -> Topup | None:
     """The page on which a purchase may be paid, or the charge of a saved card that pays for it;
     ``reference`` is its id."""
-    return session.scalar(
-        select(Topup).where(
-            Topup.user_id == user_id,
-            cast(Topup.purchase_id, Text) == reference,
-            Topup.kind == TopupKind.MANUAL,
-            Topup.status.in_(topups.PAYABLE),
-        )
-    )
-
-
-def is_any_open(session: Session, user_id: UUID) -> bool:
-    """Whether a page is open for any purchase: what a fresh event adds up counts that as well."""
-    found = session.scalar(
-        select(Topup.topup_id)
-        .where(
-            Topup.user_id == user_id,
-            Topup.purchase_id.is_not(None),
-            Topup.kind == TopupKind.MANUAL,
-            Topup.status.in_(topups.PAYABLE),
-        )
-        .limit(1)
-    )
-    return found is not None
+    return session.scalar(_OPEN_FOR, {"user_id": user_id, "purchase": reference})
 
 
 def refuse_second_payer(session: Session, user_id: UUID, purchase_id: UUID) -> None:

@@ -23,7 +23,7 @@ from chassis.outbox import publish
 from contracts.errors import NotFound
 from contracts.topup import AutoTopupOutcome, AutoTopupRefused, RefusalCode, TopupKind, Trigger
 from services.topup import topups
-from services.topup.automatic import disputes, limits, pages, triggers
+from services.topup.automatic import disputes, limits, triggers
 from services.topup.automatic.limits import Usage
 from services.topup.models import AutoTopupSettings, RefusalRecord, Topup, TriggerRecord
 from services.topup.policy import Policy
@@ -343,12 +343,26 @@ def reserve(
     record = locked(session, TriggerRecord, trigger_id)
     if record.due_at is None:
         return None
+    return reserve_held(session, now, settings, record, funds, policy, waiting_micros)
+
+
+def reserve_held(
+    session: Session,
+    now: datetime,
+    settings: AutoTopupSettings | None,
+    record: TriggerRecord,
+    funds: Funds | None,
+    policy: Policy,
+    waiting_micros: int | None,
+) -> Topup | Refusal:
+    """:func:`reserve` for who holds the settings and the trigger, which is due."""
+    user_id = record.user_id
     if funds is None:
         decision: Charge | Refusal = _wallet_silent(record, now)
     else:
         limits.fuse_lock(session)
         usage = limits.usage(session, user_id, now, policy, triggers.purchase_of(record))
-        if waiting_micros is None or pages.is_any_open(session, user_id):
+        if waiting_micros is None or usage.has_card_page:
             waiting_micros = triggers.waiting_micros(session, user_id, now)
         decision = decide(
             Situation(
@@ -400,7 +414,6 @@ def _reserve(
     record.topup_id = topup.topup_id
     record.refusal_code = ""
     triggers.postpone(record, settings.cool_down_until if charge.is_part else None)
-    session.flush()
     return topup
 
 

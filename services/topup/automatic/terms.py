@@ -102,7 +102,7 @@ def configure(
     _publish_new_version(session, settings, now)
     if settings.paused_code:
         return None
-    return triggers.raise_trigger(
+    raised = triggers.raise_trigger(
         session,
         command.user_id,
         Trigger.SETTINGS_SAVED,
@@ -110,6 +110,7 @@ def configure(
         now,
         raised_at=now,
     )
+    return raised.trigger_id if raised is not None else None
 
 
 def rehearse(

@@ -80,7 +80,9 @@ class Pending:
     raised_at: datetime | None = None
 
 
-def raise_for_purchase(session: Session, event: PurchaseShortOfFunds, now: datetime) -> UUID | None:
+def raise_for_purchase(
+    session: Session, event: PurchaseShortOfFunds, now: datetime
+) -> TriggerRecord | None:
     """A purchase lacks money; see :func:`raise_trigger`."""
     return raise_trigger(
         session,
@@ -95,7 +97,9 @@ def raise_for_purchase(session: Session, event: PurchaseShortOfFunds, now: datet
     )
 
 
-def raise_for_renewal(session: Session, event: RenewalShortOfFunds, now: datetime) -> UUID | None:
+def raise_for_renewal(
+    session: Session, event: RenewalShortOfFunds, now: datetime
+) -> TriggerRecord | None:
     """A renewal lacks money; see :func:`raise_trigger`."""
     return raise_trigger(
         session,
@@ -110,7 +114,9 @@ def raise_for_renewal(session: Session, event: RenewalShortOfFunds, now: datetim
     )
 
 
-def raise_for_low_balance(session: Session, event: BalanceLow, now: datetime) -> UUID | None:
+def raise_for_low_balance(
+    session: Session, event: BalanceLow, now: datetime
+) -> TriggerRecord | None:
     """The balance fell below the threshold of auto top-up; other levels are none of its."""
     if event.level != LowBalanceLevel.AUTO_TOPUP:
         return None
@@ -135,8 +141,8 @@ def raise_trigger(
     needed_micros: int = 0,
     shortfall_micros: int = 0,
     available_micros: int | None = None,
-) -> UUID | None:
-    """Store a trigger as due; its id, or None when nothing newer is told of it.
+) -> TriggerRecord | None:
+    """Store a trigger as due, and hold it; None when nothing newer is told of it.
 
     Newer news of a purchase or a renewal replaces what was known, unless it has ended. What a
     person asks for by hand is asked once: its key again is a repetition, not news.
@@ -163,7 +169,8 @@ def raise_trigger(
             & (TriggerRecord.trigger != Trigger.BY_HAND)
             & (TriggerRecord.raised_at < raised_at),
         )
-        .returning(TriggerRecord.trigger_id)
+        .returning(TriggerRecord),
+        execution_options={"populate_existing": True},
     )  # fmt: skip
 
 

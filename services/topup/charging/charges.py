@@ -2,15 +2,19 @@
 
 ::
 
-    pursue   read the trigger ▸ ask the wallet if it is stale ▸ reserve (one transaction)
-    charge   mark it sent ▸ call the processor, outside any transaction ▸ record the outcome
+    cover    store a fresh trigger ▸ reserve ▸ mark it sent (all one transaction)
+    pursue   read any other trigger ▸ ask the wallet if it is stale ▸ reserve (one transaction)
+    charge   mark it sent, if it is not ▸ call the processor, outside any transaction ▸ record the
+             outcome
 
 The top-up's id is the processor's idempotency key. A crash between any two lines leaves a row
 that the sweeper or the janitor finds, and a second call under the same key charges nothing.
 """
 
 import logging
-from datetime import datetime
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import TypeVar
 from uuid import UUID
 
 from sqlalchemy.orm import Session
@@ -18,6 +22,7 @@ from sqlalchemy.orm import Session
 from chassis.crash_points import crash_point
 from chassis.database import after_commit
 from chassis.money import to_cents
+from contracts.billing import PurchaseShortOfFunds, RenewalShortOfFunds
 from contracts.errors import ServiceError
 from contracts.topup import (
     AutoTopupOutcome,
@@ -37,6 +42,12 @@ from services.topup.till import Till
 from services.topup.wallet_questions import Funds
 
 log = logging.getLogger(__name__)
+
+IN_TURN = timedelta(seconds=0.5)
+"""A charge that goes out within this of its reservation is not looked at again."""
+
+EventT = TypeVar("EventT", PurchaseShortOfFunds, RenewalShortOfFunds)
+Raise = Callable[[Session, EventT, datetime], TriggerRecord | None]
 
 
 def configure(till: Till, command: ConfigureAutoTopup) -> AutoTopupStatus:
@@ -66,9 +77,32 @@ def ask_by_hand(till: Till, command: TriggerAutoTopup) -> AutoTopupOutcome:
         return rule.outcome(session, command.user_id, key)
 
 
-def pursue_soon(session: Session, till: Till, user_id: UUID, trigger_id: UUID | None) -> None:
-    """Once the user's trigger is committed, go after it."""
-    if trigger_id is not None:
+def cover(session: Session, till: Till, event: EventT, raise_for: Raise[EventT]) -> None:
+    """Something lacks money: store that, and decide about it at once where the event says all.
+
+    The charge is marked as sent in the transaction that reserves it, which holds all that would
+    speak against it, and goes out right after the commit.
+    """
+    now = till.clock()
+    # Before the trigger, as everybody does who decides about one.
+    settings = topups.lock_settings(session, event.user_id)
+    record = raise_for(session, event, now)
+    if record is None or not _says_all(session, till.policy, record, now):
+        pursue_soon(session, till, record)
+        return
+    funds, waiting_micros = _as_told(record)
+    outcome = rule.reserve_held(session, now, settings, record, funds, till.policy, waiting_micros)
+    if isinstance(outcome, Topup):
+        _mark_sent(session, outcome, till.policy, now)
+        after_commit(
+            session, lambda: till.later(send_reserved, till, outcome, owner=outcome.user_id)
+        )
+
+
+def pursue_soon(session: Session, till: Till, record: TriggerRecord | None) -> None:
+    """Once a trigger is committed, go after it."""
+    if record is not None:
+        trigger_id, user_id = record.trigger_id, record.user_id
         after_commit(session, lambda: till.later(pursue, till, trigger_id, owner=user_id))
 
 
@@ -81,11 +115,10 @@ def pursue(till: Till, trigger_id: UUID) -> Topup | Refusal | None:
     now = till.clock()
     with till.database.read() as session:
         record = session.get_one(TriggerRecord, trigger_id)
-        was_paid_since = limits.was_paid_since(session, record.user_id, record.raised_at)
+        says_all = _says_all(session, till.policy, record, now)
     if record.due_at is None:
         return None
-    is_fresh = record.tries == 0 and now - record.raised_at <= till.policy.stale_after
-    funds, waiting_micros = _situation(till, record, now, is_fresh and not was_paid_since)
+    funds, waiting_micros = _as_told(record) if says_all else (_ask_wallet(till, record, now), None)
     with till.database.begin() as session:
         outcome = rule.reserve(session, now, trigger_id, funds, till.policy, waiting_micros)
     if isinstance(outcome, Topup):
@@ -94,54 +127,96 @@ def pursue(till: Till, trigger_id: UUID) -> Topup | Refusal | None:
     return outcome
 
 
-def _situation(
-    till: Till, record: TriggerRecord, now: datetime, is_fresh: bool
-) -> tuple[Funds | None, int | None]:
-    """The wallet and what waits: as a fresh event says, or else as the wallet says now."""
-    if is_fresh and record.available_micros is not None and record.trigger in triggers.WAITING:
-        waiting_micros = record.shortfall_micros + record.available_micros
-        return Funds(available_micros=record.available_micros), waiting_micros
+def _says_all(session: Session, policy: Policy, record: TriggerRecord, now: datetime) -> bool:
+    """Whether the event behind a trigger is fresh, and says what the user has and what waits."""
+    return (
+        record.trigger in triggers.WAITING
+        and record.available_micros is not None
+        and record.tries == 0
+        and now - record.raised_at <= policy.stale_after
+        and not limits.was_paid_since(session, record.user_id, record.raised_at)
+    )
+
+
+def _as_told(record: TriggerRecord) -> tuple[Funds, int]:
+    """What the user has, and what waits for money, as a fresh event says."""
+    available_micros = record.available_micros or 0
+    return Funds(available_micros=available_micros), record.shortfall_micros + available_micros
+
+
+def _ask_wallet(till: Till, record: TriggerRecord, now: datetime) -> Funds | None:
+    """What the wallet says now; None where it does not."""
     try:
-        return till.wallet.funds(record.user_id, now), None
+        return till.wallet.funds(record.user_id, now)
     except ServiceError as error:
         log.warning(
             "the wallet did not say what a user has, so nothing is charged yet",
             extra={"user": str(record.user_id), "error": error.code},
         )
-        return None, None
+        return None
 
 
 def charge(till: Till, topup_id: UUID) -> None:
     """Make the charge of a reserved top-up. Called twice, it charges once."""
     with till.database.begin() as session:
-        topup = _mark_sent(session, topup_id, till.policy, till.clock())
-    if topup is not None:
+        settings, topup = outcomes.lock_both(session, topup_id)
+        is_sent = topup.status == TopupStatus.CREATED and _may_go_out(
+            session, settings, topup, till.policy, till.clock()
+        )
+    if is_sent:
         crash_point("topup.before_charge")
         send(till, topup)
 
 
-def _mark_sent(session: Session, topup_id: UUID, policy: Policy, now: datetime) -> Topup | None:
-    """created → processing; or cancelled, if it was stopped or overtaken meanwhile."""
-    settings, topup = outcomes.lock_both(session, topup_id)
-    if topup.status != TopupStatus.CREATED:
-        return None
+def send_reserved(till: Till, topup: Topup) -> None:
+    """Make a charge that was marked as sent when it was reserved.
+
+    Where it has waited for its turn since then, it is asked once more whether it may go out.
+    """
+    crash_point("topup.after_reserve")
+    if topup.sent_at is None or till.clock() - topup.sent_at > IN_TURN:
+        with till.database.begin() as session:
+            settings, found = outcomes.lock_both(session, topup.topup_id, topup.user_id)
+            is_ours = outcomes.is_untouched(found, topup)
+            if not is_ours or not _may_go_out(session, settings, found, till.policy, till.clock()):
+                return
+        topup = found
+    crash_point("topup.before_charge")
+    send(till, topup)
+
+
+def _may_go_out(
+    session: Session,
+    settings: AutoTopupSettings | None,
+    topup: Topup,
+    policy: Policy,
+    now: datetime,
+) -> bool:
+    """Mark a reserved charge as sent; or cancel it, if it was stopped or overtaken meanwhile."""
     refusal = may_send(session, settings, policy, now)
     if refusal is not None or settings is None:
         topups.cancel(topup, refusal.reason if refusal else "", now)
         record = outcomes.trigger_of(session, topup)
         if record is not None and refusal is not None:
             rule.refuse(session, record, refusal, now)
-        return None
+        return False
     news = overtaken_by(session, settings, topup, policy, now)
     if news:
         topups.cancel(topup, news, now)
         outcomes.try_later(session, settings, topup, now)
-        return None
-    topup.customer_id = session.get_one(Customer, topup.user_id).customer_id
+        return False
+    _mark_sent(session, topup, policy, now)
+    return True
+
+
+def _mark_sent(session: Session, topup: Topup, policy: Policy, now: datetime) -> None:
+    """From here on nobody may think that it was not sent."""
+    # What was reserved just now is written once, with this.
+    with session.no_autoflush:
+        topup.customer_id = session.get_one(Customer, topup.user_id).customer_id
     topups.move(topup, TopupStatus.PROCESSING, now)
     topup.sent_at = now
     topup.next_look_at = now + policy.check_again_after(0)
-    return topup
 
 
 def may_send(
@@ -221,7 +296,9 @@ def send(till: Till, topup: Topup, *, is_first: bool = True) -> None:
             return
         if isinstance(outcome, CustomerGone):
             card_changes.forget_customer(session, topup.customer_id or "", till.clock())
-        topup = outcomes.record(session, till.policy, topup.topup_id, outcome, till.clock())
+        topup = outcomes.record(
+            session, till.policy, topup.topup_id, outcome, till.clock(), topup.user_id
+        )
     crash_point("topup.after_record")
     if topup.status == TopupStatus.ACTION_REQUIRED:
         checkout.ask_person(till, topup.topup_id)

@@ -52,9 +52,10 @@ def record(
     topup_id: UUID,
     outcome: Object | ProcessorError,
     now: datetime,
+    owner: UUID | None = None,
 ) -> Topup:
     """Write down an answer about a top-up. The same answer again changes nothing."""
-    settings, topup = lock_both(session, topup_id)
+    settings, topup = lock_both(session, topup_id, owner)
     if not isinstance(outcome, ProcessorError):
         settle(session, policy, settings, topup, outcome, now)
     elif topup.status in OPEN:
@@ -102,10 +103,12 @@ def credited(session: Session, user_id: UUID, topup_id: UUID | None, now: dateti
     triggers.credit_arrived(session, user_id, now)
 
 
-def lock_both(session: Session, topup_id: UUID) -> tuple[AutoTopupSettings | None, Topup]:
-    """The settings of its owner, then the top-up, locked in the order that all keep to."""
-    owner = topups.find(session, topup_id)
-    settings = topups.lock_settings(session, owner.user_id)
+def lock_both(
+    session: Session, topup_id: UUID, owner: UUID | None = None
+) -> tuple[AutoTopupSettings | None, Topup]:
+    """The settings of its owner, who is looked up where the caller does not know, then the top-up:
+    locked in the order that all keep to."""
+    settings = topups.lock_settings(session, owner or topups.find(session, topup_id).user_id)
     return settings, topups.lock(session, topup_id)
 
 
@@ -358,8 +361,7 @@ def give_back_unsent(session: Session, sent: Topup, now: datetime) -> bool:
     theirs may have arrived.
     """
     settings, topup = lock_both(session, sent.topup_id)
-    is_ours = topup.status == TopupStatus.PROCESSING and topup.next_look_at == sent.next_look_at
-    if not is_ours or settings is None:
+    if not is_untouched(topup, sent) or settings is None:
         return False
     again = limits.unsent_count(session, topup.user_id, now)
     topups.cancel(topup, NOT_REACHED, now)
@@ -368,6 +370,11 @@ def give_back_unsent(session: Session, sent: Topup, now: datetime) -> bool:
     settings.cool_down_until = max(settings.cool_down_until or now, now + delay)
     try_later(session, settings, topup, now)
     return True
+
+
+def is_untouched(topup: Topup, sent: Topup) -> bool:
+    """Whether nobody has taken up a locked top-up since it was marked as ``sent``."""
+    return topup.status == TopupStatus.PROCESSING and topup.next_look_at == sent.next_look_at
 
 
 def give_up_unreached(
