@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median, quantiles
+from typing import Any
 
 import pytest
 import requests
@@ -195,18 +196,28 @@ def record_processor_time(record: Record, found: Found, stands: tuple[Stand, Sta
 
 
 def record_short_of_funds(record: Record, ours: Stand, baseline: Stand) -> None:
+    """What the card processor's sandbox takes for such a charge is taken out, of each its own."""
     took_ms: dict[str, list[float]] = {ours.title: [], baseline.title: []}
+    charged_ms: dict[str, list[float]] = {ours.title: [], baseline.title: []}
     for number in range(SHORT_OF_FUNDS):
         for stand in (ours, baseline):
             took_ms[stand.title].append(buy_short_of_funds(stand, number))
-    p95 = {title: quantiles(took[5:], n=20)[-1] for title, took in took_ms.items()}
-    p50 = {title: median(took[5:]) for title, took in took_ms.items()}
+            charged_ms[stand.title].append(charge_at_the_sandbox(stand))
+    processor_ms = {title: median(took) for title, took in charged_ms.items()}
+    own_ms = {
+        title: [each - processor_ms[title] for each in took_ms[title][5:]] for title in took_ms
+    }
+    p95 = {title: quantiles(own, n=20)[-1] for title, own in own_ms.items()}
+    p50 = {title: median(own) for title, own in own_ms.items()}
     record(
-        f"HTTP, Buy Now short of funds, to completed: p95 ÷ that of {BASELINE}",
+        "HTTP, Buy Now short of funds, to completed, without the processor: p95 ÷ that of"
+        f" {BASELINE}",
         p95[ours.title] / p95[baseline.title],
         detail=f"p50 {p50[ours.title]:.0f}, p95 {p95[ours.title]:.0f} ms against"
-        f" {p50[baseline.title]:.0f} and {p95[baseline.title]:.0f} ms, with what the processor's"
-        f" sandbox takes; {SHORT_OF_FUNDS - 5} purchases one after the other; aim: ≤ 0.6",
+        f" {p50[baseline.title]:.0f} and {p95[baseline.title]:.0f} ms;"
+        f" {processor_ms[ours.title]:.0f} and {processor_ms[baseline.title]:.0f} ms of the"
+        " processor's sandbox taken out;"
+        f" {SHORT_OF_FUNDS - 5} purchases one after the other; aim: ≤ 0.6",
     )
 
 
@@ -221,3 +232,31 @@ def buy_short_of_funds(stand: Stand, number: int) -> float:
     took_ms = (time.perf_counter() - begun) * 1_000
     assert answer.status_code == 200, answer.text
     return took_ms
+
+
+def charge_at_the_sandbox(stand: Stand) -> float:
+    """How long the sandbox takes for a charge as the product makes it, in ms."""
+    url, headers = stand.people["sandbox_url"], {"Authorization": "Bearer sk_test_of_the_benchmark"}
+    (customer,) = _read(f"{url}/v1/customers?limit=1", headers)["data"]
+    cards = _read(f"{url}/v1/customers/{customer['id']}/payment_methods", headers)["data"]
+    charge = {
+        "amount": "2500",
+        "currency": "usd",
+        "customer": customer["id"],
+        "payment_method": cards[0]["id"],
+        "confirm": "true",
+        "off_session": "true",
+        "error_on_requires_action": "true",
+        "expand[]": ["latest_charge", "payment_method"],
+    }
+    begun = time.perf_counter()
+    answer = requests.post(f"{url}/v1/payment_intents", data=charge, headers=headers, timeout=30)
+    took_ms = (time.perf_counter() - begun) * 1_000
+    assert answer.ok, answer.text
+    return took_ms
+
+
+def _read(url: str, headers: dict[str, str]) -> Any:
+    answer = requests.get(url, headers=headers, timeout=30)
+    assert answer.ok, answer.text
+    return answer.json()

@@ -143,6 +143,7 @@ def main() -> None:
             people = People(system, product)
             told = {
                 "base_url": system.base_url,
+                "sandbox_url": system.sandbox_url,
                 "product_id": product["product_id"],
                 "buyers": [people.buyer() for _ in range(BUYERS)],
                 "visitors": [people.visitor() for _ in range(VISITORS)],
