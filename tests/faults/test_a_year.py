@@ -1,8 +1,9 @@
 """A year of many users in minutes, while billing is killed and the database restarts.
 
 The wallet, the catalog and two billings are processes; the billings live by a clock that jumps some
-days at a time. Users buy, resize, stop, start, cancel, give back, and use what is measured. What
-they should have paid by then is reckoned here, from the list of prices and the answers they got.
+days at a time. All users have something that is renewed; between two jumps some of them buy,
+resize, stop, start, cancel, give back, and use what is measured. What each should have paid by the
+end is reckoned here, from the list of prices and the answers they got.
 """
 
 import os
@@ -22,7 +23,14 @@ from sqlalchemy import text
 from chassis.clock import utc_now
 from chassis.database import Connected, connect
 from contracts.errors import DeadlineExceeded, Overloaded, Unavailable
-from contracts.wallet import GetWallet, HouseAccount, Verify
+from contracts.wallet import (
+    COMMANDS_MAX,
+    BatchCommand,
+    GetWallet,
+    HouseAccount,
+    PostBatch,
+    Verify,
+)
 from deploy.local.broker import Node
 from deploy.local.child import Child
 from deploy.local.postgres import Postgres
@@ -38,6 +46,8 @@ SEED = int(os.environ.get("SOAK_SEED", "1"))
 DAY = timedelta(days=1)
 YEAR = 365 * DAY
 CALLERS = 8
+ACTING_MAX = 40
+"""So many users act between two jumps at most: more make a year longer, and no other."""
 KILLED = 0.3
 """How often a billing is killed while the days of one jump are worked off."""
 
@@ -121,6 +131,13 @@ class World:
 
         return eventually(ask)
 
+    def gives_credits(self, users: list[User]) -> None:
+        """To all of them, as many at once as one call takes."""
+        commands = [BatchCommand.of(user.credit) for user in users]
+        for start in range(0, len(commands), COMMANDS_MAX):
+            done = self.insists(PostBatch(commands=commands[start : start + COMMANDS_MAX]))
+            assert [each.error for each in done.results if each.error] == []
+
     def asks(self, statement: str) -> list[Any]:
         with self.database.read() as session:
             return list(session.execute(text(statement), {"now": self.now}))
@@ -176,7 +193,7 @@ def world(own_postgres: Postgres, broker: Node, scratch: Path) -> Iterator[World
     world.ends()
 
 
-def each(users: list[User], act: Callable[[User], None]) -> None:
+def each(users: list[User], act: Callable[[User], object]) -> None:
     """A few users at a time."""
     with ThreadPoolExecutor(CALLERS) as pool:
         list(pool.map(act, users))
@@ -188,8 +205,10 @@ def test_a_year_of_many_users_costs_what_prices_and_records_say(world: World) ->
     chance, seller_id = random.Random(SEED), uuid4()
     sizes = create_sizes(world, seller_id)
     users = [User(world, sizes, random.Random(chance.random())) for _ in range(USERS)]
-    each(users, User.joins)
+    world.gives_credits(users)
+    each(users, User.buys)
     is_restarted = False
+    acting = min(max(USERS // 5, 1), ACTING_MAX)
     while world.ahead < YEAR:
         world.moves_clock(chance.randint(1, 9) * DAY)
         if chance.random() < KILLED:
@@ -202,7 +221,7 @@ def test_a_year_of_many_users_costs_what_prices_and_records_say(world: World) ->
         now = world.now
         for user in users:
             user.lives(now)
-        each(chance.sample(users, max(USERS // 5, 1)), User.acts)
+        each(chance.sample(users, acting), User.acts)
     # The last hour is charged, and what was corrected too late for the hour before.
     world.moves_clock(timedelta(hours=2))
     world.works_off()
