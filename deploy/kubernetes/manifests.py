@@ -44,6 +44,8 @@ class Process:
     memory: str = "512Mi"
     queue_length: int = 40
     replicas_max: int = 4
+    prompt: str = ""
+    """The method that the product plan wants answered within ``PROMPT_S``."""
     calls_outside: tuple[int, ...] = ()
     """Ports of the world that it may call."""
 
@@ -56,14 +58,22 @@ def _nameko(module: str) -> tuple[str, ...]:
     return ("nameko", "run", "--config", "chassis/nameko.yaml", module)
 
 
+PROMPT_S = 0.2
+"""The plan's time for balance checks and purchases."""
+PROMETHEUS = "http://prometheus-operated.monitoring:9090"
 WEBSITE_SECRETS = {"SECRET_KEY": ("website", "SECRET_KEY"), "SMTP_URL": ("website", "SMTP_URL")}
 SELLER = dict.fromkeys(("SELLER_NAME", "SELLER_ADDRESS", "SELLER_TAX_ID"), "seller")
 OWN: dict[str, dict[str, Any]] = {
     # The more is in hand, the larger are the groups in which it is done.
-    "wallet": {"environment": {"MAX_WORKERS": "50"}, "queue_length": 150},
+    "wallet": {
+        "environment": {"MAX_WORKERS": "50"},
+        "queue_length": 150,
+        "prompt": "get_wallet",
+    },
     "billing": {
         "environment": {"MAX_WORKERS": "50"},
         "queue_length": 150,
+        "prompt": "start_purchase",
         "configured": SELLER | {"TAX_BPS": "seller", "PROVISIONING": "billing"},
     },
     "topup": {
@@ -337,9 +347,23 @@ def _scaled(process: Process) -> Object:
                     }
                 }
             },
-            "triggers": [trigger],
+            "triggers": [trigger, *_by_latency(process)],
         },
     )
+
+
+def _by_latency(process: Process) -> list[Object]:
+    """Where 95 of 100 answers take twice the plan's time, twice as many replicas are wanted. Where
+    nobody asks there is no time: none, and not what is no number."""
+    of = f'job="{process.name}",method="{process.prompt}"'
+    rates = f"sum by (le) (rate(mycelium_call_duration_seconds_bucket{{{of}}}[2m]))"
+    asked = {
+        "serverAddress": PROMETHEUS,
+        "query": f"(histogram_quantile(0.95, {rates}) >= 0) or vector(0)",
+        "threshold": str(PROMPT_S),
+    }
+    trigger = {"type": "prometheus", "metricType": "Value", "metadata": asked}
+    return [trigger] if process.prompt else []
 
 
 def _by_processor(process: Process) -> Object:

@@ -15,7 +15,10 @@ import yaml
 from pydantic_settings import BaseSettings
 
 from chassis.container import STOP_TIMEOUT_S
+from chassis.instruments import CALLS
 from chassis.settings import ServiceSettings
+from contracts.billing import StartPurchase
+from contracts.wallet import GetWallet
 from deploy.definitions import CLUSTER_SETTINGS, LOGINS, VHOST, access, replicated
 from deploy.kubernetes.manifests import PROCESSES, SECRETS, all_written
 from deploy.parts import DATABASES, LISTENERS, UPGRADED
@@ -229,7 +232,7 @@ def test_the_database_has_connections_for_as_many_as_there_may_be() -> None:
 
 @pytest.mark.parametrize("process", LISTENERS)
 def test_it_is_scaled_by_its_own_calls_and_events_those_in_hand_too(process: str) -> None:
-    [trigger] = found("ScaledObject", process)["spec"]["triggers"]
+    trigger = found("ScaledObject", process)["spec"]["triggers"][0]
     asked = trigger["metadata"]
     own = re.compile(asked["queueName"])
 
@@ -240,6 +243,24 @@ def test_it_is_scaled_by_its_own_calls_and_events_those_in_hand_too(process: str
     assert own.match(f"evt-topup-topup_paid--{process}.credit_topup")
     for other in ("rpc-other", "evt-topup-topup_paid--other.hear", f"{process}.dead-letters"):
         assert not own.match(other)
+
+
+def test_what_the_plan_wants_at_once_is_scaled_by_how_long_it_takes() -> None:
+    timed = {}
+    for process in NAMES:
+        scaled = [each for each in objects() if each["metadata"]["name"] == process
+                  and each["kind"] == "ScaledObject"]  # fmt: skip
+        for trigger in [one for each in scaled for one in each["spec"]["triggers"][1:]]:
+            query = trigger["metadata"]["query"]
+            job, method = re.findall(r'job="(\w+)",method="(\w+)"', query)[0]
+            timed[f"{job}.{method}"] = trigger["metadata"]["threshold"]
+            # By HPA's rule a value that is divided by the replicas would never be too large.
+            assert (trigger["type"], trigger["metricType"]) == ("prometheus", "Value")
+            assert job == process
+            assert re.findall(r"mycelium_\w+", query) == [f"{CALLS._name}_bucket"]
+
+    assert timed == {"wallet.get_wallet": "0.2", "billing.start_purchase": "0.2"}
+    assert {f"{each.service}.{each.method}" for each in (GetWallet, StartPurchase)} == set(timed)
 
 
 def test_only_who_calls_the_world_may_and_only_the_way_in_comes_in() -> None:
