@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import psycopg2
 from psycopg2.errors import LockNotAvailable, ReadOnlySqlTransaction
 from sqlalchemy import Engine, ExceptionContext, create_engine, event, text
-from sqlalchemy.exc import DBAPIError, InvalidatePoolError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -251,11 +251,16 @@ def is_held(error: BaseException) -> bool:
     return isinstance(error, DBAPIError) and isinstance(error.orig, LockNotAvailable)
 
 
-def _leave_a_standby(context: ExceptionContext) -> None:
+def _leave_a_standby(context: ExceptionContext) -> OperationalError | None:
     """A server that takes no writes is the primary no longer. It lives, and passes every test of
     the pool: its connections count as lost, so that whoever comes next finds the one that is."""
-    if isinstance(context.original_exception, ReadOnlySqlTransaction):
-        context.is_disconnect = True
+    refused = context.original_exception
+    if not isinstance(refused, ReadOnlySqlTransaction):
+        return None
+    context.is_disconnect = True
+    return OperationalError(
+        context.statement, context.parameters, refused, connection_invalidated=True
+    )
 
 
 def _test_after_a_pause(engine: Engine) -> None:

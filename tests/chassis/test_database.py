@@ -277,7 +277,7 @@ def test_what_was_stored_or_read_can_be_used_after_the_end(database: Connected) 
 
 
 def test_a_snapshot_cannot_write(database: Connected) -> None:
-    with pytest.raises(InternalError), database.snapshot() as session:
+    with pytest.raises(OperationalError), database.snapshot() as session:
         session.execute(text("CREATE TABLE written ()"))
 
 
@@ -345,7 +345,7 @@ def test_a_server_that_takes_no_writes_any_more_is_left_for_the_next(
     # As a standby does: it lets us in, answers questions, and refuses this.
     with admin.begin() as session:
         session.execute(text(f"ALTER {is_read_only.format('SET')} = on"))
-    with pytest.raises(InternalError) as caught:
+    with pytest.raises(OperationalError) as caught:
         write()
     with admin.begin() as session:
         session.execute(text(f"ALTER {is_read_only.format('RESET')}"))
