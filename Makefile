@@ -67,7 +67,7 @@ test-containers: install-test  ## docker-compose.yml on a container engine: buil
 	tests/containers/stand_in/with_engine.sh $(PY) -m pytest -q -m containers tests/containers $(ARGS)
 
 .PHONY: test-cluster
-test-cluster:  ## Three brokers on machines of their own, killed and cut off while people buy (root)
+test-cluster:  ## Brokers and databases on machines of their own, killed and cut off while people buy (root)
 	@deploy/local/install.sh test
 	@deploy/local/install.sh cluster
 	tests/cluster/in_a_network.sh $(PY) -m pytest -q -s -m cluster tests/cluster $(ARGS)

@@ -137,6 +137,14 @@ class System:
         """Stop a process as an operator would (SIGTERM), and wait for its end."""
         self._children[name].stop()
 
+    def move_to(self, broker: Node) -> None:
+        """Have what is started from now on work there, on a new virtual host."""
+        if "rpc" in self.__dict__:
+            self.rpc.close()
+            del self.rpc
+        self.vhost = broker.vhost(f"moved-{self._prefix}")
+        del self._processes
+
     def kill(self, name: str) -> None:
         """End a process as a crash would (SIGKILL)."""
         self._children[name].kill()

@@ -5,7 +5,7 @@
 #                      and what else the tests drive
 #   install.sh bench   besides: benchmarks/requirements.txt, wrk, and Lighthouse from npm
 #   install.sh mutants besides: mutants/requirements.txt
-#   install.sh cluster besides: what makes networks of namespaces
+#   install.sh cluster besides: what makes networks of namespaces, Patroni and etcd
 # What is missing on the system is found first, all of it, and installed by one call of apt-get
 # when we are root or may use sudo without a password; else named in one message.
 set -euo pipefail
@@ -110,6 +110,8 @@ find_missing() {
     if [ "$mode" = cluster ]; then
         need iproute2 ip
         need util-linux unshare
+        need patroni patroni
+        need etcd-server etcd
     fi
     # The tests need a server of their own; a run may use another broker, or an image.
     if [ "$mode" != run ] || { [ -z "${AMQP_URI:-}" ] && ! docker info >/dev/null 2>&1; }; then

@@ -20,6 +20,9 @@ from tests.patience import START_PATIENCE_S
 
 PORT = 5672
 COOKIE = secrets.token_hex(16)
+_ROOT = os.environ.get("BROKERS_ROOT")
+INSIDE = ("chroot", _ROOT) if _ROOT else ()
+"""How to run a command where RabbitMQ is installed: here, or in the tree of another Debian."""
 
 
 class BrokerNode:
@@ -67,7 +70,7 @@ class BrokerNode:
         log = self._directory / "server.log"
         server = str(SCRIPTS / "rabbitmq-server")
         # As a daemon epmd would stay behind: the shell and all that it starts end together.
-        both = ["sh", "-c", 'epmd & exec "$0"', server]
+        both = [*INSIDE, "sh", "-c", 'epmd & exec "$0"', server]
         self._child = Child(self.name, self.machine.command(both), environment, log)
         self._child.start()
 
@@ -79,7 +82,7 @@ class BrokerNode:
     def run(self, *arguments: str) -> str:
         """``rabbitmqctl``, which takes seconds."""
         ran = subprocess.run(
-            self.machine.command([str(SCRIPTS / "rabbitmqctl"), "--quiet", *arguments]),
+            self.machine.command([*INSIDE, str(SCRIPTS / "rabbitmqctl"), "--quiet", *arguments]),
             env=self._environment(),
             capture_output=True,
             text=True,
@@ -158,6 +161,9 @@ class Brokers:
         file = self._directory / "loaded.json"
         file.write_text(json.dumps(access))
         self.nodes[0].run("import_definitions", str(file))
+
+    def version(self) -> str:
+        return self.nodes[0].run("eval", "rabbit_misc:version().").strip()
 
     def kinds(self, vhost: str) -> dict[str, str]:
         """The type of each queue."""
