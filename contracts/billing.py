@@ -762,6 +762,38 @@ class ListSales(Request[SalesPage], service=SERVICE, method="list_sales"):
     limit: PageLimit = 100
 
 
+class SalesSum(Value):
+    """What was sold: ``gross_micros`` was paid, ``refunded_micros`` went back to buyers,
+    ``fee_micros`` the marketplace kept, and ``net_micros`` = gross − refunded − fee was earned."""
+
+    gross_micros: TotalMicros
+    refunded_micros: TotalMicros
+    fee_micros: SignedMicros
+    net_micros: SignedMicros
+
+
+class ProviderSales(SalesSum):
+    provider_id: UUID
+
+
+class SalesSums(Reply):
+    """``total`` is of all, ``providers`` are those for whose products most was paid, as many as
+    were asked for."""
+
+    total: SalesSum
+    providers: list[ProviderSales]
+
+
+class GetSalesSums(Request[SalesSums], service=SERVICE, method="get_sales_sums"):
+    """What was sold from the day ``since`` up to and including ``until``, by this user or by
+    everybody who sells."""
+
+    user_id: UUID | None = None
+    since: Day
+    until: Day
+    limit: PageLimit = 100
+
+
 class ProductUse(Value):
     """``units`` were bought of a product so far, ``rented`` are paid by the month now: to their
     owners a new price is announced."""

@@ -156,6 +156,7 @@ LOGINS = (
             "billing.get_purchase",
             "billing.get_product_uses",
             "billing.get_receipt",
+            "billing.get_sales_sums",
             "billing.issue_receipt",
             "billing.get_usage",
             "billing.list_deployments",

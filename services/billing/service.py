@@ -43,6 +43,7 @@ from contracts.billing import (
     GetProductUses,
     GetPurchase,
     GetReceipt,
+    GetSalesSums,
     GetUsage,
     IssueReceipt,
     ListDeployments,
@@ -74,6 +75,7 @@ from contracts.billing import (
     ResizeOptions,
     ReturnPurchase,
     SalesPage,
+    SalesSums,
     SetProviderFee,
     StartDeployment,
     StartPurchase,
@@ -122,7 +124,7 @@ from services.billing.renewals import renewals
 from services.billing.renewals.renewals import Renewals
 from services.billing.renewals.resizes import Resizes
 from services.billing.sales import discounts, fees
-from services.billing.sales.statements import get_uses, list_sales
+from services.billing.sales.statements import get_sums, get_uses, list_sales
 from services.billing.settings import get_settings
 from services.billing.usage import charging, paying_back
 from services.billing.usage.charging import UsageCharges
@@ -338,6 +340,11 @@ class BillingService(operated.Operated):
     def list_sales(self, request: ListSales) -> SalesPage:
         with self.database.read() as session:
             return list_sales(session, request)
+
+    @rpc
+    def get_sales_sums(self, request: GetSalesSums) -> SalesSums:
+        with self.database.read() as session:
+            return get_sums(session, request)
 
     @rpc
     def get_product_uses(self, request: GetProductUses) -> ProductUses:

@@ -1,24 +1,31 @@
 """What a seller's buyers paid is what the seller earned, the fees, and what went back.
 
 Purchases, months, refunds and payouts at random, on a clock that is set, with the real wallet. It
-is counted in four places: by hand, as it is done; in the seller's statement (``GET /api/sales``
-gives it); in the wallets; and in the house accounts of the ledger, which finance looks at.
+is counted in six places: by hand, as it is done; in the seller's statement (``GET /api/sales``
+gives it); on the seller's page and in its file; on the pages of finance; in the wallets; and in the
+house accounts of the ledger.
 """
 
+import csv
 import os
 import random
+import re
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import cast
+from decimal import Decimal
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import create_engine, func, select, text
 
 from chassis.client import RpcClient
-from chassis.database import Connected
+from chassis.clock import utc_now
+from chassis.database import Connected, connect
 from contracts.billing import (
+    GetSalesSums,
     ListPayouts,
     ListSales,
     MarkPayoutPaid,
@@ -27,15 +34,25 @@ from contracts.billing import (
     RefusePayout,
     RequestPayout,
 )
-from contracts.wallet import HouseAccount, Statement, TransactionKind, Verify
+from contracts.errors import Unavailable
+from contracts.wallet import GetBooks, HouseAccount, Statement, TransactionKind, Verify
 from services.billing.models import DeploymentRow
 from services.billing.payouts import requests
 from services.billing.payouts.carrying_out import Payouts
 from services.billing.payouts.queries import list_payouts
 from services.billing.renewals.renewals import Renewals, money_came
-from services.billing.sales.statements import list_sales
-from tests.billing.conftest import RULES, quoted, row_of
+from services.billing.sales.statements import get_sums, list_sales
+from services.gateway.access import Role
+from services.gateway.app import create_app
+from services.gateway.backend import Backend
+from services.gateway.pages import selling as selling_pages
+from services.gateway.staff import grants
+from tests.billing.conftest import NOW, RULES, quoted, row_of
 from tests.billing.test_refunds import Desk
+from tests.gateway.conftest import add_user, answers_with, gateway_settings
+from tests.gateway.test_roles import COMMAND, WHY
+from tests.gateway.test_roles import Desk as Browser
+from tests.gateway.test_support import clerk
 from tests.system import System
 
 USD = 1_000_000
@@ -61,11 +78,13 @@ class Counted:
 class Stall(Desk):
     """A seller, and buyers of whom some run out of money."""
 
-    def __init__(self, stack: System, database: Connected, chance: random.Random) -> None:
+    def __init__(
+        self, stack: System, database: Connected, chance: random.Random, seller_id: UUID
+    ) -> None:
         super().__init__(stack, database)
         self.rules = RULES
         self.chance = chance
-        self.seller_id = uuid4()
+        self.seller_id = seller_id
         self.buyers = [uuid4() for _ in range(4)]
         self.counted = Counted()
         self.prices = [3_333_335, 12_000_001, 29 * USD]
@@ -206,12 +225,94 @@ class Stall(Desk):
         return found
 
 
-def check(stall: Stall, before: Counter[str]) -> None:
+@dataclass
+class Pages:
+    """The website as the seller and somebody of finance see it; billing answers from its tables,
+    and the wallet itself."""
+
+    database: Connected
+    rpc: Any
+    seller_id: UUID
+    seller: Browser
+    finance: Browser
+
+    def begin(self, _backend: Backend, request: Any, _timeout_s: float) -> Callable[[], Any]:
+        of_billing: dict[type, Callable[..., Any]] = {
+            ListSales: list_sales,
+            GetSalesSums: get_sums,
+            ListPayouts: list_payouts,
+        }
+        if isinstance(request, GetBooks):
+            return lambda: self.rpc.call(request)
+        tell = of_billing.get(type(request))
+        if tell is None:
+            raise Unavailable("It is away.")
+        with self.database.read() as session:
+            answer = tell(session, request)
+        return lambda: answer
+
+    def of_seller(self, days: str) -> list[int]:
+        """Paid, refunded, the fee, earned: of all of these days."""
+        page = self.seller.get(f"/dashboard/selling?{days}").text
+        names = ("Paid by buyers", "Refunded to them", "Fee of the marketplace", "You earned")
+        return [
+            _dollars(page, rf"<dt[^>]*>{name}[^<]*</dt><dd[^>]*>([^<]*)</dd>") for name in names
+        ]
+
+    def payable(self) -> int:
+        return _dollars(
+            self.seller.get("/dashboard/selling").text, r"<span>([^<]*) can be paid out"
+        )
+
+    def in_file(self, days: str) -> list[int]:
+        """The same, added up over the lines of the seller's file."""
+        lines = csv.DictReader(
+            self.seller.get(f"/dashboard/selling/sales.csv?{days}").text.splitlines()
+        )
+        sums: Counter[str] = Counter()
+        for line in lines:
+            sums.update({name: int(Decimal(line[f"{name}_usd"]) * USD) for name in NAMES})
+        return [sums[name] for name in NAMES]
+
+    def of_finance(self, days: str) -> list[int]:
+        """What all sellers sold in these days."""
+        page = self.finance.get(f"/admin/finance/sellers?{days}").text
+        [row] = re.findall(r">All sellers</th>(.*?)</tr>", page, re.DOTALL)
+        return [_micros(text) for text in re.findall(r"<td[^>]*>([^<]*)</td>", row)]
+
+    def trial_balance(self, account: str) -> int:
+        page = self.finance.get("/admin/finance").text
+        return _dollars(page, rf">{account}</th><td[^>]*>([^<]*)</td>")
+
+
+NAMES = ("gross", "refunded", "fee", "net")
+BOOKS = {
+    HouseAccount.FEES: "Fees",
+    HouseAccount.MARKETPLACE_REVENUE: "Marketplace revenue",
+    HouseAccount.PAYOUTS: "Payouts",
+    HouseAccount.ADVANCES: "Advances",
+}
+"""House accounts, and what the page of finance calls them."""
+
+
+def _dollars(page: str, pattern: str) -> int:
+    [text] = re.findall(pattern, page)
+    return _micros(text)
+
+
+def _micros(text: str) -> int:
+    return int(Decimal(re.sub(r"[$,+]", "", text).replace("\u2212", "-")) * USD)
+
+
+def days_of(stall: Stall) -> str:
+    """All days in which something was sold."""
+    return f"since={NOW.date()}&until={stall.now.date()}"
+
+
+def check(stall: Stall, pages: Pages, before: Counter[str], of_others: list[int]) -> None:
     by_hand, sold = stall.counted, stall.statement()
-    gross, refunded, fees, net = (
-        sum(getattr(each, f"{name}_micros") for each in sold)
-        for name in ("gross", "refunded", "fee", "net")
-    )
+    sums = [sum(getattr(each, f"{name}_micros") for each in sold) for name in NAMES]
+    gross, refunded, fees, net = sums
     months = sum(each.renewals for each in sold)
     after = stall.house()
     house = {name: after[name] - before[name] for name in HouseAccount}
@@ -219,6 +320,16 @@ def check(stall: Stall, before: Counter[str]) -> None:
     # The statement: what was earned, with the fees and what went back, is what was paid.
     assert net + fees + refunded == gross
     assert months > 0
+    # On the seller's page, which has more lines than it shows at once, and in its file.
+    days = days_of(stall)
+    assert len(sold) > selling_pages.SALES_MAX
+    assert pages.of_seller(days) == sums
+    assert pages.in_file(days) == sums
+    assert pages.payable() == page.payable_micros
+    # On the page of finance, beside what others sold in these days.
+    assert [a - b for a, b in zip(pages.of_finance(days), of_others, strict=True)] == sums
+    for account, name in BOOKS.items():
+        assert pages.trial_balance(name) == after[account]
     # By hand, and in the buyers' wallets, where months are what is left.
     assert (sum(each.units for each in sold), refunded) == (by_hand.units, by_hand.refunded_micros)
     assert sum(each.units_refunded for each in sold) == by_hand.units_refunded
@@ -234,26 +345,54 @@ def check(stall: Stall, before: Counter[str]) -> None:
     assert stall.rpc.call(Verify()).clean
 
 
-def live(stall: Stall, days: int) -> None:
+def live(stall: Stall, pages: Pages, days: int) -> None:
     before = stall.house()
     until = stall.now + days * DAY
+    of_others = pages.of_finance(f"since={NOW.date()}&until={until.date()}")
     while stall.now < until:
-        stall.lives(stall.now + stall.chance.randint(1, 9) * DAY)
+        # No further than that: what is sold later would be in no day up to the end.
+        stall.lives(min(stall.now + stall.chance.randint(1, 9) * DAY, until))
         acts = [stall.sells, stall.gives_back, stall.is_paid_out]
         for act in stall.chance.choices(acts, [7, 1, 3], k=2):
             act()
     stall.lives(until)
-    check(stall, before)
+    check(stall, pages, before, of_others)
 
 
-def test_some_months_of_a_seller_add_up_everywhere(stack: System, database: Connected) -> None:
-    live(Stall(stack, database, random.Random(SEED)), 75)
+@pytest.fixture
+def pages(
+    stack: System, database: Connected, databases: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Pages]:
+    # A page of the seller's is shorter than what was sold in some months.
+    monkeypatch.setattr(selling_pages, "SALES_MAX", 20)
+    site_database = connect(databases["gateway"], pool_size=4)
+    app = create_app(gateway_settings(databases["gateway"], rate_limit_default="9000 per minute"))
+    seller = add_user(site_database, has_wallet=True)
+    with site_database.begin() as session:
+        grants.grant(session, utc_now(), COMMAND, seller.user_id, Role.SELLER, WHY)
+    found = Pages(
+        database,
+        stack.rpc,
+        seller.user_id,
+        Browser(app, site_database, seller),
+        clerk(app, site_database, Role.FINANCE),
+    )
+    answers_with(monkeypatch, found)
+    yield found
+    app.extensions["mycelium"].close()
+    site_database.engine.dispose()
+
+
+def test_some_months_of_a_seller_add_up_everywhere(
+    stack: System, database: Connected, pages: Pages
+) -> None:
+    live(Stall(stack, database, random.Random(SEED), pages.seller_id), pages, 75)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", range(SEED, SEED + 3))
 def test_a_year_of_a_seller_adds_up_everywhere(
-    stack: System, database: Connected, seed: int
+    stack: System, database: Connected, pages: Pages, seed: int
 ) -> None:
-    live(Stall(stack, database, random.Random(seed)), 365)
+    live(Stall(stack, database, random.Random(seed), pages.seller_id), pages, 365)

@@ -12,10 +12,12 @@ from chassis.clock import utc_now
 from chassis.database import Connected
 from contracts.analytics import (
     Cause,
+    Cohort,
     Figures,
     GetKpis,
     GetNumbers,
     GetPopularProducts,
+    GetRetention,
     Kpi,
     KpiName,
     Kpis,
@@ -23,6 +25,7 @@ from contracts.analytics import (
     Point,
     PopularProducts,
     ProductCount,
+    Retention,
     Step,
 )
 from contracts.catalog import ListProducts, ProductPage
@@ -59,6 +62,9 @@ class Services:
                 answer = Kpis(
                     since=request.since, until=request.until, kpis=list(map(kpi, KpiName))
                 )
+            case GetRetention():
+                cohort = Cohort(week=request.until, users=8, active=[8, 2])
+                answer = Retention(cohorts=[cohort])
             case GetPopularProducts():
                 [known] = self.products.products[:1]
                 sold = {"units": 3, "sales_micros": 15 * USD}
@@ -133,6 +139,8 @@ def test_it_shows_today_the_metrics_the_days_and_the_alerts(desk: Desk) -> None:
     assert page.count("<tr><th") >= 7
     assert "Expired: card declined" in page
     assert "1 of 10 purchases failed" in page
+    assert "1 week later" in page
+    assert ['100%</td><td class="end number">25%' in page, "2 weeks later" in page] == [True, False]
     assert "notice undone" in page
     assert "analytics does not answer" not in page
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from datetime import date, timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from flask import Flask
@@ -10,7 +11,7 @@ from flask import Flask
 from chassis.clock import utc_now
 from chassis.database import Connected
 from chassis.identifiers import new_id
-from contracts.billing import ListPayouts
+from contracts.billing import GetSalesSums, ListPayouts, ProviderSales, SalesSum, SalesSums
 from contracts.errors import Conflict, DeadlineExceeded, ServiceError, Unavailable
 from contracts.topup import (
     DisputeDetails,
@@ -395,3 +396,51 @@ def test_an_auditor_reads_all_of_it_and_has_no_button(
 
     assert "Trial balance" in page
     assert "Verify now" not in page
+
+
+class Sellers(Services):
+    """The same, and two who sold in the days that are asked for."""
+
+    def __init__(self, user: User) -> None:
+        super().__init__(user)
+        names = ("gross_micros", "refunded_micros", "fee_micros", "net_micros")
+        self.sold = [
+            ProviderSales(provider_id=who, **dict(zip(names, micros, strict=True)))
+            for who, micros in (
+                (user.user_id, (30 * USD, 2 * USD, 3 * USD, 25 * USD)),
+                (uuid4(), (10 * USD, 10 * USD, 0, 0)),
+            )
+        ]
+
+    def begin(self, backend: Backend, request: Any, timeout_s: float) -> Callable[[], Any]:
+        if isinstance(request, GetSalesSums) and "billing" not in self.away:
+            self.asked.append(request)
+            total = {
+                name: sum(getattr(each, name) for each in self.sold)
+                for name in SalesSum.model_fields
+            }
+            sums = SalesSums(total=SalesSum(**total), providers=self.sold)
+            return lambda: sums
+        return super().begin(backend, request, timeout_s)
+
+
+def test_finance_sees_what_all_sellers_sold_and_earned(
+    alone: Flask, database: Connected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann = add_user(database, has_wallet=True)
+    stand_in = Sellers(ann)
+    answers_with(monkeypatch, stand_in)
+    desk = clerk(alone, database, Role.AUDITOR)
+    days = "since=2026-11-01&until=2026-11-30"
+
+    page = desk.get(f"/admin/finance/sellers?{days}").text
+    wrong = [desk.get(f"/admin/finance/sellers?{days}").status_code for days in ("", "since=x")]
+    stand_in.away = {"billing"}
+    away = desk.get(f"/admin/finance/sellers?{days}")
+
+    asked = next(each for each in stand_in.asked if isinstance(each, GetSalesSums))
+    assert (asked.user_id, f"{asked.since}", f"{asked.until}") == (None, "2026-11-01", "2026-11-30")
+    assert (ann.email in page, str(stand_in.sold[1].provider_id) in page) == (True, True)
+    assert ["$40.00" in page, "$12.00" in page, "+$25.00" in page] == [True] * 3
+    assert wrong == [422, 422]
+    assert (away.status_code, "Cannot be shown" in away.text) == (200, True)

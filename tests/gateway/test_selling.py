@@ -13,6 +13,7 @@ from sqlalchemy import text
 from chassis.clock import utc_now
 from chassis.database import Connected
 from contracts.billing import (
+    GetSalesSums,
     ListPayouts,
     ListSales,
     Payout,
@@ -21,6 +22,8 @@ from contracts.billing import (
     ProductSales,
     RequestPayout,
     SalesPage,
+    SalesSum,
+    SalesSums,
 )
 from contracts.errors import (
     Conflict,
@@ -200,6 +203,10 @@ class Billing:
                 answer: Any = SalesPage(
                     sales=[sale(name)], next_cursor=None if request.cursor else "more"
                 )
+            case GetSalesSums():
+                sums = {"gross_micros": 30, "refunded_micros": 2, "fee_micros": 3, "net_micros": 25}
+                total = SalesSum(**{name: units * USD for name, units in sums.items()})
+                answer = SalesSums(total=total, providers=[])
             case ListPayouts():
                 sent = payout(PayoutStatus.PAID, reference="SEPA 7")
                 answer = PayoutPage(payouts=[sent], payable_micros=9 * USD)
@@ -266,11 +273,12 @@ def test_a_seller_sees_their_own_sales_and_payouts(
     [became] = last_acts(database, 1)
     page = seller.get("/dashboard/selling?since=2026-11-01&until=2026-11-30").text
 
-    assert "+$9.00" in page
+    assert ("+$9.00" in page, "+$25.00" in page) == (True, True)
     assert "SEPA 7" in page
-    [asked] = billing.of(ListSales)
-    assert (asked.since, asked.until) == (date(2026, 11, 1), date(2026, 11, 30))
-    asking = {str(asked.user_id), str(billing.of(ListPayouts)[0].user_id)}
+    [asked], [summed] = billing.of(ListSales), billing.of(GetSalesSums)
+    for each in (asked, summed):
+        assert (each.since, each.until) == (date(2026, 11, 1), date(2026, 11, 30))
+    asking = {str(asked.user_id), str(summed.user_id), str(billing.of(ListPayouts)[0].user_id)}
     assert asking == {became.subject}
 
 

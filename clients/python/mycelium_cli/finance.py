@@ -142,6 +142,16 @@ def verify(site: Site, *, reason: str, key: str | None) -> Shown:
 @click.option("--since", type=day, required=True, help="The first day (UTC).")
 @click.option("--until", type=day, required=True, help="The last day (UTC).")
 @command
+def sellers(site: Site, *, since: datetime, until: datetime) -> Shown:
+    """Show what everybody who sells sold, and what of it they earned."""
+    told = site.get(f"{FINANCE}/sellers", since=f"{since:%Y-%m-%d}", until=f"{until:%Y-%m-%d}")
+    return told, _print_sellers
+
+
+@finance.command()
+@click.option("--since", type=day, required=True, help="The first day (UTC).")
+@click.option("--until", type=day, required=True, help="The last day (UTC).")
+@command
 def journal(site: Site, *, since: datetime, until: datetime) -> None:
     """Print the journal of the house's accounts, as CSV."""
     if until < since:
@@ -233,6 +243,15 @@ def _print_finance(reply: Reply) -> None:
             click.echo(f"The {name} cannot be told now.", err=True)
         else:
             print_part(reply[name])
+
+
+def _print_sellers(reply: Reply) -> None:
+    rows = [*reply["providers"], {**reply["total"], "provider_id": "all sellers"}]
+    names = ("gross", "refunded", "fee", "net")
+    printing.table(
+        ["SELLER", "PAID", "REFUNDED", "FEE", "EARNED"],
+        [(each["provider_id"], *(usd(each[f"{name}_usd"]) for name in names)) for each in rows],
+    )
 
 
 def _print_books(books: Any) -> None:

@@ -52,6 +52,12 @@ def facts(values: Mapping[str, Any]) -> None:
         click.echo(f"{name.ljust(width)}  {plain(value)}")
 
 
+def sold(reply: Reply) -> None:
+    """What buyers paid, and what became of it."""
+    names = {"gross": "paid", "refunded": "refunded", "fee": "fee", "net": "earned"}
+    facts({name: usd(reply[f"{key}_usd"]) for key, name in names.items()})
+
+
 def more(reply: Reply) -> None:
     """Say how the next page is had, where there is one."""
     if reply["next_cursor"]:

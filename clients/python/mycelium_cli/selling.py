@@ -149,6 +149,14 @@ def sales(site: Site, **query: Any) -> Shown:
     return site.get("/api/sales", **query), _print_sales
 
 
+@selling.command()
+@days
+@command
+def earned(site: Site, **query: Any) -> Shown:
+    """Show what buyers paid in all, and what of it you earned: in 31 days if none are named."""
+    return site.get("/api/sales/total", **query), printing.sold
+
+
 @selling.group(invoke_without_command=True, subcommand_metavar="[COMMAND]")
 @pages(25)
 @command

@@ -9,11 +9,15 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from chassis.cursors import decode_cursor, encode_cursor
 from contracts.billing import (
     GetProductUses,
+    GetSalesSums,
     ListSales,
     ProductSales,
     ProductUse,
     ProductUses,
+    ProviderSales,
     SalesPage,
+    SalesSum,
+    SalesSums,
 )
 from contracts.catalog import BillingPeriod
 from contracts.errors import BadRequest
@@ -68,6 +72,34 @@ def list_sales(session: Session, command: ListSales) -> SalesPage:
     last = page[-1] if len(rows) > command.limit else None
     cursor = encode_cursor(last.day.isoformat(), last.product_id) if last else None
     return SalesPage(sales=page, next_cursor=cursor)
+
+
+def get_sums(session: Session, command: GetSalesSums) -> SalesSums:
+    """What was sold in these days, in all and by who sold it."""
+    query = (
+        select(
+            SaleRow.provider_id,
+            _total(SaleRow.gross_micros, *_EARNED).label("gross_micros"),
+            _total(SaleRow.gross_micros, SaleKind.REFUND).label("refunded_micros"),
+            (_total(SaleRow.fee_micros, *_EARNED) - _total(SaleRow.fee_micros, SaleKind.REFUND))
+            .cast(BigInteger)
+            .label("fee_micros"),
+        )
+        .where(SaleRow.day >= command.since, SaleRow.day <= command.until)
+        .group_by(SaleRow.provider_id)
+    )
+    if command.user_id is not None:
+        query = query.where(SaleRow.provider_id == command.user_id)
+    found = [
+        ProviderSales(
+            **row._mapping,  # noqa: SLF001 - a row's columns by name
+            net_micros=row.gross_micros - row.refunded_micros - row.fee_micros,
+        )
+        for row in session.execute(query)
+    ]
+    total = {name: sum(getattr(each, name) for each in found) for name in SalesSum.model_fields}
+    found.sort(key=lambda each: (-each.gross_micros, each.provider_id))
+    return SalesSums(total=SalesSum(**total), providers=found[: command.limit])
 
 
 def get_uses(session: Session, command: GetProductUses) -> ProductUses:

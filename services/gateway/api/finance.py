@@ -23,6 +23,7 @@ from contracts.wallet import (
 from services.gateway.access import Role
 from services.gateway.api.admin import FindBody, WhyBody
 from services.gateway.api.endpoint import endpoint
+from services.gateway.api.sales import SalesSumReply
 from services.gateway.api.shapes import ApiBody, ApiReply, Limit, PositiveUsd, QueryFlag, Usd
 from services.gateway.backend import call, database
 from services.gateway.staff import acts, books, commands, grants
@@ -265,6 +266,30 @@ class JournalQuery(ApiBody):
         return self
 
 
+class SoldQuery(ApiBody):
+    """Both days (UTC) and all between them."""
+
+    since: Day
+    until: Day
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.since > self.until:
+            raise ValueError("since must not be after until.")
+        return self
+
+
+class SellerReply(SalesSumReply):
+    provider_id: UUID
+
+
+class SellersReply(ApiReply):
+    """``total`` is of all of them, ``providers`` the 100 who sold most."""
+
+    total: SalesSumReply
+    providers: list[SellerReply]
+
+
 class JournalLineReply(ApiReply):
     """What a house account got and gave on one day by one kind of transaction."""
 
@@ -434,6 +459,19 @@ def show_finance(staff: Staff) -> FinanceReply:  # noqa: ARG001
 def ask_verification(staff: Staff, body: WhyBody, key: str) -> VerificationReply:
     """Have the ledger verified. What it found stands in the overview once it has ended."""
     return VerificationReply.of(commands.verify(staff, key, read_reason(body.reason)))
+
+
+@endpoint(
+    blueprint,
+    "GET",
+    "/api/admin/finance/sellers",
+    query=SoldQuery,
+    reply=SellersReply,
+    roles=readers(Role.FINANCE),
+)
+def show_sellers(staff: Staff, query: SoldQuery) -> SellersReply:  # noqa: ARG001
+    """Show what everybody who sells sold in these days, those first who sold most."""
+    return SellersReply.of(call(books.sold(query.since, query.until)))
 
 
 @endpoint(

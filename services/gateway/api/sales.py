@@ -1,13 +1,14 @@
 """What a user sells."""
 
-from datetime import date
+from datetime import date, timedelta
 from typing import Self
 from uuid import UUID
 
 from flask import Blueprint
 from pydantic import Field, model_validator
 
-from contracts.billing import ListSales
+from chassis.clock import utc_now
+from contracts.billing import GetSalesSums, ListSales
 from contracts.messages import Day
 from services.gateway.api.endpoint import endpoint
 from services.gateway.api.shapes import ApiBody, ApiReply, CursorText, Limit, Usd
@@ -15,6 +16,8 @@ from services.gateway.backend import call
 from services.gateway.people.users import CurrentUser
 
 blueprint = Blueprint("api_sales", __name__)
+
+DAYS = 31
 
 
 class SalesQuery(ApiBody):
@@ -48,6 +51,40 @@ class ProductSalesReply(ApiReply):
     net_micros: Usd = Field(serialization_alias="net_usd")
 
 
+class SalesSumReply(ApiReply):
+    """``gross_usd`` was paid, ``refunded_usd`` went back to buyers, ``fee_usd`` the marketplace
+    kept, and ``net_usd`` = gross − refunded − fee was earned."""
+
+    gross_micros: Usd = Field(serialization_alias="gross_usd")
+    refunded_micros: Usd = Field(serialization_alias="refunded_usd")
+    fee_micros: Usd = Field(serialization_alias="fee_usd")
+    net_micros: Usd = Field(serialization_alias="net_usd")
+
+
+class SalesTotalReply(SalesSumReply):
+    since: date
+    until: date
+
+
+class TotalQuery(ApiBody):
+    """The last 31 days, unless it says otherwise."""
+
+    since: Day | None = None
+    until: Day | None = None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        since, until = self.bounds()
+        if since > until:
+            raise ValueError("since must not be after until.")
+        return self
+
+    def bounds(self) -> tuple[date, date]:
+        until = self.until or utc_now().date()
+        least = timedelta(days=min(DAYS, until.toordinal()) - 1)
+        return self.since or until - least, until
+
+
 class SalesReply(ApiReply):
     """The newest day first; ``next_cursor`` asks for older ones, null at the end."""
 
@@ -70,3 +107,11 @@ def list_sales(user: CurrentUser, query: SalesQuery) -> SalesReply:
             )
         )
     )
+
+
+@endpoint(blueprint, "GET", "/api/sales/total", query=TotalQuery, reply=SalesTotalReply)
+def total_sales(user: CurrentUser, query: TotalQuery) -> SalesTotalReply:
+    """What the user sold in all of these days."""
+    since, until = query.bounds()
+    told = call(GetSalesSums(user_id=user.user_id, since=since, until=until, limit=1))
+    return SalesTotalReply.of(told.total, since=since, until=until)

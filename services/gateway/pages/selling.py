@@ -19,6 +19,7 @@ from werkzeug.wrappers import Response as Answer
 from chassis.clock import utc_now
 from chassis.money import InvalidAmount, format_usd, usd_number
 from contracts.billing import (
+    GetSalesSums,
     ListPayouts,
     ListSales,
     Payout,
@@ -201,8 +202,9 @@ def _page(error: str = "") -> str:
     user_id = signed_in_user().user_id
     since, until = _days()
     cursor = request.args.get("cursor") or None
-    sales, payouts = ask_all(
+    sales, sums, payouts = ask_all(
         ListSales(user_id=user_id, since=since, until=until, cursor=cursor, limit=SALES_MAX),
+        GetSalesSums(user_id=user_id, since=since, until=until, limit=1),
         ListPayouts(user_id=user_id, limit=SHOWN_PAYOUTS),
     )
     with database().read() as session:
@@ -211,7 +213,7 @@ def _page(error: str = "") -> str:
     return render_template(
         "selling.html",
         sales=sales,
-        sums=_sums(sales.sales) if sales else None,
+        sums=sums.total if sums else None,
         payouts=payouts,
         states=STATES,
         agreed=agreed,
@@ -221,11 +223,6 @@ def _page(error: str = "") -> str:
         is_later=bool(cursor),
         error=error,
     )
-
-
-def _sums(rows: list[ProductSales]) -> dict[str, int]:
-    names = ("gross_micros", "refunded_micros", "fee_micros", "net_micros")
-    return {name: sum(getattr(row, name) for row in rows) for name in names}
 
 
 def _days() -> tuple[date, date]:

@@ -20,7 +20,7 @@ from chassis.money import usd_number
 from contracts.topup import GetPaymentBooks
 from contracts.wallet import GetJournal, Journal
 from services.gateway.access import Role
-from services.gateway.backend import call, database
+from services.gateway.backend import ask, call, database
 from services.gateway.errors import Problem
 from services.gateway.pages import spreadsheets
 from services.gateway.pages.admin import payment_evidence
@@ -58,6 +58,21 @@ COLUMNS = ("day", "house_account", "kind", "transactions", "received_usd", "give
 @reads(Role.FINANCE)
 def overview() -> str:
     return _page()
+
+
+@blueprint.get("/sellers")
+@reads(Role.FINANCE)
+def sellers() -> str:
+    """What buyers paid for what others sell, who earned it, and what the marketplace kept."""
+    since, until = _range()
+    until -= timedelta(days=1)
+    sums = ask(kept.sold(since, until))
+    with database().read() as session:
+        people = (each.provider_id for each in sums.providers) if sums else ()
+        emails = users.emails(session, people)
+    return render_template(
+        "admin/finance_sellers.html", sums=sums, emails=emails, since=since, until=until
+    )
 
 
 @blueprint.get("/journal.csv")

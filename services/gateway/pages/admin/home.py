@@ -7,10 +7,10 @@ from flask import Blueprint, render_template, request
 
 from chassis.clock import midnight, utc_now
 from chassis.digits import whole_number
-from contracts.analytics import GetKpis, GetNumbers, GetPopularProducts, Step
+from contracts.analytics import GetKpis, GetNumbers, GetPopularProducts, GetRetention, Step
 from services.gateway import showcase
 from services.gateway.access import Role
-from services.gateway.backend import ask_all
+from services.gateway.backend import ask, ask_all
 from services.gateway.pages.admin import numbers
 from services.gateway.staff import watch
 from services.gateway.staff.guard import current_staff, may, reads
@@ -62,6 +62,7 @@ def overview() -> str:
         GetPopularProducts(since=since.date(), until=now.date(), limit=numbers.SHOWN_MAX),
         GetNumbers(since=now - watch.LIVE_FOR, until=until, step=Step.HOUR),
     )
+    returned = ask(GetRetention(since=since.date(), until=now.date()))
     return render_template(
         "admin/overview.html",
         live=watch.live(now),
@@ -77,6 +78,7 @@ def overview() -> str:
         by_way=numbers.by_way(told.total) if told else None,
         ways_by_day=numbers.by_way_newest_first(told),
         ways_by_hour=numbers.by_way_newest_first(hours),
+        cohorts=numbers.cohorts(returned) if returned else None,
         causes=numbers.causes(told) if told else [],
         popular=popular.products if popular else None,
         product_names=showcase.product_names() if popular and popular.products else {},

@@ -14,6 +14,7 @@ from contracts.analytics import (
     Kpis,
     Numbers,
     Point,
+    Retention,
 )
 from contracts.billing import PurchaseWay
 from contracts.gateway import PATHS, PathStep
@@ -23,6 +24,7 @@ from services.gateway.response_times import FAST_BPS, Counted, Kind, in_time_by_
 from services.gateway.staff.alerts import WHOLE_BPS
 
 SHOWN_MAX = 8
+WEEKS_MAX = 6
 KPIS = {
     KpiName.PURCHASE_COMPLETION: ("Purchase completion", "of all that ended"),
     KpiName.FIRST_PURCHASE_IN_TIME: ("First purchase within 2 minutes", "of registering"),
@@ -93,6 +95,16 @@ class ByWay:
 
     starts_at: datetime | None
     counts: list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Returned:
+    """Who registered in a week: how many, and which share of them was active in it and in each
+    week after it, in basis points."""
+
+    week: date
+    users: int
+    shares_bps: list[int]
 
 
 WAYS = {PurchaseWay.BUY_NOW: "Buy Now", PurchaseWay.CART: "Cart"}
@@ -204,6 +216,18 @@ def by_way(figures: Figures, starts_at: datetime | None = None) -> ByWay:
 
 def by_way_newest_first(numbers: Numbers | None) -> list[ByWay]:
     return [by_way(point, point.starts_at) for point in reversed(numbers.points if numbers else [])]
+
+
+def cohorts(told: Retention) -> list[Returned]:
+    """Who came back, the newest week first, ``WEEKS_MAX`` weeks of each."""
+    return [
+        Returned(
+            each.week,
+            each.users,
+            [count * WHOLE_BPS // each.users for count in each.active[:WEEKS_MAX]],
+        )
+        for each in reversed(told.cohorts)
+    ]
 
 
 def causes(numbers: Numbers) -> list[Cause]:
