@@ -276,8 +276,9 @@ class CreateProduct(Command[Product], service=SERVICE, method="create_product"):
     ``reason`` why; both stay in the history.
 
     Without a ``provider_name`` it is what the provider wants: the name is that of the profile
-    (``Conflict`` where there is none), no family and no place among what is featured can be had,
-    and there are limits (``LimitExceeded``).
+    (``Conflict`` where there is none), no place among what is featured can be had, a family is of
+    that provider alone (``Conflict`` for one in which others sell), and there are limits
+    (``LimitExceeded``).
     """
 
     slug: Slug
@@ -304,8 +305,8 @@ class CreateProduct(Command[Product], service=SERVICE, method="create_product"):
         if self.provider_name is None:
             if self.provider_id is None:
                 raise ValueError("say who provides it: provider_name, or provider_id")
-            if self.family is not None or self.featured_rank != FEATURED_LAST:
-                raise ValueError("a provider chooses neither a family nor what is featured")
+            if self.featured_rank != FEATURED_LAST:
+                raise ValueError("a provider chooses nothing that is featured")
         return self
 
 
@@ -319,8 +320,8 @@ class ChangeProduct(Command[Product], service=SERVICE, method="change_product"):
     it one (``Conflict`` if it has one), ``is_endless`` takes it away.
 
     With a ``provider_id`` it is what that provider wants: a product of anybody else is
-    ``NotFound``, what operators decide (``provider_name``, ``family``) stays as it is, and prices
-    do not follow each other too fast (``LimitExceeded``).
+    ``NotFound``, the ``provider_name`` stays as operators decided, a family is theirs alone
+    (``Conflict``), and prices do not follow each other too fast (``LimitExceeded``).
     """
 
     product_id: UUID
@@ -345,9 +346,8 @@ class ChangeProduct(Command[Product], service=SERVICE, method="change_product"):
     def _makes_sense(self) -> Self:
         if sum((self.stock_change != 0, self.stock is not None, self.is_endless)) > 1:
             raise ValueError("say one thing about the stock")
-        is_operators = self.provider_name is not None or self.family is not None
-        if self.provider_id is not None and is_operators:
-            raise ValueError("a provider changes neither the provider's name nor the family")
+        if self.provider_id is not None and self.provider_name is not None:
+            raise ValueError("a provider does not change the provider's name here")
         return self
 
 

@@ -140,6 +140,21 @@ def admit_new_price(
         )
 
 
+def admit_family(session: Session, provider_id: UUID, family: str | None) -> None:
+    """Sizes of one thing are one provider's. Raises ``Conflict`` for a family in which somebody
+    else sells."""
+    if family is None:
+        return
+    # One at a time: of two who want the same one at once, the second finds it taken.
+    lock_until_commit(session, f"family:{family}")
+    of_others = select(ProductRow.product_id).where(
+        ProductRow.family == family,
+        or_(ProductRow.provider_id.is_(None), ProductRow.provider_id != provider_id),
+    )
+    if session.scalar(of_others.limit(1)) is not None:
+        raise Conflict(f"Somebody else sells sizes as {family}. Choose another family.")
+
+
 def check_texts(command: CreateProduct | ChangeProduct | SetProvider) -> None:
     """What a provider writes is plain text. Raises ``BadRequest`` with the field."""
     for name in _TEXTS:

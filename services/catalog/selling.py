@@ -34,6 +34,7 @@ from contracts.messages import Event
 from services.catalog.models import ProductChangeRow, ProductPriceRow, ProductRow
 from services.catalog.products import as_product
 from services.catalog.providers import (
+    admit_family,
     admit_new_price,
     admit_new_product,
     check_texts,
@@ -60,6 +61,7 @@ def create(
     provider_name = command.provider_name
     if provider_name is None and command.provider_id is not None:
         check_texts(command)
+        admit_family(session, command.provider_id, command.family)
         provider_name = admit_new_product(session, now, command.provider_id, rules)
     given = command.model_dump(mode="json", exclude={"idempotency_key", "reason", "actor"})
     values = {
@@ -92,6 +94,7 @@ def change(
     row = _locked(session, command.product_id, command.provider_id)
     if command.provider_id is not None:
         check_texts(command)
+        admit_family(session, command.provider_id, command.family)
     given = command.model_dump(mode="json")
     asked_before = row.price_micros, row.meters
     for name in (*_AS_GIVEN, *_AS_JSON):

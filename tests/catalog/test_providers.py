@@ -107,7 +107,7 @@ def test_without_a_profile_nothing_is_put_up(ann: Connected) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"family": "north-vms"}, {"featured_rank": 1}, {"provider_id": None}],
+    [{"featured_rank": 1}, {"provider_id": None}],
     ids=str,
 )
 def test_a_provider_chooses_nothing_that_operators_decide(changes: dict[str, Any]) -> None:
@@ -115,10 +115,46 @@ def test_a_provider_chooses_nothing_that_operators_decide(changes: dict[str, Any
         own(**changes)
 
 
-@pytest.mark.parametrize("changes", [{"family": "vms"}, {"provider_name": "Bob"}], ids=str)
-def test_a_provider_changes_nothing_that_operators_decide(changes: dict[str, Any]) -> None:
+def test_a_provider_changes_nothing_that_operators_decide() -> None:
     with pytest.raises(ValidationError):
-        changing(uuid4(), **changes)
+        changing(uuid4(), provider_name="Bob")
+
+
+def test_a_provider_sells_sizes_of_one_thing(ann: Connected) -> None:
+    small, large = offer(ann, own(family="hill-vms")), offer(ann, own())
+
+    changed = change(ann, changing(large.product_id, family="hill-vms"))
+
+    assert (small.family, changed.family) == ("hill-vms", "hill-vms")
+
+
+@pytest.mark.parametrize("whose", [BOB, None], ids=["another's", "the marketplace's"])
+def test_a_family_in_which_somebody_else_sells_is_not_theirs(
+    ann: Connected, whose: UUID | None
+) -> None:
+    offer(ann, own(provider_id=whose, provider_name="Somebody", family="vms"))
+    made = offer(ann, own())
+
+    with pytest.raises(Conflict, match="another family"):
+        offer(ann, own(family="vms"))
+    with pytest.raises(Conflict, match="another family"):
+        change(ann, changing(made.product_id, family="vms"))
+    offer(ann, own(family="vms-of-ann"))
+
+
+def test_of_two_who_want_a_family_at_once_one_has_it(ann: Connected) -> None:
+    write(ann, profile(provider_id=BOB, name="Bob's Machines"))
+
+    def take(session: Session) -> None:
+        selling.create(session, NOW, own(family="new-vms"), RULES)
+
+    def want() -> str:
+        try:
+            return offer(ann, own(provider_id=BOB, family="new-vms")).provider_name
+        except Conflict as error:
+            return str(error)
+
+    assert "another family" in done_after(ann, take, want)
 
 
 @pytest.mark.parametrize(

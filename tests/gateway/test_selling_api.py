@@ -43,6 +43,7 @@ BODY = {
     "specification": [{"label": "vCPU", "value": "4"}],
     "stock": 8,
     "fields": [{"key": "ssh_key", "label": "SSH key", "kind": "ssh_key"}],
+    "family": "hill-vms",
     "meters": [{"key": "traffic", "label": "Traffic", "unit": "GB", "price_usd": 0.01}],
 }
 USD = 1_000_000
@@ -73,7 +74,7 @@ def test_a_seller_puts_something_up_once_for_a_key(
     assert [each.status_code for each in answers] == [201, 201]
     assert (first, first.provider_id, first.provider_name) == (again, catalog.seller_id, None)
     assert first.slug.startswith("hill-vm-")
-    assert (first.price_micros, first.stock) == (12_500_000, 8)
+    assert (first.price_micros, first.stock, first.family) == (12_500_000, 8, "hill-vms")
     assert (first.meters[0].price_micros, first.fields[0].key) == (10_000, "ssh_key")
     assert answers[0].get_json()["units_sold"] == 9
 
@@ -132,6 +133,7 @@ def test_their_own_are_listed_with_what_was_sold(
     ("body", "sent", "action"),
     [
         ({"name": "Hill 2"}, {"name": "Hill 2"}, "product.change"),
+        ({"family": "hills"}, {"family": "hills"}, "product.change"),
         ({"price_usd": 12, "reason": "Power"}, {"price_micros": 12 * USD, "reason": "Power"},
          "product.price"),
         ({"stock_change": -2}, {"stock_change": -2}, "product.change"),

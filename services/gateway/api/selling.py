@@ -76,13 +76,16 @@ class FieldBody(ApiBody):
 Specification = Annotated[list[SpecificationBody], Field(max_length=50)]
 Fields = Annotated[list[FieldBody], Field(max_length=20)]
 Meters = Annotated[list[MeterBody], Field(max_length=20)]
+Family = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=100)]
 Summary = Annotated[PlainText, StringConstraints(min_length=1, max_length=500)]
 Description = Annotated[PlainText, StringConstraints(max_length=10_000)]
 
 
 class NewProductBody(ApiBody):
     """Texts are plain. Without a ``stock`` there is no end to it. ``fields`` are what a buyer is
-    asked for, ``meters`` what is charged by use beside the price."""
+    asked for, ``meters`` what is charged by use beside the price. What you sell every month under
+    one ``family``, without an end to it, are sizes of the same thing, and buyers change between
+    them."""
 
     name: Line
     category: Category
@@ -95,6 +98,7 @@ class NewProductBody(ApiBody):
     stock: Units | None = None
     fields: Fields = Field(default_factory=list)
     meters: Meters = Field(default_factory=list)
+    family: Family | None = None
 
 
 class ProductChangeBody(ApiBody):
@@ -113,6 +117,7 @@ class ProductChangeBody(ApiBody):
     specification: Specification | None = None
     fields: Fields | None = None
     meters: Meters | None = None
+    family: Family | None = None
     stock_change: Annotated[int, Field(strict=True, ge=-1_000_000, le=1_000_000)] = 0
     stock: Units | None = None
     is_endless: bool = False
@@ -221,7 +226,8 @@ def list_own_products(staff: Staff, query: OwnProductsQuery) -> OwnProductReplie
     roles=SELLERS,
 )
 def put_up_product(staff: Staff, body: NewProductBody, key: str) -> OwnProductFile:
-    """Put something up for sale. 409: you have no profile yet, or as many products as may be."""
+    """Put something up for sale. 409: you have no profile yet, or as many products as may be, or
+    somebody else sells under this family."""
     seller_id = staff.user.user_id
     command = validated(
         CreateProduct,
