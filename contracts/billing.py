@@ -888,9 +888,10 @@ class PayoutPage(Reply):
 
 
 class ListPayouts(Request[PayoutPage], service=SERVICE, method="list_payouts"):
-    """One user's payouts, or everybody's for an operator."""
+    """One user's payouts, or everybody's for an operator; or one alone."""
 
     user_id: UUID | None = None
+    payout_id: UUID | None = None
     statuses: Annotated[list[PayoutStatus], Field(max_length=10)] = Field(default_factory=list)
     cursor: Cursor | None = None
     limit: PageLimit = 25

@@ -91,10 +91,11 @@ def change(
     row = _made_before(session, command)
     if row is not None:
         return as_product(row)
-    row = _locked(session, command.product_id, command.provider_id)
     if command.provider_id is not None:
         check_texts(command)
+        # Before the product, as whoever puts one up.
         admit_family(session, command.provider_id, command.family)
+    row = _locked(session, command.product_id, command.provider_id)
     given = command.model_dump(mode="json")
     asked_before = row.price_micros, row.meters
     for name in (*_AS_GIVEN, *_AS_JSON):

@@ -384,8 +384,31 @@ def finance_s(day: Day, ann: Person) -> None:
         fin, "dispute.read", ann.user.user_id, "The bank asks",
         lambda: day.page(fin, file, 200, reason="The bank asks"), before={"dispute_id": "du_1"},
     )  # fmt: skip
+    _pays_out(day, fin, ann)
     _adjust(day, fin, eve, ann)
     _gives(day, fin, ann)
+
+
+def _pays_out(day: Day, fin: Person, ann: Person) -> None:
+    finance = day.services.parts[3]
+    payout, them, reason = finance.payout.payout_id, ann.user.user_id, "The run of Monday"
+    before = {"payout_id": str(payout), "amount_micros": finance.payout.amount_micros}
+    for verb, word, status, more in (
+        ("pay", "paid", "paying", {"reference": "SEPA 7"}),
+        ("refuse", "refused", "refusing", {}),
+    ):
+        after = {"status": status, "reference": more.get("reference", "")}
+        told = {"before": before, "after": after, "elsewhere": True}
+        form = {**more, "reason": reason}
+        path = f"/admin/finance/payouts/{payout}/{word}"
+        words = ["payouts", word, str(payout), *more.values(), *(["--yes"] if more else [])]
+        day.acts(
+            fin, f"payout.{verb}", them, reason,
+            lambda path=path, form=form: day.page(fin, path, **form, key=str(uuid4())), **told,
+        )  # fmt: skip
+        day.by_program(
+            fin, f"/api/admin/payouts/{payout}/{word}", form, words, f"payout.{verb}", them, **told
+        )
 
 
 def _adjust(day: Day, fin: Person, eve: Person, ann: Person) -> None:

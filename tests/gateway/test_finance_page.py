@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from datetime import date, timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from flask import Flask
@@ -11,7 +11,18 @@ from flask import Flask
 from chassis.clock import utc_now
 from chassis.database import Connected
 from chassis.identifiers import new_id
-from contracts.billing import GetSalesSums, ListPayouts, ProviderSales, SalesSum, SalesSums
+from contracts.billing import (
+    GetSalesSums,
+    ListPayouts,
+    MarkPayoutPaid,
+    Payout,
+    PayoutPage,
+    PayoutStatus,
+    ProviderSales,
+    RefusePayout,
+    SalesSum,
+    SalesSums,
+)
 from contracts.errors import Conflict, DeadlineExceeded, ServiceError, Unavailable
 from contracts.topup import (
     DisputeDetails,
@@ -53,8 +64,20 @@ class Services:
         self.away: set[str] = set()
         self.difference_micros = 0
         self.disputes: list[DisputeRecord] = []
+        told = {"status": "held", "amount_micros": 40 * USD, "user_id": user.user_id}
+        self.payout = Payout.model_validate({**examples("billing")["Payout"], **told})
 
-    def begin(self, _backend: Backend, request: Any, _timeout_s: float) -> Callable[[], Any]:
+    def closed(self, request: MarkPayoutPaid | RefusePayout) -> Callable[[], Payout]:
+        if self.fails:
+            raise self.fails
+        told: dict[str, Any] = {"status": PayoutStatus.REFUSING, "reference": ""}
+        if isinstance(request, MarkPayoutPaid):
+            told = {"status": PayoutStatus.PAYING, "reference": request.reference}
+        return lambda: self.payout.model_copy(update=told)
+
+    def begin(  # noqa: C901 - one line for each question
+        self, _backend: Backend, request: Any, _timeout_s: float
+    ) -> Callable[[], Any]:
         self.asked.append(request)
         if request.service in self.away:
             raise Unavailable("It is away.")
@@ -64,8 +87,9 @@ class Services:
             case GetPaymentBooks():
                 return self.payments
             case ListPayouts():
-                told = examples("billing")["PayoutPage"]
-                return lambda: ListPayouts.reply.model_validate(told)
+                return lambda: PayoutPage(payouts=[self.payout])
+            case MarkPayoutPaid() | RefusePayout():
+                return self.closed(request)
             case GetReceipt() | GetConsent():
                 kind = type(request).reply
                 told = kind.model_validate(examples("topup")[kind.__name__])
@@ -444,3 +468,93 @@ def test_finance_sees_what_all_sellers_sold_and_earned(
     assert ["$40.00" in page, "$12.00" in page, "+$25.00" in page] == [True] * 3
     assert wrong == [422, 422]
     assert (away.status_code, "Cannot be shown" in away.text) == (200, True)
+
+
+PAID = {"reference": "SEPA 7", "reason": "The run of Monday"}
+
+
+@pytest.fixture
+def seller(database: Connected) -> User:
+    return add_user(database, has_wallet=True)
+
+
+@pytest.fixture
+def paying(alone: Flask, seller: User, monkeypatch: pytest.MonkeyPatch) -> Services:
+    stand_in = Services(seller)
+    answers_with(monkeypatch, stand_in)
+    return stand_in
+
+
+def test_finance_says_once_that_a_payout_was_sent(
+    alone: Flask, database: Connected, seller: User, paying: Services
+) -> None:
+    desk = clerk(alone, database, Role.FINANCE)
+    path = f"/admin/finance/payouts/{paying.payout.payout_id}"
+    key = "01890a5d-ac96-774b-bcce-b302099a8057"
+
+    shown = desk.get("/admin/finance").text
+    done = [desk.post(f"{path}/paid", **PAID, key=key).status_code for _ in range(2)]
+    [begun, ended] = last_acts(database, 2)
+
+    assert f'action="{path}/paid"' in shown
+    first, again = [each for each in paying.asked if isinstance(each, MarkPayoutPaid)]
+    assert (done, first) == ([303, 303], again)
+    assert (first.reference, first.payout_id) == ("SEPA 7", paying.payout.payout_id)
+    assert (begun.action, begun.subject, begun.reason) == (
+        "payout.pay", str(seller.user_id), "The run of Monday",
+    )  # fmt: skip
+    assert begun.before == {
+        "payout_id": str(paying.payout.payout_id), "amount_micros": 40 * USD,
+    }  # fmt: skip
+    assert ended.after == {"outcome": "done", "status": "paying", "reference": "SEPA 7"}
+
+
+def test_a_payout_that_is_refused_says_why(
+    alone: Flask, database: Connected, paying: Services
+) -> None:
+    desk = clerk(alone, database, Role.FINANCE)
+
+    desk.post(f"/admin/finance/payouts/{paying.payout.payout_id}/refused", reason="No account")
+
+    [asked] = [each for each in paying.asked if isinstance(each, RefusePayout)]
+    assert asked.reason == "No account"
+    assert last_acts(database, 1)[0].action == "payout.refuse"
+
+
+@pytest.mark.parametrize(
+    ("form", "sentence"),
+    [
+        ({**PAID, "reference": " "}, "by which reference"),
+        ({**PAID, "reference": "x" * 201}, "by which reference"),
+        ({**PAID, "reason": "no"}, "Say why"),
+    ],
+    ids=str,
+)
+def test_a_payout_is_not_marked_without_saying_enough(
+    alone: Flask, database: Connected, paying: Services, form: dict[str, str], sentence: str
+) -> None:
+    desk = clerk(alone, database, Role.FINANCE)
+
+    desk.post(f"/admin/finance/payouts/{paying.payout.payout_id}/paid", **form)
+
+    assert sentence in desk.get("/admin/finance").text
+    assert [each for each in paying.asked if isinstance(each, MarkPayoutPaid)] == []
+
+
+def test_nobody_pays_themself_and_what_billing_refuses_is_said(
+    alone: Flask, database: Connected, paying: Services
+) -> None:
+    desk = clerk(alone, database, Role.FINANCE)
+    path = f"/admin/finance/payouts/{paying.payout.payout_id}/paid"
+    paying.fails = Conflict("It is paid already.")
+    desk.post(path, **PAID)
+    refused = desk.get("/admin/finance").text
+    [became] = [act for act in last_acts(database, 9) if act.action == "role.grant"][-1:]
+    paying.payout = paying.payout.model_copy(update={"user_id": UUID(became.subject)})
+    asked = len([each for each in paying.asked if isinstance(each, MarkPayoutPaid)])
+
+    desk.post(path, **PAID)
+
+    assert "It is paid already." in refused
+    assert "ask a colleague" in desk.get("/admin/finance").text
+    assert len([each for each in paying.asked if isinstance(each, MarkPayoutPaid)]) == asked == 1

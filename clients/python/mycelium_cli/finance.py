@@ -24,10 +24,11 @@ from mycelium_cli.options import (
 from mycelium_cli.printing import usd
 from mycelium_cli.site import Reply, Site, is_json
 
-ADJUSTMENTS, PROMOTIONS, FINANCE = (
+ADJUSTMENTS, PROMOTIONS, FINANCE, PAYOUTS = (
     "/api/admin/adjustments",
     "/api/admin/promotions",
     "/api/admin/finance",
+    "/api/admin/payouts",
 )
 JOURNAL_DAYS = timedelta(days=31)
 """In one answer of the site."""
@@ -168,6 +169,51 @@ def journal(site: Site, *, since: datetime, until: datetime) -> None:
     written = csv.writer(sys.stdout, lineterminator="\n")
     written.writerow(COLUMNS)
     written.writerows([line[name] for name in JOURNAL] for line in lines)
+
+
+@click.group(invoke_without_command=True, subcommand_metavar="[COMMAND]")
+@command
+def payouts(site: Site) -> Shown:
+    """List the payouts to make, or say that one was sent or is not."""
+    return site.get(FINANCE), lambda told: _print_payouts(told["payouts"] or [])
+
+
+@payouts.command()
+@click.argument("payout_id", metavar="ID", type=click.UUID)
+@click.argument("reference")
+@reason_option
+@key_option
+@yes_option
+@command
+def paid(
+    site: Site,
+    payout_id: UUID,
+    reference: str,
+    *,
+    reason: str,
+    key: str | None,
+    is_confirmed: bool,
+) -> Shown:
+    """Say that a payout was sent, and by which REFERENCE its seller finds it."""
+    if not is_confirmed:
+        confirm(f"{payout_id} was sent as {reference}?")
+    body = {"reference": reference, "reason": reason}
+    return site.command("POST", f"{PAYOUTS}/{payout_id}/paid", body, key), _print_closed
+
+
+@payouts.command()
+@click.argument("payout_id", metavar="ID", type=click.UUID)
+@reason_option
+@key_option
+@command
+def refused(site: Site, payout_id: UUID, *, reason: str, key: str | None) -> Shown:
+    """Send no payout: it is free again. Its seller is told the reason."""
+    path = f"{PAYOUTS}/{payout_id}/refused"
+    return site.command("POST", path, {"reason": reason}, key), _print_closed
+
+
+def _print_closed(reply: Reply) -> None:
+    printing.facts({"payout": reply["payout_id"], "is": reply["status"]})
 
 
 def _decide(site: Site, adjustment_id: UUID, verb: str, reason: str, key: str | None) -> Shown:
@@ -348,4 +394,4 @@ def _print_payouts(payouts: Any) -> None:
 
 _PARTS = {"books": _print_books, "payments": _print_payments, "payouts": _print_payouts}
 
-GROUPS = (adjustments, promotions, finance)
+GROUPS = (adjustments, promotions, finance, payouts)

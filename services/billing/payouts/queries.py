@@ -15,6 +15,8 @@ def list_payouts(session: Session, command: ListPayouts) -> PayoutPage:
     query = select(PayoutRow)
     if command.user_id is not None:
         query = query.where(PayoutRow.user_id == command.user_id)
+    if command.payout_id is not None:
+        query = query.where(PayoutRow.payout_id == command.payout_id)
     if command.statuses:
         query = query.where(PayoutRow.status.in_([status.value for status in command.statuses]))
     page, next_cursor = page_by(

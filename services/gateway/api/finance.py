@@ -7,7 +7,7 @@ from typing import Annotated, Self
 from uuid import UUID
 
 from flask import Blueprint
-from pydantic import AfterValidator, AwareDatetime, Field, model_validator
+from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints, model_validator
 
 from chassis.clock import midnight, utc_now
 from contracts.billing import PayoutStatus
@@ -24,7 +24,15 @@ from services.gateway.access import Role
 from services.gateway.api.admin import FindBody, WhyBody
 from services.gateway.api.endpoint import endpoint
 from services.gateway.api.sales import SalesSumReply
-from services.gateway.api.shapes import ApiBody, ApiReply, Limit, PositiveUsd, QueryFlag, Usd
+from services.gateway.api.shapes import (
+    ApiBody,
+    ApiReply,
+    Limit,
+    PlainText,
+    PositiveUsd,
+    QueryFlag,
+    Usd,
+)
 from services.gateway.backend import call, database
 from services.gateway.staff import acts, books, commands, grants
 from services.gateway.staff.acts import read_reason
@@ -242,6 +250,18 @@ class PayoutDue(ApiReply):
     owed_micros: Usd = Field(serialization_alias="owed_usd")
     status: PayoutStatus
     created_at: AwareDatetime
+
+
+class SentBody(WhyBody):
+    """``reference`` is where the seller finds the money."""
+
+    reference: Annotated[PlainText, StringConstraints(min_length=1, max_length=200)]
+
+
+class ClosedPayoutReply(PayoutDue):
+    reference: str
+    reason: str
+    changed_at: AwareDatetime
 
 
 class FinanceReply(ApiReply):
@@ -491,6 +511,35 @@ def show_journal(staff: Staff, query: JournalQuery) -> JournalReply:  # noqa: AR
             for line in told.lines
         ]
     )
+
+
+@endpoint(
+    blueprint,
+    "POST",
+    "/api/admin/payouts/<uuid:payout_id>/paid",
+    body=SentBody,
+    reply=ClosedPayoutReply,
+    command=True,
+    roles=FINANCE,
+)
+def mark_payout_paid(staff: Staff, payout_id: UUID, body: SentBody, key: str) -> ClosedPayoutReply:
+    """Say that a payout was sent; its seller is told. 409: it is your own, or not held."""
+    reason = read_reason(body.reason)
+    return ClosedPayoutReply.of(commands.pay(staff, payout_id, body.reference, key, reason))
+
+
+@endpoint(
+    blueprint,
+    "POST",
+    "/api/admin/payouts/<uuid:payout_id>/refused",
+    body=WhyBody,
+    reply=ClosedPayoutReply,
+    command=True,
+    roles=FINANCE,
+)
+def refuse_payout(staff: Staff, payout_id: UUID, body: WhyBody, key: str) -> ClosedPayoutReply:
+    """Send no payout: it is free again, and its seller is told the reason. 409: as for sending."""
+    return ClosedPayoutReply.of(commands.refuse(staff, payout_id, key, read_reason(body.reason)))
 
 
 def _id_of(whom: str) -> UUID:

@@ -8,7 +8,15 @@ from datetime import datetime
 from uuid import UUID
 
 from contracts import operating
-from contracts.billing import GetPurchase, Purchase, RefundPurchase
+from contracts.billing import (
+    GetPurchase,
+    ListPayouts,
+    MarkPayoutPaid,
+    Payout,
+    Purchase,
+    RefundPurchase,
+    RefusePayout,
+)
 from contracts.errors import BadRequest, NotFound
 from contracts.operating import DiscardDeadLetter, ReplayDeadLetter
 from contracts.topup import GetOperatorSwitch, OperatorSwitch, SetOperatorSwitch
@@ -22,6 +30,7 @@ from contracts.wallet import (
     Verification,
 )
 from services.gateway.backend import call
+from services.gateway.staff import desk
 from services.gateway.staff.acts import Actor, Known
 from services.gateway.staff.elsewhere import carry_out
 from services.gateway.staff.guard import Staff
@@ -172,6 +181,42 @@ _PROMOTION_BOUNDS = {
     "amount_micros": ("amount", "So much is not given at once: propose an adjustment."),
     "expires_at": ("last_day", "The last day is today or later, within a year."),
 }
+
+
+def pay(staff: Staff, payout_id: UUID, reference: str, key: str, reason: str) -> Payout:
+    """Say that a payout was sent, and by which ``reference`` it is found. Raises ``NotFound``, and
+    ``Conflict`` for one's own and for what is not held."""
+    command = MarkPayoutPaid(
+        idempotency_key=key,
+        payout_id=payout_id,
+        reference=reference,
+        actor=str(staff.user.user_id),
+    )
+    return _close(staff, "payout.pay", command, reason)
+
+
+def refuse(staff: Staff, payout_id: UUID, key: str, reason: str) -> Payout:
+    """Send no payout: it is free again, and whose it is is told the reason. As :func:`pay`."""
+    command = RefusePayout(
+        idempotency_key=key, payout_id=payout_id, reason=reason, actor=str(staff.user.user_id)
+    )
+    return _close(staff, "payout.refuse", command, reason)
+
+
+def _close(
+    staff: Staff, action: str, command: MarkPayoutPaid | RefusePayout, reason: str
+) -> Payout:
+    found = call(ListPayouts(payout_id=command.payout_id)).payouts
+    if not found:
+        raise NotFound("There is no such payout.")
+    actor, payout = staff.actor(), found[0]
+    desk.require_another(actor, payout.user_id)
+    said = {"payout_id": str(payout.payout_id), "amount_micros": payout.amount_micros}
+    return carry_out(
+        actor, action, str(payout.user_id), reason, said, command, lambda done: {
+            "status": done.status.value, "reference": done.reference
+        },
+    )  # fmt: skip
 
 
 def verify(staff: Staff, key: str, reason: str) -> Verification:

@@ -1,6 +1,6 @@
 """/admin/finance: the books, and what does not agree in them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date, datetime, timedelta
 from uuid import UUID
 
@@ -17,6 +17,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from chassis.clock import start_of_day, utc_now
 from chassis.money import usd_number
+from contracts.errors import BadRequest, Conflict, NotFound
 from contracts.topup import GetPaymentBooks
 from contracts.wallet import GetJournal, Journal
 from services.gateway.access import Role
@@ -31,11 +32,12 @@ from services.gateway.staff import acts as audit
 from services.gateway.staff import books as kept
 from services.gateway.staff import commands
 from services.gateway.staff.acts import read_reason
-from services.gateway.staff.guard import acts, current_staff, reads
+from services.gateway.staff.guard import Staff, acts, current_staff, reads
 
 blueprint = Blueprint("admin_finance", __name__, url_prefix="/admin/finance")
 
 CHUNK = timedelta(days=31)
+REFERENCE_LENGTH_MAX = 200
 JOURNAL_DAYS_MAX = 3_660
 """Ten years."""
 DISPUTED = {
@@ -97,6 +99,42 @@ def verify() -> AnyResponse | tuple[str, int]:
     commands.verify(staff, command_key(staff.user.user_id, "verification"), reason)
     flash("The ledger is verified now. Its result appears here when it has ended.", "success")
     return redirect(url_for("admin_finance.overview") + "#verification", 303)
+
+
+@blueprint.post("/payouts/<uuid:payout_id>/paid")
+@acts(Role.FINANCE)
+def pay(payout_id: UUID) -> AnyResponse:
+    reference = " ".join(request.form.get("reference", "").split())
+
+    def act(staff: Staff, key: str, reason: str) -> None:
+        if not 0 < len(reference) <= REFERENCE_LENGTH_MAX:
+            raise BadRequest("Say by which reference the transfer is found.", "reference")
+        commands.pay(staff, payout_id, reference, key, reason)
+
+    return _with_payout(payout_id, act, "It is marked as sent. They are told.")
+
+
+@blueprint.post("/payouts/<uuid:payout_id>/refused")
+@acts(Role.FINANCE)
+def refuse(payout_id: UUID) -> AnyResponse:
+    def act(staff: Staff, key: str, reason: str) -> None:
+        commands.refuse(staff, payout_id, key, reason)
+
+    return _with_payout(payout_id, act, "It is refused, and free again. They are told why.")
+
+
+def _with_payout(
+    payout_id: UUID, act: Callable[[Staff, str, str], None], sentence: str
+) -> AnyResponse:
+    staff = current_staff()
+    try:
+        reason = read_reason(request.form.get("reason", ""))
+        act(staff, command_key(staff.user.user_id, f"payout:{payout_id}"), reason)
+    except (ReasonMissing, BadRequest, Conflict, NotFound) as error:
+        flash(str(error), "danger")
+    else:
+        flash(sentence, "success")
+    return redirect(url_for("admin_finance.overview") + "#payouts", 303)
 
 
 @blueprint.post("/disputes/<string(maxlength=255):dispute_id>/payment.csv")
