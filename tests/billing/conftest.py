@@ -32,6 +32,11 @@ def billing_database(databases: dict[str, str]) -> Iterator[Connected]:
 
 @pytest.fixture
 def database(billing_database: Connected) -> Connected:
+    return emptied(billing_database)
+
+
+def emptied(billing_database: Connected) -> Connected:
+    """Without what other tests left in it."""
     with billing_database.begin() as session:
         session.execute(
             text(

@@ -11,7 +11,7 @@ import os
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -19,11 +19,12 @@ from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
+from flask import Flask
 from sqlalchemy import create_engine, func, select, text
 
 from chassis.client import RpcClient
 from chassis.clock import utc_now
-from chassis.database import Connected, connect
+from chassis.database import Connected
 from contracts.billing import (
     GetSalesSums,
     ListPayouts,
@@ -43,17 +44,18 @@ from services.billing.payouts.queries import list_payouts
 from services.billing.renewals.renewals import Renewals, money_came
 from services.billing.sales.statements import get_sums, list_sales
 from services.gateway.access import Role
-from services.gateway.app import create_app
 from services.gateway.backend import Backend
 from services.gateway.pages import selling as selling_pages
 from services.gateway.staff import grants
-from tests.billing.conftest import NOW, RULES, quoted, row_of
+from tests.billing.conftest import NOW, RULES, billing_database, emptied, quoted, row_of, stack
 from tests.billing.test_refunds import Desk
-from tests.gateway.conftest import add_user, answers_with, gateway_settings
+from tests.gateway.conftest import add_user, answers_with
 from tests.gateway.test_roles import COMMAND, WHY
 from tests.gateway.test_roles import Desk as Browser
 from tests.gateway.test_support import clerk
 from tests.system import System
+
+__all__ = ["billing_database", "stack"]
 
 USD = 1_000_000
 DAY = timedelta(days=1)
@@ -360,39 +362,45 @@ def live(stall: Stall, pages: Pages, days: int) -> None:
 
 
 @pytest.fixture
+def books(billing_database: Connected) -> Connected:
+    """Billing's own, empty."""
+    return emptied(billing_database)
+
+
+@pytest.fixture
 def pages(
-    stack: System, database: Connected, databases: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Pages]:
+    stack: System,
+    books: Connected,
+    alone: Flask,
+    database: Connected,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Pages:
     # A page of the seller's is shorter than what was sold in some months.
     monkeypatch.setattr(selling_pages, "SALES_MAX", 20)
-    site_database = connect(databases["gateway"], pool_size=4)
-    app = create_app(gateway_settings(databases["gateway"], rate_limit_default="9000 per minute"))
-    seller = add_user(site_database, has_wallet=True)
-    with site_database.begin() as session:
+    seller = add_user(database, has_wallet=True)
+    with database.begin() as session:
         grants.grant(session, utc_now(), COMMAND, seller.user_id, Role.SELLER, WHY)
     found = Pages(
-        database,
+        books,
         stack.rpc,
         seller.user_id,
-        Browser(app, site_database, seller),
-        clerk(app, site_database, Role.FINANCE),
+        Browser(alone, database, seller),
+        clerk(alone, database, Role.FINANCE),
     )
     answers_with(monkeypatch, found)
-    yield found
-    app.extensions["mycelium"].close()
-    site_database.engine.dispose()
+    return found
 
 
 def test_some_months_of_a_seller_add_up_everywhere(
-    stack: System, database: Connected, pages: Pages
+    stack: System, books: Connected, pages: Pages
 ) -> None:
-    live(Stall(stack, database, random.Random(SEED), pages.seller_id), pages, 75)
+    live(Stall(stack, books, random.Random(SEED), pages.seller_id), pages, 75)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", range(SEED, SEED + 3))
 def test_a_year_of_a_seller_adds_up_everywhere(
-    stack: System, database: Connected, pages: Pages, seed: int
+    stack: System, books: Connected, pages: Pages, seed: int
 ) -> None:
-    live(Stall(stack, database, random.Random(seed), pages.seller_id), pages, 365)
+    live(Stall(stack, books, random.Random(seed), pages.seller_id), pages, 365)
