@@ -210,8 +210,7 @@ def record_short_of_funds(record: Record, ours: Stand, baseline: Stand) -> None:
     p95 = {title: quantiles(own, n=20)[-1] for title, own in own_ms.items()}
     p50 = {title: median(own) for title, own in own_ms.items()}
     record(
-        "HTTP, Buy Now short of funds, to completed, without the processor: p95 ÷ that of"
-        f" {BASELINE}",
+        f"HTTP, Buy Now short of funds, to completed: p95 ÷ that of {BASELINE}",
         p95[ours.title] / p95[baseline.title],
         detail=f"p50 {p50[ours.title]:.0f}, p95 {p95[ours.title]:.0f} ms against"
         f" {p50[baseline.title]:.0f} and {p95[baseline.title]:.0f} ms;"
