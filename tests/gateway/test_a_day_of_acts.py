@@ -384,6 +384,11 @@ def finance_s(day: Day, ann: Person) -> None:
         fin, "dispute.read", ann.user.user_id, "The bank asks",
         lambda: day.page(fin, file, 200, reason="The bank asks"), before={"dispute_id": "du_1"},
     )  # fmt: skip
+    day.by_program(
+        fin, "/api/admin/finance/disputes/du_1/payment", {"reason": "The bank asks"},
+        ["finance", "payment", "du_1"], "dispute.read", ann.user.user_id,
+        before={"dispute_id": "du_1"},
+    )  # fmt: skip
     _pays_out(day, fin, ann)
     _adjust(day, fin, eve, ann)
     _gives(day, fin, ann)

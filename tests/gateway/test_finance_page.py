@@ -45,7 +45,7 @@ from contracts.wallet import (
 from services.gateway.access import Role
 from services.gateway.backend import Backend
 from services.gateway.models import User
-from services.gateway.pages.admin import payment_evidence
+from services.gateway.staff import payment_evidence
 from tests.contracts.golden import examples
 from tests.gateway.conftest import add_user, answers_with
 from tests.gateway.test_roles import Desk, last_acts

@@ -374,3 +374,31 @@ def test_the_books_tell_as_much_as_the_page(
     assert told_dispute["has_evidence"] == dispute.details.has_evidence
     assert told_dispute["opened_at"] is not None
     assert payments["stuck"][0]["looks"] >= 0
+
+
+def test_what_is_known_of_a_disputed_payment_is_told_with_a_reason(
+    database: Connected,
+    ann: User,
+    become: Callable[..., Ask],
+    alone: Flask,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    telling = test_finance_page.Services(ann)
+    telling.disputes = [test_finance_page.disputed(ann, "needs_response")]
+    answers_with(monkeypatch, telling)
+    ask, path = become(Role.FINANCE), "/api/admin/finance/disputes/{}/payment"
+    before = last_acts(database, 1)
+
+    unknown = ask("POST", path.format("du_2"), {"reason": "The bank asks"})
+    unsaid = ask("POST", path.format("du_1"), {"reason": "no"})
+    acts_of_refused = last_acts(database, 1)
+    told = ask("POST", path.format("du_1"), {"reason": "The bank asks"}).get_json()
+
+    assert (unknown.status_code, unsaid.status_code) == (404, 422)
+    assert [each.position for each in acts_of_refused] == [each.position for each in before]
+    assert told["csv"].startswith("what,at_utc,description,reference,amount_usd")
+    assert ann.email in told["csv"]
+    [act] = last_acts(database, 1)
+    assert (act.action, act.subject, act.before) == (
+        "dispute.read", str(ann.user_id), {"dispute_id": "du_1"},
+    )  # fmt: skip

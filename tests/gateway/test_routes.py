@@ -88,6 +88,7 @@ MAY = {
     ("POST", "/api/admin/promotions"): "support finance",
     ("GET", "/api/admin/finance"): "finance auditor",
     ("POST", "/api/admin/finance/verify"): "finance",
+    ("POST", "/api/admin/finance/disputes/<string(maxlength=255):dispute_id>/payment"): "finance",
     ("POST", "/api/admin/payouts/<uuid:payout_id>/paid"): "finance",
     ("POST", "/api/admin/payouts/<uuid:payout_id>/refused"): "finance",
     ("GET", "/api/admin/finance/journal"): "finance auditor",

@@ -140,6 +140,16 @@ def verify(site: Site, *, reason: str, key: str | None) -> Shown:
 
 
 @finance.command()
+@click.argument("dispute")
+@reason_option
+@command
+def payment(site: Site, dispute: str, *, reason: str) -> Shown:
+    """Print what is known of the payment of a DISPUTE, as CSV."""
+    told = site.post(f"{FINANCE}/disputes/{dispute}/payment", {"reason": reason})
+    return told, lambda read: click.echo(read["csv"], nl=False)
+
+
+@finance.command()
 @click.option("--since", type=day, required=True, help="The first day (UTC).")
 @click.option("--until", type=day, required=True, help="The last day (UTC).")
 @command

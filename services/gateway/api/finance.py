@@ -34,7 +34,7 @@ from services.gateway.api.shapes import (
     Usd,
 )
 from services.gateway.backend import call, database
-from services.gateway.staff import acts, books, commands, grants
+from services.gateway.staff import acts, books, commands, grants, payment_evidence
 from services.gateway.staff.acts import read_reason
 from services.gateway.staff.guard import Staff, readers
 
@@ -250,6 +250,13 @@ class PayoutDue(ApiReply):
     owed_micros: Usd = Field(serialization_alias="owed_usd")
     status: PayoutStatus
     created_at: AwareDatetime
+
+
+class EvidenceReply(ApiReply):
+    """``csv`` is the file that is handed in at the processor."""
+
+    topup_id: UUID
+    csv: str
 
 
 class SentBody(WhyBody):
@@ -511,6 +518,22 @@ def show_journal(staff: Staff, query: JournalQuery) -> JournalReply:  # noqa: AR
             for line in told.lines
         ]
     )
+
+
+@endpoint(
+    blueprint,
+    "POST",
+    "/api/admin/finance/disputes/<string(maxlength=255):dispute_id>/payment",
+    body=WhyBody,
+    reply=EvidenceReply,
+    roles=FINANCE,
+)
+def read_payment_evidence(staff: Staff, dispute_id: str, body: WhyBody) -> EvidenceReply:
+    """Read what is known of a disputed payment: the receipt, the card, the consent, and what the
+    credits were spent on. 404: there is no such dispute of credits that were sold."""
+    dispute = payment_evidence.find(dispute_id)
+    content = payment_evidence.read(staff.actor(), dispute, read_reason(body.reason))
+    return EvidenceReply(topup_id=dispute.topup_id, csv=content)
 
 
 @endpoint(

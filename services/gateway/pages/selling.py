@@ -34,11 +34,11 @@ from services.gateway import selling
 from services.gateway.backend import ask, ask_all, call, database, settings
 from services.gateway.errors import STATUSES, Problem
 from services.gateway.pages.forms import command_key, money_field
-from services.gateway.pages.spreadsheets import download, harmless, lines
 from services.gateway.people.identity import forget_identity, login_required, signed_in_user
 from services.gateway.people.signing_in import check_may_pay_out
 from services.gateway.people.users import AccountError
 from services.gateway.security import throttle
+from services.gateway.spreadsheets import download, harmless, lines
 
 blueprint = Blueprint("selling", __name__, url_prefix="/dashboard/selling")
 

@@ -18,19 +18,16 @@ from werkzeug.wrappers import Response as AnyResponse
 from chassis.clock import start_of_day, utc_now
 from chassis.money import usd_number
 from contracts.errors import BadRequest, Conflict, NotFound
-from contracts.topup import GetPaymentBooks
 from contracts.wallet import GetJournal, Journal
+from services.gateway import spreadsheets
 from services.gateway.access import Role
 from services.gateway.backend import ask, call, database
 from services.gateway.errors import Problem
-from services.gateway.pages import spreadsheets
-from services.gateway.pages.admin import payment_evidence
 from services.gateway.pages.forms import command_key
 from services.gateway.people import users
 from services.gateway.people.users import ReasonMissing
-from services.gateway.staff import acts as audit
 from services.gateway.staff import books as kept
-from services.gateway.staff import commands
+from services.gateway.staff import commands, payment_evidence
 from services.gateway.staff.acts import read_reason
 from services.gateway.staff.guard import Staff, acts, current_staff, reads
 
@@ -141,29 +138,13 @@ def _with_payout(
 @acts(Role.FINANCE)
 def payment_evidence_file(dispute_id: str) -> AnyResponse:
     """Why somebody wants it stands in the audit log before they see anything."""
-    disputes = call(GetPaymentBooks(limit=kept.SHOWN)).disputes
-    found = [each for each in disputes if each.dispute_id == dispute_id]
-    if not found or not payment_evidence.is_of_credits(found[0]):
-        raise Problem(404, "not_found", "There is no such dispute of credits that were sold.")
-    dispute = found[0]
+    dispute = payment_evidence.find(dispute_id)
     try:
         reason = read_reason(request.form.get("reason", ""))
     except ReasonMissing as error:
         flash(str(error), "danger")
         return redirect(url_for("admin_finance.overview") + "#disputes", 303)
-    actor = current_staff().actor()
-    with database().begin() as session:
-        audit.record(
-            session,
-            utc_now(),
-            actor,
-            "dispute.read",
-            str(dispute.user_id),
-            reason,
-            before={"dispute_id": dispute_id},
-        )
-        email = users.emails(session, {dispute.user_id}).get(dispute.user_id, "")
-    content = payment_evidence.file_of(dispute, email)
+    content = payment_evidence.read(current_staff().actor(), dispute, reason)
     return spreadsheets.download(f"payment-{dispute.topup_id}.csv", content)
 
 

@@ -2,11 +2,17 @@
 
 from collections.abc import Iterator
 
+from chassis.clock import utc_now
 from chassis.money import format_usd, usd_number
-from contracts.topup import Consent, DisputeRecord, GetConsent, GetReceipt
+from contracts.errors import NotFound
+from contracts.topup import Consent, DisputeRecord, GetConsent, GetPaymentBooks, GetReceipt
 from contracts.wallet import Statement, Transaction, TransactionKind
-from services.gateway.backend import call
-from services.gateway.pages.spreadsheets import harmless, lines
+from services.gateway.backend import call, database
+from services.gateway.people import users
+from services.gateway.spreadsheets import harmless, lines
+from services.gateway.staff import acts
+from services.gateway.staff.acts import Actor
+from services.gateway.staff.books import SHOWN
 
 SPENT = [TransactionKind.PURCHASE, TransactionKind.RENEWAL, TransactionKind.USAGE]
 PAGE = 100
@@ -18,6 +24,31 @@ Line = tuple[object, ...]
 def is_of_credits(dispute: DisputeRecord) -> bool:
     """Whether the receipt of its top-up is of this payment: a second one was never credited."""
     return dispute.taken_at is not None or dispute.status.startswith("warning_")
+
+
+def find(dispute_id: str) -> DisputeRecord:
+    """A dispute of which a file can be made. Raises ``NotFound``."""
+    for each in call(GetPaymentBooks(limit=SHOWN)).disputes:
+        if each.dispute_id == dispute_id and is_of_credits(each):
+            return each
+    raise NotFound("There is no such dispute of credits that were sold.")
+
+
+def read(actor: Actor, dispute: DisputeRecord, reason: str) -> str:
+    """The file of a dispute. Why somebody wants it stands in the audit log before they see
+    anything."""
+    with database().begin() as session:
+        acts.record(
+            session,
+            utc_now(),
+            actor,
+            "dispute.read",
+            str(dispute.user_id),
+            reason,
+            before={"dispute_id": dispute.dispute_id},
+        )
+        email = users.emails(session, {dispute.user_id}).get(dispute.user_id, "")
+    return file_of(dispute, email)
 
 
 def file_of(dispute: DisputeRecord, email: str) -> str:
