@@ -1,6 +1,5 @@
 """Nameko's service container: it tells each call whose it is, and it always ends."""
 
-import gc
 import logging
 import os
 import sys
@@ -12,7 +11,7 @@ from nameko.containers import ServiceContainer as NamekoContainer
 from nameko.containers import WorkerContext
 from nameko.exceptions import ContainerBeingKilled
 
-from chassis import traces
+from chassis import garbage, traces
 from chassis.context import CALLER_KEY, CallContext, current_call
 from chassis.settings import service_settings
 from contracts.calls import DEADLINE_KEY, TRACE_KEY
@@ -20,12 +19,6 @@ from contracts.calls import DEADLINE_KEY, TRACE_KEY
 log = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 30
-GARBAGE_THRESHOLD = 50_000
-"""So many new objects that may be in cycles make Python look for them; it begins with 700.
-
-A call leaves some hundred objects behind, hardly any of them in a cycle. Looking at all of them
-so often was a tenth of a service's processor time.
-"""
 
 
 class ServiceContainer(NamekoContainer):
@@ -34,10 +27,7 @@ class ServiceContainer(NamekoContainer):
     def start(self) -> None:
         traces.start(self.service_name, service_settings())
         super().start()
-        # What is loaded by now stays: it need not be looked at any more.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(GARBAGE_THRESHOLD)
+        garbage.look_rarely()
 
     def run_at_once(self, entrypoint: Any, args: tuple[Any, ...], context_data: Any) -> Any:
         """Call a method that never waits right here, without a worker; what it returns.

@@ -353,6 +353,18 @@ class GetAutoTopupState(Request[AutoTopupState], service=SERVICE, method="get_au
     user_id: UUID
 
 
+class AutoTopupStates(Reply):
+    """One for each user, in their order."""
+
+    states: list[AutoTopupState]
+
+
+class GetAutoTopupStates(Request[AutoTopupStates], service=SERVICE, method="get_auto_topup_states"):
+    """The same of several users, for whoever asks about many at once."""
+
+    user_ids: Annotated[list[UUID], Field(min_length=1, max_length=QUESTIONS_MAX)]
+
+
 class ConfigureAutoTopup(
     Command[AutoTopupStatus],
     service=SERVICE,

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar, overload
+from uuid import UUID
 
 from flask import Flask, current_app, g
 
@@ -23,7 +24,8 @@ from chassis.database import Connected
 from chassis.readiness import Readiness
 from contracts.errors import DeadlineExceeded, ServiceError, Unavailable
 from contracts.messages import Command, Reply, Request
-from contracts.topup import ChargeForecast, ForecastCharges
+from contracts.topup import AutoTopupState, ChargeForecast, ForecastCharges, GetAutoTopupState
+from contracts.wallet import GetWallet, Wallet
 from services.gateway.charge_forecasts import ChargeForecasts
 from services.gateway.paths import Paths
 from services.gateway.purchase_waiters import PurchaseWaiters
@@ -31,6 +33,7 @@ from services.gateway.rate_limits import TakenAhead
 from services.gateway.recent import Recent
 from services.gateway.response_times import ResponseTimes
 from services.gateway.settings import GatewaySettings
+from services.gateway.standings import Question, Standings, told
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +43,7 @@ AnswerB = TypeVar("AnswerB", bound=Reply)
 AnswerC = TypeVar("AnswerC", bound=Reply)
 AnswerD = TypeVar("AnswerD", bound=Reply)
 AnswerE = TypeVar("AnswerE", bound=Reply)
+FoundT = TypeVar("FoundT")
 
 ANSWER_WITHIN_S = 3.0
 """How long an answer waits for what it can do without."""
@@ -88,6 +92,7 @@ class Backend:
         """What everybody who watches the numbers of now is shown."""
         self.response_times = ResponseTimes(database)
         self.charge_forecasts = ChargeForecasts(lambda asked: self.call(asked, ANSWER_WITHIN_S))
+        self.standings = Standings(lambda asked: self.begin(asked, ANSWER_WITHIN_S))
         self.paths = Paths(database)
 
     @property
@@ -206,12 +211,18 @@ def call_and_ask(
     request: Request[ReplyT], question: Request[AnswerA]
 ) -> tuple[ReplyT, AnswerA | None]:
     """What the answer needs, and beside it what it can do without: :func:`call`, :func:`ask`."""
+    return call_while(request, partial(ask, question))
+
+
+def call_while(request: Request[ReplyT], others: Callable[[], FoundT]) -> tuple[ReplyT, FoundT]:
+    """:func:`call`; and ``others``, which ask for more before the answer is waited for."""
     reply = current_backend().begin(request, request.answer_within_s)
     try:
-        answer = ask(question)
+        found = others()
     finally:
         needed = reply()
-    return needed, answer
+    note(request, needed)
+    return needed, found
 
 
 @overload
@@ -262,17 +273,32 @@ def ask_all(*questions: Request[Any] | None) -> tuple[Any, ...]:
     deadline_s = time.monotonic() + ANSWER_WITHIN_S
     backend = current_backend()
     begun: dict[str, tuple[Request[Any], Callable[[], Any] | None]] = {}
+    standing: list[Question] = []
     for question in questions:
         name = _name(question)
         if question is None or name in answers or name in begun:
             continue
-        begin = None
-        if not backend.fell_silent_after(since_s, question.service):
+        if backend.fell_silent_after(since_s, question.service):
+            begun[name] = (question, None)
+        elif isinstance(question, Question):
+            standing.append(question)
+        else:
             begin = partial(backend.begin, question, max(deadline_s - time.monotonic(), 0))
-        begun[name] = (question, begin and _unless_it_fails(question, begin))
+            begun[name] = (question, _unless_it_fails(question, begin))
+    for question, found in backend.standings.find(standing).items() if standing else ():
+        answers[_name(question)] = _unless_it_fails(question, partial(told, found))
     for name, (question, answer) in begun.items():
         answers[name] = answer and _unless_it_fails(question, answer)
     return tuple(answers.get(_name(question)) for question in questions)
+
+
+def standing_of(user_id: UUID) -> tuple[Wallet, AutoTopupState | None]:
+    """Somebody's wallet, without which there is no answer, and whether auto top-up is on: asked
+    together with those who ask at the same moment. Raises what the wallet raises."""
+    wallet, state = GetWallet(user_id=user_id), GetAutoTopupState(user_id=user_id)
+    found = current_backend().standings.find([wallet, state])
+    automatic = _unless_it_fails(state, partial(told, found[state]))
+    return told(found[wallet]), automatic
 
 
 def forecast_charges(question: ForecastCharges) -> ChargeForecast | None:

@@ -30,6 +30,7 @@ from contracts.topup import (
     AutoTopupPreview,
     AutoTopupRecords,
     AutoTopupState,
+    AutoTopupStates,
     AutoTopupStatus,
     CardRefund,
     CardRefundPage,
@@ -45,6 +46,7 @@ from contracts.topup import (
     ForecastSchedule,
     GetAutoTopup,
     GetAutoTopupState,
+    GetAutoTopupStates,
     GetCardRefund,
     GetConsent,
     GetOperatorSwitch,
@@ -229,6 +231,13 @@ class TopupService(operated.Operated):
         question = (request.user_id, self.till.policy.is_stopped)
         state: AutoTopupState = self.database.answer(terms.states, question)
         return state
+
+    @rpc
+    def get_auto_topup_states(self, request: GetAutoTopupStates) -> AutoTopupStates:
+        is_stopped = self.till.policy.is_stopped
+        with self.database.read() as session:
+            questions = [(user_id, is_stopped) for user_id in request.user_ids]
+            return AutoTopupStates(states=terms.states(session, questions))
 
     @rpc
     def get_topup_overview(self, request: GetTopupOverview) -> TopupOverview:

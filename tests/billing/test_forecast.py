@@ -28,8 +28,9 @@ from contracts.errors import NotFound, Unavailable
 from contracts.messages import MAX_AMOUNT_MICROS
 from contracts.topup import (
     AutoTopupState,
+    AutoTopupStates,
     ForecastSchedule,
-    GetAutoTopupState,
+    GetAutoTopupStates,
     PlannedCharge,
     ScheduleForecast,
     Trigger,
@@ -76,14 +77,14 @@ class Wire:
     def begin(self, request: Any, _timeout_s: float = 10.0) -> Callable[[], Any]:
         if self.failure is not None and isinstance(request, self.fails):
             raise self.failure
-        if isinstance(request, GetAutoTopupState):
+        if isinstance(request, GetAutoTopupStates):
             is_on = self.threshold_micros is not None
             state = AutoTopupState(
                 enabled=is_on,
                 state="active" if is_on else "off",
                 threshold_micros=self.threshold_micros,
             )
-            return lambda: state
+            return lambda: AutoTopupStates(states=[state] * len(request.user_ids))
         self.asked.append(request)
         planned = [
             PlannedCharge(amount_micros=amount, trigger=Trigger.RENEWAL, at=at)
@@ -346,7 +347,7 @@ def test_auto_topup_is_asked_only_where_it_may_charge(
     assert (bool(wire.asked), forecast.is_auto_topup_known) == (is_asked, True)
 
 
-@pytest.mark.parametrize("fails", [GetAutoTopupState, ForecastSchedule])
+@pytest.mark.parametrize("fails", [GetAutoTopupStates, ForecastSchedule])
 def test_where_auto_topup_cannot_be_asked_the_forecast_says_so(tenant: Tenant, fails: type) -> None:
     tenant.deploys()
     wire = Wire(tenant, failure=Unavailable("It is away."), fails=fails)

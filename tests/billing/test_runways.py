@@ -11,7 +11,7 @@ from chassis.bulk import Batch
 from chassis.client import RpcClient
 from chassis.database import Connected
 from contracts.errors import Unavailable
-from contracts.topup import GetAutoTopupState
+from contracts.topup import GetAutoTopupStates
 from contracts.wallet import GetWallets
 from services.billing.forecast import runways
 from services.billing.forecast.runways import Lookout
@@ -168,7 +168,7 @@ def test_nobody_is_warned_while_it_is_unknown_what_auto_topup_will_do(tenant: Wa
     tenant.now = month(1) - 7 * DAY
     tenant.changes()
     tenant.now += DAY / 24
-    tenant.questions.failure, tenant.questions.fails = Unavailable("Away."), GetAutoTopupState
+    tenant.questions.failure, tenant.questions.fails = Unavailable("Away."), GetAutoTopupStates
 
     tenant.lookout.run()
     silent = tenant.warned()

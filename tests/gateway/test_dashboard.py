@@ -1,7 +1,7 @@
 """The dashboard and the list of deployments, with what services told put in their place."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -17,12 +17,19 @@ from contracts.billing import (
     DeploymentList,
     DeploymentStatus,
     Forecast,
+    ForecastDay,
+    GetForecast,
     ListDeployments,
+    Purchase,
+    PurchasedLine,
+    PurchaseStatus,
 )
 from contracts.catalog import Category
-from contracts.wallet import AccountStatus, Wallet
+from contracts.topup import AutoTopupState, AutoTopupStatus, GetAutoTopup, GetAutoTopupState
+from contracts.wallet import AccountStatus, GetWallet, Wallet
 from services.gateway.app import create_app
-from tests.gateway.conftest import add_user, gateway_settings
+from services.gateway.backend import Backend
+from tests.gateway.conftest import add_user, answers_with, gateway_settings
 from tests.gateway.test_site import logged_in
 
 LIST = "/dashboard/deployments"
@@ -70,7 +77,7 @@ def quiet_forecast() -> Forecast:
 def test_who_has_no_deployment_sees_what_to_do_first_and_what_is_done(
     browser: FlaskClient, monkeypatch: pytest.MonkeyPatch, available_micros: int, done: list[str]
 ) -> None:
-    told = (wallet(available_micros), quiet_forecast(), None)
+    told = (quiet_forecast(), wallet(available_micros), None)
     page_module = "services.gateway.pages.dashboard"
     monkeypatch.setattr(f"{page_module}.ask_all", lambda *_: told)
     monkeypatch.setattr(f"{page_module}.forecast_chart.draw", lambda *_: None)
@@ -84,6 +91,59 @@ def test_who_has_no_deployment_sees_what_to_do_first_and_what_is_done(
         ("/dashboard/wallet/auto-topup", "Set up auto top-up"),
     ]
     assert [title for is_done, _, title in steps if is_done] == done
+
+
+class Services:
+    """In place of all of them; ``waiting`` are purchases that wait for credits."""
+
+    def __init__(self, state: AutoTopupState, *waiting: Purchase) -> None:
+        today = ForecastDay(date=utc_now().date(), balance_micros=0, events=[], events_total=0)
+        told = {"days": [today], "waiting": list(waiting)}
+        self.answers = {
+            GetForecast: quiet_forecast().model_copy(update=told),
+            GetWallet: wallet(7_000_000),
+            GetAutoTopupState: state,
+            GetAutoTopup: AutoTopupStatus.model_validate(state, from_attributes=True),
+        }
+        self.asked: list[type] = []
+
+    def begin(self, _backend: Backend, request: Any, _timeout_s: float) -> Callable[[], Any]:
+        self.asked.append(type(request))
+        return lambda: self.answers[type(request)]
+
+
+@pytest.mark.parametrize(
+    ("is_on", "waits", "others"),
+    [(False, False, []), (True, False, [GetAutoTopup]), (False, True, [GetAutoTopup])],
+)
+def test_the_whole_of_auto_topup_is_asked_where_something_of_it_is_shown(
+    browser: FlaskClient,
+    monkeypatch: pytest.MonkeyPatch,
+    is_on: bool,
+    waits: bool,
+    others: list[type],
+) -> None:
+    state = AutoTopupState(enabled=is_on, state="active" if is_on else "off", threshold_micros=0)
+    services = Services(state, *([purchase()] if waits else []))
+    answers_with(monkeypatch, services)
+
+    page = browser.get("/dashboard").text
+
+    assert services.asked == [GetForecast, GetWallet, GetAutoTopupState, *others]
+    shown = re.search(r"<dt>Auto top-up</dt><dd>([^<]*)</dd>", page)
+    assert shown is not None
+    assert shown[1] == ("Active" if is_on else "Off")
+
+
+def purchase() -> Purchase:
+    line = PurchasedLine.model_construct(product_name="VM", quantity=1)
+    return Purchase.model_construct(
+        purchase_id=uuid4(),
+        status=PurchaseStatus.AWAITING_FUNDS,
+        total_micros=5_000_000,
+        shortfall_micros=5_000_000,
+        lines=[line],
+    )
 
 
 class Billing:
@@ -116,8 +176,10 @@ def test_deployments_are_filtered_by_state_page_after_page(
 ) -> None:
     ids = [uuid4(), uuid4()]
     billing = Billing(*map(deployment, ids))
-    monkeypatch.setattr("services.gateway.pages.dashboard.call", billing.call)
-    monkeypatch.setattr("services.gateway.pages.dashboard.ask", lambda _: None)
+    page_module = "services.gateway.pages.dashboard"
+    monkeypatch.setattr(
+        f"{page_module}.call_while", lambda asked, _: (billing.call(asked), (None, None))
+    )
 
     everything, active = browser.get(LIST), browser.get(f"{LIST}?state=active")
     nonsense = browser.get(f"{LIST}?state=running")

@@ -216,6 +216,18 @@ def test_the_cookie_gets_a_new_end_with_a_page_now_and_then(
     assert [ends_anew(after) for after in minutes] == [False, True, False, True]
 
 
+def test_a_login_brings_all_that_the_cookie_needs(site: Site, user: User) -> None:
+    browser = site.browser()
+    page = browser.get(f"{site.base_url}/login")
+    form = {"email": user.email, "password": PASSWORD, "csrf_token": csrf_token(page.text)}
+    entered = browser.post(f"{site.base_url}/login", data=form, allow_redirects=False)
+
+    first = browser.get(f"{site.base_url}/docs")
+
+    assert "mycelium_session" in entered.headers["Set-Cookie"]
+    assert "Set-Cookie" not in first.headers
+
+
 def test_cookies_are_signed_with_sha_256() -> None:
     app = create_app(gateway_settings("postgresql+psycopg2://nobody@127.0.0.1:1/none"))
     page = app.test_client().get("/login")

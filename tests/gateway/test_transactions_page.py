@@ -8,7 +8,8 @@ from flask import Flask
 
 from chassis.database import Connected
 from contracts.errors import Unavailable
-from contracts.wallet import Statement, StatementPage
+from contracts.messages import Request
+from contracts.wallet import GetWallet, Statement, StatementPage
 from services.gateway.backend import Backend
 from services.gateway.people import time_zones
 from tests.gateway.conftest import add_user, answers_with
@@ -59,3 +60,23 @@ def test_a_day_begins_and_ends_where_its_reader_lives(
     assert page.status_code == 200
     assert [at and at.isoformat(timespec="minutes")[:16] for at in moments] == asked
     assert f"Days are those of {zone}" in page.text
+
+
+def test_the_menu_is_asked_for_before_the_statement_is_waited_for(
+    alone: Flask, database: Connected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: list[str] = []
+
+    class Slow(Wallet):
+        def begin(self, backend: Backend, request: Request[Any], timeout_s: float) -> Any:
+            noted.append(f"asked {request.method}")
+            answer = super().begin(backend, request, timeout_s)
+            return lambda: (noted.append(f"awaited {request.method}"), answer())[1]
+
+    answers_with(monkeypatch, Slow())
+    client = logged_in(alone, add_user(database, has_wallet=True))
+    noted.clear()
+
+    assert client.get("/dashboard/wallet/transactions").status_code == 200
+
+    assert noted.index(f"asked {GetWallet.method}") < noted.index(f"awaited {Statement.method}")

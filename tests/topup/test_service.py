@@ -17,6 +17,8 @@ from contracts.topup import (
     AutoTopupStatus,
     ConfigureAutoTopup,
     GetAutoTopup,
+    GetAutoTopupState,
+    GetAutoTopupStates,
     GetTopup,
     GetTopupOverview,
     ListPaymentMethods,
@@ -154,6 +156,17 @@ def test_the_overview_tells_what_three_questions_do(person: Person) -> None:
     cards = person.rpc.call(ListPaymentMethods(user_id=person.user_id))
     assert overview.payment_methods == cards
     assert [topup.topup_id for topup in overview.topups.topups] == [newest.topup_id]
+
+
+def test_the_states_of_several_are_told_in_their_order(person: Person) -> None:
+    person.add_card()
+    person.configure(threshold_micros=0)
+    users = [new_id(), person.user_id, new_id()]
+
+    states = person.rpc.call(GetAutoTopupStates(user_ids=users)).states
+
+    assert [each.state for each in states] == ["off", "active", "off"]
+    assert states[1] == person.rpc.call(GetAutoTopupState(user_id=person.user_id))
 
 
 def test_credits_bought_by_hand_arrive_though_no_webhook_came(person: Person) -> None:

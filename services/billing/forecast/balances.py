@@ -29,15 +29,16 @@ def funds_of(rpc: RpcClient, user_id: UUID, timeout_s: float) -> Funds | None:
     return _funds(rpc, timeout_s).find(user_id)
 
 
+def all_funds(rpc: RpcClient, user_ids: Sequence[UUID], timeout_s: float) -> dict[UUID, Funds]:
+    """Those of several users who have a wallet."""
+    found = rpc.call(GetWallets(user_ids=list(user_ids), with_expiring=True), timeout_s)
+    expiring = defaultdict(list)
+    for each in found.expiring:
+        expiring[each.user_id].append(each)
+    return {each.user_id: Funds(each, expiring[each.user_id]) for each in found.wallets}
+
+
 @functools.cache
 def _funds(rpc: RpcClient, timeout_s: float) -> AskedTogether[UUID, Funds]:
     """One for all workers, who ask together what they ask at the same moment."""
-
-    def ask(user_ids: Sequence[UUID]) -> dict[UUID, Funds]:
-        found = rpc.call(GetWallets(user_ids=list(user_ids), with_expiring=True), timeout_s)
-        expiring = defaultdict(list)
-        for each in found.expiring:
-            expiring[each.user_id].append(each)
-        return {each.user_id: Funds(each, expiring[each.user_id]) for each in found.wallets}
-
-    return AskedTogether(ask)
+    return AskedTogether(lambda user_ids: all_funds(rpc, user_ids, timeout_s))

@@ -6,6 +6,7 @@ would fall below the level of auto top-up, the top-up service plays its rule aga
 what the wallet and those charges really pay of it.
 """
 
+import functools
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,6 +21,7 @@ from chassis.client import RpcClient
 from chassis.clock import midnight
 from chassis.database import Connected
 from chassis.identifiers import new_id
+from chassis.together import AskedTogether
 from contracts.billing import (
     DueCharge,
     Forecast,
@@ -30,11 +32,17 @@ from contracts.billing import (
 )
 from contracts.errors import ServiceError
 from contracts.messages import MAX_AMOUNT_MICROS, ReplyT, Request
-from contracts.topup import ForecastSchedule, GetAutoTopupState, ScheduleForecast, Spending
+from contracts.topup import (
+    AutoTopupState,
+    ForecastSchedule,
+    GetAutoTopupStates,
+    ScheduleForecast,
+    Spending,
+)
 from contracts.wallet import AccountStatus, Expiring
 from services.billing.deployments.queries import AskedToBurn, all_that_burns, own_deployment
 from services.billing.forecast import covered
-from services.billing.forecast.balances import funds_of
+from services.billing.forecast.balances import Funds, all_funds
 from services.billing.forecast.burn_rate import analyse
 from services.billing.forecast.covered import Charge, DayOfCharges
 from services.billing.forecast.months_ahead import (
@@ -74,6 +82,9 @@ class Found(NamedTuple):
         """Whether all of it is paid, and nothing is charged for it."""
         floor_micros = max(self.floor_micros or 0, 0)
         return not self.is_frozen and self.available_micros - needed_micros >= floor_micros
+
+
+Means = tuple[Funds | None, AutoTopupState | None]
 
 
 class DayAhead(NamedTuple):
@@ -163,12 +174,8 @@ def _groups_for(request: GetForecast, now: datetime) -> covered.Asked:
 
 
 def _ask(rpc: RpcClient, user_id: UUID, until: datetime, rules: BillingSettings) -> Found:
-    """The wallet and the top-up service at once. Raises what the wallet raises."""
-    state = _begin(rpc, GetAutoTopupState(user_id=user_id))
-    try:
-        funds = funds_of(rpc, user_id, rules.call_timeout_s)
-    finally:
-        automatic = state()
+    """Raises what the wallet raises."""
+    funds, automatic = _means(rpc, rules.call_timeout_s).find(user_id) or (None, None)
     floor_micros = None
     if automatic is not None:
         floor_micros = automatic.threshold_micros or 0 if automatic.state == "active" else 0
@@ -181,6 +188,23 @@ def _ask(rpc: RpcClient, user_id: UUID, until: datetime, rules: BillingSettings)
         floor_micros=floor_micros,
         expiring=[each for each in expiring if each.expires_at < until],
     )
+
+
+@functools.cache
+def _means(rpc: RpcClient, timeout_s: float) -> AskedTogether[UUID, Means]:
+    """Asks the wallet and the top-up service at once, for all whose forecast is made at the same
+    moment. Raises what the wallet raises."""
+
+    def ask(user_ids: Sequence[UUID]) -> dict[UUID, Means]:
+        states = _begin(rpc, GetAutoTopupStates(user_ids=list(user_ids)))
+        try:
+            funds = all_funds(rpc, user_ids, timeout_s)
+        finally:
+            told = states()
+        automatic = dict(zip(user_ids, told.states, strict=True)) if told else {}
+        return {each: (funds.get(each), automatic.get(each)) for each in user_ids}
+
+    return AskedTogether(ask)
 
 
 def _covered(days: Sequence[DayOfCharges], told: Found, events_max: int) -> Outlook | None:

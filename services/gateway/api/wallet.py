@@ -11,7 +11,6 @@ from contracts.messages import Moment
 from contracts.topup import (
     AutoTopupPreview,
     ForecastCharges,
-    GetAutoTopupState,
     ListPaymentMethods,
     PreviewAutoTopup,
     StartCardSetup,
@@ -21,7 +20,6 @@ from contracts.wallet import (
     Affordability,
     CheckAffordability,
     GetLevel,
-    GetWallet,
     SetLevel,
     Statement,
     TransactionKind,
@@ -37,7 +35,7 @@ from services.gateway.api.shapes import (
     Usd,
     UsdOrZero,
 )
-from services.gateway.backend import ask, call, call_and_ask
+from services.gateway.backend import ask, call, standing_of
 from services.gateway.people.users import CurrentUser
 
 blueprint = Blueprint("api_wallet", __name__)
@@ -178,9 +176,7 @@ class NavbarData(ApiReply):
 @endpoint(blueprint, "GET", "/api/wallet/info", reply=WalletInfo)
 def wallet_info(user: CurrentUser) -> WalletInfo:
     """The balance, and whether auto top-up is on."""
-    wallet, automatic = call_and_ask(
-        GetWallet(user_id=user.user_id), GetAutoTopupState(user_id=user.user_id)
-    )
+    wallet, automatic = standing_of(user.user_id)
     return WalletInfo.of(
         wallet,
         auto_topup_enabled=automatic.enabled if automatic else None,
@@ -276,9 +272,7 @@ def set_alert(user: CurrentUser, body: AlertBody, key: str) -> AlertReply:
 @endpoint(blueprint, "GET", "/api/navbar/dropdown-data", reply=NavbarData)
 def navbar_data(user: CurrentUser) -> NavbarData:
     """What the navigation bar shows on every page."""
-    wallet, automatic = call_and_ask(
-        GetWallet(user_id=user.user_id), GetAutoTopupState(user_id=user.user_id)
-    )
+    wallet, automatic = standing_of(user.user_id)
     return NavbarData(
         wallet_balance_formatted=format_usd(wallet.balance_micros),
         available_balance_formatted=format_usd(wallet.available_micros),

@@ -18,11 +18,12 @@ from contracts.billing import (
     Purchase,
     PurchaseStatus,
 )
-from contracts.topup import GetAutoTopup
+from contracts.topup import AutoTopupState, AutoTopupStatus, GetAutoTopup, GetAutoTopupState
 from contracts.wallet import GetWallet
-from services.gateway.backend import ask, ask_all, call, settings
+from services.gateway.backend import ask, ask_all, call_while, settings
 from services.gateway.errors import Problem
 from services.gateway.pages import attention, forecast_chart
+from services.gateway.pages.navbar import navbar
 from services.gateway.pages.notifications import asking
 from services.gateway.people.identity import login_required, signed_in_user
 
@@ -42,8 +43,7 @@ def overview() -> str:
     """The balance, the forecast, the burn rate, what runs, what needs attention."""
     user = signed_in_user()
     user_id = user.user_id
-    wallet, forecast, auto_topup = ask_all(
-        GetWallet(user_id=user_id),
+    forecast, wallet, state = ask_all(
         GetForecast(
             user_id=user_id,
             days=DAYS,
@@ -51,8 +51,10 @@ def overview() -> str:
             waiting=WAITING_MAX,
             events_max=forecast_chart.EVENTS_ASKED,
         ),
-        GetAutoTopup(user_id=user_id),
+        GetWallet(user_id=user_id),
+        GetAutoTopupState(user_id=user_id),
     )
+    auto_topup = _auto_topup(user_id, state, forecast)
     return render_template(
         "overview.html",
         wallet=wallet,
@@ -71,6 +73,16 @@ def overview() -> str:
         )
         + (attention.reminders(user, utc_now()) if settings().smtp_url else []),
     )
+
+
+def _auto_topup(
+    user_id: UUID, state: AutoTopupState | None, forecast: Forecast | None
+) -> AutoTopupStatus | None:
+    """How auto top-up stands. Of whom it is off for, and nothing waits for it, no more is shown
+    than the state, and no more is asked."""
+    if state is None or state.enabled or forecast is None or forecast.waiting:
+        return ask(GetAutoTopup(user_id=user_id))
+    return AutoTopupStatus.model_validate(state, from_attributes=True)
 
 
 def _waiting(user_id: UUID) -> list[Purchase]:
@@ -99,10 +111,13 @@ def deployments() -> str:
         )
     except ValidationError:
         raise Problem(422, "bad_request", "This page of deployments does not exist.") from None
+    page, (burn, _) = call_while(
+        question, lambda: (ask(GetBurnRate(user_id=user_id, limit=1)), navbar())
+    )
     return render_template(
         "deployments.html",
-        page=call(question),
-        burn=ask(GetBurnRate(user_id=user_id, limit=1)),
+        page=page,
+        burn=burn,
         is_later=bool(question.cursor),
         states=list(DeploymentStatus),
         chosen={"state": state} if state else {},

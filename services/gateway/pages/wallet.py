@@ -12,10 +12,11 @@ from chassis.clock import start_of_day, utc_now
 from chassis.money import whole_cents
 from contracts.topup import GetAutoTopup, GetTopupOverview
 from contracts.wallet import GetPromotions, GetWallet, Statement, TransactionKind
-from services.gateway.backend import ask_all, call, note
+from services.gateway.backend import ask_all, call_while, note
 from services.gateway.errors import Problem
 from services.gateway.pages import statements
 from services.gateway.pages.cards import say_what_happened
+from services.gateway.pages.navbar import navbar
 from services.gateway.pages.offers import by_card
 from services.gateway.pages.topups import payments_arriving
 from services.gateway.people.identity import login_required, signed_in_user
@@ -86,9 +87,10 @@ def transactions() -> str:
             "bad_request",
             "A date is written like 2026-11-22, and the kind is one of the list.",
         ) from None
+    page, _ = call_while(question, navbar)
     return render_template(
         "transactions.html",
-        page=call(question),
+        page=page,
         chosen=chosen,
         zone=zone.key,
         is_later=bool(question.cursor),

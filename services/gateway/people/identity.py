@@ -14,6 +14,7 @@ from uuid import UUID
 
 from flask import g, request
 from flask import session as cookie
+from flask_wtf.csrf import generate_csrf
 
 from chassis.clock import utc_now
 from contracts.errors import DeadlineExceeded, ServiceError, Unavailable
@@ -130,6 +131,9 @@ def start_browser_session(user: User) -> None:
     cookie.permanent = True
     g.pop("identity", None)
     g.pop("csrf_token", None)
+    # What the first page would put in, so that none has to send the cookie again.
+    cookie[_SEEN_FIELD] = _now_s()
+    generate_csrf()
 
 
 def end_browser_session() -> None:
@@ -187,10 +191,14 @@ def _identify() -> Identity | None:
     identity = _remembered(_by_cookie, secret)
     # The cookie lives on with the pages that are opened, and with nothing that a page fetches.
     if identity is not None and not wants_json() and "HX-Request" not in request.headers:
-        now_s = int(utc_now().timestamp())
+        now_s = _now_s()
         if now_s - cookie.get(_SEEN_FIELD, 0) >= sessions.SEEN_EVERY.total_seconds():
             cookie[_SEEN_FIELD] = now_s
     return identity
+
+
+def _now_s() -> int:
+    return int(utc_now().timestamp())
 
 
 def _bearer_secret() -> str | None:

@@ -9,7 +9,7 @@ import warnings
 # Said once for each process by nameko, whose classes the chassis names; none runs here.
 warnings.filterwarnings("ignore", message="\nEventlet is deprecated")
 
-from chassis import traces  # noqa: E402 - after the filter
+from chassis import garbage, traces  # noqa: E402 - after the filter
 from chassis.logs import log_to_stderr  # noqa: E402
 from services.gateway.api.webhooks import LARGER_BODIES  # noqa: E402
 from services.gateway.app import BODY_BYTES_MAX, create_app  # noqa: E402
@@ -34,6 +34,7 @@ def application() -> BufferedWsgi:
     log_to_stderr(settings.log_level)
     traces.start("gateway", settings)
     app = create_app(settings)
+    garbage.look_rarely()
 
     def close() -> None:
         backend_of(app).close()
