@@ -22,7 +22,7 @@ from chassis.database import connect
 from chassis.identifiers import new_id
 from chassis.money import format_usd
 from contracts.calls import TRACE_KEY
-from services.gateway import api, assets, health, metrics, pages, storable_texts
+from services.gateway import api, assets, health, metrics, pages, storable_texts, templating
 from services.gateway.api.json_format import ExactJSONProvider
 from services.gateway.api.webhooks import LARGER_BODIES
 from services.gateway.backend import Backend, current_backend, install
@@ -58,6 +58,7 @@ def create_app(settings: GatewaySettings | None = None) -> Flask:
         SESSION_REFRESH_EACH_REQUEST=False,
         PROPAGATE_EXCEPTIONS=False,
     )
+    app.jinja_environment = templating.Environment
     app.jinja_options = {"autoescape": True}
     app.add_template_filter(format_usd, "usd")
     # A page has dozens of addresses, each of which Flask would put together anew.
