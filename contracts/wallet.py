@@ -739,14 +739,19 @@ class StatementPage(Reply):
     """Newest first. ``next_cursor`` asks for the older ones; None at the end.
 
     A page is shorter than asked for where long metadata would make it too large for a message.
+    ``promotions`` is there where it was asked for, as :class:`GetPromotions` tells it.
     """
 
     transactions: list[Transaction]
     next_cursor: Cursor | None = None
+    promotions: list[Promotion] | None = None
 
 
 class Statement(Request[StatementPage], service=SERVICE, method="statement"):
-    """A page of the user's transactions, newest first, stable while new ones are written."""
+    """A page of the user's transactions, newest first, stable while new ones are written.
+
+    ``with_promotions``: and what of the wallet is promotional, which saves a question.
+    """
 
     user_id: UUID
     kinds: Annotated[list[TransactionKind], Field(max_length=20)] = Field(default_factory=list)
@@ -754,6 +759,7 @@ class Statement(Request[StatementPage], service=SERVICE, method="statement"):
     until: Moment | None = None
     cursor: Cursor | None = None
     limit: PageLimit = 25
+    with_promotions: bool = False
 
 
 class GetTransaction(Request[Transaction], service=SERVICE, method="get_transaction"):

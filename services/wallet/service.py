@@ -212,7 +212,10 @@ class WalletService(operated.Operated):
     @rpc
     def statement(self, request: Statement) -> StatementPage:
         page: StatementPage = self.database.answer(statements.pages, request)
-        return page
+        if not request.with_promotions:
+            return page
+        found: Promotions = self.database.answer(promotions.of_users, request.user_id)
+        return page.model_copy(update={"promotions": found.promotions})
 
     @rpc
     def get_transaction(self, request: GetTransaction) -> Transaction:

@@ -9,7 +9,15 @@ from flask import Flask
 
 from chassis.database import Connected
 from contracts.errors import BadRequest, Conflict, DeadlineExceeded, ServiceError, Unavailable
-from contracts.wallet import GetPromotions, GetWallet, GivePromotion, Promotion, Promotions
+from contracts.wallet import (
+    GetPromotions,
+    GetWallet,
+    GivePromotion,
+    Promotion,
+    Promotions,
+    Statement,
+    StatementPage,
+)
 from services.gateway.access import Role
 from services.gateway.backend import Backend
 from services.gateway.models import User
@@ -36,12 +44,15 @@ class Wallet:
             if self.fails:
                 raise self.fails
             return lambda: promotion(request.amount_micros, request)
-        if isinstance(request, GetPromotions):
+        if isinstance(request, GetPromotions | Statement):
             found = [
                 promotion(each.amount_micros - USD, each)
                 for each in self.given
                 if each.user_id == request.user_id
             ]
+            if isinstance(request, Statement):
+                told = found if request.with_promotions else None
+                return lambda: StatementPage(transactions=[], promotions=told)
             return lambda: Promotions(promotions=found)
         if isinstance(request, GetWallet):
             told = {**examples("wallet")["Wallet"], "available_micros": 20 * USD}

@@ -412,6 +412,28 @@ def test_a_held_wallet_keeps_no_other_waiting_however_much_is_asked_of_it(stack,
     assert rpc.call(GetWallet(user_id=held)).balance_micros == 100 * USD
 
 
+def test_a_statement_tells_what_is_promotional_where_it_is_asked_to(rpc):
+    user_id = new_user(rpc, 25 * USD)
+    rpc.call(
+        GivePromotion(
+            idempotency_key=f"gift:{user_id}",
+            user_id=user_id,
+            amount_micros=5 * USD,
+            reason="Case 17",
+            expires_at=utc_now() + timedelta(days=1),
+            given_by=new_id(),
+        )
+    )
+
+    plain = rpc.call(Statement(user_id=user_id))
+    whole = rpc.call(Statement(user_id=user_id, with_promotions=True))
+
+    assert plain.promotions is None
+    assert whole.transactions == plain.transactions
+    assert whole.promotions == rpc.call(GetPromotions(user_id=user_id)).promotions
+    assert [each.left_micros for each in whole.promotions] == [5 * USD]
+
+
 def test_finance_corrects_gives_and_reads_through_the_broker(rpc):
     user_id, ann, bob = new_user(rpc, 25 * USD), new_id(), new_id()
     key = {"idempotency_key": f"finance:{user_id}"}

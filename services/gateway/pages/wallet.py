@@ -11,7 +11,7 @@ from werkzeug.wrappers import Response
 from chassis.clock import start_of_day, utc_now
 from chassis.money import whole_cents
 from contracts.topup import GetAutoTopup, GetTopupOverview
-from contracts.wallet import GetPromotions, GetWallet, Statement, TransactionKind
+from contracts.wallet import GetWallet, Statement, TransactionKind
 from services.gateway.backend import ask_all, call_while, note
 from services.gateway.errors import Problem
 from services.gateway.pages import statements
@@ -37,11 +37,10 @@ def overview() -> str | Response:
     if topup_id or "card_setup" in request.args:
         say_what_happened()
         return redirect(url_for("wallet.overview"), 303)
-    wallet, paying, statement, promotional = ask_all(
+    wallet, paying, statement = ask_all(
         GetWallet(user_id=user_id),
         GetTopupOverview(user_id=user_id),
-        Statement(user_id=user_id, limit=RECENT),
-        GetPromotions(user_id=user_id),
+        Statement(user_id=user_id, limit=RECENT, with_promotions=True),
     )
     auto_topup = paying.auto_topup if paying else None
     if auto_topup:
@@ -52,7 +51,7 @@ def overview() -> str | Response:
     return render_template(
         "wallet.html",
         wallet=wallet,
-        promotions=promotional.promotions if promotional else [],
+        promotions=(statement.promotions or []) if statement else [],
         auto_topup=auto_topup,
         debt_micros=debt_micros,
         settles_micros=max(whole_cents(debt_micros), least_micros),
