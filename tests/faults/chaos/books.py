@@ -36,6 +36,9 @@ UNDER_WAY = {
     "topup": {
         "charges under way": "SELECT count(*) FROM topups WHERE status IN"
         " ('processing', 'unknown', 'paid') OR status = 'created' AND kind = 'auto'",
+        # Whatever asks for a charge may make one in a moment, while the books are being compared.
+        "charges about to be made": "SELECT count(*) FROM triggers"
+        " WHERE due_at < CAST(:now AS timestamptz) + interval '65 seconds'",
     },
     "catalog": {
         "stock held": "SELECT count(*) FROM reservations"
