@@ -10,6 +10,11 @@ FoundT = TypeVar("FoundT")
 LookedT = TypeVar("LookedT")
 
 
+RENEWED_AT = 0.75
+"""After this part of its time the first who asks looks anew, and the others still take what is
+known: nobody but him waits, as long as somebody asks often enough."""
+
+
 class _Look(Future[Any]):
     """Somebody's look, which others wait for; what it finds is good until ``until_s``."""
 
@@ -38,19 +43,22 @@ class Recent(Generic[FoundT]):
 
     def find(self, key: Hashable, look: Callable[[], LookedT]) -> FoundT | LookedT:
         """The same, or what ``look`` finds now. Its age counts from before the look; None, for
-        what is not there, is not kept.
+        what is not there, is not kept. What is found again as it was stays the same object.
 
-        One looks: who asks for the same meanwhile waits, and gets or raises what that one does.
+        One looks: who asks for the same meanwhile takes what is known, or where that is too old
+        waits, and gets or raises what that one does.
         """
-        known = self.known(key)
-        if known is not None:
-            return known
         now_s = self._clock()
+        until_s, known = self._found.get(key, (0.0, None))
+        if now_s < until_s - (1 - RENEWED_AT) * self._age_s:
+            return cast(FoundT, known)
         with self._lock:
             other = self._looks.get(key)
             if other is None or now_s >= other.until_s:
                 mine = self._looks[key] = _Look(now_s + self._age_s)
                 other = None
+        if other is not None and now_s < until_s:
+            return cast(FoundT, known)
         if other is not None:
             return cast(LookedT, other.result())
         return self._look(key, mine, look)
@@ -78,7 +86,9 @@ class Recent(Generic[FoundT]):
                 return
             del self._looks[key]
             if found is None:
+                self._found.pop(key, None)
                 return
+            _, known = self._found.get(key, (0.0, None))
             if len(self._found) >= self._size_max:
                 self._found.clear()
-            self._found[key] = mine.until_s, found
+            self._found[key] = mine.until_s, known if known == found else found

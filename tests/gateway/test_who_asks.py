@@ -37,16 +37,55 @@ class Looks:
         return self.count
 
 
-def test_what_was_found_is_known_for_its_time_and_not_an_instant_longer() -> None:
+def test_what_was_found_is_known_until_it_is_time_to_look_anew() -> None:
     look = Looks()
     recent = Recent[int](1.0, 10, clock=lambda: look.now_s)
 
     found = []
-    for at_s in (100.0, 100.999, 101.0):
+    for at_s in (100.0, 100.749, 100.75, 101.499, 102.5):
         look.now_s = at_s
         found.append(recent.find("key", look))
 
-    assert found == [1, 1, 2]
+    assert found == [1, 1, 2, 2, 3]
+
+
+def test_while_one_looks_anew_the_others_take_what_is_known_and_not_an_instant_longer() -> None:
+    look, begun, goes_on = Looks(), Event(), Event()
+    recent = Recent[int](1.0, 10, clock=lambda: look.now_s)
+    recent.find("key", look)
+
+    def look_anew() -> int:
+        begun.set()
+        assert goes_on.wait(PATIENCE_S)
+        return look()
+
+    with ThreadPoolExecutor(2) as threads:
+        look.now_s = 100.75
+        first = threads.submit(recent.find, "key", look_anew)
+        assert begun.wait(PATIENCE_S)
+        look.now_s = 100.999
+        in_time = recent.find("key", look)
+        look.now_s = 101.0
+        too_late = threads.submit(recent.find, "key", look)
+        goes_on.set()
+
+    assert (in_time, first.result(), too_late.result()) == (1, 2, 2)
+
+
+def test_what_is_found_again_as_it_was_stays_the_same_and_what_is_gone_is_forgotten() -> None:
+    look = Looks()
+    recent = Recent[list[str]](1.0, 10, clock=lambda: look.now_s)
+    first = recent.find("key", lambda: ["cards"])
+
+    look.now_s = 100.75
+    again = recent.find("key", lambda: ["cards"])
+    kept = recent.known("key")
+    look.now_s = 101.5
+    gone = recent.find("key", lambda: None)
+
+    assert (first, again, gone) == (["cards"], ["cards"], None)
+    assert kept is first
+    assert recent.known("key") is None
 
 
 def test_the_time_counts_from_before_the_look() -> None:
