@@ -292,12 +292,16 @@ class Crowd:
     def gets_answers(self) -> None:
         """Ask again until everything that was asked has a definite answer."""
 
-        def all_answered() -> bool:
+        def unanswered() -> list[object]:
             for person in self.people:
                 person.repeats()
-            return not any(person.wishes or person.pages for person in self.people)
+            return [
+                (waits, person.answers[-1].status)
+                for person in self.people
+                for waits in (*person.wishes, *person.pages)
+            ]
 
-        eventually(all_answered, interval_s=0.3, within_s=PATIENCE_S)
+        eventually(unanswered, lambda waiting: not waiting, interval_s=0.3, within_s=PATIENCE_S)
 
     def answers(self, since: float, until: float) -> list[Answer]:
         return [
