@@ -1,0 +1,388 @@
+"""One service alone goes back to a moment, the others do not: what follows, and what mends it.
+
+What docs/backups.md says of each is done here. ``RESTORED_AGE_S`` is how much older it is.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+import requests
+from sqlalchemy import create_engine, make_url, text
+
+from contracts.analytics import GetPopularProducts
+from contracts.billing import (
+    ListPurchases,
+    Purchase,
+    PurchaseLine,
+    PurchaseStatus,
+    RefundPurchase,
+    StartPurchase,
+)
+from contracts.catalog import GetProduct
+from contracts.keys import purchase_key
+from contracts.topup import ListTopups, StartTopup, TopupStatus
+from contracts.wallet import (
+    Debit,
+    DecideAdjustment,
+    GetWallet,
+    OpenAccount,
+    ProposeAdjustment,
+    Statement,
+    TransactionKind,
+    Verify,
+)
+from deploy.local.broker import Node
+from deploy.local.postgres import Postgres
+from deploy.local.startup import free_port
+from services.catalog.seed import product_id_of
+from tests.faults.test_backups import Backed, _give, operate
+from tests.gateway.conftest import PASSWORD
+from tests.patience import eventually
+from tests.system import System
+from tests.topup.conftest import USD, Sandbox
+from tests.topup.test_service import session_of
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(1_200)]
+
+PARTS = ("wallet", "catalog", "billing", "topup", "analytics", "notifier", "sandbox", "gateway")
+SERVICES = ("wallet", "catalog", "billing", "topup", "analytics", "gateway")
+AGE_S = float(os.environ.get("RESTORED_AGE_S", "2"))
+KIT, KIT_USD = "3node-memory-kit", 94
+SETTINGS = {"SECRET_KEY": "a secret for tests only, of enough length"}
+UNSENT = text("SELECT count(*) FROM outbox WHERE published_at IS NULL")
+
+
+class Person:
+    """Who lives through it, in whatever system is there."""
+
+    def __init__(self, user_id: UUID, email: str) -> None:
+        self.user_id, self.email = user_id, email
+
+    @classmethod
+    def registers(cls, stack: System, email: str | None = None) -> "Person":
+        email = email or f"{uuid4().hex[:12]}@example.com"
+        account = _post(stack, "register", email)
+        assert account.ok, account.text
+        made = cls(UUID(account.json()["user_id"]), email)
+        stack.rpc.call(OpenAccount(idempotency_key=f"open:{made.user_id}", user_id=made.user_id))
+        return made
+
+    def can_log_in(self, stack: System) -> bool:
+        return _post(stack, "login", self.email).ok
+
+    def tops_up(self, stack: System, dollars: int) -> UUID:
+        topup = stack.rpc.call(
+            StartTopup(
+                user_id=self.user_id,
+                email=self.email,
+                amount_micros=dollars * USD,
+                idempotency_key=str(uuid4()),
+            )
+        )
+        Sandbox(stack.sandbox_url).pay(session_of(topup.checkout_url), "4242424242424242")
+        eventually(lambda: self.topups(stack).get(topup.topup_id) == TopupStatus.CREDITED)
+        return topup.topup_id
+
+    def topups(self, stack: System) -> dict[UUID, TopupStatus]:
+        page = stack.rpc.call(ListTopups(user_id=self.user_id))
+        return {each.topup_id: each.status for each in page.topups}
+
+    def orders(self, stack: System, key: str) -> Purchase:
+        """The memory kit, of which there is a stock."""
+        command = StartPurchase(
+            user_id=self.user_id,
+            lines=[PurchaseLine(product_id=product_id_of(KIT), quantity=1)],
+            idempotency_key=key,
+        )
+        return eventually(
+            lambda: stack.rpc.call(command, timeout_s=20),
+            lambda made: made.status == PurchaseStatus.COMPLETED,
+        )
+
+    def purchases(self, stack: System) -> dict[UUID, PurchaseStatus]:
+        page = stack.rpc.call(ListPurchases(user_id=self.user_id, limit=50))
+        return {each.purchase_id: each.status for each in page.purchases}
+
+    def balance_usd(self, stack: System) -> float:
+        wallet = stack.rpc.call(GetWallet(user_id=self.user_id))
+        return wallet.balance_micros / USD
+
+
+def _post(stack: System, what: str, email: str) -> requests.Response:
+    body = {"email": email, "password": PASSWORD}
+    return requests.post(f"{stack.base_url}/api/auth/{what}", json=body, timeout=30)
+
+
+def stock(stack: System) -> int:
+    left = stack.rpc.call(GetProduct(product_id=str(product_id_of(KIT)))).stock
+    assert left is not None
+    return left
+
+
+@dataclass(frozen=True)
+class Lived:
+    """What happened: ``ann`` had $300 and one kit by the moment; since then $150 more and two kits,
+    as ``keys`` asked for. ``ben`` came since, with $25."""
+
+    directory: Path
+    urls: dict[str, str]
+    port: int
+    moment: datetime
+    ann: Person
+    ben: Person
+    keys: list[str]
+    since: list[UUID]
+    """The purchases of these keys."""
+    stock_then: int
+
+
+@pytest.fixture(scope="module")
+def lived(scratch: Path, broker: Node) -> Iterator[Lived]:
+    """Two servers' data: ``now``, and ``earlier`` as the backup has them of the moment."""
+    directory = scratch / f"alone-{uuid4().hex[:6]}"
+    directory.mkdir()
+    backed = Backed(directory)
+    backed.follow()
+    (directory / "system").mkdir()
+    stack = System(backed.server, broker, directory / "system", PARTS, SETTINGS)
+    try:
+        stack.start_all()
+        ann = Person.registers(stack)
+        ann.tops_up(stack, 300)
+        ann.orders(stack, str(uuid4()))
+        all_is_told(stack)
+        eventually(lambda: sold(stack, datetime.now(UTC).date()), lambda units: units == 1)
+        made = backed.run("base", str(backed.backups))
+        assert made.returncode == 0, made.stderr
+        time.sleep(1.1)
+        moment, stock_then = datetime.now(UTC), stock(stack)
+        time.sleep(AGE_S)
+        ann.tops_up(stack, 150)
+        ben = Person.registers(stack)
+        ben.tops_up(stack, 25)
+        keys = [str(uuid4()), str(uuid4())]
+        since = [ann.orders(stack, key).purchase_id for key in keys]
+        all_is_told(stack)
+        for name in reversed(PARTS):
+            stack.stop(name)
+        urls = {name: stack.database_url(name) for name in SERVICES}
+        place = backed.restored()
+        databases = " ".join(f"{stack._prefix}_{name}" for name in SERVICES)
+        restored = backed.run("restore", str(backed.backups), str(place / "cluster"),
+                              moment.isoformat(), databases=databases)  # fmt: skip
+        assert restored.returncode == 0, restored.stderr
+        place.rename(directory / "earlier")
+        assert backed.follower is not None
+        backed.follower.kill()
+        backed.server.stop()
+        # Nothing follows its copies, which would wait for that.
+        settings = directory / "first/cluster/postgresql.auto.conf"
+        settings.write_text(f"{settings.read_text()}synchronous_standby_names = ''\n")
+        yield Lived(directory, urls, backed.server.port, moment, ann, ben, keys, since, stock_then)
+    finally:
+        stack.end_processes()
+        backed.close()
+
+
+def all_is_told(stack: System) -> None:
+    for name in SERVICES:
+        engine = create_engine(stack.database_url(name))
+
+        def is_sent(engine: Any = engine) -> bool:
+            with engine.connect() as connection:
+                return not connection.scalar(UNSENT)
+
+        eventually(is_sent)
+        engine.dispose()
+
+
+@pytest.fixture
+def goes_back(lived: Lived, broker: Node, request: pytest.FixtureRequest) -> Callable[..., System]:
+    """All as they were, but one service on a server of its own, as of the moment; no messages."""
+
+    def make(service: str) -> System:
+        place = lived.directory / f"{service}-{uuid4().hex[:6]}"
+        place.mkdir()
+        _give(place, lived.directory / "first/cluster")
+        servers = []
+        for data, port in (("first", lived.port), ("earlier", free_port())):
+            shutil.copytree(lived.directory / data, place / data, symlinks=True)
+            _own(place / data, lived.directory / data)
+            servers.append(Postgres(place / data, port))
+            request.addfinalizer(servers[-1].stop)
+            servers[-1].start()
+        earlier = make_url(lived.urls[service]).set(port=servers[1].port)
+        urls = {**lived.urls, service: earlier.render_as_string(hide_password=False)}
+        for file in (lived.directory / "system").glob("sandbox.sqlite*"):
+            shutil.copy(file, place)
+        stack = System(servers[0], broker, place, PARTS, SETTINGS, databases=urls)
+        request.addfinalizer(stack.end_processes)
+        for name in PARTS:
+            stack._launch(name)
+        stack.wait_ready()
+        return stack
+
+    return make
+
+
+def _own(copy: Path, original: Path) -> None:
+    """Copies belong to whom the originals belong to."""
+    for path in (copy, *copy.rglob("*")):
+        _give(path, original / path.relative_to(copy))
+
+
+def agrees(stack: System, lived: Lived) -> bool:
+    """Whether Stripe, top-ups and ledger say the same of the day."""
+    since = lived.moment.date().isoformat()
+    code, _ = operate(stack, "topup", "services.topup.reconcile", "--since", since)
+    return code == 0
+
+
+def republish(stack: System, service: str, lived: Lived) -> None:
+    since = lived.moment.isoformat().replace("+00:00", "Z")
+    done = operate(stack, service, "chassis.republish", service, "--since", since)
+    assert done[0] == 0, done[1]
+
+
+def test_an_earlier_wallet_is_credited_again_and_debited_by_hand(
+    lived: Lived, goes_back: Callable[..., System]
+) -> None:
+    stack, ann = goes_back("wallet"), lived.ann
+    assert ann.balance_usd(stack) == 300 - KIT_USD
+    assert set(ann.topups(stack).values()) == {TopupStatus.CREDITED}
+    assert set(ann.purchases(stack).values()) == {PurchaseStatus.COMPLETED}
+
+    republish(stack, "topup", lived)
+    eventually(lambda: ann.balance_usd(stack), lambda usd: usd == 450 - KIT_USD)
+    eventually(lambda: lived.ben.balance_usd(stack), lambda usd: usd == 25)
+    eventually(lambda: agrees(stack, lived), interval_s=1)
+    # Delivered, and unpaid: whoever asks again under the key is told that it is completed.
+    ann.orders(stack, lived.keys[0])
+    assert ann.balance_usd(stack) == 450 - KIT_USD
+    for purchase_id in lived.since:
+        for _ in range(2):
+            stack.rpc.call(
+                Debit(
+                    user_id=ann.user_id,
+                    amount_micros=KIT_USD * USD,
+                    description="Bought before the restore",
+                    idempotency_key=purchase_key(purchase_id),
+                )
+            )
+    assert ann.balance_usd(stack) == 450 - 3 * KIT_USD
+    assert stack.rpc.call(Verify(), timeout_s=60).clean
+
+
+def test_an_earlier_billing_sells_again_and_the_statement_names_what_it_forgot(
+    lived: Lived, goes_back: Callable[..., System]
+) -> None:
+    stack, ann = goes_back("billing"), lived.ann
+    assert not set(ann.purchases(stack)) & set(lived.since)
+    assert ann.balance_usd(stack) == 450 - 3 * KIT_USD
+
+    # Who repeats an order is charged again, under another purchase's id.
+    ann.orders(stack, lived.keys[0])
+    assert ann.balance_usd(stack) == 450 - 4 * KIT_USD
+    known = set(ann.purchases(stack))
+    page = stack.rpc.call(
+        Statement(user_id=ann.user_id, since=lived.moment, kinds=[TransactionKind.PURCHASE])
+    )
+    orphans = [each for each in page.transactions
+               if UUID(each.metadata["purchase_id"]) not in known]  # fmt: skip
+    assert {UUID(each.metadata["purchase_id"]) for each in orphans} == set(lived.since)
+
+
+def test_an_earlier_topup_has_what_was_paid_since_made_anew_and_credits_nothing_twice(
+    lived: Lived, goes_back: Callable[..., System]
+) -> None:
+    stack, ann = goes_back("topup"), lived.ann
+    day = lived.moment.date().isoformat()
+    assert len(ann.topups(stack)) == 1
+    assert ann.balance_usd(stack) == 450 - 3 * KIT_USD
+    code, listed = operate(stack, "topup", "services.topup.reconcile", "--since", day)
+    assert (code, listed.count("charge_without_topup")) == (1, 2), listed
+
+    _, said = operate(stack, "topup", "services.topup.reconcile", "--since", day, "--adopt")
+    assert "2 payments have their top-up back" in said
+    eventually(lambda: agrees(stack, lived), interval_s=1)
+
+    assert list(ann.topups(stack).values()) == [TopupStatus.CREDITED] * 2
+    assert ann.balance_usd(stack) == 450 - 3 * KIT_USD
+    assert lived.ben.balance_usd(stack) == 25
+
+
+def test_an_earlier_catalog_has_what_was_sold_on_its_shelf_and_takes_back_what_it_never_gave(
+    lived: Lived, goes_back: Callable[..., System]
+) -> None:
+    stack, ann = goes_back("catalog"), lived.ann
+    assert stock(stack) == lived.stock_then
+
+    stack.rpc.call(
+        RefundPurchase(
+            purchase_id=lived.since[0],
+            reason="A test",
+            actor="support",
+            idempotency_key=str(uuid4()),
+        )
+    )
+    eventually(lambda: ann.balance_usd(stack), lambda usd: usd == 450 - 2 * KIT_USD)
+    eventually(lambda: stock(stack), lambda left: left == lived.stock_then + 1)
+
+
+def test_an_earlier_website_knows_nobody_who_came_since_and_their_wallets_stand(
+    lived: Lived, goes_back: Callable[..., System]
+) -> None:
+    stack, ben = goes_back("gateway"), lived.ben
+    assert lived.ann.can_log_in(stack)
+    assert not ben.can_log_in(stack)
+    assert ben.balance_usd(stack) == 25
+
+    new = Person.registers(stack, ben.email)
+    assert new.user_id != ben.user_id
+    for whose, amount in ((ben, -25 * USD), (new, 25 * USD)):
+        proposed = stack.rpc.call(
+            ProposeAdjustment(
+                user_id=whose.user_id,
+                amount_micros=amount,
+                reason="Registered again after a restore",
+                proposed_by=uuid4(),
+                idempotency_key=str(uuid4()),
+            )
+        )
+        stack.rpc.call(
+            DecideAdjustment(
+                adjustment_id=proposed.adjustment_id,
+                decided_by=uuid4(),
+                is_approved=True,
+                reason="Yes",
+                idempotency_key=str(uuid4()),
+            )
+        )
+    assert (ben.balance_usd(stack), new.balance_usd(stack)) == (0, 25)
+    assert stack.rpc.call(Verify(), timeout_s=60).clean
+
+
+def test_an_earlier_analytics_counts_what_is_on_record_once(
+    lived: Lived, goes_back: Callable[..., System]
+) -> None:
+    stack = goes_back("analytics")
+    assert sold(stack, lived.moment.date()) == 1
+
+    for _ in range(2):
+        assert operate(stack, "analytics", "services.analytics.refill")[0] == 0
+
+    assert sold(stack, lived.moment.date()) == 3
+
+
+def sold(stack: System, day: date) -> int:
+    """Kits, as they are counted."""
+    popular = stack.rpc.call(GetPopularProducts(since=day, until=day)).products
+    return sum(each.units for each in popular if each.product_id == product_id_of(KIT))
