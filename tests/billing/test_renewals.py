@@ -413,15 +413,15 @@ def test_what_simply_follows_is_stored_as_if_each_were_looked_at_by_itself(
             row.new_price_micros, row.new_price_from = 8_000_000, month(2)
         if not is_together:
             monkeypatch.setattr(plain, "owe", lambda *_: [])
-        tenant.runs(month(1) - 3 * DAY)
-        tenant.runs(month(1))
-        tenant.runs(month(8) + DAY)
+        stored = []
+        for moment in (month(1) - 3 * DAY, month(1), month(8) + DAY):
+            tenant.runs(moment)
+            with database.read() as session:
+                stored += session.execute(text(STORED), {"user_id": tenant.user_id}).all()
         told = [
             {key: value for key, value in each.items() if key not in OWN}
             for each in tenant.told("deployment_renewed")
         ]
-        with database.read() as session:
-            stored = session.execute(text(STORED), {"user_id": tenant.user_id}).all()
         lives.append((stored, sorted(told, key=str), tenant.charged))
 
     together, alone = lives
