@@ -4,7 +4,7 @@ import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
-from time import sleep
+from time import monotonic, sleep
 from types import SimpleNamespace
 
 import psycopg2
@@ -151,7 +151,8 @@ def test_two_migrations_at_once_come_one_after_the_other(
     tables = text("SELECT to_regclass('outbox')")
     waits = Event()
     monkeypatch.setattr(
-        "chassis.migrate.time", SimpleNamespace(sleep=lambda _: (waits.set(), sleep(0.05)))
+        "chassis.migrate.time",
+        SimpleNamespace(sleep=lambda _: (waits.set(), sleep(0.05)), monotonic=monotonic),
     )
 
     with ThreadPoolExecutor(1) as other:
