@@ -26,7 +26,7 @@ from contracts.billing import (
     RefundPurchase,
     StartPurchase,
 )
-from contracts.catalog import GetProduct
+from contracts.catalog import ChangeProduct, GetProduct
 from contracts.keys import purchase_key
 from contracts.topup import ListTopups, StartTopup, TopupStatus
 from contracts.wallet import (
@@ -35,6 +35,7 @@ from contracts.wallet import (
     GetWallet,
     OpenAccount,
     ProposeAdjustment,
+    Refund,
     Statement,
     TransactionKind,
     Verify,
@@ -281,7 +282,7 @@ def test_an_earlier_wallet_is_credited_again_and_debited_by_hand(
     assert stack.rpc.call(Verify(), timeout_s=60).clean
 
 
-def test_an_earlier_billing_sells_again_and_the_statement_names_what_it_forgot(
+def test_an_earlier_billing_sells_again_unless_what_it_forgot_is_refunded_first(
     lived: Lived, goes_back: Callable[..., System]
 ) -> None:
     stack, ann = goes_back("billing"), lived.ann
@@ -298,6 +299,20 @@ def test_an_earlier_billing_sells_again_and_the_statement_names_what_it_forgot(
     orphans = [each for each in page.transactions
                if UUID(each.metadata["purchase_id"]) not in known]  # fmt: skip
     assert {UUID(each.metadata["purchase_id"]) for each in orphans} == set(lived.since)
+    for each in orphans:
+        stack.rpc.call(
+            Refund(
+                user_id=ann.user_id,
+                transaction_id=each.transaction_id,
+                description="Forgotten by a restore",
+                idempotency_key=f"forgotten:{each.transaction_id}",
+            )
+        )
+    ann.orders(stack, lived.keys[1])
+    assert ann.balance_usd(stack) == 450 - 3 * KIT_USD
+    assert stack.rpc.call(Verify(), timeout_s=60).clean
+    # The shelf gave four, for two that were sold.
+    assert stock(stack) == lived.stock_then - 4
 
 
 def test_an_earlier_topup_has_what_was_paid_since_made_anew_and_credits_nothing_twice(
@@ -335,6 +350,16 @@ def test_an_earlier_catalog_has_what_was_sold_on_its_shelf_and_takes_back_what_i
     )
     eventually(lambda: ann.balance_usd(stack), lambda usd: usd == 450 - 2 * KIT_USD)
     eventually(lambda: stock(stack), lambda left: left == lived.stock_then + 1)
+    stack.rpc.call(
+        ChangeProduct(
+            product_id=product_id_of(KIT),
+            stock_change=-len(lived.since),
+            actor="an operator",
+            reason="Sold since the moment",
+            idempotency_key=str(uuid4()),
+        )
+    )
+    assert stock(stack) == lived.stock_then - 1
 
 
 def test_an_earlier_website_knows_nobody_who_came_since_and_their_wallets_stand(
