@@ -85,8 +85,11 @@ SELECT (SELECT count(*) FROM periods WHERE status IN ('due', 'closing', 'refundi
     + (SELECT count(*) FROM usage_charges WHERE paid_at IS NULL)
     + (SELECT count(*) FROM refunds WHERE done_at IS NULL)
     + (SELECT count(*) FROM purchases WHERE status IN ('pending', 'awaiting_funds'))
+    + (SELECT count(*) FROM deployments
+        WHERE status = 'active' AND monthly_cost_micros > 0 AND paid_until <= :now)
 """
-"""How much was begun and is not done: leased, or left by somebody who died."""
+"""How much was begun and is not done: leased, or left by somebody who died. A month that begins is
+leased before it is written down."""
 
 
 class World(Protocol):

@@ -28,9 +28,11 @@ from contracts.errors import DeadlineExceeded
 from contracts.wallet import DebitAll, GetWallet, HouseAccount, Refund, TransactionKind
 from services.billing import service as billing
 from services.billing.deployments import prices
+from services.billing.renewals.renewals import DUE
 from services.billing.service import BillingService
 from tests.billing.conftest import RULES
 from tests.billing.reckoning import (
+    DAY,
     TIER,
     UNFINISHED,
     Unit,
@@ -127,11 +129,14 @@ class InProcess:
             if self.works():
                 self.now += LEASE
                 continue
-            with self.database.read() as session:
-                if not session.scalar(text(UNFINISHED)):
-                    return
+            if not self.unfinished():
+                return
             self.now += LEASE
         raise AssertionError("something is not done")
+
+    def unfinished(self) -> int:
+        with self.database.read() as session:
+            return int(session.execute(text(UNFINISHED), {"now": self.now}).scalar_one())
 
     def earned(self, seller_id: UUID) -> int:
         """What who sells and the marketplace have together of what was paid."""
@@ -172,6 +177,24 @@ def _works(does: BillingService) -> None:
     does.renew()
     does.charge_usage()
     does.give_back_and_pay_out()
+
+
+def test_a_month_that_was_leased_and_not_written_down_is_unfinished(
+    stack: System, database: Connected
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        world = InProcess(stack, database, patch)
+        user = User(world, create_sizes(world, uuid4()), random.Random(1))
+        user.joins()
+        assert world.unfinished() == 0
+        world.now += 32 * DAY
+        with database.begin() as session:
+            DUE.take(session, world.now)
+
+        assert world.unfinished() == 1
+        world.waits()
+        user.lives(world.now)
+        assert (world.unfinished(), wrongly_charged([user])) == (0, [])
 
 
 TIMES = {"days": timedelta(seconds=4), "hours": timedelta(seconds=0.1)}

@@ -721,6 +721,29 @@ def test_cancelled_after_an_outage_in_which_its_month_began_it_pays_the_time_tha
     assert tenant.sees(deployment_id).owed_micros == 0
 
 
+@pytest.mark.parametrize("how", ["stopped", "cancelled now", "cancelled with its month"])
+def test_ended_while_somebody_who_died_has_it_leased_it_pays_the_time_that_ran(
+    tenant: Tenant, how: str
+) -> None:
+    (deployment_id,) = tenant.deploys()
+    tenant.gets(10 * PRICE)
+    tenant.now = month(1) + DAY
+    with tenant.database.begin() as session:
+        assert list(renewals.DUE.take(session, tenant.now)) == [deployment_id]
+    tenant.now += timedelta(seconds=57)
+
+    if how == "stopped":
+        tenant.stops(deployment_id)
+    else:
+        when = CancelWhen.NOW if how == "cancelled now" else CancelWhen.PERIOD_END
+        tenant.cancels(deployment_id, when)
+    ended_at = tenant.now
+    tenant.lives(month(2))
+
+    assert tenant.charged == [-cost_micros(BOUGHT, PRICE, month(1), ended_at)]
+    assert tenant.sees(deployment_id).owed_micros == 0
+
+
 def test_a_month_that_was_charged_while_it_was_cancelled_comes_back(tenant: Tenant) -> None:
     (deployment_id,) = tenant.deploys()
     tenant.gets(10 * PRICE)

@@ -36,7 +36,7 @@ from contracts.wallet import (
     TransactionKind,
 )
 from services.billing.deployments.meters import owing_usage
-from services.billing.deployments.months import month_at, one_month_after
+from services.billing.deployments.months import cost_micros, month_at, one_month_after
 from services.billing.deployments.rating import rated_micros
 from services.billing.models import DeploymentRow, UsageChargeLineRow, UsageTotalRow
 from services.billing.purchases.lifecycle import check_prices
@@ -889,6 +889,26 @@ def test_what_is_suspended_for_its_usage_is_started_when_that_is_paid(tenant: Me
 
     started = tenant.starts(tenant.deployment_id)
     assert (started.status, tenant.paid, tenant.charged) == ("active", [-2 * USD], [])
+
+
+def test_suspended_for_its_usage_after_an_outage_in_which_its_month_began_it_owes_what_ran(
+    tenant: Metered,
+) -> None:
+    ends = one_month_after(BOUGHT)
+    tenant.lives(ends - 2 * HOUR)
+    tenant.uses(2)
+    tenant.pays()
+    suspended_at = tenant.now + RULES.grace + HOUR
+
+    tenant.runs(suspended_at)
+
+    ran_micros = cost_micros(BOUGHT, PRICE, ends, suspended_at)
+    deployment = tenant.sees(tenant.deployment_id)
+    assert deployment.status == DeploymentStatus.SUSPENDED
+    assert deployment.owed_micros == ran_micros + 2 * USD
+    tenant.gets(ran_micros)
+    tenant.renewals.run()
+    assert tenant.charged == [-ran_micros]
 
 
 def test_another_users_unpaid_usage_keeps_nothing_from_starting(

@@ -103,9 +103,7 @@ def leave(
     command: OwnersCommand | None = None,
 ) -> None:
     """Let it run no more. A month that is due is taken back; what ran of it is owed then."""
-    if ladder.renews_at(row) is not None and row.paid_until is not None and row.paid_until < now:
-        periods.owe_month(session, now, row, row.paid_until)
-    has_open = periods.close_months(session, now, row.deployment_id)
+    has_open = periods.close_months(session, now, row)
     lifecycle.change_status(session, now, row, to, cause, rules, command=command)
     if has_open:
         row.due_at = now

@@ -158,7 +158,7 @@ def report_deployment(
 
 def _give_back(session: Session, now: datetime, row: DeploymentRow) -> None:
     """What failed is paid back: what never ran, and of what ran the month in which it failed."""
-    is_asked = periods.close_months(session, now, row.deployment_id)
+    is_asked = periods.close_months(session, now, row)
     is_asked = periods.give_back(session, now, row.deployment_id, PeriodKind.RESIZE) or is_asked
     runs_now = row.paid_until is not None and row.paid_until > now
     if periods.give_back(session, now, row.deployment_id, PeriodKind.MONTH):

@@ -25,7 +25,7 @@ from chassis.bulk import Batch, Bulk
 from chassis.locks import for_update
 from contracts.keys import period_key, period_refund_key
 from contracts.wallet import CloseKey, Debit, Noted, Refund, TransactionKind
-from services.billing.deployments.ladder import Standing
+from services.billing.deployments.ladder import Standing, renews_at
 from services.billing.deployments.months import cost_micros, month_end
 from services.billing.deployments.prices import take_price
 from services.billing.models import DeploymentRow, PeriodRow
@@ -235,13 +235,17 @@ def write(writes: Batch, moved: Iterable[PeriodRow]) -> None:
     writes.add(_MOVED, ([getattr(each, name) for name in names] for each in moved))
 
 
-def close_months(session: Session, now: datetime, deployment_id: UUID) -> bool:
-    """No month of this deployment, and no resize, is to be paid any more. Whether the wallet is to
-    be told."""
+def close_months(session: Session, now: datetime, row: DeploymentRow) -> bool:
+    """No month of a locked deployment, and no resize, is to be paid any more. Whether the wallet is
+    to be told. A month that began, and to which nobody has come yet, is written down as well: what
+    ran of it is owed."""
+    began_at = renews_at(row)
+    if began_at is not None and began_at < now:
+        owe_month(session, now, row, began_at)
     closed = session.execute(
         update(PeriodRow)
         .where(
-            PeriodRow.deployment_id == deployment_id,
+            PeriodRow.deployment_id == row.deployment_id,
             PeriodRow.kind.in_((PeriodKind.MONTH, PeriodKind.RESIZE)),
             PeriodRow.status == PeriodStatus.DUE,
         )

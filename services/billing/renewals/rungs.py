@@ -50,7 +50,7 @@ def _go_down(
 ) -> None:
     if rung.status is DeploymentStatus.SUSPENDED:
         # Not before it is certain that the month was not paid: see outcomes.
-        is_asked = periods.close_months(session, now, row.deployment_id)
+        is_asked = periods.close_months(session, now, row)
         if not is_asked and row.short_since is None:
             suspended = DeploymentStatus.SUSPENDED
             lifecycle.change_status(session, now, row, suspended, ChangeCause.UNPAID, rules)
