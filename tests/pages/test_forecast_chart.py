@@ -125,5 +125,14 @@ def test_a_day_on_which_much_happens_names_some_of_it_and_counts_the_rest() -> N
     assert (len(row.day.events), row.more) == (EVENTS_SHOWN_MAX, 3)
 
 
+@pytest.mark.parametrize("kind", [ENDS, AUTO_TOPUP])
+def test_what_is_no_charge_is_named_however_much_is_charged_before_it(kind: ForecastKind) -> None:
+    charges = [event(1, dollars=1) for _ in range(EVENTS_SHOWN_MAX + 2)]
+    _, row, _ = draw(foretold([40, 33, 33], {1: [*charges, event(1, kind)]}), None).rows
+
+    assert [each.kind for each in row.day.events] == [RENEWAL] * EVENTS_SHOWN_MAX + [kind]
+    assert row.more == 2
+
+
 def test_beginning_middle_and_end_are_dated() -> None:
     assert [(day - TODAY).days for day in draw(foretold([1] * 32), None).dates] == [0, 16, 31]

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from datetime import date
 
 from chassis.money import MICROS_PER_USD
-from contracts.billing import Forecast, ForecastDay, ForecastKind
+from contracts.billing import Forecast, ForecastDay, ForecastEvent, ForecastKind
 from contracts.topup import AutoTopupStatus
 from services.gateway.pages.charts import SIDE, Scale, grid_of, ticks_around
 
 EVENTS_SHOWN_MAX = 4
 EVENTS_ASKED = 20
 """Of each day: the others are counted. What is renewed comes before its usage."""
+
+_NO_CHARGES = (ForecastKind.AUTO_TOPUP, ForecastKind.PROMOTION_END)
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,14 @@ def _rows(forecast: Forecast) -> list[Row]:
     for number, day in enumerate(forecast.days):
         is_short = day.date == forecast.short_on
         if day.events or is_short or number in (0, len(forecast.days) - 1):
-            shown = day.model_copy(update={"events": day.events[:EVENTS_SHOWN_MAX]})
+            events = _shown(day.events)
+            shown = day.model_copy(update={"events": events})
             short_by_micros = forecast.short_by_micros if is_short else 0
-            rows.append(Row(shown, short_by_micros, day.events_total - len(shown.events)))
+            rows.append(Row(shown, short_by_micros, day.events_total - len(events)))
     return rows
+
+
+def _shown(events: Sequence[ForecastEvent]) -> list[ForecastEvent]:
+    """What is no charge is named however much is charged before it."""
+    others = [each for each in events[EVENTS_SHOWN_MAX:] if each.kind in _NO_CHARGES]
+    return [*events[:EVENTS_SHOWN_MAX], *others]
