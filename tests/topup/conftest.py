@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from chassis.database import Connected, connect
 from chassis.identifiers import new_id
 from chassis.money import to_cents
-from contracts.billing import PurchaseShortOfFunds
+from contracts.billing import PurchaseShortOfFunds, RenewalShortOfFunds
 from contracts.catalog import ListProducts
 from contracts.errors import AccountFrozen, InsufficientFunds
 from contracts.topup import (
@@ -366,6 +366,21 @@ class Customer:
         )
         with till.database.begin() as session:
             charges.cover(session, till, event, triggers.raise_for_purchase)
+
+    def lack_month(self, shortfall_micros: int = 5 * USD, **fields: Any) -> None:
+        """The event that a month lacks money, as its handler takes it."""
+        till = self.desk.till
+        event = RenewalShortOfFunds(
+            event_id=new_id(),
+            occurred_at=till.clock(),
+            user_id=self.user_id,
+            deployment_id=uuid.uuid4(),
+            shortfall_micros=shortfall_micros,
+            available_micros=0,
+            **fields,
+        )
+        with till.database.begin() as session:
+            charges.cover(session, till, event, triggers.raise_for_renewal)
 
     def ask(self, trigger: Trigger = Trigger.PURCHASE, **event: Any) -> Any:
         """An event, and all that follows from it at once."""

@@ -272,6 +272,21 @@ def test_a_frozen_account_is_not_charged(desk: Desk) -> None:
     assert (outcome.code, customer.topups()) == (RefusalCode.ACCOUNT_FROZEN, [])
 
 
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_a_month_that_a_frozen_wallet_does_not_pay_is_not_charged_for(
+    desk: Desk, is_frozen: bool
+) -> None:
+    customer = desk.customer()
+    if is_frozen:
+        desk.wallet.frozen.add(customer.user_id)
+
+    customer.lack_month(is_frozen=is_frozen)
+    desk.drain()
+
+    refused = [event["refusal_code"] for event in customer.events("auto_topup_refused")]
+    assert (customer.charge_count(), refused) == ((0, ["account_frozen"]) if is_frozen else (1, []))
+
+
 @pytest.mark.parametrize("is_credited", [False, True])
 @pytest.mark.parametrize(
     "answer",

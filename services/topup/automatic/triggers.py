@@ -100,7 +100,10 @@ def raise_for_purchase(
 def raise_for_renewal(
     session: Session, event: RenewalShortOfFunds, now: datetime
 ) -> TriggerRecord | None:
-    """A renewal lacks money; see :func:`raise_trigger`."""
+    """A renewal lacks money; see :func:`raise_trigger`.
+
+    A frozen wallet says nothing of what it has: it is asked, and keeps the card from being charged.
+    """
     return raise_trigger(
         session,
         event.user_id,
@@ -110,7 +113,7 @@ def raise_for_renewal(
         raised_at=event.occurred_at,
         needed_micros=event.shortfall_micros + event.available_micros,
         shortfall_micros=event.shortfall_micros,
-        available_micros=event.available_micros,
+        available_micros=None if event.is_frozen else event.available_micros,
     )
 
 
