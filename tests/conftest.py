@@ -9,6 +9,7 @@ Whoever runs pytest many times over registers a plugin ``running_servers``, whic
 """
 
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -35,7 +36,10 @@ _SYSTEMS = pytest.StashKey[list[System]]()
 
 
 def pytest_configure() -> None:
-    """Let no two workers choose the same port: a server listens seconds after its port was free."""
+    """Let no two workers choose the same port: a server listens seconds after its port was free.
+    Sets have one order in all of them, another one in each run, so that all collect the same tests.
+    """
+    os.environ.setdefault("PYTHONHASHSEED", str(secrets.randbelow(2**32)))
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker is not None:
         own = int(worker.removeprefix("gw"))
