@@ -172,6 +172,11 @@ def _print_file(reply: Reply) -> None:
             "browsers": reply["sessions"],
         }
     )
+    printing.parts(reply, _MOVEMENTS)
+    _print_messages(reply)
+
+
+def _print_promotions(promotions: Any) -> None:
     printing.table(
         ["PROMOTION", "GIVEN", "LEFT", "ENDS"],
         [
@@ -181,16 +186,22 @@ def _print_file(reply: Reply) -> None:
                 usd(each["left_usd"]),
                 each["expires_at"],
             )
-            for each in reply["promotions"] or []
+            for each in promotions
         ],
     )
+
+
+def _print_transactions(transactions: Any) -> None:
     printing.table(
         ["TRANSACTION", "AMOUNT", "WHAT"],
         [
             (each["recorded_at"], usd(each["amount_usd"]), each["description"])
-            for each in reply["transactions"] or []
+            for each in transactions
         ],
     )
+
+
+def _print_topups(topups: Any) -> None:
     printing.table(
         ["TOP-UP", "KIND", "STATUS", "AMOUNT", "WHY"],
         [
@@ -201,14 +212,12 @@ def _print_file(reply: Reply) -> None:
                 usd(each["amount_usd"]),
                 each["failure_message"],
             )
-            for each in reply["topups"] or []
+            for each in topups
         ],
     )
-    _print_movements(reply)
-    _print_messages(reply)
 
 
-def _print_movements(reply: Reply) -> None:
+def _print_purchases(purchases: Any) -> None:
     printing.table(
         ["PURCHASE", "STATUS", "TOTAL", "REFUNDED", "WHAT"],
         [
@@ -219,16 +228,25 @@ def _print_movements(reply: Reply) -> None:
                 usd(each["refunded_usd"]),
                 ", ".join(each["lines"]),
             )
-            for each in reply["purchases"] or []
+            for each in purchases
         ],
     )
+
+
+def _print_deployments(deployments: Any) -> None:
     printing.table(
         ["DEPLOYMENT", "STATUS", "NAME"],
-        [
-            (each["deployment_id"], each["status"], each["name"])
-            for each in reply["deployments"] or []
-        ],
+        [(each["deployment_id"], each["status"], each["name"]) for each in deployments],
     )
+
+
+_MOVEMENTS = {
+    "promotions": _print_promotions,
+    "transactions": _print_transactions,
+    "topups": _print_topups,
+    "purchases": _print_purchases,
+    "deployments": _print_deployments,
+}
 
 
 def _print_messages(reply: Reply) -> None:

@@ -126,7 +126,7 @@ def give(
 @command
 def finance(site: Site) -> Shown:
     """Show the books and what does not agree in them, or do something with them."""
-    return site.get(FINANCE), _print_finance
+    return site.get(FINANCE), lambda told: printing.parts(told, _PARTS)
 
 
 @finance.command()
@@ -185,7 +185,7 @@ def journal(site: Site, *, since: datetime, until: datetime) -> None:
 @command
 def payouts(site: Site) -> Shown:
     """List the payouts to make, or say that one was sent or is not."""
-    return site.get(FINANCE), lambda told: _print_payouts(told["payouts"] or [])
+    return site.get(FINANCE), lambda told: printing.parts(told, {"payouts": _print_payouts})
 
 
 @payouts.command()
@@ -291,14 +291,6 @@ def _print_given(reply: Reply) -> None:
             "ends": reply["expires_at"],
         }
     )
-
-
-def _print_finance(reply: Reply) -> None:
-    for name, print_part in _PARTS.items():
-        if reply[name] is None:
-            click.echo(f"The {name} cannot be told now.", err=True)
-        else:
-            print_part(reply[name])
 
 
 def _print_sellers(reply: Reply) -> None:

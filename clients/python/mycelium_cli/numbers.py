@@ -1,6 +1,7 @@
 """For who has a role: what happened, what of it the plan aims at, and what is wrong now."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
@@ -9,6 +10,9 @@ from mycelium_cli import printing
 from mycelium_cli.options import Shown, command, days
 from mycelium_cli.printing import usd
 from mycelium_cli.site import Reply, Site
+
+STEPS = {"hour": timedelta(days=31), "day": timedelta(days=366)}
+"""Up to which length a time is asked by it, and by weeks beyond: one answer has 1,000 steps."""
 
 
 def _between(view: Callable[..., Any]) -> Callable[..., Any]:
@@ -19,20 +23,31 @@ def _between(view: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command()
 @_between
-@click.option("--step", type=click.Choice(["hour", "day", "week"]), default="hour",
-              show_default=True)  # fmt: skip
+@click.option("--step", type=click.Choice(["hour", "day", "week"]),
+              help="If none, by the length of the time.")  # fmt: skip
 @command
-def numbers(site: Site, **query: Any) -> Shown:
+def numbers(site: Site, *, step: str | None, **between: Any) -> Shown:
     """Show what happened, step by step and in all; more of each step with --json."""
-    return site.get("/api/admin/numbers", **query), _print_numbers
+    step = step or _step(**between)
+    return site.get("/api/admin/numbers", step=step, **between), _print_numbers
 
 
 @click.command()
 @_between
 @command
-def paths(site: Site, **query: Any) -> Shown:
+def paths(site: Site, **between: Any) -> Shown:
     """Show how far browsers came on their way to a purchase, and Buy Now against the cart."""
-    return site.get("/api/admin/numbers", step="hour", **query), _print_paths
+    return site.get("/api/admin/numbers", step=_step(**between), **between), _print_paths
+
+
+def _step(since: str | None, until: str | None) -> str:
+    """That of a time; what is none, the site refuses."""
+    try:
+        ends_at = datetime.fromisoformat(until) if until else datetime.now(UTC)
+        length = ends_at - datetime.fromisoformat(since) if since else timedelta()
+    except (ValueError, TypeError):
+        return "hour"
+    return next((step for step, length_max in STEPS.items() if length <= length_max), "week")
 
 
 @click.command()
@@ -106,6 +121,7 @@ def _print_causes(title: str, causes: Any) -> None:
 
 def _print_paths(reply: Reply) -> None:
     total = reply["total"]
+    printing.facts({"from": reply["since"], "until": reply["until"]})
     printing.table(
         ["WAY", "STEP", "CAME", "NO FURTHER"],
         [

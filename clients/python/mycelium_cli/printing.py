@@ -1,6 +1,6 @@
 """What stands on stdout: an answer of the API as it came, or the same for people."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -50,6 +50,16 @@ def facts(values: Mapping[str, Any]) -> None:
     width = max(len(name) for name in values)
     for name, value in values.items():
         click.echo(f"{name.ljust(width)}  {plain(value)}")
+
+
+def parts(reply: Reply, printed: Mapping[str, Callable[[Any], None]]) -> None:
+    """The parts of an answer, each from a service of its own. One that is null is not empty: its
+    service does not answer, and stderr says so."""
+    for name, print_part in printed.items():
+        if reply[name] is None:
+            click.echo(f"The {name} cannot be told now.", err=True)
+        else:
+            print_part(reply[name])
 
 
 def sold(reply: Reply) -> None:
