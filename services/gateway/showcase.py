@@ -9,11 +9,12 @@ from uuid import UUID
 
 from markupsafe import Markup
 
-from contracts.catalog import ListProducts
+from contracts.catalog import ListProducts, Product, SortOrder
 from contracts.messages import Reply, ReplyT, Request
 from services.gateway.backend import ask, call, current_backend
 
 NAMES_MAX = 200
+SIZES_MAX = 20
 
 
 def show(question: Request[ReplyT]) -> ReplyT:
@@ -32,6 +33,17 @@ def product_names() -> dict[UUID, str]:
     """Of what is sold; empty where the catalog does not answer."""
     page = show_if_it_answers(ListProducts(limit=NAMES_MAX))
     return {product.product_id: product.name for product in page.products} if page else {}
+
+
+def sizes_of(product: Product) -> list[Product]:
+    """What is sold in its family, the cheapest first; empty where it has none, and where the
+    catalog does not answer."""
+    if product.family is None:
+        return []
+    page = show_if_it_answers(
+        ListProducts(family=product.family, sort=SortOrder.PRICE, limit=SIZES_MAX)
+    )
+    return page.products if page else []
 
 
 def show_part(of: Reply, made_for: Hashable, render: Callable[[], str]) -> Markup:

@@ -338,6 +338,12 @@ def test_a_bad_query_is_refused(api: Api, query: str) -> None:
     assert error_of(api.get(query)) == (422, "bad_request")
 
 
+def test_what_concerns_no_one_field_is_a_sentence_of_its_own(api: Api) -> None:
+    answer = api.get("/api/sales/total?since=2026-02-01&until=2026-01-01")
+
+    assert read(answer)["error"]["message"] == "since must not be after until."
+
+
 def test_a_name_that_is_given_twice_is_named(api: Api) -> None:
     headers = {"Content-Type": "application/json", "Idempotency-Key": str(uuid4())}
     answer = api.post("/api/wallet/topups", data='{"amount": 5, "amount": 50}', headers=headers)

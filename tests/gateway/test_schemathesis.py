@@ -19,14 +19,18 @@ MORE_THAN_A_SCHEMA = {
     "register": "an address is more than a pattern, and some passwords are used by many",
     "change_account": "the same, a time zone is one of a list, and an address needs the password",
     "change_password": "the present one is asked for",
+    "delete_account": "the same",
     "start_topup": "the bounds of a payment are the operator's settings",
     "configure_auto_topup": "the same, and switching on needs consent and a saved card",
     "check_affordability": "a number in a query is written without an exponent",
     "list_products": "the same",
     "list_transactions": "since is not after until",
+    "total_sales": "the same, which is today where none is said",
     "instant_purchase": "meters are those that the product was shown with",
     "purchase_with_topup": "the same",
     "put_billing_details": "what is printed has no control characters, an address six lines",
+    "add_webhook": "an address is a public one that begins with https://",
+    "send": "who sends has as much",
     "request_payout": "the smallest one is the operator's setting",
 }
 

@@ -21,6 +21,8 @@ from contracts.catalog import (
     GetProduct,
     GetProvider,
     ListProducts,
+    Meter,
+    MeterTier,
     PastPrice,
     PriceHistory,
     Product,
@@ -52,6 +54,30 @@ FORM = {
 }
 
 
+TRAFFIC = Meter(
+    key="traffic_out",
+    label="Traffic out",
+    unit="GB",
+    price_micros=20_000,
+    included_units=100,
+    tiers=[MeterTier(above_units=1_000, price_micros=10_000)],
+)
+CALLS = Meter(key="calls", label="Calls", unit="calls", price_micros=1_500, per_units=1_000)
+METERED = {
+    "meter.0.label": "Traffic  out",
+    "meter.0.unit": "GB",
+    "meter.0.price": "0.02",
+    "meter.0.included_units": "100",
+    "meter.0.tiers": "1000: $0.01\r\n",
+    "meter.1.label": " ",
+    "meter.4.label": "Calls",
+    "meter.4.unit": "calls",
+    "meter.4.price": "0.0015",
+    "meter.4.per_units": "1000",
+    "meter.4.key": "calls",
+}
+
+
 class Services:
     """A catalog with one product of the seller's and one of somebody else's."""
 
@@ -59,6 +85,7 @@ class Services:
         self.seller_id = seller_id
         self.mine, self.others = product(seller_id), product(uuid4())
         self.profile: Provider | None = Provider(provider_id=seller_id, name="Hilltop")
+        self.of_family: list[Product] = []
         self.rented = 3
         self.fails: ServiceError | None = None
         self.asked: list[Any] = []
@@ -77,6 +104,8 @@ class Services:
             case GetProduct(product_id=wanted):
                 both = {str(each.product_id): each for each in (self.mine, self.others)}
                 return both.get(wanted)
+            case ListProducts(family=str()):
+                return ProductPage(products=self.of_family, total=len(self.of_family))
             case ListProducts():
                 return ProductPage(products=[self.mine], total=1)
             case GetProvider():
@@ -141,6 +170,14 @@ def key_in(page: str) -> str:
     return found[1]
 
 
+def fields_in(page: str, prefix: str) -> dict[str, str]:
+    """What the fields of a page's forms hold whose names begin so."""
+    inputs = re.findall(r'<input[^>]*? name="([^"]+)"[^>]*? value="([^"]*)"', page)
+    areas = re.findall(r'<textarea[^>]*? name="([^"]+)"[^>]*>([^<]*)<', page)
+    found = {name: text for name, text in [*inputs, *areas] if name.startswith(prefix)}
+    return {name: text for name, text in found.items() if not name.endswith(".remove")}
+
+
 def test_a_seller_lists_their_own_with_what_was_sold(seller: Desk, services: Services) -> None:
     page = seller.get(PRODUCTS).text
 
@@ -191,12 +228,120 @@ def test_what_is_published_is_the_seller_s_and_once(
 
 
 def test_nobody_chooses_whose_it_is(seller: Desk, services: Services) -> None:
-    someone = {"provider_id": str(uuid4()), "provider_name": "Bank", "family": "x"}
+    someone = {"provider_id": str(uuid4()), "provider_name": "Bank"}
 
     seller.post(PRODUCTS, **FORM, **someone)
 
     [made] = services.of(CreateProduct)
-    assert (made.provider_id, made.provider_name, made.family) == (services.seller_id, None, None)
+    assert (made.provider_id, made.provider_name) == (services.seller_id, None)
+
+
+def test_what_use_costs_and_the_family_are_sent_as_they_were_typed(
+    seller: Desk, services: Services
+) -> None:
+    preview = seller.post(f"{PRODUCTS}/preview", **FORM, **METERED, family=" hill-vm ")
+    seller.post(PRODUCTS, **FORM, **METERED, family="hill-vm")
+
+    [made] = services.of(CreateProduct)
+    assert (made.family, made.meters) == ("hill-vm", [TRAFFIC, CALLS])
+    assert "100 GB free, then $0.02 per GB; above 1,000 GB $0.01 per GB" in preview.text
+    assert "the other sizes of hill-vm" in preview.text
+
+
+def test_what_is_sold_is_shown_in_its_form_as_it_was_typed(
+    seller: Desk, services: Services
+) -> None:
+    services.mine = product(services.seller_id, meters=[TRAFFIC, CALLS], family="hill-vm")
+    path = f"{PRODUCTS}/{services.mine.product_id}"
+
+    page = seller.get(path).text
+    seller.post(path, **fields_in(page, "meter."), act="meters")
+
+    assert 'value="hill-vm"' in page
+    [sent] = services.of(ChangeProduct)
+    assert (sent.meters, sent.provider_id) == (services.mine.meters, services.seller_id)
+
+
+def test_what_use_costs_is_reviewed_beside_what_it_cost(seller: Desk, services: Services) -> None:
+    services.mine = product(services.seller_id, meters=[TRAFFIC, CALLS])
+    path = f"{PRODUCTS}/{services.mine.product_id}"
+    form = {**METERED, "meter.0.price": "$0.03", "meter.0.tiers": "", "meter.4.remove": "yes"}
+
+    review = seller.post(f"{path}/review", **form, act="meters").text
+    asked = services.of(ChangeProduct)
+    seller.post(path, **form, act="meters", key=key_in(review))
+
+    assert "<dt>Traffic out, then</dt><dd>100 GB free, then $0.03 per GB, each month" in review
+    assert "<dt>Calls, now</dt><dd>$0.0015 per 1,000 calls, each month</dd>" in review
+    assert "<dt>Calls, then</dt><dd>–</dd>" in review
+    assert asked == []
+    [sent] = services.of(ChangeProduct)
+    assert sent.meters == [TRAFFIC.model_copy(update={"price_micros": 30_000, "tiers": []})]
+
+
+@pytest.mark.parametrize(
+    ("stock", "billing_period", "sentence"),
+    [
+        ("", "month", "Who has it can change to the other sizes of hill-vm"),
+        ("3", "month", "nobody can change to it or from it"),
+        ("", "once", "nobody can change to it or from it"),
+    ],
+)
+def test_a_size_to_which_nobody_can_change_is_said_to_be_one(
+    seller: Desk, services: Services, stock: str, billing_period: str, sentence: str
+) -> None:
+    form = {**FORM, "family": "hill-vm", "stock": stock, "period": billing_period}
+
+    assert sentence in seller.post(f"{PRODUCTS}/preview", **form).text
+
+
+def test_a_limit_to_the_stock_of_a_size_says_what_it_costs(
+    seller: Desk, services: Services
+) -> None:
+    services.mine = product(services.seller_id, family="hill-vm", stock=None)
+    path = f"{PRODUCTS}/{services.mine.product_id}/review"
+
+    limited = seller.post(path, act="stock", seen="", stock="3").text
+
+    assert "nobody can change to it or from it" in limited
+
+
+def test_a_family_of_somebody_else_is_refused_before_anything_is_published(
+    seller: Desk, services: Services
+) -> None:
+    mine = f"{PRODUCTS}/{services.mine.product_id}/review"
+    services.of_family = [services.others]
+
+    answers = [
+        seller.post(f"{PRODUCTS}/preview", **FORM, family="vms"),
+        seller.post(mine, **FORM, family="vms", act="texts"),
+    ]
+
+    assert [answer.status_code for answer in answers] == [422, 422]
+    for answer in answers:
+        assert "Somebody else sells sizes as vms." in answer.text
+        assert 'value="vms"' in answer.text
+
+
+def test_a_family_is_changed_and_not_left(seller: Desk, services: Services) -> None:
+    services.mine = product(services.seller_id, family="hill-vm")
+    path = f"{PRODUCTS}/{services.mine.product_id}"
+
+    left = seller.post(path, **FORM, family="", act="texts")
+    seller.post(path, **FORM, family="hills", act="texts")
+
+    assert (left.status_code, "only changed" in left.text) == (422, True)
+    assert [sent.family for sent in services.of(ChangeProduct)] == ["hills"]
+
+
+def test_sizes_stand_beside_each_other_in_the_preview(seller: Desk, services: Services) -> None:
+    small = product(services.seller_id, slug="small", name="Hill-S", price_micros=1_000_000)
+    services.of_family = [small]
+
+    page = seller.post(f"{PRODUCTS}/preview", **FORM, family="hill-vm").text
+
+    assert re.search(r"Hill-S</th>.*Hill-VM <span[^>]*>\(this one\)", page, re.DOTALL)
+    assert "Compare them" not in page
 
 
 @pytest.mark.parametrize(
@@ -212,6 +357,23 @@ def test_nobody_chooses_whose_it_is(seller: Desk, services: Services) -> None:
         ({"stock": "1000001"}, "from 0 to 1,000,000"),
         ({"more": "no colon"}, "a label, a colon and a value"),
         ({"more": "a: b\n" * 50}, "50 lines at most"),
+        ({"family": "Hill VM"}, "small letters and digits, with hyphens"),
+        ({"family": "0fffffff-0000-4000-8000-000000000000"}, "It reads as an id"),
+        ({**METERED, "meter.0.label": ""}, "Enter a few words."),
+        ({**METERED, "meter.0.unit": "x" * 21}, "Write 20 characters at most."),
+        ({**METERED, "meter.0.price": ""}, "a number of dollars"),
+        ({**METERED, "meter.0.price": "0,02"}, "a number of dollars"),
+        ({**METERED, "meter.0.price": "0.0000001"}, "at most 6 decimals"),
+        ({**METERED, "meter.0.per_units": "0"}, "a whole number from 1 to"),
+        ({**METERED, "meter.0.included_units": "some"}, "a whole number from 0 to"),
+        ({**METERED, "meter.0.tiers": "1000 0.01"}, "as units, a colon and a price"),
+        ({**METERED, "meter.0.tiers": "0: 0.01"}, "a whole number from 1 to"),
+        ({**METERED, "meter.0.tiers": "7: x"}, "a number of dollars"),
+        ({**METERED, "meter.0.tiers": "100: 0.01"}, "each tier begins above"),
+        ({**METERED, "meter.0.tiers": "1000: 0.01\n" * 21}, "20 tiers at most"),
+        ({**METERED, "meter.0.key": "Calls"}, "small letters, digits and _"),
+        ({**METERED, "meter.0.key": "calls"}, "Each meter has a key of its own."),
+        ({f"meter.{n}.label": "x" for n in range(21)}, "20 meters at most"),
     ],
     ids=str,
 )
@@ -234,7 +396,7 @@ def test_what_is_just_not_too_much_is_taken(
 
 
 @pytest.mark.parametrize("tail", ["", "/review"])
-@pytest.mark.parametrize("act", ["texts", "price", "stock", "retire"])
+@pytest.mark.parametrize("act", ["texts", "meters", "price", "stock", "retire"])
 def test_a_product_of_somebody_else_is_not_there(
     seller: Desk, services: Services, act: str, tail: str
 ) -> None:
@@ -312,7 +474,7 @@ def test_the_last_step_of_selling_says_that_customers_go_on(
     assert (sent.provider_id, sent.product_id) == (services.seller_id, services.mine.product_id)
 
 
-@pytest.mark.parametrize("act", ["texts", "price", "stock", "retire"])
+@pytest.mark.parametrize("act", ["texts", "meters", "price", "stock", "retire"])
 def test_after_a_lost_answer_the_same_command_is_sent_again(
     database: Connected, seller: Desk, services: Services, act: str
 ) -> None:

@@ -197,7 +197,8 @@ def validated(model: type[ModelT], values: dict[str, Any]) -> ModelT:
             (".".join(str(part) for part in problem["loc"]), _sentence(problem["msg"]))
             for problem in error.errors(include_url=False, include_input=False)
         ]
-    message = " ".join(f"{name}: {text}" for name, text in problems[:5])
+    # What concerns no one field, such as two days in the wrong order, has no name before it.
+    message = " ".join(f"{name}: {text}" if name else text for name, text in problems[:5])
     raise Problem(422, "bad_request", message, {"field": problems[0][0]})
 
 

@@ -29,13 +29,12 @@ from services.gateway.pages.forms import (
 from services.gateway.pages.offers import make_offer
 from services.gateway.pages.steps import took
 from services.gateway.people.identity import current_user, login_required, signed_in_user
-from services.gateway.showcase import show, show_if_it_answers, show_part
+from services.gateway.showcase import show, show_if_it_answers, show_part, sizes_of
 
 blueprint = Blueprint("marketplace", __name__)
 
 PAGE_SIZE = 12
 COMPARED_MAX = 4
-SIZES_MAX = 20
 
 FILTERS = {
     "category": "category",
@@ -110,12 +109,7 @@ def product(slug: str) -> str:
     """One product, and the sizes of it that there are."""
     product = show(GetProduct(product_id=slug))
     took(PurchaseWay.BUY_NOW, PathStep.PRODUCT_PAGE)
-    sizes = None
-    if product.family:
-        sizes = show_if_it_answers(
-            ListProducts(family=product.family, sort=SortOrder.PRICE, limit=SIZES_MAX)
-        )
-    return render_template("product.html", product=product, sizes=sizes.products if sizes else [])
+    return render_template("product.html", product=product, sizes=sizes_of(product))
 
 
 @blueprint.get("/marketplace/<string(maxlength=100):slug>/buy")

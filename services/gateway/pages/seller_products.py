@@ -6,38 +6,37 @@ Whose a product is the catalog decides: each command says which provider wants i
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 from flask import Blueprint, flash, redirect, render_template, request, url_for
-from pydantic import BaseModel, ValidationError
 from werkzeug.wrappers import Response
 
 from chassis.clock import utc_now
 from chassis.digits import whole_number
-from chassis.money import InvalidAmount, format_usd
+from chassis.money import format_usd
 from contracts.billing import GetProductUses
 from contracts.catalog import (
     BillingPeriod,
     Category,
     ChangeProduct,
     CreateProduct,
-    FieldKind,
     GetPriceHistory,
     ListProducts,
     Product,
-    ProductField,
     RetireProduct,
     SortOrder,
-    SpecificationItem,
 )
 from contracts.errors import NO_ANSWER, ServiceError
 from services.gateway.access import Role
-from services.gateway.backend import ask_all, call, settings
+from services.gateway.backend import ask, ask_all, call, settings
 from services.gateway.errors import STATUSES, Problem
-from services.gateway.pages.formats import day, duration
-from services.gateway.pages.forms import command_key, is_key, money_field, new_key
+from services.gateway.pages import seller_fields
+from services.gateway.pages.formats import day, duration, meter_price
+from services.gateway.pages.forms import command_key, is_key, new_key
+from services.gateway.pages.seller_fields import Wrong
 from services.gateway.people.identity import signed_in_user
+from services.gateway.showcase import sizes_of
 from services.gateway.staff import products
 from services.gateway.staff.guard import acts, current_staff
 
@@ -45,85 +44,9 @@ blueprint = Blueprint("seller_products", __name__, url_prefix="/dashboard/sellin
 
 Answer = Response | str | tuple[str, int]
 
-MessageT = TypeVar("MessageT", bound=BaseModel)
-
 SHOWN = 50
-LINES_MAX = 50
+FAMILIES_OF = 200
 WHY = "By the seller, on the website"
-
-SHEETS: dict[Category, dict[str, str]] = {
-    Category.COMPUTE: {
-        "vCPU": "2 dedicated",
-        "Memory": "4 GB",
-        "Disk": "80 GB NVMe",
-        "Transfer": "2 TB a month",
-        "Network": "IPv6 and IPv4",
-    },
-    Category.NODES: {
-        "CPU": "8 cores",
-        "Memory": "64 GB",
-        "Disk": "2 × 1.9 TB NVMe",
-        "Network": "10 Gbit/s",
-        "Power": "120 W",
-        "Warranty": "2 years",
-    },
-    Category.GATEWAYS: {
-        "Transfer": "5 TB a month",
-        "Address": "1 IPv4, 1 IPv6",
-        "Certificates": "Automatic",
-        "Names": "10",
-        "Latency": "Below 20 ms in Europe",
-    },
-    Category.APPLICATIONS: {
-        "Disk": "20 GB",
-        "Memory": "2 GB",
-        "People": "Up to 25",
-        "Backups": "Every night",
-    },
-    Category.SERVICES: {
-        "Duration": "2 hours",
-        "Scope": "One system",
-        "Hours": "Mon–Fri, 9–17 CET",
-        "First answer": "Within a day",
-    },
-}
-"""What a data sheet of each category says, with an example. The catalog filters by vCPU or CPU,
-Memory and Disk."""
-
-ASKED = {
-    "host_name": ProductField(
-        key="host_name",
-        label="Host name",
-        kind=FieldKind.TEXT,
-        length_max=63,
-        help="What the machine calls itself.",
-    ),
-    "ssh_key": ProductField(
-        key="ssh_key",
-        label="SSH public key",
-        kind=FieldKind.SSH_KEY,
-        help="The line in id_ed25519.pub or a file like it.",
-    ),
-    "domain": ProductField(
-        key="domain",
-        label="Domain",
-        kind=FieldKind.TEXT,
-        length_max=253,
-        help="Where it is to be found. It needs to be yours.",
-    ),
-}
-"""What buyers can be asked for."""
-
-_TEXTS = ("name", "summary", "description", "location")
-_AS_TYPED = (*_TEXTS, "category", "period", "price", "stock", "more", *ASKED)
-
-
-class Wrong(Exception):
-    """A field of the form, and what is wrong with it."""
-
-    def __init__(self, field: str, sentence: str) -> None:
-        super().__init__(sentence)
-        self.field = field
 
 
 @blueprint.get("")
@@ -167,12 +90,14 @@ def new() -> Answer:
 def preview() -> Answer:
     """The card and the page as buyers would see them; nothing is published. Or the form again."""
     if request.form.get("back"):
-        return _form(_typed())
+        return _form(seller_fields.as_sent())
     try:
         command = _creation(_key())
+        shown = _as_product(command)
+        _refuse_anothers(shown)
     except Wrong as error:
-        return _form(_typed(), error), 422
-    return _preview(command)
+        return _form(seller_fields.as_sent(), error), 422
+    return _preview(shown)
 
 
 @blueprint.post("")
@@ -182,11 +107,11 @@ def publish() -> Answer:
         command = _creation(_key())
         made = products.create(current_staff().actor(), command, WHY)
     except Wrong as error:
-        return _form(_typed(), error), 422
+        return _form(seller_fields.as_sent(), error), 422
     except NO_ANSWER as error:
-        return _preview(command, warning=_once_more(error)), STATUSES[error.code]
+        return _preview(_as_product(command), warning=_once_more(error)), STATUSES[error.code]
     except ServiceError as error:
-        return _form(_typed(), Wrong("", str(error))), STATUSES.get(error.code, 502)
+        return _form(seller_fields.as_sent(), Wrong("", str(error))), STATUSES.get(error.code, 502)
     flash(f"{made.name} is for sale.", "success")
     return redirect(url_for("seller_products.single", product_id=made.product_id), 303)
 
@@ -215,7 +140,10 @@ def review(product_id: UUID) -> Answer:
     """What a form would do, before anything is changed."""
     product = products.own(signed_in_user().user_id, product_id)
     try:
-        return _review(product, _wanted(product))
+        wanted = _wanted(product)
+        if wanted.shown:
+            _refuse_anothers(wanted.shown)
+        return _review(product, wanted)
     except Wrong as error:
         return _page(product, error), 422
 
@@ -247,25 +175,66 @@ def _form(typed: Mapping[str, Any], error: Wrong | None = None) -> str:
     return render_template(
         "seller_product_new.html",
         typed=typed,
-        sheet=SHEETS[category],
-        asked=ASKED,
+        sheet=seller_fields.SHEETS[category],
+        asked=seller_fields.ASKED,
+        METERS_MAX=seller_fields.METERS_MAX,
+        families=_families(),
         error=error,
         key=_key(),
     )
 
 
-def _preview(command: CreateProduct, warning: str = "") -> str:
+def _families() -> list[str]:
+    """Those of which the seller has sizes, to choose from."""
+    own = ask(ListProducts(provider_id=signed_in_user().user_id, limit=FAMILIES_OF))
+    return sorted({each.family for each in own.products if each.family}) if own else []
+
+
+def _as_product(command: CreateProduct) -> Product:
+    """What is not published yet, as it would be shown."""
     profile = products.profile(command.provider_id) if command.provider_id else None
-    shown = Product.model_validate(
+    return Product.model_validate(
         {
             **command.model_dump(),
             "product_id": new_key(),
             "provider_name": profile.name if profile else "You",
         }
     )
+
+
+def _refuse_anothers(shown: Product) -> None:
+    """Raises :class:`Wrong` for a family in which somebody else is seen to sell: the catalog would
+    refuse it at the last step."""
+    if any(size.provider_id != shown.provider_id for size in sizes_of(shown)):
+        raise Wrong("family", f"Somebody else sells sizes as {shown.family}. Choose another one.")
+
+
+def _sizes(shown: Product) -> list[Product]:
+    """The sizes as buyers would see them, with this one as it would be."""
+    if shown.family is None:
+        return []
+    others = [size for size in sizes_of(shown) if size.slug != shown.slug]
+    return sorted([*others, shown], key=lambda size: size.price_micros)
+
+
+def _about_sizes(shown: Product) -> str:
+    """Whether buyers will change between it and the others of its family; empty without one."""
+    if shown.family is None:
+        return ""
+    if shown.billing_period is BillingPeriod.MONTH and shown.stock is None:
+        return f"Who has it can change to the other sizes of {shown.family} that you sell like it."
+    return (
+        f"It is listed with the sizes of {shown.family}, but nobody can change to it or from it:"
+        " that takes a monthly price and no limit to its stock."
+    )
+
+
+def _preview(shown: Product, warning: str = "") -> str:
     return render_template(
         "seller_product_preview.html",
         product=shown,
+        sizes=_sizes(shown),
+        about_sizes=_about_sizes(shown),
         fields=_sent(),
         key=_key(),
         warning=warning,
@@ -283,10 +252,14 @@ def _page(product: Product, error: Wrong | None = None) -> str:
         product=product,
         history=history,
         use=uses.products[0] if uses else None,
-        typed=_typed() if request.method == "POST" else _as_typed(product),
-        typed_before=_as_typed(product),
-        sheet=SHEETS[product.category],
-        asked=ASKED,
+        typed=seller_fields.as_sent()
+        if request.method == "POST"
+        else seller_fields.as_typed(product),
+        typed_before=seller_fields.as_typed(product),
+        sheet=seller_fields.SHEETS[product.category],
+        asked=seller_fields.ASKED,
+        METERS_MAX=seller_fields.METERS_MAX,
+        families=_families(),
         error=error,
         act=request.form.get("act", ""),
     )
@@ -299,6 +272,7 @@ def _review(product: Product, wanted: Change, warning: str = "") -> str:
         back_name=product.name,
         action=url_for("seller_products.change", product_id=product.product_id),
         wanted=wanted,
+        sizes=_sizes(wanted.shown) if wanted.shown else [],
         fields=_sent(),
         key=_key(),
         warning=warning,
@@ -319,58 +293,25 @@ def _sent() -> dict[str, str]:
     }
 
 
-def _typed() -> dict[str, Any]:
-    typed: dict[str, Any] = {name: request.form.get(name, "") for name in _AS_TYPED}
-    typed["sheet"] = {
-        name.removeprefix("sheet."): text
-        for name, text in request.form.items()
-        if name.startswith("sheet.")
-    }
-    if typed["category"] not in set(Category):
-        typed["category"] = Category.COMPUTE.value
-    return typed
-
-
-def _as_typed(product: Product) -> dict[str, Any]:
-    """A product as its form shows it."""
-    sheet = SHEETS[product.category]
-    labels = [item.label for item in product.specification]
-    fixed = {
-        item.label: item.value
-        for item in product.specification
-        if item.label in sheet and labels.count(item.label) == 1
-    }
-    more = [f"{item.label}: {item.value}" for item in product.specification]
-    return {
-        **{name: getattr(product, name) or "" for name in _TEXTS},
-        "sheet": fixed,
-        "more": "\n".join(
-            line
-            for line, item in zip(more, product.specification, strict=True)
-            if item.label not in fixed
-        ),
-        **{field.key: "yes" for field in product.fields if field.key in ASKED},
-    }
-
-
 def _creation(key: str) -> CreateProduct:
     """What the form wants to be put up for sale. Raises :class:`Wrong`."""
     user_id = signed_in_user().user_id
-    typed = _typed()
+    typed = seller_fields.as_sent()
     category = Category(typed["category"])
     if typed["period"] not in set(BillingPeriod):
         raise Wrong("period", "Choose how it is paid.")
-    return _checked(
+    return seller_fields.checked(
         CreateProduct,
         idempotency_key=command_key(user_id, "product"),
         slug=products.slug_of(typed["name"], key[-6:]),
         category=category,
-        **_said(typed, category),
+        **seller_fields.said(typed, category),
         provider_id=user_id,
-        price_micros=_price(),
+        price_micros=seller_fields.price(),
         billing_period=typed["period"],
-        stock=_stock(typed["stock"]),
-        fields=[field for name, field in ASKED.items() if typed[name]],
+        stock=seller_fields.stock(typed["stock"]),
+        fields=[field for name, field in seller_fields.ASKED.items() if typed[name]],
+        meters=seller_fields.meters(typed),
         reason=WHY,
         actor=str(user_id),
     )
@@ -380,6 +321,7 @@ def _wanted(product: Product) -> Change:
     """What the form that was sent wants of a product. Raises :class:`Wrong`."""
     forms: dict[str, Callable[[Product], Change]] = {
         "texts": _texts_change,
+        "meters": _meters_change,
         "price": _price_change,
         "stock": _stock_change,
         "retire": _retirement,
@@ -392,7 +334,7 @@ def _wanted(product: Product) -> Change:
 
 def _change(product: Product, **given: Any) -> ChangeProduct:
     user_id = signed_in_user().user_id
-    return _checked(
+    return seller_fields.checked(
         ChangeProduct,
         idempotency_key=command_key(user_id, f"product-{request.form.get('act', '')}"),
         product_id=product.product_id,
@@ -403,25 +345,51 @@ def _change(product: Product, **given: Any) -> ChangeProduct:
 
 
 def _texts_change(product: Product) -> Change:
-    typed = _typed()
-    said = _said(typed, product.category)
-    others = [field for field in product.fields if field.key not in ASKED]
+    typed = seller_fields.as_sent()
+    said = seller_fields.said(typed, product.category)
+    if product.family and "family" not in said:
+        raise Wrong("family", "A family cannot be left, only changed: name one of its own.")
+    others = [field for field in product.fields if field.key not in seller_fields.ASKED]
     known = {field.key: field for field in product.fields}
-    fields = [known.get(name, field) for name, field in ASKED.items() if typed[name]]
+    fields = [known.get(name, field) for name, field in seller_fields.ASKED.items() if typed[name]]
     command = _change(product, **said, fields=[*others, *fields])
-    changed = {name: value for name, value in said.items() if value is not None}
+    shown = product.model_copy(update={**said, "fields": command.fields})
+    about = "This is the product as buyers see it then. Who has it already keeps what they have."
     return Change(
         command,
         f"Change {product.name}?",
         [],
-        ["This is the product as buyers see it then. Who has it already keeps what they have."],
+        [about, *filter(None, [_about_sizes(shown)])],
         "Change it",
-        shown=product.model_copy(update={**changed, "fields": command.fields}),
+        shown=shown,
+    )
+
+
+def _meters_change(product: Product) -> Change:
+    meters = seller_fields.meters(seller_fields.as_sent())
+    command = _change(product, meters=meters)
+    now = {meter.key: meter for meter in product.meters}
+    then = {meter.key: meter for meter in meters}
+    lines = [
+        (f"{(then.get(key) or now[key]).label}, {when}", meter_price(of[key]) if key in of else "–")
+        for key in {**now, **then}
+        for when, of in (("now", now), ("then", then))
+    ]
+    return Change(
+        command,
+        f"Change what use of {product.name} costs?",
+        lines,
+        [
+            "New purchases are charged so from the moment you confirm.",
+            "Who has it keeps the prices that it was bought with.",
+        ],
+        "Change it",
+        shown=product.model_copy(update={"meters": meters}),
     )
 
 
 def _price_change(product: Product) -> Change:
-    price_micros = _price()
+    price_micros = seller_fields.price()
     why = " ".join(request.form.get("why", "").split())
     if len(why) > 200:
         raise Wrong("why", "Say why in 200 characters.")
@@ -463,7 +431,7 @@ def _stock_change(product: Product) -> Change:
     """Units are added or taken, so that what was sold since the page was shown stays sold."""
     seen = request.form.get("seen", "")
     is_endless = bool(request.form.get("endless"))
-    wanted = None if is_endless else _stock(request.form.get("stock", "") or "none")
+    wanted = None if is_endless else seller_fields.stock(request.form.get("stock", "") or "none")
     if wanted is None:
         command, left = _change(product, is_endless=True), None
     elif not seen:
@@ -474,11 +442,14 @@ def _stock_change(product: Product) -> Change:
         except ValueError:
             raise Wrong("stock", "Look at the stock again: it has changed.") from None
         command, left = _change(product, stock_change=units), (product.stock or 0) + units
+    sentences = ["Who has it keeps it. When none is left it stays listed, as sold out."]
+    if (left is None) != (product.stock is None):
+        sentences += filter(None, [_about_sizes(product.model_copy(update={"stock": left}))])
     return Change(
         command,
         f"Change the stock of {product.name}?",
         [("Now", _left(product.stock)), ("Then", _left(left))],
-        ["Who has it keeps it. When none is left it stays listed, as sold out."],
+        sentences,
         "Change the stock",
     )
 
@@ -489,7 +460,7 @@ def _left(stock: int | None) -> str:
 
 def _retirement(product: Product) -> Change:
     user_id = signed_in_user().user_id
-    command = _checked(
+    command = seller_fields.checked(
         RetireProduct,
         idempotency_key=command_key(user_id, "product-retire"),
         product_id=product.product_id,
@@ -509,73 +480,3 @@ def _retirement(product: Product) -> Change:
         ],
         "Sell it no more",
     )
-
-
-def _said(typed: Mapping[str, Any], category: Category) -> dict[str, Any]:
-    """The texts and the data sheet of the form. Raises :class:`Wrong`."""
-    location = typed["location"].strip()
-    return {
-        "name": " ".join(typed["name"].split()),
-        "summary": " ".join(typed["summary"].split()),
-        "description": typed["description"].replace("\r\n", "\n").strip(),
-        **({"location": location} if location else {}),
-        "specification": _specification(typed, category),
-    }
-
-
-def _specification(typed: Mapping[str, Any], category: Category) -> list[SpecificationItem]:
-    lines = [
-        (label, value)
-        for label in SHEETS[category]
-        if (value := typed["sheet"].get(label, "").strip())
-    ]
-    for line in typed["more"].splitlines():
-        if line.strip():
-            label, colon, value = (part.strip() for part in line.partition(":"))
-            if not (label and colon and value):
-                raise Wrong("more", "Write each line as a label, a colon and a value.")
-            lines.append((label, value))
-    if len(lines) > LINES_MAX:
-        raise Wrong("more", f"A data sheet has {LINES_MAX} lines at most.")
-    return [
-        _checked(SpecificationItem, field="more", label=label, value=value)
-        for label, value in lines
-    ]
-
-
-def _price() -> int:
-    try:
-        return money_field("price", "Price")
-    except InvalidAmount as error:
-        raise Wrong("price", str(error)) from None
-
-
-def _stock(text: str) -> int | None:
-    """How many there are; None for an empty field: no end to it."""
-    if not text.strip():
-        return None
-    try:
-        units = whole_number(text.strip())
-    except ValueError:
-        units = -1
-    if not 0 <= units <= 1_000_000:
-        raise Wrong("stock", "The stock is a whole number from 0 to 1,000,000.")
-    return units
-
-
-def _checked(kind: type[MessageT], field: str | None = None, **values: Any) -> MessageT:
-    """The message, as its contract takes it. Raises :class:`Wrong` with a sentence."""
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-    name = field or (str(first["loc"][0]) if first["loc"] else "")
-    limit = first.get("ctx", {}).get("max_length")
-    if limit:
-        raise Wrong(name, f"Write {limit} characters at most.")
-    if first["type"] == "string_too_short":
-        raise Wrong(name, "Enter a few words.")
-    if name == "price_micros":
-        raise Wrong("price", "A price is at most $1,000,000,000.")
-    sentence = first["msg"].removeprefix("Value error, ")
-    raise Wrong(name, f"{sentence[:1].upper()}{sentence[1:]}.")

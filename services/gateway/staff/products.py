@@ -52,9 +52,13 @@ def uses(seller_id: UUID, products: Sequence[Product]) -> dict[UUID, ProductUse]
 
 def slug_of(name: str, ending: str) -> str:
     """The product's address: its name in plain letters, and what no other product has."""
+    return f"{words_of(name) or 'product'}-{ending}"
+
+
+def words_of(name: str) -> str:
+    """A name in plain small letters and digits, with hyphens between its words."""
     plain = unicodedata.normalize("NFKD", name.casefold()).encode("ascii", "ignore").decode()
-    words = re.sub(r"[^a-z0-9]+", "-", plain)[:60].strip("-")
-    return f"{words or 'product'}-{ending}"
+    return re.sub(r"[^a-z0-9]+", "-", plain)[:60].strip("-")
 
 
 def create(actor: Actor, command: CreateProduct, reason: str) -> Product:
