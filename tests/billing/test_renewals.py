@@ -1,6 +1,7 @@
 """Months on a clock that is set, with the real wallet: each is charged once, or the ladder
 begins."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -503,6 +504,81 @@ def test_short_of_funds_its_owner_hears_the_whole_gap_once(tenant: Tenant) -> No
     (event,) = tenant.told("renewal_short_of_funds")
     assert (event["shortfall_micros"], event["available_micros"]) == (2 * PRICE - 5, 5)
     assert event["deployments"] == 2
+
+
+def after_the_answer(tenant: Tenant, act: Callable[[], object]) -> None:
+    """Once, when the wallet has answered and that is not recorded yet, this happens."""
+    ask = tenant.wire.call
+
+    def acts(request: Any, *more: Any) -> Any:
+        answer = ask(request, *more)
+        if isinstance(request, DebitAll):
+            tenant.wire.call = ask  # type: ignore[method-assign]
+            act()
+        return answer
+
+    tenant.wire.call = acts  # type: ignore[method-assign]
+
+
+def test_money_that_comes_before_a_refusal_is_recorded_pays_and_nobody_hears_of_a_shortage(
+    tenant: Tenant,
+) -> None:
+    deployments = tenant.deploys(quantity=2)
+    after_the_answer(tenant, lambda: tenant.gets(2 * PRICE))
+
+    tenant.runs(month(1))
+
+    assert (tenant.told("renewal_short_of_funds"), tenant.charged) == ([], [-PRICE] * 2)
+    assert {tenant.sees(each).paid_until for each in deployments} == {month(2)}
+
+
+def test_too_little_money_that_comes_before_a_refusal_is_recorded_has_it_said_as_it_is_then(
+    tenant: Tenant,
+) -> None:
+    tenant.deploys()
+    after_the_answer(tenant, lambda: tenant.gets(PRICE - 1))
+
+    tenant.runs(month(1))
+
+    (event,) = tenant.told("renewal_short_of_funds")
+    assert (event["available_micros"], event["shortfall_micros"]) == (PRICE - 1, 1)
+
+
+def test_a_shortage_is_of_the_moment_in_which_the_wallet_was_asked(tenant: Tenant) -> None:
+    """What is paid after that makes it old news for auto top-up."""
+    tenant.deploys()
+
+    def time_passes() -> None:
+        tenant.now += timedelta(seconds=2)
+
+    after_the_answer(tenant, time_passes)
+    tenant.runs(month(1))
+
+    (event,) = tenant.told("renewal_short_of_funds")
+    assert event["occurred_at"] == f"{month(1):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def test_whoever_says_last_that_money_is_lacking_has_counted_all_and_is_the_newest(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(renewals, "DUE", replace(renewals.DUE, limit=1))
+    tenant.deploys(quantity=2)
+
+    def another_billing_asks_and_says_so() -> None:
+        tenant.now += timedelta(seconds=1)
+        tenant.renewals.run()
+        tenant.now += timedelta(seconds=1)
+
+    after_the_answer(tenant, another_billing_asks_and_says_so)
+    tenant.runs(month(1))
+
+    first, last = tenant.told("renewal_short_of_funds")
+    assert (first["deployments"], last["deployments"]) == (1, 2)
+    assert instant(first["occurred_at"]) < instant(last["occurred_at"])
+
+
+def instant(written: str) -> datetime:
+    return datetime.fromisoformat(written)
 
 
 def test_the_gap_counts_what_is_owed_for_time_that_ran_and_exactly_that_pays_all(

@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
 
 from chassis.client import RpcClient
 from chassis.database import Connected
@@ -39,20 +40,24 @@ from contracts.errors import (
 )
 from contracts.keys import purchase_key
 from contracts.wallet import CloseKey, Debit, DebitAll, GetWallet, Refund
+from services.billing.deployments import periods, resizing
 from services.billing.deployments.months import cost_micros
 from services.billing.deployments.periods import PeriodKind
+from services.billing.deployments.queries import own_deployment
+from services.billing.deployments.resizing import Size
 from services.billing.models import DeploymentRow, PeriodRow, PurchaseRow, RunwayRow
 from services.billing.purchases import lifecycle, returns
 from services.billing.refunds.settling import Refunds
+from services.billing.renewals import plain
 from services.billing.renewals.renewals import DUE
 from services.billing.renewals.resizes import Resizes
 from services.billing.sales.discounts import price_of
 from services.billing.sales.shares import shares
 from services.billing.sales.statements import list_sales
-from tests.billing.conftest import quoted, recorded
+from tests.billing.conftest import RULES, quoted, recorded
 from tests.billing.test_discounts import hears
 from tests.billing.test_lost_answers import LOST, is_a
-from tests.billing.test_renewals import BOUGHT, DAY, PRICE, Tenant, month
+from tests.billing.test_renewals import BOUGHT, DAY, PRICE, Tenant, after_the_answer, month
 from tests.locks import done_after
 from tests.system import System
 
@@ -579,6 +584,83 @@ def test_a_month_waits_until_it_is_known_which_size_it_is_for(
 
     difference = cost_micros(BOUGHT, PRICE, month(1) - timedelta(seconds=20), month(1))
     assert owner.charged == [-difference, -2 * PRICE]
+
+
+def test_a_month_is_not_written_down_beside_a_resize_that_is_being_committed(
+    owner: Owner, deployment_id: UUID
+) -> None:
+    size = Size(owner.sizes.two.product_id, "Two", 2 * PRICE)
+    owner.lives(month(1) - timedelta(seconds=30))
+    begun_at = month(1) - timedelta(seconds=20)
+
+    def resizes(session: Session) -> None:
+        row = own_deployment(session, owner.user_id, deployment_id, locked=True)
+        command = owner.command(deployment_id, owner.sizes.two)
+        resizing.begin(session, begun_at, row, size, command, RULES)
+        row.due_at = begun_at + DUE.lease
+
+    def owes() -> list[plain.Month]:
+        with owner.database.begin() as session:
+            return plain.owe(session, month(1), [deployment_id], RULES)
+
+    assert done_after(owner.database, resizes, owes) == []
+    owner.lives(begun_at + 2 * DUE.lease)
+    difference = cost_micros(BOUGHT, PRICE, begun_at, month(1))
+    assert owner.charged == [-difference, -2 * PRICE]
+
+
+def test_a_month_that_somebody_has_written_down_is_no_other_ones_to_charge(owner: Owner) -> None:
+    deployment_id = owner.buys(owner.sizes.one)
+
+    def owes(session: Session) -> list[plain.Month]:
+        return plain.owe(session, month(1), [deployment_id], RULES)
+
+    def owes_again() -> list[plain.Month]:
+        with owner.database.begin() as session:
+            return owes(session)
+
+    assert done_after(owner.database, owes, owes_again) == []
+
+
+def test_a_resize_that_waits_for_its_row_is_of_the_time_at_which_it_has_it(
+    owner: Owner, deployment_id: UUID
+) -> None:
+    owner.lives(month(1) - timedelta(seconds=30))
+
+    def hold(session: Session) -> None:
+        session.get_one(DeploymentRow, deployment_id, with_for_update=True)
+
+    def month_ends() -> None:
+        owner.now = month(1)
+
+    with pytest.raises(Conflict, match="Its month is due"):
+        done_after(
+            owner.database, hold, lambda: owner.resize(deployment_id, owner.sizes.two), month_ends
+        )
+
+    assert owner.charged == []
+
+
+def test_a_resize_beside_a_month_that_is_paid_does_not_wait_for_the_next_one(
+    owner: Owner, deployment_id: UUID
+) -> None:
+    owner.lives(month(1) - timedelta(seconds=30))
+    command = owner.command(deployment_id, owner.sizes.two)
+
+    def resizes() -> None:
+        with owner.database.begin() as session:
+            row = session.get_one(DeploymentRow, deployment_id)
+            at = month(1) - timedelta(seconds=20)
+            size = Size(owner.sizes.two.product_id, "Two", 2 * PRICE)
+            session.execute(delete(PeriodRow).where(PeriodRow.deployment_id == deployment_id))
+            resizing.begin(session, at, row, size, command, RULES)
+            session.flush()
+            periods.owe_month(session, owner.now, row, month(1))
+
+    after_the_answer(owner, resizes)
+    owner.runs(month(1))
+
+    assert owner.sees(deployment_id).product_id == owner.sizes.two.product_id
 
 
 @pytest.mark.parametrize("when", LOST)

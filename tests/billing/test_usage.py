@@ -51,7 +51,7 @@ from services.billing.usage.taking import COST_MAX_MICROS, next_hour, record_usa
 from tests.billing.conftest import RULES, quote_of, quoted
 from tests.billing.test_earnings import Market
 from tests.billing.test_lost_answers import LOST, is_a
-from tests.billing.test_renewals import BOUGHT, PRICE, Tenant
+from tests.billing.test_renewals import BOUGHT, PRICE, Tenant, after_the_answer, instant
 from tests.crashes import Died, dies_at
 from tests.locks import done_after
 from tests.system import System
@@ -858,6 +858,35 @@ def test_money_that_comes_within_the_days_of_grace_ends_them(tenant: Metered) ->
 
     deployment = tenant.sees(tenant.deployment_id)
     assert (deployment.status, deployment.next_status) == ("active", None)
+
+
+def test_money_that_comes_before_a_refusal_is_recorded_pays_usage_and_nobody_hears_of_it(
+    tenant: Metered,
+) -> None:
+    def money_comes() -> None:
+        tenant.gets(3 * USD)
+        with tenant.database.begin() as session:
+            charging.money_came(session, tenant.now, tenant.user_id)
+
+    tenant.uses(3)
+    after_the_answer(tenant, money_comes)
+    tenant.pays()
+
+    assert (tenant.told("renewal_short_of_funds"), tenant.paid) == ([], [-3 * USD])
+
+
+def test_unpaid_usage_is_told_as_of_the_moment_in_which_the_wallet_was_asked(
+    tenant: Metered,
+) -> None:
+    def time_passes() -> None:
+        tenant.now += timedelta(seconds=2)
+
+    tenant.uses(3)
+    after_the_answer(tenant, time_passes)
+    tenant.pays()
+
+    (told,) = tenant.told("renewal_short_of_funds")
+    assert instant(told["occurred_at"]) == tenant.now - timedelta(seconds=2)
 
 
 def test_a_month_is_announced_and_renewed_while_usage_is_not_paid(tenant: Metered) -> None:

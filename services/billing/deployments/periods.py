@@ -130,15 +130,15 @@ def owe_arrears(
         owe(session, [_owed(now, row, PeriodKind.ARREARS, starts_at, ends_at, amount_micros)])
 
 
-def owe(session: Session, owed: Sequence[Owed]) -> None:
-    """Write down that these are due; one that is written already stays as it is."""
-    if owed:
-        _OWE.execute(session, owed)
+def owe(session: Session, owed: Sequence[Owed]) -> set[UUID]:
+    """Write down that these are due; one that is written already stays as it is. Whose were not
+    written before."""
+    return set(_OWE.execute(session, owed).scalars()) if owed else set()
 
 
 _OWE = Bulk(
     "INSERT INTO periods ({columns}, changed_at) SELECT *, created_at FROM {rows}"
-    " ON CONFLICT DO NOTHING",
+    " ON CONFLICT DO NOTHING RETURNING deployment_id",
     deployment_id="uuid",
     starts_at="timestamptz",
     kind="text",

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
@@ -33,6 +33,8 @@ from services.billing.sales.records import SaleKind
 from services.billing.settings import BillingSettings
 
 log = logging.getLogger(__name__)
+
+_TICK = timedelta(microseconds=1)
 
 _RUNS_ON = Bulk(
     "UPDATE deployments SET paid_until = new.paid_until, short_since = new.short_since,"
@@ -72,6 +74,12 @@ class Outcomes:
     now: datetime
     rules: BillingSettings
     rows: Mapping[UUID, DeploymentRow]
+    asked_at: datetime
+    was_due: Mapping[UUID, datetime | None]
+    """When each was due, as the wallet was asked about it: the end of a lease, mostly."""
+    made_due: dict[UUID, datetime | None] = field(default_factory=dict)
+    """What somebody made due at another moment since then, as money does that comes: it is looked
+    at no later than that, and that the wallet had too little before is no news."""
     short: dict[UUID, Short] = field(default_factory=dict)
     refused: set[UUID] = field(default_factory=set)
     ended: set[UUID] = field(default_factory=set)
@@ -82,6 +90,9 @@ class Outcomes:
 
     def record(self, answers: Iterable[Answer]) -> None:
         """Record what became of each period that is still in the state that was asked about."""
+        for deployment_id, row in self.rows.items():
+            if row.due_at != self.was_due[deployment_id]:
+                self.made_due[deployment_id] = row.due_at
         found = periods.open_periods(self.session, self.rows, locked=True)
         known = {(each.deployment_id, each.starts_at, each.kind): each for each in found}
         for answer in answers:
@@ -182,6 +193,8 @@ class Outcomes:
             # Its owner wanted it to run again, and hears at once that it does not.
             periods.move(period, self.now, PeriodStatus.CLOSING)
             return
+        if row.deployment_id in self.made_due:
+            return
         short = self.short.setdefault(row.user_id, Short())
         short.is_frozen = error.code == AccountFrozen.code
         if error.code == InsufficientFunds.code and error.details:
@@ -239,11 +252,13 @@ class Outcomes:
             PeriodRow.kind == PeriodKind.MONTH,
         )
         joined = PeriodRow.deployment_id == DeploymentRow.deployment_id
-        months_micros, deployments, short_since = self.session.execute(
+        is_others = DeploymentRow.deployment_id.not_in(list(self.rows))
+        months_micros, deployments, short_since, told_at = self.session.execute(
             select(
                 func.sum(PeriodRow.amount_micros),
                 func.count(),
                 func.min(DeploymentRow.short_since),
+                func.max(DeploymentRow.short_since).filter(is_others),
             )
             .join(DeploymentRow, joined)
             .where(*waiting)
@@ -269,7 +284,9 @@ class Outcomes:
             self.session,
             RenewalShortOfFunds(
                 event_id=new_id(),
-                occurred_at=self.now,
+                # What is paid from then on makes this old news. The last one to say it has counted
+                # all, and so is newer than what others said meanwhile.
+                occurred_at=max(self.asked_at, told_at + _TICK) if told_at else self.asked_at,
                 user_id=user_id,
                 deployment_id=oldest.deployment_id,
                 shortfall_micros=min(shortfall_micros, MAX_AMOUNT_MICROS),
@@ -306,14 +323,21 @@ class Outcomes:
 
     def _schedule(self, found: Iterable[PeriodRow]) -> None:
         """Say when each deployment is looked at next: at once where the wallet is to be asked."""
-        asked = (PeriodStatus.CLOSING, PeriodStatus.REFUNDING)
-        is_asked = self.ended | {each.deployment_id for each in found if each.status in asked}
+        is_asked = self.ended | {each.deployment_id for each in found if _is_to_be_asked(each)}
         for deployment_id, row in self.rows.items():
             next_at = ladder.due_at(row, self.now, self.rules)
             if deployment_id in self.refused:
-                row.due_at = self.now + self.rules.renewal_retry
-            else:
-                row.due_at = self.now if deployment_id in is_asked else next_at
+                next_at = self.now + self.rules.renewal_retry
+            elif deployment_id in is_asked:
+                next_at = self.now
+            moments = (next_at, self.made_due.get(deployment_id))
+            row.due_at = min((each for each in moments if each is not None), default=None)
+
+
+def _is_to_be_asked(period: PeriodRow) -> bool:
+    """Whether the wallet is asked about it at once, and not when money comes."""
+    is_resize = period.kind == PeriodKind.RESIZE and period.status == PeriodStatus.DUE
+    return is_resize or period.status in (PeriodStatus.CLOSING, PeriodStatus.REFUNDING)
 
 
 def _know(row: DeploymentRow | PeriodRow, **values: object) -> None:

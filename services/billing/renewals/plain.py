@@ -41,6 +41,7 @@ class Plain(NamedTuple):
     fee_bps: int | None
     period_anchor_at: datetime
     paid_until: datetime
+    due_at: datetime | None
 
 
 class Month(NamedTuple):
@@ -67,12 +68,16 @@ _FIND = text(
     f"SELECT {', '.join(f'd.{name}' for name in Plain._fields)} FROM deployments AS d"  # noqa: S608 - our words
     f" WHERE d.deployment_id = ANY(CAST(:ids AS uuid[])) AND {_IS_PLAIN} AND d.paid_until <= :now"
     " AND d.monthly_cost_micros > 0 AND d.new_price_micros IS NULL"
-    " AND d.period_anchor_at IS NOT NULL"
+    " AND d.period_anchor_at IS NOT NULL ORDER BY d.deployment_id FOR UPDATE"
+)
+# A statement of its own: one that waits for a row sees its periods as they were before it waited.
+_WITHOUT_OTHERS = text(
+    "SELECT d.deployment_id FROM deployments AS d"  # noqa: S608 - our words
+    " WHERE d.deployment_id = ANY(CAST(:ids AS uuid[]))"
     # One look for each, by its key; as two conditions it may become a scan of all periods.
     " AND (SELECT count(*) FILTER (WHERE p.created_at > :yesterday) < :charges_max AND"
     f" count(*) FILTER (WHERE p.starts_at >= d.paid_until OR p.status IN ({_OPEN})) = 0"
     " FROM periods AS p WHERE p.deployment_id = d.deployment_id)"
-    " ORDER BY d.deployment_id FOR UPDATE OF d"
 )
 _HOLD = text(
     "SELECT d.deployment_id, d.paid_until FROM deployments AS d"  # noqa: S608 - our words
@@ -88,6 +93,9 @@ _RUN_ON = Bulk(
             AND p.kind = '{PeriodKind.MONTH}'
             -- So that each is found by its key, and not among all that are open.
             AND p.status IS NOT DISTINCT FROM '{PeriodStatus.DUE}'
+            -- What the wallet is to be asked otherwise does not wait until the month ends.
+            AND (SELECT count(*) FILTER (WHERE o.status IN ({_OPEN}) AND o.kind <> p.kind)
+                FROM periods AS o WHERE o.deployment_id = p.deployment_id) = 0
         RETURNING p.deployment_id, p.ends_at, new.due_at
     )
     UPDATE deployments AS d SET paid_until = paid.ends_at, due_at = paid.due_at,
@@ -107,16 +115,19 @@ def owe(
 ) -> list[Month]:
     """Write down the months that are due of those that are plain, and were not charged too often
     today. The others are left as they are."""
+    due = {"ids": array("uuid", deployment_ids), "now": now}
+    found = [Plain(*row) for row in session.execute(_FIND, due)]
     asked = {
-        "ids": array("uuid", deployment_ids),
-        "now": now,
+        "ids": array("uuid", (each.deployment_id for each in found)),
         "yesterday": now - DAY,
         "charges_max": rules.charges_per_day_max,
     }
-    found = [Plain(*row) for row in session.execute(_FIND, asked)]
-    months = [Month(each, _owed(now, each)) for each in found]
-    periods.owe(session, [month.owed for month in months])
-    return months
+    without_others = set(session.scalars(_WITHOUT_OTHERS, asked))
+    months = [
+        Month(each, _owed(now, each)) for each in found if each.deployment_id in without_others
+    ]
+    written = periods.owe(session, [month.owed for month in months])
+    return [month for month in months if month.owed.deployment_id in written]
 
 
 def _owed(now: datetime, row: Plain) -> Owed:

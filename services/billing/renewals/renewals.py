@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 from uuid import UUID
 
 from sqlalchemy import select, update
@@ -79,18 +79,27 @@ DUE = Leases(
 )
 
 
+class WhenAsked(NamedTuple):
+    """A deployment as the wallet was asked about it."""
+
+    name: str
+    due_at: datetime | None
+
+
 @dataclass(frozen=True)
 class Asked:
     """What the wallet is asked in one go, or is to be asked when that is answered.
 
     ``debits`` are under way, each part with what waits for its answer; ``refused`` is charged too
     often; what is closed or given back is asked ``alone``. Of the debits ``months`` are plain.
+    ``at`` is no later than any of this, and ``stood`` how the deployments did then.
     """
 
+    at: datetime
     debits: Sequence[tuple[Sequence[Payable], Callable[[], DebitOutcomes]]]
     refused: Sequence[PeriodRow]
     alone: Sequence[PeriodRow]
-    names: Mapping[UUID, str]
+    stood: Mapping[UUID, WhenAsked]
     months: Mapping[UUID, Month]
 
 
@@ -208,14 +217,16 @@ class Renewals:
         What is charged too often is not charged.
         """
         asked: Sequence[PeriodRow] = []
-        names = {each.deployment.deployment_id: each.deployment.name for each in months}
+        now = self.clock()
+        plain_ones = [each.deployment for each in months]
+        stood = {each.deployment_id: WhenAsked(each.name, each.due_at) for each in plain_ones}
         beyond: set[UUID] = set()
         if deployment_ids:
             with self.database.read() as session:
                 asked = periods.open_periods(session, deployment_ids)
-                names |= _names(session, asked)
                 ids = {each.deployment_id for each in asked}
-                beyond = beyond_limit(session, self.clock(), ids, self.rules)
+                stood |= _when_asked(session, ids)
+                beyond = beyond_limit(session, now, ids, self.rules)
         crash_point("billing.periods_recorded")
         owed = [each for each in asked if each.status == PeriodStatus.DUE]
         due: list[Payable] = [each for each in owed if each.deployment_id not in beyond]
@@ -223,18 +234,19 @@ class Renewals:
         due.sort(key=lambda each: (each.starts_at, each.deployment_id, each.kind))
         parts = [due[start : start + COMMANDS_MAX] for start in range(0, len(due), COMMANDS_MAX)]
         return Asked(
-            debits=[(part, self._debit(part, names)) for part in parts],
+            at=now,
+            debits=[(part, self._debit(part, stood)) for part in parts],
             refused=[each for each in owed if each.deployment_id in beyond],
             alone=[each for each in asked if each.status != PeriodStatus.DUE],
-            names=names,
+            stood=stood,
             months={each.deployment.deployment_id: each for each in months},
         )
 
     def _debit(
-        self, part: Sequence[Payable], names: Mapping[UUID, str]
+        self, part: Sequence[Payable], stood: Mapping[UUID, WhenAsked]
     ) -> Callable[[], DebitOutcomes]:
         """What is returned waits for the answer; it raises what kept the call from being sent."""
-        debits = [periods.debit(each, names[each.deployment_id]) for each in part]
+        debits = [periods.debit(each, stood[each.deployment_id].name) for each in part]
         try:
             return self.rpc.begin(DebitAll(debits=debits))
         except ServiceError as error:
@@ -256,7 +268,7 @@ class Renewals:
         for answer in self._not_run_on(answers, asked.months):
             by_deployment[answer.period.deployment_id].append(answer)
         if by_deployment:
-            self._each(list(by_deployment), partial(self._record, by_deployment))
+            self._each(list(by_deployment), partial(self._record, asked, by_deployment))
         crash_point("billing.periods_settled")
         return answers
 
@@ -272,7 +284,7 @@ class Renewals:
             if period.status == PeriodStatus.CLOSING:
                 answers.append(self._answer(period, periods.closure(period)))
             else:
-                refund = periods.refund(period, asked.names[period.deployment_id])
+                refund = periods.refund(period, asked.stood[period.deployment_id].name)
                 answers.append(self._answer(period, refund))
         return answers
 
@@ -302,12 +314,14 @@ class Renewals:
 
     def _record(
         self,
+        asked: Asked,
         answers: Mapping[UUID, Sequence[Answer]],
         session: Session,
         deployment_ids: Sequence[UUID],
     ) -> None:
         rows = {row.deployment_id: row for row in _locked(session, deployment_ids)}
-        outcomes = Outcomes(session, self.clock(), self.rules, rows)
+        was_due = {each: asked.stood[each].due_at for each in rows}
+        outcomes = Outcomes(session, self.clock(), self.rules, rows, asked.at, was_due)
         outcomes.record(answer for each in deployment_ids for answer in answers[each])
 
     def _together(self, act: Callable[[Session], FoundT]) -> FoundT | None:
@@ -386,8 +400,8 @@ def _locked(session: Session, deployment_ids: Sequence[UUID]) -> Sequence[Deploy
     ).all()
 
 
-def _names(session: Session, asked: Iterable[PeriodRow]) -> dict[UUID, str]:
-    ids = {each.deployment_id for each in asked}
-    query = select(DeploymentRow.deployment_id, DeploymentRow.name)
-    rows = session.execute(query.where(DeploymentRow.deployment_id.in_(ids)))
-    return {row.deployment_id: row.name for row in rows}
+def _when_asked(session: Session, deployment_ids: Iterable[UUID]) -> dict[UUID, WhenAsked]:
+    row = DeploymentRow
+    query = select(row.deployment_id, row.name, row.due_at)
+    rows = session.execute(query.where(row.deployment_id.in_(deployment_ids)))
+    return {each.deployment_id: WhenAsked(each.name, each.due_at) for each in rows}

@@ -2,7 +2,6 @@
 
 import logging
 from dataclasses import dataclass
-from datetime import datetime
 from uuid import UUID
 
 from chassis.crash_points import crash_point
@@ -67,7 +66,7 @@ class Resizes:
             with self.renewals.database.read() as session:
                 row = own_deployment(session, command.user_id, command.deployment_id)
             size = self._size(row.product_id, command.product_id)
-            self._begin(self.renewals.clock(), row.product_id, size, command)
+            self._begin(row.product_id, size, command)
             crash_point("billing.resize_recorded")
         error = self._ask_wallet(command)
         with self.renewals.database.read() as session:
@@ -113,15 +112,15 @@ class Resizes:
             for each in waiting.values()
         )
 
-    def _begin(
-        self, now: datetime, product_id: UUID, size: Size, command: ResizeDeployment
-    ) -> None:
+    def _begin(self, product_id: UUID, size: Size, command: ResizeDeployment) -> None:
         with self.renewals.database.begin() as session:
             row = own_deployment(session, command.user_id, command.deployment_id, locked=True)
             if commands.is_repeated(session, command):
                 return
             if row.product_id != product_id:
                 raise Conflict("It was resized by somebody else just now. Look at it again.")
+            # Not the time at which it began to wait for the row: its month may be due by now.
+            now = self.renewals.clock()
             resizing.begin(session, now, row, size, command, self.renewals.rules)
             runways.look_soon(session, now, command.user_id)
             session.flush()

@@ -15,7 +15,7 @@ back: see :mod:`services.billing.usage.paying_back`.
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -111,6 +111,7 @@ class UsageCharges:
     def _ask_wallet(self, user_ids: Sequence[UUID]) -> None:
         """Raises ``ServiceError`` when the wallet did not answer: what is due stays due."""
         with self.database.read() as session:
+            asked_at, was_due = self.clock(), _due_at(session, user_ids)
             unpaid = _unpaid(session, user_ids)
             debits = {
                 charge.charge_id: _debit(charge, _parts(session, charge))
@@ -127,10 +128,21 @@ class UsageCharges:
         outcomes = self.rpc.call(DebitAll(debits=list(debits.values())))
         crash_point("billing.usage_charged")
         answers = dict(zip(debits, outcomes.results, strict=True))
-        self._each(answers, lambda session, each: self._record(session, each, answers[each]))
+
+        def record(session: Session, charge_id: UUID) -> None:
+            self._record(session, charge_id, answers[charge_id], asked_at, was_due)
+
+        self._each(answers, record)
         crash_point("billing.usage_settled")
 
-    def _record(self, session: Session, charge_id: UUID, answer: DebitResult) -> None:
+    def _record(
+        self,
+        session: Session,
+        charge_id: UUID,
+        answer: DebitResult,
+        asked_at: datetime,
+        was_due: Mapping[UUID, datetime | None],
+    ) -> None:
         now = self.clock()
         locked = self._locked(session, charge_id)
         if locked is None:
@@ -139,9 +151,12 @@ class UsageCharges:
         if answer.transaction is not None:
             self._paid(session, now, wallet, charge, answer.transaction)
             return
+        if wallet.due_at != was_due[wallet.user_id]:
+            # Money came meanwhile: what was refused before is no news, and it is asked again.
+            return
         wallet.due_at = now + self.rules.renewal_retry
         if answer.error is not None and answer.error.code in NO_MONEY:
-            shortage.begin(session, now, charge, answer.error, self.rules)
+            shortage.begin(session, now, charge, answer.error, self.rules, asked_at)
         elif answer.error is not None:
             log.error(
                 "the wallet does not do what a charge for usage needs",
@@ -222,6 +237,13 @@ def _unpaid(session: Session, user_ids: Sequence[UUID]) -> Sequence[UsageChargeR
             UsageChargeRow.user_id.in_(user_ids), UsageChargeRow.paid_at.is_(None)
         )
     ).all()
+
+
+def _due_at(session: Session, user_ids: Sequence[UUID]) -> dict[UUID, datetime | None]:
+    """When these wallets are due: at the end of their leases, unless money has just come."""
+    query = select(UsageWalletRow.user_id, UsageWalletRow.due_at)
+    rows = session.execute(query.where(UsageWalletRow.user_id.in_(user_ids)))
+    return {row.user_id: row.due_at for row in rows}
 
 
 def _uncharged(session: Session, user_id: UUID) -> Sequence[UsageTotalRow]:

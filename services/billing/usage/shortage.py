@@ -25,9 +25,10 @@ def begin(
     charge: UsageChargeRow,
     error: BatchError,
     rules: BillingSettings,
+    asked_at: datetime,
 ) -> None:
     """The wallet refused a charge: what runs of it has its days of grace, and its owner is told
-    once."""
+    once. What is paid after the wallet was asked makes that old news."""
     running = [
         row
         for row in _charged(session, charge.charge_id)
@@ -44,7 +45,7 @@ def begin(
         session,
         RenewalShortOfFunds(
             event_id=new_id(),
-            occurred_at=now,
+            occurred_at=asked_at,
             user_id=charge.user_id,
             deployment_id=running[0].deployment_id,
             shortfall_micros=max(charge.amount_micros - available_micros, 1),
