@@ -80,6 +80,8 @@ LOGINS = (
             "catalog.release_stock",
             "catalog.reserve_stock",
             "topup.forecast_schedule",
+            # Of the version before, which runs beside this one for a while. Goes with the next.
+            "topup.get_auto_topup_state",
             "topup.get_auto_topup_states",
             "catalog.return_stock",
             "wallet.capture",

@@ -74,6 +74,7 @@ class Shopper:
                 self.buy_credits()
             else:
                 self.buy()
+                self.look_ahead()
 
     def buy(self) -> None:
         key = str(uuid4())
@@ -89,6 +90,13 @@ class Shopper:
         pay(topup["checkout_url"])
         self.topups[key] = topup["topup_id"]
         self._left_usd += CREDIT_USD
+
+    def look_ahead(self) -> None:
+        """Once the forecast knows auto top-up, without which it is told where that is away."""
+        self._insist(
+            lambda: self._api.get("/api/wallet/forecast"),
+            lambda forecast: "" if forecast["is_auto_topup_known"] else "no auto top-up",
+        )
 
     def problems(self) -> list[str]:
         """What is not as it has to be, now that all parts answer again. Empty in the end."""
@@ -123,15 +131,21 @@ class Shopper:
                 return found
             cursor = f"&cursor={page['next_cursor']}"
 
-    def _insist(self, ask: Callable[[], requests.Response]) -> Any:
+    def _insist(
+        self,
+        ask: Callable[[], requests.Response],
+        lacks: Callable[[Any], str] = lambda _: "",
+    ) -> Any:
+        """Ask until it is granted, and the answer lacks nothing."""
         began_at = time.monotonic()
         while True:
             try:
                 answer = ask()
-                if answer.ok:
+                lacking = lacks(granted(answer)) if answer.ok else f"{answer.status_code}"
+                if not lacking:
                     break
-                self.refused[f"{answer.status_code}"] += 1
-                assert answer.status_code in (500, 502, 503, 504), answer.text
+                self.refused[lacking] += 1
+                assert answer.status_code in (200, 500, 502, 503, 504), answer.text
             except requests.RequestException as error:
                 self.refused[type(error).__name__] += 1
             assert time.monotonic() - began_at < GIVES_UP_S, "nothing was granted any more"
@@ -259,7 +273,7 @@ def add_up(system: System, town: Town) -> None:
 
 
 def dead_letters(system: System) -> dict[str, int]:
-    """How many each service has, of those that have any."""
+    """How many each service of this system has that runs, of those that have any."""
     with kombu.Connection(system.vhost.admin_uri) as connection:
         channel = connection.channel()
         counts = {
@@ -267,6 +281,7 @@ def dead_letters(system: System) -> dict[str, int]:
             for name in LISTENERS
             if system.is_running(name)
         }
+    assert counts, "none of these services runs"
     return {name: count for name, count in counts.items() if count}
 
 

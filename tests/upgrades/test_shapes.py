@@ -4,10 +4,12 @@ That this one understands the one before holds a test of the contracts in every 
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from deploy.local.processes import ROOT
 from tests.contracts.golden import FOLDER
 from tests.upgrades.versions import FROM, check_out, run_in
 
@@ -34,6 +36,45 @@ print(json.dumps(unread))
 """
 """Of what answers and tells. What asks comes from whoever is upgraded later than who answers."""
 
+WORDS = """
+import json
+from contracts.messages import Event, Reply
+from contracts.schemas import SERVICES
+from tests.contracts.golden import messages
+
+words = {}
+for service in SERVICES:
+    for message in messages(service):
+        if issubclass(message, (Event, Reply)):
+            for kind, shape in message.model_json_schema().get("$defs", {}).items():
+                if "enum" in shape or "const" in shape:
+                    name = f"{service}.{message.__name__}: {kind}"
+                    words[name] = shape.get("enum", [shape.get("const")])
+print(json.dumps(words))
+"""
+"""What may stand in answers and events where one of several words does."""
+
+RIGHTS = """
+import json
+from deploy.definitions import LOGINS
+
+rights = {}
+for each in LOGINS:
+    rights[f"{each.name} calls"] = each.calls
+    rights[f"{each.name} hears"] = each.listens_to
+    rights[f"{each.name} tells"] = each.publishes_for
+print(json.dumps(rights))
+"""
+
+SAID_WHERE_ASKED = {("billing.Forecast: ForecastKind", "promotion_end")}
+"""Words that the version before does not know, and that only who asks for them is told."""
+
+
+def new_in(these: Mapping[str, list[str]], those: Mapping[str, list[str]]) -> set[tuple[str, str]]:
+    """What stands in the first and not in the second, of what both have."""
+    both = these.keys() & those.keys()
+    return {(name, word) for name in both for word in {*these[name]} - {*those[name]}}
+
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -55,3 +96,18 @@ def test_no_example_of_the_version_before_was_written_anew(tree: Path) -> None:
     ]
 
     assert (bool(files), changed) == (True, [])
+
+
+def test_no_answer_or_event_says_a_word_that_the_version_before_does_not_know(tree: Path) -> None:
+    before, now = (json.loads(run_in(place, "-c", WORDS)) for place in (tree, ROOT))
+
+    assert before.keys() & now.keys()
+    assert new_in(now, before) - SAID_WHERE_ASKED == set()
+
+
+def test_the_broker_still_allows_what_the_version_before_does(tree: Path) -> None:
+    """Its definitions are loaded first, and the version before works on under them."""
+    before, now = (json.loads(run_in(place, "-c", RIGHTS)) for place in (tree, ROOT))
+
+    assert (bool(before), before.keys() - now.keys()) == (True, set())
+    assert new_in(before, now) == set()

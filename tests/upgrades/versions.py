@@ -21,7 +21,7 @@ from tests.gateway.test_proxy import HAPROXY
 from tests.patience import eventually
 from tests.system import System, is_ready
 
-FROM = os.environ.get("UPGRADE_FROM") or "6c0cd15"
+FROM = os.environ.get("UPGRADE_FROM") or "713b798"
 """The version before: any commit."""
 STOPS_WITHIN_S = 45.0
 """What an operator gives a process to answer what it has in hand."""
