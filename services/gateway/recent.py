@@ -43,7 +43,8 @@ class Recent(Generic[FoundT]):
 
     def find(self, key: Hashable, look: Callable[[], LookedT]) -> FoundT | LookedT:
         """The same, or what ``look`` finds now. Its age counts from before the look; None, for
-        what is not there, is not kept. What is found again as it was stays the same object.
+        what is not there, is not kept. What is found again as it was stays the same object. A look
+        that fails leaves what is known, which is the answer while it is not too old.
 
         One looks: who asks for the same meanwhile takes what is known, or where that is too old
         waits, and gets or raises what that one does.
@@ -73,22 +74,33 @@ class Recent(Generic[FoundT]):
         try:
             found = look()
         except BaseException as error:
-            self._end(key, mine, None)
-            mine.set_exception(error)
-            raise
-        self._end(key, mine, cast(FoundT, found))
+            self._end(key, mine)
+            known = self.known(key) if isinstance(error, Exception) else None
+            if known is None:
+                mine.set_exception(error)
+                raise
+            found = cast(LookedT, known)
+        else:
+            self._keep(key, mine, cast(FoundT, found))
         mine.set_result(found)
         return found
 
-    def _end(self, key: Hashable, mine: _Look, found: FoundT | None) -> None:
+    def _end(self, key: Hashable, mine: _Look) -> None:
+        with self._lock:
+            if self._looks.get(key) is mine:
+                del self._looks[key]
+
+    def _keep(self, key: Hashable, mine: _Look, found: FoundT | None) -> None:
+        # Compared before the lock is taken, which others wait for.
+        _, known = self._found.get(key, (0.0, None))
+        kept = known if known == found else found
         with self._lock:
             if self._looks.get(key) is not mine:
                 return
             del self._looks[key]
-            if found is None:
+            if kept is None:
                 self._found.pop(key, None)
                 return
-            _, known = self._found.get(key, (0.0, None))
             if len(self._found) >= self._size_max:
                 self._found.clear()
-            self._found[key] = mine.until_s, known if known == found else found
+            self._found[key] = mine.until_s, kept

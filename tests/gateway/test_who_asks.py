@@ -167,6 +167,58 @@ def test_a_look_that_fails_fails_for_itself_and_is_over() -> None:
     assert recent.find("key", Looks()) == 1
 
 
+def test_a_look_anew_that_fails_leaves_what_is_known_for_as_long_as_it_holds() -> None:
+    look = Looks()
+    recent = Recent[int](1.0, 10, clock=lambda: look.now_s)
+    recent.find("key", look)
+
+    def fail() -> int:
+        raise LookupError
+
+    look.now_s = 100.75
+    renewing, other = recent.find("key", fail), recent.known("key")
+    look.now_s = 100.8
+    failed_again = recent.find("key", fail)
+    look.now_s = 101.0
+
+    assert (renewing, other, failed_again) == (1, 1, 1)
+    with pytest.raises(LookupError):
+        recent.find("key", fail)
+
+
+def test_a_look_anew_that_fails_after_something_was_forgotten_fails() -> None:
+    look = Looks()
+    recent = Recent[int](1.0, 10, clock=lambda: look.now_s)
+    recent.find("key", look)
+
+    def fail_while_it_ends() -> int:
+        recent.forget("key")
+        raise LookupError
+
+    look.now_s = 100.75
+    with pytest.raises(LookupError):
+        recent.find("key", fail_while_it_ends)
+
+
+def test_what_is_compared_takes_no_time_of_others() -> None:
+    look = Looks()
+    recent = Recent[object](1.0, 10, clock=lambda: look.now_s)
+    free = []
+
+    class Compared:
+        def __eq__(self, _other: object) -> bool:
+            free.append(not recent._lock.locked())
+            return True
+
+        __hash__ = None
+
+    recent.find("key", Compared)
+    look.now_s = 100.75
+    recent.find("key", Compared)
+
+    assert free == [True, True]
+
+
 def test_what_is_not_there_is_looked_for_again() -> None:
     recent = Recent[int](1.0, 10)
     assert recent.find("key", lambda: None) is None
