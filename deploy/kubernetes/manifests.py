@@ -45,7 +45,7 @@ class Process:
     queue_length: int = 40
     replicas_max: int = 4
     prompt: str = ""
-    """The method that the product plan wants answered within ``PROMPT_S``."""
+    """The methods that the product plan wants answered within ``PROMPT_S``, as a pattern."""
     calls_outside: tuple[int, ...] = ()
     """Ports of the world that it may call."""
 
@@ -68,7 +68,7 @@ OWN: dict[str, dict[str, Any]] = {
     "wallet": {
         "environment": {"MAX_WORKERS": "50"},
         "queue_length": 150,
-        "prompt": "get_wallet",
+        "prompt": "get_wallets?|check_affordability",
     },
     "billing": {
         "environment": {"MAX_WORKERS": "50"},
@@ -355,7 +355,7 @@ def _scaled(process: Process) -> Object:
 def _by_latency(process: Process) -> list[Object]:
     """Where 95 of 100 answers take twice the plan's time, twice as many replicas are wanted. Where
     nobody asks there is no time: none, and not what is no number."""
-    of = f'job="{process.name}",method="{process.prompt}"'
+    of = f'job="{process.name}",method=~"{process.prompt}"'
     rates = f"sum by (le) (rate(mycelium_call_duration_seconds_bucket{{{of}}}[2m]))"
     asked = {
         "serverAddress": PROMETHEUS,

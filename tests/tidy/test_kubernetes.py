@@ -18,12 +18,14 @@ from chassis.container import STOP_TIMEOUT_S
 from chassis.instruments import CALLS
 from chassis.settings import ServiceSettings
 from contracts.billing import StartPurchase
-from contracts.wallet import GetWallet
+from contracts.messages import Request
+from contracts.wallet import CheckAffordability, GetWallet, GetWallets
 from deploy.definitions import CLUSTER_SETTINGS, LOGINS, VHOST, access, replicated
 from deploy.kubernetes.manifests import PROCESSES, SECRETS, all_written
 from deploy.parts import DATABASES, LISTENERS, UPGRADED
 from services.gateway.server.__main__ import STOP_TIMEOUT_S as WEBSITE_STOP_TIMEOUT_S
 from services.gateway.settings import GatewaySettings, NotifierSettings
+from tests.contracts.golden import messages
 
 ROOT = Path(__file__).resolve().parents[2]
 KUBERNETES = ROOT / "deploy/kubernetes"
@@ -246,21 +248,28 @@ def test_it_is_scaled_by_its_own_calls_and_events_those_in_hand_too(process: str
 
 
 def test_what_the_plan_wants_at_once_is_scaled_by_how_long_it_takes() -> None:
-    timed = {}
+    timed, patterns = {}, {}
     for process in NAMES:
         scaled = [each for each in objects() if each["metadata"]["name"] == process
                   and each["kind"] == "ScaledObject"]  # fmt: skip
         for trigger in [one for each in scaled for one in each["spec"]["triggers"][1:]]:
             query = trigger["metadata"]["query"]
-            job, method = re.findall(r'job="(\w+)",method="(\w+)"', query)[0]
-            timed[f"{job}.{method}"] = trigger["metadata"]["threshold"]
+            job, patterns[process] = re.findall(r'job="(\w+)",method=~"([^"]+)"', query)[0]
+            timed[process] = trigger["metadata"]["threshold"]
             # By HPA's rule a value that is divided by the replicas would never be too large.
             assert (trigger["type"], trigger["metricType"]) == ("prometheus", "Value")
             assert job == process
             assert re.findall(r"mycelium_\w+", query) == [f"{CALLS._name}_bucket"]
 
-    assert timed == {"wallet.get_wallet": "0.2", "billing.start_purchase": "0.2"}
-    assert {f"{each.service}.{each.method}" for each in (GetWallet, StartPurchase)} == set(timed)
+    assert timed == {"wallet": "0.2", "billing": "0.2"}
+    asked = {
+        each
+        for service, pattern in patterns.items()
+        for each in messages(service)
+        if issubclass(each, Request) and re.fullmatch(pattern, each.method)
+    }
+    # Pages of a moment ask together, by get_wallets.
+    assert asked == {StartPurchase, GetWallet, GetWallets, CheckAffordability}
 
 
 def test_only_who_calls_the_world_may_and_only_the_way_in_comes_in() -> None:
