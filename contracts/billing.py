@@ -972,8 +972,8 @@ class ForecastEvent(Value):
 
 class ForecastDay(Value):
     """A day (UTC), and the balance at its end. ``events`` are the first in order of time, as many
-    as were asked for, and after them what is no charge: each auto top-up, and each end of
-    promotional credit. ``events_total`` says how many there are in all."""
+    as were asked for, and after them what is no charge: each auto top-up, and where they are asked
+    for each end of promotional credit. ``events_total`` says how many there are in all."""
 
     date: date
     balance_micros: SignedMicros
@@ -1026,8 +1026,10 @@ class GetForecast(Request[Forecast], service=SERVICE, method="get_forecast"):
     """``without``: as if this deployment of the user's were not there. ``dearest``: with the burn
     rate beside it, which names so many; ``waiting``: with so many of the purchases that wait for
     credits or are under way; ``events_max``: the first so many events of each day are named, the
-    others counted (somebody with 1,000 deployments has 12,000 in a year). Errors:
-    ``NotFound`` (of ``without``), ``Unavailable`` and ``DeadlineExceeded`` of the wallet."""
+    others counted (somebody with 1,000 deployments has 12,000 in a year). ``with_promotion_ends``:
+    each ``promotion_end`` is named too, which who does not ask for it may not know; it is in the
+    balance and counted in any case. Errors: ``NotFound`` (of ``without``), ``Unavailable`` and
+    ``DeadlineExceeded`` of the wallet."""
 
     user_id: UUID
     days: Annotated[int, Field(strict=True, ge=1, le=366)] = 30
@@ -1035,6 +1037,7 @@ class GetForecast(Request[Forecast], service=SERVICE, method="get_forecast"):
     dearest: PageLimit | None = None
     waiting: PageLimit | None = None
     events_max: Annotated[int, Field(strict=True, ge=0, le=EVENTS_MAX)] = EVENTS_NAMED
+    with_promotion_ends: bool = False
 
 
 class RunwayLow(UserEvent, source=SERVICE, type="runway_low"):

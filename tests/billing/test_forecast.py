@@ -94,6 +94,7 @@ class Wire:
 
 
 def foretold(tenant: Tenant, days: int = 30, wire: Wire | None = None, **asked: Any) -> Forecast:
+    asked = {"with_promotion_ends": True, **asked}
     request = GetForecast(user_id=tenant.user_id, days=days, **asked)
     rpc = cast(RpcClient, wire or Wire(tenant))
     return foretell(tenant.database, rpc, request, tenant.now, tenant.rules)
@@ -536,6 +537,21 @@ def test_what_is_left_of_promotional_credit_at_its_end_pays_nothing_after_it(
     assert told[ends_at.date()] == told[due] == 5_000_000
     assert (forecast.short_on, forecast.short_by_micros) == (due, PRICE - 5_000_000)
     assert foretold(tenant, 9).short_on is None
+
+
+def test_who_does_not_ask_for_ends_is_told_of_none_and_of_the_same_balance(tenant: Tenant) -> None:
+    """The version before asks so, which knows no such word."""
+    tenant.now = utc_now()
+    tenant.deploys()
+    gives(tenant, 3 * PRICE, one_month_after(tenant.now))
+
+    told = foretold(tenant, 31)
+    without = foretold(tenant, 31, events_max=1, with_promotion_ends=False)
+
+    assert [kind for _, kind, _ in events(told)] == ["renewal", "promotion_end"]
+    assert [kind for _, kind, _ in events(without)] == ["renewal"]
+    assert balances(without) == balances(told)
+    assert sum(day.events_total for day in without.days) == 2
 
 
 def test_auto_topup_is_asked_with_what_ends_where_that_takes_the_balance_below_its_level(

@@ -262,7 +262,7 @@ def _played(
     )
     ahead.play(found, until)
     return Outlook(
-        _by_day(ahead.changes, request.events_max),
+        _by_day(ahead.changes, request),
         [_due_charge(each) for each in _next(planned)[:DUE_NEXT_MAX]],
         automatic,
         ahead.shortage,
@@ -376,17 +376,22 @@ def _days(
     return told
 
 
-def _by_day(changes: Iterable[Change], events_max: int) -> dict[date, DayAhead]:
+def _by_day(changes: Iterable[Change], request: GetForecast) -> dict[date, DayAhead]:
     by_day: dict[date, list[Change]] = defaultdict(list)
     for change in changes:
         by_day[change.at.date()].append(change)
-    return {day: _day_ahead(_usage_together(by_day[day]), events_max) for day in by_day}
+    return {day: _day_ahead(_usage_together(by_day[day]), request) for day in by_day}
 
 
-def _day_ahead(changes: Sequence[Change], events_max: int) -> DayAhead:
+def _day_ahead(changes: Sequence[Change], request: GetForecast) -> DayAhead:
     """What is no charge is named however much is charged before it."""
-    others = [each for each in changes[events_max:] if each.tenancy is None]
-    events = [_event(each) for each in (*changes[:events_max], *others)]
+    named = [
+        each
+        for each in changes
+        if request.with_promotion_ends or _kind(each) is not ForecastKind.PROMOTION_END
+    ]
+    others = [each for each in named[request.events_max :] if each.tenancy is None]
+    events = [_event(each) for each in (*named[: request.events_max], *others)]
     return DayAhead(events, len(changes), sum(each.micros for each in changes))
 
 
@@ -416,13 +421,18 @@ def _usage_together(changes: Sequence[Change]) -> list[Change]:
     return together[::-1]
 
 
+def _kind(change: Change) -> ForecastKind:
+    if change.tenancy is None:
+        return ForecastKind.PROMOTION_END if change.micros < 0 else ForecastKind.AUTO_TOPUP
+    return ForecastKind.USAGE if change.is_usage else ForecastKind.RENEWAL
+
+
 def _event(change: Change) -> ForecastEvent:
-    tenancy = change.tenancy
+    kind, tenancy = _kind(change), change.tenancy
     if tenancy is None:
-        kind = ForecastKind.PROMOTION_END if change.micros < 0 else ForecastKind.AUTO_TOPUP
         return ForecastEvent(kind=kind, at=change.at, amount_micros=abs(change.micros))
     return ForecastEvent(
-        kind=ForecastKind.USAGE if change.is_usage else ForecastKind.RENEWAL,
+        kind=kind,
         at=change.at,
         amount_micros=-change.micros,
         deployment_id=tenancy.deployment_id,

@@ -86,6 +86,7 @@ def forecast(user: CurrentUser, query: ForecastQuery) -> WalletForecast:
             days=query.days,
             without=query.without,
             events_max=query.events_max,
+            with_promotion_ends=True,
         )
     )
     return WalletForecast.of(

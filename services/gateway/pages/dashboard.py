@@ -50,6 +50,7 @@ def overview() -> str:
             dearest=DEAREST_MAX,
             waiting=WAITING_MAX,
             events_max=forecast_chart.EVENTS_ASKED,
+            with_promotion_ends=True,
         ),
         GetWallet(user_id=user_id),
         GetAutoTopupState(user_id=user_id),
