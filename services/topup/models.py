@@ -163,6 +163,17 @@ class Command(Base):
     created_at: Mapped[datetime]
 
 
+class SpentKey(Base):
+    """An idempotency key at the processor that it keeps a 500 under. ``attempt`` is how many keys
+    were begun, the first of them ``key`` itself, and ``begun_at`` when the last one was."""
+
+    __tablename__ = "spent_keys"
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    attempt: Mapped[int] = mapped_column(Integer)
+    begun_at: Mapped[datetime]
+
+
 class TriggerRecord(Base):
     """Something that asks for an automatic top-up. It is due until ``due_at`` is None.
 

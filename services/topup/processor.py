@@ -14,6 +14,7 @@ Which error means what for money:
     │   └── Missing      no such object
     │       └── CustomerGone   the customer was deleted
     └── OutcomeUnknown   time-out, reset, 5xx, 409, 429: money may have moved; ask later
+        ├── KeySpent     a 5xx, which the processor keeps: under this key it says nothing else
         └── Unreached    no try of this call had a connection, so that it moved no money
 """
 
@@ -104,6 +105,11 @@ class CustomerGone(Missing):
 
 class OutcomeUnknown(ProcessorError):
     pass
+
+
+class KeySpent(OutcomeUnknown):
+    """It failed at the processor's end, or its key was used with another body: asked again under
+    that key, which is kept for a day at least, it fails the same."""
 
 
 class Unreached(OutcomeUnknown):
@@ -271,6 +277,13 @@ class Processor:
                 ]
             },
         )
+
+    def find_open_session(self, customer_id: str, topup_id: str) -> Object | None:
+        """The page that is open for a top-up, by metadata. A list: it is never behind."""
+        found = self._list(
+            self._client.v1.checkout.sessions.list, {"customer": customer_id, "status": "open"}
+        )
+        return next((page for page in found if page["metadata"].get(TOPUP_ID) == topup_id), None)
 
     def expire_session(self, session_id: str) -> Object:
         return self._call(self._client.v1.checkout.sessions.expire, session_id)
@@ -504,7 +517,10 @@ def _raising_ours(method: Callable[[], T], sending: reach.Sending) -> T:
         raise Rejected(_sentence(error), KEY_REFUSED) from error
     except stripe.StripeError as error:
         # IdempotencyError is among these: the key was used, so something was done under it.
-        raise OutcomeUnknown(_sentence(error), error.code or "processor_failed") from error
+        is_other = isinstance(error, stripe.IdempotencyError)
+        is_kept = is_other or (error.http_status or 0) >= 500
+        kind = KeySpent if is_kept else OutcomeUnknown
+        raise kind(_sentence(error), error.code or "processor_failed") from error
 
 
 def _sentence(error: stripe.StripeError) -> str:

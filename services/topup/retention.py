@@ -25,6 +25,7 @@ def kept(settings: TopupSettings) -> list[Kept]:
         Kept("triggers", "raised_at", triggers, unless=f"{_BY_HAND} OR {_UNDECIDED}"),
         Kept("refusals", "refused_at", triggers, unless=_BY_HAND),
         Kept("commands", "created_at", settings.commands_kept_days),
+        Kept("spent_keys", "begun_at", settings.commands_kept_days),
         Kept("cards", "detached_at", cards),
         Kept("card_setups", "done_at", cards),
     ]

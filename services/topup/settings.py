@@ -64,7 +64,8 @@ class TopupSettings(TopupTerms, SellerSettings, ServiceSettings):
     triggers_kept_days: Annotated[int, Field(ge=33, le=3_650)] = 90
     """With the refusals. Longer than the 32 days for which one may be decided about again."""
     commands_kept_days: Annotated[int, Field(ge=31, le=3_650)] = 365
-    """How long the key of a saved setting or of a page for a card is known."""
+    """How long the key of a saved setting or of a page for a card is known, and which key at the
+    processor is spent."""
     removed_cards_kept_days: Annotated[int, Field(ge=31, le=3_650)] = 90
 
     @model_validator(mode="after")

@@ -18,9 +18,9 @@ from services.topup.processor import (
     BadSignature,
     CustomerGone,
     Declined,
+    KeySpent,
     Missing,
     Object,
-    OutcomeUnknown,
     Processor,
     Rejected,
 )
@@ -132,7 +132,7 @@ def test_the_same_key_with_another_amount_is_not_taken_for_a_refusal(
     topup_id = str(uuid.uuid4())
     charge(topup_id)
 
-    with pytest.raises(OutcomeUnknown):
+    with pytest.raises(KeySpent):
         charge(topup_id, cents=2_600)
 
 
@@ -194,9 +194,13 @@ def test_a_page_for_paying_opens_once_for_a_key_and_closes(
         for _ in range(2)
     ]
     page = processor.get_session(opened[0]["id"])
+    found = processor.find_open_session(customer_id, topup_id)
     closed = processor.expire_session(opened[0]["id"])
 
     assert opened[0]["id"] == opened[1]["id"]
+    assert found is not None
+    assert (found["id"], found["url"]) == (opened[0]["id"], opened[0]["url"])
+    assert processor.find_open_session(customer_id, topup_id) is None
     assert opened[0]["url"].startswith("http")
     assert (page["mode"], page["status"], page["payment_status"], page["metadata"]["topup_id"]) == (
         "payment",

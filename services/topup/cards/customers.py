@@ -10,8 +10,9 @@ from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from services.topup import spent_keys
 from services.topup.models import Customer
-from services.topup.processor import Processor
+from services.topup.processor import Object, Processor
 from services.topup.till import Till
 
 KEYS_LIVE = timedelta(hours=23)
@@ -30,13 +31,10 @@ def ensure(till: Till, user_id: UUID, email: str) -> str:
         customer = _remember(session, user_id, email, now)
     if customer.customer_id is not None:
         return customer.customer_id
-    customer_id = None
+    found = None
     if now - customer.created_at > KEYS_LIVE:
-        customer_id = _find(till.processor, customer)
-    if customer_id is None:
-        key = f"customer-{user_id}-{customer.created_at:%Y%m%dT%H%M%S%f}"
-        created = till.processor.create_customer(str(user_id), customer.email, idempotency_key=key)
-        customer_id = created["id"]
+        found = _find(till.processor, customer)
+    customer_id = (found or _create(till, customer))["id"]
     with till.database.begin() as session:
         session.execute(
             update(Customer)
@@ -71,9 +69,17 @@ def _remember(session: Session, user_id: UUID, email: str, now: datetime) -> Cus
     return session.get_one(Customer, user_id)
 
 
-def _find(processor: Processor, customer: Customer) -> str | None:
+def _create(till: Till, customer: Customer) -> Object:
+    def create(key: str) -> Object:
+        return till.processor.create_customer(
+            str(customer.user_id), customer.email, idempotency_key=key
+        )
+
+    key = f"customer-{customer.user_id}-{customer.created_at:%Y%m%dT%H%M%S%f}"
+    return spent_keys.make(till, key, create, lambda: _find(till.processor, customer))
+
+
+def _find(processor: Processor, customer: Customer) -> Object | None:
     wanted = str(customer.user_id)
-    for found in processor.customers_by_email(customer.email):
-        if found["metadata"].get("user_id") == wanted:
-            return str(found["id"])
-    return None
+    found = processor.customers_by_email(customer.email)
+    return next((each for each in found if each["metadata"].get("user_id") == wanted), None)

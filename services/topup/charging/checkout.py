@@ -27,7 +27,7 @@ from contracts.errors import (
 from contracts.topup import CardSetup as CardSetupReply
 from contracts.topup import StartCardSetup, StartTopup, TopupKind, TopupStatus
 from contracts.topup import Topup as TopupReply
-from services.topup import topups
+from services.topup import spent_keys, topups
 from services.topup.automatic import card_changes, pages, pauses, triggers
 from services.topup.cards import customers
 from services.topup.charging import outcomes, saved_card
@@ -73,16 +73,8 @@ def start(till: Till, command: StartTopup) -> TopupReply:
     crash_point("topup.before_session")
 
     def open_page(customer_id: str) -> Object:
-        return till.processor.create_payment_session(
-            customer_id=customer_id,
-            amount_cents=to_cents(topup.amount_micros),
-            topup_id=str(topup.topup_id),
-            user_id=str(topup.user_id),
-            save_card=topup.is_card_saved,
-            success_url=till.address(topup.return_path, topup=str(topup.topup_id)),
-            cancel_url=till.address(topup.return_path, topup=str(topup.topup_id), cancelled="1"),
-            idempotency_key=f"{topup.topup_id}-{customer_id}",
-        )
+        key = f"{topup.topup_id}-{customer_id}"
+        return _payment_page(till, topup, customer_id, key, save_card=topup.is_card_saved)
 
     page = _opened(till, command, open_page)
     crash_point("topup.after_session")
@@ -231,6 +223,33 @@ def _opened(
         raise _could_not_open(error) from error
 
 
+def _payment_page(
+    till: Till, topup: Topup, customer_id: str, key: str, *, save_card: bool
+) -> Object:
+    """The one page on which this top-up can be paid. Raises ``ProcessorError``.
+
+    One that a 500 has made, and that nobody has seen, is found and taken; should it be paid all the
+    same, its metadata lead to the top-up.
+    """
+    topup_id = str(topup.topup_id)
+
+    def create(idempotency_key: str) -> Object:
+        return till.processor.create_payment_session(
+            customer_id=customer_id,
+            amount_cents=to_cents(topup.amount_micros),
+            topup_id=topup_id,
+            user_id=str(topup.user_id),
+            save_card=save_card,
+            success_url=till.address(topup.return_path, topup=topup_id),
+            cancel_url=till.address(topup.return_path, topup=topup_id, cancelled="1"),
+            idempotency_key=idempotency_key,
+        )
+
+    return spent_keys.make(
+        till, key, create, lambda: till.processor.find_open_session(customer_id, topup_id)
+    )
+
+
 def _page_opened(session: Session, till: Till, topup_id: UUID, page: Object) -> Topup:
     now = till.clock()
     topup = topups.lock(session, topup_id)
@@ -277,18 +296,29 @@ def start_card_setup(till: Till, command: StartCardSetup) -> CardSetupReply:
         return CardSetupReply(checkout_url=stored.outcome["checkout_url"])
 
     def open_page(customer_id: str) -> Object:
-        return till.processor.create_setup_session(
-            customer_id=customer_id,
-            user_id=str(command.user_id),
-            success_url=till.address(command.return_path, card_setup="done"),
-            cancel_url=till.address(command.return_path, card_setup="cancelled"),
-            idempotency_key=f"setup-{customer_id}-{command.idempotency_key}",
-        )
+        return _setup_page(till, command, customer_id)
 
     page = _opened(till, command, open_page)
     with till.database.begin() as session:
         _remember_setup(session, command, page, till.clock())
     return CardSetupReply(checkout_url=page["url"])
+
+
+def _setup_page(till: Till, command: StartCardSetup, customer_id: str) -> Object:
+    """A page that saves a card. One more than was asked for takes no money, so none is looked
+    for. Raises ``ProcessorError``."""
+
+    def create(idempotency_key: str) -> Object:
+        return till.processor.create_setup_session(
+            customer_id=customer_id,
+            user_id=str(command.user_id),
+            success_url=till.address(command.return_path, card_setup="done"),
+            cancel_url=till.address(command.return_path, card_setup="cancelled"),
+            idempotency_key=idempotency_key,
+        )
+
+    key = f"setup-{customer_id}-{command.idempotency_key}"
+    return spent_keys.make(till, key, create, lambda: None)
 
 
 def _remember_setup(session: Session, command: StartCardSetup, page: Object, now: datetime) -> None:
@@ -386,16 +416,8 @@ def ask_person(till: Till, topup_id: UUID) -> None:
             _close_unasked(till, topup_id)
             return
         crash_point("topup.before_confirm_page")
-        page = till.processor.create_payment_session(
-            customer_id=topup.customer_id or "",
-            amount_cents=to_cents(topup.amount_micros),
-            topup_id=str(topup_id),
-            user_id=str(topup.user_id),
-            save_card=True,
-            success_url=till.address(topup.return_path, topup=str(topup_id)),
-            cancel_url=till.address(topup.return_path, topup=str(topup_id), cancelled="1"),
-            idempotency_key=f"{topup_id}-confirm",
-        )
+        key = f"{topup_id}-confirm"
+        page = _payment_page(till, topup, topup.customer_id or "", key, save_card=True)
     except ProcessorError as error:
         log.warning(
             "the card processor opened no page to confirm a charge on",
