@@ -8,7 +8,18 @@ from typing import Any
 
 from flask import Blueprint, Response, current_app, jsonify, request
 
-from . import cards, charges, checkout, disputes, events, hosted, later, refunds, webhooks
+from . import (
+    cards,
+    charges,
+    checkout,
+    disputes,
+    events,
+    hosted,
+    idempotency,
+    later,
+    refunds,
+    webhooks,
+)
 from .errors import ApiError, InvalidRequest
 from .sandbox import Sandbox
 from .store import Object
@@ -247,11 +258,17 @@ def do_later() -> Response:
 
 @pages.post("/_sandbox/idempotency/prune")
 def prune_keys() -> Response:
-    """Forget one idempotency key or all, as Stripe does after 24 hours: {"key": …}."""
-    sandbox, key = _sandbox(), _body().get("key")
+    """Forget one idempotency key or all, as Stripe does after 24 hours: {"key": …}.
+
+    {"in_s": 20}: all that there are now, in so many seconds, when no call can be repeated under
+    them any more that has them now.
+    """
+    sandbox, body = _sandbox(), _body()
     with sandbox.store.transaction():
-        if key:
-            sandbox.store.remove("idempotency", str(key))
+        if body.get("key"):
+            sandbox.store.remove("idempotency", str(body["key"]))
+        elif body.get("in_s"):
+            idempotency.forget_in(sandbox, int(body["in_s"]))
         else:
             sandbox.store.clear("idempotency")
     return jsonify({"left": sandbox.store.count("idempotency")})

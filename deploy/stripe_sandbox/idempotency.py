@@ -90,6 +90,13 @@ def release(sandbox: Sandbox, key: str) -> None:
     sandbox.store.remove("idempotency", key)
 
 
+def forget_in(sandbox: Sandbox, seconds: int) -> None:
+    """Forget the keys that there are now after so long. The caller holds the store's lock."""
+    for kept in sandbox.store.newest("idempotency"):
+        expiring = sandbox.now() - _LIFE_S + seconds
+        sandbox.store.put("idempotency", kept | {"created": min(kept["created"], expiring)})
+
+
 def forget_interrupted(sandbox: Sandbox) -> None:
     """At start: requests that a stopped sandbox left in progress had no effect."""
     for kept in sandbox.store.newest("idempotency"):

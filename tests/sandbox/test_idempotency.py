@@ -116,6 +116,24 @@ def test_a_pruned_key_charges_again(cards: Cards, control: Control, customer: st
     assert control.totals(customer)["charges"] == 2
 
 
+def test_a_key_that_is_forgotten_in_a_while_is_kept_until_then(
+    cards: Cards, control: Control, customer: str
+) -> None:
+    method, key = cards.save(), "soon-" + customer
+    cards.charge(method, key)
+    control.post("idempotency/prune", in_s=20)
+    charges = []
+    try:
+        for offset_s in (10, 21):
+            control.post("clock", offset_s=offset_s)
+            cards.charge(method, key)
+            charges.append(control.totals(customer)["charges"])
+    finally:
+        control.post("clock", offset_s=0)
+
+    assert charges == [1, 2]
+
+
 def test_a_switch_of_one_customer_leaves_others_alone(
     cards: Cards, control: Control, client: stripe.StripeClient
 ) -> None:

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from tests.faults.chaos.messages import Delays, Repeats, poisons
-from tests.faults.chaos.product import DISK_BYTES, NAMES, Product
+from tests.faults.chaos.product import DISK_BYTES, NAMES, SETTINGS, Product
 
 Inject = Callable[[Product, random.Random], AbstractContextManager[None]]
 
@@ -164,11 +164,12 @@ def _declined(code: str, card: str) -> Fault:
 
 @contextmanager
 def _keys_forgotten(product: Product, chance: random.Random) -> Iterator[None]:
-    """Answers are lost, and the processor forgets its idempotency keys."""
+    """Answers are lost, and the processor forgets its idempotency keys: after the time in which a
+    charge may be sent again, which is five minutes for a product whose keys live for a day."""
     product.sandbox.switch("timeout_after", times=None, seconds=4, match=PAYING)
     yield
     product.sandbox.mend()
-    product.sandbox.post("idempotency/prune")
+    product.sandbox.post("idempotency/prune", in_s=int(SETTINGS["STALE_AFTER_S"]))
 
 
 FAULTS = (
