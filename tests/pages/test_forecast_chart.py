@@ -80,6 +80,12 @@ def test_promotional_credit_that_ends_is_marked_where_the_balance_falls() -> Non
     assert [(mark.kind, mark.x, mark.y) for mark in chart.marks] == [(ENDS, 250, 250)]
 
 
+def test_no_renewal_of_the_same_day_covers_the_mark_of_promotional_credit_that_ends() -> None:
+    chart = draw(foretold([40, 20], {1: [event(1), event(1, ENDS)]}), None)
+
+    assert [mark.kind for mark in chart.marks] == [RENEWAL, ENDS]
+
+
 @pytest.mark.parametrize(
     ("balances", "ticks"),
     [

@@ -13,6 +13,9 @@ EVENTS_SHOWN_MAX = 4
 EVENTS_ASKED = 20
 """Of each day: the others are counted. What is renewed comes before its usage."""
 
+_MARKED = (ForecastKind.AUTO_TOPUP, ForecastKind.RENEWAL, ForecastKind.PROMOTION_END)
+"""What is marked, the one that covers the others last."""
+
 _NO_CHARGES = (ForecastKind.AUTO_TOPUP, ForecastKind.PROMOTION_END)
 
 
@@ -94,13 +97,13 @@ def _steps(scale: Scale, forecast: Forecast) -> str:
 
 
 def _marks(scale: Scale, forecast: Forecast) -> Iterable[Mark]:
-    """Where the step is; on a day that has both the top-up at its upper end. Usage is the slope
-    between them, and has no mark."""
+    """Where the step is; on a day that has both the top-up at its upper end, and the end of
+    promotional credit over the renewals. Usage is the slope between them, and has no mark."""
     before_micros = forecast.available_micros
     for number, day in enumerate(forecast.days):
         ends = sorted((before_micros, day.balance_micros))
         before_micros = day.balance_micros
-        kinds = sorted({event.kind for event in day.events} - {ForecastKind.USAGE})
+        kinds = sorted({event.kind for event in day.events} & set(_MARKED), key=_MARKED.index)
         for kind in kinds:
             is_upper = kind is ForecastKind.AUTO_TOPUP
             micros = ends[is_upper] if len(kinds) > 1 else day.balance_micros
