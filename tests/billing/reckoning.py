@@ -87,9 +87,12 @@ SELECT (SELECT count(*) FROM periods WHERE status IN ('due', 'closing', 'refundi
     + (SELECT count(*) FROM purchases WHERE status IN ('pending', 'awaiting_funds'))
     + (SELECT count(*) FROM deployments
         WHERE status = 'active' AND monthly_cost_micros > 0 AND paid_until <= :now)
+    + (SELECT count(*) FROM usage_wallets WHERE used_until IS NOT NULL
+        AND due_at <= CAST(:now AS timestamptz) + interval '60 seconds')
+    + (SELECT count(*) FROM usage_refunds WHERE done_at IS NULL)
 """
-"""How much was begun and is not done: leased, or left by somebody who died. A month that begins is
-leased before it is written down."""
+"""How much was begun and is not done: leased, or left by somebody who died. A month that begins and
+what was used are leased before a charge is written down."""
 
 
 class World(Protocol):

@@ -30,6 +30,7 @@ from services.billing import service as billing
 from services.billing.deployments import prices
 from services.billing.renewals.renewals import DUE
 from services.billing.service import BillingService
+from services.billing.usage import charging
 from tests.billing.conftest import RULES
 from tests.billing.reckoning import (
     DAY,
@@ -194,6 +195,25 @@ def test_a_month_that_was_leased_and_not_written_down_is_unfinished(
         assert world.unfinished() == 1
         world.waits()
         user.lives(world.now)
+        assert (world.unfinished(), wrongly_charged([user])) == (0, [])
+
+
+def test_usage_that_was_leased_and_not_written_down_is_unfinished(
+    stack: System, database: Connected
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        world = InProcess(stack, database, patch)
+        user = User(world, create_sizes(world, uuid4()), random.Random(1))
+        user.joins()
+        world.now += timedelta(minutes=1)
+        user.uses(user.units[0], TIER)
+        assert world.unfinished() == 0
+        world.now += HOUR
+        with database.begin() as session:
+            charging.DUE.take(session, world.now)
+
+        assert world.unfinished() == 1
+        world.waits()
         assert (world.unfinished(), wrongly_charged([user])) == (0, [])
 
 
