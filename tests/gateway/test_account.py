@@ -443,6 +443,21 @@ def test_a_token_makes_no_token_that_is_more_or_lives_longer_than_itself(
     assert error_of(program.request("DELETE", path)) == (404, "not_found")
 
 
+def test_a_scope_that_only_a_later_version_knows_is_left_out_and_the_token_works(
+    site: Site, database: Connected, ann: User
+) -> None:
+    with database.begin() as session:
+        secret = tokens.issue(session, utc_now(), ann.user_id, "t", {Scope.BUY})
+        found = tokens.find(session, utc_now(), secret)
+        assert found is not None
+        token = tokens.get(session, utc_now(), ann.user_id, found.token_id)
+        token.scopes = "read plant buy"
+
+    listed = granted(Api(site.base_url, secret).get("/api/tokens"))["tokens"]
+
+    assert [each["scopes"] for each in listed] == [["read", "buy"]]
+
+
 def test_a_token_ends_on_the_instant_and_there_is_a_bound_on_their_number(
     database: Connected, ann: User
 ) -> None:

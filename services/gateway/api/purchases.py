@@ -62,7 +62,8 @@ class TierBody(ApiBody):
 
 
 class MeterBody(ApiBody):
-    """A meter as it was shown with the product."""
+    """What is charged by use: of a purchase as it was shown with the product, of a product that is
+    sold as it is to be charged."""
 
     key: FieldKey
     label: Annotated[AnyText, Field(max_length=200)]

@@ -100,4 +100,4 @@ def revoke_token(user: CurrentUser, token_id: UUID) -> NoReply:
 
 
 def _own(row: ApiToken) -> dict[str, Any]:
-    return {"scopes": row.scopes.split()}
+    return {"scopes": tokens.read_scopes(row.scopes)}
