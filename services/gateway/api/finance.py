@@ -28,6 +28,7 @@ from services.gateway.api.shapes import (
     ApiBody,
     ApiReply,
     Limit,
+    PeriodQuery,
     PlainText,
     PositiveUsd,
     QueryFlag,
@@ -293,17 +294,11 @@ class JournalQuery(ApiBody):
         return self
 
 
-class SoldQuery(ApiBody):
+class SoldQuery(PeriodQuery):
     """Both days (UTC) and all between them."""
 
     since: Day
     until: Day
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        if self.since > self.until:
-            raise ValueError("since must not be after until.")
-        return self
 
 
 class SellerReply(SalesSumReply):

@@ -19,11 +19,11 @@ from contracts.analytics import (
 )
 from contracts.billing import PurchaseWay
 from contracts.gateway import PATHS, PathStep
-from contracts.messages import Day, Moment
+from contracts.messages import Moment
 from services.gateway import showcase
 from services.gateway.access import STAFF
 from services.gateway.api.endpoint import endpoint
-from services.gateway.api.shapes import ApiBody, ApiReply, Limit, Usd
+from services.gateway.api.shapes import ApiBody, ApiReply, DaysQuery, Limit, Usd
 from services.gateway.backend import call, database
 from services.gateway.response_times import FAST_BPS, IN_TIME_S, Counted, Kind, in_time_between
 from services.gateway.staff import watch
@@ -33,7 +33,6 @@ from services.gateway.staff.guard import Staff
 blueprint = Blueprint("api_numbers", __name__)
 
 LATELY = timedelta(days=1)
-DAYS = 30
 
 
 class TimeQuery(ApiBody):
@@ -49,19 +48,6 @@ class TimeQuery(ApiBody):
 
 class NumbersQuery(TimeQuery):
     step: Step = Step.HOUR
-
-
-class DaysQuery(ApiBody):
-    """Both days (UTC) and all between them: the last 30, unless it says otherwise."""
-
-    since: Day | None = None
-    until: Day | None = None
-
-    def bounds(self) -> tuple[date, date]:
-        until = self.until or utc_now().date()
-        # In the first month that there is, the first day is as early as can be asked.
-        least = timedelta(days=min(DAYS, until.toordinal()) - 1)
-        return self.since or until - least, until
 
 
 class PopularQuery(DaysQuery):

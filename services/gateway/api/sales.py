@@ -1,36 +1,30 @@
 """What a user sells."""
 
-from datetime import date, timedelta
-from typing import Self
+from datetime import date
 from uuid import UUID
 
 from flask import Blueprint
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from chassis.clock import utc_now
 from contracts.billing import GetSalesSums, ListSales
-from contracts.messages import Day
 from services.gateway.api.endpoint import endpoint
-from services.gateway.api.shapes import ApiBody, ApiReply, CursorText, Limit, Usd
+from services.gateway.api.shapes import (
+    ApiReply,
+    CursorText,
+    DaysQuery,
+    Limit,
+    PeriodQuery,
+    Usd,
+)
 from services.gateway.backend import call
 from services.gateway.people.users import CurrentUser
 
 blueprint = Blueprint("api_sales", __name__)
 
-DAYS = 31
 
-
-class SalesQuery(ApiBody):
-    since: Day | None = None
-    until: Day | None = None
+class SalesQuery(PeriodQuery):
     cursor: CursorText | None = None
     limit: Limit = 100
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        if self.since and self.until and self.since > self.until:
-            raise ValueError("since must not be after until.")
-        return self
 
 
 class ProductSalesReply(ApiReply):
@@ -66,23 +60,10 @@ class SalesTotalReply(SalesSumReply):
     until: date
 
 
-class TotalQuery(ApiBody):
+class TotalQuery(DaysQuery):
     """The last 31 days, unless it says otherwise."""
 
-    since: Day | None = None
-    until: Day | None = None
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        since, until = self.bounds()
-        if since > until:
-            raise ValueError("since must not be after until.")
-        return self
-
-    def bounds(self) -> tuple[date, date]:
-        until = self.until or utc_now().date()
-        least = timedelta(days=min(DAYS, until.toordinal()) - 1)
-        return self.since or until - least, until
+    DAYS = 31
 
 
 class SalesReply(ApiReply):

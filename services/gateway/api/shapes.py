@@ -6,8 +6,9 @@ leaves as ``amount``.
 """
 
 import re
+from datetime import date, timedelta
 from decimal import Decimal
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import (
     AfterValidator,
@@ -19,12 +20,14 @@ from pydantic import (
     PlainSerializer,
     StringConstraints,
     WithJsonSchema,
+    model_validator,
 )
 
+from chassis.clock import utc_now
 from chassis.digits import whole_number
 from chassis.money import InvalidAmount, parse_usd, usd_number
 from contracts.billing import EVENTS_MAX
-from contracts.messages import CURSOR_LENGTH_MAX, MAX_AMOUNT_MICROS
+from contracts.messages import CURSOR_LENGTH_MAX, MAX_AMOUNT_MICROS, Day
 
 
 class ApiBody(BaseModel):
@@ -32,6 +35,36 @@ class ApiBody(BaseModel):
     not dropped, and the name of a field in here, which counts micro-dollars, is not dollars."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PeriodQuery(ApiBody):
+    """Both days (UTC) and all between them; where one is not named the time has no such end."""
+
+    since: Day | None = None
+    until: Day | None = None
+
+    def bounds(self) -> tuple[date | None, date | None]:
+        """The first day and the last one."""
+        return self.since, self.until
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        since, until = self.bounds()
+        if since and until and since > until:
+            raise ValueError("since must not be after until.")
+        return self
+
+
+class DaysQuery(PeriodQuery):
+    """Both days (UTC) and all between them: the last 30, unless it says otherwise."""
+
+    DAYS: ClassVar[int] = 30
+
+    def bounds(self) -> tuple[date, date]:
+        until = self.until or utc_now().date()
+        # In the first month that there is, the first day is as early as can be asked.
+        least = timedelta(days=min(self.DAYS, until.toordinal()) - 1)
+        return self.since or until - least, until
 
 
 def _as_shown(name: str) -> str:
