@@ -38,7 +38,7 @@ from tests.gateway import (
 from tests.gateway.conftest import add_user, answers_with
 from tests.gateway.test_admin_api import Ask, become, code_of
 from tests.gateway.test_admin_numbers import services
-from tests.gateway.test_roles import held_by, last_acts
+from tests.gateway.test_roles import COMMAND, WHY, held_by, last_acts
 
 __all__ = ["become", "services"]
 
@@ -344,15 +344,28 @@ def test_roles_are_listed_given_and_taken(
     assert code_of(auditor("POST", "/api/admin/roles/grant", body)) == (403, "role_missing")
 
 
-def test_no_role_is_given_to_an_address_that_nobody_confirmed(
-    database: Connected, ann: User
+def test_programs_give_no_role_to_an_address_that_nobody_confirmed_and_take_one(
+    alone: Flask,
+    database: Connected,
+    ann: User,
+    become: Callable[..., Ask],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    ask, backend = become(Role.OPERATOR), alone.extensions["mycelium"]
+    body = {"whom": ann.email, "role": "finance", "reason": "She joins finance"}
     with database.begin() as session:
-        user = session.get_one(User, ann.user_id)
-        user.email_confirmed_at = None
-        with pytest.raises(Exception, match="not confirmed this address"):
-            grants.check_address(user, sends_mails=True)
-        grants.check_address(user, sends_mails=False)
+        session.get_one(User, ann.user_id).email_confirmed_at = None
+        grants.grant(session, utc_now(), COMMAND, ann.user_id, Role.SUPPORT, WHY)
+    mailing = backend.settings.model_copy(update={"smtp_url": "smtp+plain://127.0.0.1:1"})
+    monkeypatch.setattr(backend, "settings", mailing)
+
+    refused = ask("POST", "/api/admin/roles/grant", body)
+    held = held_by(database, ann)
+    taken = ask("POST", "/api/admin/roles/take", {**body, "role": "support"})
+
+    assert (code_of(refused), held) == ((409, "conflict"), {"support"})
+    assert "not confirmed this address" in refused.text
+    assert (taken.status_code, held_by(database, ann)) == (200, set())
 
 
 def test_the_books_tell_as_much_as_the_page(
