@@ -23,6 +23,7 @@ from contracts.catalog import (
 from contracts.errors import DeadlineExceeded, LimitExceeded, Unavailable
 from contracts.messages import Command
 from services.gateway.access import Role
+from services.gateway.models import SellerAgreement, User
 from services.gateway.people import tokens
 from services.gateway.people.tokens import Scope
 from services.gateway.staff import grants
@@ -348,3 +349,49 @@ def test_the_account_page_offers_it_to_sellers_alone(alone: Flask, database: Con
 
     assert ['value="sell"' in page for page in pages] == [True, False]
     assert ['value="admin"' in page for page in pages] == [False, False]
+    assert ['id="token-code"' in page for page in pages] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("is_seller", "code"), [(False, "role_missing"), (True, "second_step_missing")]
+)
+def test_who_may_make_no_token_that_sells_is_told_beside_the_form_and_it_is_kept(
+    alone: Flask, database: Connected, is_seller: bool, code: str
+) -> None:
+    """Of who sold once the menu leads to their sales still; that is no role."""
+    user = add_user(database, has_wallet=True)
+    with database.begin() as session:
+        session.add(
+            SellerAgreement(
+                user_id=user.user_id,
+                terms_version="1",
+                fee_bps=500,
+                agreed_at=utc_now(),
+                address="127.0.0.1",
+            )
+        )
+        if is_seller:
+            grants.grant(session, utc_now(), COMMAND, user.user_id, Role.SELLER, WHY)
+    desk = Desk(alone, database, user)
+    if is_seller:
+        with database.begin() as session:
+            session.get_one(User, user.user_id).second_step_since = None
+    form = {"name": "My shop", "scopes": ["buy", "sell"], "expires_in_days": "366", "code": "1"}
+
+    page = desk.get("/dashboard/account").text
+    refused = desk.post("/dashboard/account/tokens", **form)
+
+    assert 'href="/dashboard/selling"' in page
+    assert ('value="sell"' in page) is is_seller
+    assert refused.status_code == 403
+    section = refused.text[refused.text.index('id="tokens"') :]
+    section = section[: section.index("</section>")]
+    assert "<details open>" in section
+    assert 'role="alert">' in section
+    assert ('href="#second-step"' in section) is (code == "second_step_missing")
+    assert 'value="My shop"' in section
+    assert 'value="buy" checked' in section
+    assert ('value="sell" checked' in section) is is_seller
+    assert 'value="366" selected' in section
+    with database.read() as session:
+        assert tokens.living(session, utc_now(), user.user_id) == []

@@ -8,13 +8,14 @@ from uuid import UUID
 import segno
 from flask import Blueprint, flash, redirect, render_template, request, url_for
 from pydantic import ValidationError
+from werkzeug.datastructures import MultiDict
 from werkzeug.wrappers import Response
 
 from chassis.clock import utc_now
 from chassis.digits import whole_number
 from contracts.papers import BillingDetails
 from services.gateway.backend import database, settings
-from services.gateway.errors import STATUSES
+from services.gateway.errors import STATUSES, Problem
 from services.gateway.notifications import mails, topics
 from services.gateway.pages.forms import read_id
 from services.gateway.people import (
@@ -40,7 +41,8 @@ from services.gateway.people.signing_in import check_second_step
 from services.gateway.people.tokens import Scope
 from services.gateway.people.users import CurrentUser
 from services.gateway.security import throttle
-from services.gateway.staff.guard import check_scopes
+from services.gateway.staff.grants import roles_of
+from services.gateway.staff.guard import FOR_ROLES, check_scopes
 from services.gateway.staff.guard import make_token as make_token_of
 
 blueprint = Blueprint("account", __name__, url_prefix="/dashboard/account")
@@ -50,10 +52,12 @@ SCOPE_TEXTS = {
     Scope.READ: "Read: everything that these pages show. Every token may.",
     Scope.BUY: "Buy: pay from the wallet, and change what was bought.",
     Scope.MONEY: "Manage money: cards, auto top-up and payouts.",
-    Scope.SELL: "Sell: put up, change and retire your products, and write your profile.",
+    Scope.SELL: "Sell: add, change and retire your products, and edit your profile.",
     Scope.ADMIN: "Do what your roles allow, for 30 days at most.",
 }
 EXPIRIES_DAYS = (30, 90, 366)
+LACKING = ("role_missing", "second_step_missing")
+"""What a section says of who asks for more than they may by now."""
 
 
 @blueprint.get("")
@@ -277,6 +281,10 @@ def _in_section(section: str, act: Callable[[CurrentUser], Answer]) -> Answer:
     except users.AccountError as error:
         status = STATUSES[error.code]
         return _page(section=section, error=error), 422 if status == 401 else status
+    except Problem as problem:
+        if problem.code not in LACKING:
+            raise
+        return _page(section=section, error=problem), problem.status
 
 
 def _done(section: str, sentence: str, tone: str = "success") -> Response:
@@ -287,6 +295,7 @@ def _done(section: str, sentence: str, tone: str = "success") -> Response:
 def _page(**said: Any) -> str:
     user, identity, now = signed_in_user(), current_identity(), utc_now()
     with database().read() as session:
+        roles = roles_of(session, user.user_id)
         shown = {
             "sessions": sessions.open_ones(session, now, user.user_id),
             "tokens": tokens.living(session, now, user.user_id),
@@ -303,7 +312,14 @@ def _page(**said: Any) -> str:
         topics=topics.TOPICS,
         zones=time_zones.names(),
         device_name=devices.name_of,
-        scope_texts=SCOPE_TEXTS,
+        scope_texts={
+            scope: about
+            for scope, about in SCOPE_TEXTS.items()
+            if scope not in FOR_ROLES or roles & FOR_ROLES[scope]
+        },
+        # Of a token that was refused; of others the fields are empty.
+        typed=request.form if said.get("section") == "tokens" else MultiDict(),
+        asks_for_code=any(roles & each for each in FOR_ROLES.values()),
         expiries=EXPIRIES_DAYS,
     )
 
