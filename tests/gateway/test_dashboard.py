@@ -105,10 +105,14 @@ class Services:
             GetAutoTopupState: state,
             GetAutoTopup: AutoTopupStatus.model_validate(state, from_attributes=True),
         }
-        self.asked: list[type] = []
+        self.questions: list[Any] = []
+
+    @property
+    def asked(self) -> list[type]:
+        return [type(question) for question in self.questions]
 
     def begin(self, _backend: Backend, request: Any, _timeout_s: float) -> Callable[[], Any]:
-        self.asked.append(type(request))
+        self.questions.append(request)
         return lambda: self.answers[type(request)]
 
 
@@ -133,6 +137,18 @@ def test_the_whole_of_auto_topup_is_asked_where_something_of_it_is_shown(
     shown = re.search(r"<dt>Auto top-up</dt><dd>([^<]*)</dd>", page)
     assert shown is not None
     assert shown[1] == ("Active" if is_on else "Off")
+
+
+@pytest.mark.parametrize("path", ["/dashboard", "/api/wallet/forecast"])
+def test_who_shows_the_forecast_asks_for_the_ends_of_promotional_credit(
+    browser: FlaskClient, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    services = Services(AutoTopupState(enabled=False, state="off", threshold_micros=0))
+    answers_with(monkeypatch, services)
+
+    assert browser.get(path).status_code == 200
+
+    assert services.questions[0].with_promotion_ends
 
 
 def purchase() -> Purchase:
