@@ -108,7 +108,7 @@ def pay(payout_id: UUID) -> AnyResponse:
             raise BadRequest("Say by which reference the transfer is found.", "reference")
         commands.pay(staff, payout_id, reference, key, reason)
 
-    return _with_payout(payout_id, act, "It is marked as sent. They are told.")
+    return _with_payout(payout_id, act, "Marked as sent. The seller is notified.")
 
 
 @blueprint.post("/payouts/<uuid:payout_id>/refused")
@@ -117,7 +117,11 @@ def refuse(payout_id: UUID) -> AnyResponse:
     def act(staff: Staff, key: str, reason: str) -> None:
         commands.refuse(staff, payout_id, key, reason)
 
-    return _with_payout(payout_id, act, "It is refused, and free again. They are told why.")
+    return _with_payout(
+        payout_id,
+        act,
+        "Rejected. The money is available to the seller again; they see your reason.",
+    )
 
 
 def _with_payout(
