@@ -63,6 +63,7 @@ BY_SELLER = "By the seller, on the website"
 BY_PROGRAM = "By the seller, through the API"
 NO_ACTS = {
     # They look at what is to be done, and change nothing.
+    ("POST", "/admin/finance/payouts/<uuid:payout_id>/review"),
     ("POST", "/dashboard/selling/products/preview"),
     ("POST", "/dashboard/selling/products/<uuid:product_id>/review"),
     ("POST", "/dashboard/selling/profile/review"),

@@ -485,7 +485,11 @@ def paying(alone: Flask, seller: User, monkeypatch: pytest.MonkeyPatch) -> Servi
     return stand_in
 
 
-def test_finance_says_once_that_a_payout_was_sent(
+def marked(paying: Services) -> list[MarkPayoutPaid]:
+    return [each for each in paying.asked if isinstance(each, MarkPayoutPaid)]
+
+
+def test_finance_reviews_a_payout_and_says_once_that_it_was_sent(
     alone: Flask, database: Connected, seller: User, paying: Services
 ) -> None:
     desk = clerk(alone, database, Role.FINANCE)
@@ -493,11 +497,16 @@ def test_finance_says_once_that_a_payout_was_sent(
     key = "01890a5d-ac96-774b-bcce-b302099a8057"
 
     shown = desk.get("/admin/finance").text
+    review = desk.post(f"{path}/review", **PAID, key=key)
+    marked_by_review = marked(paying)
     done = [desk.post(f"{path}/paid", **PAID, key=key).status_code for _ in range(2)]
     [begun, ended] = last_acts(database, 2)
 
-    assert f'action="{path}/paid"' in shown
-    first, again = [each for each in paying.asked if isinstance(each, MarkPayoutPaid)]
+    assert (f'action="{path}/review' in shown, f'action="{path}/paid' in shown) == (True, False)
+    assert (review.status_code, marked_by_review) == (200, [])
+    for text in ("$40.00", seller.email, "SEPA 7", "The run of Monday", key, f'"{path}/paid'):
+        assert text in review.text
+    first, again = marked(paying)
     assert (done, first) == ([303, 303], again)
     assert (first.reference, first.payout_id) == ("SEPA 7", paying.payout.payout_id)
     assert (begun.action, begun.subject, begun.reason) == (
@@ -507,6 +516,21 @@ def test_finance_says_once_that_a_payout_was_sent(
         "payout_id": str(paying.payout.payout_id), "amount_micros": 40 * USD,
     }  # fmt: skip
     assert ended.after == {"outcome": "done", "status": "paying", "reference": "SEPA 7"}
+
+
+def test_a_payout_of_which_no_answer_came_is_marked_by_the_same_form(
+    alone: Flask, database: Connected, paying: Services
+) -> None:
+    desk = clerk(alone, database, Role.FINANCE)
+    path = f"/admin/finance/payouts/{paying.payout.payout_id}/paid"
+    key = "01890a5d-ac96-774b-bcce-b302099a8057"
+    paying.fails = DeadlineExceeded("No answer came in time.")
+
+    lost = desk.post(path, **PAID, key=key)
+
+    assert (lost.status_code, "Pressing again is safe" in lost.text) == (504, True)
+    for name, value in {**PAID, "key": key}.items():
+        assert f'name="{name}" value="{value}"' in lost.text
 
 
 def test_a_payout_that_is_refused_says_why(
@@ -521,24 +545,44 @@ def test_a_payout_that_is_refused_says_why(
     assert last_acts(database, 1)[0].action == "payout.refuse"
 
 
+@pytest.mark.parametrize("step", ["review", "paid", "refused"])
 @pytest.mark.parametrize(
-    ("form", "sentence"),
+    ("wrong", "field", "sentence"),
     [
-        ({**PAID, "reference": " "}, "by which reference"),
-        ({**PAID, "reference": "x" * 201}, "by which reference"),
-        ({**PAID, "reason": "no"}, "Say why"),
+        ({"reference": " "}, "reference", "Enter the transfer"),
+        ({"reference": "x" * 201}, "reference", "Enter the transfer"),
+        ({"reason": "no"}, "why", "Say why"),
     ],
     ids=str,
 )
-def test_a_payout_is_not_marked_without_saying_enough(
-    alone: Flask, database: Connected, paying: Services, form: dict[str, str], sentence: str
+def test_a_payout_is_not_closed_without_saying_enough_and_what_was_typed_is_kept(
+    alone: Flask,
+    database: Connected,
+    paying: Services,
+    step: str,
+    wrong: dict[str, str],
+    field: str,
+    sentence: str,
 ) -> None:
-    desk = clerk(alone, database, Role.FINANCE)
+    desk, payout_id = clerk(alone, database, Role.FINANCE), paying.payout.payout_id
+    if step == "refused":
+        field, wrong, sentence = "reject-why", {"reason": "no"}, "Say why"
+    form = {"reason": wrong.get("reason", "")} if step == "refused" else {**PAID, **wrong}
 
-    desk.post(f"/admin/finance/payouts/{paying.payout.payout_id}/paid", **form)
+    answer = desk.post(f"/admin/finance/payouts/{payout_id}/{step}", **form)
 
-    assert sentence in desk.get("/admin/finance").text
-    assert [each for each in paying.asked if isinstance(each, MarkPayoutPaid)] == []
+    assert answer.status_code == 422
+    assert f'<p class="field-error" id="{field}-{payout_id}-error" role="alert">{sentence}' in (
+        answer.text
+    )
+    paid, refused = answer.text[answer.text.index('<details class="mb-3" open') :].split("<form")[
+        1:3
+    ]
+    sent, other = (refused, paid) if step == "refused" else (paid, refused)
+    for name, value in form.items():
+        assert f'name="{name}" value="{value}"' in sent
+    assert 'name="reason" value=""' in other
+    assert [each for each in paying.asked if isinstance(each, MarkPayoutPaid | RefusePayout)] == []
 
 
 def test_nobody_pays_themself_and_what_billing_refuses_is_said(
@@ -547,14 +591,14 @@ def test_nobody_pays_themself_and_what_billing_refuses_is_said(
     desk = clerk(alone, database, Role.FINANCE)
     path = f"/admin/finance/payouts/{paying.payout.payout_id}/paid"
     paying.fails = Conflict("It is paid already.")
-    desk.post(path, **PAID)
-    refused = desk.get("/admin/finance").text
+    refused = desk.post(path, **PAID)
     [became] = [act for act in last_acts(database, 9) if act.action == "role.grant"][-1:]
     paying.payout = paying.payout.model_copy(update={"user_id": UUID(became.subject)})
-    asked = len([each for each in paying.asked if isinstance(each, MarkPayoutPaid)])
+    asked = len(marked(paying))
 
-    desk.post(path, **PAID)
+    own = [desk.post(f"/admin/finance/payouts/{paying.payout.payout_id}/{step}", **PAID)
+           for step in ("review", "paid")]  # fmt: skip
 
-    assert "It is paid already." in refused
-    assert "ask a colleague" in desk.get("/admin/finance").text
-    assert len([each for each in paying.asked if isinstance(each, MarkPayoutPaid)]) == asked == 1
+    assert (refused.status_code, "It is paid already." in refused.text) == (409, True)
+    assert [(each.status_code, "ask a colleague" in each.text) for each in own] == [(409, True)] * 2
+    assert len(marked(paying)) == asked == 1

@@ -48,6 +48,7 @@ MAY = {
     ("GET", "/admin/finance/sellers"): "finance auditor",
     ("POST", "/admin/finance/verify"): "finance",
     ("POST", "/admin/finance/disputes/<string(maxlength=255):dispute_id>/payment.csv"): "finance",
+    ("POST", "/admin/finance/payouts/<uuid:payout_id>/review"): "finance",
     ("POST", "/admin/finance/payouts/<uuid:payout_id>/paid"): "finance",
     ("POST", "/admin/finance/payouts/<uuid:payout_id>/refused"): "finance",
     ("GET", "/admin/adjustments"): "finance auditor",

@@ -543,7 +543,8 @@ def read_payment_evidence(staff: Staff, dispute_id: str, body: WhyBody) -> Evide
 def mark_payout_paid(staff: Staff, payout_id: UUID, body: SentBody, key: str) -> ClosedPayoutReply:
     """Say that a payout was sent; its seller is told. 409: it is your own, or not held."""
     reason = read_reason(body.reason)
-    return ClosedPayoutReply.of(commands.pay(staff, payout_id, body.reference, key, reason))
+    payout = commands.payout_of_another(staff, payout_id)
+    return ClosedPayoutReply.of(commands.pay(staff, payout, body.reference, key, reason))
 
 
 @endpoint(
@@ -557,7 +558,9 @@ def mark_payout_paid(staff: Staff, payout_id: UUID, body: SentBody, key: str) ->
 )
 def refuse_payout(staff: Staff, payout_id: UUID, body: WhyBody, key: str) -> ClosedPayoutReply:
     """Send no payout: it is free again, and its seller is told the reason. 409: as for sending."""
-    return ClosedPayoutReply.of(commands.refuse(staff, payout_id, key, read_reason(body.reason)))
+    reason = read_reason(body.reason)
+    payout = commands.payout_of_another(staff, payout_id)
+    return ClosedPayoutReply.of(commands.refuse(staff, payout, key, reason))
 
 
 def _id_of(whom: str) -> UUID:

@@ -183,37 +183,48 @@ _PROMOTION_BOUNDS = {
 }
 
 
-def pay(staff: Staff, payout_id: UUID, reference: str, key: str, reason: str) -> Payout:
-    """Say that a payout was sent, and by which ``reference`` it is found. Raises ``NotFound``, and
-    ``Conflict`` for one's own and for what is not held."""
+def payout_of_another(staff: Staff, payout_id: UUID) -> Payout:
+    """A payout that this person may close. Raises ``NotFound``, and ``Conflict`` for one's own."""
+    found = call(ListPayouts(payout_id=payout_id)).payouts
+    if not found:
+        raise NotFound("There is no such payout.")
+    desk.require_another(staff.actor(), found[0].user_id)
+    return found[0]
+
+
+def pay(staff: Staff, payout: Payout, reference: str, key: str, reason: str) -> Payout:
+    """Say that the :func:`payout_of_another` was sent, and by which ``reference`` it is found.
+    Raises ``Conflict`` for what is not held."""
     command = MarkPayoutPaid(
         idempotency_key=key,
-        payout_id=payout_id,
+        payout_id=payout.payout_id,
         reference=reference,
         actor=str(staff.user.user_id),
     )
-    return _close(staff, "payout.pay", command, reason)
+    return _close(staff, "payout.pay", payout, command, reason)
 
 
-def refuse(staff: Staff, payout_id: UUID, key: str, reason: str) -> Payout:
+def refuse(staff: Staff, payout: Payout, key: str, reason: str) -> Payout:
     """Send no payout: it is free again, and whose it is is told the reason. As :func:`pay`."""
     command = RefusePayout(
-        idempotency_key=key, payout_id=payout_id, reason=reason, actor=str(staff.user.user_id)
+        idempotency_key=key,
+        payout_id=payout.payout_id,
+        reason=reason,
+        actor=str(staff.user.user_id),
     )
-    return _close(staff, "payout.refuse", command, reason)
+    return _close(staff, "payout.refuse", payout, command, reason)
 
 
 def _close(
-    staff: Staff, action: str, command: MarkPayoutPaid | RefusePayout, reason: str
+    staff: Staff,
+    action: str,
+    payout: Payout,
+    command: MarkPayoutPaid | RefusePayout,
+    reason: str,
 ) -> Payout:
-    found = call(ListPayouts(payout_id=command.payout_id)).payouts
-    if not found:
-        raise NotFound("There is no such payout.")
-    actor, payout = staff.actor(), found[0]
-    desk.require_another(actor, payout.user_id)
     said = {"payout_id": str(payout.payout_id), "amount_micros": payout.amount_micros}
     return carry_out(
-        actor, action, str(payout.user_id), reason, said, command, lambda done: {
+        staff.actor(), action, str(payout.user_id), reason, said, command, lambda done: {
             "status": done.status.value, "reference": done.reference
         },
     )  # fmt: skip

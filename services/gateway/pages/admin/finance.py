@@ -1,6 +1,7 @@
 """/admin/finance: the books, and what does not agree in them."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from uuid import UUID
 
@@ -17,12 +18,13 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from chassis.clock import start_of_day, utc_now
 from chassis.money import usd_number
-from contracts.errors import BadRequest, Conflict, NotFound
+from contracts.billing import Payout
+from contracts.errors import NO_ANSWER, BadRequest, Conflict, NotFound
 from contracts.wallet import GetJournal, Journal
 from services.gateway import spreadsheets
 from services.gateway.access import Role
 from services.gateway.backend import ask, call, database
-from services.gateway.errors import Problem
+from services.gateway.errors import STATUSES, Problem
 from services.gateway.pages.forms import command_key
 from services.gateway.people import users
 from services.gateway.people.users import ReasonMissing
@@ -32,6 +34,8 @@ from services.gateway.staff.acts import read_reason
 from services.gateway.staff.guard import Staff, acts, current_staff, reads
 
 blueprint = Blueprint("admin_finance", __name__, url_prefix="/admin/finance")
+
+Answer = AnyResponse | str | tuple[str, int]
 
 CHUNK = timedelta(days=31)
 REFERENCE_LENGTH_MAX = 200
@@ -51,6 +55,16 @@ DISPUTED = {
 }
 """What the processor's words for a dispute mean."""
 COLUMNS = ("day", "house_account", "kind", "transactions", "received_usd", "given_usd", "net_usd")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What is wrong with a ``form`` that closes a payout; an empty ``field``: with none of them."""
+
+    payout_id: UUID
+    form: str
+    field: str
+    error: str
 
 
 @blueprint.get("")
@@ -98,43 +112,81 @@ def verify() -> AnyResponse | tuple[str, int]:
     return redirect(url_for("admin_finance.overview") + "#verification", 303)
 
 
+@blueprint.post("/payouts/<uuid:payout_id>/review")
+@acts(Role.FINANCE)
+def review(payout_id: UUID) -> Answer:
+    """The payout and its reference once more, before it is marked as sent for good."""
+
+    def act(staff: Staff, reason: str) -> Answer:
+        reference = _reference()
+        return _review(commands.payout_of_another(staff, payout_id), reference, reason)
+
+    return _with_payout(payout_id, act)
+
+
 @blueprint.post("/payouts/<uuid:payout_id>/paid")
 @acts(Role.FINANCE)
-def pay(payout_id: UUID) -> AnyResponse:
-    reference = " ".join(request.form.get("reference", "").split())
+def pay(payout_id: UUID) -> Answer:
+    def act(staff: Staff, reason: str) -> Answer:
+        reference, key = _reference(), command_key(staff.user.user_id, f"payout:{payout_id}")
+        payout = commands.payout_of_another(staff, payout_id)
+        try:
+            commands.pay(staff, payout, reference, key, reason)
+        except NO_ANSWER as error:
+            # Perhaps it was marked: the same form, with the same key, is the way to find out.
+            said = f"{error} Pressing again is safe: it is marked once."
+            return _review(payout, reference, reason, warning=said), STATUSES[error.code]
+        return _back("Marked as sent. The seller is notified.")
 
-    def act(staff: Staff, key: str, reason: str) -> None:
-        if not 0 < len(reference) <= REFERENCE_LENGTH_MAX:
-            raise BadRequest("Say by which reference the transfer is found.", "reference")
-        commands.pay(staff, payout_id, reference, key, reason)
-
-    return _with_payout(payout_id, act, "Marked as sent. The seller is notified.")
+    return _with_payout(payout_id, act)
 
 
 @blueprint.post("/payouts/<uuid:payout_id>/refused")
 @acts(Role.FINANCE)
-def refuse(payout_id: UUID) -> AnyResponse:
-    def act(staff: Staff, key: str, reason: str) -> None:
-        commands.refuse(staff, payout_id, key, reason)
+def refuse(payout_id: UUID) -> Answer:
+    def act(staff: Staff, reason: str) -> Answer:
+        key = command_key(staff.user.user_id, f"payout:{payout_id}")
+        commands.refuse(staff, commands.payout_of_another(staff, payout_id), key, reason)
+        return _back("Rejected. The money is available to the seller again; they see your reason.")
 
-    return _with_payout(
-        payout_id,
-        act,
-        "Rejected. The money is available to the seller again; they see your reason.",
+    return _with_payout(payout_id, act)
+
+
+def _with_payout(payout_id: UUID, act: Callable[[Staff, str], Answer]) -> Answer:
+    """What ``act`` comes to, or the page again with what was typed, and what is wrong with it."""
+    try:
+        return act(current_staff(), read_reason(request.form.get("reason", "")))
+    except (ReasonMissing, BadRequest, Conflict, NotFound) as error:
+        # Only who marks it as sent types a reference.
+        form = "paid" if "reference" in request.form else "refused"
+        field = getattr(error, "field", "")
+        refusal = Refusal(payout_id, form, field if field in request.form else "", str(error))
+        return _page(refusal=refusal), STATUSES[error.code]
+
+
+def _reference() -> str:
+    reference = " ".join(request.form.get("reference", "").split())
+    if not 0 < len(reference) <= REFERENCE_LENGTH_MAX:
+        raise BadRequest("Enter the transfer's reference", "reference")
+    return reference
+
+
+def _review(payout: Payout, reference: str, reason: str, warning: str = "") -> str:
+    with database().read() as session:
+        emails = users.emails(session, [payout.user_id])
+    return render_template(
+        "admin/payout_review.html",
+        payout=payout,
+        seller=emails.get(payout.user_id, payout.user_id),
+        reference=reference,
+        reason=reason,
+        warning=warning,
+        key=request.form.get("key"),
     )
 
 
-def _with_payout(
-    payout_id: UUID, act: Callable[[Staff, str, str], None], sentence: str
-) -> AnyResponse:
-    staff = current_staff()
-    try:
-        reason = read_reason(request.form.get("reason", ""))
-        act(staff, command_key(staff.user.user_id, f"payout:{payout_id}"), reason)
-    except (ReasonMissing, BadRequest, Conflict, NotFound) as error:
-        flash(str(error), "danger")
-    else:
-        flash(sentence, "success")
+def _back(sentence: str) -> AnyResponse:
+    flash(sentence, "success")
     return redirect(url_for("admin_finance.overview") + "#payouts", 303)
 
 
