@@ -26,6 +26,11 @@ def test_nothing_stands_inline_that_the_policy_refuses(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=named)
+def test_no_condition_stands_inside_a_text_that_is_printed_as_it_is(path: Path) -> None:
+    assert re.findall(r"\{\{[^}]*\{%.*", path.read_text()) == []
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=named)
 def test_every_form_that_changes_something_carries_the_csrf_token(path: Path) -> None:
     bare = [form for form in FORM.findall(path.read_text()) if "csrf()" not in form]
 
