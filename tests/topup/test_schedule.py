@@ -49,6 +49,13 @@ def spending(at: datetime, dollars: int, reference: UUID | None = None, **how: A
     )
 
 
+def lapse(at: datetime, dollars: int) -> Spending:
+    """Promotional credit ends."""
+    return Spending(
+        reference=uuid4(), amount_micros=dollars * USD, at=at, waits_until=at, is_waiting=True
+    )
+
+
 def foretold(
     customer: Customer, *spendings: Spending, until: datetime = NOON + 60 * DAY
 ) -> ScheduleForecast:
@@ -117,6 +124,29 @@ def test_what_a_limit_forbids_for_longer_than_it_waits_is_not_charged(desk: Desk
     )
 
     assert planned(told) == [(31, "renewal", 25)]
+
+
+def test_credit_that_lapses_when_it_was_spent_takes_nothing_from_what_waits(desk: Desk) -> None:
+    customer = desk.customer(daily_limit_micros=30 * USD, threshold_micros=0)
+
+    told = foretold(
+        customer,
+        spending(NOON, 25),
+        spending(NOON + SOON, 20),
+        lapse(NOON + timedelta(hours=1), 10),
+    )
+
+    # The second one waits for midnight.
+    assert planned(told) == [(0, "renewal", 25), (0, "renewal", 25)]
+
+
+def test_of_credit_that_lapses_what_is_there_is_taken(desk: Desk) -> None:
+    customer = desk.customer(threshold_micros=5 * USD)
+    holds(customer, 8)
+
+    told = foretold(customer, lapse(NOON + 2 * DAY, 10))
+
+    assert planned(told) == [(2, "low_balance", 25)]
 
 
 def test_where_it_is_off_nothing_is_promised(desk: Desk) -> None:

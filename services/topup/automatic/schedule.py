@@ -89,10 +89,18 @@ class Months(Story):
             spending = self.spendings.popleft()
             if spending.reference in self.gone:
                 continue
-            if not self._pays(spending):
+            if spending.waits_until == spending.at:
+                self._take_what_there_is(spending)
+            elif not self._pays(spending):
                 self.unpaid.append(spending)
                 is_news = is_news or not spending.is_waiting
         return is_news
+
+    def _take_what_there_is(self, spending: Spending) -> None:
+        """Credit lapses: that waits for no money, and asks for none."""
+        taken_micros = min(spending.amount_micros, self.funds.available_micros)
+        if taken_micros > 0:
+            self.spend(taken_micros)
 
     def _pays(self, spending: Spending) -> bool:
         amount_micros = spending.amount_micros
