@@ -79,7 +79,7 @@ class Connected:
         self.singles = singles
         self._sessions = sessionmaker(engine, expire_on_commit=False)
         self._reading = sessionmaker(readers, expire_on_commit=False)
-        event.listen(self._sessions, "after_soft_rollback", _forget_published)
+        event.listen(self._sessions, "after_soft_rollback", _forget_undone)
         event.listen(engine, "engine_disposed", lambda _engine: readers.dispose())
         event.listen(engine, "engine_disposed", lambda _engine: singles.dispose())
         self.on_publish: list[Callable[[list[Any]], None]] = []
@@ -94,7 +94,7 @@ class Connected:
         with self._sessions(info={HAS_RELAY: bool(self.on_publish)}) as session:
             with session.begin():
                 yield session
-            callbacks = session.info.pop(_AFTER_COMMIT, [])
+            callbacks = [callback for _, callback in session.info.pop(_AFTER_COMMIT, [])]
             published = session.info.pop(PUBLISHED, None)
         if published:
             for each in published:
@@ -175,9 +175,12 @@ class Connected:
                     )
 
 
-def _forget_published(session: Session, _undone: object) -> None:
-    """Who undoes a part and goes on may have undone an event: what stays is found in the table."""
+def _forget_undone(session: Session, undone: object) -> None:
+    """Who undoes a part and goes on may have undone an event: what stays is found in the table.
+    Nor is anything run that was to follow that part."""
     session.info.pop(PUBLISHED, None)
+    callbacks = session.info.get(_AFTER_COMMIT, [])
+    callbacks[:] = [each for each in callbacks if each[0] is not undone]
 
 
 def lock_until_commit(session: Session, name: str) -> None:
@@ -188,12 +191,14 @@ def lock_until_commit(session: Session, name: str) -> None:
 
 
 def after_commit(session: Session, callback: Callable[[], None]) -> None:
-    """Run ``callback`` right after the transaction of ``session`` is committed.
+    """Run ``callback`` right after the transaction of ``session`` is committed, unless the part of
+    it (``begin_nested``) in which this is asked for is undone.
 
     Its failure is logged and changes nothing that was committed. A crash may keep it from
     running at all: whatever must happen needs a sweeper as well.
     """
-    session.info.setdefault(_AFTER_COMMIT, []).append(callback)
+    part = session.get_nested_transaction()
+    session.info.setdefault(_AFTER_COMMIT, []).append((part, callback))
 
 
 def _run_quietly(callback: Callable[[], None]) -> None:

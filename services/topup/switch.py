@@ -10,25 +10,30 @@ changed.
 """
 
 import argparse
+import logging
 import sys
 from datetime import datetime
 
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from chassis.clock import utc_now
-from chassis.database import connect
+from chassis.database import connect, is_held
 from contracts.topup import OperatorSwitch, SetOperatorSwitch
+from services.topup.automatic import limits
 from services.topup.models import Switch
 from services.topup.policy import Policy
 from services.topup.settings import get_settings
+
+log = logging.getLogger(__name__)
 
 BY_SETTING = "The setting AUTO_TOPUPS_STOPPED"
 
 
 def turn(session: Session, command: SetOperatorSwitch, now: datetime) -> None:
-    """Stop automatic charges, or let them go on. Charges already sent are not taken back."""
+    """Stop automatic charges, or let them go on. Charges already sent are not taken back, and with
+    the commit nobody decides any more who has not seen this."""
     values = {
         "is_stopped": command.is_stopped,
         "reason": command.reason,
@@ -40,6 +45,19 @@ def turn(session: Session, command: SetOperatorSwitch, now: datetime) -> None:
         .values(id=1, **values)
         .on_conflict_do_update(index_elements=["id"], set_=values)
     )
+    _await_decisions(session)
+
+
+def _await_decisions(session: Session) -> None:
+    """Until whoever looked at the switch before has committed. One that is stuck keeps nobody from
+    turning it."""
+    try:
+        with session.begin_nested():
+            limits.fuse_lock(session)
+    except DBAPIError as error:
+        if not is_held(error):
+            raise
+        log.warning("a charge that was being decided about may go out after the switch was turned")
 
 
 def state(session: Session, policy: Policy) -> OperatorSwitch:

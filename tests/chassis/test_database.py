@@ -109,6 +109,19 @@ def test_what_is_rolled_back_runs_nothing(database: Connected, fails_at: str) ->
     assert called == []
 
 
+def test_what_was_to_follow_a_part_that_is_undone_does_not(database: Connected) -> None:
+    called: list[str] = []
+    with database.begin() as session:
+        after_commit(session, lambda: called.append("before"))
+        part = session.begin_nested()
+        after_commit(session, lambda: called.append("of the part"))
+        part.rollback()
+        with session.begin_nested():
+            after_commit(session, lambda: called.append("of another"))
+
+    assert called == ["before", "of another"]
+
+
 def test_what_fails_after_the_commit_keeps_nothing_else_from_running(database: Connected) -> None:
     called: list[bool] = []
     with database.begin() as session:

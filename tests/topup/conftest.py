@@ -342,7 +342,14 @@ class Customer:
             )
         return raised.trigger_id if raised is not None else None
 
-    def lack(
+    def lack(self, needed_micros: int = 5 * USD, **told: Any) -> None:
+        """The event that a purchase lacks money, as its handler takes it."""
+        till = self.desk.till
+        event = self.shortage(needed_micros, **told)
+        with till.database.begin() as session:
+            charges.cover(session, till, event, triggers.raise_for_purchase)
+
+    def shortage(
         self,
         needed_micros: int = 5 * USD,
         *,
@@ -350,13 +357,12 @@ class Customer:
         raised_at: datetime | None = None,
         available_micros: int = 0,
         total_shortfall_micros: int | None = None,
-    ) -> None:
-        """The event that a purchase lacks money, as its handler takes it."""
-        till = self.desk.till
+    ) -> PurchaseShortOfFunds:
+        """What billing says of a purchase that lacks money."""
         shortfall = needed_micros - available_micros
-        event = PurchaseShortOfFunds(
+        return PurchaseShortOfFunds(
             event_id=new_id(),
-            occurred_at=raised_at or till.clock(),
+            occurred_at=raised_at or self.desk.clock(),
             user_id=self.user_id,
             purchase_id=UUID(reference) if reference else uuid.uuid4(),
             total_micros=needed_micros,
@@ -364,8 +370,6 @@ class Customer:
             total_shortfall_micros=total_shortfall_micros or shortfall,
             available_micros=available_micros,
         )
-        with till.database.begin() as session:
-            charges.cover(session, till, event, triggers.raise_for_purchase)
 
     def lack_month(self, shortfall_micros: int = 5 * USD, **fields: Any) -> None:
         """The event that a month lacks money, as its handler takes it."""

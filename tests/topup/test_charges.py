@@ -1,17 +1,21 @@
 """The charge: one, of the right amount, whatever happens around it."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
+from unittest.mock import Mock
 
+import psycopg2
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from chassis.identifiers import new_id
 from contracts.topup import RefusalCode, TopupKind, TopupStatus, Trigger
 from services.topup import topups
 from services.topup.automatic import triggers
 from services.topup.automatic.rule import Refusal
-from services.topup.charging import janitor, outcomes
+from services.topup.charging import charges, janitor, outcomes
 from services.topup.processor import Declined, Object, OutcomeUnknown, ProcessorError, Rejected
 from tests.topup.conftest import NOON, USD, Card, Customer, Desk
 
@@ -76,6 +80,28 @@ def test_a_charge_that_was_lost_between_its_reservation_and_the_call_is_made_onc
     desk.sweep()
 
     assert (customer.statuses(), customer.charge_count()) == (["paid"], 1)
+
+
+@pytest.mark.parametrize(
+    ("failure", "is_kept"),
+    [
+        (ValueError("for the test"), True),
+        (OperationalError("SELECT", {}, psycopg2.OperationalError("the server went")), False),
+    ],
+    ids=["a fault", "a lost connection"],
+)
+def test_a_purchase_that_cannot_be_decided_about_at_once_is_charged_for_later(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, failure: Exception, is_kept: bool
+) -> None:
+    customer = desk.customer()
+
+    with monkeypatch.context() as patch, nullcontext() if is_kept else pytest.raises(type(failure)):
+        patch.setattr(charges, "_mark_sent", Mock(side_effect=failure))
+        customer.lack(5 * USD)
+    before = customer.statuses()
+    desk.drain()
+
+    assert (before, customer.charge_count()) == ([], int(is_kept))
 
 
 def test_old_news_of_a_purchase_has_the_wallet_asked(desk: Desk) -> None:
@@ -250,7 +276,6 @@ def test_what_still_lacks_money_after_the_cool_down_is_charged_then(desk: Desk) 
 
 @pytest.mark.parametrize("times", [2, 5])
 def test_charging_the_same_topup_again_charges_nothing(desk: Desk, times: int) -> None:
-    from services.topup.charging import charges
 
     customer = desk.customer()
     customer.ask()

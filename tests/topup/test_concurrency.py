@@ -39,6 +39,31 @@ def test_fifty_triggers_at_once_are_one_charge(desk: Desk) -> None:
     assert refused == {RefusalCode.IN_FLIGHT}
 
 
+def lack_all(customers: list[Customer]) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda customer: customer.lack(), customers))
+
+
+def test_fifty_purchases_heard_of_at_once_are_one_charge(desk: Desk) -> None:
+    customer = desk.customer()
+
+    lack_all([customer] * MANY)
+    desk.drain()
+
+    refused = {event["refusal_code"] for event in customer.events("auto_topup_refused")}
+    assert (customer.charge_count(), customer.statuses(), refused) == (1, ["paid"], {"in_flight"})
+
+
+@pytest.mark.parametrize("policy", [Policy(system_charges_per_hour_max=5)])
+def test_the_fuse_is_exact_for_purchases_heard_of_at_once(desk: Desk, policy: Policy) -> None:
+    customers = [desk.customer() for _ in range(8)]
+
+    lack_all(customers)
+    desk.drain()
+
+    assert sum(customer.charge_count() for customer in customers) == 5
+
+
 def test_fifty_attempts_on_one_trigger_are_one_charge(desk: Desk) -> None:
     customer = desk.customer()
     (trigger_id,) = triggers_of(customer, 1)

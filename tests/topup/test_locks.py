@@ -19,12 +19,13 @@ from contracts.errors import Conflict
 from contracts.topup import (
     ConfigureAutoTopup,
     RefusalCode,
+    SetOperatorSwitch,
     StartCardSetup,
     StartTopup,
     TopupStatus,
 )
-from services.topup import audit, topups
-from services.topup.automatic import card_changes, pages, pauses, rule, terms, triggers
+from services.topup import audit, switch, topups
+from services.topup.automatic import card_changes, limits, pages, pauses, rule, terms, triggers
 from services.topup.automatic.rule import Refusal
 from services.topup.cards import saved_cards
 from services.topup.charging import charges, checkout, janitor, outcomes, reversals, webhooks
@@ -80,6 +81,151 @@ def trigger_of(desk: Desk, topup_id: UUID) -> TriggerRecord:
 def look_of(desk: Desk, topup_id: UUID) -> Topup:
     with desk.till.database.read() as session:
         return topups.find(session, topup_id)
+
+
+# What speaks against a charge, at each door
+
+
+def is_switched_off(desk: Desk, other: Session, customer: Customer) -> None:
+    terms.configure(other, desk.clock(), switching_off(customer), desk.till.policy)
+
+
+def is_limited(desk: Desk, other: Session, customer: Customer) -> None:
+    less = ConfigureAutoTopup(
+        idempotency_key="less",
+        user_id=customer.user_id,
+        enabled=True,
+        threshold_micros=10 * USD,
+        topup_amount_micros=25 * USD,
+        daily_limit_micros=50 * USD,
+        consent=True,
+    )
+    terms.configure(other, desk.clock(), less, desk.till.policy)
+
+
+def loses_its_card(desk: Desk, other: Session, customer: Customer) -> None:
+    card_changes.remove(other, customer.user_id, customer.cards()[0], desk.clock())
+
+
+def freezes(desk: Desk, other: Session, customer: Customer) -> None:
+    terms.account_froze(other, customer.user_id, "Disputed", desk.clock(), desk.clock())
+
+
+def is_stopped(desk: Desk, other: Session, _customer: Customer | None = None) -> None:
+    stop = SetOperatorSwitch(is_stopped=True, reason="A drill", changed_by="tests")
+    switch.turn(other, stop, desk.clock())
+
+
+AGAINST = (is_switched_off, is_limited, loses_its_card, freezes, is_stopped)
+
+
+def news(_desk: Desk, customer: Customer) -> Callable[[], object]:
+    """Something lacks money, and is decided about at once."""
+    return lambda: customer.lack(90 * USD)
+
+
+def a_reserved_charge(desk: Desk, customer: Customer) -> Callable[[], object]:
+    trigger_id = customer.raise_trigger(needed_micros=90 * USD)
+    assert trigger_id is not None
+    charges.pursue(desk.till, trigger_id)
+    (topup,) = customer.topups()
+    return lambda: charges.charge(desk.till, topup.topup_id)
+
+
+def one_that_waited(desk: Desk, customer: Customer) -> Callable[[], object]:
+    topup = never_sent(desk, customer)
+    return lambda: charges.send_reserved(desk.till, topup)
+
+
+def the_janitor(desk: Desk, customer: Customer) -> Callable[[], object]:
+    topup = never_sent(desk, customer)
+    return lambda: janitor.look(desk.till, topup.topup_id)
+
+
+def never_sent(desk: Desk, customer: Customer) -> Topup:
+    """A charge that was marked as sent by a process that died then."""
+    customer.lack(90 * USD)
+    desk.queue.clear()
+    desk.clock.advance(seconds=61)
+    (topup,) = customer.topups()
+    return topup
+
+
+@pytest.mark.parametrize("happens", AGAINST)
+@pytest.mark.parametrize("door", [news, a_reserved_charge, one_that_waited, the_janitor])
+def test_no_charge_goes_out_against_what_happens_at_the_same_moment(
+    desk: Desk,
+    door: Callable[[Desk, Customer], Callable[[], object]],
+    happens: Callable[[Desk, Session, Customer], None],
+) -> None:
+    customer = desk.customer()
+    goes_out = door(desk, customer)
+
+    done_after(desk.till.database, lambda other: happens(desk, other, customer), goes_out)
+    desk.drain()
+
+    assert customer.charge_count() == 0
+
+
+def test_the_operators_switch_waits_for_what_is_being_decided(desk: Desk) -> None:
+    customer = desk.customer()
+    event = customer.shortage()
+
+    done_after(
+        desk.till.database,
+        lambda other: charges.cover(other, desk.till, event, triggers.raise_for_purchase),
+        lambda: begun(desk, lambda session: is_stopped(desk, session)),
+    )
+
+    assert customer.statuses() == ["processing"]
+
+
+def test_the_operators_switch_is_turned_though_somebody_who_decides_is_stuck(desk: Desk) -> None:
+    def turn(session: Session) -> None:
+        session.execute(text("SET LOCAL lock_timeout = '50ms'"))
+        is_stopped(desk, session)
+
+    with desk.till.database.begin() as holder:
+        limits.fuse_lock(holder)
+        begun(desk, turn)
+
+    with desk.till.database.read() as session:
+        assert limits.is_stopped(session)
+
+
+def the_settings(session: Session, customer: Customer) -> None:
+    topups.lock_settings(session, customer.user_id)
+
+
+def the_fuse(session: Session, _customer: Customer) -> None:
+    limits.fuse_lock(session)
+
+
+@pytest.mark.parametrize("hold", [the_settings, the_fuse])
+def test_what_lacks_money_is_kept_though_somebody_holds_what_decides_about_it(
+    desk: Desk, hold: Callable[[Session, Customer], None]
+) -> None:
+    customer = desk.customer()
+
+    with desk.till.database.begin() as holder:
+        hold(holder, customer)
+        customer.lack()
+    before = customer.statuses()
+    desk.drain()
+
+    assert (before, customer.statuses(), customer.charge_count()) == ([], ["paid"], 1)
+
+
+def test_whoever_hears_what_lacks_money_waits_for_the_settings_first(desk: Desk) -> None:
+    customer = desk.customer()
+    raised(customer)
+
+    done_after(
+        desk.till.database,
+        lambda other: topups.lock_settings(other, customer.user_id),
+        lambda: customer.lack(reference=str(PURCHASE)),
+        lambda: is_free(desk, "triggers", customer.user_id),
+    )
 
 
 # The settings

@@ -248,7 +248,8 @@ def usage(
 
 
 def fuse_lock(session: Session) -> None:
-    """Let one reservation of the whole system through at a time, so that its cap is exact.
+    """Let one reservation of the whole system through at a time, so that its cap is exact, and
+    none goes out that has not seen the operator's stop.
 
     A reservation is a few statements long; charges themselves run side by side.
     """

@@ -20,7 +20,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from chassis.crash_points import crash_point
-from chassis.database import after_commit
+from chassis.database import after_commit, is_lost
 from chassis.money import to_cents
 from contracts.billing import PurchaseShortOfFunds, RenewalShortOfFunds
 from contracts.errors import ServiceError
@@ -81,22 +81,46 @@ def cover(session: Session, till: Till, event: EventT, raise_for: Raise[EventT])
     """Something lacks money: store that, and decide about it at once where the event says all.
 
     The charge is marked as sent in the transaction that reserves it, which holds all that would
-    speak against it, and goes out right after the commit.
+    speak against it, and goes out right after the commit. What keeps it from being decided, as a
+    lock that somebody holds for long, undoes that alone: the trigger is stored all the same.
     """
+    outcome: Topup | TriggerRecord | None
+    try:
+        with session.begin_nested():
+            outcome = _decide_at_once(session, till, event, raise_for)
+    except Exception as error:
+        if is_lost(error):
+            raise
+        log.warning(
+            "what lacks money could not be decided about at once; it goes the longer way",
+            extra={"user": str(event.user_id)},
+            exc_info=True,
+        )
+        outcome = raise_for(session, event, till.clock())
+    if isinstance(outcome, Topup):
+        topup = outcome
+        after_commit(session, lambda: till.later(send_reserved, till, topup, owner=topup.user_id))
+    else:
+        pursue_soon(session, till, outcome)
+
+
+def _decide_at_once(
+    session: Session, till: Till, event: EventT, raise_for: Raise[EventT]
+) -> Topup | TriggerRecord | None:
+    """The charge, marked as sent; or the trigger, where the event does not say all. None where it
+    was refused, or nothing newer is told."""
     now = till.clock()
     # Before the trigger, as everybody does who decides about one.
     settings = topups.lock_settings(session, event.user_id)
     record = raise_for(session, event, now)
     if record is None or not _says_all(session, till.policy, record, now):
-        pursue_soon(session, till, record)
-        return
+        return record
     funds, waiting_micros = _as_told(record)
     outcome = rule.reserve_held(session, now, settings, record, funds, till.policy, waiting_micros)
-    if isinstance(outcome, Topup):
-        _mark_sent(session, outcome, till.policy, now)
-        after_commit(
-            session, lambda: till.later(send_reserved, till, outcome, owner=outcome.user_id)
-        )
+    if not isinstance(outcome, Topup):
+        return None
+    _mark_sent(session, outcome, till.policy, now)
+    return outcome
 
 
 def pursue_soon(session: Session, till: Till, record: TriggerRecord | None) -> None:
@@ -222,7 +246,8 @@ def _mark_sent(session: Session, topup: Topup, policy: Policy, now: datetime) ->
 def may_send(
     session: Session, settings: AutoTopupSettings | None, policy: Policy, now: datetime
 ) -> Refusal | None:
-    """Whether a reserved charge may still go out."""
+    """Whether a reserved charge may still go out. The operator's stop waits for the commit."""
+    limits.fuse_lock(session)
     return rule.switched_off(
         settings,
         now,
@@ -253,15 +278,24 @@ def is_stale(topup: Topup, policy: Policy, now: datetime) -> bool:
     return now - topup.created_at > policy.stale_after
 
 
-def send_again(till: Till, topup: Topup) -> None:
-    """The same call once more. What was found before it proves nothing of it: looks and their
-    times are counted anew."""
+def send_again(till: Till, topup: Topup) -> bool:
+    """The same call once more, where the charge would go out now if it had only been reserved;
+    whether it was made.
+
+    What was found before it proves nothing of it: looks and their times are counted anew.
+    """
     with till.database.begin() as session:
-        topup = topups.lock(session, topup.topup_id)
-        if topup.status not in outcomes.OPEN:
-            return
-        topup.sent_at, topup.looks = till.clock(), 0
+        settings, topup = outcomes.lock_both(session, topup.topup_id, topup.user_id)
+        now = till.clock()
+        if settings is None or topup.status not in outcomes.OPEN:
+            return False
+        if may_send(session, settings, till.policy, now) is not None:
+            return False
+        if overtaken_by(session, settings, topup, till.policy, now):
+            return False
+        topup.sent_at, topup.looks = now, 0
     send(till, topup, is_first=False)
+    return True
 
 
 def send(till: Till, topup: Topup, *, is_first: bool = True) -> None:

@@ -7,7 +7,7 @@ is given back.
 """
 
 import logging
-from datetime import datetime, timedelta
+from datetime import timedelta
 from uuid import UUID
 
 from chassis.leases import Leases
@@ -130,8 +130,8 @@ def _look_at_charge(till: Till, topup: Topup) -> bool:
             row = outcomes.record(session, till.policy, topup.topup_id, payment, now)
         if row.status == TopupStatus.ACTION_REQUIRED and row.kind == TopupKind.AUTO:
             checkout.ask_person(till, topup.topup_id)
-    elif _may_send_again(till, topup, now):
-        charges.send_again(till, topup)
+    # By hand none goes out again: whoever pressed the button has gone, and may have paid otherwise.
+    elif topup.kind == TopupKind.AUTO and charges.send_again(till, topup):
         return True
     elif topup.looks >= LOOKS_IN_VAIN and charges.is_stale(topup, till.policy, now):
         with till.database.begin() as session:
@@ -139,15 +139,3 @@ def _look_at_charge(till: Till, topup: Topup) -> bool:
             if row.status in outcomes.OPEN:
                 outcomes.give_up_unreached(session, row, settings, now)
     return False
-
-
-def _may_send_again(till: Till, topup: Topup, now: datetime) -> bool:
-    """Whether the charge would go out now if it had only been reserved. By hand none does: whoever
-    pressed the button has gone, and may have paid otherwise."""
-    if topup.kind == TopupKind.MANUAL:
-        return False
-    with till.database.read() as session:
-        settings = session.get(AutoTopupSettings, topup.user_id)
-        if settings is None or charges.may_send(session, settings, till.policy, now) is not None:
-            return False
-        return not charges.overtaken_by(session, settings, topup, till.policy, now)
