@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -698,9 +699,9 @@ def lived(day: Day, database: Connected, monkeypatch: pytest.MonkeyPatch) -> tup
     """Everything was done that a role does; and what the log has of it, but for the roles that
     people came with."""
     ann = day.comes(None, 9)
-    engine = database.engine.url.render_as_string(hide_password=False)
-    monkeypatch.setenv("DATABASE_URL", engine)
-    monkeypatch.setenv("AMQP_URI", "amqp://nobody@127.0.0.1:1/")
+    url = database.engine.url.render_as_string(hide_password=False)
+    # Not by the environment: the settings are read once, and another test may have read them.
+    monkeypatch.setattr(roles, "service_settings", lambda: SimpleNamespace(database_url=url))
     finance = test_finance_page.Services(ann.user)
     finance.disputes = [disputed(ann.user, "needs_response")]
     day.services.parts = [
