@@ -9,6 +9,7 @@ import importlib
 import sys
 import time
 from collections.abc import Callable
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,12 @@ from sqlalchemy.exc import OperationalError
 from chassis.settings import service_settings
 
 TURN_EVERY_S = 0.2
-LOCK_TIMEOUT_S = 2.0
+LOCK_TIMEOUT_S = 0.3
 """So long a migration waits for a lock, and others behind it, before it lets them through."""
 LOCK_PATIENCE_S = 600.0
 """A table that nobody lets go of for so long fails the migration."""
-REST_S = 1.0
-"""Between two tries: whoever waited gets their turn."""
+RESTS_S = (1.0, 2.0, 4.0, 8.0, 16.0, 20.0)
+"""Between two tries: whoever waited gets their turn. The last one is repeated."""
 _LOCK_NOT_AVAILABLE = "55P03"
 _BOUND_LOCKS = f"SET lock_timeout = '{LOCK_TIMEOUT_S:g}s'"
 
@@ -66,7 +67,7 @@ def migrate(
 def _upgrade(connection: Connection, upgrade: Callable[[], None]) -> None:
     """Migrate, again and again while somebody holds a table. What is done is committed by then."""
     deadline = time.monotonic() + LOCK_PATIENCE_S
-    while True:
+    for rest_s in chain(RESTS_S, repeat(RESTS_S[-1])):
         connection.exec_driver_sql(_BOUND_LOCKS)
         connection.commit()
         try:
@@ -77,7 +78,7 @@ def _upgrade(connection: Connection, upgrade: Callable[[], None]) -> None:
             is_locked = getattr(error.orig, "pgcode", None) == _LOCK_NOT_AVAILABLE
             if not is_locked or time.monotonic() > deadline:
                 raise
-        time.sleep(REST_S)
+        time.sleep(rest_s)
 
 
 def refuse_newer(package: str, database_url: str) -> None:

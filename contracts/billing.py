@@ -784,9 +784,14 @@ class SalesSums(Reply):
     providers: list[ProviderSales]
 
 
+SALES_DAYS_MAX = 366
+"""So many days are summed at once."""
+
+
 class GetSalesSums(Request[SalesSums], service=SERVICE, method="get_sales_sums"):
     """What was sold from the day ``since`` up to and including ``until``, by this user or by
-    everybody who sells."""
+    everybody who sells. ``BadRequest`` for days that end before they begin, and for more than 366
+    of them."""
 
     user_id: UUID | None = None
     since: Day

@@ -517,7 +517,7 @@ class BillingService(operated.Operated):
     def _try_again(self, session: Session, user_id: UUID) -> None:
         now, checkout = utc_now(), self._checkout()
         owed = claims.mark_owed(session, now, user_id)
-        first = claims.take_first(owed, now, checkout.rules.claim_lease)
+        first = claims.take_first(session, owed, now, checkout.rules.claim_lease)
         if first is not None:
             after_commit(session, partial(checkout.settle_user, user_id, first))
         session.flush()

@@ -1,10 +1,14 @@
 from datetime import timedelta
+from typing import cast
 from uuid import uuid4
 
 import pytest
 
+from chassis.client import RpcClient
 from chassis.money import parse_usd
+from contracts.wallet import AccountStatus, GetWallets, Wallet, Wallets
 from services.billing.deployments.queries import Burning
+from services.billing.forecast.balances import wallet_of
 from services.billing.forecast.burn_rate import analyse
 from services.billing.models import DeploymentRow
 from tests.billing.conftest import NOW
@@ -22,6 +26,29 @@ def burning(*monthly_usd: str) -> Burning:
         for number, price in enumerate(monthly_usd)
     ]
     return Burning(len(rows), sum(row.monthly_cost_micros for row in rows), rows)
+
+
+def test_a_balance_is_asked_for_without_what_of_it_is_promotional() -> None:
+    wallet = Wallet(
+        user_id=uuid4(),
+        account_id=1,
+        balance_micros=parse_usd("5"),
+        held_micros=0,
+        available_micros=parse_usd("5"),
+        status=AccountStatus.OPEN,
+        opened_at=NOW,
+    )
+    asked: list[GetWallets] = []
+
+    class Answers:
+        def call(self, request: GetWallets, _: float) -> Wallets:
+            asked.append(request)
+            return Wallets(wallets=[wallet] if wallet.user_id in request.user_ids else [])
+
+    rpc = cast(RpcClient, Answers())
+
+    assert [wallet_of(rpc, each, 1.0) for each in (wallet.user_id, uuid4())] == [wallet, None]
+    assert not any(each.with_expiring for each in asked)
 
 
 def test_the_plans_example_burns_23_dollars_a_month() -> None:

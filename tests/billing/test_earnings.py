@@ -18,6 +18,7 @@ from contracts.billing import (
     CancelWhen,
     DeploymentStatus,
     GetProductUses,
+    GetSalesSums,
     ListSales,
     ProductSales,
     PurchaseStatus,
@@ -45,7 +46,7 @@ from services.billing.purchases.claims import Claim
 from services.billing.purchases.lifecycle import Paid
 from services.billing.sales import fees
 from services.billing.sales.shares import Price, shares
-from services.billing.sales.statements import get_uses, list_sales
+from services.billing.sales.statements import get_sums, get_uses, list_sales
 from services.billing.settings import BillingSettings
 from tests.billing.conftest import NOW, RULES, quoted, recorded, row_of
 from tests.billing.test_lost_answers import LOST, Wire, is_a, is_debit
@@ -141,6 +142,18 @@ class Market:
 @pytest.fixture
 def market(stack: System, database: Connected) -> Market:
     return Market(stack, database)
+
+
+@pytest.mark.parametrize(("days", "says"), [(-1, "first day"), (366, "366 days at most")])
+def test_days_that_end_before_they_begin_or_are_more_than_a_year_are_not_summed(
+    market: Market, days: int, says: str
+) -> None:
+    since = BOUGHT.date()
+
+    with market.database.read() as session:
+        get_sums(session, GetSalesSums(since=since, until=since + timedelta(days=365)))
+        with pytest.raises(BadRequest, match=says):
+            get_sums(session, GetSalesSums(since=since, until=since + timedelta(days=days)))
 
 
 # How a price is divided.

@@ -4,7 +4,7 @@ begins."""
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any, cast
 from uuid import UUID, uuid4
 
@@ -489,6 +489,39 @@ def test_the_next_are_handed_in_before_the_wallet_has_answered_and_each_is_charg
         assert steps == ["asked", "asked", "answered", "asked", "answered", "answered"]
     assert tenant.charged == [-PRICE] * 5
     assert len(tenant.told("deployment_renewed")) == 5
+
+
+def test_what_is_under_way_is_recorded_though_the_next_cannot_be_prepared(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(renewals, "DUE", replace(renewals.DUE, limit=2))
+    tenant.deploys(quantity=3)
+    tenant.gets(10 * PRICE)
+    lease, times = Renewals._lease, count()
+
+    def fails_then(it: Renewals) -> list[UUID]:
+        if next(times):
+            raise ConnectionError("the database went away")
+        return lease(it)
+
+    monkeypatch.setattr(Renewals, "_lease", fails_then)
+    with pytest.raises(ConnectionError):
+        tenant.runs(month(1))
+
+    assert (tenant.charged, len(tenant.told("deployment_renewed"))) == ([-PRICE] * 2, 2)
+
+
+def test_each_call_is_waited_for_though_the_answer_to_the_first_is_lost(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(renewals, "COMMANDS_MAX", 1)
+    tenant.deploys(quantity=2)
+    tenant.gets(10 * PRICE)
+    tenant.wire.lose(is_a(DebitAll), LOST[0])
+
+    tenant.runs(month(1))
+
+    assert tenant.charged == [-PRICE]
 
 
 # Short of funds.

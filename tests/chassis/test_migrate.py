@@ -112,6 +112,28 @@ def test_a_migration_that_waits_for_a_table_lets_others_through_and_is_tried_aga
     assert said == []
 
 
+def test_a_migration_that_waits_keeps_others_waiting_shortly_and_ever_more_rarely(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migrate(GATEWAY, url, "0004")
+    rests: list[float] = []
+
+    def rest(seconds: float) -> None:
+        rests.append(seconds)
+        if len(rests) == 8:
+            holder.rollback()
+
+    monkeypatch.setattr(chassis.migrate.time, "sleep", rest)
+    engine = create_engine(url)
+    with engine.connect() as holder:
+        holder.execute(text("SELECT count(*) FROM users"))
+        migrate(GATEWAY, url)
+    engine.dispose()
+
+    assert rests == [1, 2, 4, 8, 16, 20, 20, 20]
+    assert chassis.migrate.LOCK_TIMEOUT_S <= 0.3
+
+
 def test_a_table_that_nobody_lets_go_of_fails_its_migration_and_none_before_it(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

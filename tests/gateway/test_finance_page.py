@@ -455,10 +455,12 @@ def test_finance_sees_what_all_sellers_sold_and_earned(
     stand_in = Sellers(ann)
     answers_with(monkeypatch, stand_in)
     desk = clerk(alone, database, Role.AUDITOR)
-    days = "since=2026-11-01&until=2026-11-30"
+    days, too_long = "since=2026-11-01&until=2026-11-30", "since=2025-11-01&until=2026-11-02"
 
     page = desk.get(f"/admin/finance/sellers?{days}").text
-    wrong = [desk.get(f"/admin/finance/sellers?{days}").status_code for days in ("", "since=x")]
+    wrong = [
+        desk.get(f"/admin/finance/sellers?{days}").status_code for days in ("", "since=x", too_long)
+    ]
     stand_in.away = {"billing"}
     away = desk.get(f"/admin/finance/sellers?{days}")
 
@@ -466,7 +468,7 @@ def test_finance_sees_what_all_sellers_sold_and_earned(
     assert (asked.user_id, f"{asked.since}", f"{asked.until}") == (None, "2026-11-01", "2026-11-30")
     assert (ann.email in page, str(stand_in.sold[1].provider_id) in page) == (True, True)
     assert ["$40.00" in page, "$12.00" in page, "+$25.00" in page] == [True] * 3
-    assert wrong == [422, 422]
+    assert wrong == [422, 422, 422]
     assert (away.status_code, "Cannot be shown" in away.text) == (200, True)
 
 

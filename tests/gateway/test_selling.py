@@ -290,7 +290,16 @@ def test_with_billing_away_the_page_still_works(seller: Desk, billing: Billing) 
     assert (answer.status_code, answer.text.count("cannot be shown at the moment")) == (200, 2)
 
 
-@pytest.mark.parametrize("query", ["since=x", "since=2026-12-01&until=2026-11-01", "until=0000"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "since=x",
+        "since=2026-12-01&until=2026-11-01",
+        "until=0000",
+        # 367 days.
+        "since=2025-11-01&until=2026-11-02",
+    ],
+)
 def test_days_that_are_none_are_refused(seller: Desk, billing: Billing, query: str) -> None:
     assert seller.get(f"/dashboard/selling?{query}").status_code == 422
 

@@ -20,17 +20,11 @@ class Funds(NamedTuple):
 
 def wallet_of(rpc: RpcClient, user_id: UUID, timeout_s: float) -> Wallet | None:
     """The user's wallet; None for one who has none yet. Raises what the wallet raises."""
-    found = funds_of(rpc, user_id, timeout_s)
-    return found.wallet if found else None
-
-
-def funds_of(rpc: RpcClient, user_id: UUID, timeout_s: float) -> Funds | None:
-    """The same with what of it is promotional."""
-    return _funds(rpc, timeout_s).find(user_id)
+    return _wallets(rpc, timeout_s).find(user_id)
 
 
 def all_funds(rpc: RpcClient, user_ids: Sequence[UUID], timeout_s: float) -> dict[UUID, Funds]:
-    """Those of several users who have a wallet."""
+    """Those of several users who have a wallet, with what of it is promotional."""
     found = rpc.call(GetWallets(user_ids=list(user_ids), with_expiring=True), timeout_s)
     expiring = defaultdict(list)
     for each in found.expiring:
@@ -39,6 +33,11 @@ def all_funds(rpc: RpcClient, user_ids: Sequence[UUID], timeout_s: float) -> dic
 
 
 @functools.cache
-def _funds(rpc: RpcClient, timeout_s: float) -> AskedTogether[UUID, Funds]:
+def _wallets(rpc: RpcClient, timeout_s: float) -> AskedTogether[UUID, Wallet]:
     """One for all workers, who ask together what they ask at the same moment."""
-    return AskedTogether(lambda user_ids: all_funds(rpc, user_ids, timeout_s))
+
+    def ask(user_ids: Sequence[UUID]) -> dict[UUID, Wallet]:
+        found = rpc.call(GetWallets(user_ids=list(user_ids)), timeout_s)
+        return {each.user_id: each for each in found.wallets}
+
+    return AskedTogether(ask)

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
 from sqlalchemy import ColumnElement, func, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, lazyload
 
 from chassis.locks import for_update, locked
 from services.billing.models import WAITING, PurchaseRow, StockReleaseRow
@@ -126,6 +126,8 @@ def mark_owed(session: Session, now: datetime, user_id: UUID) -> Sequence[Purcha
             select(PurchaseRow)
             .where(PurchaseRow.user_id == user_id, PurchaseRow.status.in_(WAITING))
             .order_by(PurchaseRow.purchase_id)
+            # What they are of is read of the one that is taken.
+            .options(lazyload("*"))
         )
     ).all()
     for row in rows:
@@ -136,11 +138,16 @@ def mark_owed(session: Session, now: datetime, user_id: UUID) -> Sequence[Purcha
     return rows
 
 
-def take_first(rows: Sequence[PurchaseRow], now: datetime, lease: timedelta) -> Claim | None:
+def take_first(
+    session: Session, rows: Sequence[PurchaseRow], now: datetime, lease: timedelta
+) -> Claim | None:
     """Take the first of these rows, which the caller holds, that nobody works on."""
     free = (row for row in rows if row.claimed_until is None or row.claimed_until <= now)
     row = next(free, None)
-    return None if row is None else take(row, now, lease)
+    if row is None:
+        return None
+    session.refresh(row, ["lines", "deployments"])
+    return take(row, now, lease)
 
 
 def owed_purchases(session: Session, user_id: UUID) -> list[UUID]:

@@ -115,17 +115,20 @@ class Renewals:
     def run(self) -> None:
         """Deal with everything that is due, of every owner in turn."""
         under_way: deque[Asked] = deque()
-        for _ in range(ROUNDS_MAX):
-            taken = self._lease()
-            if taken:
-                under_way.append(self._ask(taken))
-            elif not under_way:
-                return
-            # The wallet has one to work on while the next is prepared.
-            if (len(under_way) > 1 or not taken) and not self._is_settled(under_way.popleft()):
-                break
-        for asked in under_way:
-            self._is_settled(asked)
+        try:
+            for _ in range(ROUNDS_MAX):
+                taken = self._lease()
+                if taken:
+                    under_way.append(self._ask(taken))
+                elif not under_way:
+                    return
+                # The wallet has one to work on while the next is prepared.
+                if (len(under_way) > 1 or not taken) and not self._is_settled(under_way.popleft()):
+                    break
+        finally:
+            # Also where the next one could not be prepared: this one is charged.
+            for asked in under_way:
+                self._is_settled(asked)
 
     def start(self, command: StartDeployment) -> Deployment:
         """Let a deployment run again; see :class:`contracts.billing.StartDeployment`."""
@@ -233,22 +236,21 @@ class Renewals:
         due += [each.owed for each in months]
         due.sort(key=lambda each: (each.starts_at, each.deployment_id, each.kind))
         parts = [due[start : start + COMMANDS_MAX] for start in range(0, len(due), COMMANDS_MAX)]
+        # All of them before one is sent, which has to be waited for.
+        debits = [_debits(part, stood) for part in parts]
         return Asked(
             at=now,
-            debits=[(part, self._debit(part, stood)) for part in parts],
+            debits=[(part, self._sent(each)) for part, each in zip(parts, debits, strict=True)],
             refused=[each for each in owed if each.deployment_id in beyond],
             alone=[each for each in asked if each.status != PeriodStatus.DUE],
             stood=stood,
             months={each.deployment.deployment_id: each for each in months},
         )
 
-    def _debit(
-        self, part: Sequence[Payable], stood: Mapping[UUID, WhenAsked]
-    ) -> Callable[[], DebitOutcomes]:
+    def _sent(self, debits: DebitAll) -> Callable[[], DebitOutcomes]:
         """What is returned waits for the answer; it raises what kept the call from being sent."""
-        debits = [periods.debit(each, stood[each.deployment_id].name) for each in part]
         try:
-            return self.rpc.begin(DebitAll(debits=debits))
+            return self.rpc.begin(debits)
         except ServiceError as error:
             return partial(_raise, error)
 
@@ -275,7 +277,9 @@ class Renewals:
     def _answers(self, asked: Asked) -> list[Answer]:
         """Debits go together; what is closed or given back, which is rare, each by itself."""
         answers = [Answer(each, None, TOO_OFTEN) for each in asked.refused]
-        for part, reply in asked.debits:
+        # All of them, also where one is lost: each has to be waited for.
+        replies = [(part, _heard(reply)) for part, reply in asked.debits]
+        for part, reply in replies:
             answers += [
                 Answer(period, result.transaction, result.error)
                 for period, result in zip(part, reply().results, strict=True)
@@ -358,8 +362,21 @@ class Renewals:
             log.exception("a deployment is left out", extra={"deployment_id": str(deployment_id)})
 
 
+def _debits(part: Sequence[Payable], stood: Mapping[UUID, WhenAsked]) -> DebitAll:
+    return DebitAll(debits=[periods.debit(each, stood[each.deployment_id].name) for each in part])
+
+
 def _raise(error: ServiceError) -> NoReturn:
     raise error
+
+
+def _heard(reply: Callable[[], DebitOutcomes]) -> Callable[[], DebitOutcomes]:
+    """A reply that was waited for, which is returned, or raised, when it is called again."""
+    try:
+        found = reply()
+    except ServiceError as error:
+        return partial(_raise, error)
+    return lambda: found
 
 
 def refusal(

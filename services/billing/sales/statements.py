@@ -8,6 +8,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from chassis.cursors import decode_cursor, encode_cursor
 from contracts.billing import (
+    SALES_DAYS_MAX,
     GetProductUses,
     GetSalesSums,
     ListSales,
@@ -75,7 +76,11 @@ def list_sales(session: Session, command: ListSales) -> SalesPage:
 
 
 def get_sums(session: Session, command: GetSalesSums) -> SalesSums:
-    """What was sold in these days, in all and by who sold it."""
+    """What was sold in these days, in all and by who sold it. Raises ``BadRequest``."""
+    if command.since > command.until:
+        raise BadRequest("The first day comes before the last one.", "until")
+    if (command.until - command.since).days >= SALES_DAYS_MAX:
+        raise BadRequest(f"{SALES_DAYS_MAX} days at most are summed at once.", "until")
     query = (
         select(
             SaleRow.provider_id,

@@ -19,6 +19,7 @@ from werkzeug.wrappers import Response as Answer
 from chassis.clock import utc_now
 from chassis.money import InvalidAmount, format_usd, usd_number
 from contracts.billing import (
+    SALES_DAYS_MAX,
     GetSalesSums,
     ListPayouts,
     ListSales,
@@ -201,6 +202,8 @@ def _review(amount_micros: int, **said: Any) -> str:
 def _page(error: str = "") -> str:
     user_id = signed_in_user().user_id
     since, until = _days()
+    if (until - since).days >= SALES_DAYS_MAX:
+        raise Problem(422, "bad_request", f"This page shows {SALES_DAYS_MAX} days at most.")
     cursor = request.args.get("cursor") or None
     sales, sums, payouts = ask_all(
         ListSales(user_id=user_id, since=since, until=until, cursor=cursor, limit=SALES_MAX),

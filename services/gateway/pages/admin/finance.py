@@ -18,7 +18,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from chassis.clock import start_of_day, utc_now
 from chassis.money import usd_number
-from contracts.billing import Payout
+from contracts.billing import SALES_DAYS_MAX, Payout
 from contracts.errors import NO_ANSWER, BadRequest, Conflict, NotFound
 from contracts.wallet import GetJournal, Journal
 from services.gateway import spreadsheets
@@ -79,6 +79,8 @@ def sellers() -> str:
     """What buyers paid for what others sell, who earned it, and what the marketplace kept."""
     since, until = _range()
     until -= timedelta(days=1)
+    if (until - since).days >= SALES_DAYS_MAX:
+        raise Problem(422, "bad_request", f"This page shows {SALES_DAYS_MAX} days at most.")
     sums = ask(kept.sold(since, until))
     with database().read() as session:
         people = (each.provider_id for each in sums.providers) if sums else ()
