@@ -177,43 +177,33 @@ def _print_file(reply: Reply) -> None:
 
 
 def _print_promotions(promotions: Any) -> None:
-    printing.table(
-        ["PROMOTION", "GIVEN", "LEFT", "ENDS"],
-        [
-            (
-                each["promotion_id"],
-                usd(each["amount_usd"]),
-                usd(each["left_usd"]),
-                each["expires_at"],
-            )
-            for each in promotions
-        ],
+    printing.listed(
+        {
+            "PROMOTION": "promotion_id",
+            "GIVEN": "amount_usd",
+            "LEFT": "left_usd",
+            "ENDS": "expires_at",
+        },
+        promotions,
     )
 
 
 def _print_transactions(transactions: Any) -> None:
-    printing.table(
-        ["TRANSACTION", "AMOUNT", "WHAT"],
-        [
-            (each["recorded_at"], usd(each["amount_usd"]), each["description"])
-            for each in transactions
-        ],
+    printing.listed(
+        {"TRANSACTION": "recorded_at", "AMOUNT": "amount_usd", "WHAT": "description"}, transactions
     )
 
 
 def _print_topups(topups: Any) -> None:
-    printing.table(
-        ["TOP-UP", "KIND", "STATUS", "AMOUNT", "WHY"],
-        [
-            (
-                each["created_at"],
-                each["kind"],
-                each["status"],
-                usd(each["amount_usd"]),
-                each["failure_message"],
-            )
-            for each in topups
-        ],
+    printing.listed(
+        {
+            "TOP-UP": "created_at",
+            "KIND": "kind",
+            "STATUS": "status",
+            "AMOUNT": "amount_usd",
+            "WHY": "failure_message",
+        },
+        topups,
     )
 
 
@@ -234,9 +224,8 @@ def _print_purchases(purchases: Any) -> None:
 
 
 def _print_deployments(deployments: Any) -> None:
-    printing.table(
-        ["DEPLOYMENT", "STATUS", "NAME"],
-        [(each["deployment_id"], each["status"], each["name"]) for each in deployments],
+    printing.listed(
+        {"DEPLOYMENT": "deployment_id", "STATUS": "status", "NAME": "name"}, deployments
     )
 
 
@@ -250,9 +239,8 @@ _MOVEMENTS = {
 
 
 def _print_messages(reply: Reply) -> None:
-    printing.table(
-        ["NOTIFICATION", "READ", "TITLE"],
-        [(each["created_at"], each["read_at"], each["title"]) for each in reply["notifications"]],
+    printing.listed(
+        {"NOTIFICATION": "created_at", "READ": "read_at", "TITLE": "title"}, reply["notifications"]
     )
     printing.table(
         ["MAIL", "WHEN", "OUTCOME", "TITLE"],
@@ -261,9 +249,8 @@ def _print_messages(reply: Reply) -> None:
             for each in reply["mails"]
         ],
     )
-    printing.table(
-        ["DONE BY A ROLE", "WHEN", "WHY"],
-        [(each["action"], each["occurred_at"], each["reason"]) for each in reply["acts"]],
+    printing.listed(
+        {"DONE BY A ROLE": "action", "WHEN": "occurred_at", "WHY": "reason"}, reply["acts"]
     )
 
 

@@ -232,20 +232,17 @@ def _decide(site: Site, adjustment_id: UUID, verb: str, reason: str, key: str | 
 
 
 def _print_adjustments(reply: Reply) -> None:
-    printing.table(
-        ["ADJUSTMENT", "STATUS", "AMOUNT", "USER", "PROPOSED BY", "EXPIRES", "WHY"],
-        [
-            (
-                each["adjustment_id"],
-                each["status"],
-                usd(each["amount_usd"]),
-                each["user_id"],
-                each["proposed_by"],
-                each["expires_at"],
-                each["reason"],
-            )
-            for each in reply["adjustments"]
-        ],
+    printing.listed(
+        {
+            "ADJUSTMENT": "adjustment_id",
+            "STATUS": "status",
+            "AMOUNT": "amount_usd",
+            "USER": "user_id",
+            "PROPOSED BY": "proposed_by",
+            "EXPIRES": "expires_at",
+            "WHY": "reason",
+        },
+        reply["adjustments"],
     )
 
 
@@ -311,14 +308,8 @@ def _print_books(books: Any) -> None:
             **_facts_of_verification(books["verification"]),
         }
     )
-    printing.table(
-        ["HOUSE ACCOUNT", "BALANCE"],
-        [(each["account"], usd(each["balance_usd"])) for each in books["house"]],
-    )
-    printing.table(
-        ["BELOW ZERO", "BALANCE"],
-        [(each["user_id"], usd(each["balance_usd"])) for each in books["negative"]],
-    )
+    printing.listed({"HOUSE ACCOUNT": "account", "BALANCE": "balance_usd"}, books["house"])
+    printing.listed({"BELOW ZERO": "user_id", "BALANCE": "balance_usd"}, books["negative"])
 
 
 def _facts_of_verification(found: Any) -> dict[str, Any]:
@@ -347,50 +338,41 @@ def _print_payments(payments: Any) -> None:
             for each in part["differences"]
         ],
     )
-    printing.table(
-        ["STUCK", "STATUS", "AMOUNT", "USER", "CHANGED", "PROBLEM"],
-        [
-            (
-                each["topup_id"],
-                each["status"],
-                usd(each["amount_usd"]),
-                each["user_id"],
-                each["changed_at"],
-                each["problem"],
-            )
-            for each in payments["stuck"]
-        ],
+    printing.listed(
+        {
+            "STUCK": "topup_id",
+            "STATUS": "status",
+            "AMOUNT": "amount_usd",
+            "USER": "user_id",
+            "CHANGED": "changed_at",
+            "PROBLEM": "problem",
+        },
+        payments["stuck"],
     )
-    printing.table(
-        ["DISPUTE", "STATUS", "AMOUNT", "USER", "EVIDENCE DUE", "PAST DUE"],
-        [
-            (
-                each["dispute_id"],
-                each["status"],
-                usd(each["amount_usd"]),
-                each["user_id"],
-                each["due_at"],
-                each["is_past_due"],
-            )
-            for each in payments["disputes"]
-        ],
+    printing.listed(
+        {
+            "DISPUTE": "dispute_id",
+            "STATUS": "status",
+            "AMOUNT": "amount_usd",
+            "USER": "user_id",
+            "EVIDENCE DUE": "due_at",
+            "PAST DUE": "is_past_due",
+        },
+        payments["disputes"],
     )
 
 
 def _print_payouts(payouts: Any) -> None:
-    printing.table(
-        ["PAYOUT", "STATUS", "AMOUNT", "OWED", "USER", "ASKED"],
-        [
-            (
-                each["payout_id"],
-                each["status"],
-                usd(each["amount_usd"]),
-                usd(each["owed_usd"]),
-                each["user_id"],
-                each["created_at"],
-            )
-            for each in payouts
-        ],
+    printing.listed(
+        {
+            "PAYOUT": "payout_id",
+            "STATUS": "status",
+            "AMOUNT": "amount_usd",
+            "OWED": "owed_usd",
+            "USER": "user_id",
+            "ASKED": "created_at",
+        },
+        payouts,
     )
 
 

@@ -130,10 +130,7 @@ def _print_paths(reply: Reply) -> None:
             for step in path["steps"]
         ],
     )
-    printing.table(
-        ["PURCHASES", "BEGUN", "COMPLETED"],
-        [(each["way"], each["begun"], each["completed"]) for each in total["ways"]],
-    )
+    printing.listed({"PURCHASES": "way", "BEGUN": "begun", "COMPLETED": "completed"}, total["ways"])
 
 
 def _print_kpis(reply: Reply) -> None:
@@ -171,24 +168,18 @@ def _percent(bps: int | None) -> str | None:
 
 
 def _print_alerts(reply: Reply) -> None:
-    printing.table(
-        ["SINCE", "ALERT", "WHAT", "WHAT TO DO"],
-        [
-            (each["since"], each["title"], each["message"], each["advice"])
-            for each in reply["alerts"]
-        ],
+    printing.listed(
+        {"SINCE": "since", "ALERT": "title", "WHAT": "message", "WHAT TO DO": "advice"},
+        reply["alerts"],
     )
     if reply["not_watched"]:
         click.echo(f"Not known now: {', '.join(reply['not_watched'])}.", err=True)
 
 
 def _print_popular(reply: Reply) -> None:
-    printing.table(
-        ["PRODUCT", "NAME", "UNITS", "SALES"],
-        [
-            (each["product_id"], each["name"], each["units"], usd(each["sales_usd"]))
-            for each in reply["products"]
-        ],
+    printing.listed(
+        {"PRODUCT": "product_id", "NAME": "name", "UNITS": "units", "SALES": "sales_usd"},
+        reply["products"],
     )
 
 

@@ -6,7 +6,6 @@ import click
 
 from mycelium_cli import printing
 from mycelium_cli.options import Shown, command, reason_option
-from mycelium_cli.printing import usd
 from mycelium_cli.site import Reply, Site
 
 
@@ -95,12 +94,9 @@ def _print_charges(reply: Reply) -> None:
 
 
 def _print_letters(reply: Reply) -> None:
-    printing.table(
-        ["MESSAGE", "TRIES", "QUEUE", "ERROR"],
-        [
-            (each["message"], each["attempts"], each["queue"], each["error"])
-            for each in reply["letters"]
-        ],
+    printing.listed(
+        {"MESSAGE": "message", "TRIES": "attempts", "QUEUE": "queue", "ERROR": "error"},
+        reply["letters"],
     )
     if reply["total"] > len(reply["letters"]):
         click.echo(f"There are {reply['total']}; these are the oldest.", err=True)
@@ -133,20 +129,17 @@ def _print_services(reply: Reply) -> None:
 
 
 def _print_problems(reply: Reply) -> None:
-    printing.table(
-        ["PROBLEM", "SINCE", "AMOUNT", "TOP-UP", "USER", "PAYMENT", "WHAT"],
-        [
-            (
-                each["code"],
-                each["since"],
-                usd(each["amount_usd"]),
-                each["topup_id"],
-                each["user_id"],
-                each["payment_id"],
-                each["message"],
-            )
-            for each in reply["problems"]
-        ],
+    printing.listed(
+        {
+            "PROBLEM": "code",
+            "SINCE": "since",
+            "AMOUNT": "amount_usd",
+            "TOP-UP": "topup_id",
+            "USER": "user_id",
+            "PAYMENT": "payment_id",
+            "WHAT": "message",
+        },
+        reply["problems"],
     )
 
 

@@ -41,6 +41,18 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         click.echo(click.style(line, bold=True) if number == 0 else line)
 
 
+def listed(keys: Mapping[str, str], things: Iterable[Mapping[str, Any]]) -> None:
+    """A table of things, with a column for each title and the key of what stands in it; what a key
+    in ``_usd`` names is an amount."""
+    table(
+        list(keys),
+        [
+            [usd(each[key]) if key.endswith("_usd") else each[key] for key in keys.values()]
+            for each in things
+        ],
+    )
+
+
 def _is_amount(text: str) -> bool:
     return text.lstrip("-").startswith(("$", "–"))
 

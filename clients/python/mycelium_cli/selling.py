@@ -232,10 +232,7 @@ def _print_product(reply: Reply) -> None:
             "who rents it pays this from": reply["renters_pay_it_from"],
         }
     )
-    printing.table(
-        ["PRICE", "SINCE", "WHY"],
-        [(usd(each["price_usd"]), each["since"], each["reason"]) for each in reply["prices"]],
-    )
+    printing.listed({"PRICE": "price_usd", "SINCE": "since", "WHY": "reason"}, reply["prices"])
 
 
 def _print_profile(reply: Reply) -> None:
@@ -262,19 +259,16 @@ def _print_sales(reply: Reply) -> None:
 
 def _print_payouts(reply: Reply) -> None:
     printing.facts({"can be asked for": usd(reply["payable_usd"]), "owed": usd(reply["owed_usd"])})
-    printing.table(
-        ["PAYOUT", "STATUS", "AMOUNT", "ASKED", "REFERENCE", "WHY"],
-        [
-            (
-                each["payout_id"],
-                each["status"],
-                usd(each["amount_usd"]),
-                each["created_at"],
-                each["reference"],
-                each["reason"],
-            )
-            for each in reply["payouts"]
-        ],
+    printing.listed(
+        {
+            "PAYOUT": "payout_id",
+            "STATUS": "status",
+            "AMOUNT": "amount_usd",
+            "ASKED": "created_at",
+            "REFERENCE": "reference",
+            "WHY": "reason",
+        },
+        reply["payouts"],
     )
     printing.more(reply)
 

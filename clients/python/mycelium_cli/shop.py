@@ -323,10 +323,7 @@ def _print_purchases(reply: Reply) -> None:
 def _print_receipt(reply: Reply) -> None:
     rows = [*reply["lines"], *reply["refunds"]]
     printing.facts({"receipt": reply["number"] or "a draft", "paid": reply["paid_at"]})
-    printing.table(
-        ["WHAT", "", "AMOUNT"],
-        [(row["label"], row["detail"], usd(row["amount_usd"])) for row in rows],
-    )
+    printing.listed({"WHAT": "label", "": "detail", "AMOUNT": "amount_usd"}, rows)
     printing.facts({"tax in it": usd(reply["tax_usd"]), "total": usd(reply["net_usd"])})
 
 

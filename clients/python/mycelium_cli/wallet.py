@@ -115,18 +115,15 @@ def _print_transactions(reply: Reply) -> None:
 
 
 def _print_receipts(reply: Reply) -> None:
-    printing.table(
-        ["WHEN", "KIND", "AMOUNT", "WHAT", "RECEIPT"],
-        [
-            (
-                item["paid_at"],
-                item["kind"],
-                usd(item["amount_usd"]),
-                item["description"],
-                item["receipt_url"],
-            )
-            for item in reply["receipts"]
-        ],
+    printing.listed(
+        {
+            "WHEN": "paid_at",
+            "KIND": "kind",
+            "AMOUNT": "amount_usd",
+            "WHAT": "description",
+            "RECEIPT": "receipt_url",
+        },
+        reply["receipts"],
     )
     printing.more(reply)
 
@@ -142,10 +139,7 @@ def _print_forecast(reply: Reply) -> None:
             **({"auto top-up": reply["auto_topup_refusal"]} if reply["auto_topup_refusal"] else {}),
         }
     )
-    printing.table(
-        ["DUE", "AMOUNT", "FOR"],
-        [(item["date"], usd(item["amount_usd"]), item["name"]) for item in reply["due_next"]],
-    )
+    printing.listed({"DUE": "date", "AMOUNT": "amount_usd", "FOR": "name"}, reply["due_next"])
 
 
 COMMANDS = (balance, transactions, receipts, forecast, topup, send)
