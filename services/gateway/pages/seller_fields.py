@@ -224,13 +224,18 @@ def _tiers(field: str, text: str) -> list[MeterTier]:
 
 
 def _units(field: str, text: str, least: int, most: int) -> int:
+    wrong = Wrong(field, f"Write a whole number from {least} to {most:,}, without commas.")
+    return _whole_number(text, least, most, wrong)
+
+
+def _whole_number(text: str, least: int, most: int, wrong: Wrong) -> int:
     try:
-        units = whole_number(text.strip())
+        number = whole_number(text.strip())
     except ValueError:
-        units = -1
-    if not least <= units <= most:
-        raise Wrong(field, f"Write a whole number from {least} to {most:,}, without commas.")
-    return units
+        raise wrong from None
+    if not least <= number <= most:
+        raise wrong
+    return number
 
 
 def _unit_price(field: str, text: str) -> int:
@@ -271,13 +276,8 @@ def stock(text: str) -> int | None:
     """How many there are; None for an empty field: no end to it."""
     if not text.strip():
         return None
-    try:
-        units = whole_number(text.strip())
-    except ValueError:
-        units = -1
-    if not 0 <= units <= 1_000_000:
-        raise Wrong("stock", "The stock is a whole number from 0 to 1,000,000.")
-    return units
+    wrong = Wrong("stock", "The stock is a whole number from 0 to 1,000,000.")
+    return _whole_number(text, 0, 1_000_000, wrong)
 
 
 def checked(
