@@ -77,6 +77,8 @@ class Timer(NamekoTimer):
         began = time.monotonic()
         while not self._is_told_to_stop(began + self.interval - time.monotonic()):
             self._let_others_write()
+            if self.should_stop.ready():
+                return
             began = time.monotonic()
             if self.leadership.is_ours():
                 self.handle_timer_tick()
@@ -90,7 +92,7 @@ class Timer(NamekoTimer):
         while self._wake.ready():
             self._wake.reset()
             quiet_s = min(QUIET_S, until - time.monotonic())
-            if quiet_s <= 0 or self.should_stop.ready():
+            if quiet_s <= 0:
                 return
             with Timeout(quiet_s, exception=False):
                 self._wake.wait()

@@ -80,6 +80,16 @@ def test_a_timer_looks_in_time_though_something_is_written_all_the_time() -> Non
     assert not timer.should_stop.ready()
 
 
+def test_a_timer_that_is_stopped_while_it_lets_others_write_ends_at_once() -> None:
+    timer = Timer(0, 3_600)
+    timer.gt = eventlet.spawn(timer._run)
+    timer.wake()
+    eventlet.sleep(0.05)
+
+    with eventlet.Timeout(PATIENCE_S):
+        timer.stop()
+
+
 def test_a_leader_leads_for_as_long_as_it_lives(fresh: Probe) -> None:
     eventually(lambda: leaders(fresh), lambda found: len(found) == 1)
     (first,) = leaders(fresh)
