@@ -29,7 +29,7 @@ run: install  ## Run the whole product on this machine; its data stays in .data/
 
 .PHONY: test
 test: install-test  ## Run every test, on real servers of its own (15 to 30 minutes on two cores)
-	$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/tidy $(ARGS)
 
 .PHONY: check
 check: install-test  ## Format, lint, types, tidiness, deployment files

@@ -34,6 +34,7 @@ from contracts.billing import (
     PurchaseEnded,
     PurchaseRefunded,
     PurchaseShortOfFunds,
+    PurchaseStatus,
     RenewalAnnounced,
     RenewalShortOfFunds,
     RunwayLow,
@@ -54,6 +55,7 @@ from contracts.topup import (
 )
 from contracts.wallet import AccountFroze, BalanceLow, BalanceRestored, WalletCredited
 from services.gateway import rate_limits, retention, transfers
+from services.gateway.cart import checkout
 from services.gateway.hooks import sending as hook_sending
 from services.gateway.hooks import storage as hooks
 from services.gateway.notifications import messages
@@ -94,6 +96,9 @@ class NotifierService(operated.Operated):
 
     @event_handler(PurchaseEnded)
     def purchase_ended(self, session: Session, event: PurchaseEnded) -> None:
+        if event.status is PurchaseStatus.CANCELLED:
+            # Who cancelled it and heard no answer has it back as well.
+            checkout.put_back(session, utc_now(), event.user_id, event.purchase_id)
         _tell(session, event, messages.purchase_ended(event))
 
     @event_handler(PurchaseShortOfFunds)

@@ -14,7 +14,17 @@ from sqlalchemy import select, text
 from chassis.clock import utc_now
 from chassis.database import Connected
 from services.gateway.api import OPERATIONS
-from services.gateway.models import ApiToken, Mail, MailLink, User, UserSession
+from services.gateway.models import (
+    ApiToken,
+    Base,
+    Mail,
+    MailLink,
+    RoleGrant,
+    SellerAgreement,
+    TransferRow,
+    User,
+    UserSession,
+)
 from services.gateway.notifications import links, topics
 from services.gateway.notifications.links import Purpose
 from services.gateway.people import closing, second_step, sessions, tokens, users
@@ -615,6 +625,17 @@ def test_an_account_is_deleted_when_nothing_is_left_and_its_records_stay(
         .ok
     )
     assert rich.get("/api/account").ok
+
+
+def test_what_tells_who_somebody_was_is_deleted_wherever_it_stands() -> None:
+    of_users = {
+        mapper.class_ for mapper in Base.registry.mappers if "user_id" in mapper.local_table.c
+    }
+
+    # The books name the id alone, and so does what somebody agreed to who sold; a role keeps the
+    # account.
+    stay = {User, TransferRow, SellerAgreement, RoleGrant}
+    assert of_users - set(closing.TELL_WHO) == stay
 
 
 def test_what_forgets_somebody_forgets_nobody_else(database: Connected, people: list[User]) -> None:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -21,6 +22,7 @@ from contracts.billing import (
     FindPurchase,
     GetDiscounts,
     Purchase,
+    PurchaseEnded,
     PurchaseStatus,
     StartPurchase,
 )
@@ -38,6 +40,7 @@ from services.gateway.cart import checkout, storage
 from services.gateway.cart.contents import Contents, Line, contents_of, priced
 from services.gateway.cart.storage import Item, Owner
 from services.gateway.models import CartCheckout, User
+from services.gateway.notifier import NotifierService
 from services.gateway.pages.glance import look
 from services.gateway.people.bearer_secrets import new_secret
 from tests.gateway.conftest import (
@@ -349,6 +352,28 @@ def test_what_a_cancelled_purchase_was_to_buy_is_in_the_cart_again_once(
     assert [put_back(owner.user_id, other), put_back(other, purchase.purchase_id)] == [False] * 2
     assert inside(database, owner) == []
     assert [put_back(owner.user_id, purchase.purchase_id) for _ in range(2)] == [True, False]
+    assert inside(database, owner) == FULL
+
+
+def test_who_heard_no_answer_to_cancelling_has_it_in_the_cart_again_too(
+    database: Connected, shop: Shop, owner: Owner
+) -> None:
+    assert owner.user_id is not None
+    purchase = buy(database, owner)
+    ended = PurchaseEnded(
+        event_id=new_id(),
+        occurred_at=NOW,
+        user_id=owner.user_id,
+        purchase_id=purchase.purchase_id,
+        status=PurchaseStatus.CANCELLED,
+        status_code="cancelled_by_buyer",
+        reason="You cancelled this purchase.",
+    )
+
+    NotifierService.purchase_ended(
+        SimpleNamespace(database=database), ended.model_dump(mode="json")
+    )
+
     assert inside(database, owner) == FULL
 
 

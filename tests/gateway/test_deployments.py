@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable
 from datetime import date
-from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
@@ -143,14 +142,22 @@ def machine(owner: Api) -> str:
 
 
 def test_it_is_resized_over_the_api_and_charged_the_difference(owner: Api, machine: str) -> None:
-    options = granted(owner.get(f"{machine}/sizes"))["options"]
+    sizes = granted(owner.get(f"{machine}/sizes"))
+    options = sizes["options"]
     larger = next(each for each in options if each["name"] == "VM-Production")
-    resized = granted(owner.command(f"{machine}/resize", {"product_id": larger["product_id"]}))
+    body = {
+        "product_id": larger["product_id"],
+        "amount_usd": larger["amount_usd"],
+        "quoted_at": sizes["quoted_at"],
+    }
+    for_less = owner.command(f"{machine}/resize", {**body, "amount_usd": -1})
+    resized = granted(owner.command(f"{machine}/resize", body))
     balance = read(owner.get("/api/wallet/info"))["balance"]
 
+    assert error_of(for_less) == (409, "price_changed")
     assert [each["name"] for each in options] == ["VM-Production", "VM-Memory"]
     assert (resized["name"], resized["next_renewal_usd"]) == ("VM-Production", 15)
-    assert 25 - 5 - larger["amount_usd"] <= balance < 25 - 5 - larger["amount_usd"] + Decimal("0.1")
+    assert balance == 25 - 5 - larger["amount_usd"]
 
 
 def test_a_size_that_cannot_be_paid_is_refused_and_nothing_is_changed(

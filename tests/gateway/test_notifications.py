@@ -20,6 +20,8 @@ from contracts.billing import (
     DeploymentRenewed,
     DeploymentStatus,
     PriceAnnounced,
+    PurchaseEnded,
+    PurchaseStatus,
     RenewalAnnounced,
     RenewalShortOfFunds,
     RunwayLow,
@@ -27,7 +29,13 @@ from contracts.billing import (
 from contracts.errors import NotFound
 from contracts.messages import UserEvent
 from contracts.topup import AutoTopupRefused, RefusalCode, TopupFailed, TopupKind, Trigger
-from contracts.wallet import BalanceLow, BalanceRestored, TransactionKind, WalletCredited
+from contracts.wallet import (
+    AccountFroze,
+    BalanceLow,
+    BalanceRestored,
+    TransactionKind,
+    WalletCredited,
+)
 from services.gateway.hooks import storage as hooks
 from services.gateway.models import Mail
 from services.gateway.notifications import messages, storage
@@ -182,6 +190,38 @@ def test_an_automatic_charge_is_told_with_the_new_balance() -> None:
     assert message is not None
     assert "$25.00" in message.title
     assert "$33.00" in message.body
+
+
+@pytest.mark.parametrize(
+    ("status", "is_told"), [(PurchaseStatus.CANCELLED, False), (PurchaseStatus.EXPIRED, True)]
+)
+def test_who_cancels_a_purchase_is_not_warned_of_it(status: PurchaseStatus, is_told: bool) -> None:
+    reason = "The money for this purchase did not come in time. You were not charged for it."
+    event = PurchaseEnded(
+        event_id=uuid4(),
+        occurred_at=utc_now(),
+        user_id=USER,
+        purchase_id=uuid4(),
+        status=status,
+        status_code="cancelled_by_buyer" if status is PurchaseStatus.CANCELLED else "expired",
+        reason=reason,
+    )
+
+    told = messages.purchase_ended(event)
+
+    assert (told.body if told else None) == (reason if is_told else None)
+
+
+def test_what_others_wrote_ends_in_a_full_stop_before_the_next_sentence() -> None:
+    froze = AccountFroze(
+        event_id=uuid4(),
+        occurred_at=utc_now(),
+        user_id=USER,
+        balance_micros=25_000_000,
+        reason="$25.00 disputed with the bank",
+    )
+
+    assert "disputed with the bank. Nothing can be bought" in messages.account_froze(froze).body
 
 
 def test_a_failed_automatic_charge_says_that_the_purchase_waits() -> None:

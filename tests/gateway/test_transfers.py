@@ -477,6 +477,20 @@ def test_the_pages_review_and_send_once_however_often_it_is_pressed(
     assert (len(wallet.done), wallet.balance_micros) == (1, 1_980 * USD)
 
 
+def test_why_nothing_was_sent_is_a_sentence_or_two(wallet: Wallet, browser: FlaskClient) -> None:
+    form = {
+        "csrf_token": csrf_token(browser.get(PAGE).text),
+        "to_email": "nobody@example.com",
+        "amount": "20",
+        "key": str(uuid4()),
+    }
+
+    refused = browser.post(PAGE, data=form)
+
+    assert refused.status_code == 422
+    assert "takes transfers. Nothing was sent." in refused.text
+
+
 def test_a_lost_answer_keeps_the_form_and_its_key(wallet: Wallet, browser: FlaskClient) -> None:
     token = csrf_token(browser.get(PAGE).text)
     key = str(uuid4())

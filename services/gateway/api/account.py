@@ -137,7 +137,7 @@ def change_account(user: CurrentUser, body: AccountBody) -> AccountReply:
 @endpoint(blueprint, "POST", "/api/account/password", body=PasswordBody, reply=NoReply)
 def change_password(user: CurrentUser, body: PasswordBody) -> NoReply:
     """Another password. All other browsers are logged out, and tokens that logins gave end, but for
-    this one; so do those with the scope ``admin``. Others that you named go on."""
+    this one; so do those with the scope ``sell`` or ``admin``. Others that you named go on."""
     identity = current_identity()
     throttle("password", str(user.user_id))
     known = users.check_password(database(), user.user_id, body.current_password)

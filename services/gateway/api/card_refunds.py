@@ -24,7 +24,8 @@ blueprint = Blueprint("api_card_refunds", __name__)
 
 class CardRefundBody(ApiBody):
     """``amount`` is a whole number of cents; null: all that is unused. ``code`` is of the second
-    step, for who has switched it on; a retry with the same key brings the same one."""
+    step, for who has switched it on. A retry with the same key brings one that is valid then: the
+    same in its half minute, a new one later, and never a recovery code twice."""
 
     topup_id: UUID
     amount_micros: CardUsd | None = Field(default=None, alias="amount")

@@ -26,7 +26,15 @@ from contracts.billing import (
 )
 from contracts.catalog import Category
 from services.gateway.api.endpoint import endpoint
-from services.gateway.api.shapes import ApiBody, ApiReply, CursorText, Days, Limit, Usd
+from services.gateway.api.shapes import (
+    ApiBody,
+    ApiReply,
+    CursorText,
+    Days,
+    Limit,
+    SignedUsd,
+    Usd,
+)
 from services.gateway.backend import call
 from services.gateway.people.users import CurrentUser
 
@@ -105,7 +113,13 @@ class CancelBody(ApiBody):
 
 
 class ResizeBody(ApiBody):
+    """``amount_usd`` is what ``…/sizes`` said that it comes to now, and ``quoted_at`` when it said
+    so: it is then just that, for ten minutes, and where it cannot be the answer is 409
+    ``price_changed``. Without them it is whatever it comes to."""
+
     product_id: UUID
+    amount_micros: SignedUsd | None = Field(default=None, alias="amount_usd")
+    quoted_at: AwareDatetime | None = None
 
 
 class SizeReply(ApiReply):
@@ -119,8 +133,9 @@ class SizeReply(ApiReply):
 
 
 class SizesReply(ApiReply):
-    """The cheapest first; none where it cannot be resized."""
+    """The cheapest first; none where it cannot be resized. The amounts are as of ``quoted_at``."""
 
+    quoted_at: AwareDatetime
     options: list[SizeReply]
 
 
@@ -338,6 +353,8 @@ def resize_deployment(
                 user_id=user.user_id,
                 deployment_id=deployment_id,
                 product_id=body.product_id,
+                expected_amount_micros=body.amount_micros,
+                quoted_at=body.quoted_at,
             )
         )
     )

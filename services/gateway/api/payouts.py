@@ -19,7 +19,8 @@ blueprint = Blueprint("api_payouts", __name__)
 
 class PayoutBody(ApiBody):
     """``amount`` is a whole number of cents. ``code`` is of the second step, for who has switched
-    it on; a retry with the same key brings the same one."""
+    it on. A retry with the same key brings one that is valid then: the same in its half minute, a
+    new one later, and never a recovery code twice."""
 
     amount_micros: CardUsd = Field(alias="amount")
     code: Code = ""

@@ -86,18 +86,26 @@ class ApiReply(BaseModel):
         return cls.model_validate({**given, **own}, from_attributes=True)
 
 
-def _micros(value: Any) -> int:
+def _micros(value: Any, *, allow_negative: bool = False) -> int:
     try:
-        return parse_usd(value)
+        return parse_usd(value, allow_negative=allow_negative)
     except (InvalidAmount, ArithmeticError) as error:
         message = str(error) if isinstance(error, InvalidAmount) else "This is no amount of money."
         raise ValueError(message) from None
 
 
 def _number_to_micros(value: Any) -> int:
+    return _micros(_number(value))
+
+
+def _signed_number_to_micros(value: Any) -> int:
+    return _micros(_number(value), allow_negative=True)
+
+
+def _number(value: Any) -> int | Decimal:
     if not isinstance(value, int | Decimal) or isinstance(value, bool):
         raise ValueError("An amount is a JSON number of dollars, such as 25.00.")
-    return _micros(value)
+    return value
 
 
 def _not_zero(amount_micros: int) -> int:
@@ -147,6 +155,13 @@ UsdOrZero = Annotated[
     int, BeforeValidator(_number_to_micros), WithJsonSchema({**_AMOUNT_SCHEMA, "minimum": 0})
 ]
 """An amount in a body that may be zero, in micro-dollars once it is read."""
+
+SignedUsd = Annotated[
+    int,
+    BeforeValidator(_signed_number_to_micros),
+    WithJsonSchema({**_AMOUNT_SCHEMA, "minimum": -MAX_AMOUNT_MICROS // 1_000_000}),
+]
+"""An amount in a body that is negative where money comes back, in micro-dollars once it is read."""
 
 PositiveUsdText = Annotated[
     int,

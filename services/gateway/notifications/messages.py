@@ -82,13 +82,14 @@ def purchase_completed(event: PurchaseCompleted) -> Message:
 
 
 def purchase_ended(event: PurchaseEnded) -> Message | None:
-    if event.status is PurchaseStatus.CANCELLED and event.status_code in ("", "cancelled"):
+    # Its buyer's own doing, and nobody else's.
+    if event.status is PurchaseStatus.CANCELLED:
         return None
     return Message(
         "purchase_ended",
         "warning",
         "A purchase was not made",
-        f"{event.reason} Nothing was charged for it; credits that you bought are in your wallet.",
+        event.reason,
         _purchase(event),
     )
 
@@ -113,7 +114,7 @@ def purchase_refunded(event: PurchaseRefunded) -> Message | None:
         "purchase_refunded",
         "info",
         f"{amount} was refunded for {event.description}",
-        f"{event.reason} The credits are in your wallet.",
+        f"{_sentence(event.reason)} The credits are in your wallet.",
         _purchase(event),
     )
 
@@ -152,7 +153,7 @@ def payout_refused(event: PayoutRefused) -> Message:
         "payout_refused",
         "warning",
         f"Your payout of {format_usd(event.amount_micros)} was not made",
-        f"{event.reason} The money is in your wallet, and can be spent again.",
+        f"{_sentence(event.reason)} The money is in your wallet, and can be spent again.",
         WALLET,
     )
 
@@ -162,7 +163,7 @@ def deployment_failed(event: DeploymentFailed) -> Message:
         "deployment_failed",
         "danger",
         f"{event.name} could not be set up",
-        f"{event.reason} What is refunded arrives in your wallet by itself.",
+        f"{_sentence(event.reason)} What is refunded arrives in your wallet by itself.",
         DEPLOYMENTS,
     )
 
@@ -404,8 +405,8 @@ def account_froze(event: AccountFroze) -> Message:
         "account_froze",
         "danger",
         "Your wallet is frozen",
-        f"{event.reason} Nothing can be bought with it until this is settled; your credits are"
-        " kept.",
+        f"{_sentence(event.reason)} Nothing can be bought with it until this is settled; your"
+        " credits are kept.",
         WALLET,
     )
 
@@ -470,7 +471,8 @@ def topup_restored(event: TopupRestored) -> Message:
         "topup_restored",
         "success",
         f"{amount} of credits came back",
-        f"{event.description} The credits that were taken out of your wallet are in it again.",
+        f"{_sentence(event.description)} The credits that were taken out of your wallet are in it"
+        " again.",
         WALLET,
     )
 
@@ -480,7 +482,7 @@ def card_refund_refused(event: CardRefundRefused) -> Message:
         "card_refund_refused",
         "warning",
         f"{format_usd(event.amount_micros)} was not paid back to your card",
-        f"{event.reason} The credits are in your wallet, as they were before.",
+        f"{_sentence(event.reason)} The credits are in your wallet, as they were before.",
         REFUNDS,
     )
 
@@ -541,3 +543,8 @@ def _purchase(
     event: PurchaseCompleted | PurchaseEnded | PurchaseRefunded | PurchaseShortOfFunds,
 ) -> str:
     return f"/purchases/{event.purchase_id}"
+
+
+def _sentence(said: str) -> str:
+    """What a person or another service wrote, for a sentence to follow it."""
+    return said if said.endswith((".", "!", "?")) else f"{said}."

@@ -195,7 +195,11 @@ def _said(made: Payout) -> str:
 
 def _review(amount_micros: int, **said: Any) -> str:
     return render_template(
-        "payout_review.html", amount_micros=amount_micros, key=request.form.get("key"), **said
+        "payout_review.html",
+        amount_micros=amount_micros,
+        asks_for_code=signed_in_user().has_second_step,
+        key=request.form.get("key"),
+        **said,
     )
 
 

@@ -63,7 +63,9 @@ def send() -> Answer:
     except AccountError as error:
         return _review(email, amount_micros, error=error), 422
     except BadRequest as error:
-        sentence = str(error).partition(": ")[2].capitalize()
+        # Without the name of the field, which the form says.
+        said = str(error).partition(": ")[2] or str(error)
+        sentence = said[:1].upper() + said[1:]
         place = "email_error" if error.field == "to_email" else "amount_error"
         return _form(**{place: sentence}), 422
     except (AccountFrozen, InsufficientFunds, LimitExceeded) as error:

@@ -44,6 +44,7 @@ from services.gateway.models import (
     ApiToken,
     BillingDetailsRow,
     Cart,
+    CartCheckout,
     Hook,
     Mail,
     MailLink,
@@ -56,6 +57,21 @@ from services.gateway.models import (
     UserSession,
 )
 from services.gateway.notifications import mails
+
+TELL_WHO = (
+    UserSession,
+    ApiToken,
+    RecoveryCode,
+    BillingDetailsRow,
+    NotificationChoice,
+    MailLink,
+    Notification,
+    Mail,
+    Cart,
+    CartCheckout,
+    Hook,
+)
+"""What is known of a person by these is deleted with the account."""
 
 _RUNNING = {
     DeploymentStatus.REQUESTED,
@@ -133,18 +149,7 @@ def forget(session: Session, now: datetime, user_id: UUID) -> None:
     if user.deleted_at is not None:
         return
     address = user.email
-    for table in (
-        UserSession,
-        ApiToken,
-        RecoveryCode,
-        BillingDetailsRow,
-        NotificationChoice,
-        MailLink,
-        Notification,
-        Mail,
-        Cart,
-        Hook,
-    ):
+    for table in TELL_WHO:
         session.execute(delete(table).where(table.user_id == user_id))
     user.email = user.email_key = f"deleted-{user_id}"
     user.password_hash = ""
@@ -274,7 +279,8 @@ def _roles(session: Session, user_id: UUID) -> list[Reason]:
 
 
 def _end_charges(user_id: UUID) -> None:
-    key = f"{user_id}:close"
+    # Once for each deletion that is tried: it may be refused, and charges be switched on again.
+    key = f"{user_id}:close:{new_id()}"
     overview = call(GetTopupOverview(user_id=user_id, topups=1))
     if overview.auto_topup.enabled:
         call(ConfigureAutoTopup(idempotency_key=key, user_id=user_id, enabled=False))

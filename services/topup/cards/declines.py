@@ -58,7 +58,7 @@ _SENTENCES = {
     "resource_missing": "The card is no longer known to the card processor. Add it again.",
     KEY_REFUSED: "Card payments are not available at present. We were told.",
 }
-NO_CHARGE_WAS_MADE = "The payment did not reach the card processor. No money moved."
+NO_CHARGE_WAS_MADE = "The payment did not reach the card processor."
 
 
 def verdict(code: str, decline_code: str = "", advice_code: str = "") -> Verdict:

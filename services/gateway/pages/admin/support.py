@@ -10,6 +10,7 @@ from werkzeug.wrappers import Response
 
 from chassis.clock import utc_now
 from chassis.digits import whole_number
+from chassis.money import format_usd
 from contracts.billing import ListDeployments, ListPurchases
 from contracts.errors import Conflict, NotFound
 from contracts.topup import GetTopupOverview
@@ -117,12 +118,16 @@ def send_again(user_id: UUID, mail_id: UUID) -> Response:
 def refund(user_id: UUID, purchase_id: UUID) -> Response:
     """The whole purchase, or one line."""
 
-    def act(actor: Actor, reason: str) -> None:
+    def act(actor: Actor, reason: str) -> str:
         line = _line()
         key = command_key(current_staff().user.user_id, f"refund:{purchase_id}:{line}")
-        commands.refund(actor, user_id, purchase_id, line, key, reason)
+        refunded_micros = commands.refund(actor, user_id, purchase_id, line, key, reason)
+        return (
+            f"It is being refunded. {format_usd(refunded_micros)} of the purchase is in their"
+            " wallet by now; anything that is missing follows by itself."
+        )
 
-    return _at_desk(user_id, act, "It is refunded.")
+    return _at_desk(user_id, act)
 
 
 Change = Callable[[Session, datetime, Actor, UUID, str], None]
@@ -131,26 +136,27 @@ Change = Callable[[Session, datetime, Actor, UUID, str], None]
 def _change(user_id: UUID, change: Change, sentence: str) -> Response:
     """An act in our own database, and its row, in one transaction."""
 
-    def act(actor: Actor, reason: str) -> None:
+    def act(actor: Actor, reason: str) -> str:
         with database().begin() as session:
             change(session, utc_now(), actor, user_id, reason)
+        return sentence
 
-    return _at_desk(user_id, act, sentence)
+    return _at_desk(user_id, act)
 
 
-def _at_desk(user_id: UUID, act: Callable[[Actor, str], None], sentence: str) -> Response:
-    """Only for a user whose page is open, and who is somebody else."""
+def _at_desk(user_id: UUID, act: Callable[[Actor, str], str]) -> Response:
+    """Only for a user whose page is open, and who is somebody else. What is done says so."""
     staff = current_staff()
     with database().read() as session:
         if not desk.is_open(session, utc_now(), staff.user.user_id, user_id):
             return _to_search(user_id)
     try:
         desk.require_another(staff.actor(), user_id)
-        act(staff.actor(), read_reason(request.form.get("reason", "")))
+        said = act(staff.actor(), read_reason(request.form.get("reason", "")))
     except (ReasonMissing, Conflict, NotFound) as error:
         flash(str(error), "danger")
     else:
-        flash(sentence, "success")
+        flash(said, "success")
     return _to_user(user_id)
 
 
