@@ -29,7 +29,7 @@ from deploy.local.startup import StartupError, free_port, take_lock, wait_for, w
 from deploy.parts import LOGINS
 
 NODE = "mycelium@localhost"
-START_TIMEOUT_S = 90
+START_TIMEOUT_S = 240
 STOP_TIMEOUT_S = 30
 SCRIPTS = Path("/usr/lib/rabbitmq/bin")
 CONTAINER_IMAGE = "rabbitmq:4.1.8"
