@@ -60,9 +60,8 @@ def checkout(site: Site, *, key: str | None, is_confirmed: bool) -> None:
     if not found["lines"] and key is None:
         raise Problem("empty_cart", "The cart is empty. Nothing was bought.", REFUSED)
     if not (is_confirmed and is_json()):
-        lacking = found["shortfall_usd"]
-        covered = f"{usd(lacking)} are lacking" if lacking else "your credits cover it"
-        click.echo(f"Together {usd(found['total_usd'])}; {covered}.", err=True)
+        click.echo(f"Together {usd(found['total_usd'])}.", err=True)
+        shop.print_payment(site, found["total_usd"])
     if not is_confirmed:
         confirm("Buy it?")
     body = {"total_usd": found["total_usd"]}

@@ -70,6 +70,8 @@ def product(site: Site, slug: str) -> Shown:
 @click.option("--quantity", type=click.IntRange(1), default=1, show_default=True)
 @choice_option
 @click.option("--max-price", type=dollars, help="Buy nothing if it costs more, all together.")
+@click.option("--at", "unit_price", type=dollars,
+              help="The price of one that was shown, to repeat with --key.")  # fmt: skip
 @click.option("--wait", "waits", is_flag=True, help="Wait until it is paid and runs.")
 @click.option(
     "--wait-s",
@@ -89,6 +91,7 @@ def buy(
     quantity: int,
     choices: Sequence[str],
     max_price: Decimal | None,
+    unit_price: Decimal | None,
     waits: bool,
     wait_s: float,
     key: str | None,
@@ -100,12 +103,13 @@ def buy(
     """
     answers = chosen(choices)
     wanted = product_of(site, slug)
+    wanted.body["price_usd"] = unit_price or wanted["price_usd"]
     total = wanted["price_usd"] * quantity
     if max_price is not None and total > max_price:
+        # With a key it may be bought already, at the price of then.
+        outcome = "Nothing was bought." if key is None else "Nothing was bought now."
         raise Problem(
-            "too_dear",
-            f"It costs {usd(total)}, more than --max-price. Nothing was bought.",
-            REFUSED,
+            "too_dear", f"It costs {usd(total)}, more than --max-price. {outcome}", REFUSED
         )
     if not (is_confirmed and is_json()):
         _print_price(site, wanted, quantity, total)
@@ -118,7 +122,8 @@ def buy(
         "choices": answers,
     }
     way = "purchase-with-topup" if waits else "instant-purchase"
-    purchase = site.command("POST", f"/api/wallet/{way}", body, key)
+    same = f" --at {wanted['price_usd']}"
+    purchase = site.command("POST", f"/api/wallet/{way}", body, key, same=same)
     if waits:
         purchase = _settled(site, purchase, time.monotonic() + wait_s)
     show(purchase, print_purchase)
@@ -221,19 +226,37 @@ def _how_to_pay(purchase: Reply) -> str:
 
 def _print_price(site: Site, wanted: Reply, quantity: int, total: Decimal) -> None:
     """On stderr, because it is part of the question."""
-    available = site.get("/api/wallet/info")["available"]
     times = f" × {quantity} = {usd(total)}" if quantity > 1 else ""
-    lines = [
-        f"{printing.plain(wanted['name'])}: {_price(wanted)}{times}",
-        f"Credits: {usd(available)}; after it: {usd(available - total)}",
-    ]
-    if available < total:
-        lines[1] = f"Credits: {usd(available)}; {usd(total - available)} are lacking."
-        found = site.get("/api/wallet/check-affordability", amount=total)["shortfall_info"]
-        if found and found["would_auto_topup"]:
-            lines.append(f"Auto top-up charges {usd(found['topup_amount'])} to your card.")
-        else:
-            lines.append("The purchase is kept, and completes when credits come.")
+    click.echo(f"{printing.plain(wanted['name'])}: {_price(wanted)}{times}", err=True)
+    print_payment(site, total)
+
+
+def print_payment(site: Site, total: Decimal) -> None:
+    """What buying for ``total`` takes from the credits and from a card, as part of the question."""
+    if not total:
+        return
+    found = site.get("/api/wallet/check-affordability", amount=total)
+    available, short, automatic = (
+        found[name] for name in ("available", "shortfall_info", "auto_topup")
+    )
+    if short is None:
+        lines = [f"Credits: {usd(available)}; after it: {usd(available - total)}"]
+    else:
+        lines = [f"Credits: {usd(available)}; {usd(short['shortfall'])} are lacking."]
+    if automatic is None:
+        lines.append("Whether auto top-up charges a card because of it is not known now.")
+    else:
+        if automatic["in_flight"]:
+            lines.append(f"A payment of {usd(automatic['in_flight'])} is under way.")
+        lines += [
+            f"Auto top-up charges {usd(charge['amount'])} to your card ending in"
+            f" {printing.plain(charge['card_last4'])}."
+            for charge in automatic["charges"]
+        ]
+        if automatic["more_follow"]:
+            lines.append("More charges follow.")
+    if short is not None and not short["would_auto_topup"]:
+        lines.append("The purchase is kept, and completes when credits come.")
     click.echo("\n".join(lines), err=True)
 
 

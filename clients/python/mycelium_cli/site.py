@@ -72,9 +72,16 @@ class Site:
         return self._send("GET", path, public=public, again=True, params=given)
 
     def command(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, key: str | None = None
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        key: str | None = None,
+        *,
+        same: str = "",
     ) -> Reply:
-        """Have something done, once for this ``key``, however often it has to be tried."""
+        """Have something done, once for this ``key``, however often it has to be tried. ``same`` is
+        what else has to be said so that a repetition is the same."""
         key = key or str(uuid.uuid4())
         headers = {"Idempotency-Key": key}
         data = None
@@ -89,7 +96,7 @@ class Site:
             raise Problem(
                 "unknown_outcome",
                 f"{problem.message} Whether it was done is not known: repeat the command with"
-                f" --key {key}, and it is done once.",
+                f" --key {key}{same}, and it is done once.",
                 AWAY,
                 idempotency_key=key,
             ) from None
