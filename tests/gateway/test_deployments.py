@@ -9,9 +9,24 @@ from uuid import uuid4
 import pytest
 import requests
 
-from tests.gateway.conftest import PASSWORD, Api, error_of, granted, read
+from chassis.database import Connected
+from contracts.billing import GetDeployment, GetUsage
+from contracts.errors import Unavailable
+from services.gateway.app import create_app
+from services.gateway.backend import Backend
+from tests.contracts.golden import examples
+from tests.gateway.conftest import (
+    PASSWORD,
+    Api,
+    add_user,
+    answers_with,
+    error_of,
+    gateway_settings,
+    granted,
+    read,
+)
 from tests.gateway.test_api import give
-from tests.gateway.test_site import csrf_token
+from tests.gateway.test_site import csrf_token, logged_in
 from tests.patience import eventually
 
 
@@ -57,6 +72,38 @@ def test_its_page_says_how_long_credits_would_last_without_it(
     assert f"Your credits last until {short_on.day} {short_on:%b %Y}." in page
     assert "Without this deployment they would cover everything due in the next 3 months." in page
     assert "Without it" not in stopped
+
+
+class Billing:
+    """One deployment; ``asked`` is how often its usage was."""
+
+    asked = 0
+
+    def begin(self, _backend: Backend, request: Any, _timeout_s: float) -> Callable[[], Any]:
+        if isinstance(request, GetDeployment):
+            running = {**examples("billing")["Deployment"], "status": "active"}
+            return lambda: GetDeployment.reply.model_validate(running)
+        if isinstance(request, GetUsage):
+            self.asked += 1
+            return lambda: GetUsage.reply.model_validate({"days": [], "due_micros": 0})
+        raise Unavailable("It is away.")
+
+
+def test_its_page_says_how_long_data_are_kept_here_and_what_was_used_by_now(
+    nobody_answers: None,
+    databases: dict[str, str],
+    database: Connected,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    site = create_app(gateway_settings(databases["gateway"], kept_s=7 * 24 * 3600))
+    browser = logged_in(site, add_user(database, has_wallet=True))
+    billing = Billing()
+    answers_with(monkeypatch, billing)
+    pages = [browser.get(f"/dashboard/deployments/{uuid4()}").text for _ in range(2)]
+    site.extensions["mycelium"].close()
+
+    assert all("its data is kept for 7 days after its month" in page for page in pages)
+    assert billing.asked == 2
 
 
 def test_it_is_renamed_stopped_started_and_cancelled_and_its_history_says_so(

@@ -12,6 +12,13 @@ import yaml
 from contracts import operating
 from deploy import parts
 from deploy.definitions import LOGINS
+from services.analytics.settings import AnalyticsSettings
+from services.billing.settings import BillingSettings
+from services.catalog.settings import CatalogSettings
+from services.gateway.settings import GatewaySettings, NotifierSettings
+from services.legacy.settings import LegacySettings
+from services.topup.settings import TopupSettings
+from services.wallet.settings import WalletSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 EXACT = re.compile(r"[\w./-]+:\d+\.\d+(\.\d+)?[\w.-]*")
@@ -146,7 +153,7 @@ def test_every_setting_of_what_is_kept_how_long_reaches_its_container() -> None:
     readers = {
         setting: ["wallet", "catalog", "billing", "topup", "legacy", "analytics", "notifier"]
         if who.startswith("services")
-        else [who]
+        else who.split(", ")
         for setting, who in told
     }
 
@@ -157,6 +164,28 @@ def test_every_setting_of_what_is_kept_how_long_reaches_its_container() -> None:
         for name in names
         if setting not in service(name)["environment"]
     ] == []
+
+
+READERS = {
+    "wallet": WalletSettings,
+    "catalog": CatalogSettings,
+    "billing": BillingSettings,
+    "topup": TopupSettings,
+    "legacy": LegacySettings,
+    "analytics": AnalyticsSettings,
+    "gateway": GatewaySettings,
+    "notifier": NotifierSettings,
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_process_is_given_no_setting_that_it_does_not_read(name: str) -> None:
+    """Among them are secrets. What several promise buyers, and traces, they have in one list."""
+    read = {field.upper() for field in READERS[name].model_fields}
+    shared = {*composed()["x-terms"], *composed()["x-traces"]}
+    runner = set(re.findall(r"\$\{(\w+)", (ROOT / "chassis/nameko.yaml").read_text()))
+
+    assert set(service(name)["environment"]) - read - shared - runner == set()
 
 
 def test_whoever_is_called_is_upgraded_before_whoever_calls() -> None:

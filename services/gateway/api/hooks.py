@@ -115,7 +115,7 @@ def renew_webhook_secret(user: CurrentUser, webhook_id: UUID) -> NewHook:
 def list_webhook_deliveries(
     user: CurrentUser, webhook_id: UUID, query: DeliveryQuery
 ) -> DeliveryReplies:
-    """What was sent there in the last 30 days, and what waits."""
+    """What was sent there, for as long as the site keeps it, and what waits."""
     before = decode_cursor(query.cursor, UUID)[0] if query.cursor else None
     with database().read() as session:
         hook = storage.get(session, user.user_id, webhook_id)

@@ -26,7 +26,7 @@ from contracts.billing import (
 from contracts.catalog import GetProduct
 from contracts.errors import ServiceError
 from contracts.messages import Command
-from services.gateway.backend import ask_all, call
+from services.gateway.backend import ask_all, call, settings
 from services.gateway.errors import Problem
 from services.gateway.pages.forms import command_key, read_id
 from services.gateway.people.identity import login_required, signed_in_user
@@ -46,9 +46,9 @@ def single(deployment_id: UUID) -> str:
     user_id = signed_in_user().user_id
     deployment = call(GetDeployment(user_id=user_id, deployment_id=deployment_id))
     product = show_if_it_answers(GetProduct(product_id=str(deployment.product_id)))
-    usage = show_if_it_answers(GetUsage(user_id=user_id, deployment_id=deployment_id))
     runs = deployment.status is DeploymentStatus.ACTIVE
-    sizes, forecast, without = ask_all(
+    usage, sizes, forecast, without = ask_all(
+        GetUsage(user_id=user_id, deployment_id=deployment_id),
         ListResizes(user_id=user_id, deployment_id=deployment_id),
         _three_months(user_id) if runs else None,
         _three_months(user_id, without=deployment_id) if runs else None,
@@ -66,6 +66,7 @@ def single(deployment_id: UUID) -> str:
         owed_for_time_micros=_owed_for_time(deployment),
         month_micros=_month_micros(deployment, now),
         start_micros=_start_micros(deployment, now),
+        kept_s=settings().kept_s,
     )
 
 

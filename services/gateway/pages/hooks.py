@@ -74,4 +74,10 @@ def _page(**said: Any) -> str:
             (hook, storage.deliveries(session, hook.hook_id, limit=SHOWN_MAX))
             for hook in storage.of_user(session, signed_in_user().user_id)
         ]
-    return render_template("webhooks.html", hooks=hooks, hooks_max=storage.HOOKS_MAX, **said)
+    return render_template(
+        "webhooks.html",
+        hooks=hooks,
+        hooks_max=storage.HOOKS_MAX,
+        kept_days=settings().mails_kept_days,
+        **said,
+    )
