@@ -46,16 +46,18 @@ newest() {
 }
 
 restore() {
-    local directory data=${2%/} until=${3:-} name port=${PGPORT:-5432} state=
+    local directory data=${2%/} until=${3:-} name last port=${PGPORT:-5432} state=
     directory=$(cd "$1" && pwd)
     [ ! -e "$data" ] || stop "$data exists: a backup is restored beside what there is, never over it."
     name=$(newest "$directory" "$until")
     [ -n "$name" ] || stop "there is no base backup${until:+ from before $until} in $directory/base."
+    last=$(find "$directory/wal" -maxdepth 1 -type f -regextype posix-extended -regex '.*/[0-9A-F]{24}' -printf '%f\n' 2>/dev/null | sort | tail -n 1) || true
     cp -a "$directory/base/$name" "$data"
     chmod 700 "$data"
     {
-        # What is received at this moment is in a file that is named so.
-        echo "restore_command = 'cp \"$directory/wal/%f\" \"%p\" 2>/dev/null || cp \"$directory/wal/%f.partial\" \"%p\" 2>/dev/null'  # restoring"
+        # What is received at this moment is in a file that is named .partial, until it is whole. The log ends with what
+        # is not there; what is there and cannot be read (255) ends the restore.
+        echo "restore_command = 'f=\"$directory/wal/%f\"; [ -e \"\$f\" ] || [ -e \"\$f.partial\" ] || [ -e \"\$f\" ] || exit 1; cp \"\$f\" \"%p\" 2>/dev/null || cp \"\$f.partial\" \"%p\" 2>/dev/null || cp \"\$f\" \"%p\" || exit 255'  # restoring"
         echo "recovery_target_timeline = 'latest'  # restoring"
         [ -z "$until" ] || echo "recovery_target_time = '$until'  # restoring"
         [ -z "$until" ] || echo "recovery_target_action = 'promote'  # restoring"
@@ -73,6 +75,7 @@ restore() {
         sleep 0.2
     done
     expect "$port"
+    [ -n "$until" ] || reaches "$data" "$port" "$last"
     pg_ctl --pgdata "$data" --silent --wait --mode fast stop
     sed -i '/# restoring$/d' "$data/postgresql.auto.conf"
     echo "restored $name to ${until:-the last of the log} in $data"
@@ -86,6 +89,17 @@ expect() {
             --command 'SELECT version_num FROM alembic_version' >/dev/null ||
             stop "the database $database is not in the backup."
     done
+}
+
+# Recovery went as far as the last file that was whole before it began: where one is missing in the middle, it ends
+# there in silence.
+reaches() {
+    local timeline position file
+    read -r timeline position _ < <(tail -n 1 "$(find "$1/pg_wal" -name '*.history' | sort | tail -n 1)")
+    file=$(PGHOST=127.0.0.1 PGPORT=$2 psql --no-psqlrc --quiet --tuples-only --no-align --dbname postgres \
+        --command "SELECT substr(pg_walfile_name('$position'), 9)")
+    file=$(printf '%08X' "$timeline")$file
+    [[ ! $file < $3 ]] || stop "the log ends in $file, while there is $3: what comes between is missing."
 }
 
 prune() {

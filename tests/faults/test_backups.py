@@ -368,6 +368,41 @@ def test_a_restore_reaches_the_time_that_was_asked_for_or_fails(backed: Backed) 
     assert "never over it" in again.stderr
 
 
+@pytest.mark.soak
+def test_a_restore_without_a_time_reaches_the_last_of_the_log_or_fails(backed: Backed) -> None:
+    backed.sql("CREATE TABLE alembic_version (version_num text)")
+    backed.follow()
+    made = backed.run("base", str(backed.backups))
+    assert made.returncode == 0, made.stderr
+    for number in range(4):
+        backed.sql(f"CREATE TABLE later_{number} ()")
+        backed.sql("SELECT pg_switch_wal()")
+    backed.sql("CREATE TABLE last ()")
+
+    def whole() -> list[Path]:
+        found = backed.backups.glob("wal/*")
+        return sorted(each for each in found if len(each.name) == 24)
+
+    eventually(lambda: len(whole()) >= 4)
+    backed.lose()
+
+    def restore() -> tuple[int, str]:
+        place = str(backed.restored() / "cluster")
+        done = backed.run("restore", str(backed.backups), place, databases="postgres")
+        return done.returncode, done.stderr
+
+    middle = whole()[-2]
+    aside = middle.with_name("aside")
+    assert restore() == (0, "")
+    middle.rename(aside)
+    code, said = restore()
+    assert (code, f"while there is {whole()[-1].name}" in said) == (1, True), said
+    # Nobody reads a directory as a file, not even root.
+    middle.mkdir()
+    code, said = restore()
+    assert (code, "it could not be restored" in said) == (1, True), said
+
+
 def _prune(backups: Path, name: str) -> subprocess.CompletedProcess[str]:
     command = ["bash", "-c", SCRIPT, "backup.sh", "prune", str(backups), name]
     path = f"{backups / 'bin'}:{os.environ['PATH']}"
