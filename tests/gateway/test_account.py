@@ -345,6 +345,29 @@ def test_logging_in_asks_for_the_second_step_in_a_browser_and_over_the_api(
     assert told.count("new_sign_in") == 2
 
 
+def test_a_code_logs_in_once_whoever_has_the_password(
+    site: Site, database: Connected, guarded: tuple[User, str, list[str]]
+) -> None:
+    ann, secret, _ = guarded
+    credentials = {"email": ann.email, "password": PASSWORD}
+
+    def by_program(code: str) -> int:
+        return Api(site.base_url).post("/api/auth/login", {**credentials, "code": code}).status_code
+
+    def by_browser(code: str) -> int:
+        browser = requests.Session()
+        page = browser.get(f"{site.base_url}/login", timeout=30)
+        form = {**credentials, "csrf_token": csrf_token(page.text)}
+        asked = browser.post(f"{site.base_url}/login", data=form, timeout=30)
+        form = {"csrf_token": csrf_token(asked.text), "code": code}
+        return browser.post(asked.url, data=form, allow_redirects=False, timeout=30).status_code
+
+    first, second = (pyotp.TOTP(secret).at(utc_now(), counter_offset=at) for at in (0, 1))
+
+    assert [by_program(first), by_program(first), by_browser(first)] == [200, 401, 401]
+    assert [by_browser(second), by_browser(second), by_program(second)] == [303, 401, 401]
+
+
 def test_money_leaves_with_a_code_only(
     site: Site, database: Connected, guarded: tuple[User, str, list[str]]
 ) -> None:
@@ -362,6 +385,10 @@ def test_a_second_step_logs_out_whoever_was_not_asked_for_it(
     """Else who knew the password before is let into what it stands before."""
     here, there = Browser(site, people[1]), Browser(site, people[1])
     others = [Browser(site, people[0]), Browser(site, people[2])]
+    with database.begin() as session:
+        for user in people:
+            tokens.issue(session, utc_now(), user.user_id, "login", is_of_login=True)
+        tokens.issue(session, utc_now(), people[1].user_id, "named")
     begun = here.post(f"{PAGE}/second-step", current_password=PASSWORD)
     secret = re.search(r"<code>([A-Z2-7 ]{32,})</code>", begun.text)
     assert secret is not None
@@ -375,7 +402,12 @@ def test_a_second_step_logs_out_whoever_was_not_asked_for_it(
     assert done.status_code == 200
     with database.read() as session:
         left = [len(sessions.open_ones(session, utc_now(), user.user_id)) for user in people]
+        left_tokens = [
+            [token.name for token in tokens.living(session, utc_now(), user.user_id)]
+            for user in people
+        ]
     assert left == [1, 1, 1]
+    assert left_tokens == [["login"], ["named"], ["login"]]
     assert here.is_logged_in()
     assert all(browser.is_logged_in() for browser in others)
 

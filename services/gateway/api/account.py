@@ -119,7 +119,7 @@ def change_account(user: CurrentUser, body: AccountBody) -> AccountReply:
     if body.email is not None:
         throttle("password", str(user.user_id))
         users.check_password(database(), user.user_id, body.current_password or "")
-        check_second_step(user.user_id, body.code, f"email:{body.email}")
+        check_second_step(user.user_id, body.code)
         throttle("reset_account", str(user.user_id))
     now = utc_now()
     with database().begin() as session:
@@ -141,7 +141,7 @@ def change_password(user: CurrentUser, body: PasswordBody) -> NoReply:
     identity = current_identity()
     throttle("password", str(user.user_id))
     known = users.check_password(database(), user.user_id, body.current_password)
-    check_second_step(user.user_id, body.code, "password")
+    check_second_step(user.user_id, body.code)
     new = users.new_password_hash(user.email, body.new_password)
     stays = identity.credential_id if identity else user.user_id
     with database().begin() as session:
@@ -155,7 +155,7 @@ def delete_account(user: CurrentUser, body: DeletionBody) -> NoReply:
     costs money, is left; the message says what. Automatic charges end, saved cards are removed."""
     throttle("password", str(user.user_id))
     users.check_password(database(), user.user_id, body.current_password)
-    check_second_step(user.user_id, body.code, "delete")
+    check_second_step(user.user_id, body.code)
     reasons = closing.close(user.user_id)
     if reasons:
         raise Problem(409, "conflict", " ".join(reason.sentence for reason in reasons))

@@ -87,7 +87,7 @@ def log_in(body: Credentials) -> LoggedIn:
     user = users.log_in(database(), body.email, body.password)
     if user.second_step_since is not None:
         throttle("password", str(user.user_id))
-        check_second_step(user.user_id, body.code, "login")
+        check_second_step(user.user_id, body.code)
     now = utc_now()
     with database().begin() as session:
         token = tokens.issue(session, now, user.user_id, "login", is_of_login=True)

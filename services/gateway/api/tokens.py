@@ -76,7 +76,7 @@ def make_token(user: CurrentUser, body: TokenBody) -> NewToken:
     now = utc_now()
     until = now + timedelta(days=body.expires_in_days) if body.expires_in_days else None
     identity = current_identity()
-    check_scopes(user, body.name, body.scopes, body.code)
+    check_scopes(user, body.scopes, body.code)
     with database().begin() as session:
         if identity is not None and identity.via == "token":
             own = tokens.get(session, now, user.user_id, identity.credential_id)

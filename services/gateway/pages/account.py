@@ -71,7 +71,7 @@ def overview() -> str:
 def change_email() -> Answer:
     def act(user: CurrentUser) -> Response:
         email = request.form.get("email", "")
-        _check_who(user, f"email:{email}")
+        _check_who(user)
         throttle("reset_account", str(user.user_id))
         with database().begin() as session:
             email_addresses.ask_to_change(session, utc_now(), user.user_id, email)
@@ -97,7 +97,7 @@ def send_confirmation() -> Response:
 @login_required
 def change_password() -> Answer:
     def act(user: CurrentUser) -> Response:
-        known = _check_who(user, "password")
+        known = _check_who(user)
         new = users.new_password_hash(user.email, request.form.get("password", ""))
         identity = current_identity()
         stays = identity.credential_id if identity else user.user_id
@@ -114,7 +114,7 @@ def begin_second_step() -> Answer:
     """A new secret, shown this once."""
 
     def act(user: CurrentUser) -> Answer:
-        _check_who(user, "second-step")
+        _check_who(user)
         with database().begin() as session:
             secret = second_step.begin(session, user.user_id, settings().secret_key)
         return _setup_page(user, secret)
@@ -125,7 +125,7 @@ def begin_second_step() -> Answer:
 @blueprint.post("/second-step/confirm")
 @login_required
 def confirm_second_step() -> Answer:
-    """In force from now on; a browser that was never asked for it is logged out."""
+    """In force from now on; browsers and programs that were never asked for it are logged out."""
     user, identity, now = signed_in_user(), current_identity(), utc_now()
     throttle("password", str(user.user_id))
     try:
@@ -139,6 +139,7 @@ def confirm_second_step() -> Answer:
             )
             but = identity.credential_id if identity else None
             sessions.end_all(session, now, user.user_id, but=but)
+            tokens.revoke_all(session, now, user.user_id, of_logins_only=True)
     except users.SecondStepRequired as error:
         return render_template("second_step_setup.html", error=str(error)), 422
     forget_identity()
@@ -149,7 +150,7 @@ def confirm_second_step() -> Answer:
 @login_required
 def end_second_step() -> Answer:
     def act(user: CurrentUser) -> Response:
-        _check_who(user, "second-step-off")
+        _check_who(user)
         with database().begin() as session:
             second_step.switch_off(session, utc_now(), user.user_id)
         forget_identity()
@@ -183,7 +184,7 @@ def make_token() -> Answer:
         wanted = set(request.form.getlist("scopes"))
         scopes = [scope for scope in Scope if scope in wanted]
         now = utc_now()
-        check_scopes(user, name, scopes, request.form.get("code", ""))
+        check_scopes(user, scopes, request.form.get("code", ""))
         with database().begin() as session:
             secret = make_token_of(session, now, user.user_id, name, scopes, _expiry(now))
         return _page(new_token=secret)
@@ -253,7 +254,7 @@ def delete_form() -> str:
 def delete() -> Answer:
     user = signed_in_user()
     try:
-        _check_who(user, "delete")
+        _check_who(user)
     except users.AccountError as error:
         reasons = closing.reasons_against(user.user_id)
         page = render_template("delete_account.html", reasons=reasons, error=error)
@@ -266,11 +267,11 @@ def delete() -> Answer:
     return redirect(url_for("home.landing"), 303)
 
 
-def _check_who(user: CurrentUser, purpose: str) -> str:
+def _check_who(user: CurrentUser) -> str:
     """The password again, and the second step where there is one; the password's hash."""
     throttle("password", str(user.user_id))
     known = users.check_password(database(), user.user_id, request.form.get("current_password", ""))
-    check_second_step(user.user_id, request.form.get("code", ""), purpose)
+    check_second_step(user.user_id, request.form.get("code", ""))
     return known
 
 

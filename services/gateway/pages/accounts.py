@@ -98,7 +98,7 @@ def second_step() -> Answer:
         return redirect(url_for("accounts.login_form", next=return_path("") or None), 303)
     throttle("password", str(user.user_id))
     try:
-        check_second_step(user.user_id, request.form.get("code", ""), "login")
+        check_second_step(user.user_id, request.form.get("code", ""))
     except users.AccountError as error:
         return _refused("second_step.html", error)
     return _enter(user)

@@ -81,7 +81,7 @@ def check(
     session: Session, now: datetime, user_id: UUID, secret_key: str, code: str, purpose: str
 ) -> None:
     """Take a code for a purpose; without a second step, nothing. Each code is taken once, and again
-    for the same purpose: a retry of a command brings the same one.
+    for the same purpose, which is one command's: its retry brings the same code.
 
     Raises :class:`SecondStepRequired`.
     """

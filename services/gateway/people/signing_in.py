@@ -28,11 +28,14 @@ def check_may_pay_out(user: CurrentUser, code: str, purpose: str) -> None:
     check_second_step(user.user_id, code, purpose)
 
 
-def check_second_step(user_id: UUID, code: str, purpose: str) -> None:
-    """Take a code of who has a second step; see :func:`second_step.check`. Callers limit tries."""
+def check_second_step(user_id: UUID, code: str, purpose: str | None = None) -> None:
+    """Take a code of who has a second step, once; again only for a purpose that nothing else has,
+    such as a command's key. See :func:`second_step.check`. Callers limit tries."""
     with database().begin() as session:
         key = settings().secret_key
-        second_step.check(session, utc_now(), user_id, key, code, f"{purpose}:{user_id}")
+        second_step.check(
+            session, utc_now(), user_id, key, code, f"{purpose or new_id()}:{user_id}"
+        )
 
 
 def tell(session: Session, now: datetime, user_id: UUID, device: str) -> None:

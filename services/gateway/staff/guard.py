@@ -99,7 +99,7 @@ def _only(roles: frozenset[Role]) -> Callable[[View[P, R]], View[P, R]]:
     return guard
 
 
-def check_scopes(user: CurrentUser, name: str, scopes: Collection[Scope], code: str) -> None:
+def check_scopes(user: CurrentUser, scopes: Collection[Scope], code: str) -> None:
     """Whether this user may make a token with these scopes, here and now. Those of ``FOR_ROLES``
     take the role, and a code of the second step, as money that leaves does: whoever has come by a
     session makes no token of it. Of a program they take a token that has the scope, too.
@@ -117,7 +117,7 @@ def check_scopes(user: CurrentUser, name: str, scopes: Collection[Scope], code: 
     for scope in wanted:
         admit(user, FOR_ROLES[scope])
     throttle("password", str(user.user_id))
-    check_second_step(user.user_id, code, f"token:{name}")
+    check_second_step(user.user_id, code)
 
 
 def make_token(
