@@ -8,11 +8,11 @@ import os
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from typing import Any
 from uuid import uuid4
 
 import pytest
-import requests
 
 from deploy.local.processes import ROOT
 from deploy.local.startup import free_port, wait_for
@@ -136,8 +136,13 @@ def test_health_and_metrics_are_reached_from_another_container(
     containers.ask("notifier", f"http://{service}:8080/metrics")
 
 
-def test_the_proxy_keeps_metrics_inside(containers: Containers) -> None:
-    assert requests.get(f"{containers.base_url}/metrics", timeout=30).status_code == 404
+@pytest.mark.parametrize("path", ["/metrics", "/%6Detrics"])
+def test_the_proxy_keeps_metrics_inside(containers: Containers, path: str) -> None:
+    # A client of HTTP's own: requests sends the second one as the first.
+    connection = HTTPConnection(containers.base_url.removeprefix("http://"), timeout=30)
+    connection.request("GET", path)
+    assert connection.getresponse().status == 404
+    connection.close()
 
 
 def test_databases_are_in_utf8_with_postgresqls_own_collation(containers: Containers) -> None:

@@ -6,6 +6,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,19 @@ def test_requests_are_spread_and_a_killed_replica_is_left_out(
     replicas[0].child.kill()
 
     assert [status(proxy) for _ in range(20)] == [200] * 20
+
+
+def test_metrics_stay_inside_however_their_path_is_encoded(proxy: str) -> None:
+    def status_of(path: str) -> int:
+        # requests would send the encoded path decoded.
+        connection = HTTPConnection(proxy.removeprefix("http://"), timeout=30)
+        connection.request("GET", path)
+        status = connection.getresponse().status
+        connection.close()
+        return status
+
+    paths = ["/healthz", "/metrics", "/%6Detrics", "/%6detrics?x=1", "/m%65trics"]
+    assert [status_of(path) for path in paths] == [200, 404, 404, 404, 404]
 
 
 def test_only_the_proxy_s_word_on_the_client_s_address_counts(
