@@ -86,6 +86,8 @@ class Act(Base):
     __table_args__ = (
         Index("acts_on_subject", "subject", "position"),
         Index("acts_by_actor", "actor_id", "position"),
+        Index("acts_of_kind", "action", "position"),
+        Index("acts_completed", "completes", postgresql_where=text("completes IS NOT NULL")),
     )
 
 
@@ -309,6 +311,10 @@ class TransferRow(Base):
     __table_args__ = (
         Index("transfers_by_user", "user_id", "created_at"),
         Index("transfers_made", "created_at"),
+        Index("transfers_to_user", "to_user_id", "created_at"),
+        Index(
+            "transfers_unanswered", "created_at", postgresql_where=text("transaction_id IS NULL")
+        ),
     )
 
 

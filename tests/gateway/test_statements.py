@@ -8,12 +8,15 @@ from uuid import UUID, uuid4
 
 import pytest
 from flask import Flask
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from chassis.database import Connected
 from contracts.wallet import Noted, Statement, StatementPage, Transaction, TransactionKind
 from services.gateway.app import create_app
 from services.gateway.models import User
 from services.gateway.pages import statements
+from services.gateway.pages.formats import titled
 from services.gateway.people.users import describe
 from tests.gateway.conftest import add_user, gateway_settings, token_for
 from tests.gateway.test_site import logged_in
@@ -185,3 +188,26 @@ def test_receipts_are_listed_of_what_was_bought_renewed_and_topped_up_page_by_pa
     ]
     assert (first["receipts"][0]["amount_usd"], second["next_cursor"]) == (-5.0, None)
     assert UUID(second["receipts"][0]["transaction_id"]) == moved[1].transaction_id
+
+
+def test_whom_transfers_went_to_is_asked_for_all_of_them_at_once(
+    alone: Flask, database: Connected
+) -> None:
+    people, wallet = [add_user(database, has_wallet=True) for _ in range(3)], Wallet()
+    for user in people:
+        wallet.move(-1, NOVEMBER, TransactionKind.TRANSFER, **{Noted.TO_USER_ID: user.user_id})
+    wallet.move(5, NOVEMBER, TransactionKind.TOPUP)
+    asked: list[object] = []
+
+    def note(*said: object) -> None:
+        asked.append(said)
+
+    event.listen(Engine, "after_cursor_execute", note)
+    try:
+        with alone.app_context():
+            titles = [title for title, _ in titled(wallet.transactions)]
+    finally:
+        event.remove(Engine, "after_cursor_execute", note)
+
+    assert titles == [*(f"Transfer to {user.email}" for user in people), "topup of 5"]
+    assert len(asked) == 1

@@ -2,6 +2,7 @@
 
 import math
 from calendar import month_abbr
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -294,15 +295,31 @@ def duration(seconds: int) -> str:
     return f"{seconds} second{'' if seconds == 1 else 's'}"
 
 
-def transaction_title(transaction: Transaction) -> str:
-    """What the ledger says of it; of a transfer also with whom, which the ledger does not name."""
+def titled(transactions: Sequence[Transaction]) -> list[tuple[str, Transaction]]:
+    """Each with what the ledger says of it; of a transfer also with whom, which the ledger does not
+    name."""
+    others = [_other(transaction) for transaction in transactions]
+    known = {other for other in others if other is not None}
+    emails = {}
+    if known:
+        with database().read() as session:
+            emails = users.emails(session, known)
+
+    def title(transaction: Transaction, other: UUID | None) -> str:
+        if other is None:
+            return transaction.description
+        way = "to" if transaction.amount_micros < 0 else "from"
+        return f"Transfer {way} {emails.get(other, 'another user')}"
+
+    return [(title(each, other), each) for each, other in zip(transactions, others, strict=True)]
+
+
+def _other(transaction: Transaction) -> UUID | None:
+    """Whom a transfer went to, or came from."""
     is_sent = transaction.amount_micros < 0
     other = transaction.metadata.get(Noted.TO_USER_ID if is_sent else Noted.FROM_USER_ID)
-    if transaction.kind is not TransactionKind.TRANSFER or other is None:
-        return transaction.description
-    with database().read() as session:
-        name = users.emails(session, [UUID(other)]).get(UUID(other), "another user")
-    return f"Transfer {'to' if is_sent else 'from'} {name}"
+    is_transfer = transaction.kind is TransactionKind.TRANSFER and other is not None
+    return UUID(other) if is_transfer else None
 
 
 def short_id(identifier: UUID) -> str:
@@ -343,7 +360,7 @@ def install(templates: Environment) -> None:
         triggering_purchase=triggering_purchase,
         category_name=CATEGORY_NAMES.__getitem__,
         short_id=short_id,
-        transaction_title=transaction_title,
+        titled=titled,
         kind_name=KIND_NAMES.__getitem__,
     )
     names: dict[str, Any] = {

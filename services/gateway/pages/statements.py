@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import starmap
 from uuid import UUID
 
 from flask import Blueprint, request
@@ -14,7 +15,7 @@ from contracts.wallet import Statement, Transaction
 from services.gateway.backend import call, database, settings
 from services.gateway.errors import Problem
 from services.gateway.months import read_month
-from services.gateway.pages.formats import KIND_NAMES, transaction_title
+from services.gateway.pages.formats import KIND_NAMES, titled
 from services.gateway.people import billing_details
 from services.gateway.people.identity import login_required, signed_in_user
 from services.gateway.people.users import CurrentUser
@@ -75,7 +76,7 @@ def _paper(user: CurrentUser, month: str) -> Paper:
             ("To", f"{end - timedelta(days=1):%Y-%m-%d}" + (", so far" if end > utc_now() else "")),
             ("Account", str(user.user_id)),
         ),
-        lines=(Amount("Balance before", opening_micros), *map(_line, moved)),
+        lines=(Amount("Balance before", opening_micros), *starmap(_line, titled(moved))),
         totals=(
             Amount("In", sum(amount for amount in amounts if amount > 0)),
             Amount("Out", sum(amount for amount in amounts if amount < 0)),
@@ -104,12 +105,12 @@ def _transactions(user_id: UUID, start: datetime, end: datetime) -> Iterator[Tra
             return
 
 
-def _line(transaction: Transaction) -> Amount:
+def _line(title: str, transaction: Transaction) -> Amount:
     detail = (
         f"{transaction.recorded_at:%Y-%m-%d %H:%M}  {KIND_NAMES[transaction.kind]}  "
         f"balance {format_usd(transaction.balance_after_micros)}"
     )
-    return Amount(transaction_title(transaction), transaction.amount_micros, detail)
+    return Amount(title, transaction.amount_micros, detail)
 
 
 def _start_of(month: str) -> datetime:
