@@ -330,7 +330,7 @@ def test_a_family_is_changed_and_not_left(seller: Desk, services: Services) -> N
     left = seller.post(path, **FORM, family="", act="texts")
     seller.post(path, **FORM, family="hills", act="texts")
 
-    assert (left.status_code, "only changed" in left.text) == (422, True)
+    assert (left.status_code, "Enter a different family" in left.text) == (422, True)
     assert [sent.family for sent in services.of(ChangeProduct)] == ["hills"]
 
 
@@ -347,7 +347,8 @@ def test_sizes_stand_beside_each_other_in_the_preview(seller: Desk, services: Se
 @pytest.mark.parametrize(
     ("typed", "sentence"),
     [
-        ({"name": " "}, "Enter a few words."),
+        ({"name": " "}, "Enter a name."),
+        ({"summary": ""}, "Enter a summary."),
         ({"name": "x" * 201}, "Write 200 characters at most."),
         ({"summary": "x" * 501}, "Write 500 characters at most."),
         ({"description": "x" * 10_001}, "Write 10000 characters at most."),
@@ -359,7 +360,8 @@ def test_sizes_stand_beside_each_other_in_the_preview(seller: Desk, services: Se
         ({"more": "a: b\n" * 50}, "50 lines at most"),
         ({"family": "Hill VM"}, "small letters and digits, with hyphens"),
         ({"family": "0fffffff-0000-4000-8000-000000000000"}, "It reads as an id"),
-        ({**METERED, "meter.0.label": ""}, "Enter a few words."),
+        ({**METERED, "meter.0.label": ""}, "Enter a label."),
+        ({**METERED, "meter.0.unit": ""}, "Enter a unit."),
         ({**METERED, "meter.0.unit": "x" * 21}, "Write 20 characters at most."),
         ({**METERED, "meter.0.price": ""}, "a number of dollars"),
         ({**METERED, "meter.0.price": "0,02"}, "a number of dollars"),

@@ -11,13 +11,16 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from chassis.client import RpcClient
 from chassis.clock import utc_now
 from chassis.database import Connected
+from contracts.errors import DeadlineExceeded
 from services.gateway.app import create_app
 from services.gateway.models import User
 from services.gateway.pages import forms  # noqa: F401 - the pages must load
 from services.gateway.people import identity
 from tests.gateway.conftest import (
+    DOCUMENT,
     NO_BROKER,
     PASSWORD,
     Api,
@@ -359,6 +362,20 @@ def test_a_service_that_is_away_is_a_503_that_says_when_to_retry(member: Api) ->
 
     assert error_of(answer) == (503, "unavailable")
     assert int(answer.headers["Retry-After"]) > 0
+
+
+def test_a_wallet_that_does_not_answer_in_time_is_the_status_that_the_document_names(
+    member: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent() -> None:
+        raise DeadlineExceeded("No answer came in time.")
+
+    monkeypatch.setattr(RpcClient, "begin", lambda *_: silent)
+
+    answer = member.get("/api/wallet/info")
+
+    described = DOCUMENT["paths"]["/api/wallet/info"]["get"]["description"]
+    assert f"answers {answer.status_code};" in described
 
 
 def test_a_webhook_is_sent_again_later_while_topup_is_away(site: Site) -> None:

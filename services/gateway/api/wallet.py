@@ -176,7 +176,7 @@ class NavbarData(ApiReply):
 @endpoint(blueprint, "GET", "/api/wallet/info", reply=WalletInfo)
 def wallet_info(user: CurrentUser) -> WalletInfo:
     """The balance, and whether auto top-up is on. It waits 3 seconds at most for the wallet, and
-    then answers 504; without auto top-up, null, where that is away."""
+    then answers 503; without auto top-up, null, where that is away."""
     wallet, automatic = standing_of(user.user_id)
     return WalletInfo.of(
         wallet,

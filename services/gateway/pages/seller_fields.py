@@ -294,7 +294,7 @@ def checked(
     if limit:
         raise Wrong(name, f"Write {limit} characters at most.")
     if first["type"] == "string_too_short":
-        raise Wrong(name, "Enter a few words.")
+        raise Wrong(name, f"Enter a {first['loc'][-1]}.")
     if first["type"] == "string_pattern_mismatch":
         raise Wrong(name, _SPELLED[str(first["loc"][-1])])
     if name == "price_micros":

@@ -348,7 +348,7 @@ def _texts_change(product: Product) -> Change:
     typed = seller_fields.as_sent()
     said = seller_fields.said(typed, product.category)
     if product.family and "family" not in said:
-        raise Wrong("family", "A family cannot be left, only changed: name one of its own.")
+        raise Wrong("family", "A product can't leave its family. Enter a different family instead.")
     others = [field for field in product.fields if field.key not in seller_fields.ASKED]
     known = {field.key: field for field in product.fields}
     fields = [known.get(name, field) for name, field in seller_fields.ASKED.items() if typed[name]]
@@ -411,7 +411,7 @@ def _price_change(product: Product) -> Change:
         f"Change the price of {product.name}?",
         lines,
         sentences,
-        f"Ask for {format_usd(price_micros)}",
+        f"Change price to {format_usd(price_micros)}",
     )
 
 
