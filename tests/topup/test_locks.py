@@ -849,6 +849,18 @@ def test_whoever_changes_a_topup_waits_for_the_settings_first(desk: Desk) -> Non
     )
 
 
+def test_what_a_frozen_wallet_closes_waits_for_the_settings_first(desk: Desk) -> None:
+    customer, now = desk.customer(), desk.clock()
+    by_hand(desk, customer, purchase_id=PURCHASE)
+
+    done_after(
+        desk.till.database,
+        lambda other: topups.lock_settings(other, customer.user_id),
+        lambda: begun(desk, terms.account_froze, customer.user_id, "Disputed", now, now),
+        lambda: is_free(desk, "topups", customer.user_id),
+    )
+
+
 def test_whoever_reserves_waits_for_the_settings_first(desk: Desk) -> None:
     customer = desk.customer()
     trigger_id = raised(customer)

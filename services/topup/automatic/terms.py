@@ -166,8 +166,9 @@ def account_froze(
     session: Session, user_id: UUID, reason: str, froze_at: datetime, now: datetime
 ) -> None:
     """Nothing is charged for a wallet that cannot spend it, and no page is left to pay on."""
-    pages.close_frozen(session, user_id, froze_at, now)
+    topups.lock_user(session, user_id)
     settings = topups.lock_settings(session, user_id)
+    pages.close_frozen(session, user_id, froze_at, now)
     if settings is not None:
         sentence = f"The account is frozen: {reason}"
         pauses.pause(session, settings, pauses.ACCOUNT_FROZEN, sentence, now)
