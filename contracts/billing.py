@@ -1116,7 +1116,8 @@ class PriceAnnounced(UserEvent, source=SERVICE, type="price_announced"):
 
 
 class RenewalShortOfFunds(UserEvent, source=SERVICE, type="renewal_short_of_funds"):
-    """Months are due that the wallet does not pay: once for a user, with all that is due now.
+    """Months are due that the wallet does not pay: once for a user, with all that is due now, and
+    again where money came that does not cover it.
 
     ``deployment_id`` has waited longest, ``deployments`` says how many wait, and
     ``suspended_at`` when the first of them is suspended. ``is_usage``: it is not for months, but

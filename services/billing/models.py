@@ -186,7 +186,8 @@ class PeriodRow(Base):
     ``kind`` is ``month``, paid ahead, ``arrears``: time that ran and was not paid for, ``resize``:
     the rest of a month in another size, whose wish stands in ``resize``, or ``credit``: a part of a
     payment that goes back for a smaller one. Its
-    states and their moves stand in :mod:`services.billing.renewals.periods`.
+    states and their moves stand in :mod:`services.billing.deployments.periods`. ``money_came_at``:
+    since its owner was told that it lacks money; where it still does, they are told again.
     """
 
     __tablename__ = "periods"
@@ -206,6 +207,7 @@ class PeriodRow(Base):
     resize: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     created_at: Mapped[datetime]
     changed_at: Mapped[datetime]
+    money_came_at: Mapped[datetime | None]
 
 
 class FeeChangeRow(Base):
@@ -426,6 +428,7 @@ class UsageChargeRow(Base):
     """What one transaction of a wallet pays for usage, from before the wallet hears of it.
 
     ``closing_since``: what it is for was corrected, and it is replaced unless it was paid.
+    ``money_came_at``: as of a period.
     """
 
     __tablename__ = "usage_charges"
@@ -438,6 +441,7 @@ class UsageChargeRow(Base):
     created_at: Mapped[datetime]
     paid_at: Mapped[datetime | None]
     closing_since: Mapped[datetime | None]
+    money_came_at: Mapped[datetime | None]
 
 
 class UsageChargeLineRow(Base):

@@ -188,6 +188,19 @@ def await_money(session: Session, users: Sequence[UUID]) -> list[bool | Exceptio
     return [any(each) for each in what_awaits_money(session, users)]
 
 
+def money_came(session: Session, now: datetime, user_id: UUID, awaits: AwaitsMoney) -> None:
+    """What waited for this user's money, but for purchases, is tried again."""
+    # Usage first: who charges for it holds its wallet before its deployments.
+    if awaits.usage:
+        charging.money_came(session, now, user_id)
+    if awaits.months:
+        renewals.money_came(session, now, user_id)
+    if awaits.runway:
+        runways.look_whether_restored(session, now, user_id)
+    if awaits.debts:
+        debts.money_came(session, now, user_id)
+
+
 class BillingService(operated.Operated):
     """Purchases, deployments, renewals, usage, earnings, receipts, the forecast. It calls the
     catalog and the wallet, and asks the top-up service what it would charge."""
@@ -404,14 +417,7 @@ class BillingService(operated.Operated):
         (awaits,) = what_awaits_money(session, [event.user_id])
         if awaits.purchases:
             self._try_again(session, event.user_id)
-        if awaits.months:
-            renewals.money_came(session, utc_now(), event.user_id)
-        if awaits.runway:
-            runways.look_whether_restored(session, utc_now(), event.user_id)
-        if awaits.debts:
-            debts.money_came(session, utc_now(), event.user_id)
-        if awaits.usage:
-            charging.money_came(session, utc_now(), event.user_id)
+        money_came(session, utc_now(), event.user_id, awaits)
 
     @event_handler(TopupFailed)
     def explain_failed_topup(self, session: Session, event: TopupFailed) -> None:

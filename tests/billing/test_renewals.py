@@ -49,6 +49,7 @@ from services.billing.deployments.queries import get_deployment
 from services.billing.models import DeploymentRow, PeriodRow
 from services.billing.purchases import lifecycle
 from services.billing.renewals import plain, renewals, rungs
+from services.billing.renewals.outcomes import Outcomes
 from services.billing.renewals.renewals import Renewals, money_came
 from services.billing.service import await_money
 from tests.billing.conftest import EXTERNAL, RULES, quoted, recorded
@@ -343,6 +344,26 @@ def test_what_costs_nothing_or_once_is_never_charged_again(tenant: Tenant) -> No
     assert tenant.charged == []
 
 
+def test_why_several_are_not_done_together_is_logged_though_each_by_itself_is_done(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tenant.deploys()
+    tenant.gets(PRICE)
+    look, errors = rungs.look, [ValueError("a state that nobody thought of")]
+
+    def fails_once(*arguments: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return look(*arguments)
+
+    monkeypatch.setattr(rungs, "look", fails_once)
+    monkeypatch.setattr(plain, "owe", lambda *_: [])
+    tenant.runs(month(1))
+
+    assert tenant.charged == [-PRICE]
+    assert "a state that nobody thought of" in caplog.text
+
+
 def test_a_deployment_in_a_bad_state_stops_only_itself(
     tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -608,6 +629,40 @@ def test_whoever_says_last_that_money_is_lacking_has_counted_all_and_is_the_newe
     first, last = tenant.told("renewal_short_of_funds")
     assert (first["deployments"], last["deployments"]) == (1, 2)
     assert instant(first["occurred_at"]) < instant(last["occurred_at"])
+
+
+def test_users_are_told_in_one_order_whenever_their_months_began(
+    stack: System, database: Connected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is locked for it: two billings that tell the same ones wait in no circle."""
+    tenants = [Tenant(stack, database) for _ in range(3)]
+    tenants.sort(key=lambda tenant: tenant.user_id, reverse=True)
+    for minute, tenant in enumerate(tenants):
+        tenant.now += timedelta(minutes=minute)
+        tenant.deploys()
+    told: list[UUID] = []
+    monkeypatch.setattr(Outcomes, "_tell", lambda _, user_id, __: told.append(user_id))
+
+    tenants[0].runs(month(1) + DAY)
+
+    assert told == [tenant.user_id for tenant in reversed(tenants)]
+
+
+def test_what_still_lacks_money_after_some_came_is_told_again_and_not_by_every_try(
+    tenant: Tenant,
+) -> None:
+    """As where a purchase takes first what auto top-up charged for the month."""
+    (deployment_id,) = tenant.deploys()
+    tenant.runs(month(1))
+    tenant.lives(month(1) + DAY)
+    tenant.gets(PRICE - 4)
+    tenant.lives(month(1) + 2 * DAY)
+
+    told = tenant.told("renewal_short_of_funds")
+    assert [event["shortfall_micros"] for event in told] == [PRICE, 4]
+    assert instant(told[1]["occurred_at"]) == month(1) + DAY
+    assert {instant(event["suspended_at"]) for event in told} == {month(1) + RULES.grace}
+    assert tenant.sees(deployment_id).next_status_at == month(1) + RULES.grace
 
 
 def instant(written: str) -> datetime:

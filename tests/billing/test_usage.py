@@ -13,6 +13,7 @@ from sqlalchemy import select, text
 
 from chassis.client import RpcClient
 from chassis.database import Connected
+from chassis.locks import locked
 from contracts.billing import (
     CancelWhen,
     DeploymentStatus,
@@ -38,11 +39,16 @@ from contracts.wallet import (
 from services.billing.deployments.meters import owing_usage
 from services.billing.deployments.months import cost_micros, month_at, one_month_after
 from services.billing.deployments.rating import rated_micros
-from services.billing.models import DeploymentRow, UsageChargeLineRow, UsageTotalRow
+from services.billing.models import (
+    DeploymentRow,
+    UsageChargeLineRow,
+    UsageTotalRow,
+    UsageWalletRow,
+)
 from services.billing.purchases.lifecycle import check_prices
 from services.billing.purchases.queries import get_purchase
 from services.billing.sales.statements import list_sales
-from services.billing.service import await_money
+from services.billing.service import AwaitsMoney, await_money, money_came
 from services.billing.usage import charging
 from services.billing.usage.charging import UsageCharges
 from services.billing.usage.paying_back import UsageRefunds
@@ -858,6 +864,50 @@ def test_money_that_comes_within_the_days_of_grace_ends_them(tenant: Metered) ->
 
     deployment = tenant.sees(tenant.deployment_id)
     assert (deployment.status, deployment.next_status) == ("active", None)
+
+
+def test_usage_that_still_lacks_money_after_some_came_is_told_again_and_not_by_every_try(
+    tenant: Metered,
+) -> None:
+    tenant.uses(3)
+    tenant.pays(8)
+    tenant.gets(2 * USD)
+    with tenant.database.begin() as session:
+        charging.money_came(session, tenant.now, tenant.user_id)
+    tenant.charges.run()
+    tenant.pays(8)
+
+    first, last = tenant.told("renewal_short_of_funds")
+    assert [each["shortfall_micros"] for each in (first, last)] == [3 * USD, USD]
+    assert first["suspended_at"] == last["suspended_at"]
+
+
+def test_whoever_brings_money_holds_the_wallet_of_usage_before_what_used_it(
+    tenant: Metered,
+) -> None:
+    """In the order of who charges for it: else they wait in a circle."""
+    tenant.uses(3)
+    tenant.runs(one_month_after(BOUGHT))
+    owes_both = AwaitsMoney(purchases=False, months=True, runway=False, debts=False, usage=True)
+
+    def comes() -> None:
+        with tenant.database.begin() as session:
+            money_came(session, tenant.now, tenant.user_id, owes_both)
+
+    def is_free() -> None:
+        with tenant.database.begin() as session:
+            session.execute(
+                text("SELECT FROM deployments WHERE user_id = :user FOR UPDATE NOWAIT"),
+                {"user": tenant.user_id},
+            )
+
+    tenant.pays()
+    done_after(
+        tenant.database,
+        lambda holder: locked(holder, UsageWalletRow, tenant.user_id),
+        comes,
+        is_free,
+    )
 
 
 def test_money_that_comes_before_a_refusal_is_recorded_pays_usage_and_nobody_hears_of_it(

@@ -289,6 +289,17 @@ def test_a_renewal_is_asked_for_as_long_as_it_waits(desk: Desk) -> None:
     assert [topup.amount_micros // USD for topup in customer.topups()] == [25, 25]
 
 
+def test_what_a_charge_under_way_leaves_short_is_charged_after_it(desk: Desk) -> None:
+    customer = desk.customer(threshold_micros=0, topup_amount_micros=5 * USD)
+    trigger_id = customer.raise_trigger(Trigger.RENEWAL, needed_micros=15 * USD)
+    assert trigger_id is not None
+    charges.pursue(desk.till, trigger_id)
+
+    told = foretold(customer, spending(NOON, 15, is_waiting=True), spending(NOON, 4))
+
+    assert planned(told) == [(0, "renewal", 15), (0, "renewal", 5)]
+
+
 def test_what_has_asked_before_is_charged_once_and_only_if_it_still_asks(desk: Desk) -> None:
     """It is no news to billing, which asked already: what it asked for is decided about."""
     customer = desk.customer(threshold_micros=0)
@@ -327,15 +338,18 @@ class Months(Life):
             else:
                 self.unpaid.append(each)
         if len(self.unpaid) > before:
-            needed_micros = sum(each.amount_micros for each in self.unpaid)
-            trigger_id = self.customer.raise_trigger(
-                Trigger.RENEWAL,
-                needed_micros=needed_micros,
-                reference=str(self.unpaid[0].reference),
-                available_micros=self.balance_micros,
-            )
-            assert trigger_id is not None
-            charges.pursue(self.customer.desk.till, trigger_id)
+            self.say_short()
+
+    def say_short(self) -> None:
+        needed_micros = sum(each.amount_micros for each in self.unpaid)
+        trigger_id = self.customer.raise_trigger(
+            Trigger.RENEWAL,
+            needed_micros=needed_micros,
+            reference=str(self.unpaid[0].reference),
+            available_micros=self.balance_micros,
+        )
+        assert trigger_id is not None
+        charges.pursue(self.customer.desk.till, trigger_id)
 
     def give_up(self, now: datetime) -> None:
         self.gone |= {e.reference for e in self.unpaid if e.waits_until and e.waits_until <= now}
@@ -351,6 +365,8 @@ class Months(Life):
                 if each.amount_micros <= self.balance_micros:
                     self.unpaid.remove(each)
                     self.debit(each.amount_micros)
+            if self.unpaid:
+                self.say_short()
 
     def live(self, spendings: list[Spending], until: datetime) -> None:
         desk, coming = self.customer.desk, list(spendings)

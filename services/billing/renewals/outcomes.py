@@ -101,7 +101,8 @@ class Outcomes:
             if period is not None and period.status == asked.status:
                 self._one(period, self.rows[period.deployment_id], answer)
         self._write_run_on()
-        for user_id, short in self.short.items():
+        # In one order: two billings that tell the same users wait in no circle.
+        for user_id, short in sorted(self.short.items()):
             if short.is_news:
                 self._tell(user_id, short)
         publish(self.session, *self.events)
@@ -199,8 +200,9 @@ class Outcomes:
         short.is_frozen = error.code == AccountFrozen.code
         if error.code == InsufficientFunds.code and error.details:
             short.available_micros = int(error.details[0])
-        if row.short_since is None:
-            row.short_since = self.now
+        if row.short_since is None or period.money_came_at is not None:
+            row.short_since = row.short_since or self.now
+            period.money_came_at = None
             short.is_news = True
 
     def _resize_closed(self, period: PeriodRow, row: DeploymentRow, found: ClosedKey) -> None:

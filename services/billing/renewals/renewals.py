@@ -349,6 +349,7 @@ class Renewals:
         except Exception as error:
             if is_lost(error):
                 raise
+            log.warning("deployments are dealt with one by one", exc_info=True)
             for deployment_id in deployment_ids:
                 self._alone(deployment_id, act)
 
@@ -395,14 +396,28 @@ AWAITS_MONEY = "EXISTS (SELECT FROM periods WHERE user_id = new.user_id AND stat
 
 
 def money_came(session: Session, now: datetime, user_id: UUID) -> None:
-    """What this user's wallet did not pay is to be tried again at once."""
-    owing = select(PeriodRow.deployment_id).where(
-        PeriodRow.user_id == user_id, PeriodRow.status == PeriodStatus.DUE
-    )
+    """What this user's wallet did not pay is to be tried again at once, and told again where
+    something else took the money first."""
+    is_due = (PeriodRow.user_id == user_id, PeriodRow.status == PeriodStatus.DUE)
+    owing = select(PeriodRow.deployment_id).where(*is_due)
+    # Held first, in the order in which everybody takes several.
+    held = session.scalars(
+        for_update(
+            select(DeploymentRow.deployment_id)
+            .where(DeploymentRow.deployment_id.in_(owing))
+            .order_by(DeploymentRow.deployment_id)
+        )
+    ).all()
     session.execute(
         update(DeploymentRow)
-        .where(DeploymentRow.deployment_id.in_(owing))
+        .where(DeploymentRow.deployment_id.in_(held))
         .values(due_at=now)
+        .execution_options(synchronize_session=False)
+    )
+    session.execute(
+        update(PeriodRow)
+        .where(*is_due, PeriodRow.kind == PeriodKind.MONTH)
+        .values(money_came_at=now)
         .execution_options(synchronize_session=False)
     )
 

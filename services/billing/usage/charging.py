@@ -219,14 +219,20 @@ AWAITS_MONEY = "EXISTS (SELECT FROM usage_charges WHERE user_id = new.user_id AN
 
 
 def money_came(session: Session, now: datetime, user_id: UUID) -> None:
-    """What this user's wallet did not pay is to be tried again at once."""
-    waits = select(UsageChargeRow.user_id).where(
-        UsageChargeRow.user_id == user_id, UsageChargeRow.paid_at.is_(None)
-    )
+    """What this user's wallet did not pay is to be tried again at once, and told again where
+    something else took the money first."""
+    is_unpaid = (UsageChargeRow.user_id == user_id, UsageChargeRow.paid_at.is_(None))
+    waits = select(UsageChargeRow.user_id).where(*is_unpaid)
     session.execute(
         update(UsageWalletRow)
         .where(UsageWalletRow.user_id == user_id, UsageWalletRow.user_id.in_(waits))
         .values(due_at=now)
+        .execution_options(synchronize_session=False)
+    )
+    session.execute(
+        update(UsageChargeRow)
+        .where(*is_unpaid)
+        .values(money_came_at=now)
         .execution_options(synchronize_session=False)
     )
 

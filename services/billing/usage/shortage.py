@@ -28,15 +28,15 @@ def begin(
     asked_at: datetime,
 ) -> None:
     """The wallet refused a charge: what runs of it has its days of grace, and its owner is told
-    once. What is paid after the wallet was asked makes that old news."""
-    running = [
-        row
-        for row in _charged(session, charge.charge_id)
-        if row.status == DeploymentStatus.ACTIVE and row.usage_short_since is None
-    ]
-    if not running:
+    once, and again where money came that something else took first. What is paid after the wallet
+    was asked makes that old news."""
+    charged = _charged(session, charge.charge_id)
+    running = [row for row in charged if row.status == DeploymentStatus.ACTIVE]
+    fresh = [row for row in running if row.usage_short_since is None]
+    if not running or not (fresh or charge.money_came_at):
         return
-    for row in running:
+    charge.money_came_at = None
+    for row in fresh:
         row.usage_short_since = now
         row.due_at = ladder.due_at(row, now, rules)
     is_known = error.code == InsufficientFunds.code and error.details
@@ -52,7 +52,7 @@ def begin(
             available_micros=available_micros,
             name=running[0].name,
             deployments=len(running),
-            suspended_at=now + rules.grace,
+            suspended_at=min(row.usage_short_since or now for row in running) + rules.grace,
             is_frozen=error.code == AccountFrozen.code,
             is_usage=True,
         ),

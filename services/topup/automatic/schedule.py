@@ -110,7 +110,7 @@ class Months(Story):
         return True
 
     def _say_short(self) -> None:
-        """Billing says what lacks for everything that is due: once, with the oldest of it."""
+        """Billing says what lacks for everything that is due, with the oldest of it."""
         due = [each for each in self.unpaid if each.waits_until is not None]
         self._forget_renewals()
         if due:
@@ -165,12 +165,12 @@ class Months(Story):
         return card is None or (card.exp_year, card.exp_month) < (now.year, now.month)
 
     def _arrive(self, amount_micros: int) -> None:
-        """Credits: all that is unpaid is tried again, and what still lacks says nothing more."""
+        """Credits: all that is unpaid is tried again, and what still lacks is said again."""
         available = self.funds.available_micros + amount_micros
         self.funds = replace(self.funds, available_micros=available)
         if amount_micros:
-            self._forget_renewals()
             self.unpaid = [each for each in self.unpaid if not self._pays(each)]
+            self._say_short()
 
 
 def foretell(till: Till, request: ForecastSchedule) -> ScheduleForecast:
