@@ -47,8 +47,9 @@ class PurchaseTerms(BaseSettings):
     price_notice_s: Annotated[int, Field(ge=0)] = 30 * DAY_S
     """How long before a deployment's months cost more its owner is told."""
 
-    grace_s: Annotated[int, Field(ge=0)] = 3 * DAY_S
-    """How long a deployment runs on after its owner was told that its month is not paid."""
+    grace_s: Annotated[int, Field(ge=1)] = 3 * DAY_S
+    """How long a deployment runs on after its owner was told that its month is not paid. Not 0: a
+    month that waits for no money is none in a forecast of automatic top-ups."""
 
     suspended_s: Annotated[int, Field(ge=0)] = 14 * DAY_S
     """How long a suspended deployment waits before it is stopped."""

@@ -9,6 +9,7 @@ from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
+from pydantic import ValidationError
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
@@ -52,6 +53,7 @@ from services.billing.renewals import plain, renewals, rungs
 from services.billing.renewals.outcomes import Outcomes
 from services.billing.renewals.renewals import Renewals, money_came
 from services.billing.service import await_money
+from services.billing.settings import BillingSettings
 from tests.billing.conftest import EXTERNAL, RULES, quoted, recorded
 from tests.billing.test_lost_answers import LOST, Wire, is_a
 from tests.system import System
@@ -687,6 +689,12 @@ def test_the_gap_counts_what_is_owed_for_time_that_ran_and_exactly_that_pays_all
     assert gap == PRICE + owed
     assert (tenant.sees(first).owed_micros, tenant.balance) == (0, 0)
     assert tenant.sees(second).paid_until == one_month_after(BOUGHT + 10 * DAY, 2)
+
+
+def test_no_month_waits_for_no_money() -> None:
+    """A forecast of automatic top-ups takes what waits for none for credit that ends."""
+    with pytest.raises(ValidationError, match="grace_s"):
+        BillingSettings(amqp_uri="", database_url="", grace_s=0)
 
 
 def test_in_grace_it_runs_and_money_that_comes_pays_the_month(tenant: Tenant) -> None:
