@@ -8,6 +8,7 @@ from typing import Any
 
 import markupsafe
 from flask.templating import Environment as FlaskEnvironment
+from jinja2 import nodes
 from jinja2.compiler import CodeGenerator
 from markupsafe import Markup
 
@@ -22,6 +23,17 @@ def as_html(value: Any) -> str:
 
 
 class _Generator(CodeGenerator):
+    def _output_child_to_const(self, node: Any, frame: Any, finalize: Any) -> str:
+        """What is the same on each page stands in it from when the template is read: addresses too,
+        where nothing in them is of this page."""
+        is_address = isinstance(node, nodes.Call) and getattr(node.node, "name", "") == "url_for"
+        if is_address and node.dyn_args is None and node.dyn_kwargs is None:
+            args = [each.as_const(frame.eval_ctx) for each in node.args]
+            named = dict(each.as_const(frame.eval_ctx) for each in node.kwargs)
+            url_for: Any = self.environment.globals["url_for"]
+            node = nodes.Const(url_for(*args, **named))
+        return super()._output_child_to_const(node, frame, finalize)
+
     def _output_child_pre(self, node: Any, frame: Any, finalize: Any) -> None:
         if frame.eval_ctx.volatile or not frame.eval_ctx.autoescape or finalize.src is not None:
             super()._output_child_pre(node, frame, finalize)

@@ -68,3 +68,25 @@ def test_an_imported_macro_knows_what_all_templates_know(app: Flask) -> None:
         page = render_template_string("{% from other import name %}{{ name() }}", other=template)
 
     assert page == "Mycelium"
+
+
+def test_an_address_with_nothing_of_the_page_in_it_is_made_when_the_template_is_read(
+    app: Flask,
+) -> None:
+    made: list[dict[str, Any]] = []
+
+    def url_for(endpoint: str, **values: Any) -> str:
+        made.append(values)
+        return f"/{endpoint}?{values}"
+
+    app.jinja_env.globals["url_for"] = url_for
+    template = app.jinja_env.from_string(
+        "{{ url_for('cart', of='<') }} {{ url_for('cart', of=one) }} {{ url_for('cart', **all) }}"
+    )
+    pages = [template.render(one=number, all={"also": number}) for number in (1, 2)]
+
+    assert made == [{"of": "<"}, {"of": 1}, {"also": 1}, {"of": 2}, {"also": 2}]
+    assert pages == [
+        " ".join(escape(f"/cart?{values}") for values in (made[0], *each))
+        for each in (made[1:3], made[3:])
+    ]
