@@ -1,5 +1,6 @@
 """/admin/adjustments: one person of finance proposes, another decides."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
@@ -178,11 +179,14 @@ def test_a_form_sent_again_after_a_lost_answer_carries_the_same_key(
 ) -> None:
     wallet.fails = DeadlineExceeded("No answer.")
     form = {**FORM, "whom": people[1].email, "key": str(uuid4())}
-    for _ in range(2):
-        proposer.post("/admin/adjustments", **form)
+    lost = proposer.post("/admin/adjustments", **form)
+    [form["key"]] = re.findall(r'name="key" value="([^"]+)"', lost.text)
+    proposer.post("/admin/adjustments", **form)
 
     first, again = wallet.asked
     assert first == again
+    assert lost.status_code == 504
+    assert "No answer. Pressing again is safe: it is proposed once." in lost.text
 
 
 @pytest.mark.parametrize(

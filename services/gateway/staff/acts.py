@@ -170,7 +170,7 @@ def newest(
 
 def newest_not_refused(session: Session, action: str, limit: int) -> list[tuple[Act, bool]]:
     """Acts of one kind that another service carries out, the newest first, but for those that it
-    refused; and of each whether it answered that it is done."""
+    refused; and of each whether it answered that it is done. Of those with one key, one."""
     outcome = aliased(Act)
     is_done = outcome.after["outcome"].astext == "done"
     rows = session.execute(
@@ -181,4 +181,9 @@ def newest_not_refused(session: Session, action: str, limit: int) -> list[tuple[
         .order_by(Act.position.desc())
         .limit(limit)
     )
-    return [(act, position is not None) for act, position in rows]
+    found: dict[object, tuple[Act, bool]] = {}
+    for act, position in rows:
+        key = (act.before or {}).get("key", act.position)
+        if key not in found or position is not None:
+            found[key] = (act, position is not None)
+    return list(found.values())

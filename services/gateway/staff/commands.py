@@ -163,7 +163,8 @@ def give(
         expires_at=expires_at,
         given_by=staff.user.user_id,
     )
-    said = {"amount_micros": amount_micros, "expires_at": expires_at.isoformat()}
+    # By the key the same is known again, after an answer that was lost.
+    said = {"amount_micros": amount_micros, "expires_at": expires_at.isoformat(), "key": key}
 
     def known(made: Promotion) -> Known:
         return {"promotion_id": str(made.promotion_id)}

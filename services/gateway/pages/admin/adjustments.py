@@ -7,7 +7,7 @@ from flask import Blueprint, flash, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
 from chassis.money import InvalidAmount
-from contracts.errors import BadRequest, Conflict, InsufficientFunds, NotFound
+from contracts.errors import NO_ANSWER, BadRequest, Conflict, InsufficientFunds, NotFound
 from contracts.wallet import Adjustment, ListAdjustments
 from services.gateway.access import Role
 from services.gateway.backend import ask_all, database
@@ -51,6 +51,10 @@ def propose() -> Answer:
         return _page(typed=typed, field="reason", error=str(error)), 422
     except REFUSED as error:
         return _page(typed=typed, field="whom", error=str(error)), STATUSES[error.code]
+    except NO_ANSWER as error:
+        # Perhaps it was proposed: the same form, with the same key, is the way to find out.
+        said = f"{error} Pressing again is safe: it is proposed once."
+        return _page(typed=typed, key=request.form.get("key"), refusal=said), STATUSES[error.code]
     flash("It is proposed. A colleague has seven days to approve it.", "success")
     return _back()
 
@@ -75,7 +79,7 @@ def _decide(adjustment_id: UUID, *, is_approved: bool) -> Answer:
         # Of the form that was sent: the same one sent twice is told the same twice.
         key = command_key(staff.user.user_id, f"adjustment:{adjustment_id}:{verb}")
         commands.decide(staff, adjustment_id, is_approved=is_approved, key=key, reason=reason)
-    except (ReasonMissing, *REFUSED) as error:
+    except (ReasonMissing, *REFUSED, *NO_ANSWER) as error:
         return _page(refusal=str(error)), STATUSES[error.code]
     flash("It is posted." if is_approved else "It is rejected; nothing moved.", "success")
     return _back()

@@ -8,7 +8,7 @@ from werkzeug.wrappers import Response
 
 from chassis.clock import start_of_day, utc_now
 from chassis.money import InvalidAmount
-from contracts.errors import BadRequest, Conflict, NotFound
+from contracts.errors import NO_ANSWER, BadRequest, Conflict, NotFound
 from services.gateway.access import Role
 from services.gateway.backend import database
 from services.gateway.errors import STATUSES
@@ -58,6 +58,10 @@ def give() -> Answer:
         return _page(typed=typed, field=field, error=str(error)), 422
     except (Conflict, NotFound) as error:
         return _page(typed=typed, field="whom", error=str(error)), STATUSES[error.code]
+    except NO_ANSWER as error:
+        # Perhaps it was given: the same form, with the same key, is the way to find out.
+        said = f"{error} Pressing again is safe: it is given once."
+        return _page(typed=typed, key=request.form.get("key"), warning=said), STATUSES[error.code]
     flash("It is in their wallet. They are told.", "success")
     return redirect(url_for("admin_promotions.form"), 303)
 
