@@ -34,8 +34,11 @@ from contracts.errors import (
     NotFound,
     PriceChanged,
     ServiceError,
+    Unavailable,
 )
+from contracts.topup import ConfigureAutoTopup
 from services.gateway.app import create_app
+from services.gateway.backend import Backend
 from services.gateway.cart import checkout, storage
 from services.gateway.cart.contents import Contents, Line, contents_of, priced
 from services.gateway.cart.storage import Item, Owner
@@ -43,18 +46,20 @@ from services.gateway.models import CartCheckout, User
 from services.gateway.notifier import NotifierService
 from services.gateway.pages.glance import look
 from services.gateway.people.bearer_secrets import new_secret
+from tests.contracts.golden import examples
 from tests.gateway.conftest import (
     PASSWORD,
     Api,
     Site,
     add_user,
+    answers_with,
     error_of,
     gateway_settings,
     granted,
 )
 from tests.gateway.test_api import give
 from tests.gateway.test_main_job import pay
-from tests.gateway.test_site import csrf_token, log_in
+from tests.gateway.test_site import csrf_token, log_in, logged_in
 from tests.locks import done_after
 from tests.patience import eventually
 
@@ -209,6 +214,7 @@ class Shop:
         self.purchases: dict[str, StartPurchase] = {}
         self.answers: dict[str, Purchase] = {}
         self.lost_after = self.lost_before = 0
+        self.status = PurchaseStatus.COMPLETED
         self.refuse: ServiceError | None = None
 
     def call(self, request: Any) -> Any:
@@ -234,7 +240,7 @@ class Shop:
         if key not in self.purchases:
             self.purchases[key] = request
             self.answers[key] = Purchase(
-                purchase_id=new_id(), user_id=request.user_id, status=PurchaseStatus.COMPLETED,
+                purchase_id=new_id(), user_id=request.user_id, status=self.status,
                 total_micros=0, shortfall_micros=0, lines=[], deployment_ids=[], created_at=NOW,
                 updated_at=NOW,
             )  # fmt: skip
@@ -466,6 +472,58 @@ def test_a_checkout_without_a_known_end_is_shown_and_finished_from_the_cart(
     (bought,) = shop.answers.values()
     assert answer.headers["Location"] == f"/purchases/{bought.purchase_id}"
     assert "Your cart is empty" in browser.get(f"{site.base_url}/cart").text
+
+
+def test_what_fails_before_a_checkout_is_begun_bought_nothing_and_says_so(
+    alone: Flask, database: Connected, shop: Shop, user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = Owner(user.user_id)
+    add(database, owner, item(VM))
+    browser = logged_in(alone, user)
+    form = {"csrf_token": csrf_token(browser.get("/cart").text), "key": str(uuid4())}
+
+    def away(_: object) -> None:
+        raise Unavailable("The catalog is away.")
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr("services.gateway.cart.contents.show", away)
+        browser.post("/cart/checkout", data=form)
+    page = browser.get("/cart").text
+
+    assert "The catalog is away. Nothing was bought." in page
+    assert "We are checking" not in page
+    assert inside(database, owner) == [(VM.product_id, 1)]
+
+
+class Topup:
+    """It saves the terms of auto top-up, and its answer is lost."""
+
+    def begin(self, _backend: Backend, request: Any, _timeout_s: float) -> Callable[[], Any]:
+        if not isinstance(request, ConfigureAutoTopup):
+            raise Unavailable("It is away.")
+        if not request.dry_run:
+            raise DeadlineExceeded("No answer.")
+        told = {**examples("topup")["AutoTopupStatus"], "charges": []}
+        return lambda: ConfigureAutoTopup.reply.model_validate(told)
+
+
+def test_that_auto_topup_was_switched_on_is_not_known_after_a_lost_answer(
+    alone: Flask, database: Connected, shop: Shop, user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = Owner(user.user_id)
+    add(database, owner, item(VM))
+    browser, shop.status = logged_in(alone, user), PurchaseStatus.AWAITING_FUNDS
+    page = browser.get("/cart").text
+    with alone.app_context():
+        shown = contents_of(owner).version
+    form = {"csrf_token": csrf_token(page), "key": str(uuid4()), "shown": shown}
+    terms = {"switch_on": "pm_1", "threshold": "10", "topup_amount": "25", "consent": "yes"}
+    answers_with(monkeypatch, Topup())
+
+    assert browser.post("/cart/checkout", data={**form, **terms}).location.startswith("/purchases/")
+    page = browser.get("/cart").text
+    assert "No answer. Whether auto top-up is on now is not known: its page says so." in page
+    assert "was not switched on" not in page
 
 
 def test_looking_finds_what_was_bought_and_buys_nothing(

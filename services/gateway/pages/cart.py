@@ -187,6 +187,10 @@ def check_out() -> Response:
         flash(str(error), "danger")
         return redirect(back, 303)
     except ServiceError as error:
+        if _begun(user_id, key) is None:
+            # It came before the checkout: all lines are in the cart.
+            flash(f"{error} Nothing was bought.", "warning")
+            return redirect(back, 303)
         log.warning("a checkout has no known end yet", extra={"reason": str(error)})
         flash(CHECKING, "warning")
         return redirect(back, 303)

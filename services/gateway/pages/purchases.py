@@ -153,6 +153,9 @@ def lead_to(purchase: Purchase, amount_micros: int | None) -> Response:
     if wants_switching_on() and purchase.status in _MOVING:
         try:
             switch_on()
+        except NO_ANSWER as error:
+            said = "Whether auto top-up is on now is not known: its page says so."
+            flash(f"{error} {said}", "warning")
         except (InvalidAmount, ServiceError) as error:
             flash(f"Auto top-up was not switched on: {error}", "warning")
         return redirect(page, 303)
