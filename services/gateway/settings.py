@@ -169,6 +169,9 @@ class GatewaySettings(PurchaseTerms, TopupTerms, SellerSettings, MailSettings):
     rate_limit_transfer: RateLimit = "10 per hour; 30 per day"
     """Transfers that one user begins, also to addresses that nobody has."""
 
+    rate_limit_selling: RateLimit = "600 per hour; 3000 per day"
+    """What one seller changes of products and the profile."""
+
     transfer_daily_limit_micros: Micros = 500_000_000
     """What a user may send to others in a day (UTC)."""
 

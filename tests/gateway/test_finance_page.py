@@ -1,6 +1,6 @@
 """/admin/finance: the books, what does not agree in them, and a journal as a file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -42,6 +42,7 @@ from contracts.wallet import (
     StatementPage,
     Transaction,
 )
+from services.gateway import spreadsheets
 from services.gateway.access import Role
 from services.gateway.backend import Backend
 from services.gateway.models import User
@@ -368,6 +369,15 @@ def test_a_journal_that_cannot_be_told_is_no_file(desk: Desk, services: Services
     answer = desk.get("/admin/finance/journal.csv?since=2026-03-01&until=2026-03-01")
 
     assert (answer.status_code, answer.mimetype) == (503, "text/html")
+
+
+def test_a_file_that_cannot_be_told_to_its_end_is_an_error(alone: Flask) -> None:
+    def parts() -> Iterator[str]:
+        yield "day"
+        raise Unavailable("It is away.")
+
+    with alone.test_request_context(), pytest.raises(Unavailable):
+        spreadsheets.download("journal.csv", parts())
 
 
 def test_who_has_the_ledger_verified_and_why_is_recorded(

@@ -1,6 +1,7 @@
 """Roles: who gives them, and the audit log of what is done by them."""
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID, uuid4
@@ -422,6 +423,19 @@ def test_the_log_is_read_by_subject_actor_and_action(
     assert "no 9<" not in first
     assert "no 9<" in rest
     assert "no 59" not in rest
+
+
+def test_a_long_log_is_several_files_which_together_are_all_of_it(
+    log: Connected, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.gateway.pages.admin.audit.EXPORTED_MAX", 2)
+    page = desk.get("/admin/audit").text
+    links = re.findall(r'href="(/admin/audit/export[^"]+)"', page)
+    files = [desk.get(link).text.splitlines() for link in links]
+
+    assert len(links) > 1
+    assert {len(lines) for lines in files[:-1]} == {2}
+    assert [line for lines in files for line in lines] == exported(log)
 
 
 def test_the_whole_log_is_a_file_that_the_command_checks(

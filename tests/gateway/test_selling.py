@@ -301,7 +301,8 @@ def test_with_billing_away_the_page_still_works(seller: Desk, billing: Billing) 
     ],
 )
 def test_days_that_are_none_are_refused(seller: Desk, billing: Billing, query: str) -> None:
-    assert seller.get(f"/dashboard/selling?{query}").status_code == 422
+    paths = ("/dashboard/selling", "/dashboard/selling/sales.csv")
+    assert [seller.get(f"{path}?{query}").status_code for path in paths] == [422, 422]
 
 
 def test_the_file_has_all_rows_and_no_formula(seller: Desk, billing: Billing) -> None:

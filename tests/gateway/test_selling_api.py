@@ -93,6 +93,21 @@ def test_what_is_put_up_stands_in_the_log(
     assert (done.completes, (done.after or {})["outcome"]) == (begun.position, "done")
 
 
+def test_what_sellers_do_has_a_rate_and_is_not_recorded_beyond_it(
+    alone: Flask, database: Connected, ask: Ask, catalog: test_seller_products.Services
+) -> None:
+    """The log is never deleted, and whatever a role does waits for its turn there."""
+    backend = alone.extensions["mycelium"]
+    slow = backend.settings.model_copy(update={"rate_limit_selling": "2 per hour"})
+    backend.settings = slow
+    body = {"name": "Hill"}
+    told = [ask("PUT", PROFILE, body, **key(f"{number}")).status_code for number in range(3)]
+    acts = last_acts(database, 9)
+
+    assert told == [200, 200, 429]
+    assert [act.action for act in acts].count("seller.profile") == 4
+
+
 @pytest.mark.parametrize(
     ("changed", "field"),
     [

@@ -27,7 +27,6 @@ from contracts.billing import (
     PayoutStatus,
     ProductSales,
     RequestPayout,
-    SalesPage,
 )
 from contracts.errors import NO_ANSWER, Conflict, ServiceError
 from contracts.messages import day_from
@@ -127,26 +126,18 @@ def _has_earned(user_id: UUID) -> bool:
 def sales_file() -> Response:
     """The days that are shown, all of their rows."""
     since, until = _days()
-    user_id = signed_in_user().user_id
+    rows = _rows(ListSales(user_id=signed_in_user().user_id, since=since, until=until,
+                           limit=SALES_MAX))  # fmt: skip
+    return download(f"sales-{since}-{until}.csv", rows)
 
-    def page(cursor: str | None) -> SalesPage:
-        return call(
-            ListSales(user_id=user_id, since=since, until=until, cursor=cursor, limit=SALES_MAX)
-        )
 
-    # Before the file begins: where billing is away there is an error page, and no half a file.
-    first = page(None)
-
-    def rows() -> Iterator[str]:
-        yield lines([_COLUMNS])
-        found = first
-        while True:
-            yield lines(map(_fields, found.sales))
-            if found.next_cursor is None:
-                return
-            found = page(found.next_cursor)
-
-    return download(f"sales-{since}-{until}.csv", rows())
+def _rows(question: ListSales) -> Iterator[str]:
+    yield lines([_COLUMNS])
+    found = call(question)
+    yield lines(map(_fields, found.sales))
+    while found.next_cursor is not None:
+        found = call(question.model_copy(update={"cursor": found.next_cursor}))
+        yield lines(map(_fields, found.sales))
 
 
 @blueprint.post("/payouts/review")
@@ -206,8 +197,6 @@ def _review(amount_micros: int, **said: Any) -> str:
 def _page(error: str = "") -> str:
     user_id = signed_in_user().user_id
     since, until = _days()
-    if (until - since).days >= SALES_DAYS_MAX:
-        raise Problem(422, "bad_request", f"This page shows {SALES_DAYS_MAX} days at most.")
     cursor = request.args.get("cursor") or None
     sales, sums, payouts = ask_all(
         ListSales(user_id=user_id, since=since, until=until, cursor=cursor, limit=SALES_MAX),
@@ -243,6 +232,8 @@ def _days() -> tuple[date, date]:
         raise Problem(422, "bad_request", "A day is written like 2026-11-28.") from None
     if since > until:
         raise Problem(422, "bad_request", "The first day comes before the last one.")
+    if (until - since).days >= SALES_DAYS_MAX:
+        raise Problem(422, "bad_request", f"{SALES_DAYS_MAX} days at most are shown at once.")
     return since, until
 
 

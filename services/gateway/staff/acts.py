@@ -118,9 +118,8 @@ def head(session: Session) -> Link:
     return Link(last.position, last.digest) if last else Link(0, GENESIS)
 
 
-def lines(session: Session) -> Iterator[str]:
-    """All acts as lines of JSON, each with its link, the oldest first."""
-    after = 0
+def lines(session: Session, after: int = 0) -> Iterator[str]:
+    """All acts after a position as lines of JSON, each with its link, the oldest first."""
     while page := _page(session, after):
         yield from (exported_line(canonical(act), act.digest) for act in page)
         after = page[-1].position

@@ -6,7 +6,7 @@ Whose a product is the catalog decides: each command says which provider wants i
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from contracts.billing import GetProductUses, ProductUse
@@ -21,7 +21,9 @@ from contracts.catalog import (
     SetProvider,
 )
 from contracts.errors import NotFound
+from contracts.messages import Command, ReplyT
 from services.gateway.backend import ask, call
+from services.gateway.security import throttle
 from services.gateway.staff.acts import Actor, Known
 from services.gateway.staff.elsewhere import carry_out
 
@@ -64,7 +66,7 @@ def words_of(name: str) -> str:
 def create(actor: Actor, command: CreateProduct, reason: str) -> Product:
     """Put something up for sale."""
     said = {"name": command.name, "price_micros": command.price_micros}
-    return carry_out(actor, "product.create", command.slug, reason, said, command, _known)
+    return _carry_out(actor, "product.create", command.slug, reason, said, command, _known)
 
 
 def change(
@@ -73,12 +75,12 @@ def change(
     """Change a product as it was seen, or retire it."""
     said = {"price_micros": product.price_micros, "stock": recorded(product.stock)}
     subject = str(product.product_id)
-    return carry_out(actor, _action(command), subject, reason, said, command, _known)
+    return _carry_out(actor, _action(command), subject, reason, said, command, _known)
 
 
 def write_profile(actor: Actor, command: SetProvider, reason: str) -> Provider:
     """Say who sells."""
-    return carry_out(
+    return _carry_out(
         actor,
         "seller.profile",
         str(command.provider_id),
@@ -87,6 +89,21 @@ def write_profile(actor: Actor, command: SetProvider, reason: str) -> Provider:
         command,
         lambda saved: {"name": saved.name},
     )
+
+
+def _carry_out(
+    actor: Actor,
+    action: str,
+    subject: str,
+    reason: str,
+    before: Known,
+    request: Command[ReplyT],
+    known: Callable[[ReplyT], Known],
+) -> ReplyT:
+    """As often as one sells by hand or keeps a stock up to date: the log is never deleted, and
+    whatever a role does waits for its turn to be written there. Raises a 429, too."""
+    throttle("selling", str(actor.user_id))
+    return carry_out(actor, action, subject, reason, before, request, known)
 
 
 def recorded(stock: int | None) -> int | str:
