@@ -368,6 +368,21 @@ def test_a_code_logs_in_once_whoever_has_the_password(
     assert [by_browser(second), by_browser(second), by_program(second)] == [303, 401, 401]
 
 
+def test_a_code_changes_one_thing_of_the_account(
+    mailing: Site, database: Connected, guarded: tuple[User, str, list[str]]
+) -> None:
+    ann, secret, _ = guarded
+    program = Api(mailing.base_url, token_for(database, ann))
+    body = {"email": "new@example.com", "current_password": PASSWORD}
+    body["code"] = pyotp.TOTP(secret).at(utc_now())
+
+    def change() -> requests.Response:
+        return program.request("PATCH", "/api/account", json=body)
+
+    assert change().ok
+    assert error_of(change()) == (401, "second_step_required")
+
+
 def test_money_leaves_with_a_code_only(
     site: Site, database: Connected, guarded: tuple[User, str, list[str]]
 ) -> None:
