@@ -234,7 +234,9 @@ def _range() -> tuple[date, date]:
     except (ValueError, OverflowError):
         raise Problem(422, "bad_request", "A date is written like 2026-11-22.") from None
     if not 0 < (until - since).days <= JOURNAL_DAYS_MAX:
-        raise Problem(422, "bad_request", "The last day is not before the first, or years later.")
+        raise Problem(
+            422, "bad_request", "Choose a last day on or after the first, within ten years."
+        )
     return since, until
 
 
