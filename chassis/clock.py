@@ -1,4 +1,4 @@
-"""The one place that reads the clock. Rules take ``now`` as an argument.
+"""The one place that reads the clock. Rules take ``now`` as an argument, or a :data:`Clock`.
 
 A local run may live some days ahead of the world (``CLOCK_OFFSET_DAYS``), with the card processor's
 sandbox; durations, such as the deadline of a call, are not touched by that.
@@ -6,9 +6,14 @@ sandbox; durations, such as the deadline of a call, are not touched by that.
 
 import functools
 import re
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 
 from chassis.settings import ClockSettings, load_settings
+
+Clock = Callable[[], datetime]
+"""What says how late it is. A rule that has to wait for a row takes one, and reads it once it holds
+the row: what it writes is no older than what it finds."""
 
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 

@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
+from chassis.clock import Clock
 from chassis.database import lock_until_commit
 from chassis.idempotency import request_hash
 from chassis.identifiers import new_id
@@ -56,7 +57,7 @@ def get_provider(session: Session, command: GetProvider) -> Provider:
     return _as_provider(row)
 
 
-def set_provider(session: Session, now: datetime, command: SetProvider) -> Provider:
+def set_provider(session: Session, clock: Clock, command: SetProvider) -> Provider:
     """Write a profile; the provider's products show its name. Raises ``Conflict`` for a name of
     somebody else, ``BadRequest`` for what is no plain text."""
     check_texts(command)
@@ -68,6 +69,7 @@ def set_provider(session: Session, now: datetime, command: SetProvider) -> Provi
     name = " ".join(command.name.split())
     if _is_anothers(session, command.provider_id, name):
         raise Conflict(f"Somebody else sells under the name {name}. Choose another one.")
+    now = clock()
     if row is None:
         row = ProviderRow(provider_id=command.provider_id)
         session.add(row)
@@ -90,17 +92,17 @@ def set_provider(session: Session, now: datetime, command: SetProvider) -> Provi
     return _as_provider(row)
 
 
-def forget_profile(session: Session, now: datetime, provider_id: UUID) -> None:
+def forget_profile(session: Session, clock: Clock, provider_id: UUID) -> None:
     """What somebody says of themself, and how they are reached. The name stays, with what was
     bought of them, and nobody else takes it."""
     row = locked_or_none(session, ProviderRow, provider_id)
     if row is not None:
         row.about = row.support_email = row.support_url = ""
-        row.changed_at = now
+        row.changed_at = clock()
 
 
 def admit_new_product(
-    session: Session, now: datetime, provider_id: UUID, rules: CatalogSettings
+    session: Session, clock: Clock, provider_id: UUID, rules: CatalogSettings
 ) -> str:
     """The name under which a provider puts up one more product. Raises ``Conflict`` without a
     profile, ``LimitExceeded`` for one too many.
@@ -116,7 +118,7 @@ def admit_new_product(
         raise LimitExceeded(
             f"You have {on_sale} products for sale, which is the most. Retire one first."
         )
-    lately = session.scalars(of_provider.where(ProductRow.created_at > now - DAY)).one()
+    lately = session.scalars(of_provider.where(ProductRow.created_at > clock() - DAY)).one()
     if lately >= rules.seller_new_products_per_day:
         raise LimitExceeded(
             f"You put {lately} products up for sale within a day, which is the most. Put up this"

@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from chassis.clock import Clock
 from chassis.database import lock_until_commit
 from chassis.idempotency import request_hash
 from chassis.identifiers import new_id
@@ -51,7 +52,7 @@ _AS_JSON = ("specification", "fields", "meters")
 
 
 def create(
-    session: Session, now: datetime, command: CreateProduct, rules: CatalogSettings
+    session: Session, clock: Clock, command: CreateProduct, rules: CatalogSettings
 ) -> Product:
     """Put a product up for sale. Raises ``Conflict`` for a slug that is taken, and for what a
     provider wants see :mod:`services.catalog.providers`."""
@@ -62,7 +63,8 @@ def create(
     if provider_name is None and command.provider_id is not None:
         check_texts(command)
         admit_family(session, command.provider_id, command.family)
-        provider_name = admit_new_product(session, now, command.provider_id, rules)
+        provider_name = admit_new_product(session, clock, command.provider_id, rules)
+    now = clock()
     given = command.model_dump(mode="json", exclude={"idempotency_key", "reason", "actor"})
     values = {
         **given,
@@ -83,7 +85,7 @@ def create(
 
 
 def change(
-    session: Session, now: datetime, command: ChangeProduct, rules: CatalogSettings
+    session: Session, clock: Clock, command: ChangeProduct, rules: CatalogSettings
 ) -> Product:
     """Change what is given. Raises ``NotFound``, ``Conflict`` for units that are not left and for
     a stock that has an end already, ``BadRequest`` where there is no end to it, and for what a
@@ -96,7 +98,7 @@ def change(
         # Before the product, as whoever puts one up.
         admit_family(session, command.provider_id, command.family)
     row = _locked(session, command.product_id, command.provider_id)
-    given = command.model_dump(mode="json")
+    now, given = clock(), command.model_dump(mode="json")
     asked_before = row.price_micros, row.meters
     for name in (*_AS_GIVEN, *_AS_JSON):
         if given[name] is not None:
@@ -122,24 +124,24 @@ def change(
     return as_product(row)
 
 
-def retire(session: Session, now: datetime, command: RetireProduct) -> Product:
+def retire(session: Session, clock: Clock, command: RetireProduct) -> Product:
     """Sell a product no more. Retiring it again changes nothing. Raises ``NotFound``."""
     row = _made_before(session, command)
     if row is not None:
         return as_product(row)
     row = _locked(session, command.product_id, command.provider_id)
     if row.retired_at is None:
-        row.retired_at = now
+        row.retired_at = now = clock()
         retired = ProductRetired(event_id=new_id(), occurred_at=now, product_id=row.product_id)
         _note(session, now, row, command, retired)
     return as_product(row)
 
 
-def leave(session: Session, now: datetime, provider_id: UUID) -> None:
+def leave(session: Session, clock: Clock, provider_id: UUID) -> None:
     """A provider has deleted the account: nothing of theirs is for sale any more, and how they are
     reached is forgotten. Who rents from them goes on. Again, it changes nothing."""
     # The profile first, as who puts up one more product.
-    forget_profile(session, now, provider_id)
+    forget_profile(session, clock, provider_id)
     # In the order of their ids, as whoever sets stock aside locks them.
     products = session.scalars(
         select(ProductRow.product_id)
@@ -154,7 +156,7 @@ def leave(session: Session, now: datetime, provider_id: UUID) -> None:
             reason="Its provider has deleted the account",
             actor="catalog",
         )
-        retire(session, now, command)
+        retire(session, clock, command)
 
 
 def price_history(session: Session, command: GetPriceHistory) -> PriceHistory:

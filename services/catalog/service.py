@@ -95,17 +95,17 @@ class CatalogService(operated.Operated):
     @rpc
     def create_product(self, request: CreateProduct) -> Product:
         with self.database.begin() as session:
-            return selling.create(session, utc_now(), request, get_settings())
+            return selling.create(session, utc_now, request, get_settings())
 
     @rpc
     def change_product(self, request: ChangeProduct) -> Product:
         with self.database.begin() as session:
-            return selling.change(session, utc_now(), request, get_settings())
+            return selling.change(session, utc_now, request, get_settings())
 
     @rpc
     def retire_product(self, request: RetireProduct) -> Product:
         with self.database.begin() as session:
-            return selling.retire(session, utc_now(), request)
+            return selling.retire(session, utc_now, request)
 
     @rpc
     def get_price_history(self, request: GetPriceHistory) -> PriceHistory:
@@ -120,11 +120,11 @@ class CatalogService(operated.Operated):
     @rpc
     def set_provider(self, request: SetProvider) -> Provider:
         with self.database.begin() as session:
-            return providers.set_provider(session, utc_now(), request)
+            return providers.set_provider(session, utc_now, request)
 
     @event_handler(AccountDeleted)
     def provider_left(self, session: Session, event: AccountDeleted) -> None:
-        selling.leave(session, utc_now(), event.user_id)
+        selling.leave(session, utc_now, event.user_id)
 
     @timer(FORGET_EVERY_S)
     def forget_old(self) -> None:

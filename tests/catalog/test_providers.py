@@ -62,19 +62,19 @@ def changing(product_id: UUID, **changes: Any) -> ChangeProduct:
 
 def write(database: Connected, command: SetProvider, at: datetime = NOW) -> Provider:
     with database.begin() as session:
-        return providers.set_provider(session, at, command)
+        return providers.set_provider(session, lambda: at, command)
 
 
 def offer(database: Connected, command: CreateProduct, at: datetime = NOW, **rules: int) -> Product:
     with database.begin() as session:
-        return selling.create(session, at, command, RULES.model_copy(update=rules))
+        return selling.create(session, lambda: at, command, RULES.model_copy(update=rules))
 
 
 def change(
     database: Connected, command: ChangeProduct, at: datetime = NOW + HOUR, **rules: int
 ) -> Product:
     with database.begin() as session:
-        return selling.change(session, at, command, RULES.model_copy(update=rules))
+        return selling.change(session, lambda: at, command, RULES.model_copy(update=rules))
 
 
 def names_of(database: Connected, **filters: Any) -> list[tuple[str, str]]:
@@ -146,7 +146,7 @@ def test_of_two_who_want_a_family_at_once_one_has_it(ann: Connected) -> None:
     write(ann, profile(provider_id=BOB, name="Bob's Machines"))
 
     def take(session: Session) -> None:
-        selling.create(session, NOW, own(family="new-vms"), RULES)
+        selling.create(session, lambda: NOW, own(family="new-vms"), RULES)
 
     def want() -> str:
         try:
@@ -160,11 +160,13 @@ def test_of_two_who_want_a_family_at_once_one_has_it(ann: Connected) -> None:
 @pytest.mark.parametrize(
     "act",
     [
-        lambda session, of: selling.change(session, NOW, changing(of, name="Mine"), RULES),
-        lambda session, of: selling.change(session, NOW, changing(of, price_micros=1), RULES),
+        lambda session, of: selling.change(session, lambda: NOW, changing(of, name="Mine"), RULES),
+        lambda session, of: selling.change(
+            session, lambda: NOW, changing(of, price_micros=1), RULES
+        ),
         lambda session, of: selling.retire(
             session,
-            NOW,
+            lambda: NOW,
             RetireProduct(
                 idempotency_key="a", product_id=of, provider_id=ANN, reason="So", actor="ann"
             ),
@@ -211,7 +213,7 @@ def test_a_provider_s_list_has_their_own_and_what_is_retired(ann: Connected) -> 
     with ann.begin() as session:
         selling.retire(
             session,
-            NOW,
+            lambda: NOW,
             RetireProduct(
                 idempotency_key="a",
                 product_id=old.product_id,
@@ -239,7 +241,7 @@ def test_a_provider_has_so_many_for_sale_and_no_more(ann: Connected) -> None:
     with ann.begin() as session:
         selling.retire(
             session,
-            NOW,
+            lambda: NOW,
             RetireProduct(
                 idempotency_key="a", product_id=first.product_id, reason="So", actor="ann"
             ),
@@ -260,7 +262,7 @@ def test_of_two_at_the_same_moment_the_second_is_counted_after_the_first(ann: Co
     rules = RULES.model_copy(update={"seller_products_max": 1})
 
     def put_up(session: Session) -> None:
-        selling.create(session, NOW, own(), rules)
+        selling.create(session, lambda: NOW, own(), rules)
 
     def refused() -> bool:
         with pytest.raises(LimitExceeded):
@@ -362,7 +364,7 @@ def test_nobody_sells_under_the_name_of_somebody_else(ann: Connected, name: str)
 
 def test_of_two_who_want_a_name_at_the_same_moment_one_gets_it(ann: Connected) -> None:
     def take(session: Session) -> None:
-        providers.set_provider(session, NOW, profile(name="Cloud"))
+        providers.set_provider(session, lambda: NOW, profile(name="Cloud"))
 
     def refused() -> bool:
         with pytest.raises(Conflict):
@@ -416,19 +418,19 @@ def test_what_somebody_sold_is_retired_when_they_delete_the_account_and_others_g
 ) -> None:
     reached = {"support_email": "help@example.com", "about": "On a hill", "support_url": ""}
     with database.begin() as session:
-        providers.set_provider(session, NOW, profile(**reached))
+        providers.set_provider(session, lambda: NOW, profile(**reached))
         others = {"provider_id": BOB, "name": "Bob's Machines"}
-        providers.set_provider(session, NOW, profile(**others, **reached))
-        mine = [selling.create(session, NOW, own(), RULES).product_id for _ in range(2)]
-        theirs = selling.create(session, NOW, own(provider_id=BOB), RULES).product_id
+        providers.set_provider(session, lambda: NOW, profile(**others, **reached))
+        mine = [selling.create(session, lambda: NOW, own(), RULES).product_id for _ in range(2)]
+        theirs = selling.create(session, lambda: NOW, own(provider_id=BOB), RULES).product_id
         house = selling.create(
-            session, NOW, own(provider_id=None, provider_name="The house"), RULES
+            session, lambda: NOW, own(provider_id=None, provider_name="The house"), RULES
         ).product_id
 
     for later in (HOUR, DAY):
         with database.begin() as session:
-            selling.leave(session, NOW + later, ANN)
-            selling.leave(session, NOW + later, uuid4())
+            selling.leave(session, lambda now=NOW + later: now, ANN)
+            selling.leave(session, lambda now=NOW + later: now, uuid4())
 
     with database.read() as session:
         shown = [products.get_product(session, str(each)) for each in (*mine, theirs, house)]

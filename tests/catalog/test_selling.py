@@ -54,7 +54,7 @@ def creation(**changes: Any) -> CreateProduct:
 def create(database: Connected) -> Callable[..., Product]:
     def make(**changes: Any) -> Product:
         with database.begin() as session:
-            return selling.create(session, NOW, creation(**changes), RULES)
+            return selling.create(session, lambda: NOW, creation(**changes), RULES)
 
     return make
 
@@ -65,7 +65,7 @@ def change(
     values = {"idempotency_key": f"{uuid4()}", "reason": "It is so", "actor": "bob", **changes}
     with database.begin() as session:
         command = ChangeProduct(product_id=product_id, **values)
-        return selling.change(session, NOW + after, command, RULES)
+        return selling.change(session, lambda: NOW + after, command, RULES)
 
 
 def retire(database: Connected, product_id: UUID, key: str | None = None) -> Product:
@@ -76,7 +76,7 @@ def retire(database: Connected, product_id: UUID, key: str | None = None) -> Pro
         actor="ann",
     )
     with database.begin() as session:
-        return selling.retire(session, NOW, command)
+        return selling.retire(session, lambda: NOW, command)
 
 
 def told(database: Connected) -> list[tuple[str, dict[str, Any]]]:
@@ -143,9 +143,12 @@ def test_who_asks_with_the_same_key_at_the_same_moment_gets_the_same(database: C
 
     def ask() -> Product:
         with database.begin() as session:
-            return selling.create(session, NOW, command, RULES)
+            return selling.create(session, lambda: NOW, command, RULES)
 
-    made = done_after(database, lambda session: selling.create(session, NOW, command, RULES), ask)
+    def asks_first(session: Session) -> None:
+        selling.create(session, lambda: NOW, command, RULES)
+
+    made = done_after(database, asks_first, ask)
 
     assert listed(database) == ["VM-New"]
     assert made.slug == command.slug
@@ -160,11 +163,42 @@ def test_two_changes_of_one_product_follow_each_other(
         command = ChangeProduct(
             idempotency_key="a", product_id=made.product_id, stock_change=-2, reason="a", actor="b"
         )
-        selling.change(session, NOW, command, RULES)
+        selling.change(session, lambda: NOW, command, RULES)
 
     changed = done_after(database, take, lambda: change(database, made.product_id, stock_change=2))
 
     assert changed.stock == 3
+
+
+def test_of_two_prices_the_one_that_waited_is_the_newer(
+    database: Connected, create: Callable[..., Product]
+) -> None:
+    made = create()
+    now = [NOW]
+
+    def costs(session: Session, price_micros: int) -> None:
+        command = ChangeProduct(
+            idempotency_key=f"{price_micros}",
+            product_id=made.product_id,
+            price_micros=price_micros,
+            reason="It is so",
+            actor="bob",
+        )
+        selling.change(session, lambda: now[-1], command, RULES)
+
+    def hold(session: Session) -> None:
+        now.append(NOW + 2 * HOUR)
+        costs(session, 2_000_000)
+        now.append(NOW + HOUR)
+
+    def wait() -> None:
+        with database.begin() as session:
+            costs(session, 3_000_000)
+
+    done_after(database, hold, wait, lambda: now.append(NOW + 3 * HOUR))
+
+    newest, before, _ = prices(database, made.product_id)
+    assert (newest[0], before[0]) == (3_000_000, 2_000_000)
 
 
 def test_a_change_leaves_what_it_does_not_name(
