@@ -16,11 +16,12 @@ from services.catalog.models import ProductVersionRow
 
 CountedT = TypeVar("CountedT")
 
-KNOWN_MAX = 10_000
-"""Questions, of which each process remembers so many answers."""
+KNOWN_MAX = 300
+"""Questions, of which each process remembers so many answers: the facets of one may be 100 KB."""
 
 _VERSION = select(ProductVersionRow.version)
-_known: dict[tuple[UUID, Hashable], object] = {}
+_known: dict[UUID, dict[Hashable, object]] = {}
+"""By the version of the products, of which there is one at a time."""
 
 
 def count_once(session: Session, question: Hashable, count: Callable[[], CountedT]) -> CountedT:
@@ -29,11 +30,15 @@ def count_once(session: Session, question: Hashable, count: Callable[[], Counted
     The version is read first: what is counted is never older than it. No two databases have the
     same one.
     """
-    key = session.scalars(_VERSION).one(), question
-    known = _known.get(key)
+    version = session.scalars(_VERSION).one()
+    known = _known.get(version)
     if known is None:
-        known = count()
-        if len(_known) >= KNOWN_MAX:
-            _known.clear()
-        _known[key] = known
-    return cast(CountedT, known)
+        _known.clear()
+        known = _known[version] = {}
+    counted = known.get(question)
+    if counted is None:
+        counted = count()
+        if len(known) >= KNOWN_MAX:
+            known.clear()
+        known[question] = counted
+    return cast(CountedT, counted)

@@ -21,7 +21,7 @@ from contracts.catalog import (
     SortOrder,
 )
 from contracts.errors import BadRequest, NotFound
-from services.catalog import products
+from services.catalog import counts, products
 from services.catalog.models import ProductRow
 from tests.catalog.conftest import NOW
 
@@ -520,6 +520,22 @@ def test_what_was_counted_is_known_until_a_product_changes(
     add_product()
 
     assert (anew, known, sold, counts()) == (2, 0, 0, 2)
+
+
+def test_no_more_counts_are_kept_than_some_hundreds_and_none_of_before_a_change(
+    database: Connected, add_product: AddProduct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counts, "_known", {})
+    monkeypatch.setattr(counts, "KNOWN_MAX", 3)
+    kept = []
+    for _ in range(2):
+        add_product()
+        for max_price in range(4):
+            with database.read() as session:
+                products.count_products(session, CountProducts(max_price_micros=max_price))
+            kept.append(sum(map(len, counts._known.values())))
+
+    assert kept == [1, 2, 3, 1] * 2
 
 
 def test_a_later_page_is_found_without_those_before_it(
