@@ -208,6 +208,9 @@ def commit(begin: Begin, now: datetime, jobs: Sequence[Job]) -> None:
     with begin() as session:
         outcomes = ledger.post(session, now, commands, calls)
         crash_point("wallet.committing")
+        if all(isinstance(outcome, ServiceError) for outcome in outcomes):
+            # Nothing was written. The commit of what holds rows would wait for the disk.
+            session.rollback()
     crash_point("wallet.committed")
     for job in jobs:
         job.outcomes, outcomes = outcomes[: len(job.commands)], outcomes[len(job.commands) :]

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import psycopg2
 import pytest
 from greenlet import GreenletExit
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.exc import OperationalError
 
 from chassis.context import CallContext
@@ -68,6 +68,19 @@ def test_jobs_of_several_callers_are_carried_out_together(book: Ledger):
     (first,), (second,) = (job.outcomes for job in jobs)
     assert isinstance(first, Transaction)
     assert isinstance(second, InsufficientFunds)
+
+
+def test_who_is_refused_waits_for_no_disk(book: Ledger):
+    user_id = book.user(USD)
+    commits: list[object] = []
+    engine, note = book.database.engine, commits.append
+    event.listen(engine, "commit", note)
+
+    settle(book.database.begin, [refused := Job([debit(user_id, 6 * USD)])])
+    event.remove(engine, "commit", note)
+
+    assert isinstance(refused.outcomes[0], InsufficientFunds)
+    assert commits == []
 
 
 def test_an_event_goes_on_with_the_calls_that_led_to_it(book: Ledger):
