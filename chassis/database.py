@@ -190,6 +190,17 @@ def lock_until_commit(session: Session, name: str) -> None:
     )
 
 
+def commit_unhurried(session: Session) -> None:
+    """Let the commit of this transaction not wait until it is on the disk, as a moment later it is.
+
+    For what the loss of the database's machine may undo without harm: somebody finds it as it was
+    before, and comes to the same. Never for what makes a message count as handled, or for a step
+    that has to be known before the next one.
+    """
+    # Not by the session, which would write what was changed so far, and the rest once more.
+    session.connection().execute(text("SET LOCAL synchronous_commit = off"))
+
+
 def after_commit(session: Session, callback: Callable[[], None]) -> None:
     """Run ``callback`` right after the transaction of ``session`` is committed, unless the part of
     it (``begin_nested``) in which this is asked for is undone.

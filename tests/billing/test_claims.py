@@ -99,6 +99,20 @@ def test_a_worker_that_lost_its_lease_leaves_the_claim_with_its_new_owner(
     assert (row.claim_id, row.claimed_until) == (new.claim_id, LATER + LEASE)
 
 
+@pytest.mark.parametrize(("stock_hold_s", "waits_for_disk"), [(900, "off"), (0, "on")])
+def test_only_what_has_another_service_do_something_waits_for_the_disk(
+    database: Connected, stock_hold_s: int, waits_for_disk: str
+) -> None:
+    claimed = recorded(database)
+    rules = RULES.model_copy(update={"stock_hold_s": stock_hold_s})
+
+    with database.begin() as session:
+        lifecycle.wait_for_funds(session, NOW, claimed, 0, rules)
+        found = session.scalar(text("SHOW synchronous_commit"))
+
+    assert found == waits_for_disk
+
+
 def test_what_waits_for_funds_is_left_alone_until_its_stock_is_held_too_long(
     database: Connected,
 ) -> None:

@@ -20,6 +20,7 @@ from chassis.database import (
     SILENT_MS_MAX,
     Connected,
     after_commit,
+    commit_unhurried,
     connect,
     is_held,
     is_lost,
@@ -129,6 +130,17 @@ def test_what_fails_after_the_commit_keeps_nothing_else_from_running(database: C
         after_commit(session, lambda: called.append(True))
 
     assert called == [True]
+
+
+def test_a_commit_that_need_not_hurry_is_the_only_one_that_does_not(database: Connected) -> None:
+    shown = text("SHOW synchronous_commit")
+    with database.begin() as session:
+        commit_unhurried(session)
+        unhurried = session.scalar(shown)
+    with database.begin() as session:
+        next_one = session.scalar(shown)
+
+    assert (unhurried, next_one) == ("off", "on")
 
 
 def test_the_relay_is_woken_by_events_alone(database: Connected) -> None:

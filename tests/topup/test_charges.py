@@ -8,6 +8,7 @@ from unittest.mock import Mock
 
 import psycopg2
 import pytest
+from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from chassis.identifiers import new_id
@@ -42,6 +43,25 @@ def test_a_purchase_that_says_all_is_charged_for_in_one_transaction_before_the_c
         ["paid"],
         2_500,
     )
+
+
+def test_a_charge_is_on_the_disk_before_it_goes_out_and_its_answer_may_be_asked_for_again(
+    desk: Desk,
+) -> None:
+    customer = desk.customer()
+    engine = desk.till.database.engine
+    unhurried: list[bool] = []
+
+    def note(*details: Any) -> None:
+        unhurried.append("synchronous_commit = off" in details[2])
+
+    event.listen(engine, "before_cursor_execute", note)
+    customer.lack(5 * USD)
+    at_the_reservation = sum(unhurried)
+    desk.drain()
+    event.remove(engine, "before_cursor_execute", note)
+
+    assert (customer.statuses(), at_the_reservation, sum(unhurried)) == (["paid"], 0, 1)
 
 
 def test_a_charge_that_waited_for_its_turn_goes_out_all_the_same(desk: Desk) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, lazyload
 
 from chassis.bulk import Batch, Bulk
 from chassis.context import CallContext, current_call
-from chassis.database import after_commit
+from chassis.database import after_commit, commit_unhurried
 from chassis.identifiers import new_id
 from chassis.instruments import REGISTRY
 from chassis.locks import locked
@@ -250,6 +250,8 @@ def wait_for_funds(
     row.short_at = row.short_at or now
     if row.may_hold_stock and rules.stock_hold_s:
         row.stock_held_until = now + rules.stock_hold
+        # Nobody else does anything by it, and who finds the claim of before tries again.
+        commit_unhurried(session)
     else:
         stock.let_go(session, now, row)
     give_back(row, min(row.expires_at, row.stock_held_until or row.expires_at))

@@ -20,7 +20,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from chassis.crash_points import crash_point
-from chassis.database import after_commit, is_lost
+from chassis.database import after_commit, commit_unhurried, is_lost
 from chassis.money import to_cents
 from contracts.billing import PurchaseShortOfFunds, RenewalShortOfFunds
 from contracts.errors import ServiceError
@@ -325,6 +325,8 @@ def send(till: Till, topup: Topup, *, is_first: bool = True) -> None:
         outcome = error
     crash_point("topup.after_charge")
     with till.database.begin() as session:
+        # What the processor said it says again to the janitor, as after a crash before this.
+        commit_unhurried(session)
         is_unsent = is_first and isinstance(outcome, Unreached)
         if is_unsent and outcomes.give_back_unsent(session, topup, till.clock()):
             return
