@@ -39,6 +39,8 @@ WARM_UP_S = 1.0
 ERRORS_MAX = 0.01
 ANSWERS_MIN = 20
 SHORT_OF_FUNDS = 40
+NOTICES_AFTER_S = 1.0
+"""Longer than a purchase takes: the card processor tells of a charge when that was answered."""
 
 READ, BUY, INFO = "read a product", "buy, enough funds", "GET /api/wallet/info"
 PAGES = {
@@ -196,11 +198,17 @@ def record_processor_time(record: Record, found: Found, stands: tuple[Stand, Sta
 
 
 def record_short_of_funds(record: Record, ours: Stand, baseline: Stand) -> None:
-    """What the card processor's sandbox takes for such a charge is taken out, of each its own."""
+    """What the card processor's sandbox takes for such a charge is taken out, of each its own. Each
+    begins when neither has anything left to do."""
+    for stand in (ours, baseline):
+        have_notices_come_later(stand)
     took_ms: dict[str, list[float]] = {ours.title: [], baseline.title: []}
     charged_ms: dict[str, list[float]] = {ours.title: [], baseline.title: []}
     for number in range(SHORT_OF_FUNDS):
         for stand in (ours, baseline):
+            time.sleep(NOTICES_AFTER_S)
+            for each in (ours, baseline):
+                used_at_rest_s(each.processes)
             took_ms[stand.title].append(buy_short_of_funds(stand, number))
             charged_ms[stand.title].append(charge_at_the_sandbox(stand))
     processor_ms = {title: median(took) for title, took in charged_ms.items()}
@@ -218,6 +226,13 @@ def record_short_of_funds(record: Record, ours: Stand, baseline: Stand) -> None:
         " processor's sandbox taken out;"
         f" {SHORT_OF_FUNDS - 5} purchases one after the other; aim: ≤ 0.6",
     )
+
+
+def have_notices_come_later(stand: Stand) -> None:
+    switch = {"kind": "webhook_delay", "seconds": NOTICES_AFTER_S, "times": None}
+    url = f"{stand.people['sandbox_url']}/_sandbox/switches"
+    answer = requests.post(url, json=switch, timeout=30)
+    assert answer.ok, answer.text
 
 
 def buy_short_of_funds(stand: Stand, number: int) -> float:
