@@ -64,6 +64,8 @@ class LineRow(Base):
 class MoveRow(Base):
     """Somebody who is moved, or was: one row for each address, whatever plans there are.
 
+    The person's id is that of the line by which they were moved first: where this table was lost
+    since, another run of the same plan asks under the same keys, and pays nobody a second time.
     ``attempt`` counts the times that it was begun; the keys of what is asked of the wallet carry
     it. ``due_at`` is when a worker may take it up, ``reason`` why nothing came of that. The states
     and their moves stand in :mod:`services.legacy.moving.moves`.

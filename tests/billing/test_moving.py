@@ -99,6 +99,15 @@ def test_who_brings_nothing_along_has_no_purchase(database: Connected) -> None:
     assert taken_over(database, moved(), moved(NOW + timedelta(days=1))) == []
 
 
+def test_a_move_that_is_told_anew_brings_nothing_a_second_time(database: Connected) -> None:
+    event, other = moved(NOW, NOW), moved(NOW)
+    again = event.model_copy(update={"event_id": uuid4()})
+    there = taken_over(database, event)
+
+    assert taken_over(database, again, other) == there
+    assert len(deployments(database, other)) == 1
+
+
 def test_what_is_moved_back_ends_and_costs_nothing(database: Connected) -> None:
     event = moved(NOW + timedelta(days=9))
     taken_over(database, event)

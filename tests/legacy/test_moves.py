@@ -194,6 +194,26 @@ def test_twice_is_once_also_by_another_plan(
     assert events(database, "person_moved") == 2
 
 
+def test_a_run_on_data_of_before_it_finds_what_it_paid(
+    database: Connected, move: Command, rpc: RpcClient, tmp_path: Path
+) -> None:
+    """As a backup has them that was made between the plan and its run."""
+    path, [ann, ben] = people(tmp_path, "10", "0")
+    plan = planned(database, path)
+    move("run", plan)
+    before = moves(database)
+    with database.begin() as session:
+        session.execute(text("TRUNCATE moves, outbox"))
+
+    again = move("run", plan)
+
+    assert again == (0, "All moved.\n")
+    assert balances(rpc, before) == {ann: 1_000_000, ben: 0}
+    assert {email: (row.user_id, row.transaction_id) for email, row in moves(database).items()} == {
+        email: (row.user_id, row.transaction_id) for email, row in before.items()
+    }
+
+
 def test_a_rehearsal_writes_nothing(
     database: Connected, move: Command, rpc: RpcClient, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ month."""
 from collections.abc import Sequence
 from datetime import datetime
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from chassis.bulk import Batch
@@ -32,8 +33,18 @@ NAME = "Moved from the old system"
 def take_over(
     session: Session, now: datetime, events: Sequence[PersonMoved], rules: BillingSettings
 ) -> None:
-    """Let what people brought along run on, each until the day on which its next month is due."""
-    purchases = [_purchase(now, event, rules) for event in events if event.services]
+    """Let what people brought along run on, each until the day on which its next month is due.
+
+    What is there is left as it is: a move is told anew where the old system's data were restored.
+    """
+    brought = [each.deployment_id for event in events for each in event.services]
+    found = select(DeploymentRow.deployment_id).where(DeploymentRow.deployment_id.in_(brought))
+    there = set(session.scalars(found))
+    purchases = [
+        _purchase(now, event, rules)
+        for event in events
+        if event.services and event.services[0].deployment_id not in there
+    ]
     session.add_all(purchases)
     publish(
         session,

@@ -43,7 +43,7 @@ _BEGIN = text(
     "INSERT INTO moves AS known (user_id, email_key, email, plan_id, line_id, attempt, status,"
     " reason, reversal_reason, reversal_actor, balance, amount_micros, services, holdings, due_at,"
     " refusal)"
-    " SELECT DISTINCT ON (email_key) gen_random_uuid(), email_key, email, plan_id, line_id, 1,"
+    " SELECT DISTINCT ON (email_key) line_id, email_key, email, plan_id, line_id, 1,"
     " 'pending', '', '', '', balance, amount_micros, services, holdings,"
     " CAST(:now AS timestamptz), ''"
     " FROM lines WHERE plan_id = :plan_id AND refusal = '' AND conflicts = '{}' AND email <> ''"

@@ -8,7 +8,7 @@ asks once more, and hears the first answer.
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
@@ -167,7 +167,7 @@ def _would_be_moved(crew: Crew, plan_id: UUID, after: UUID) -> list[MoveRow]:
 def _new_move(line: LineRow, known: MoveRow | None) -> MoveRow:
     is_begun = known is not None and known.status == MoveStatus.PENDING
     return MoveRow(
-        user_id=known.user_id if known else uuid4(),
+        user_id=known.user_id if known else line.line_id,
         email=line.email,
         plan_id=line.plan_id,
         line_id=line.line_id,
