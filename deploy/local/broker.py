@@ -31,6 +31,8 @@ from deploy.parts import LOGINS
 NODE = "mycelium@localhost"
 START_TIMEOUT_S = 240
 STOP_TIMEOUT_S = 30
+ANSWER_TIMEOUT_S = 240
+"""Of a call into the node: where the machine is busy, Erlang takes long to start."""
 SCRIPTS = Path("/usr/lib/rabbitmq/bin")
 CONTAINER_IMAGE = "rabbitmq:4.1.8"
 
@@ -316,7 +318,7 @@ class Node:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=ANSWER_TIMEOUT_S,
         )
         if call.returncode:
             raise RuntimeError(f"{module}:{function} failed: {call.stdout}{call.stderr}")

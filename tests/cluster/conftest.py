@@ -73,7 +73,7 @@ def product(postgres: Postgres, brokers: Brokers, scratch: Path) -> Iterator[Sys
 
 @pytest.fixture(scope="module")
 def town(product: System) -> Town:
-    made = Town(product, PEOPLE)
+    made = Town(product.base_url, PEOPLE)
     made.open()
     return made
 

@@ -29,6 +29,8 @@ CREDIT_USD = 50
 REST_S = 0.4
 """Between two wishes of one person."""
 GIVES_UP_S = 300.0
+WITHOUT_TOPUPS = "no auto top-up"
+"""What a forecast lacks that had no answer of the top-up service within a second."""
 AWAY_S = 35.0
 """So long a fault lasts: enough for whoever is left to notice."""
 
@@ -95,7 +97,7 @@ class Shopper:
         """Once the forecast knows auto top-up, without which it is told where that is away."""
         self._insist(
             lambda: self._api.get("/api/wallet/forecast"),
-            lambda forecast: "" if forecast["is_auto_topup_known"] else "no auto top-up",
+            lambda forecast: "" if forecast["is_auto_topup_known"] else WITHOUT_TOPUPS,
         )
 
     def problems(self) -> list[str]:
@@ -157,10 +159,8 @@ class Shopper:
 class Town:
     """Shoppers at once, each a thread. ``is_documented`` is that of :class:`Api`."""
 
-    def __init__(self, system: System, count: int, *, is_documented: bool = True) -> None:
-        self.shoppers = [
-            Shopper(Api(system.base_url, is_documented=is_documented)) for _ in range(count)
-        ]
+    def __init__(self, base_url: str, count: int, *, is_documented: bool = True) -> None:
+        self.shoppers = [Shopper(Api(base_url, is_documented=is_documented)) for _ in range(count)]
         self._until = threading.Event()
         self._threads: list[threading.Thread] = []
         self._broken: list[BaseException] = []
