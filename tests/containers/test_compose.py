@@ -16,7 +16,8 @@ import pytest
 
 from deploy.local.processes import ROOT
 from deploy.local.startup import free_port, wait_for
-from deploy.parts import DATABASES
+from deploy.parts import DATABASES, UPGRADED
+from tests.cluster.shoppers import Town, pause_of
 from tests.gateway.conftest import PASSWORD, Api, granted
 from tests.gateway.test_main_job import buy_credits
 from tests.patience import eventually
@@ -26,6 +27,7 @@ pytestmark = [pytest.mark.containers, pytest.mark.timeout(1800)]
 PROJECT = f"mycelium-test-{os.getpid()}"
 COMPOSE = ("docker", "compose", "--project-name", PROJECT, "--env-file", ".env.example")
 HEALTHY_WITHIN_S = 600
+PEOPLE = 3
 
 
 class Containers:
@@ -41,15 +43,19 @@ class Containers:
         }
 
     def compose(self, *arguments: str) -> str:
+        return self.runs(*COMPOSE, *arguments)
+
+    def runs(self, *command: str, **settings: str) -> str:
+        """What a command prints that knows the settings of the project."""
         ran = subprocess.run(
-            [*COMPOSE, *arguments],
-            env={**os.environ, **self._settings},
+            command,
+            env={**os.environ, **self._settings, **settings},
             cwd=ROOT,
             capture_output=True,
             text=True,
             check=False,
         )
-        assert ran.returncode == 0, f"{' '.join(arguments)}:\n{ran.stderr[-4000:]}"
+        assert ran.returncode == 0, f"{' '.join(command)}:\n{ran.stderr[-4000:]}"
         return ran.stdout
 
     def up(self, *arguments: str) -> None:
@@ -162,6 +168,29 @@ def test_somebody_registers_pays_and_buys(containers: Containers, buyer: Api) ->
 
     assert buy(buyer)["status"] == "completed"
     assert granted(buyer.get("/api/wallet/info"))["balance"] == 45
+
+
+@pytest.mark.parametrize("way", [[], ["back"]], ids=["to the next", "back"])
+def test_each_part_is_replaced_by_another_beside_it_and_nobody_is_refused(
+    containers: Containers, way: list[str]
+) -> None:
+    running = containers.running()
+    before = {name: containers.names(name) for name in UPGRADED}
+    town = Town(containers.base_url, PEOPLE)
+    town.open()
+
+    def upgrades() -> None:
+        of_project = {"COMPOSE_PROJECT_NAME": PROJECT, "COMPOSE_ENV_FILES": ".env.example"}
+        containers.runs("deploy/compose/rolled.sh", *way, **of_project)
+
+    pause = pause_of(town, "upgrade with Compose", upgrades)
+
+    print("", pause, sep="\n")
+    assert pause.refused == {}
+    town.settles()
+    assert containers.running() == running
+    for name, old in before.items():
+        assert not set(old) & set(containers.names(name))
 
 
 def test_after_the_broker_was_killed_it_comes_back_and_buying_goes_on(

@@ -1,6 +1,8 @@
 """docker-compose.yml and its Dockerfiles: what is built once, pinned, and bounded."""
 
+import os
 import re
+import subprocess
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -186,6 +188,64 @@ def test_a_process_is_given_no_setting_that_it_does_not_read(name: str) -> None:
     runner = set(re.findall(r"\$\{(\w+)", (ROOT / "chassis/nameko.yaml").read_text()))
 
     assert set(service(name)["environment"]) - read - shared - runner == set()
+
+
+DOCKER = """#!/bin/sh
+echo "$*" >>"$0.calls"
+case "$*" in
+*"$FAILS"*) exit 1 ;;
+*" ps -q "*) echo "old-$4"; echo "older-$4" ;;
+esac
+"""
+"""An engine that runs two of each."""
+
+
+def rolled(place: Path, *way: str, fails: str = "none") -> tuple[int, list[str]]:
+    """How the script ends there, and what it asked the engine for."""
+    docker = place / "docker"
+    docker.write_text(DOCKER)
+    docker.chmod(0o755)
+    done = subprocess.run(
+        [str(ROOT / "deploy/compose/rolled.sh"), *way],
+        env={"PATH": f"{place}:{os.environ['PATH']}", "FAILS": fails},
+        check=False,
+        timeout=30,
+    )
+    return done.returncode, (place / "docker.calls").read_text().splitlines()
+
+
+@pytest.mark.parametrize("way", [[], ["back"]], ids=["to the next", "back"])
+def test_containers_are_replaced_part_by_part_whoever_is_called_first(
+    tmp_path: Path, way: list[str]
+) -> None:
+    code, calls = rolled(tmp_path, *way)
+
+    allowed = [
+        "compose run --rm --no-deps broker-access",
+        "compose exec -T rabbitmq rabbitmqctl import_definitions /definitions/definitions.json",
+    ]
+    migrated = [f"compose run --rm --no-deps {name}-migrate" for name in parts.DATABASES]
+    replaced = [
+        [f"compose ps -q {name}",
+         f"compose up -d --wait --no-deps --no-recreate --scale {name}=4 {name}",
+         f"stop old-{name} older-{name}",
+         f"rm old-{name} older-{name}"]
+        for name in parts.UPGRADED
+    ]  # fmt: skip
+    steps = [*replaced[::-1], allowed] if way else [allowed, migrated, *replaced]
+    assert (code, calls) == (0, ["compose build", *(call for step in steps for call in step)])
+
+
+@pytest.mark.parametrize(
+    "fails", ["billing-migrate", "--wait --no-deps --no-recreate --scale billing"]
+)
+def test_where_something_fails_no_container_is_stopped_that_has_no_other_beside_it(
+    tmp_path: Path, fails: str
+) -> None:
+    code, calls = rolled(tmp_path, fails=fails)
+
+    assert code != 0
+    assert fails in calls[-1]
 
 
 def test_whoever_is_called_is_upgraded_before_whoever_calls() -> None:

@@ -439,6 +439,23 @@ def test_parts_roll_one_after_the_other_whoever_is_called_first(
     assert len(named) == len(UPGRADED)
 
 
+def test_where_a_part_does_not_come_up_the_next_is_not_touched(tmp_path: Path) -> None:
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text(
+        '#!/bin/sh\necho "$*" >>"$0.calls"\ncase "$*" in *status*billing*) exit 1; esac\n'
+    )
+    kubectl.chmod(0o755)
+    done = subprocess.run(
+        [str(KUBERNETES / "rolled.sh"), "here"],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        check=False,
+        timeout=30,
+    )
+
+    assert done.returncode == 1
+    assert "status deployment/billing" in (tmp_path / "kubectl.calls").read_text().splitlines()[-1]
+
+
 def test_the_pods_that_are_waited_for_before_migrations_are_those_of_our_processes() -> None:
     told = (ROOT / "docs/kubernetes.md").read_text()
     [there, absent] = re.findall(r"--for=delete .* pod -l '(.*),!(.*)'", told)[0]
