@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -261,11 +261,17 @@ def buy_credits(person: Person) -> UUID:
     return topup.topup_id
 
 
-def operate(stack: System, service: str, module: str, *arguments: str) -> tuple[int, str]:
-    """An operator's command, with the settings of the service."""
+def operate(
+    stack: System,
+    service: str,
+    module: str,
+    *arguments: str,
+    settings: Mapping[str, str] = TOMORROW,
+) -> tuple[int, str]:
+    """An operator's command, with the settings of the service and these."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", module, *arguments],
-        env={**stack.process(service).environment, **TOMORROW},
+        env={**stack.process(service).environment, **settings},
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from uuid import UUID, uuid4
 
 import pytest
@@ -19,6 +19,8 @@ from sqlalchemy import create_engine, make_url, text
 
 from contracts.analytics import GetPopularProducts
 from contracts.billing import (
+    GetDiscounts,
+    ListDeployments,
     ListPurchases,
     Purchase,
     PurchaseLine,
@@ -27,15 +29,29 @@ from contracts.billing import (
     StartPurchase,
 )
 from contracts.catalog import ChangeProduct, GetProduct
+from contracts.errors import NotFound
 from contracts.keys import purchase_key
+from contracts.legacy import (
+    GetPools,
+    OrderStatus,
+    PoolQuote,
+    QuoteAddition,
+    QuoteExchange,
+    Stake,
+    TakeQuote,
+)
+from contracts.messages import Request
 from contracts.topup import ListTopups, StartTopup, TopupStatus
 from contracts.wallet import (
     Debit,
     DecideAdjustment,
+    GetBooks,
     GetWallet,
+    HouseAccount,
     OpenAccount,
     ProposeAdjustment,
     Refund,
+    Reverse,
     Statement,
     TransactionKind,
     Verify,
@@ -43,9 +59,11 @@ from contracts.wallet import (
 from deploy.local.broker import Node
 from deploy.local.postgres import Postgres
 from deploy.local.startup import free_port
+from deploy.parts import DATABASES, PROCESSES
 from services.catalog.seed import product_id_of
 from tests.faults.test_backups import Backed, _give, operate
 from tests.gateway.conftest import PASSWORD
+from tests.legacy.conftest import user
 from tests.patience import eventually
 from tests.system import System
 from tests.topup.conftest import USD, Sandbox
@@ -53,11 +71,15 @@ from tests.topup.test_service import session_of
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1_200)]
 
-PARTS = ("wallet", "catalog", "billing", "topup", "analytics", "notifier", "sandbox", "gateway")
-SERVICES = ("wallet", "catalog", "billing", "topup", "analytics", "gateway")
 AGE_S = float(os.environ.get("RESTORED_AGE_S", "2"))
 KIT, KIT_USD = "3node-memory-kit", 94
 SETTINGS = {"SECRET_KEY": "a secret for tests only, of enough length"}
+POOL = "TFP-USD"
+OLD_EMAIL, OLD_USD = "cleo@example.org", 15
+BROUGHT = (
+    '"services":[{"name":"VM one","category":"compute","price_per_month":"50",'
+    '"status":"Running","next_renewal":"2025-03-15"}]'
+)
 UNSENT = text("SELECT count(*) FROM outbox WHERE published_at IS NULL")
 
 
@@ -68,7 +90,7 @@ class Person:
         self.user_id, self.email = user_id, email
 
     @classmethod
-    def registers(cls, stack: System, email: str | None = None) -> "Person":
+    def registers(cls, stack: System, email: str | None = None) -> Self:
         email = email or f"{uuid4().hex[:12]}@example.com"
         account = _post(stack, "register", email)
         assert account.ok, account.text
@@ -117,6 +139,45 @@ class Person:
         return wallet.balance_micros / USD
 
 
+class Trader(Person):
+    """Who has old coins too."""
+
+    def opens_pool(self, stack: System) -> None:
+        """With 50 old coins and $50; 150 more stay free."""
+        given = ("adjust", str(self.user_id), "TFP", "200", "--by", "a test", "--reason", "-")
+        done = operate(stack, "legacy", "services.legacy.pool_book", *given, settings={})
+        assert done[0] == 0, done[1]
+        half = {"base_units": 50 * USD, "other_units": 50 * USD}
+        self.takes(stack, QuoteAddition(user_id=self.user_id, pool=POOL, **half))
+
+    def gives(self, stack: System, coin: str, units: int) -> TakeQuote:
+        wish = QuoteExchange(user_id=self.user_id, pool=POOL, give=coin, give_units=units * USD)
+        return self.takes(stack, wish)
+
+    def takes(self, stack: System, wish: Request[PoolQuote]) -> TakeQuote:
+        """The order that was carried out."""
+        order = TakeQuote(
+            user_id=self.user_id,
+            quote_id=stack.rpc.call(wish).quote_id,
+            slippage_bps=50,
+            idempotency_key=str(uuid4()),
+        )
+        eventually(
+            lambda: stack.rpc.call(order, timeout_s=20),
+            lambda made: made.status == OrderStatus.DONE,
+        )
+        return order
+
+    def stakes(self, stack: System, units: int) -> None:
+        wish = Stake(user_id=self.user_id, units=units * USD, idempotency_key=str(uuid4()))
+        stack.rpc.call(wish)
+
+    def discounts_bps(self, stack: System) -> list[int]:
+        """What billing takes off for the stake."""
+        asked = GetDiscounts(user_id=self.user_id, provider_ids=[None])
+        return stack.rpc.call(asked).discounts_bps
+
+
 def _post(stack: System, what: str, email: str) -> requests.Response:
     body = {"email": email, "password": PASSWORD}
     return requests.post(f"{stack.base_url}/api/auth/{what}", json=body, timeout=30)
@@ -131,7 +192,9 @@ def stock(stack: System) -> int:
 @dataclass(frozen=True)
 class Lived:
     """What happened: ``ann`` had $300 and one kit by the moment; since then $150 more and two kits,
-    as ``keys`` asked for. ``ben`` came since, with $25."""
+    as ``keys`` asked for. ``ben`` came since, with $25. So did ``cleo``, out of the old system, by
+    ``plan``, which is older. ``dan`` had $50, and opened a pool; since then he exchanged twice
+    there, the first time by ``exchange``, and staked."""
 
     directory: Path
     urls: dict[str, str]
@@ -143,6 +206,32 @@ class Lived:
     since: list[UUID]
     """The purchases of these keys."""
     stock_then: int
+    plan: str
+    cleo: Person
+    dan: Trader
+    exchange: TakeQuote
+
+
+def planned(stack: System, directory: Path) -> str:
+    """The plan of one who is to come from the old system."""
+    directory.mkdir()
+    (directory / "0.json").write_text(user(OLD_EMAIL, str(OLD_USD * 10), BROUGHT))
+    code, said = moves(stack, "plan", str(directory), "--rate", "0.1")
+    assert code == 0, said
+    return said.partition("plan ")[2].split()[0]
+
+
+def moves(stack: System, *arguments: str) -> tuple[int, str]:
+    return operate(stack, "legacy", "services.legacy.move", *arguments, settings={})
+
+
+def moved(stack: System) -> UUID:
+    """Who came."""
+    engine = create_engine(stack.database_url("legacy"))
+    with engine.connect() as connection:
+        user_id: UUID = connection.scalar(text("SELECT user_id FROM moves"))
+    engine.dispose()
+    return user_id
 
 
 @pytest.fixture(scope="module")
@@ -153,12 +242,16 @@ def lived(scratch: Path, broker: Node) -> Iterator[Lived]:
     backed = Backed(directory)
     backed.follow()
     (directory / "system").mkdir()
-    stack = System(backed.server, broker, directory / "system", PARTS, SETTINGS)
+    stack = System(backed.server, broker, directory / "system", PROCESSES, SETTINGS)
     try:
         stack.start_all()
         ann = Person.registers(stack)
         ann.tops_up(stack, 300)
         ann.orders(stack, str(uuid4()))
+        dan = Trader.registers(stack)
+        dan.tops_up(stack, 100)
+        dan.opens_pool(stack)
+        plan = planned(stack, directory / "old")
         all_is_told(stack)
         eventually(lambda: sold(stack, datetime.now(UTC).date()), lambda units: units == 1)
         made = backed.run("base", str(backed.backups))
@@ -171,12 +264,19 @@ def lived(scratch: Path, broker: Node) -> Iterator[Lived]:
         ben.tops_up(stack, 25)
         keys = [str(uuid4()), str(uuid4())]
         since = [ann.orders(stack, key).purchase_id for key in keys]
+        assert moves(stack, "run", plan)[0] == 0
+        cleo = Person(moved(stack), OLD_EMAIL)
+        exchange = dan.gives(stack, "USD", 10)
+        dan.gives(stack, "TFP", 5)
+        dan.stakes(stack, 100)
+        eventually(lambda: dan.discounts_bps(stack), lambda found: found == [200])
+        eventually(lambda: moves(stack, "verify", plan)[0] == 0)
         all_is_told(stack)
-        for name in reversed(PARTS):
+        for name in reversed(PROCESSES):
             stack.stop(name)
-        urls = {name: stack.database_url(name) for name in SERVICES}
+        urls = {name: stack.database_url(name) for name in DATABASES}
         place = backed.restored()
-        databases = " ".join(f"{stack._prefix}_{name}" for name in SERVICES)
+        databases = " ".join(f"{stack._prefix}_{name}" for name in DATABASES)
         restored = backed.run("restore", str(backed.backups), str(place / "cluster"),
                               moment.isoformat(), databases=databases)  # fmt: skip
         assert restored.returncode == 0, restored.stderr
@@ -187,14 +287,15 @@ def lived(scratch: Path, broker: Node) -> Iterator[Lived]:
         # Nothing follows its copies, which would wait for that.
         settings = directory / "first/cluster/postgresql.auto.conf"
         settings.write_text(f"{settings.read_text()}synchronous_standby_names = ''\n")
-        yield Lived(directory, urls, backed.server.port, moment, ann, ben, keys, since, stock_then)
+        yield Lived(directory, urls, backed.server.port, moment, ann, ben, keys, since, stock_then,
+                    plan, cleo, dan, exchange)  # fmt: skip
     finally:
         stack.end_processes()
         backed.close()
 
 
 def all_is_told(stack: System) -> None:
-    for name in SERVICES:
+    for name in DATABASES:
         engine = create_engine(stack.database_url(name))
 
         def is_sent(engine: Any = engine) -> bool:
@@ -224,9 +325,9 @@ def goes_back(lived: Lived, broker: Node, request: pytest.FixtureRequest) -> Cal
         urls = {**lived.urls, service: earlier.render_as_string(hide_password=False)}
         for file in (lived.directory / "system").glob("sandbox.sqlite*"):
             shutil.copy(file, place)
-        stack = System(servers[0], broker, place, PARTS, SETTINGS, databases=urls)
+        stack = System(servers[0], broker, place, PROCESSES, SETTINGS, databases=urls)
         request.addfinalizer(stack.end_processes)
-        for name in PARTS:
+        for name in PROCESSES:
             stack._launch(name)
         stack.wait_ready()
         return stack
@@ -279,6 +380,10 @@ def test_an_earlier_wallet_is_credited_again_and_debited_by_hand(
                 )
             )
     assert ann.balance_usd(stack) == 450 - 3 * KIT_USD
+    code, said = moves(stack, "verify", lived.plan)
+    assert (code, "the wallet was not paid into" in said) == (1, True)
+    _, said = operate(stack, "legacy", "services.legacy.pool_book", "verify")
+    assert "2 differences" in said
     assert stack.rpc.call(Verify(), timeout_s=60).clean
 
 
@@ -313,6 +418,9 @@ def test_an_earlier_billing_sells_again_unless_what_it_forgot_is_refunded_first(
     assert stack.rpc.call(Verify(), timeout_s=60).clean
     # The shelf gave four, for two that were sold.
     assert stock(stack) == lived.stock_then - 4
+    assert not deployments(stack, lived.cleo)
+    republish(stack, "legacy", lived)
+    eventually(lambda: len(deployments(stack, lived.cleo)), lambda count: count == 1)
 
 
 def test_an_earlier_topup_has_what_was_paid_since_made_anew_and_credits_nothing_twice(
@@ -392,7 +500,66 @@ def test_an_earlier_website_knows_nobody_who_came_since_and_their_wallets_stand(
             )
         )
     assert (ben.balance_usd(stack), new.balance_usd(stack)) == (0, 25)
+    # Who came from the old system since comes again.
+    republish(stack, "legacy", lived)
+    eventually(lambda: registered(stack), lambda found: lived.cleo.user_id in found)
     assert stack.rpc.call(Verify(), timeout_s=60).clean
+
+
+def test_an_earlier_legacy_moves_people_again_and_pays_them_once_and_its_exchanges_are_undone(
+    lived: Lived, goes_back: Callable[..., System]
+) -> None:
+    stack, cleo, dan = goes_back("legacy"), lived.cleo, lived.dan
+    assert moves(stack, "plans")[1].split()[0] == lived.plan
+    assert moves(stack, "run", lived.plan)[0] == 0
+    eventually(lambda: moves(stack, "verify", lived.plan)[0] == 0)
+    assert moved(stack) == cleo.user_id
+    assert cleo.balance_usd(stack) == OLD_USD
+    assert len(deployments(stack, cleo)) == 1
+
+    # Its quote is gone too: nobody exchanges twice by asking again.
+    with pytest.raises(NotFound):
+        stack.rpc.call(lived.exchange)
+    page = stack.rpc.call(
+        Statement(user_id=dan.user_id, since=lived.moment, kinds=[TransactionKind.EXCHANGE])
+    )
+    assert len(page.transactions) == 2
+    for each in page.transactions:
+        stack.rpc.call(
+            Reverse(
+                user_id=dan.user_id,
+                transaction_id=each.transaction_id,
+                reason="Forgotten by a restore",
+                actor="an operator",
+                idempotency_key=f"forgotten:{each.transaction_id}",
+            )
+        )
+    assert dan.balance_usd(stack) == 50
+    assert in_pools_usd(stack, dan) == (50, 50)
+    assert operate(stack, "legacy", "services.legacy.pool_book", "verify")[0] == 0
+    # Billing keeps the discount of the stake that was forgotten, until a stake is told anew.
+    assert dan.discounts_bps(stack) == [200]
+    assert stack.rpc.call(Verify(), timeout_s=60).clean
+
+
+def registered(stack: System) -> set[UUID]:
+    engine = create_engine(stack.database_url("gateway"))
+    with engine.connect() as connection:
+        found = set(connection.scalars(text("SELECT user_id FROM users")))
+    engine.dispose()
+    return found
+
+
+def in_pools_usd(stack: System, whose: Person) -> tuple[float, float]:
+    """By the book of the pools, and by the wallet's."""
+    pools = {each.pool: each for each in stack.rpc.call(GetPools(user_id=whose.user_id)).pools}
+    house = {each.account: each for each in stack.rpc.call(GetBooks()).house}
+    return pools[POOL].other_units / USD, house[HouseAccount.POOLS].balance_micros / USD
+
+
+def deployments(stack: System, whose: Person) -> set[UUID]:
+    page = stack.rpc.call(ListDeployments(user_id=whose.user_id))
+    return {each.deployment_id for each in page.deployments}
 
 
 def test_an_earlier_analytics_counts_what_is_on_record_once(
