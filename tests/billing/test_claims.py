@@ -34,7 +34,7 @@ def claim(database: Connected, now: datetime, purchase_id: UUID) -> Claim | None
 
 def wait_for_funds(database: Connected, claimed: Claim, now: datetime = NOW) -> bool:
     with database.begin() as session:
-        return lifecycle.wait_for_funds(session, now, claimed, 0, RULES)
+        return lifecycle.wait_for_funds(session, now, claimed, 0, now, RULES)
 
 
 def mark_owed(database: Connected, user_id: UUID, now: datetime = NOW) -> None:

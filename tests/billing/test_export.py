@@ -57,7 +57,7 @@ def completed(database: Connected, claimed: Claim, after_s: int) -> Claim:
 def short(database: Connected, claimed: Claim, after_s: int) -> Claim:
     with database.begin() as session:
         now = NOW + timedelta(seconds=after_s)
-        lifecycle.wait_for_funds(session, now, claimed, 0, RULES)
+        lifecycle.wait_for_funds(session, now, claimed, 0, now, RULES)
     return claimed
 
 

@@ -57,7 +57,7 @@ def waiting(database: Connected, *, is_owed: bool = False) -> Claim:
     """A purchase that fell short and holds stock, claimed anew."""
     claimed = recorded(database)
     with database.begin() as session:
-        lifecycle.wait_for_funds(session, NOW, claimed, 0, RULES)
+        lifecycle.wait_for_funds(session, NOW, claimed, 0, NOW, RULES)
         if is_owed:
             claims.mark_owed(session, NOW, claimed.row.user_id)
     with database.begin() as session:
@@ -299,7 +299,7 @@ def test_no_stock_is_held_where_no_time_is_given_for_it(database: Connected) -> 
     claimed = recorded(database, rules=rules)
 
     with database.begin() as session:
-        lifecycle.wait_for_funds(session, NOW, claimed, 0, rules)
+        lifecycle.wait_for_funds(session, NOW, claimed, 0, NOW, rules)
 
     with database.read() as session:
         released = session.get(StockReleaseRow, claimed.row.reservation_id)

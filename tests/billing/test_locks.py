@@ -69,7 +69,7 @@ def setting(database: Connected) -> Setting:
 
 def wait_for_funds(setting: Setting) -> None:
     setting.within(
-        lambda session: lifecycle.wait_for_funds(session, NOW, setting.claimed, 0, RULES)
+        lambda session: lifecycle.wait_for_funds(session, NOW, setting.claimed, 0, NOW, RULES)
     )
 
 
@@ -200,11 +200,11 @@ def test_two_that_fall_short_at_once_are_both_in_the_last_shortfall(database: Co
 
     def fall_short(claimed: Claim) -> None:
         with database.begin() as session:
-            lifecycle.wait_for_funds(session, NOW, claimed, 0, RULES)
+            lifecycle.wait_for_funds(session, NOW, claimed, 0, NOW, RULES)
 
     with ThreadPoolExecutor(1) as workers:
         with database.begin() as session:
-            lifecycle.wait_for_funds(session, NOW, made[0], 0, RULES)
+            lifecycle.wait_for_funds(session, NOW, made[0], 0, NOW, RULES)
             second = workers.submit(fall_short, made[1])
             until_waiting(database, session, second)
         second.result()

@@ -42,8 +42,9 @@ from services.billing.models import DeploymentRow, PurchaseRow
 from services.billing.purchases.checkout import EXPIRY_GRACE, Checkout
 from services.billing.purchases.lifecycle import UNITS_MAX
 from services.catalog.seed import product_id_of
-from tests.billing.conftest import RULES
+from tests.billing.conftest import RULES, row_of
 from tests.billing.test_checkout import in_catalog
+from tests.billing.test_purchases import events
 from tests.system import System
 
 Status = PurchaseStatus
@@ -227,6 +228,33 @@ def test_a_lost_quote_records_nothing_and_the_same_order_buys_once(shop: Shop, w
 
     assert (recorded_at_first, purchase.status) == (0, Status.COMPLETED)
     assert shop.payments() == [-PRICE_MICROS]
+
+
+@pytest.mark.parametrize(
+    ("stock", "quantity"),
+    [(None, 1), (STOCK, 1), (STOCK, MANY)],
+    ids=["debit with others", "debit", "rehearsal"],
+)
+def test_a_shortage_is_of_the_moment_in_which_the_wallet_was_asked(
+    shop: Shop, stack: System, database: Connected, stock: int | None, quantity: int
+) -> None:
+    _set_stock(stack, stock)
+    asked_at, ask = shop.now, shop.wire.call
+
+    def takes_long(request: Any, timeout_s: float = 10.0) -> Any:
+        try:
+            return ask(request, timeout_s)
+        finally:
+            if isinstance(request, Debit):
+                shop.now += timedelta(seconds=2)
+
+    shop.wire.call = takes_long  # type: ignore[method-assign]
+    purchase = shop.checkout.start(shop.order(quantity))
+
+    (told,) = events(database, "purchase_short_of_funds")
+    row = row_of(database, purchase.purchase_id)
+    assert datetime.fromisoformat(str(told["occurred_at"])) == row.short_at == asked_at
+    assert row.updated_at == shop.now
 
 
 def test_more_things_than_a_purchase_may_deploy_are_not_even_asked_for(shop: Shop) -> None:

@@ -30,7 +30,7 @@ def explained_and_short(database: Connected, available_micros: int = 0) -> Claim
     """A purchase that waits, was told why no money came, and is claimed anew."""
     claimed = recorded(database, quoted(PRICE_MICROS))
     with database.begin() as session:
-        lifecycle.wait_for_funds(session, NOW, claimed, available_micros, RULES)
+        lifecycle.wait_for_funds(session, NOW, claimed, available_micros, NOW, RULES)
     with database.begin() as session:
         refusals.explain(session, NOW, claimed.row.user_id, "daily_limit", "A limit.")
         claims.mark_owed(session, NOW, claimed.row.user_id)
@@ -105,7 +105,9 @@ def test_a_try_that_fell_short_starts_the_count_of_tries_anew(database: Connecte
     claimed = explained_and_short(database)
 
     with database.begin() as session:
-        money_came = lifecycle.wait_for_funds(session, LATER, claimed, PRICE_MICROS - 1, RULES)
+        money_came = lifecycle.wait_for_funds(
+            session, LATER, claimed, PRICE_MICROS - 1, LATER, RULES
+        )
 
     row = row_of(database, claimed.purchase_id)
     assert not money_came
@@ -120,7 +122,7 @@ def test_a_purchase_that_is_being_closed_does_not_wait_for_money(database: Conne
         lifecycle.begin_closing(NOW, row, PurchaseStatus.CANCELLED, "cancelled", "By the buyer.")
 
     with database.begin() as session:
-        lifecycle.wait_for_funds(session, LATER, claimed, 0, RULES)
+        lifecycle.wait_for_funds(session, LATER, claimed, 0, LATER, RULES)
 
     row = row_of(database, claimed.purchase_id)
     assert (row.claim_id, row.due_at, told(database)) == (None, LATER, [])
@@ -129,7 +131,7 @@ def test_a_purchase_that_is_being_closed_does_not_wait_for_money(database: Conne
 def test_a_purchase_that_nobody_works_on_is_closed_at_once(database: Connected) -> None:
     claimed = recorded(database)
     with database.begin() as session:
-        lifecycle.wait_for_funds(session, NOW, claimed, 0, RULES)
+        lifecycle.wait_for_funds(session, NOW, claimed, 0, NOW, RULES)
 
     with database.begin() as session:
         row = session.get_one(PurchaseRow, claimed.purchase_id, with_for_update=True)
@@ -154,7 +156,7 @@ def test_a_debt_makes_no_shortfall_larger_than_an_amount_may_be(database: Connec
     claimed = recorded(database, quoted(PRICE_MICROS))
 
     with database.begin() as session:
-        lifecycle.wait_for_funds(session, NOW, claimed, -MAX_AMOUNT_MICROS, RULES)
+        lifecycle.wait_for_funds(session, NOW, claimed, -MAX_AMOUNT_MICROS, NOW, RULES)
 
     ((_, event),) = told(database)
     largest = (MAX_AMOUNT_MICROS, MAX_AMOUNT_MICROS)

@@ -48,7 +48,7 @@ def each_buys(database: Connected, users: Users, price_micros: int = 5_000_000) 
         at = NOW + timedelta(minutes=minute)
         claimed = recorded(database, quoted(price_micros), user_id=user_id, now=at)
         with database.begin() as session:
-            lifecycle.wait_for_funds(session, at, claimed, 0, RULES)
+            lifecycle.wait_for_funds(session, at, claimed, 0, at, RULES)
         made.append(claimed.purchase_id)
     return made
 

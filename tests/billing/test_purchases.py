@@ -45,7 +45,7 @@ def fall_short(
 ) -> UUID:
     claimed = recorded(database, *lines, user_id=user_id)  # type: ignore[arg-type]
     with database.begin() as session:
-        lifecycle.wait_for_funds(session, NOW, claimed, available_micros, RULES)
+        lifecycle.wait_for_funds(session, NOW, claimed, available_micros, NOW, RULES)
     return claimed.purchase_id
 
 
@@ -345,7 +345,7 @@ def test_a_try_that_falls_short_again_keeps_the_last_reason(database: Connected)
         row.status_code = "card_declined"
 
     with database.begin() as session:
-        lifecycle.wait_for_funds(session, NOW, claimed, 0, RULES)
+        lifecycle.wait_for_funds(session, NOW, claimed, 0, NOW, RULES)
 
     assert row_of(database, claimed.purchase_id).status_code == "card_declined"
 

@@ -31,7 +31,7 @@ TOLD = sorted(set(RefusalCode) - SILENT)
 def waiting_purchase(database: Connected, user_id: UUID) -> UUID:
     claimed = recorded(database, user_id=user_id)
     with database.begin() as session:
-        lifecycle.wait_for_funds(session, NOW, claimed, 0, RULES)
+        lifecycle.wait_for_funds(session, NOW, claimed, 0, NOW, RULES)
     return claimed.purchase_id
 
 

@@ -258,6 +258,7 @@ class Checkout:
     def _try_to_pay(self, claimed: Claim) -> tuple[PurchaseRow | None, bool]:
         """One try: the row where it is complete, and whether money came while it fell short."""
         row = claimed.row
+        asked_at = claimed.asked_at or self.clock()
         try:
             if claimed.refusal is not None:
                 raise claimed.refusal
@@ -278,10 +279,10 @@ class Checkout:
         except InsufficientFunds as refusal:
             # Never so much that the purchase would not be short.
             available_micros = min(refusal.available_micros, row.total_micros - 1)
-            return None, self._wait_for_funds(claimed, available_micros)
+            return None, self._wait_for_funds(claimed, available_micros, asked_at)
         except NotFound:
             # A user without a wallet has no money yet; the first credit opens one.
-            return None, self._wait_for_funds(claimed, 0)
+            return None, self._wait_for_funds(claimed, 0, asked_at)
         except AccountFrozen as refusal:
             self._close(claimed, PurchaseStatus.FAILED, ACCOUNT_FROZEN, str(refusal))
         except (KeyClosed, IdempotencyConflict) as refusal:
@@ -341,10 +342,10 @@ class Checkout:
         crash_point("billing.completed")
         return rows
 
-    def _wait_for_funds(self, claimed: Claim, available_micros: int) -> bool:
+    def _wait_for_funds(self, claimed: Claim, available_micros: int, asked_at: datetime) -> bool:
         with self.database.begin() as session:
             money_came = lifecycle.wait_for_funds(
-                session, self.clock(), claimed, available_micros, self.rules
+                session, self.clock(), claimed, available_micros, asked_at, self.rules
             )
         crash_point("billing.awaiting_funds")
         self.release_stock()

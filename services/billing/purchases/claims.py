@@ -33,7 +33,7 @@ class Claim:
     """A claimed purchase, as its row was then. ``is_try_owed``: a payment is to be tried.
 
     ``is_new``: its writer has it, who has just heard of the catalog what there is. ``refusal``:
-    what came of the first try instead of a payment, where it was made with others.
+    what came of the first try instead of a payment, where it was made with others, ``asked_at``.
     """
 
     row: PurchaseRow
@@ -41,6 +41,7 @@ class Claim:
     is_try_owed: bool
     is_new: bool = False
     refusal: Exception | None = None
+    asked_at: datetime | None = None
 
     @property
     def purchase_id(self) -> UUID:

@@ -125,6 +125,7 @@ class FirstTries:
         """Take the money and deliver; or the claim, with what the wallet said instead."""
         crash_point("billing.stock_reserved")
         rows = [claimed.row for claimed, _ in claims.values()]
+        asked_at = self._clock()
         answers = self._calls.debit_all([debit_of(row) for row in rows])
         crash_point("billing.wallet_debited")
         outcomes: dict[UUID, Begun] = {}
@@ -132,7 +133,7 @@ class FirstTries:
         for row, answer in zip(rows, answers, strict=True):
             claimed, wish = claims[row.purchase_id]
             if isinstance(answer, Exception):
-                outcomes[row.purchase_id] = replace(claimed, refusal=answer)
+                outcomes[row.purchase_id] = replace(claimed, refusal=answer, asked_at=asked_at)
             elif not isinstance(answer, Alone):
                 paid.append(Paid(row, answer.transaction_id, wish.call))
         if paid:

@@ -226,9 +226,15 @@ def _complete(
 
 
 def wait_for_funds(
-    session: Session, now: datetime, claimed: Claim, available_micros: int, rules: BillingSettings
+    session: Session,
+    now: datetime,
+    claimed: Claim,
+    available_micros: int,
+    asked_at: datetime,
+    rules: BillingSettings,
 ) -> bool:
-    """The wallet has too little: wait, and say so. True when money came in the meantime.
+    """The wallet had too little when it was asked: wait, and say so as of then, so that what was
+    paid since makes it old news. True when money came in the meantime.
 
     Every try that falls short says so anew, because what brought it about (a top-up that
     something else spent first) calls for another top-up. Why none came before is kept: it is
@@ -247,7 +253,7 @@ def wait_for_funds(
     row.updated_at = now
     row.attempts = 0
     row.shortfall_micros = row.total_micros - available_micros
-    row.short_at = row.short_at or now
+    row.short_at = row.short_at or asked_at
     if row.may_hold_stock and rules.stock_hold_s:
         row.stock_held_until = now + rules.stock_hold
         # Nobody else does anything by it, and who finds the claim of before tries again.
@@ -255,7 +261,7 @@ def wait_for_funds(
     else:
         stock.let_go(session, now, row)
     give_back(row, min(row.expires_at, row.stock_held_until or row.expires_at))
-    publish(session, _short_of_funds(session, now, row, available_micros))
+    publish(session, _short_of_funds(session, asked_at, row, available_micros))
     return row.try_owed_since is not None
 
 
@@ -332,7 +338,7 @@ def describe(lines: list[PurchaseLineRow]) -> str:
 
 
 def _short_of_funds(
-    session: Session, now: datetime, row: PurchaseRow, available_micros: int
+    session: Session, asked_at: datetime, row: PurchaseRow, available_micros: int
 ) -> PurchaseShortOfFunds:
     awaited_micros = session.scalar(
         select(func.sum(PurchaseRow.total_micros)).where(
@@ -344,7 +350,7 @@ def _short_of_funds(
     total_shortfall = max(int(awaited_micros or 0) - available_micros, row.shortfall_micros)
     return PurchaseShortOfFunds(
         event_id=new_id(),
-        occurred_at=now,
+        occurred_at=asked_at,
         user_id=row.user_id,
         purchase_id=row.purchase_id,
         total_micros=row.total_micros,
