@@ -253,14 +253,14 @@ class BillingService(operated.Operated):
     @rpc
     def refund_purchase(self, request: RefundPurchase) -> Purchase:
         with self.database.begin() as session:
-            refund = returns.refund_purchase(session, utc_now(), request, get_settings())
+            refund = returns.refund_purchase(session, utc_now, request, get_settings())
             refund_id, user_id = refund.refund_id, refund.user_id
         return self._refunded(refund_id, user_id, request.purchase_id)
 
     @rpc
     def return_purchase(self, request: ReturnPurchase) -> Purchase:
         with self.database.begin() as session:
-            refund = returns.return_purchase(session, utc_now(), request, get_settings())
+            refund = returns.return_purchase(session, utc_now, request, get_settings())
             refund_id = refund.refund_id
         return self._refunded(refund_id, request.user_id, request.purchase_id)
 
@@ -277,7 +277,7 @@ class BillingService(operated.Operated):
     @rpc
     def report_deployment(self, request: ReportDeployment) -> Deployment:
         with self.database.begin() as session:
-            row = report_deployment(session, utc_now(), request, get_settings())
+            row = report_deployment(session, utc_now, request, get_settings())
             runways.look_soon(session, utc_now(), row.user_id)
             return single(session, row, get_settings())
 
@@ -294,13 +294,13 @@ class BillingService(operated.Operated):
     @rpc
     def rename_deployment(self, request: RenameDeployment) -> Deployment:
         with self.database.begin() as session:
-            row = commands.rename(session, utc_now(), request)
+            row = commands.rename(session, utc_now, request)
             return single(session, row, get_settings())
 
     @rpc
     def stop_deployment(self, request: StopDeployment) -> Deployment:
         with self.database.begin() as session:
-            row = commands.stop(session, utc_now(), request, get_settings())
+            row = commands.stop(session, utc_now, request, get_settings())
             runways.look_soon(session, utc_now(), row.user_id)
             return single(session, row, get_settings())
 
@@ -319,7 +319,7 @@ class BillingService(operated.Operated):
     @rpc
     def cancel_deployment(self, request: CancelDeployment) -> Deployment:
         with self.database.begin() as session:
-            row = commands.cancel(session, utc_now(), request, get_settings())
+            row = commands.cancel(session, utc_now, request, get_settings())
             runways.look_soon(session, utc_now(), row.user_id)
             return single(session, row, get_settings())
 
@@ -331,7 +331,7 @@ class BillingService(operated.Operated):
     @rpc
     def issue_receipt(self, request: IssueReceipt) -> Receipt:
         with self.database.begin() as session:
-            return issuing.issue(session, utc_now(), request, get_settings())
+            return issuing.issue(session, utc_now, request, get_settings())
 
     @rpc
     def render_receipt(self, request: RenderReceipt) -> RenderedReceipt:
@@ -347,7 +347,7 @@ class BillingService(operated.Operated):
     @rpc
     def set_provider_fee(self, request: SetProviderFee) -> ProviderFee:
         with self.database.begin() as session:
-            return fees.set_fee(session, utc_now(), request, get_settings())
+            return fees.set_fee(session, utc_now, request, get_settings())
 
     @rpc
     def list_sales(self, request: ListSales) -> SalesPage:
@@ -367,19 +367,19 @@ class BillingService(operated.Operated):
     @rpc
     def request_payout(self, request: RequestPayout) -> Payout:
         with self.database.begin() as session:
-            payout_id = requests.request(session, utc_now(), request, get_settings()).payout_id
+            payout_id = requests.request(session, utc_now, request, get_settings()).payout_id
         return as_payout(self._payouts().carried_out(payout_id))
 
     @rpc
     def mark_payout_paid(self, request: MarkPayoutPaid) -> Payout:
         with self.database.begin() as session:
-            payout_id = requests.mark_paid(session, utc_now(), request).payout_id
+            payout_id = requests.mark_paid(session, utc_now, request).payout_id
         return as_payout(self._payouts().carried_out(payout_id))
 
     @rpc
     def refuse_payout(self, request: RefusePayout) -> Payout:
         with self.database.begin() as session:
-            payout_id = requests.refuse(session, utc_now(), request).payout_id
+            payout_id = requests.refuse(session, utc_now, request).payout_id
         return as_payout(self._payouts().carried_out(payout_id))
 
     @rpc
@@ -474,7 +474,7 @@ class BillingService(operated.Operated):
 
     @event_handler(PersonMovedBack)
     def give_up(self, session: Session, event: PersonMovedBack) -> None:
-        moving.give_up(session, utc_now(), event, get_settings())
+        moving.give_up(session, utc_now, event, get_settings())
 
     @event_handler(StakingDiscountChanged)
     def note_discount(self, session: Session, event: StakingDiscountChanged) -> None:
@@ -491,7 +491,7 @@ class BillingService(operated.Operated):
         is_due = True
         while is_due:
             with self.database.begin() as session:
-                is_due = prices.tell_some(session, utc_now(), get_settings())
+                is_due = prices.tell_some(session, utc_now, get_settings())
         with self.database.read() as session:
             return prices.next_at(session)
 

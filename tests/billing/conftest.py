@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import text
 
+from chassis.clock import Clock
 from chassis.database import Connected, connect
 from contracts.billing import PurchaseLine, StartPurchase
 from contracts.catalog import BillingPeriod, Category, Meter, Product, Quote, QuotedLine
@@ -86,6 +87,11 @@ def quoted(
         unit_price_micros=price_micros,
         amount_micros=price_micros * quantity,
     )
+
+
+def at(moment: datetime) -> Clock:
+    """A clock that stands."""
+    return lambda: moment
 
 
 def quote_of(*lines: QuotedLine) -> Quote:

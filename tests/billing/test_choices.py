@@ -30,7 +30,7 @@ from services.billing.purchases.queries import find_purchase, get_purchase
 from services.billing.purchases.recording import Order
 from services.billing.purchases.ssh_keys import NotAPublicKey, check_public_key
 from services.billing.settings import BillingSettings
-from tests.billing.conftest import EXTERNAL, NOW, RULES, quote_of, quoted
+from tests.billing.conftest import EXTERNAL, NOW, RULES, at, quote_of, quoted
 
 ED25519 = (
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKYnM4cyOF3pDv+t5H1PXPjTdnJK5TnT/JnyYiVCoNfj ann@examp"
@@ -116,7 +116,7 @@ def report(
 ) -> None:
     command = ReportDeployment(deployment_id=row.deployment_id, status=status, access=access)
     with database.begin() as session:
-        report_deployment(session, NOW, command, EXTERNAL)
+        report_deployment(session, at(NOW), command, EXTERNAL)
 
 
 def told(database: Connected, event_type: str) -> list[dict[str, Any]]:

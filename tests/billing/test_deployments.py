@@ -20,7 +20,7 @@ from services.billing.deployments.queries import list_deployments, what_burns
 from services.billing.models import DeploymentRow
 from services.billing.purchases import lifecycle
 from services.billing.settings import BillingSettings
-from tests.billing.conftest import EXTERNAL, NOW, RULES, quoted, recorded
+from tests.billing.conftest import EXTERNAL, NOW, RULES, at, quoted, recorded
 
 Status = DeploymentStatus
 
@@ -37,7 +37,7 @@ def bought(
 def report(database: Connected, deployment_id: UUID, status: DeploymentStatus) -> DeploymentStatus:
     command = ReportDeployment(deployment_id=deployment_id, status=status)
     with database.begin() as session:
-        return DeploymentStatus(report_deployment(session, NOW, command, RULES).status)
+        return DeploymentStatus(report_deployment(session, at(NOW), command, RULES).status)
 
 
 def count_events(database: Connected, event_type: str) -> int:

@@ -48,7 +48,7 @@ from services.billing.sales import fees
 from services.billing.sales.shares import Price, shares
 from services.billing.sales.statements import get_sums, get_uses, list_sales
 from services.billing.settings import BillingSettings
-from tests.billing.conftest import NOW, RULES, quoted, recorded, row_of
+from tests.billing.conftest import NOW, RULES, at, quoted, recorded, row_of
 from tests.billing.test_lost_answers import LOST, Wire, is_a, is_debit
 from tests.billing.test_renewals import BOUGHT, DAY, PRICE, Tenant, month
 from tests.locks import done_after
@@ -132,7 +132,7 @@ class Market:
             actor="a test",
         )
         with self.database.begin() as session:
-            return fees.set_fee(session, self.now, command, self.rules).fee_bps
+            return fees.set_fee(session, at(self.now), command, self.rules).fee_bps
 
     def sales(self, provider_id: UUID, **fields: Any) -> list[ProductSales]:
         with self.database.read() as session:
@@ -384,9 +384,11 @@ def test_the_same_fee_that_is_set_twice_at_once_is_written_once(market: Market) 
 
     def sets() -> int:
         with market.database.begin() as session:
-            return fees.set_fee(session, NOW, command, RULES).fee_bps
+            return fees.set_fee(session, at(NOW), command, RULES).fee_bps
 
-    assert done_after(market.database, lambda s: fees.set_fee(s, NOW, command, RULES), sets) == 500
+    assert (
+        done_after(market.database, lambda s: fees.set_fee(s, at(NOW), command, RULES), sets) == 500
+    )
 
 
 # Months.
@@ -525,7 +527,7 @@ def fails(tenant: Tenant, deployment_id: UUID) -> None:
     """Its provisioner says so."""
     command = ReportDeployment(deployment_id=deployment_id, status=DeploymentStatus.FAILED)
     with tenant.database.begin() as session:
-        report_deployment(session, tenant.now, command, RULES)
+        report_deployment(session, at(tenant.now), command, RULES)
 
 
 # What a provider sees.

@@ -28,7 +28,7 @@ from services.billing.purchases import lifecycle, moving, returns
 from services.billing.purchases.claims import Claim
 from services.billing.purchases.export import export_purchases
 from services.billing.refunds import settling
-from tests.billing.conftest import NOW, RULES, quoted, recorded
+from tests.billing.conftest import NOW, RULES, at, quoted, recorded
 from tests.billing.test_discounts import hears
 from tests.billing.test_renewals import DAY, PRICE, month
 from tests.billing.test_resizing import HALF, Owner, owner, sizes
@@ -79,9 +79,9 @@ def refunded(database: Connected, claimed: Claim) -> None:
         actor="me",
     )
     with database.begin() as session:
-        refund = returns.refund_purchase(session, NOW + timedelta(hours=2), command, RULES)
+        refund = returns.refund_purchase(session, at(NOW + timedelta(hours=2)), command, RULES)
         lines = {line.position: line for line in claimed.row.lines}
-        settling._finish(session, NOW + timedelta(hours=3), refund.refund_id, lines)
+        settling._finish(session, at(NOW + timedelta(hours=3)), refund.refund_id, lines)
 
 
 def everything(database: Connected, limit: int = 2) -> list[PurchaseRecord]:
@@ -184,7 +184,7 @@ def test_months_states_and_sizes_on_record_come_to_what_was_heard(
     owner.resize(sold, owner.sizes.two)
     wish = {"user_id": owner.user_id, "deployment_id": sold, "name": "Shop"}
     with owner.database.begin() as session:
-        commands.rename(session, owner.now, RenameDeployment(idempotency_key="k", **wish))
+        commands.rename(session, at(owner.now), RenameDeployment(idempotency_key="k", **wish))
     owner.lives(month(2))
     owner.cancels(sold)
     (poor,) = owner.deploys(20 * PRICE)

@@ -28,7 +28,7 @@ from services.billing.purchases import claims, lifecycle, recording, refusals
 from services.billing.purchases.checkout import Checkout
 from services.billing.purchases.claims import Claim
 from services.billing.purchases.recording import Order
-from tests.billing.conftest import EXTERNAL, NOW, RULES, command_for, quote_of, quoted, recorded
+from tests.billing.conftest import EXTERNAL, NOW, RULES, at, command_for, quote_of, quoted, recorded
 from tests.billing.test_purchases import events
 from tests.locks import held, until_waiting, waits_at
 
@@ -162,7 +162,7 @@ def test_whoever_reports_a_deployment_waits_for_who_holds_it(setting: Setting) -
 
     statement = waits_at(
         setting.database,
-        lambda: setting.within(lambda session: report_deployment(session, NOW, report, RULES)),
+        lambda: setting.within(lambda session: report_deployment(session, at(NOW), report, RULES)),
         DEPLOYMENT,
         id=deployment_id,
     )

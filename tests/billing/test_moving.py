@@ -13,7 +13,7 @@ from contracts.legacy import MovedService, PersonMoved, PersonMovedBack
 from services.billing.deployments.months import one_month_after
 from services.billing.deployments.queries import list_deployments
 from services.billing.purchases import moving
-from tests.billing.conftest import NOW, RULES
+from tests.billing.conftest import NOW, RULES, at
 
 
 def moved(*renewals: datetime) -> PersonMoved:
@@ -113,8 +113,8 @@ def test_what_is_moved_back_ends_and_costs_nothing(database: Connected) -> None:
     taken_over(database, event)
 
     with database.begin() as session:
-        moving.give_up(session, NOW, back(event), RULES)
-        moving.give_up(session, NOW, back(event), RULES)
+        moving.give_up(session, at(NOW), back(event), RULES)
+        moving.give_up(session, at(NOW), back(event), RULES)
 
     [found] = deployments(database, event)
     assert (found.status, found.owed_micros) == (DeploymentStatus.CANCELLED, 0)
@@ -122,7 +122,7 @@ def test_what_is_moved_back_ends_and_costs_nothing(database: Connected) -> None:
 
 def test_an_end_that_overtakes_its_beginning_comes_again(database: Connected) -> None:
     with database.begin() as session, pytest.raises(Conflict):
-        moving.give_up(session, NOW, back(moved(NOW)), RULES)
+        moving.give_up(session, at(NOW), back(moved(NOW)), RULES)
 
 
 def test_nobody_ends_what_is_somebody_elses(database: Connected) -> None:
@@ -131,6 +131,6 @@ def test_nobody_ends_what_is_somebody_elses(database: Connected) -> None:
     strangers = back(event).model_copy(update={"user_id": uuid4()})
 
     with database.begin() as session:
-        moving.give_up(session, NOW, strangers, RULES)
+        moving.give_up(session, at(NOW), strangers, RULES)
 
     assert deployments(database, event)[0].status is DeploymentStatus.ACTIVE

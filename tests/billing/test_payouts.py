@@ -43,7 +43,7 @@ from services.billing.models import PayoutRow
 from services.billing.payouts import carrying_out, requests
 from services.billing.payouts.carrying_out import Payouts
 from services.billing.payouts.queries import list_payouts
-from tests.billing.conftest import RULES, quoted
+from tests.billing.conftest import RULES, at, quoted
 from tests.billing.test_earnings import Market
 from tests.billing.test_lost_answers import LOST, is_a
 from tests.billing.test_purchases import events
@@ -73,7 +73,7 @@ class Seller(Market):
             idempotency_key=key, user_id=self.user_id, amount_micros=amount_micros
         )
         with self.database.begin() as session:
-            payout_id = requests.request(session, self.now, command, self.rules).payout_id
+            payout_id = requests.request(session, at(self.now), command, self.rules).payout_id
         return self._carried_out(payout_id)
 
     def is_paid(self, row: PayoutRow, reference: str = "SEPA 7", key: str = "paid") -> PayoutRow:
@@ -81,7 +81,7 @@ class Seller(Market):
             idempotency_key=key, payout_id=row.payout_id, reference=reference, actor="operator-7"
         )
         with self.database.begin() as session:
-            requests.mark_paid(session, self.now, command)
+            requests.mark_paid(session, at(self.now), command)
         return self._carried_out(row.payout_id)
 
     def is_refused(self, row: PayoutRow, reason: str = "No account.") -> PayoutRow:
@@ -89,7 +89,7 @@ class Seller(Market):
             idempotency_key="refused", payout_id=row.payout_id, reason=reason, actor="operator-7"
         )
         with self.database.begin() as session:
-            requests.refuse(session, self.now, command)
+            requests.refuse(session, at(self.now), command)
         return self._carried_out(row.payout_id)
 
     def _carried_out(self, payout_id: UUID) -> PayoutRow:
@@ -244,7 +244,7 @@ def test_two_at_once_do_not_ask_for_more_than_was_earned(seller: Seller) -> None
 
     said = done_after(
         seller.database,
-        lambda session: requests.request(session, seller.now, command, RULES),
+        lambda session: requests.request(session, at(seller.now), command, RULES),
         second,
     )
 
@@ -346,7 +346,7 @@ def test_what_is_sent_is_not_refused_at_the_same_moment(seller: Seller) -> None:
 
     said = done_after(
         seller.database,
-        lambda session: requests.mark_paid(session, seller.now, command),
+        lambda session: requests.mark_paid(session, at(seller.now), command),
         refuses,
     )
 

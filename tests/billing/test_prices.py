@@ -19,7 +19,7 @@ from contracts.catalog import (
 from contracts.wallet import Credit, OpenAccount
 from services.billing.deployments import prices
 from services.billing.models import DeploymentRow, PriceNoticeRow
-from tests.billing.conftest import RULES
+from tests.billing.conftest import RULES, at
 from tests.billing.test_forecast import events, foretold
 from tests.billing.test_renewals import BOUGHT, DAY, PRICE, Tenant, month
 from tests.locks import done_after
@@ -66,7 +66,7 @@ def tells(database: Connected, now: datetime) -> None:
     is_due = True
     while is_due:
         with database.begin() as session:
-            is_due = prices.tell_some(session, now, RULES)
+            is_due = prices.tell_some(session, at(now), RULES)
 
 
 def next_at(database: Connected) -> datetime | None:
@@ -288,7 +288,7 @@ def test_many_are_told_a_few_at_a_time_and_a_crash_between_tells_nobody_twice(
     counts = []
     for _ in range(3):
         with priced.database.begin() as session:
-            prices.tell_some(session, BOUGHT + DAY, RULES)
+            prices.tell_some(session, at(BOUGHT + DAY), RULES)
         counts.append(len(priced.told))
 
     assert counts == [2, 4, 5]
@@ -303,7 +303,7 @@ def test_who_tells_waits_for_whoever_changes_a_deployment(priced: Priced) -> Non
 
     def tell() -> None:
         with priced.database.begin() as session:
-            prices.tell_some(session, BOUGHT + DAY, RULES)
+            prices.tell_some(session, at(BOUGHT + DAY), RULES)
 
     done_after(priced.database, renames, tell)
 
@@ -316,7 +316,7 @@ def test_two_never_tell_of_one_product_at_once(priced: Priced) -> None:
     with priced.database.begin() as session:
         session.get_one(PriceNoticeRow, priced.product_id, with_for_update=True)
         with priced.database.begin() as other:
-            assert not prices.tell_some(other, BOUGHT + DAY, RULES)
+            assert not prices.tell_some(other, at(BOUGHT + DAY), RULES)
 
     assert priced.told == []
 

@@ -34,7 +34,7 @@ from services.billing.purchases import lifecycle
 from services.billing.receipts import documents, issuing
 from services.billing.receipts.usage import list_paid_months
 from services.billing.settings import BillingSettings
-from tests.billing.conftest import NOW, RULES, quoted, recorded
+from tests.billing.conftest import NOW, RULES, at, quoted, recorded
 from tests.billing.test_usage import CALLS, HOUR, TRAFFIC, Metered, corrects
 from tests.locks import done_after
 from tests.papers import pages_of, texts_of
@@ -62,7 +62,9 @@ class Buyer:
 
     def issues(self, purchase_id: UUID, buyer: BillingDetails = ADA) -> Receipt:
         with self.database.begin() as session:
-            return issuing.issue(session, self.now, self.command(purchase_id, buyer), self.rules)
+            return issuing.issue(
+                session, at(self.now), self.command(purchase_id, buyer), self.rules
+            )
 
     def command(self, purchase_id: UUID, buyer: BillingDetails = ADA) -> IssueReceipt:
         return IssueReceipt(user_id=self.user_id, purchase_id=purchase_id, buyer=buyer)
@@ -185,7 +187,7 @@ def test_what_is_rolled_back_leaves_no_gap(buyer: Buyer) -> None:
     one, other = buyer.buys(), buyer.buys()
 
     with buyer.database.begin() as session:
-        issuing.issue(session, NOW, buyer.command(one), RULES)
+        issuing.issue(session, at(NOW), buyer.command(one), RULES)
         session.rollback()
 
     assert buyer.issues(other).number == "2026-000001"
@@ -196,7 +198,7 @@ def test_a_number_waits_for_who_takes_one_before(buyer: Buyer) -> None:
 
     receipt = done_after(
         buyer.database,
-        lambda session: issuing.issue(session, NOW, buyer.command(one), RULES),
+        lambda session: issuing.issue(session, at(NOW), buyer.command(one), RULES),
         lambda: buyer.issues(other),
     )
 
@@ -208,7 +210,7 @@ def test_who_waited_for_the_same_receipt_gets_the_first_one(buyer: Buyer) -> Non
 
     receipt = done_after(
         buyer.database,
-        lambda session: issuing.issue(session, NOW, buyer.command(bought), RULES),
+        lambda session: issuing.issue(session, at(NOW), buyer.command(bought), RULES),
         lambda: buyer.issues(bought, BillingDetails(name="Bob")),
     )
 
@@ -219,7 +221,7 @@ def test_a_purchase_waits_for_no_number(buyer: Buyer) -> None:
     one, other = buyer.buys(), buyer.buys()
 
     with buyer.database.begin() as session:
-        issuing.issue(session, NOW, buyer.command(one), RULES)
+        issuing.issue(session, at(NOW), buyer.command(one), RULES)
         buyer.buys()
 
     assert buyer.issues(other).number == "2026-000002"
@@ -476,7 +478,7 @@ class Statements(Metered):
     def issues(self, month: str) -> Receipt:
         command = IssueReceipt(user_id=self.user_id, month=month, buyer=ADA)
         with self.database.begin() as session:
-            return issuing.issue(session, self.now, command, RULES)
+            return issuing.issue(session, at(self.now), command, RULES)
 
     def drafts(self, month: str) -> Receipt:
         with self.database.read() as session:

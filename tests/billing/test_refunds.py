@@ -37,7 +37,7 @@ from services.billing.refunds.debts import Debts
 from services.billing.refunds.settling import Refunds
 from services.billing.service import await_money
 from services.catalog.seed import product_id_of
-from tests.billing.conftest import EXTERNAL, RULES, quoted, recorded, row_of
+from tests.billing.conftest import EXTERNAL, RULES, at, quoted, recorded, row_of
 from tests.billing.test_checkout import in_catalog, stock_of
 from tests.billing.test_earnings import Market, fails
 from tests.billing.test_lost_answers import LOST, is_a
@@ -81,7 +81,9 @@ class Desk(Market):
             actor="operator-7",
         )
         with self.database.begin() as session:
-            refund_id = returns.refund_purchase(session, self.now, command, self.rules).refund_id
+            refund_id = returns.refund_purchase(
+                session, at(self.now), command, self.rules
+            ).refund_id
         self.refunds.try_to_settle(refund_id)
         return refund_id
 
@@ -92,7 +94,9 @@ class Desk(Market):
             purchase_id=purchase_id,
         )
         with self.database.begin() as session:
-            refund_id = returns.return_purchase(session, self.now, command, self.rules).refund_id
+            refund_id = returns.return_purchase(
+                session, at(self.now), command, self.rules
+            ).refund_id
         self.refunds.try_to_settle(refund_id)
         return refund_id
 
@@ -102,7 +106,7 @@ class Desk(Market):
     def reports(self, deployment_id: UUID, status: Status, reason: str = "") -> None:
         command = ReportDeployment(deployment_id=deployment_id, status=status, reason=reason)
         with self.database.begin() as session:
-            report_deployment(session, self.now, command, self.rules)
+            report_deployment(session, at(self.now), command, self.rules)
 
     def cancels(self, unit: DeploymentRow, when: CancelWhen = CancelWhen.PERIOD_END) -> None:
         command = CancelDeployment(
@@ -112,7 +116,7 @@ class Desk(Market):
             when=when,
         )
         with self.database.begin() as session:
-            commands.cancel(session, self.now, command, self.rules)
+            commands.cancel(session, at(self.now), command, self.rules)
 
     def sees(self, purchase_id: UUID) -> Purchase:
         question = GetPurchase(user_id=self.buyer_id, purchase_id=purchase_id)
@@ -244,7 +248,7 @@ def test_two_at_once_refund_once(desk: Desk) -> None:
 
     said = done_after(
         desk.database,
-        lambda session: returns.refund_purchase(session, desk.now, command, desk.rules),
+        lambda session: returns.refund_purchase(session, at(desk.now), command, desk.rules),
         second,
     )
 
@@ -259,7 +263,7 @@ def test_the_same_key_twice_at_once_is_one_refund_to_both(desk: Desk) -> None:
     made: list[UUID] = []
 
     def first(session: Session) -> None:
-        made.append(returns.refund_purchase(session, desk.now, command, desk.rules).refund_id)
+        made.append(returns.refund_purchase(session, at(desk.now), command, desk.rules).refund_id)
 
     second = done_after(desk.database, first, lambda: desk.support(purchase_id, key="both"))
 
@@ -282,7 +286,7 @@ def test_a_unit_that_fails_while_support_refunds_it_comes_back_once(desk: Desk) 
 
     said = done_after(
         desk.database,
-        lambda session: returns.refund_purchase(session, desk.now, command, desk.rules),
+        lambda session: returns.refund_purchase(session, at(desk.now), command, desk.rules),
         fails,
     )
     desk.runs(settling.DUE.lease)
@@ -471,8 +475,20 @@ def test_of_what_fails_in_its_grace_the_days_that_ran_are_owed(tenant: Tenant) -
     tenant.lives(month(1) + timedelta(days=2))
 
     seen = tenant.sees(deployment_id)
-    assert seen.status == Status.FAILED
-    assert seen.owed_micros == pytest.approx(31 * USD / 31, rel=0.15)
+    assert (seen.status, seen.owed_micros) == (Status.FAILED, USD)
+
+
+def test_of_what_fails_in_a_month_that_nobody_has_charged_yet_the_days_that_ran_are_owed(
+    tenant: Tenant,
+) -> None:
+    (deployment_id,) = tenant.deploys(31 * USD)
+    tenant.gets(100 * USD)
+    tenant.now = month(1) + timedelta(days=2)
+
+    fails(tenant, deployment_id)
+    tenant.lives(month(2))
+
+    assert tenant.charged == [-2 * USD]
 
 
 def test_a_month_of_who_has_spent_it_comes_back_and_he_owes_it(tenant: Tenant, desk: Desk) -> None:

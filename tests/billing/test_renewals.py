@@ -35,6 +35,7 @@ from contracts.errors import (
     NotFound,
 )
 from contracts.wallet import (
+    CloseKey,
     Credit,
     DebitAll,
     Freeze,
@@ -54,7 +55,7 @@ from services.billing.renewals.outcomes import Outcomes
 from services.billing.renewals.renewals import Renewals, money_came
 from services.billing.service import await_money
 from services.billing.settings import BillingSettings
-from tests.billing.conftest import EXTERNAL, RULES, quoted, recorded
+from tests.billing.conftest import EXTERNAL, RULES, at, quoted, recorded
 from tests.billing.test_lost_answers import LOST, Wire, is_a
 from tests.system import System
 
@@ -146,7 +147,7 @@ class Tenant:
             idempotency_key=f"{uuid4()}", user_id=self.user_id, deployment_id=deployment_id
         )
         with self.database.begin() as session:
-            commands.stop(session, self.now, command, RULES)
+            commands.stop(session, lambda: self.now, command, RULES)
 
     def cancels(self, deployment_id: UUID, when: CancelWhen = CancelWhen.PERIOD_END) -> None:
         command = CancelDeployment(
@@ -156,7 +157,7 @@ class Tenant:
             when=when,
         )
         with self.database.begin() as session:
-            commands.cancel(session, self.now, command, RULES)
+            commands.cancel(session, lambda: self.now, command, RULES)
 
     def starts(self, deployment_id: UUID, key: str | None = None) -> Deployment:
         return self.renewals.start(
@@ -916,6 +917,41 @@ def test_ended_while_somebody_who_died_has_it_leased_it_pays_the_time_that_ran(
     assert tenant.sees(deployment_id).owed_micros == 0
 
 
+@pytest.mark.parametrize("act", ["cancels", "starts"])
+def test_what_stopped_owes_nothing_for_the_time_until_its_owner_comes_back_to_it(
+    tenant: Tenant, act: str
+) -> None:
+    (deployment_id,) = tenant.deploys()
+    tenant.runs(month(1))
+    tenant.now = month(1) + DAY
+    tenant.stops(deployment_id)
+    tenant.gets(10 * PRICE)
+
+    tenant.now += DAY
+    if act == "starts":
+        tenant.starts(deployment_id)
+    else:
+        tenant.cancels(deployment_id, CancelWhen.NOW)
+    tenant.renewals.run()
+
+    ran_micros = cost_micros(BOUGHT, PRICE, month(1), month(1) + DAY)
+    assert sorted(tenant.charged) == ([-PRICE] if act == "starts" else []) + [-ran_micros]
+
+
+def test_what_is_stopped_while_it_is_being_suspended_owes_what_ran(tenant: Tenant) -> None:
+    (deployment_id,) = tenant.deploys()
+    tenant.lives(month(1) + RULES.grace - DAY)
+    tenant.wire.lose(is_a(CloseKey), "before it was heard")
+    tenant.runs(month(1) + RULES.grace)
+
+    tenant.now += timedelta(hours=1)
+    tenant.stops(deployment_id)
+    tenant.lives(tenant.now + DAY)
+
+    until = month(1) + RULES.grace + timedelta(hours=1)
+    assert tenant.sees(deployment_id).owed_micros == cost_micros(BOUGHT, PRICE, month(1), until)
+
+
 def test_a_month_that_was_charged_while_it_was_cancelled_comes_back(tenant: Tenant) -> None:
     (deployment_id,) = tenant.deploys()
     tenant.gets(10 * PRICE)
@@ -950,14 +986,14 @@ def test_a_wish_repeated_is_done_once_and_its_key_is_good_for_nothing_else(
         idempotency_key="k", user_id=tenant.user_id, deployment_id=deployment_id, name="Shop"
     )
     with tenant.database.begin() as session:
-        commands.rename(session, tenant.now, wish)
+        commands.rename(session, at(tenant.now), wish)
     with tenant.database.begin() as session:
-        commands.rename(session, tenant.now, wish)
+        commands.rename(session, at(tenant.now), wish)
 
     seen = tenant.sees(deployment_id)
     assert (seen.name, [change.cause for change in seen.history]) == ("Shop", [ChangeCause.RENAMED])
     with tenant.database.begin() as session, pytest.raises(IdempotencyConflict):
-        commands.rename(session, tenant.now, wish.model_copy(update={"name": "Other"}))
+        commands.rename(session, at(tenant.now), wish.model_copy(update={"name": "Other"}))
 
 
 def test_nobody_touches_anothers_deployment(

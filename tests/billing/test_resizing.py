@@ -54,8 +54,9 @@ from services.billing.renewals.resizes import Resizes
 from services.billing.sales.discounts import price_of
 from services.billing.sales.shares import shares
 from services.billing.sales.statements import list_sales
-from tests.billing.conftest import RULES, quoted, recorded
+from tests.billing.conftest import RULES, at, quoted, recorded
 from tests.billing.test_discounts import hears
+from tests.billing.test_earnings import fails
 from tests.billing.test_lost_answers import LOST, is_a
 from tests.billing.test_renewals import BOUGHT, DAY, PRICE, Tenant, after_the_answer, month
 from tests.locks import done_after
@@ -680,6 +681,54 @@ def test_what_is_cancelled_before_it_is_known_whether_it_was_paid_costs_nothing(
     assert owner.sees(deployment_id).product_id == owner.sizes.one.product_id
 
 
+@pytest.mark.parametrize("act", ["cancels", "starts"])
+def test_what_its_owner_does_with_its_month_puts_off_no_answer_that_was_lost(
+    owner: Owner, deployment_id: UUID, act: str
+) -> None:
+    owner.lives(HALF)
+    if act == "starts":
+        owner.cancels(deployment_id)
+    owner.wire.lose(is_a(DebitAll), "after it was done")
+    with pytest.raises(DeadlineExceeded):
+        owner.resize(deployment_id, owner.sizes.two)
+
+    getattr(owner, act)(deployment_id)
+    owner.runs(HALF + DUE.lease)
+
+    assert owner.sees(deployment_id).product_id == owner.sizes.two.product_id
+
+
+@pytest.mark.parametrize("when", LOST)
+def test_what_goes_back_for_a_smaller_size_comes_though_it_was_cancelled_meanwhile(
+    owner: Owner, deployment_id: UUID, when: str
+) -> None:
+    owner.lives(HALF)
+    before = owner.balance
+    owner.wire.lose(is_a(Refund), when)
+    owner.resize(deployment_id, owner.sizes.half)
+
+    owner.cancels(deployment_id, CancelWhen.NOW)
+    owner.runs(HALF + DUE.lease)
+
+    assert owner.balance - before == PRICE // 4
+
+
+@pytest.mark.parametrize("when", LOST)
+def test_what_goes_back_for_a_smaller_size_comes_though_it_failed_meanwhile(
+    owner: Owner, deployment_id: UUID, when: str
+) -> None:
+    owner.lives(HALF)
+    before = owner.balance
+    owner.wire.lose(is_a(Refund), when)
+    owner.resize(deployment_id, owner.sizes.half)
+
+    fails(owner, deployment_id)
+    owner.runs(HALF + DUE.lease)
+    Refunds(owner.database, cast(RpcClient, owner.wire), RULES, lambda: owner.now).run()
+
+    assert owner.balance - before == PRICE
+
+
 def test_of_two_at_once_one_waits_and_sees_what_the_other_made(
     owner: Owner, deployment_id: UUID
 ) -> None:
@@ -819,7 +868,7 @@ def refund_of(owner: Owner, deployment_id: UUID) -> None:
         **WHO,
     )
     with owner.database.begin() as session:
-        returns.refund_purchase(session, owner.now, command, owner.rules)
+        returns.refund_purchase(session, at(owner.now), command, owner.rules)
     owner.now += timedelta(minutes=2)
     rpc = cast(RpcClient, owner.wire)
     Refunds(owner.database, rpc, owner.rules, lambda: owner.now).run()

@@ -852,6 +852,26 @@ def test_unpaid_usage_has_days_of_grace_and_its_owner_is_told_once(tenant: Meter
     assert (tenant.charged, tenant.paid) == ([], [])
 
 
+def test_neither_a_shortage_nor_its_end_puts_off_what_is_to_be_looked_at(tenant: Metered) -> None:
+    soon = tenant.now + 4 * HOUR
+
+    def is_looked_at() -> datetime | None:
+        with tenant.database.read() as session:
+            return session.get_one(DeploymentRow, tenant.deployment_id).due_at
+
+    with tenant.database.begin() as session:
+        session.get_one(DeploymentRow, tenant.deployment_id).due_at = soon
+    tenant.uses(3)
+    tenant.pays()
+    in_grace = is_looked_at()
+    tenant.gets(3 * USD)
+    with tenant.database.begin() as session:
+        charging.money_came(session, tenant.now, tenant.user_id)
+    tenant.charges.run()
+
+    assert (in_grace, is_looked_at(), tenant.paid) == (soon, soon, [-3 * USD])
+
+
 def test_money_that_comes_within_the_days_of_grace_ends_them(tenant: Metered) -> None:
     tenant.uses(3)
     tenant.pays()

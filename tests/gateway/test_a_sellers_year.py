@@ -47,7 +47,7 @@ from services.gateway.access import Role
 from services.gateway.backend import Backend
 from services.gateway.pages import selling as selling_pages
 from services.gateway.staff import grants
-from tests.billing.conftest import NOW, RULES, billing_database, emptied, quoted, row_of, stack
+from tests.billing.conftest import NOW, RULES, at, billing_database, emptied, quoted, row_of, stack
 from tests.billing.test_refunds import Desk
 from tests.gateway.conftest import add_user, answers_with
 from tests.gateway.test_roles import COMMAND, WHY
@@ -163,15 +163,17 @@ class Stall(Desk):
         asked = {"idempotency_key": f"{uuid4()}", "user_id": self.seller_id}
         command = RequestPayout(**asked, amount_micros=micros)
         with self.database.begin() as session:
-            payout_id = requests.request(session, self.now, command, self.rules).payout_id
+            payout_id = requests.request(session, at(self.now), command, self.rules).payout_id
         self._carries_out(payout_id)
         done = {"idempotency_key": f"{uuid4()}", "payout_id": payout_id, "actor": "operator-7"}
         is_paid = self.chance.random() < 0.7
         with self.database.begin() as session:
             if is_paid:
-                requests.mark_paid(session, self.now, MarkPayoutPaid(**done, reference="SEPA 7"))
+                requests.mark_paid(
+                    session, at(self.now), MarkPayoutPaid(**done, reference="SEPA 7")
+                )
             else:
-                requests.refuse(session, self.now, RefusePayout(**done, reason="No account."))
+                requests.refuse(session, at(self.now), RefusePayout(**done, reason="No account."))
         self._carries_out(payout_id)
         self.counted.paid_out_micros += micros if is_paid else 0
 

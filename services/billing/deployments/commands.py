@@ -9,6 +9,7 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from chassis.clock import Clock
 from chassis.idempotency import request_hash
 from contracts.billing import (
     CancelDeployment,
@@ -50,28 +51,28 @@ def is_repeated(session: Session, command: OwnersCommand) -> bool:
     return stored is not None
 
 
-def rename(session: Session, now: datetime, command: RenameDeployment) -> DeploymentRow:
+def rename(session: Session, clock: Clock, command: RenameDeployment) -> DeploymentRow:
     """Give a deployment another name, in every state."""
     row = own_deployment(session, command.user_id, command.deployment_id, locked=True)
     if not is_repeated(session, command):
         row.name = command.name
-        lifecycle.note(session, now, row, ChangeCause.RENAMED, command)
+        lifecycle.note(session, clock(), row, ChangeCause.RENAMED, command)
     return row
 
 
 def stop(
-    session: Session, now: datetime, command: StopDeployment, rules: BillingSettings
+    session: Session, clock: Clock, command: StopDeployment, rules: BillingSettings
 ) -> DeploymentRow:
     """Switch a deployment off. Raises ``Conflict`` unless it is active."""
     row = own_deployment(session, command.user_id, command.deployment_id, locked=True)
     if not is_repeated(session, command):
         _require(row, DeploymentStatus.ACTIVE)
-        leave(session, now, row, DeploymentStatus.STOPPED, ChangeCause.OWNER, rules, command)
+        leave(session, clock(), row, DeploymentStatus.STOPPED, ChangeCause.OWNER, rules, command)
     return row
 
 
 def cancel(
-    session: Session, now: datetime, command: CancelDeployment, rules: BillingSettings
+    session: Session, clock: Clock, command: CancelDeployment, rules: BillingSettings
 ) -> DeploymentRow:
     """End a deployment, with its month or now. Raises ``Conflict`` for one that has ended.
 
@@ -80,13 +81,14 @@ def cancel(
     row = own_deployment(session, command.user_id, command.deployment_id, locked=True)
     if is_repeated(session, command):
         return row
+    now = clock()
     if row.status == DeploymentStatus.REQUESTED:
         refund(session, now, [row], Wish(RefundCause.CANCELLED, NEVER_RAN, str(row.user_id)))
     _require(row, *(status for status in DeploymentStatus if status not in OVER))
     renews_at = ladder.renews_at(row)
     if command.when is CancelWhen.PERIOD_END and renews_at is not None and renews_at > now:
         row.ends_with_month = True
-        row.due_at = ladder.due_at(row, now, rules)
+        ladder.look_again(row, now, rules)
         lifecycle.note(session, now, row, ChangeCause.WILL_END, command)
     elif command.when is CancelWhen.NOW or not row.ends_with_month:
         leave(session, now, row, DeploymentStatus.CANCELLED, ChangeCause.OWNER, rules, command)

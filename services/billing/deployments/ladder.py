@@ -111,6 +111,13 @@ def due_at(row: Standing, now: datetime, rules: BillingSettings) -> datetime | N
     return min(moments, default=None)
 
 
+def look_again(row: Standing, now: datetime, rules: BillingSettings) -> None:
+    """It changed, and is looked at when there is something to do or to say next; no later than was
+    meant before: the wallet may have something to answer about it that was lost."""
+    moments = (row.due_at, due_at(row, now, rules))
+    row.due_at = min((each for each in moments if each is not None), default=None)
+
+
 def announces_at(renewal_at: datetime, rules: BillingSettings) -> datetime:
     """When an owner is told that a month will be charged."""
     return renewal_at - rules.renewal_notice

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from sqlalchemy.orm import Session
 
 from chassis.bulk import Batch, Bulk
+from chassis.clock import Clock
 from chassis.idempotency import request_hash
 from chassis.identifiers import new_id
 from chassis.locks import locked_or_none
@@ -132,7 +133,7 @@ _INSERT = Bulk("INSERT INTO deployments ({columns}) SELECT * FROM {rows}", **_CO
 
 
 def report_deployment(
-    session: Session, now: datetime, command: ReportDeployment, rules: BillingSettings
+    session: Session, clock: Clock, command: ReportDeployment, rules: BillingSettings
 ) -> DeploymentRow:
     """Take a provisioner's answer; the same answer twice changes nothing.
 
@@ -147,10 +148,14 @@ def report_deployment(
     if row.status != command.status:
         if row.status not in (DeploymentStatus.REQUESTED, *REPORTABLE):
             raise Conflict(f"This deployment is {row.status}: only its owner has it run again.")
-        cause = ChangeCause.PROVISIONER
-        change_status(session, now, row, command.status, cause, rules, reason=command.reason)
-        if row.status == DeploymentStatus.FAILED:
+        now, to, cause = clock(), command.status, ChangeCause.PROVISIONER
+        # As long as it runs: what began of a month, and nobody has come to yet, is known then.
+        has_open = to is DeploymentStatus.FAILED and periods.close_months(session, now, row)
+        change_status(session, now, row, to, cause, rules, reason=command.reason)
+        if to is DeploymentStatus.FAILED:
             _give_back(session, now, row)
+        if has_open:
+            row.due_at = now
     if command.access is not None and row.status == DeploymentStatus.ACTIVE:
         row.access = command.access.model_dump()
     return row
@@ -158,8 +163,7 @@ def report_deployment(
 
 def _give_back(session: Session, now: datetime, row: DeploymentRow) -> None:
     """What failed is paid back: what never ran, and of what ran the month in which it failed."""
-    is_asked = periods.close_months(session, now, row)
-    is_asked = periods.give_back(session, now, row.deployment_id, PeriodKind.RESIZE) or is_asked
+    is_asked = periods.give_back(session, now, row.deployment_id, PeriodKind.RESIZE)
     runs_now = row.paid_until is not None and row.paid_until > now
     if periods.give_back(session, now, row.deployment_id, PeriodKind.MONTH):
         is_asked = True
@@ -281,7 +285,7 @@ def enter(
     if to is DeploymentStatus.ACTIVE:
         row.ends_with_month = False
         _start_period(row, now)
-    row.due_at = ladder.due_at(row, now, rules)
+    ladder.look_again(row, now, rules)
 
 
 def _requested(row: DeploymentRow, line: PurchaseLineRow, now: datetime) -> DeploymentRequested:

@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session
 
 from chassis.bulk import Batch, Bulk
 from chassis.locks import for_update
+from contracts.billing import DeploymentStatus
 from contracts.keys import period_key, period_refund_key
 from contracts.wallet import CloseKey, Debit, Noted, Refund, TransactionKind
 from services.billing.deployments.ladder import Standing, renews_at
@@ -238,16 +239,19 @@ def write(writes: Batch, moved: Iterable[PeriodRow]) -> None:
 def close_months(session: Session, now: datetime, row: DeploymentRow) -> bool:
     """No month of a locked deployment, and no resize, is to be paid any more. Whether the wallet is
     to be told. A month that began, and to which nobody has come yet, is written down as well: what
-    ran of it is owed."""
+    ran of it is owed. While it runs, what is closing already ran until now."""
     began_at = renews_at(row)
     if began_at is not None and began_at < now:
         owe_month(session, now, row, began_at)
+    is_running = row.status == DeploymentStatus.ACTIVE
     closed = session.execute(
         update(PeriodRow)
         .where(
             PeriodRow.deployment_id == row.deployment_id,
             PeriodRow.kind.in_((PeriodKind.MONTH, PeriodKind.RESIZE)),
-            PeriodRow.status == PeriodStatus.DUE,
+            PeriodRow.status.in_(
+                (PeriodStatus.DUE, PeriodStatus.CLOSING) if is_running else (PeriodStatus.DUE,)
+            ),
         )
         .values(status=PeriodStatus.CLOSING, changed_at=now)
     )

@@ -13,6 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from chassis.clock import Clock
 from chassis.identifiers import new_id
 from chassis.locks import for_update
 from chassis.outbox import publish
@@ -65,12 +66,12 @@ def next_at(session: Session) -> datetime | None:
     )
 
 
-def tell_some(session: Session, now: datetime, rules: BillingSettings) -> bool:
+def tell_some(session: Session, clock: Clock, rules: BillingSettings) -> bool:
     """Tell the next few owners of whatever is due first. Whether anything was due."""
     notice = session.scalar(
         for_update(
             select(PriceNoticeRow)
-            .where(PriceNoticeRow.due_at <= now)
+            .where(PriceNoticeRow.due_at <= clock())
             .order_by(PriceNoticeRow.due_at)
             .limit(1),
             skip_locked=True,
@@ -79,6 +80,7 @@ def tell_some(session: Session, now: datetime, rules: BillingSettings) -> bool:
     if notice is None:
         return False
     rows = _next_rows(session, notice)
+    now = clock()
     for row in rows:
         _tell(session, now, row, notice.price_micros, rules)
     if len(rows) == AT_ONCE:

@@ -207,7 +207,7 @@ def _become(
     row.product_id, row.product_name = size.product_id, size.name
     row.monthly_cost_micros = size.price_micros
     row.new_price_micros = row.new_price_from = None
-    row.due_at = ladder.due_at(row, now, rules)
+    ladder.look_again(row, now, rules)
     lifecycle.note(session, now, row, ChangeCause.RESIZED, made_by=made_by)
     rung = ladder.next_rung(row, rules)
     publish(

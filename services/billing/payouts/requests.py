@@ -11,13 +11,13 @@ what was earned is paid out, and never more: money of a card does not become a p
 """
 
 from collections.abc import Callable
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from chassis.clock import Clock
 from chassis.database import lock_until_commit
 from chassis.idempotency import request_hash
 from chassis.identifiers import new_id
@@ -46,7 +46,7 @@ from services.billing.settings import BillingSettings
 
 
 def request(
-    session: Session, now: datetime, command: RequestPayout, rules: BillingSettings
+    session: Session, clock: Clock, command: RequestPayout, rules: BillingSettings
 ) -> PayoutRow:
     """Write down that a provider wants to be paid; the first answer for a key that comes again.
 
@@ -77,6 +77,7 @@ def request(
             str(payable),
             str(command.amount_micros - payable),
         )
+    now = clock()
     row = PayoutRow(
         payout_id=new_id(),
         user_id=command.user_id,
@@ -110,7 +111,7 @@ def payable_micros(session: Session, user_id: UUID) -> int:
     return max(earned_micros(session, user_id) - int(taken or 0), 0)
 
 
-def mark_paid(session: Session, now: datetime, command: MarkPayoutPaid) -> PayoutRow:
+def mark_paid(session: Session, clock: Clock, command: MarkPayoutPaid) -> PayoutRow:
     """An operator has sent the money; the same command again changes nothing.
 
     Raises ``NotFound``, ``Conflict`` for one that is not held, ``IdempotencyConflict``.
@@ -119,21 +120,21 @@ def mark_paid(session: Session, now: datetime, command: MarkPayoutPaid) -> Payou
     def say(row: PayoutRow) -> None:
         row.reference = command.reference
 
-    return _close(session, now, command, PayoutStatus.PAYING, say)
+    return _close(session, clock, command, PayoutStatus.PAYING, say)
 
 
-def refuse(session: Session, now: datetime, command: RefusePayout) -> PayoutRow:
+def refuse(session: Session, clock: Clock, command: RefusePayout) -> PayoutRow:
     """An operator does not send the money; as :func:`mark_paid`."""
 
     def say(row: PayoutRow) -> None:
         row.reason = command.reason
 
-    return _close(session, now, command, PayoutStatus.REFUSING, say)
+    return _close(session, clock, command, PayoutStatus.REFUSING, say)
 
 
 def _close(
     session: Session,
-    now: datetime,
+    clock: Clock,
     command: MarkPayoutPaid | RefusePayout,
     to: PayoutStatus,
     say: Callable[[PayoutRow], None],
@@ -144,6 +145,7 @@ def _close(
     if row.closing_key == command.idempotency_key:
         _require_same(row.closing_hash, command)
         return row
+    now = clock()
     move(row, now, to)
     say(row)
     row.actor = command.actor

@@ -8,6 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from chassis.bulk import Batch
+from chassis.clock import Clock
 from chassis.identifiers import new_id
 from chassis.locks import locked_or_none
 from chassis.outbox import publish
@@ -150,9 +151,7 @@ def _activated(now: datetime, row: DeploymentRow) -> DeploymentActivated:
     )
 
 
-def give_up(
-    session: Session, now: datetime, event: PersonMovedBack, rules: BillingSettings
-) -> None:
+def give_up(session: Session, clock: Clock, event: PersonMovedBack, rules: BillingSettings) -> None:
     """End what somebody brought along who was moved back; what has ended stays as it is.
 
     Raises ``Conflict`` where it did not come yet: events may overtake one another, and this one
@@ -169,4 +168,4 @@ def give_up(
                 deployment_id=deployment_id,
                 when=CancelWhen.NOW,
             )
-            commands.cancel(session, now, command, rules)
+            commands.cancel(session, clock, command, rules)

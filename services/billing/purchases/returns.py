@@ -6,6 +6,7 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from chassis.clock import Clock
 from chassis.database import lock_until_commit
 from chassis.idempotency import request_hash
 from chassis.locks import for_update
@@ -31,7 +32,7 @@ RETURNED = "You returned it."
 
 
 def refund_purchase(
-    session: Session, now: datetime, command: RefundPurchase, rules: BillingSettings
+    session: Session, clock: Clock, command: RefundPurchase, rules: BillingSettings
 ) -> RefundRow:
     """Write down what support gives back; the first answer for a key that comes again.
 
@@ -50,11 +51,11 @@ def refund_purchase(
         if not any(line.position == command.line for line in purchase.lines):
             raise NotFound("This purchase has no such line.")
     wish = Wish(RefundCause.SUPPORT, command.reason, command.actor, command)
-    return _refund(session, now, deployments, wish, ChangeCause.REFUNDED, rules)
+    return _refund(session, clock(), deployments, wish, ChangeCause.REFUNDED, rules)
 
 
 def return_purchase(
-    session: Session, now: datetime, command: ReturnPurchase, rules: BillingSettings
+    session: Session, clock: Clock, command: ReturnPurchase, rules: BillingSettings
 ) -> RefundRow:
     """Write down what a buyer gives back; the first answer for a key that comes again.
 
@@ -66,7 +67,7 @@ def return_purchase(
     if known is not None:
         return known
     deployments = _locked(session, purchase)
-    until = returnable_until(purchase, deployments, rules)
+    now, until = clock(), returnable_until(purchase, deployments, rules)
     if until is None or until <= now:
         raise Conflict(
             "This purchase cannot be returned: that is possible for a time after it, while nothing"

@@ -1,16 +1,16 @@
 """Issuing a receipt: it gets the year's next number and is kept as it is.
 
 That happens when it is first asked for, and not when something is paid: who buys waits for no
-number. Whoever issues one holds the year until its row is committed. A transaction that is rolled
-back takes its number along, and leaves no gap.
+number. Whoever issues one holds the numbers until its row is committed. A transaction that is
+rolled back takes its number along, and leaves no gap.
 """
 
-from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from chassis.clock import Clock
 from chassis.crash_points import crash_point
 from chassis.database import lock_until_commit
 from contracts.billing import GetReceipt, IssueReceipt, PaidFor, Receipt
@@ -21,9 +21,7 @@ from services.billing.receipts.contents import drafted, with_refunds
 from services.billing.settings import BillingSettings
 
 
-def issue(
-    session: Session, now: datetime, command: IssueReceipt, rules: BillingSettings
-) -> Receipt:
+def issue(session: Session, clock: Clock, command: IssueReceipt, rules: BillingSettings) -> Receipt:
     """The receipt, with a number from now on; the first one for what was issued before.
 
     Raises ``NotFound``, and ``Conflict`` where nothing was paid, or a month is not over.
@@ -31,12 +29,13 @@ def issue(
     draft = drafted(session, command, rules)
     if (known := _issued(session, draft)) is not None:
         return with_refunds(session, known)
-    if draft.month is not None and now < (since := usage.issuable_from(draft.month)):
+    if draft.month is not None and clock() < (since := usage.issuable_from(draft.month)):
         raise Conflict(f"Its month is not over. It can be issued from {since:%Y-%m-%d %H:%M} UTC.")
-    lock_until_commit(session, f"receipts:{now.year}")
-    # Who held the year before may have issued this one.
+    lock_until_commit(session, "receipts")
+    # Who held them before may have issued this one.
     if (known := _issued(session, draft)) is not None:
         return with_refunds(session, known)
+    now = clock()
     sequence = _last(session, now.year) + 1
     receipt = draft.model_copy(
         update={

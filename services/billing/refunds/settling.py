@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 
 from chassis.bulk import Batch
 from chassis.client import RpcClient
+from chassis.clock import Clock
 from chassis.crash_points import crash_point
 from chassis.database import Connected, is_lost
 from chassis.identifiers import new_id
@@ -103,7 +104,7 @@ class Refunds:
             )
             crash_point("billing.stock_returned")
         with self.database.begin() as session:
-            _finish(session, self.clock(), refund_id, lines)
+            _finish(session, self.clock, refund_id, lines)
         crash_point("billing.refund_done")
 
     def _give_back(
@@ -114,7 +115,7 @@ class Refunds:
             made = self.rpc.call(_refund(purchase, line, unit), timeout_s=self.rules.call_timeout_s)
             crash_point("billing.unit_refunded")
         with self.database.begin() as session:
-            _note(session, self.clock(), purchase.purchase_id, line, unit.deployment_id, made)
+            _note(session, self.clock, purchase.purchase_id, line, unit.deployment_id, made)
         crash_point("billing.unit_refund_noted")
 
 
@@ -156,7 +157,7 @@ def _refund(purchase: PurchaseRow, line: PurchaseLineRow, unit: RefundedUnitRow)
 
 def _note(
     session: Session,
-    now: datetime,
+    clock: Clock,
     purchase_id: UUID,
     line: PurchaseLineRow,
     deployment_id: UUID,
@@ -166,7 +167,7 @@ def _note(
     unit = locked(session, RefundedUnitRow, deployment_id)
     if unit.done_at is not None:
         return
-    unit.done_at = now
+    unit.done_at = now = clock()
     if made is None:
         return
     key = unit_refund_key(purchase_id, deployment_id)
@@ -211,13 +212,13 @@ def _stocked(
 
 
 def _finish(
-    session: Session, now: datetime, refund_id: UUID, lines: dict[int, PurchaseLineRow]
+    session: Session, clock: Clock, refund_id: UUID, lines: dict[int, PurchaseLineRow]
 ) -> None:
     """All of it went back: say so to the buyer and to who sold it, once."""
     refund = locked(session, RefundRow, refund_id)
     if refund.done_at is not None:
         return
-    refund.done_at = now
+    refund.done_at = now = clock()
     refund.due_at = None
     units = _units(session, refund_id)
     names = {unit.line_position: lines[unit.line_position].product_name for unit in units}

@@ -95,7 +95,8 @@ class Outcomes:
                 self.made_due[deployment_id] = row.due_at
         found = periods.open_periods(self.session, self.rows, locked=True)
         known = {(each.deployment_id, each.starts_at, each.kind): each for each in found}
-        for answer in answers:
+        # The oldest first: what was closed is of a month before the one in which it starts again.
+        for answer in sorted(answers, key=lambda each: each.period.starts_at):
             asked = answer.period
             period = known.get((asked.deployment_id, asked.starts_at, asked.kind))
             if period is not None and period.status == asked.status:
@@ -222,6 +223,8 @@ class Outcomes:
             return
         # Otherwise it is the month of a start that was not paid, or it does not run any more.
         is_running = row.status == DeploymentStatus.ACTIVE and period.starts_at == row.paid_until
+        # It may have been started again, or cancelled, since it stopped.
+        stopped_at = min(period.changed_at, row.status_changed_at)
         if found.transaction is not None:
             transaction_id = found.transaction.transaction_id
             if is_running:
@@ -231,7 +234,7 @@ class Outcomes:
             self.sold.append((SaleKind.RENEWAL, period))
         else:
             periods.move(period, self.now, PeriodStatus.CLOSED)
-        ran_until = self.now if is_running else row.status_changed_at
+        ran_until = self.now if is_running else stopped_at
         periods.owe_arrears(self.session, self.now, row, period.starts_at, ran_until)
         if not is_running:
             # Its owner ended it while the month was due: the wallet may well have what it owes.

@@ -15,6 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from chassis.bulk import Batch, Bulk, array
+from chassis.clock import Clock
 from chassis.identifiers import new_id
 from chassis.outbox import publish
 from contracts.billing import DeploymentRenewed, DeploymentStatus
@@ -146,7 +147,7 @@ def _owed(now: datetime, row: Plain) -> Owed:
 
 
 def run_on(
-    session: Session, now: datetime, paid: Iterable[PaidMonth], rules: BillingSettings
+    session: Session, clock: Clock, paid: Iterable[PaidMonth], rules: BillingSettings
 ) -> set[UUID]:
     """Let run on what is as it was when its month was written down. Which those are."""
     by_id = {each.owed.deployment_id: each for each in paid}
@@ -154,6 +155,7 @@ def run_on(
     same = [by_id[row.deployment_id] for row in held if _is_same(row, by_id)]
     if not same:
         return set()
+    now = clock()
     done = set(_RUN_ON.execute(session, [_row(now, each, rules) for each in same]).scalars())
     renewed = [each for each in same if each.owed.deployment_id in done]
     publish(session, *[_event(now, each) for each in renewed])

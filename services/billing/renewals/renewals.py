@@ -28,6 +28,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from chassis.client import RpcClient
+from chassis.clock import Clock
 from chassis.crash_points import crash_point
 from chassis.database import Connected, is_lost
 from chassis.leases import Leases
@@ -110,7 +111,7 @@ class Renewals:
     database: Connected
     rpc: RpcClient
     rules: BillingSettings
-    clock: Callable[[], datetime]
+    clock: Clock
 
     def run(self) -> None:
         """Deal with everything that is due, of every owner in turn."""
@@ -133,7 +134,7 @@ class Renewals:
     def start(self, command: StartDeployment) -> Deployment:
         """Let a deployment run again; see :class:`contracts.billing.StartDeployment`."""
         with self.database.begin() as session:
-            is_charged = self._begin_start(session, self.clock(), command)
+            is_charged = self._begin_start(session, command)
         crash_point("billing.start_recorded")
         answers = self.ask_wallet([command.deployment_id]) if is_charged else []
         error = refusal(answers, command.deployment_id, PeriodKind.MONTH, PeriodKind.ARREARS)
@@ -145,16 +146,17 @@ class Renewals:
                 raise Conflict("It was changed by somebody else just now, and not started.")
             return single(session, row, self.rules)
 
-    def _begin_start(self, session: Session, now: datetime, command: StartDeployment) -> bool:
+    def _begin_start(self, session: Session, command: StartDeployment) -> bool:
         """Let it run at once, or write down what that costs. Whether the wallet is to be asked."""
         row = own_deployment(session, command.user_id, command.deployment_id, locked=True)
         if commands.is_repeated(session, command):
             return False
+        now = self.clock()
         runways.look_soon(session, now, command.user_id)
         if row.status == DeploymentStatus.ACTIVE:
             if row.ends_with_month:
                 row.ends_with_month = False
-                row.due_at = ladder.due_at(row, now, self.rules)
+                ladder.look_again(row, now, self.rules)
                 lifecycle.note(session, now, row, ChangeCause.WILL_GO_ON, command)
             return False
         if row.status not in (DeploymentStatus.STOPPED, DeploymentStatus.SUSPENDED):
@@ -192,8 +194,8 @@ class Renewals:
         return self._begin(others, months)
 
     def _look(self, session: Session, deployment_ids: Sequence[UUID]) -> None:
-        now = self.clock()
         rows = _locked(session, deployment_ids)
+        now = self.clock()
         resized = resizing.pending(session, deployment_ids)
         # A month is not renewed before it is known which size it is for.
         looked = [row for row in rows if row.deployment_id not in resized]
@@ -311,7 +313,7 @@ class Renewals:
             return answers
 
         def run_on(session: Session) -> set[UUID]:
-            return plain.run_on(session, self.clock(), paid, self.rules)
+            return plain.run_on(session, self.clock, paid, self.rules)
 
         done = self._together(run_on) or ()
         return [each for each in answers if each.period.deployment_id not in done]

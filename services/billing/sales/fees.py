@@ -4,13 +4,13 @@ The one that holds when something is sold is written down with it, and is its fe
 """
 
 from collections.abc import Iterable
-from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from chassis.bulk import Bulk
+from chassis.clock import Clock
 from chassis.database import lock_until_commit
 from chassis.idempotency import request_hash
 from chassis.identifiers import new_id
@@ -40,7 +40,7 @@ def in_force(
 
 
 def set_fee(
-    session: Session, now: datetime, command: SetProviderFee, rules: BillingSettings
+    session: Session, clock: Clock, command: SetProviderFee, rules: BillingSettings
 ) -> ProviderFee:
     """Set a provider's own fee, or let the default hold again. Raises ``IdempotencyConflict``."""
     lock_until_commit(session, f"fee:{command.provider_id}")
@@ -62,7 +62,7 @@ def set_fee(
                 fee_bps=command.fee_bps,
                 reason=command.reason,
                 actor=command.actor,
-                changed_at=now,
+                changed_at=clock(),
                 idempotency_key=command.idempotency_key,
                 body_hash=body_hash,
             )

@@ -25,6 +25,7 @@ from sqlalchemy.orm import Session
 
 from chassis.bulk import Batch
 from chassis.client import RpcClient
+from chassis.clock import Clock
 from chassis.crash_points import crash_point
 from chassis.database import Connected, is_lost
 from chassis.identifiers import new_id
@@ -85,7 +86,7 @@ class UsageCharges:
     database: Connected
     rpc: RpcClient
     rules: BillingSettings
-    clock: Callable[[], datetime]
+    clock: Clock
 
     def run(self) -> None:
         """Charge every wallet that is due."""
@@ -143,11 +144,10 @@ class UsageCharges:
         asked_at: datetime,
         was_due: Mapping[UUID, datetime | None],
     ) -> None:
-        now = self.clock()
         locked = self._locked(session, charge_id)
         if locked is None:
             return
-        wallet, charge = locked
+        now, (wallet, charge) = self.clock(), locked
         if answer.transaction is not None:
             self._paid(session, now, wallet, charge, answer.transaction)
             return
@@ -156,7 +156,7 @@ class UsageCharges:
             return
         wallet.due_at = now + self.rules.renewal_retry
         if answer.error is not None and answer.error.code in NO_MONEY:
-            shortage.begin(session, now, charge, answer.error, self.rules, asked_at)
+            shortage.begin(session, self.clock, charge, answer.error, self.rules, asked_at)
         elif answer.error is not None:
             log.error(
                 "the wallet does not do what a charge for usage needs",
@@ -190,11 +190,10 @@ class UsageCharges:
     def _replace(self, session: Session, charge_id: UUID, found: ClosedKey) -> None:
         """Nobody pays it any more: what it was for is uncharged again, and charged as it is by
         now. What was paid before counts."""
-        now = self.clock()
         locked = self._locked(session, charge_id)
         if locked is None:
             return
-        wallet, charge = locked
+        now, (wallet, charge) = self.clock(), locked
         if found.transaction is not None:
             self._paid(session, now, wallet, charge, found.transaction)
             return

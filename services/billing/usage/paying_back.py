@@ -153,10 +153,10 @@ class UsageRefunds:
             self._note(session, refund_id, made)
 
     def _note(self, session: Session, refund_id: UUID, made: Transaction) -> None:
-        now = self.clock()
         refund = locked(session, UsageRefundRow, refund_id)
         if refund.done_at is not None:
             return
+        now = self.clock()
         refund.transaction_id, refund.done_at, refund.due_at = made.transaction_id, now, None
         ((row, line),) = with_lines(session, [refund.deployment_id])
         price = _price(row, refund)

@@ -7,6 +7,7 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from chassis.clock import Clock
 from chassis.identifiers import new_id
 from chassis.locks import for_update
 from chassis.money import format_usd
@@ -21,7 +22,7 @@ from services.billing.settings import BillingSettings
 
 def begin(
     session: Session,
-    now: datetime,
+    clock: Clock,
     charge: UsageChargeRow,
     error: BatchError,
     rules: BillingSettings,
@@ -35,10 +36,11 @@ def begin(
     fresh = [row for row in running if row.usage_short_since is None]
     if not running or not (fresh or charge.money_came_at):
         return
+    now = clock()
     charge.money_came_at = None
     for row in fresh:
         row.usage_short_since = now
-        row.due_at = ladder.due_at(row, now, rules)
+        ladder.look_again(row, now, rules)
     is_known = error.code == InsufficientFunds.code and error.details
     available_micros = int(error.details[0]) if is_known else 0
     publish(
@@ -64,7 +66,7 @@ def end(session: Session, now: datetime, charge: UsageChargeRow, rules: BillingS
     for row in _charged(session, charge.charge_id):
         if row.usage_short_since is not None:
             row.usage_short_since = None
-            row.due_at = ladder.due_at(row, now, rules)
+            ladder.look_again(row, now, rules)
 
 
 def refuse_unpaid_usage(session: Session, row: DeploymentRow) -> None:

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from uuid import UUID
 
 from sqlalchemy.exc import DBAPIError
 
 from chassis.client import RpcClient
+from chassis.clock import Clock
 from chassis.crash_points import crash_point
 from chassis.database import Connected, is_held
 from contracts.errors import DeadlineExceeded, Overloaded, ServiceError, Unavailable
@@ -29,8 +30,6 @@ AGAIN_AFTER = timedelta(seconds=1)
 FAILURES_MAX = 20
 """So many batches of a worker in a row without an answer: then the rest is for another run."""
 LOOK_AGAIN_S = 0.2
-
-Clock = Callable[[], datetime]
 
 
 @dataclass
