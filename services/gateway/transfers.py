@@ -186,13 +186,14 @@ def _check_request(user: CurrentUser, email: str, amount_micros: int) -> None:
 def _hold(
     user: CurrentUser, email: str, amount_micros: int, key: str, asked: bytes, *, is_checked: bool
 ) -> UUID:
-    now, limits = utc_now(), settings()
+    limits = settings()
     with database().begin() as session:
         # One after the other: together they must not pass the limit. Two who send to each other
         # do not wait for one another.
         locked(session, User, user.user_id, key_share=True)
         if to_user_id := _reserved(session, key, asked):
             return to_user_id
+        now = utc_now()
         sent_micros = _sent_micros(session, user.user_id, now)
         if sent_micros + amount_micros > limits.transfer_daily_limit_micros:
             left_micros = max(limits.transfer_daily_limit_micros - sent_micros, 0)

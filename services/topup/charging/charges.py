@@ -109,9 +109,9 @@ def _decide_at_once(
 ) -> Topup | TriggerRecord | None:
     """The charge, marked as sent; or the trigger, where the event does not say all. None where it
     was refused, or nothing newer is told."""
-    now = till.clock()
     # Before the trigger, as everybody does who decides about one.
     settings = topups.lock_settings(session, event.user_id)
+    now = till.clock()
     record = raise_for(session, event, now)
     if record is None or not _says_all(session, till.policy, record, now):
         return record

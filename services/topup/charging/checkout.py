@@ -251,8 +251,8 @@ def _payment_page(
 
 
 def _page_opened(session: Session, till: Till, topup_id: UUID, page: Object) -> Topup:
-    now = till.clock()
     topup = topups.lock(session, topup_id)
+    now = till.clock()
     if topup.status == TopupStatus.CREATED and topup.closing_reason:
         topups.cancel(topup, topup.closing_reason, now)
     elif topup.status == TopupStatus.CREATED:
@@ -442,9 +442,9 @@ def _go_on_without_link(till: Till, topup: Topup, error: ProcessorError) -> None
 
     A page that the processor will not open, as for a deleted customer, is waited for no longer.
     """
-    now = till.clock()
     with till.database.begin() as session:
         settings, topup = outcomes.lock_both(session, topup.topup_id)
+        now = till.clock()
         if topup.session_id is not None:
             return  # somebody else has opened the page, and sent the link
         if isinstance(error, Rejected) and error.code != KEY_REFUSED:
@@ -466,8 +466,8 @@ def _was_paid_after_all(till: Till, topup: Topup) -> bool:
 
 
 def _send_link(session: Session, topup_id: UUID, page: Object, till: Till) -> None:
-    now = till.clock()
     settings, topup = outcomes.lock_both(session, topup_id)
+    now = till.clock()
     if topup.status != TopupStatus.ACTION_REQUIRED or topup.session_id is not None:
         return
     topup.session_id = page["id"]

@@ -221,13 +221,14 @@ def _ask_wallet(till: Till, command: RefundTopup) -> int:
 
 def request(session: Session, till: Till, wish: _Wish) -> tuple[CardRefundRow, bool]:
     """Write a refund down, and switch auto top-up off; (it, is it new)."""
-    command, now = wish.command, till.clock()
+    command = wish.command
     topups.lock_user(session, command.user_id)
     row = _replay(session, command)
     if row is not None:
         return row, False
     settings = topups.lock_settings(session, command.user_id)
     topup = topups.lock(session, command.topup_id)
+    now = till.clock()
     _check_window(topup, till.policy.card_refund_window, now)
     if blocked := _blocked(session, command.user_id):
         raise Conflict(blocked)
