@@ -297,9 +297,29 @@ class Node:
 
     def apply(self, module: str, function: str, terms: str) -> None:
         """Call a function inside the node with arguments in Erlang's own notation."""
+        self._asks(module, function, terms, "ok -> halt(0)")
+
+    def messages(self, vhost: str) -> dict[str, int]:
+        """How many messages each queue of a virtual host has: those that wait, and those that were
+        handed to somebody who has not acknowledged them."""
+        told = self._asks(
+            "rabbit_amqqueue",
+            "info_all",
+            f'base64:decode("{_base64(vhost)}"), [name, messages]',
+            'Found when is_list(Found) -> [io:format("~b ~ts~n", [Count, Name]) ||'
+            " [{name, {resource, _, queue, Name}}, {messages, Count}] <- Found,"
+            " is_integer(Count)], halt(0)",
+        )
+        counted = (line.split(" ", 1) for line in told.splitlines())
+        return {name: int(count) for count, name in counted}
+
+    def _asks(self, module: str, function: str, terms: str, answer: str) -> str:
+        """What is printed where the call comes to ``answer``, a clause that ends the program.
+
+        Raises ``RuntimeError`` for everything else.
+        """
         program = (
-            f"case rpc:call('{NODE}', {module}, {function}, [{terms}]) of"
-            " ok -> halt(0);"
+            f"case rpc:call('{NODE}', {module}, {function}, [{terms}]) of {answer};"
             ' Other -> io:format(standard_error, "~p", [Other]), halt(1) end.'
         )
         call = subprocess.run(
@@ -322,6 +342,7 @@ class Node:
         )
         if call.returncode:
             raise RuntimeError(f"{module}:{function} failed: {call.stdout}{call.stderr}")
+        return call.stdout
 
 
 class ContainerNode(Node):

@@ -17,10 +17,18 @@ from chassis.broker import dead_letter_queue
 from chassis.clock import utc_now
 from contracts.keys import period_key, purchase_key
 from contracts.wallet import Verify
+from deploy.local.broker import Node
 from deploy.parts import LISTENERS
 from tests.faults.chaos.messages import HANDLERS, POISON
 from tests.faults.chaos.people import PRICES, USD, Crowd, Person
-from tests.faults.chaos.product import NAMES, PATIENCE_S, STOCK, STOCKED, Product
+from tests.faults.chaos.product import (
+    NAMES,
+    PATIENCE_S,
+    SETTINGS,
+    STOCK,
+    STOCKED,
+    Product,
+)
 
 UNDER_WAY = {
     "billing": {
@@ -68,26 +76,19 @@ def under_way(product: Product) -> dict[str, int]:
     }
     for service in ("wallet", "catalog", "billing", "topup", "gateway"):
         found[f"unsent by {service}"] = int(product.asks(service, UNSENT)[0][0])
-    found["waiting in queues"] = _waiting(product)
+    found["waiting in queues"] = waiting(product.node, product.vhost.name)
     return {name: count for name, count in found.items() if count}
 
 
-def _waiting(product: Product) -> int:
-    """Messages for handlers, and those that are put aside for another try."""
-    delays = [
-        int(delay) for delay in product.process("wallet").environment["RETRY_DELAYS_S"].split(",")
-    ]
+def waiting(node: Node, vhost: str) -> int:
+    """Messages for handlers, those that one of them has in hand and those that are put aside for
+    another try included."""
+    delays = SETTINGS["RETRY_DELAYS_S"].split(",")
     names = [handler.queue for handler in HANDLERS if handler.service in NAMES]
     names += [f"{service}.retry.{delay}s" for service in LISTENERS for delay in delays]
-    waiting = 0
-    with Connection(product.vhost.admin_uri, connect_timeout=5) as connection:
-        for name in names:
-            with connection.channel() as channel:
-                try:
-                    waiting += channel.queue_declare(name, passive=True).message_count
-                except connection.channel_errors:
-                    continue  # nobody has had a reason to make it
-    return waiting
+    messages = node.messages(vhost)
+    # Some of them nobody has had a reason to make.
+    return sum(messages.get(name, 0) for name in names)
 
 
 def settles(product: Product, crowd: Crowd) -> None:
