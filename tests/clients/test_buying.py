@@ -39,7 +39,7 @@ class Shop(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
-        product = {"product_id": "p", "name": "VM", "billing_period": "month"}
+        product = {"product_id": "p", "name": "VM", "billing_period": "month", "meters": []}
         self._tell(
             {
                 "/api/products/vm": {**product, "price_usd": Decimal(self.price)},

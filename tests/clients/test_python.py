@@ -224,14 +224,15 @@ def test_a_purchase_is_made_once_for_its_key_and_its_deployment_looked_after(
     listed = json.loads(terminal.run("deployments", "--json").stdout)["deployments"]
     assert [each["status"] for each in listed] == ["active"]
     assert json.loads(terminal.run(*deployment, "stop", "--json").stdout)["status"] == "stopped"
-    assert "active" in terminal.run(*deployment, "start").stdout
+    assert terminal.run(*deployment, "start").returncode == 2  # nobody to ask
+    assert "active" in terminal.run(*deployment, "start", "--yes").stdout
     renamed = terminal.run(*deployment, "--json", "rename", "blue")
     assert json.loads(renamed.stdout)["name"] == "blue"
     assert "blue" in terminal.run("forecast").stdout
     assert terminal.run(*deployment, "cancel", "--now").returncode == 2  # nobody to ask
     ended = terminal.run(*deployment, "cancel", "--now", "--yes", "--json")
     assert json.loads(ended.stdout)["status"] == "cancelled"
-    assert terminal.run(*deployment, "start").returncode == 5
+    assert terminal.run(*deployment, "start", "--yes").returncode == 5
     assert terminal.run("deployment", str(uuid4())).returncode == 6
     assert terminal.run("deployment", "blue").returncode == 2
     terminal.environment["MYCELIUM_TOKEN"] = new_member().token
@@ -265,7 +266,7 @@ def test_a_cart_is_filled_and_bought_once_for_its_key_and_credits_are_sent(
     listed = json.loads(terminal.run("tokens", "--json").stdout)["tokens"]
     [nightly] = [each for each in listed if each["name"] == "Nightly"]
     assert nightly["scopes"] == ["read", "buy"]
-    assert terminal.run("tokens", "revoke", nightly["token_id"]).returncode == 0
+    assert terminal.run("tokens", "revoke", nightly["token_id"], "--yes").returncode == 0
     assert "Nightly" not in terminal.run("tokens").stdout
 
 

@@ -72,9 +72,12 @@ def refund(
 @user.command("end-logins")
 @click.argument("user_id", metavar="ID", type=click.UUID)
 @reason_option
+@yes_option
 @command
-def end_logins(site: Site, user_id: UUID, *, reason: str) -> Shown:
+def end_logins(site: Site, user_id: UUID, *, reason: str, is_confirmed: bool) -> Shown:
     """End all sessions and API tokens of a user whom you have found before."""
+    if not is_confirmed:
+        confirm(f"End all sessions and API tokens of {user_id}?")
     done = site.post(f"/api/admin/users/{user_id}/logins", {"reason": reason})
     return done, lambda _: click.echo("Sessions and API tokens are ended.")
 
@@ -82,9 +85,12 @@ def end_logins(site: Site, user_id: UUID, *, reason: str) -> Shown:
 @user.command("end-second-step")
 @click.argument("user_id", metavar="ID", type=click.UUID)
 @reason_option
+@yes_option
 @command
-def end_second_step(site: Site, user_id: UUID, *, reason: str) -> Shown:
+def end_second_step(site: Site, user_id: UUID, *, reason: str, is_confirmed: bool) -> Shown:
     """Switch the second step off for who has lost it. They are told."""
+    if not is_confirmed:
+        confirm(f"Switch the second step of {user_id} off?")
     done = site.post(f"/api/admin/users/{user_id}/second-step", {"reason": reason})
     return done, lambda _: click.echo("The second step is off.")
 

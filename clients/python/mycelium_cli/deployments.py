@@ -37,10 +37,16 @@ def stop(site: Site, *, key: str | None) -> Shown:
 
 @deployment.command()
 @key_option
+@yes_option
 @command
-def start(site: Site, *, key: str | None) -> Shown:
+def start(site: Site, *, key: str | None, is_confirmed: bool) -> Shown:
     """Let it run again, and be renewed. After its paid month this charges what it owes, and a
     month."""
+    if not is_confirmed:
+        confirm(
+            f"Start {_path().rpartition('/')[2]}? After its paid month this charges what it owes,"
+            " and a month."
+        )
     return site.command("POST", f"{_path()}/start", key=key), _print_deployment
 
 

@@ -215,9 +215,14 @@ def paid(
 @click.argument("payout_id", metavar="ID", type=click.UUID)
 @reason_option
 @key_option
+@yes_option
 @command
-def refused(site: Site, payout_id: UUID, *, reason: str, key: str | None) -> Shown:
+def refused(
+    site: Site, payout_id: UUID, *, reason: str, key: str | None, is_confirmed: bool
+) -> Shown:
     """Send no payout: it is free again. Its seller is told the reason."""
+    if not is_confirmed:
+        confirm(f"{payout_id} is not sent, and its seller is told why?")
     path = f"{PAYOUTS}/{payout_id}/refused"
     return site.command("POST", path, {"reason": reason}, key), _print_closed
 

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from mycelium_cli import printing
-from mycelium_cli.options import Shown, command, reason_option
+from mycelium_cli.options import Shown, command, confirm, reason_option, yes_option
 from mycelium_cli.site import Reply, Site
 
 
@@ -60,9 +60,12 @@ def replay(site: Site, service: str, message: str, *, reason: str) -> Shown:
 @click.argument("service")
 @click.argument("message")
 @reason_option
+@yes_option
 @command
-def discard(site: Site, service: str, message: str, *, reason: str) -> Shown:
+def discard(site: Site, service: str, message: str, *, reason: str, is_confirmed: bool) -> Shown:
     """Drop a MESSAGE for good."""
+    if not is_confirmed:
+        confirm(f"Drop {printing.plain(message)} of {printing.plain(service)} for good?")
     path = f"/api/admin/dead-letters/{service}/{message}/discard"
     return site.post(path, {"reason": reason}), lambda _: click.echo("It is discarded.")
 

@@ -59,9 +59,9 @@ def _is_amount(text: str) -> bool:
 
 def facts(values: Mapping[str, Any]) -> None:
     """One thing, a line for each of its values."""
-    width = max(len(name) for name in values)
+    width = max(map(len, values), default=0)
     for name, value in values.items():
-        click.echo(f"{name.ljust(width)}  {plain(value)}")
+        click.echo(f"{plain(name).ljust(width)}  {plain(value)}")
 
 
 def parts(reply: Reply, printed: Mapping[str, Callable[[Any], None]]) -> None:

@@ -228,6 +228,9 @@ def _print_price(site: Site, wanted: Reply, quantity: int, total: Decimal) -> No
     """On stderr, because it is part of the question."""
     times = f" × {quantity} = {usd(total)}" if quantity > 1 else ""
     click.echo(f"{printing.plain(wanted['name'])}: {_price(wanted)}{times}", err=True)
+    for meter in wanted["meters"]:
+        label = printing.plain(meter["label"])
+        click.echo(f"By use, beside the price: {label}, {meter_price(meter)}", err=True)
     print_payment(site, total)
 
 
@@ -264,6 +267,20 @@ def _price(product: Any) -> str:
     return usd(product["price_usd"]) + (" a month" if product["billing_period"] == "month" else "")
 
 
+def meter_price(meter: Any) -> str:
+    """In the words of the product's page."""
+    unit = printing.plain(meter["unit"])
+    per = f"{meter['per_units']:,} {unit}" if meter["per_units"] > 1 else unit
+    text = f"{usd(meter['price_usd'])} per {per}"
+    if meter["included_units"]:
+        text = f"{meter['included_units']:,} {unit} free, then {text}"
+    tiers = [
+        f"; above {tier['above_units']:,} {unit} {usd(tier['price_usd'])} per {per}"
+        for tier in meter["tiers"]
+    ]
+    return f"{text}{''.join(tiers)}, each month"
+
+
 def _print_products(reply: Reply) -> None:
     printing.table(
         ["PRODUCT", "NAME", "PRICE", "", "PROVIDER", "LOCATION", "STOCK"],
@@ -295,6 +312,7 @@ def _print_product(reply: Reply) -> None:
             "location": product["location"],
             "can be bought": product["available"],
             **{item["label"]: item["value"] for item in product["specification"]},
+            **{f"by use: {meter['label']}": meter_price(meter) for meter in product["meters"]},
             **{f"--choice {field['key']}=": _asked(field) for field in product["fields"]},
         }
     )

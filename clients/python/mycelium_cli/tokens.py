@@ -7,7 +7,7 @@ from uuid import UUID
 import click
 
 from mycelium_cli import printing
-from mycelium_cli.options import Shown, command
+from mycelium_cli.options import Shown, command, confirm, yes_option
 from mycelium_cli.site import Reply, Site
 
 
@@ -38,9 +38,12 @@ def make(site: Site, name: str, *, scopes: Sequence[str], days: int | None, code
 
 @tokens.command()
 @click.argument("token_id", metavar="ID", type=click.UUID)
+@yes_option
 @command
-def revoke(site: Site, token_id: UUID) -> Shown:
+def revoke(site: Site, token_id: UUID, *, is_confirmed: bool) -> Shown:
     """End a token."""
+    if not is_confirmed:
+        confirm(f"End {token_id}, wherever it is used?")
     done = site.command("DELETE", f"/api/tokens/{token_id}")
     return done, lambda _: click.echo("It works no more.")
 

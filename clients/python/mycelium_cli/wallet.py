@@ -129,12 +129,11 @@ def _print_receipts(reply: Reply) -> None:
 
 
 def _print_forecast(reply: Reply) -> None:
-    days = reply["days"]
     lacking = f"{usd(reply['short_by'])} on {reply['short_on']}" if reply["short_on"] else "nothing"
     printing.facts(
         {
             "can be spent": usd(reply["available"]),
-            f"on {days[-1]['date']}": usd(days[-1]["balance"]),
+            **{f"on {day['date']}": usd(day["balance"]) for day in reply["days"][-1:]},
             "lacking": lacking,
             **({"auto top-up": reply["auto_topup_refusal"]} if reply["auto_topup_refusal"] else {}),
         }
