@@ -58,11 +58,11 @@ def join(
     if is_seller(session, user_id):
         return
     if agreed(session, user_id) is not None:
-        raise Conflict("An operator has taken this role from you. Write to support to sell again.")
+        raise Conflict("An operator took your seller role away. Contact support to sell again.")
     if terms_version != TERMS_VERSION:
         raise Conflict("The terms have changed meanwhile. Read them again; nothing was agreed.")
     if user.second_step_since is None:
-        raise Conflict("Selling takes a second step of logging in. Switch it on first.")
+        raise Conflict("Sellers need a second step when they log in. Switch it on first.")
     before = grants.in_words(grants.roles_of(session, user_id))
     session.add(
         SellerAgreement(

@@ -117,8 +117,8 @@ def test_whoever_gets_or_loses_a_role_is_told(
         told = session.scalars(select(Notification).where(Notification.kind == "role_changed"))
         titles = {(note.user_id, note.title) for note in told}
     assert titles == {
-        (people[1].user_id, "You are operator now"),
-        (people[2].user_id, "You are finance now"),
+        (people[1].user_id, "You now have the operator role"),
+        (people[2].user_id, "You now have the finance role"),
     }
 
 
@@ -129,7 +129,7 @@ def test_whoever_gets_or_loses_a_role_is_told(
         ({"reason": "x" * 201}, 422, "Say why"),
         ({"whom": "nobody@example.com"}, 404, "Nobody has this address"),
         ({"whom": str(uuid4())}, 404, "Nobody has this address"),
-        ({"whom": "b@example.com", "role": "finance"}, 409, "their own roles"),
+        ({"whom": "b@example.com", "role": "finance"}, 409, "your own roles"),
         ({"role": "buyer"}, 422, "Choose a role"),
         ({"role": "king"}, 422, "Choose a role"),
     ],
@@ -156,10 +156,10 @@ def test_what_is_wrong_is_said_and_nothing_is_changed_or_recorded(
 def test_a_role_is_given_once_and_taken_once(database: Connected, people: list[User]) -> None:
     with database.begin() as session:
         grants.grant(session, utc_now(), actor(people[1]), people[0].user_id, Role.SELLER, WHY)
-        with pytest.raises(Conflict, match="seller already"):
+        with pytest.raises(Conflict, match="already have the seller role"):
             grants.grant(session, utc_now(), actor(people[1]), people[0].user_id, Role.SELLER, WHY)
         grants.take(session, utc_now(), actor(people[1]), people[0].user_id, Role.SELLER, WHY)
-        with pytest.raises(Conflict, match="not seller"):
+        with pytest.raises(Conflict, match="don't have the seller role"):
             grants.take(session, utc_now(), actor(people[1]), people[0].user_id, Role.SELLER, WHY)
 
 
@@ -181,7 +181,7 @@ def test_who_stopped_being_operator_a_moment_ago_gives_nothing(
             return str(error)
         return "both are gone"
 
-    assert "not operator any more" in done_after(database, take, take_back)
+    assert "no longer an operator" in done_after(database, take, take_back)
     assert held_by(database, people[0]) == {"operator"}
 
 

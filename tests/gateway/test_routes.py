@@ -221,7 +221,7 @@ def test_each_role_may_use_its_own_routes_and_is_refused_all_others(
 
     refused = {name for name, answer in answers.items() if answer.status_code == 403}
     assert {name for name in MAY if role not in MAY[name].split()} == refused
-    assert all("This is for who is" in answers[name].text for name in refused)
+    assert all("You need the" in answers[name].text for name in refused)
     # The services are away; none of the gateway's own code fails.
     assert {answer.status_code for answer in answers.values()} <= {
         *(200, 303, 400, 403, 404, 409, 415, 422, 503)

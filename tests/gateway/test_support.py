@@ -245,7 +245,7 @@ def test_a_role_that_comes_meanwhile_keeps_the_second_step_on(
     def give(session: Session) -> None:
         grants.grant(session, utc_now(), COMMAND, ann.user_id, Role.SUPPORT, WHY)
 
-    assert "They have a role" in done_after(database, give, end)
+    assert "Their role takes a second step" in done_after(database, give, end)
 
 
 def test_nobody_at_the_desk_serves_themself(

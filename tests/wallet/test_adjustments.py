@@ -143,9 +143,9 @@ def test_nobody_adjusts_their_own_wallet_as_neither_of_the_two(book: Ledger) -> 
     user = book.user()
     proposed = propose(book, proposal(user))
 
-    with pytest.raises(Conflict, match="their own wallet"):
+    with pytest.raises(Conflict, match="your own wallet"):
         propose(book, proposal(user, proposed_by=user))
-    with pytest.raises(Conflict, match="their own wallet"):
+    with pytest.raises(Conflict, match="your own wallet"):
         decide(book, decision(proposed, decided_by=user))
 
 

@@ -45,13 +45,13 @@ def is_open(session: Session, now: datetime, reader_id: UUID, user_id: UUID) -> 
 def require_open(session: Session, now: datetime, reader_id: UUID, user_id: UUID) -> None:
     """Raises ``Conflict`` for who has not said lately why they look at this user."""
     if not is_open(session, now, reader_id, user_id):
-        raise Conflict("Say first why you look at this user: find them, with a reason.")
+        raise Conflict("Look this user up first, with a reason.")
 
 
 def require_another(actor: Actor, user_id: UUID) -> None:
     """Raises ``Conflict`` for who would do something for themself."""
     if actor.user_id == user_id:
-        raise Conflict("Nobody does this for themself: ask a colleague. Nothing was changed.")
+        raise Conflict("You can't do this for yourself: ask a colleague. Nothing was changed.")
 
 
 def user_of(session: Session, user_id: UUID) -> User:
@@ -92,8 +92,8 @@ def end_second_step(
     acts.lock(session)
     if grants.roles_of(session, user_id) & STAFF:
         raise Conflict(
-            "They have a role, which their second step guards: an operator takes it away first."
-            " Nothing was changed."
+            "Their role takes a second step. Ask an operator to take the role away first. Nothing"
+            " was changed."
         )
     if user_of(session, user_id).second_step_since is None:
         raise Conflict("They have no second step. Nothing was changed.")

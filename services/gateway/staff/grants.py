@@ -58,10 +58,10 @@ def grant(
     ``NotFound``."""
     before = _begin(session, actor, user_id)
     if role in before:
-        raise Conflict(f"They are {role} already. Nothing was changed.")
+        raise Conflict(f"They already have the {role} role. Nothing was changed.")
     session.add(RoleGrant(user_id=user_id, role=role, granted_at=now, granted_by=actor.user_id))
     _record(session, now, actor, user_id, reason, "role.grant", before, before | {role})
-    _tell(session, now, user_id, f"You are {role} now", before | {role})
+    _tell(session, now, user_id, f"You now have the {role} role", before | {role})
 
 
 def take(
@@ -71,11 +71,11 @@ def take(
     back. Raises as :func:`grant`."""
     before = _begin(session, actor, user_id)
     if role not in before:
-        raise Conflict(f"They are not {role}. Nothing was changed.")
+        raise Conflict(f"They don't have the {role} role. Nothing was changed.")
     session.delete(session.get_one(RoleGrant, (user_id, role)))
     tokens.revoke_for_roles(session, now, user_id)
     _record(session, now, actor, user_id, reason, "role.take", before, before - {role})
-    _tell(session, now, user_id, f"You are not {role} any more", before - {role})
+    _tell(session, now, user_id, f"You no longer have the {role} role", before - {role})
 
 
 def check_address(user: User, *, sends_mails: bool) -> None:
@@ -120,9 +120,9 @@ def _begin(session: Session, actor: Actor, user_id: UUID) -> frozenset[Role]:
     acts.lock(session)
     if actor.user_id is not None:
         if actor.user_id == user_id:
-            raise Conflict("Nobody changes their own roles: ask another operator.")
+            raise Conflict("You can't change your own roles. Ask another operator.")
         if Role.OPERATOR not in roles_of(session, actor.user_id):
-            raise Conflict("You are not operator any more. Nothing was changed.")
+            raise Conflict("You are no longer an operator. Nothing was changed.")
     # Who looked them up before saw what was so before a deletion that this waits for.
     user = locked_or_none(session, User, user_id)
     if user is None or user.deleted_at is not None:
@@ -155,7 +155,7 @@ def _record(
 def _tell(
     session: Session, now: datetime, user_id: UUID, title: str, roles: frozenset[Role]
 ) -> None:
-    needs = " It takes a second step of logging in: switch it on." if roles else ""
+    needs = " It takes a second step when you log in: switch it on." if roles else ""
     storage.tell(
         session,
         now,

@@ -90,7 +90,9 @@ def _only(roles: frozenset[Role]) -> Callable[[View[P, R]], View[P, R]]:
                 return to_login()  # type: ignore[return-value]
             user = signed_in_user()
             if identity is None or identity.via == "token":
-                raise Problem(403, "scope_missing", "A token opens no page for roles: log in.")
+                raise Problem(
+                    403, "scope_missing", "An API token can't open this page. Log in instead."
+                )
             admit(user, roles)
             return view(*args, **kwargs)
 
@@ -112,7 +114,9 @@ def check_scopes(user: CurrentUser, scopes: Collection[Scope], code: str) -> Non
     identity = current_identity()
     if identity is None or not identity.scopes.issuperset(wanted):
         raise Problem(
-            403, "scope_missing", "A token makes no other one that may do more: log in for that."
+            403,
+            "scope_missing",
+            "A token can't make another one with more scopes. Log in to make it.",
         )
     for scope in wanted:
         admit(user, FOR_ROLES[scope])
@@ -139,7 +143,9 @@ def make_token(
     audit.lock(session)
     held = roles_of(session, user_id)
     if not all(held & FOR_ROLES[scope] for scope in wanted):
-        raise Problem(403, "role_missing", "Your role was taken at this moment.")
+        raise Problem(
+            403, "role_missing", "You no longer have the role that this takes. No token was made."
+        )
     secret = tokens.issue(session, now, user_id, name, scopes, until)
     session.flush()
     made = tokens.find(session, now, secret)
@@ -165,18 +171,25 @@ def _admitted(user: CurrentUser, roles: frozenset[Role]) -> Staff:
         held = roles_of(session, user.user_id)
         since = session.get_one(User, user.user_id).second_step_since
     if not held & roles:
-        wanted = " or ".join(role for role in Role if role in roles)
         raise Problem(
             403,
             "role_missing",
-            f"This is for who is {wanted} here. An operator gives out roles.",
+            _lacking(roles),
         )
     if since is None:
         raise Problem(
             403,
             "second_step_missing",
-            "Your role needs a second step of logging in. Switch it on on your account page, and"
-            " come back.",
+            "Your role takes a second step when you log in. Switch it on on your account page.",
             {"address": "/dashboard/account#second-step"},
         )
     return Staff(user, held)
+
+
+def _lacking(roles: frozenset[Role]) -> str:
+    """What is said to who has none of these roles. To sell, nobody has to be asked."""
+    if roles == {Role.SELLER}:
+        return "You need the seller role for this. Become a seller on your account page."
+    wanted = [role for role in Role if role in roles]
+    named = " or ".join([", ".join(wanted[:-1]), wanted[-1]] if len(wanted) > 1 else wanted)
+    return f"You need the {named} role for this. Ask an operator for it."

@@ -103,7 +103,7 @@ def decide(session: Session, now: datetime, command: DecideAdjustment) -> Adjust
     if row.expires_at <= now:
         raise Conflict("Its time is over: propose it again. Nothing was changed.")
     if row.proposed_by == command.decided_by:
-        raise Conflict("Nobody decides what they proposed: ask a colleague. Nothing was changed.")
+        raise Conflict("You can't decide what you proposed: ask a colleague. Nothing was changed.")
     _require_others_wallet(command.decided_by, row.user_id)
     decided = session.execute(
         _DECIDE,
@@ -148,7 +148,7 @@ def listing(session: Session, now: datetime, request: ListAdjustments) -> Adjust
 
 def _require_others_wallet(person: UUID, user_id: UUID) -> None:
     if person == user_id:
-        raise Conflict("Nobody adjusts their own wallet: ask a colleague. Nothing was changed.")
+        raise Conflict("You can't adjust your own wallet: ask a colleague. Nothing was changed.")
 
 
 def _require_same(row: Any, command: Command[Any]) -> None:

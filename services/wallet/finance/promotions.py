@@ -119,7 +119,7 @@ def give(session: Session, now: datetime, command: GivePromotion, max_micros: in
 
 def _require_bounds(now: datetime, command: GivePromotion, max_micros: int) -> None:
     if command.given_by == command.user_id:
-        raise Conflict("Nobody gives themself credit: ask a colleague. Nothing was changed.")
+        raise Conflict("You can't give yourself credit: ask a colleague. Nothing was changed.")
     if command.amount_micros > max_micros:
         raise BadRequest(
             f"amount_micros: at most {max_micros} at once; finance can propose an adjustment.",
