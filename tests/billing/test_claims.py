@@ -107,7 +107,7 @@ def test_only_what_has_another_service_do_something_waits_for_the_disk(
     rules = RULES.model_copy(update={"stock_hold_s": stock_hold_s})
 
     with database.begin() as session:
-        lifecycle.wait_for_funds(session, NOW, claimed, 0, rules)
+        lifecycle.wait_for_funds(session, NOW, claimed, 0, NOW, rules)
         found = session.scalar(text("SHOW synchronous_commit"))
 
     assert found == waits_for_disk
