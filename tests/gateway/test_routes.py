@@ -285,7 +285,8 @@ def test_the_proxy_refuses_what_is_asked_inside() -> None:
 
     assert inside == {"/metrics"}
     assert all(
-        f"http-request deny deny_status 404 if {{ path {path} }}" in rules for path in inside
+        f"http-request deny deny_status 404 if {{ path,url_dec {path} }}" in rules
+        for path in inside
     )
 
 
