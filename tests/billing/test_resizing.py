@@ -713,6 +713,23 @@ def test_what_goes_back_for_a_smaller_size_comes_though_it_was_cancelled_meanwhi
     assert owner.balance - before == PRICE // 4
 
 
+def test_what_ran_unpaid_costs_what_it_did_though_it_is_resized_before_that_is_charged(
+    stack: System, database: Connected, sizes: Sizes
+) -> None:
+    owner = Owner(stack, database, sizes)
+    owner.gets(PRICE)
+    deployment_id = owner.buys(sizes.one)
+    owner.runs(month(1))
+    owner.now = month(1) + DAY
+    owner.stops(deployment_id)
+    owner.gets(10 * PRICE)
+
+    owner.resize(deployment_id, sizes.three)
+    owner.renewals.run()
+
+    assert owner.charged == [-cost_micros(BOUGHT, PRICE, month(1), month(1) + DAY)]
+
+
 @pytest.mark.parametrize("when", LOST)
 def test_what_goes_back_for_a_smaller_size_comes_though_it_failed_meanwhile(
     owner: Owner, deployment_id: UUID, when: str

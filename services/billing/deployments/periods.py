@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session
 
 from chassis.bulk import Batch, Bulk
 from chassis.locks import for_update
+from chassis.money import divide_half_even
 from contracts.billing import DeploymentStatus
 from contracts.keys import period_key, period_refund_key
 from contracts.wallet import CloseKey, Debit, Noted, Refund, TransactionKind
@@ -123,12 +124,19 @@ def arrears_micros(row: Standing, starts_at: datetime, ends_at: datetime) -> int
 
 
 def owe_arrears(
-    session: Session, now: datetime, row: DeploymentRow, starts_at: datetime, ends_at: datetime
+    session: Session, now: datetime, row: DeploymentRow, month: PeriodRow, until: datetime
 ) -> None:
-    """Write down what is owed for time that ran unpaid; less than a micro-dollar is nothing."""
-    amount_micros = arrears_micros(row, starts_at, ends_at)
+    """Write down what is owed for what ran since a month began that nobody pays; less than a
+    micro-dollar is nothing. Its share of that month is by the month: its deployment may have
+    another size or anchor by now."""
+    part = min(until, month.ends_at) - month.starts_at
+    whole = month.ends_at - month.starts_at
+    amount_micros = divide_half_even(
+        month.amount_micros * (part // part.resolution), whole // whole.resolution
+    ) + arrears_micros(row, month.ends_at, until)
     if amount_micros > 0:
-        owe(session, [_owed(now, row, PeriodKind.ARREARS, starts_at, ends_at, amount_micros)])
+        kind = PeriodKind.ARREARS
+        owe(session, [_owed(now, row, kind, month.starts_at, until, amount_micros)])
 
 
 def owe(session: Session, owed: Sequence[Owed]) -> set[UUID]:

@@ -235,7 +235,7 @@ class Outcomes:
         else:
             periods.move(period, self.now, PeriodStatus.CLOSED)
         ran_until = self.now if is_running else stopped_at
-        periods.owe_arrears(self.session, self.now, row, period.starts_at, ran_until)
+        periods.owe_arrears(self.session, self.now, row, period, ran_until)
         if not is_running:
             # Its owner ended it while the month was due: the wallet may well have what it owes.
             self.ended.add(row.deployment_id)
