@@ -96,7 +96,7 @@ def change(seller: Visitor) -> None:
     press(seller, "Review the price")
     expect(page.get_by_text("30 days ahead")).to_be_visible()
     look(seller, "price-review")
-    press(seller, "Ask for $15.00")
+    press(seller, "Change price to $15.00")
     page.get_by_label("How many are left").fill("5")
     press(seller, "Review the stock")
     look(seller, "stock-review")

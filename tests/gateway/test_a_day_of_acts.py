@@ -320,12 +320,12 @@ def _ends_logins_by_program(day: Day, sue: Person) -> None:
         )  # fmt: skip
         day.acts(
             sue, "user.end_logins", them, why,
-            do(f"{path}/logins", {"reason": why}, "end-logins", str(them)), origin=origin,
+            do(f"{path}/logins", {"reason": why}, "end-logins", str(them), "--yes"), origin=origin,
             before={"sessions": 1, "tokens": 1}, after={"sessions": 0, "tokens": 0},
         )  # fmt: skip
         day.acts(
             sue, "user.end_second_step", them, why,
-            do(f"{path}/second-step", {"reason": why}, "end-second-step", str(them)),
+            do(f"{path}/second-step", {"reason": why}, "end-second-step", str(them), "--yes"),
             origin=origin, before={"second_step": "on"}, after={"second_step": "off"},
         )  # fmt: skip
         day.acts(
@@ -408,7 +408,7 @@ def _pays_out(day: Day, fin: Person, ann: Person) -> None:
         told = {"before": before, "after": after, "elsewhere": True}
         form = {**more, "reason": reason}
         path = f"/admin/finance/payouts/{payout}/{word}"
-        words = ["payouts", word, str(payout), *more.values(), *(["--yes"] if more else [])]
+        words = ["payouts", word, str(payout), *more.values(), "--yes"]
         day.acts(
             fin, f"payout.{verb}", them, reason,
             lambda path=path, form=form: day.page(fin, path, **form, key=str(uuid4())), **told,
@@ -543,7 +543,7 @@ def _deal_with_letters(day: Day, oli: Person) -> None:
         "after": {"count": 1},
         "elsewhere": True,
     }
-    for verb in ("replay", "discard"):
+    for verb, sure in (("replay", ()), ("discard", ("--yes",))):
         act = (f"dead_letter.{verb}", f"wallet {LETTER.message}")
         path = f"/admin/operations/{letter}/{verb}"
         day.acts(
@@ -552,7 +552,7 @@ def _deal_with_letters(day: Day, oli: Person) -> None:
         )  # fmt: skip
         day.by_program(
             oli, f"/api/admin/dead-letters/{letter}/{verb}", {"reason": "It is mended"},
-            ["dead-letters", verb, "wallet", LETTER.message], *act, **dealt,
+            ["dead-letters", verb, "wallet", LETTER.message, *sure], *act, **dealt,
         )  # fmt: skip
 
 
