@@ -33,7 +33,7 @@ from chassis.database import Connected
 from contracts.catalog import CreateProduct
 from contracts.errors import Unavailable
 from contracts.messages import Request
-from contracts.wallet import Promotion
+from contracts.wallet import GivePromotion, Promotion
 from mycelium_cli import main as mycelium
 from services.gateway import roles, selling
 from services.gateway.access import Role
@@ -168,7 +168,7 @@ class Day:
         reason: str,
         do: Callable[[], Any],
         *,
-        before: Known = None,
+        before: Callable[[], Known] | Known = None,
         after: Callable[[], Known] | Known = None,
         elsewhere: bool = False,
         origin: str | None = None,
@@ -176,17 +176,18 @@ class Day:
         """One act: a row, or two where another service carries it out, and says what came of it."""
         with self.time() as rows:
             do()
+            at_first = before() if callable(before) else before
             then = after() if callable(after) else after
             about = str(subject() if callable(subject) else subject)
             told = (who.user.user_id, "", who.role, origin or who.address, action, about)
             if elsewhere:
                 done = {"outcome": "done", **(then or {})}
                 rows += [
-                    Row(*told, reason, before=before),
+                    Row(*told, reason, before=at_first),
                     Row(*told, reason, after=done, is_outcome=True),
                 ]
             else:
-                rows.append(Row(*told, reason, before=before, after=then))
+                rows.append(Row(*told, reason, before=at_first, after=then))
 
     def page(self, who: Person, path: str, status: int = 303, **fields: Any) -> None:
         self.by = "page"
@@ -351,7 +352,11 @@ def _gives(day: Day, who: Person, ann: Person) -> None:
     """Promotional credit."""
     told = {"whom": ann.user.email, "amount": "5.25", "last_day": "2999-03-01", "reason": "Sorry!"}
     given = {
-        "before": {"amount_micros": 5_250_000, "expires_at": "2999-03-02T00:00:00+00:00"},
+        "before": lambda: {
+            "amount_micros": 5_250_000,
+            "expires_at": "2999-03-02T00:00:00+00:00",
+            "key": _given(day.services)[-1].idempotency_key,
+        },
         "after": lambda: {"promotion_id": str(_promotion(day.services).promotion_id)},
         "elsewhere": True,
     }
@@ -681,6 +686,11 @@ def _newest_token(database: Connected, user: User) -> str:
     with database.read() as session:
         query = select(ApiToken.token_id).where(ApiToken.user_id == user.user_id)
         return str(session.scalars(query.order_by(ApiToken.token_id.desc())).first())
+
+
+def _given(services: Services) -> list[GivePromotion]:
+    [wallet] = [each for each in services.parts if isinstance(each, test_promotions_page.Wallet)]
+    return wallet.given
 
 
 def _promotion(services: Services) -> Promotion:
