@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 from sqlalchemy.orm import InstrumentedAttribute, Session
 from sqlalchemy.orm.util import identity_key
 
+from chassis.clock import Clock
 from chassis.crash_points import crash_point
 from chassis.database import Connected
 from chassis.locks import locked
@@ -60,7 +61,7 @@ class Errand(Generic[RowT]):
         with database.read() as session:
             return session.get_one(self.table, key)
 
-    def step(self, database: Connected, clock: Callable[[], datetime], asked: RowT) -> bool:
+    def step(self, database: Connected, clock: Clock, asked: RowT) -> bool:
         """Do what a row needs next, as it was read. False when nobody answered."""
         try:
             outcome = self.ask(asked)

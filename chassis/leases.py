@@ -5,7 +5,7 @@ works without holding the row; what it does then sets the moment anew, or remove
 that dies leaves a lease that runs out, and the row is due again.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import chain
@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import func, inspect, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Mapper, Session
 
+from chassis.clock import Clock
 from chassis.database import Connected
 from chassis.locks import for_update
 
@@ -65,9 +66,7 @@ class Leases:
             )
         return owners
 
-    def rounds(
-        self, database: Connected, clock: Callable[[], datetime], at_most: int
-    ) -> Iterator[list[Any]]:
+    def rounds(self, database: Connected, clock: Clock, at_most: int) -> Iterator[list[Any]]:
         """The keys of what is due, one :meth:`take` after the other until nothing is.
 
         ``at_most`` so many; what is left then is for the next time.
@@ -79,8 +78,6 @@ class Leases:
                 return
             yield taken
 
-    def each(
-        self, database: Connected, clock: Callable[[], datetime], at_most: int
-    ) -> Iterator[Any]:
+    def each(self, database: Connected, clock: Clock, at_most: int) -> Iterator[Any]:
         """The same, one key after the other: more is taken when those before are worked off."""
         return chain.from_iterable(self.rounds(database, clock, at_most))

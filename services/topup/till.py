@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
+from chassis.clock import Clock
 from chassis.database import Connected
 from services.topup.policy import Policy
 from services.topup.processor import Processor
@@ -21,7 +21,7 @@ class Till:
     wallet: AsksWallet
     policy: Policy
     public_url: str
-    clock: Callable[[], datetime]
+    clock: Clock
     later: Callable[..., Any]
 
     def address(self, path: str, **query: str) -> str:

@@ -8,7 +8,7 @@ A user is looked at when something has changed what is to come, and at the begin
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from chassis.bulk import Batch, Bulk
 from chassis.client import RpcClient
-from chassis.clock import midnight
+from chassis.clock import Clock, midnight
 from chassis.crash_points import crash_point
 from chassis.database import Connected
 from chassis.identifiers import new_id
@@ -98,7 +98,7 @@ class Lookout:
     database: Connected
     rpc: RpcClient
     rules: BillingSettings
-    clock: Callable[[], datetime]
+    clock: Clock
 
     def run(self) -> None:
         """Look at everybody who is due."""

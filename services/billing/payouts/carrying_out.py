@@ -5,7 +5,6 @@ same key; whatever crashes, money is set aside, taken or released once.
 """
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -13,6 +12,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from chassis.client import RpcClient
+from chassis.clock import Clock
 from chassis.crash_points import crash_point
 from chassis.database import Connected
 from chassis.errands import NOT_THERE, RETRY, Errand, has_ended
@@ -54,7 +54,7 @@ class Payouts:
     database: Connected
     rpc: RpcClient
     rules: BillingSettings
-    clock: Callable[[], datetime]
+    clock: Clock
 
     def run(self) -> None:
         """Carry out everything that is due, of every provider in turn."""

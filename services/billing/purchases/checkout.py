@@ -16,13 +16,14 @@ is published counts all of them, so that one top-up can pay for all.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
 from uuid import UUID
 
 from chassis.client import RpcClient
+from chassis.clock import Clock
 from chassis.crash_points import crash_point
 from chassis.database import Connected, is_lost
 from chassis.locks import locked
@@ -81,7 +82,7 @@ class Checkout:
     database: Connected
     rpc: RpcClient
     rules: BillingSettings
-    clock: Callable[[], datetime]
+    clock: Clock
 
     def start(self, command: StartPurchase) -> Purchase:
         """Buy; see :class:`contracts.billing.StartPurchase` for the errors.

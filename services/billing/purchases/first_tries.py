@@ -11,9 +11,9 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from uuid import UUID
 
+from chassis.clock import Clock
 from chassis.context import CallContext, current_call, nobodys_call
 from chassis.crash_points import crash_point
 from chassis.database import Connected
@@ -65,7 +65,7 @@ class FirstTries:
         database: Connected,
         calls: Calls,
         rules: BillingSettings,
-        clock: Callable[[], datetime],
+        clock: Clock,
         complete: Callable[[Sequence[Paid]], Sequence[PurchaseRow | Alone]],
     ) -> None:
         self._database = database

@@ -6,7 +6,7 @@ day. Its key is the refund's, so that it is taken once.
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -15,6 +15,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from chassis.client import RpcClient
+from chassis.clock import Clock
 from chassis.crash_points import crash_point
 from chassis.database import Connected
 from chassis.leases import Leases
@@ -90,7 +91,7 @@ class Debts:
     database: Connected
     rpc: RpcClient
     rules: BillingSettings
-    clock: Callable[[], datetime]
+    clock: Clock
 
     def run(self) -> None:
         """Claim everything that is due, of every provider in turn."""

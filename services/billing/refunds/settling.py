@@ -10,7 +10,7 @@ What a provider has not got any more the house advances, and he owes it: see :mo
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -62,7 +62,7 @@ class Refunds:
     database: Connected
     rpc: RpcClient
     rules: BillingSettings
-    clock: Callable[[], datetime]
+    clock: Clock
 
     def run(self) -> None:
         """Settle everything that is due, of every buyer in turn; one that fails keeps none

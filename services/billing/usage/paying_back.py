@@ -7,7 +7,6 @@ the provider has not got any more the house advances: see :mod:`services.billing
 """
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -17,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from chassis.bulk import Batch
 from chassis.client import RpcClient
+from chassis.clock import Clock
 from chassis.crash_points import crash_point
 from chassis.database import Connected
 from chassis.identifiers import new_id
@@ -114,7 +114,7 @@ class UsageRefunds:
     database: Connected
     rpc: RpcClient
     rules: BillingSettings
-    clock: Callable[[], datetime]
+    clock: Clock
 
     def run(self) -> None:
         """Give back everything that is due, to every user in turn."""

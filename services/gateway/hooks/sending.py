@@ -4,12 +4,12 @@ import base64
 import hashlib
 import hmac
 import logging
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from eventlet import GreenPool, Timeout
 
+from chassis.clock import Clock
 from chassis.database import Connected
 from chassis.leases import Leases
 from chassis.locks import locked_or_none
@@ -34,9 +34,7 @@ WAITING = Leases(
 )
 
 
-def send_due(
-    database: Connected, settings: NotifierSettings, clock: Callable[[], datetime]
-) -> datetime | None:
+def send_due(database: Connected, settings: NotifierSettings, clock: Clock) -> datetime | None:
     """Send what is due, some at once; when something is due next."""
     pool = GreenPool(AT_ONCE)
     for delivery_ids in WAITING.rounds(database, clock, ROUNDS_MAX):
@@ -50,7 +48,7 @@ def send_due(
 def _send(
     database: Connected,
     settings: NotifierSettings,
-    clock: Callable[[], datetime],
+    clock: Clock,
     delivery_id: UUID,
 ) -> None:
     with database.read() as session:

@@ -11,12 +11,13 @@ A server that is away costs none of them an attempt.
 import logging
 import smtplib
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from chassis.clock import Clock
 from chassis.crash_points import crash_point
 from chassis.database import Connected
 from chassis.leases import Leases
@@ -54,9 +55,7 @@ class Refused(Exception):
     """The server will never take this mail."""
 
 
-def send_due(
-    database: Connected, settings: NotifierSettings, clock: Callable[[], datetime]
-) -> datetime | None:
+def send_due(database: Connected, settings: NotifierSettings, clock: Clock) -> datetime | None:
     """Send what is due, one after the other; when something is due next."""
     if settings.smtp_url is None:
         with database.begin() as session:
@@ -73,7 +72,7 @@ def send_due(
 def _send_all(
     database: Connected,
     settings: NotifierSettings,
-    clock: Callable[[], datetime],
+    clock: Clock,
     server: "_Connection",
     mail_ids: list[UUID],
 ) -> bool:
@@ -100,7 +99,7 @@ def _put_back(database: Connected, now: datetime, mail_ids: Iterable[UUID]) -> N
 def _send(
     database: Connected,
     settings: NotifierSettings,
-    clock: Callable[[], datetime],
+    clock: Clock,
     server: "_Connection",
     mail_id: UUID,
 ) -> None:

@@ -6,7 +6,6 @@ hundred lines on their way to the database.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
@@ -16,6 +15,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Row, insert, select, text, update
 from sqlalchemy.orm import Session, defer
 
+from chassis.clock import Clock
 from chassis.database import Connected
 from chassis.identifiers import new_id
 from chassis.locks import for_update
@@ -38,7 +38,7 @@ def make(
     database: Connected,
     path: Path,
     rate: Decimal,
-    clock: Callable[[], datetime],
+    clock: Clock,
     registered: Iterable[str] = (),
     noted: Callable[[int], None] = lambda _count: None,
 ) -> UUID:

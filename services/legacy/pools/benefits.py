@@ -3,7 +3,6 @@
 Billing takes it off; it hears of it by events, and keeps the newest.
 """
 
-from collections.abc import Callable
 from datetime import datetime
 from typing import Protocol
 from uuid import UUID
@@ -11,6 +10,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from chassis.clock import Clock
 from chassis.identifiers import new_id
 from chassis.locks import for_update
 from chassis.outbox import publish
@@ -50,9 +50,7 @@ def changed(now: datetime, stake: Stake, by_units: int) -> list[StakingDiscountC
     return [] if is_same else [_change(now, stake)]
 
 
-def announce_some(
-    session: Session, clock: Callable[[], datetime], after: UUID | None, limit: int
-) -> UUID | None:
+def announce_some(session: Session, clock: Clock, after: UUID | None, limit: int) -> UUID | None:
     """Publish it for the next stakers, who are held meanwhile; the last one, None at the end.
 
     The clock is read once they are held: of two changes at one position the later one holds, and

@@ -14,6 +14,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from chassis.client import RpcClient
+from chassis.clock import Clock
 from chassis.crash_points import crash_point
 from chassis.database import Connected
 from chassis.errands import NOT_THERE, RETRY, Errand, has_ended
@@ -56,7 +57,7 @@ class Orders:
 
     database: Connected
     rpc: RpcClient
-    clock: Callable[[], datetime]
+    clock: Clock
 
     def run(self) -> None:
         """Go on with everything that is due, of every user in turn."""

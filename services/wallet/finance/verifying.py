@@ -8,7 +8,6 @@ position, so that a trial balance adds up no more than what came after it.
 
 import json
 import logging
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, time, timedelta
 from typing import Any
@@ -18,6 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from chassis.clock import Clock
 from chassis.database import Connected, lock_until_commit
 from chassis.identifiers import new_id
 from chassis.metrics import Gauge
@@ -105,7 +105,7 @@ def _verification(row: Any) -> Verification:
     return Verification.model_validate(dict(row._mapping))  # noqa: SLF001
 
 
-def tick(database: Connected, clock: Callable[[], datetime]) -> None:
+def tick(database: Connected, clock: Clock) -> None:
     """Carry out what is asked for, or what a night asks for: once each night."""
     now = clock()
     night = datetime.combine(now.date(), NIGHTLY, now.tzinfo)
@@ -119,7 +119,7 @@ def tick(database: Connected, clock: Callable[[], datetime]) -> None:
             _run(database, clock)
 
 
-def now_and_here(database: Connected, clock: Callable[[], datetime]) -> Verdict:
+def now_and_here(database: Connected, clock: Clock) -> Verdict:
     """Verify, for a caller who waits. Raises ``Conflict`` while somebody else does."""
     with database.exclusively("wallet.verification") as is_ours:
         if not is_ours:
@@ -127,7 +127,7 @@ def now_and_here(database: Connected, clock: Callable[[], datetime]) -> Verdict:
         return _run(database, clock)
 
 
-def _run(database: Connected, clock: Callable[[], datetime]) -> Verdict:
+def _run(database: Connected, clock: Clock) -> Verdict:
     with database.begin() as session:
         asked = _asked(session, clock(), None, None)
     try:
