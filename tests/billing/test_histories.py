@@ -180,41 +180,46 @@ def _works(does: BillingService) -> None:
     does.give_back_and_pay_out()
 
 
-def test_a_month_that_was_leased_and_not_written_down_is_unfinished(
-    stack: System, database: Connected
-) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        world = InProcess(stack, database, patch)
-        user = User(world, create_sizes(world, uuid4()), random.Random(1))
-        user.joins()
-        assert world.unfinished() == 0
-        world.now += 32 * DAY
-        with database.begin() as session:
-            DUE.take(session, world.now)
+@pytest.fixture
+def world(stack: System, database: Connected, monkeypatch: pytest.MonkeyPatch) -> InProcess:
+    return InProcess(stack, database, monkeypatch)
 
-        assert world.unfinished() == 1
-        world.waits()
-        user.lives(world.now)
-        assert (world.unfinished(), wrongly_charged([user])) == (0, [])
+
+@pytest.fixture
+def buyer(world: InProcess) -> User:
+    """Who has just bought something."""
+    user = User(world, create_sizes(world, uuid4()), random.Random(1))
+    user.joins()
+    return user
+
+
+def test_a_month_that_was_leased_and_not_written_down_is_unfinished(
+    world: InProcess, buyer: User, database: Connected
+) -> None:
+    assert world.unfinished() == 0
+    world.now += 32 * DAY
+    with database.begin() as session:
+        DUE.take(session, world.now)
+
+    assert world.unfinished() == 1
+    world.waits()
+    buyer.lives(world.now)
+    assert (world.unfinished(), wrongly_charged([buyer])) == (0, [])
 
 
 def test_usage_that_was_leased_and_not_written_down_is_unfinished(
-    stack: System, database: Connected
+    world: InProcess, buyer: User, database: Connected
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        world = InProcess(stack, database, patch)
-        user = User(world, create_sizes(world, uuid4()), random.Random(1))
-        user.joins()
-        world.now += timedelta(minutes=1)
-        user.uses(user.units[0], TIER)
-        assert world.unfinished() == 0
-        world.now += HOUR
-        with database.begin() as session:
-            charging.DUE.take(session, world.now)
+    world.now += timedelta(minutes=1)
+    buyer.uses(buyer.units[0], TIER)
+    assert world.unfinished() == 0
+    world.now += HOUR
+    with database.begin() as session:
+        charging.DUE.take(session, world.now)
 
-        assert world.unfinished() == 1
-        world.waits()
-        assert (world.unfinished(), wrongly_charged([user])) == (0, [])
+    assert world.unfinished() == 1
+    world.waits()
+    assert (world.unfinished(), wrongly_charged([buyer])) == (0, [])
 
 
 TIMES = {"days": timedelta(seconds=4), "hours": timedelta(seconds=0.1)}
