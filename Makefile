@@ -23,6 +23,10 @@ install:  ## Install what `make run` needs (it does so by itself)
 install-test:
 	@deploy/local/install.sh test
 
+.PHONY: install-check
+install-check:
+	@deploy/local/install.sh check
+
 .PHONY: run
 run: install  ## Run the whole product on this machine; its data stays in .data/
 	@exec $(PY) -m deploy.local.run
@@ -32,7 +36,7 @@ test: install-test  ## Run every test, on real servers of its own (15 to 30 minu
 	$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/tidy $(ARGS)
 
 .PHONY: check
-check: install-test  ## Format, lint, types, tidiness, deployment files
+check: install-check  ## Format, lint, types, tidiness, deployment files
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m mypy
@@ -74,11 +78,12 @@ test-cluster:  ## Brokers and databases on machines of their own, killed and cut
 
 .PHONY: test-upgrade
 test-upgrade: install-test  ## From the version FROM=commit to this one and back, part by part, while people buy
-	UPGRADE_FROM=$(FROM) $(PY) -m pytest -q -s -m upgrade tests/upgrades $(ARGS)
+	UPGRADE_FROM=$(FROM) $(PY) -m pytest -q -s -m "" tests/upgrades $(ARGS)
 
 .PHONY: soak
 soak: install-test  ## What takes long: load with crashes, frozen servers, a year of many users
-	$(PY) -m pytest -q -m soak $(ARGS)
+	SOAK_USERS=$(or $(SOAK_USERS),1000) $(PY) -m pytest -q -m soak $(ARGS)
+	DRAWN_TIMES=$(or $(DRAWN_TIMES),20) $(PY) -m pytest -q --timeout 0 $$(grep -l "tests.drawn import" tests/*/test_*.py)
 
 .PHONY: chaos
 chaos: install-test  ## Faults of all kinds at once for CHAOS_MINUTES=10, as CHAOS_SEED=1 chooses
@@ -123,6 +128,11 @@ docs: install-test  ## Write what is made of the code: schemas, OpenAPI, routes,
 .PHONY: screenshots
 screenshots: install-test  ## Take the pictures of the README anew (docs/images)
 	$(PY) -m pytest -q tests/e2e/pictures.py
+
+.PHONY: pictures
+pictures: install-test  ## Draw the dashboards anew (docs/images/dashboards) of what people do for PICTURES_MINUTES=6
+	@deploy/local/install.sh pictures
+	$(PY) -m pytest -q -s tests/monitoring/pictures.py $(ARGS)
 
 .PHONY: vendor
 vendor: install  ## Copy the browser libraries of package.json into the website
@@ -178,6 +188,10 @@ dead-letters:  ## Failed messages of a service (ARGS="wallet list", replay, disc
 
 .PHONY: republish
 republish:  ## Publish again what a service published (ARGS="topup --since 2026-11-29T12:00:00Z")
+	$(OPERATE)
+
+.PHONY: restored
+restored:  ## Whether a service's tables take new rows, as after a restore (ARGS="wallet")
 	$(OPERATE)
 
 .PHONY: dead-notices

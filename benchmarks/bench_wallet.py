@@ -18,10 +18,9 @@ from pathlib import Path
 import psycopg2
 import pytest
 from kombu import Connection, Queue
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
 
 from benchmarks.conftest import Record, median_ratio
-from benchmarks.ledgers import FilledLedger, filled
 from benchmarks.load import NamekoCallers
 from chassis.broker import event_exchange
 from chassis.clock import utc_now
@@ -32,7 +31,10 @@ from deploy.local.postgres import BINARIES, Postgres
 from deploy.local.processes import ROOT
 from deploy.local.startup import wait_for
 from services.wallet import chain, statements
+from tests.plans import planned, ways
 from tests.system import System
+from tests.wallet.filled import FilledLedger, filled
+from tests.wallet.test_plans import HOT, make_known
 
 CLIENTS = 40
 ROUNDS = 5
@@ -334,6 +336,35 @@ def measure_the_verification_of_a_grown_ledger(grown: FilledLedger, record: Reco
         f"{shared_s:.0f} s",
         detail=f"{alone_s / shared_s:.2f} times as fast as by one, on {processes} processors that"
         f" the database works on too; {used_mib:.0f} MiB of memory in the largest of them",
+    )
+
+
+_SIZES = text(
+    "SELECT relname, pg_table_size(oid) AS rows, pg_indexes_size(oid) AS indexes FROM pg_class"
+    " WHERE relname IN ('transactions', 'entries', 'keys') ORDER BY relname"
+)
+
+
+@pytest.mark.timeout(5400)
+def measure_the_plans_of_a_grown_ledger(grown: FilledLedger, record: Record) -> None:
+    """What is asked all the time is found as the tests find it in 100,000 entries."""
+    user_id = make_known(grown)
+    with grown.database.read() as session:
+        plans = {}
+        for name, question in HOT.items():
+            with planned(session) as sent:
+                question.ask(session, user_id)
+            plans[name] = (ways(sent), sorted(question.ways))
+        sizes = [
+            f"{name} {rows / ENTRIES:.0f} and {indexes / ENTRIES:.0f} of indexes"
+            for name, rows, indexes in session.execute(_SIZES)
+        ]
+    others = [name for name, (found, expected) in plans.items() if found != expected]
+    record(
+        f"questions at {ENTRIES:,} entries that are found otherwise than at 100,000",
+        f"{len(others)} of {len(plans)}",
+        detail=f"{', '.join(others) or 'each by its index'}; bytes for an entry, with its half of a"
+        f" transaction and of a key: {'; '.join(sizes)}",
     )
 
 

@@ -41,7 +41,7 @@ from chassis.broker import (
     event_exchange,
     skip_blocked_check,
 )
-from chassis.connection import HEARTBEAT_S, BrokerConnection
+from chassis.connection import HEARTBEAT_S, BrokerConnection, spread
 from chassis.context import CallContext, current_call
 from chassis.wire import make_frugal
 from contracts import calls
@@ -270,7 +270,7 @@ class RpcClient:
                 if self._away_since_s is None:
                     self._away_since_s = time.monotonic()
                 self._leave()
-                self._closing.wait(RECONNECT_DELAY_S)
+                self._closing.wait(RECONNECT_DELAY_S * spread())
         self._connection.release()
 
     def _leave(self) -> None:

@@ -7,6 +7,7 @@ once, for the next of the nodes in ``AMQP_URI`` (``amqp://a;amqp://b``).
 """
 
 import contextlib
+import random
 import socket
 from types import TracebackType
 from typing import Any
@@ -18,6 +19,12 @@ HEARTBEAT_S = 10
 
 CONNECT_TIMEOUT_S = 5
 LEAVE_TIMEOUT_S = 1.0
+
+
+def spread() -> float:
+    """What a wait for a broker that is away is multiplied by, 0.5 to 1.5: all processes lost it at
+    one moment, and are not to come back at one."""
+    return random.uniform(0.5, 1.5)
 
 
 class BrokerConnection(kombu.Connection):

@@ -27,13 +27,12 @@ from chassis.broker import (
     retry_queue,
     skip_blocked_check,
 )
-from chassis.connection import BrokerConnection
+from chassis.connection import BrokerConnection, spread
 from chassis.settings import service_settings
 from chassis.wire import make_frugal
 
 log = logging.getLogger(__name__)
 
-RECONNECT_WITHIN_S = 3
 MOVED_AGAIN_AFTER_S = 1.0
 """A failed message that cannot be moved now is not taken up again before: a quorum queue counts how
 often it delivers one."""
@@ -94,13 +93,15 @@ class QueueConsumer(NamekoQueueConsumer):
 
     @contextmanager
     def establish_connection(self) -> Iterator[Connection]:
-        """Kombu's, which waits longer and longer for a broker that was away, up to 30 s."""
+        """Kombu's waits longer and longer for a broker that was away, up to 30 s; this one waits
+        three steps of about a second at most."""
+        step_s = spread()
         with self.connection as connection:
             connection.ensure_connection(
                 self.on_connection_error,
-                interval_start=1,
-                interval_step=1,
-                interval_max=RECONNECT_WITHIN_S,
+                interval_start=step_s,
+                interval_step=step_s,
+                interval_max=3 * step_s,
             )
             yield connection
 

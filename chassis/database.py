@@ -12,7 +12,7 @@ it left.
 """
 
 import logging
-import time
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -20,12 +20,13 @@ from typing import Any, TypeVar
 
 import psycopg2
 from psycopg2.errors import LockNotAvailable, ReadOnlySqlTransaction
-from sqlalchemy import Engine, ExceptionContext, create_engine, event, text
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
 from chassis import instruments
+from chassis.bulk import run
 from chassis.together import Together
 
 log = logging.getLogger(__name__)
@@ -37,8 +38,6 @@ transaction of ours lasts occupies its own callers, and no worker for long."""
 IDLE_IN_TRANSACTION_TIMEOUT_MS = 60_000
 POOL_TIMEOUT_S = 10
 SINGLES_MAX = 2
-TESTED_AFTER_S = 1.0
-"""A server that went away is not back sooner."""
 SILENT_MS_MAX = 20_000
 """A machine that lost its power or its network says no farewell. Its connections end after so long;
 Linux by itself would wait for hours."""
@@ -55,7 +54,6 @@ _SNAPSHOT = (
     " SET LOCAL idle_in_transaction_session_timeout = 0"
 )
 _AFTER_COMMIT = "chassis.after_commit"
-_USED_AT = "chassis.used_at"
 PUBLISHED = "chassis.published"
 """In ``session.info``: a list of what was put into the outbox."""
 HAS_RELAY = "chassis.has_relay"
@@ -78,7 +76,6 @@ class Connected:
         self.readers = readers
         self.singles = singles
         self._sessions = sessionmaker(engine, expire_on_commit=False)
-        self._reading = sessionmaker(readers, expire_on_commit=False)
         event.listen(self._sessions, "after_soft_rollback", _forget_undone)
         event.listen(engine, "engine_disposed", lambda _engine: readers.dispose())
         event.listen(engine, "engine_disposed", lambda _engine: singles.dispose())
@@ -119,7 +116,7 @@ class Connected:
         It has no transaction, which would see no more and takes three round trips beside the one
         of the question.
         """
-        with self._reading() as session:
+        with self.readers.connect() as connection, _Reading(connection) as session:
             yield session
 
     def answer(self, look: Look[AskedT, FoundT], question: AskedT) -> FoundT:
@@ -175,6 +172,18 @@ class Connected:
                     )
 
 
+class _Reading(Session):
+    """On a connection that begins no transactions: there is none to be in before it is used, and
+    to look for one takes longer than a statement."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection, expire_on_commit=False)
+        self._connection = connection
+
+    def connection(self, *_: Any, **__: Any) -> Connection:
+        return self._connection
+
+
 def _forget_undone(session: Session, undone: object) -> None:
     """Who undoes a part and goes on may have undone an event: what stays is found in the table.
     Nor is anything run that was to follow that part."""
@@ -198,7 +207,7 @@ def commit_unhurried(session: Session) -> None:
     that has to be known before the next one.
     """
     # Not by the session, which would write what was changed so far, and the rest once more.
-    session.connection().execute(text("SET LOCAL synchronous_commit = off"))
+    run(session.connection(), "SET LOCAL synchronous_commit = off", {})
 
 
 def after_commit(session: Session, callback: Callable[[], None]) -> None:
@@ -231,6 +240,14 @@ def connect(url: str, pool_size: int = 5) -> Connected:
     return Connected(writers, _engine(url, pool_size, reads, isolation_level="AUTOCOMMIT"), singles)
 
 
+def connect_by_environment(pool_size: int) -> Connected:
+    """For a command: the database that ``DATABASE_URL`` names, or the end with a sentence."""
+    try:
+        return connect(os.environ["DATABASE_URL"], pool_size)
+    except KeyError:
+        raise SystemExit("Set DATABASE_URL to the service's database.") from None
+
+
 def _engine(url: str, pool_size: int, option: str = "", **options: str) -> Engine:
     server_options = (
         f"-c timezone=UTC -c statement_timeout={STATEMENT_TIMEOUT_MS}"
@@ -242,14 +259,14 @@ def _engine(url: str, pool_size: int, option: str = "", **options: str) -> Engin
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT_S,
-        # The few that are in use need no test, and know their statements.
+        # The few that are in use know their statements.
         pool_use_lifo=True,
         connect_args={"options": server_options, **_LINK},
         # Changes of many rows are a few round trips and not one for each.
         executemany_mode="values_plus_batch",
         **options,
     )
-    _test_after_a_pause(engine)
+    event.listen(engine, "checkout", _see_whether_it_lives)
     return engine
 
 
@@ -279,21 +296,16 @@ def _leave_a_standby(context: ExceptionContext) -> OperationalError | None:
     )
 
 
-def _test_after_a_pause(engine: Engine) -> None:
-    """Ask a pooled connection whether it lives, unless it did a moment ago.
+def _see_whether_it_lives(connection: Any, _record: object, _proxy: object) -> None:
+    """Read what has arrived on a pooled connection before it is used.
 
-    ``pool_pre_ping`` asks each time, which is a round trip for each transaction.
+    ``pool_pre_ping`` asks the server, which is a round trip for each transaction, or three. But a
+    server that goes says so, or its machine's kernel does, and one that vanishes without a word is
+    given up by ours (``_LINK``).
     """
-
-    @event.listens_for(engine, "checkin")
-    def note(_connection: object, record: Any) -> None:
-        record.info[_USED_AT] = time.monotonic()
-
-    @event.listens_for(engine, "checkout")
-    def test(connection: Any, record: Any, _proxy: object) -> None:
-        if time.monotonic() - record.info.get(_USED_AT, 0) < TESTED_AFTER_S:
-            return
-        try:
-            engine.dialect.do_ping(connection)
-        except psycopg2.Error:
-            raise InvalidatePoolError from None
+    try:
+        # The first reading may bring the farewell, and only the next one the end.
+        connection.poll()
+        connection.poll()
+    except psycopg2.Error:
+        raise InvalidatePoolError from None

@@ -96,23 +96,34 @@ def event_handler(
 
 
 def events_handler(
-    event_class: type[EventT], *, gather_s: float = 0.0
+    event_class: type[EventT],
+    *,
+    where: Concerns[EventT] | None = None,
+    gather_s: float = 0.0,
 ) -> Callable[[ManyHandler[EventT]], Callable[..., None]]:
     """Make a method the handler of ``event_class`` that takes several at once, in any order.
 
-    Where they fail together, each is handled by itself: one that fails keeps no other one waiting.
-    They are of many users, whose locks it takes in one order. After the first of them it waits
-    ``gather_s`` for more, unless there are :data:`ENOUGH`.
+    ``where`` is that of :func:`event_handler`. Where they fail together, each is handled by itself:
+    one that fails keeps no other one waiting. They are of many users, whose locks it takes in one
+    order. After the first of them it waits ``gather_s`` for more, unless there are :data:`ENOUGH`.
     """
 
     def decorate(method: ManyHandler[EventT]) -> Callable[..., None]:
         def handle(service: Any, payloads: Sequence[Any]) -> None:
             # What was delivered twice is one event.
             events = {each.event_id: each for each in map(event_class.model_validate, payloads)}
-            with counted(event_class, events.values()), service.database.begin() as session:
-                new = inbox.new_ones(session, events, method.__name__)
-                if new:
-                    method(service, session, [events[event_id] for event_id in sorted(new)])
+            with counted(event_class, events.values()):
+                ours = [
+                    event_id
+                    for event_id, each in events.items()
+                    if where is None or where(service, each)
+                ]
+                if not ours:
+                    return
+                with service.database.begin() as session:
+                    new = inbox.new_ones(session, ours, method.__name__)
+                    if new:
+                        method(service, session, [events[event_id] for event_id in sorted(new)])
 
         entrypoint = EventsHandler.decorator(
             event_class.source, event_class.type, gather_s=gather_s

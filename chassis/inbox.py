@@ -3,15 +3,16 @@
 from collections.abc import Iterable
 from uuid import UUID
 
-from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from chassis.bulk import Bulk
 from chassis.clock import utc_now
 
-_RECORD = text(
-    "INSERT INTO inbox (event_id, handler, handled_at) VALUES (:event_id, :handler, :now)"
-    " ON CONFLICT DO NOTHING RETURNING true"
+_RECORD = Bulk(
+    "INSERT INTO inbox ({columns}) SELECT * FROM {rows} ON CONFLICT DO NOTHING RETURNING event_id",
+    event_id="uuid",
+    handler="text",
+    handled_at="timestamptz",
 )
 
 
@@ -21,16 +22,7 @@ def is_new(session: Session, event_id: UUID, handler: str) -> bool:
     A second delivery that comes while the first is still being handled waits here for the
     first one's commit, and then is not new.
     """
-    row = {"event_id": event_id, "handler": handler, "now": utc_now()}
-    return session.scalar(_RECORD, row) is not None
-
-
-_RECORD_ALL = Bulk(
-    "INSERT INTO inbox ({columns}) SELECT * FROM {rows} ON CONFLICT DO NOTHING RETURNING event_id",
-    event_id="uuid",
-    handler="text",
-    handled_at="timestamptz",
-)
+    return bool(new_ones(session, [event_id], handler))
 
 
 def new_ones(session: Session, event_ids: Iterable[UUID], handler: str) -> set[UUID]:
@@ -41,4 +33,4 @@ def new_ones(session: Session, event_ids: Iterable[UUID], handler: str) -> set[U
     """
     now = utc_now()
     rows = [(event_id, handler, now) for event_id in sorted(event_ids)]
-    return set(_RECORD_ALL.execute(session, rows).scalars())
+    return set(_RECORD.scalars(session, rows))

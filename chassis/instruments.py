@@ -24,7 +24,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 REGISTRY = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
 
-SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 CALLS = Histogram(
     "mycelium_call_duration_seconds",
@@ -63,7 +63,7 @@ EVENT_DELAY = Histogram(
     "mycelium_event_delay_seconds",
     "How long ago it had happened when an event was handled; its count is of the events.",
     ("event",),
-    buckets=(0.05, 0.25, 1.0, 5.0, 30.0, 120.0, 600.0, 3600.0),
+    buckets=(0.05, 0.25, 1.0, 5.0, 30.0, 60.0, 120.0, 600.0, 3600.0),
     registry=REGISTRY,
 )
 EVENT_FAILURES = Counter(
@@ -93,7 +93,7 @@ TIMER_FAILURES = Counter(
 )
 TIMER_SUCCEEDED = Gauge(
     "mycelium_timer_last_success_timestamp_seconds",
-    "When periodic work last came to its end in this process.",
+    "When periodic work last came to its end in this process; 0 where it did not.",
     ("timer",),
     registry=REGISTRY,
 )

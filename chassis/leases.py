@@ -48,23 +48,21 @@ class Leases:
         waiting = select(key.label("key"), self.due_at.label("due_at"), turn.label("turn"))
         queue = waiting.where(self.due_at <= now).subquery()
         chosen = select(queue.c.key).order_by(queue.c.turn, queue.c.due_at).limit(self.limit)
-        taken = session.execute(
-            for_update(
-                select(key.label("key"), self.owner.label("owner"))
-                .where(key.in_(chosen), self.due_at <= now)
-                .order_by(self.due_at, key),
-                skip_locked=True,
-            )
-        ).all()
-        owners = {row.key: row.owner for row in taken}
-        if owners:
-            session.execute(
-                update(table)
-                .where(key.in_(list(owners)))
-                .values({self.due_at: now + self.lease})
-                .execution_options(synchronize_session=False)
-            )
-        return owners
+        held = for_update(
+            select(key.label("key"), self.owner.label("owner"), self.due_at.label("due_at"))
+            .where(key.in_(chosen), self.due_at <= now)
+            .order_by(self.due_at, key),
+            skip_locked=True,
+        ).cte("held")
+        leased = session.execute(
+            update(table)
+            .where(key == held.c.key)
+            .values({self.due_at: now + self.lease})
+            .returning(held.c.key, held.c.owner, held.c.due_at)
+            .execution_options(synchronize_session=False)
+        )
+        oldest_first = sorted(leased, key=lambda row: (row.due_at, row.key))
+        return {row.key: row.owner for row in oldest_first}
 
     def rounds(self, database: Connected, clock: Clock, at_most: int) -> Iterator[list[Any]]:
         """The keys of what is due, one :meth:`take` after the other until nothing is.

@@ -8,13 +8,15 @@ shows all of it in Prometheus's text format.
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
-from sqlalchemy import Engine, QueuePool, Row, text
+from sqlalchemy import Engine, QueuePool, text
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from chassis.clock import utc_now
 from chassis.database import Connected
@@ -22,9 +24,13 @@ from chassis.database import Connected
 log = logging.getLogger(__name__)
 
 
+Ask = Callable[[Session, datetime], Sequence[tuple[Any, ...]]]
+"""Rows as a query returns them, by the present moment."""
+
+
 @dataclass(frozen=True)
 class Gauge:
-    """A number, what it means in a sentence, and the query that returns it.
+    """A number, what it means in a sentence, and the query that returns it, or a rule that asks.
 
     A query that returns NULL has nothing to tell: there is no sample then, rather than a zero.
     ``:now`` in it is the present moment by the clock of the process. With a ``label`` it returns
@@ -32,12 +38,19 @@ class Gauge:
     """
 
     meaning: str
-    query: str
+    query: str | Ask
     label: str = ""
 
     @property
     def labels(self) -> list[str]:
         return [self.label] if self.label else []
+
+    def rows(self, session: Session, now: datetime) -> Sequence[tuple[Any, ...]]:
+        """What it asks for: words for the labels, and the number last."""
+        if not isinstance(self.query, str):
+            return self.query(session, now)
+        given = {"now": now} if ":now" in self.query else {}
+        return [tuple(row) for row in session.execute(text(self.query), given)]
 
 
 OUTBOX_GAUGES = {
@@ -88,19 +101,17 @@ class DatabaseGauges(Collector):
         self._gauges = gauges
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
+        now = utc_now()
         with self._database.read() as session:
             for name, gauge in self._gauges.items():
-                given = {"now": utc_now()} if ":now" in gauge.query else {}
-                rows = session.execute(text(gauge.query), given).all()
-                yield _family(f"{self._prefix}_{name}", gauge, rows)
+                yield _family(f"{self._prefix}_{name}", gauge, gauge.rows(session, now))
 
 
-def _family(name: str, gauge: Gauge, rows: Sequence[Row[Any]]) -> GaugeMetricFamily:
+def _family(name: str, gauge: Gauge, rows: Sequence[tuple[Any, ...]]) -> GaugeMetricFamily:
     family = GaugeMetricFamily(name, gauge.meaning, labels=gauge.labels)
     for row in rows:
         if row[-1] is not None:
-            words: tuple[Any, ...] = tuple(row)[:-1]
-            family.add_metric(words, float(row[-1]))
+            family.add_metric(row[:-1], float(row[-1]))
     return family
 
 

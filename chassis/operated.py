@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 from kombu.message import Message
 from nameko.extensions import DependencyProvider
-from sqlalchemy import text
 
 from chassis import dead_letters
+from chassis.clock import utc_now
 from chassis.connection import BrokerConnection
 from chassis.consumer import ConfirmedPublisher, QueueConsumer
 from chassis.dead_letters import Stays
@@ -68,7 +68,7 @@ class OwnQueues(DependencyProvider):
                 )
         with self.connection.connected.read() as session:
             unsent, oldest_s = (
-                session.scalar(text(gauge.query)) or 0 for gauge in OUTBOX_GAUGES.values()
+                gauge.rows(session, utc_now())[0][0] or 0 for gauge in OUTBOX_GAUGES.values()
             )
         states.sort(key=lambda state: state.name)
         taking = (state.consumers for state in states if state.name == f"rpc-{self.service}")

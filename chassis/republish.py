@@ -12,13 +12,12 @@ forget within ``SENT_WITHIN`` is not published again. Needs the service's ``DATA
 """
 
 import argparse
-import os
 from datetime import datetime, timedelta
 
 from sqlalchemy import text
 
 from chassis.clock import utc_now
-from chassis.database import Connected, connect
+from chassis.database import Connected, connect_by_environment
 from chassis.settings import InboxSettings, load_settings
 from contracts.messages import moment_from
 
@@ -54,10 +53,7 @@ def main() -> None:
             f"--since: listeners know for {kept_days} days what they handled (INBOX_KEPT_DAYS),"
             " and sending may take a day; what is older might have its effect twice"
         )
-    try:
-        database = connect(os.environ["DATABASE_URL"], pool_size=2)
-    except KeyError:
-        raise SystemExit("Set DATABASE_URL to the service's database.") from None
+    database = connect_by_environment(pool_size=2)
     counts = republish(database, since)
     for kind, count in sorted(counts.items()):
         print(f"{given.service}.{kind}: {count}")

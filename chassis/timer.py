@@ -11,7 +11,7 @@
 The second kind looks at most once in ``interval_s``, and only when there is reason to: this
 process wrote to its database, or what the last look named is due. Besides, it looks every
 ``asleep_s`` for what another process wrote. Whoever writes mostly goes on with it at once, and
-somebody waits for that: it looks when nothing more is written, or half a second later.
+somebody waits for that: it looks when nothing more is written, or a second later.
 """
 
 import functools
@@ -34,9 +34,10 @@ log = logging.getLogger(__name__)
 
 Work = Callable[[Any], datetime | None]
 
-QUIET_S = 0.1
-"""So long nothing is written when what was written is done with."""
-WRITES_WITHIN_S = 0.5
+QUIET_S = 0.3
+"""So long nothing is written when what was written is done with: a purchase that is short of
+credits goes on after a charge to a card, in less."""
+WRITES_WITHIN_S = 1.0
 """So long it waits for that."""
 
 
@@ -115,6 +116,8 @@ def timer(interval_s: float, asleep_s: float | None = None) -> Callable[[Work], 
     def decorate(method: Work) -> Work:
         duration = instruments.TIMERS.labels(method.__name__)
         failures = instruments.TIMER_FAILURES.labels(method.__name__)
+        # From the start: an alert is to miss what never was done.
+        succeeded = instruments.TIMER_SUCCEEDED.labels(method.__name__)
 
         @functools.wraps(method)
         def tick(service: Any) -> datetime | None:
@@ -125,7 +128,7 @@ def timer(interval_s: float, asleep_s: float | None = None) -> Callable[[Work], 
                 failures.inc()
                 log.exception("periodic work failed", extra={"timer": method.__name__})
                 return None
-            instruments.TIMER_SUCCEEDED.labels(method.__name__).set_to_current_time()
+            succeeded.set_to_current_time()
             return due_at
 
         decorated: Work = Timer.decorator(interval_s, asleep_s)(tick)

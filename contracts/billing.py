@@ -28,6 +28,8 @@ from contracts.messages import (
     Value,
 )
 from contracts.papers import BillingDetails
+from contracts.topup import AutoTopupState
+from contracts.wallet import Wallet
 
 SERVICE = "billing"
 
@@ -339,16 +341,25 @@ class DeploymentCharge(Value):
     is_refunded: bool
 
 
+class Rung(Value):
+    """What a deployment becomes unless somebody acts, and when."""
+
+    status: DeploymentStatus
+    at: Moment
+
+
 class Deployment(Reply):
     """A thing that runs. ``monthly_cost_micros`` is 0 for what was paid once.
 
     ``next_renewal_at`` is when ``next_renewal_micros`` are due for another month; None where there
     is none. ``owed_micros`` is due and not paid: for time that ran, or is to run now, and
-    ``owed_usage_micros`` of it for what was used, also what is charged with the next hour. Unless
-    somebody acts, the status becomes ``next_status`` at ``next_status_at``. The first month that
-    begins at ``new_price_from`` or later costs ``new_price_micros``. ``access`` is what its
-    provisioner told. ``choices``, ``history`` and ``charges``, both newest first and the latest
-    ones, are of a single deployment only.
+    ``owed_usage_micros`` of it for what was used, also what is charged with the next hour.
+    ``start_micros`` is what a :class:`StartDeployment` takes now; None where there is none. Unless
+    somebody acts, the status becomes ``next_status`` at ``next_status_at``, and then what
+    ``ladder``, which begins with it, says. The first month that begins at ``new_price_from`` or
+    later costs ``new_price_micros``. ``access`` is what its provisioner told. ``choices``,
+    ``history`` and ``charges``, both newest first and the latest ones, are of a single deployment
+    only.
     """
 
     deployment_id: UUID
@@ -367,8 +378,10 @@ class Deployment(Reply):
     next_renewal_micros: PriceMicros = 0
     owed_micros: PriceMicros = 0
     owed_usage_micros: PriceMicros = 0
+    start_micros: PriceMicros | None = None
     next_status: DeploymentStatus | None = None
     next_status_at: Moment | None = None
+    ladder: list[Rung] = Field(default_factory=list)
     new_price_micros: PriceMicros | None = None
     new_price_from: Moment | None = None
     access: Access | None = None
@@ -420,14 +433,19 @@ class StopDeployment(Command[Deployment], service=SERVICE, method="stop_deployme
 class StartDeployment(Command[Deployment], service=SERVICE, method="start_deployment"):
     """Let it run again, and be renewed.
 
-    Within the month that is paid it costs nothing. After that what it owes is charged, and a month
-    that begins now: ``InsufficientFunds`` or ``AccountFrozen`` where the wallet does not pay it,
-    ``DeadlineExceeded`` where it is not known yet whether it did. ``Conflict`` for one that has
-    ended or is being set up.
+    Within the month that is paid it costs nothing. After that what it owes is charged, and then a
+    month that begins now: ``InsufficientFunds`` or ``AccountFrozen`` where the wallet does not pay
+    it, ``DeadlineExceeded`` where it is not known yet whether it did. ``Conflict`` for one that has
+    ended, is being set up, or is being started under another key.
+
+    ``expected_amount_micros`` is what its owner saw that it takes now
+    (:attr:`Deployment.start_micros`): ``PriceChanged`` where it comes to something else, and
+    nothing is done. What was paid by itself meanwhile of what it owed makes no difference.
     """
 
     user_id: UUID
     deployment_id: UUID
+    expected_amount_micros: PriceMicros | None = None
 
 
 class CancelDeployment(Command[Deployment], service=SERVICE, method="cancel_deployment"):
@@ -1011,7 +1029,9 @@ class Forecast(Reply):
     assumed to go through. ``is_auto_topup_known`` is False where that could not be asked, and the
     forecast is one without. ``auto_topup_refusal`` says why a charge is not made that is needed.
     Purchases that wait for credits are not foretold; ``waiting`` are the newest of them, where it
-    was asked for some. ``due_next`` are the next 20 charges.
+    was asked for some. ``due_next`` are the next 20 charges. ``wallet`` and ``auto_topup`` are what
+    it was made of; None: there is no wallet yet, that could not be asked, or an earlier version
+    answers, which does not tell.
     """
 
     available_micros: SignedMicros
@@ -1025,6 +1045,8 @@ class Forecast(Reply):
     auto_topup_refusal: str = ""
     burn_rate: BurnRate | None = None
     waiting: list[Purchase] = Field(default_factory=list)
+    wallet: Wallet | None = None
+    auto_topup: AutoTopupState | None = None
 
 
 class GetForecast(Request[Forecast], service=SERVICE, method="get_forecast"):
@@ -1116,12 +1138,13 @@ class PriceAnnounced(UserEvent, source=SERVICE, type="price_announced"):
 
 
 class RenewalShortOfFunds(UserEvent, source=SERVICE, type="renewal_short_of_funds"):
-    """Months are due that the wallet does not pay: once for a user, with all that is due now, and
-    again where money came that does not cover it.
+    """Months, or what was used, are due that the wallet does not pay: once for a user, with all
+    that is due now, and again where more becomes due, or money came that does not cover it.
 
-    ``deployment_id`` has waited longest, ``deployments`` says how many wait, and
-    ``suspended_at`` when the first of them is suspended. ``is_usage``: it is not for months, but
-    for what they used.
+    ``shortfall_micros`` closes the whole gap: months, what is owed for time that ran, and usage;
+    what was said before is a part of it. ``deployment_id`` has waited longest, ``deployments``
+    says how many wait, and ``suspended_at`` when the first of them is suspended. ``is_usage``: no
+    month of theirs waits, but what they used.
     """
 
     deployment_id: UUID
@@ -1134,6 +1157,24 @@ class RenewalShortOfFunds(UserEvent, source=SERVICE, type="renewal_short_of_fund
     is_usage: bool = False
 
 
+class OwedShortOfFunds(UserEvent, source=SERVICE, type="owed_short_of_funds"):
+    """The wallet does not pay what is owed, and nothing that is unpaid runs any more: once for
+    each debt, and again where money came that does not cover it. It is paid by itself when the
+    wallet covers it.
+
+    ``owed_micros`` is all of it, for time that ran and for what was used, of ``deployments``, of
+    which ``deployment_id`` is the first.
+    """
+
+    deployment_id: UUID
+    name: str
+    deployments: int
+    owed_micros: AmountMicros
+    shortfall_micros: AmountMicros
+    available_micros: SignedMicros
+    is_frozen: bool = False
+
+
 class SoldLine(Value):
     """So much of a product was bought, for so much."""
 
@@ -1144,9 +1185,12 @@ class SoldLine(Value):
 
 class PurchaseCompleted(UserEvent, source=SERVICE, type="purchase_completed"):
     """``fee_micros`` of it is the marketplace's, of what others sell. ``begun_at`` is when it was
-    ordered; earlier versions did not say."""
+    ordered. ``transaction_id`` is the wallet's, None for what costs nothing, and until
+    ``returnable_until`` its buyer may give it back. Earlier versions did not say these three."""
 
-    inside: ClassVar[frozenset[str]] = frozenset({"begun_at", "fee_micros", "lines", "way"})
+    inside: ClassVar[frozenset[str]] = frozenset(
+        {"begun_at", "fee_micros", "lines", "way", "transaction_id", "returnable_until"}
+    )
 
     purchase_id: UUID
     total_micros: PriceMicros
@@ -1156,6 +1200,8 @@ class PurchaseCompleted(UserEvent, source=SERVICE, type="purchase_completed"):
     fee_micros: PriceMicros = 0
     lines: list[SoldLine] = Field(default_factory=list)
     way: PurchaseWay | None = None
+    transaction_id: UUID | None = None
+    returnable_until: Moment | None = None
 
 
 class PurchaseEnded(UserEvent, source=SERVICE, type="purchase_ended"):

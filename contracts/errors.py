@@ -126,6 +126,8 @@ class Unavailable(ServiceError):
 NO_ANSWER = (DeadlineExceeded, Unavailable, Overloaded)
 """What leaves it open whether something was done: it is asked again under the same key."""
 
+NO_ANSWER_CODES = frozenset(error.code for error in NO_ANSWER)
+
 
 def with_code(code: str, message: str, *details: str) -> ServiceError:
     """The error with this code; a plain one for a code that is not known here."""

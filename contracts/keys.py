@@ -80,6 +80,11 @@ def payout_paid_key(payout_id: UUID) -> str:
     return f"paid:{payout_key(payout_id)}"
 
 
+def payout_late_key(payout_id: UUID) -> str:
+    """What was paid out when it was set aside no more is taken."""
+    return f"late:{payout_key(payout_id)}"
+
+
 def payout_refused_key(payout_id: UUID) -> str:
     """What is not paid out is released."""
     return f"refused:{payout_key(payout_id)}"

@@ -44,7 +44,7 @@ def done_after(
                     return bool(session.scalar(_WAITS, {"holder": pid}))
 
             eventually(lambda: begun.done() or is_waiting(), interval_s=0.01)
-            assert not begun.done(), "it waited for nobody"
+            assert not begun.done(), f"it waited for nobody, and came to {begun.exception()!r}"
             meanwhile()
         return begun.result(PATIENCE_S)
 

@@ -1,17 +1,20 @@
 """Every metric that our processes have, by what they are made of and not by running them."""
 
+import re
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from chassis.database import connect
 from chassis.health import Health
+from chassis.instruments import REGISTRY
 from chassis.metrics import ANSWERS, Gauge, pool_gauges
+from deploy.local.processes import ROOT
 from deploy.parts import SERVICES
 from services.gateway import metrics as website
 from services.gateway.notifier import NotifierService
@@ -49,6 +52,12 @@ def _in_a_container() -> Iterator[Metric]:
     yield from pool_gauges(connect("postgresql+psycopg2://nobody@127.0.0.1:1/nothing")).collect()
 
 
+def _of_backups() -> Iterator[Metric]:
+    script = (ROOT / "deploy/backup/backup.sh").read_text()
+    for what, meaning in re.findall(r'succeeded "\$\w+" (\w+) "([^"]+)"', script):
+        yield GaugeMetricFamily(f"mycelium_{what}_last_success_timestamp_seconds", meaning)
+
+
 @cache
 def families() -> list[Metric]:
     """All of them, without samples."""
@@ -57,6 +66,7 @@ def families() -> list[Metric]:
     return [
         *registry.collect(),
         *_in_a_container(),
+        *_of_backups(),
         *(GaugeMetricFamily(name, gauge.meaning) for name, gauge in read.items()),
         GaugeMetricFamily(*ANSWERS),
     ]
@@ -71,3 +81,12 @@ def sample_names() -> frozenset[str]:
         for family in families()
         for suffix in suffixes.get(family.type, ("",))
     )
+
+
+def bucket_edges() -> dict[str, list[float]]:
+    """Of each histogram, by its name."""
+    return {
+        collector._name: collector._upper_bounds
+        for collector in website.registry._collector_to_names | REGISTRY._collector_to_names
+        if isinstance(collector, Histogram)
+    }

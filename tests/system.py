@@ -5,6 +5,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -116,6 +117,15 @@ class System:
             environment={**inherited, **ROOMY_LIMITS, **self._settings},
         )
         return {process.name: process for process in every}
+
+    @contextmanager
+    def running(self) -> Iterator["System"]:
+        """All its processes, until the end of the block."""
+        try:
+            self.start_all()
+            yield self
+        finally:
+            self.end_processes()
 
     def start_all(self) -> None:
         """Start every process of this system and wait until all are ready."""

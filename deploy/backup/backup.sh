@@ -3,6 +3,8 @@
 #   backup.sh follow DIRECTORY                    receives the log, for as long as it runs
 #   backup.sh base DIRECTORY                      a base backup, verified
 #   backup.sh restore DIRECTORY DATA [TIME]       a server's data, as of the last thing received or of TIME
+#   backup.sh drill DIRECTORY DATA COMMAND...     tries a restore: into DATA, which is not there yet, has COMMAND look
+#                                                 at it, and removes it
 #   backup.sh prune DIRECTORY NAME                removes what is older than the backup NAME, which somebody
 #                                                 has restored and verified
 # Where the server is, PGHOST, PGPORT, PGUSER and PGPASSWORD say. docs/backups.md tells the rest.
@@ -34,7 +36,17 @@ base() {
     name=$(date -u +%Y%m%dT%H%M%SZ)
     # Under its name there are whole ones only.
     mv "$draft" "$1/base/$name"
+    succeeded "$1" backup "When a base backup was last made and found whole."
     echo "$name"
+}
+
+# For the textfile collector of node_exporter, which reads whole files alone: DIRECTORY WHAT MEANING.
+succeeded() {
+    local metric=mycelium_$2_last_success_timestamp_seconds file=$1/metrics/$2.prom
+    mkdir -p "$1/metrics"
+    printf '# HELP %s %s\n# TYPE %s gauge\n%s %s\n' "$metric" "$3" "$metric" "$metric" "$(date +%s)" >"$file.draft"
+    chmod 644 "$file.draft"
+    mv "$file.draft" "$file"
 }
 
 # The newest base backup, or the newest that was whole by a time.
@@ -66,9 +78,7 @@ restore() {
     } >>"$data/postgresql.auto.conf"
     touch "$data/recovery.signal"
     # A time that the log does not reach ends this with an error, not with an older state.
-    pg_ctl --pgdata "$data" --log "$data.log" --silent --wait --timeout 3600 \
-        --options "-p $port -c listen_addresses=127.0.0.1 -c unix_socket_directories=" start ||
-        stop "it could not be restored: $(tail -n 3 "$data.log")"
+    start "$data" "$port" || stop "it could not be restored: $(tail -n 3 "$data.log")"
     while [ "$state" != "in production" ]; do
         pg_ctl --pgdata "$data" status >/dev/null || stop "it could not be restored: $(tail -n 3 "$data.log")"
         state=$(pg_controldata "$data" | sed -n 's/^Database cluster state: *//p')
@@ -79,6 +89,30 @@ restore() {
     pg_ctl --pgdata "$data" --silent --wait --mode fast stop
     sed -i '/# restoring$/d' "$data/postgresql.auto.conf"
     echo "restored $name to ${until:-the last of the log} in $data"
+}
+
+start() {
+    pg_ctl --pgdata "$1" --log "$1.log" --silent --wait --timeout 3600 \
+        --options "-p $2 -c listen_addresses=127.0.0.1 -c unix_socket_directories=" start
+}
+
+# The command finds the restored server by libpq's variables, and by DATABASE_URL the first of its databases.
+drill() {
+    local directory=$1 data=${2%/} port=${PGPORT:-5432}
+    shift 2
+    [ ! -e "$data" ] || stop "$data exists: a drill makes its own, and removes it."
+    # shellcheck disable=SC2064 - where it is now
+    trap "end '$data'" EXIT
+    restore "$directory" "$data"
+    start "$data" "$port" || stop "it was restored and does not start: $(tail -n 3 "$data.log")"
+    PGHOST=127.0.0.1 PGPORT=$port DATABASE_URL=postgresql+psycopg2:///${EXPECTED%% *} "$@" ||
+        stop "it was restored, and '$*' found it wrong."
+    succeeded "$directory" restore "When a backup was last restored and found right."
+}
+
+end() {
+    pg_ctl --pgdata "$1" --silent --wait --mode immediate stop 2>/dev/null || true
+    rm -rf "$1" "$1.log"
 }
 
 # All databases are there, each with its tables: an empty server is no backup.
@@ -120,5 +154,6 @@ case "${1:-} $#" in
 "base 2") base "$2" ;;
 "restore 3" | "restore 4") restore "$2" "$3" "${4:-}" ;;
 "prune 3") prune "$2" "$3" ;;
-*) stop "follow DIRECTORY | base DIRECTORY | restore DIRECTORY DATA [TIME] | prune DIRECTORY NAME" ;;
+"drill "[4-9]*) drill "${@:2}" ;;
+*) stop "follow DIRECTORY | base DIRECTORY | restore DIRECTORY DATA [TIME] | drill DIRECTORY DATA COMMAND... | prune DIRECTORY NAME" ;;
 esac

@@ -21,12 +21,16 @@ WINDOW = "[$__rate_interval]"
 
 @dataclass(frozen=True)
 class Panel:
-    """A chart: its title, the unit of its axis, and its queries by their legends."""
+    """A chart: its title, the unit of its axis, and its queries by their legends.
+
+    ``bound`` is drawn as a line: what the plan wants, or where an alert begins to count.
+    """
 
     title: str
     unit: str
     queries: Mapping[str, str]
     meaning: str = ""
+    bound: float | None = None
 
 
 def rate(metric: str, by: str = "", where: str = "") -> str:
@@ -41,11 +45,54 @@ def quantile(q: float, metric: str, by: str = "", where: str = "") -> str:
     return f"histogram_quantile({q}, sum by ({groups}) (rate({metric}_bucket{{{where}}}{WINDOW})))"
 
 
+def seen(query: str) -> str:
+    """Only what there is: of a service's many methods, events and queues most have none of it."""
+    return f"{query} > 0"
+
+
 def events(event: str) -> str:
     return rate("mycelium_events_committed_total", where=f'event="{event}"') + " * 60"
 
 
 BUSINESS = (
+    Panel(
+        "The plan's success metrics, seven days",
+        "percentunit",
+        {
+            "{{kpi}}": "max by (kpi) (mycelium_analytics_kpi_ratio)"
+            " / max by (kpi) (mycelium_analytics_kpi_target_ratio)"
+        },
+        "Parts of what the plan wants.",
+        bound=1,
+    ),
+    Panel(
+        "Pages of wallet and marketplace, p95",
+        "s",
+        {
+            "{{view}}": quantile(
+                0.95,
+                "mycelium_gateway_request_seconds",
+                "view",
+                'view=~"(wallet|marketplace)[.].+"',
+            )
+        },
+        "The plan wants less than 0.5 s.",
+        bound=0.5,
+    ),
+    Panel(
+        "Balance checks and purchases, p95",
+        "s",
+        {
+            "{{method}}": quantile(
+                0.95,
+                "mycelium_call_duration_seconds",
+                "method",
+                'method=~"get_wallets?|check_affordability|start_purchase"',
+            )
+        },
+        "The plan wants less than 0.2 s.",
+        bound=0.2,
+    ),
     Panel(
         "Purchases a minute",
         "short",
@@ -82,11 +129,16 @@ BUSINESS = (
             "unknown": "max(mycelium_topup_oldest_unknown_seconds)",
             "not credited": "max(mycelium_topup_oldest_uncredited_seconds)",
         },
+        bound=600,
     ),
     Panel(
         "Card processor: p95 of its calls",
         "s",
-        {"{{operation}}": quantile(0.95, "mycelium_processor_call_duration_seconds", "operation")},
+        {
+            "{{operation}}": seen(
+                quantile(0.95, "mycelium_processor_call_duration_seconds", "operation")
+            )
+        },
     ),
     Panel(
         "Card processor: errors a minute",
@@ -105,6 +157,7 @@ BUSINESS = (
         "Overdue work",
         "s",
         {"{{job}} {{work}}": "max by (job, work) (mycelium_work_oldest_due_seconds)"},
+        bound=900,
     ),
     Panel(
         "Differences in the books",
@@ -122,6 +175,7 @@ BUSINESS = (
             "credits": "max(mycelium_topup_credit_audit_age_seconds)",
             "ledger": "time() - max(mycelium_wallet_ledger_verified_timestamp_seconds)",
         },
+        bound=93_600,
     ),
 )
 
@@ -138,11 +192,12 @@ WEBSITE = (
             name: quantile(q, "mycelium_gateway_request_seconds")
             for name, q in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
         },
+        bound=1,
     ),
     Panel(
         "The slowest views, p95",
         "s",
-        {"{{view}}": f"topk(10, {quantile(0.95, 'mycelium_gateway_request_seconds', 'view')})"},
+        {"{{view}}": f"topk(5, {quantile(0.95, 'mycelium_gateway_request_seconds', 'view')})"},
     ),
     Panel(
         "Answers of 500 and above a minute",
@@ -160,7 +215,26 @@ WEBSITE = (
             + " * 60"
         },
     ),
+    Panel(
+        "Threads",
+        "short",
+        {
+            "busy {{instance}}": "mycelium_gateway_threads_busy",
+            "requests that wait {{instance}}": "mycelium_gateway_requests_waiting",
+            "all there are": "max(mycelium_gateway_threads_limit)",
+        },
+    ),
+    Panel(
+        "Connections turned away a minute",
+        "short",
+        {
+            "{{code}}": rate("mycelium_gateway_connections_turned_away_total", "code") + " * 60",
+        },
+    ),
 )
+
+WITH_WORK = ("billing", "topup", "legacy", "notifier")
+"""What takes up work when it is due."""
 
 OWN: Mapping[str, tuple[Panel, ...]] = {
     "wallet": (
@@ -210,40 +284,58 @@ OWN: Mapping[str, tuple[Panel, ...]] = {
 def of_service(job: str) -> tuple[Panel, ...]:
     """Rate, errors and duration of what a service does; what waits; what it needs."""
     own = f'job="{job}"'
-    return (*_work(own), *_needs(own), *OWN.get(job, ()))
+    # Nobody calls the notifier.
+    calls = _calls(own) if job in SERVICES else ()
+    due = (_due(own),) if job in WITH_WORK else ()
+    return (*calls, *_events(own), *_needs(own), *due, *OWN.get(job, ()))
 
 
-def _work(own: str) -> tuple[Panel, ...]:
+def _due(own: str) -> Panel:
+    return Panel("Due", "short", {"{{work}}": f"max by (work) (mycelium_work_due{{{own}}})"})
+
+
+def _calls(own: str) -> tuple[Panel, ...]:
     return (
         Panel(
             "Calls a second",
             "reqps",
-            {"{{method}}": rate("mycelium_call_duration_seconds_count", "method", own)},
+            {"{{method}}": seen(rate("mycelium_call_duration_seconds_count", "method", own))},
         ),
         Panel(
             "Errors a second",
             "reqps",
-            {"{{method}} {{code}}": rate("mycelium_call_errors_total", "method, code", own)},
+            {
+                "{{method}} {{code}}": seen(
+                    rate("mycelium_call_errors_total", "method, code", f'{own}, code!="not_found"')
+                )
+            },
+            "Without not_found, by which readiness sees that it lives.",
         ),
         Panel(
             "Calls take, p95",
             "s",
-            {"{{method}}": quantile(0.95, "mycelium_call_duration_seconds", "method", own)},
+            {"{{method}}": seen(quantile(0.95, "mycelium_call_duration_seconds", "method", own))},
         ),
+    )
+
+
+def _events(own: str) -> tuple[Panel, ...]:
+    return (
         Panel(
             "Events handled a second",
             "reqps",
-            {"{{event}}": rate("mycelium_event_delay_seconds_count", "event", own)},
+            {"{{event}}": seen(rate("mycelium_event_delay_seconds_count", "event", own))},
         ),
         Panel(
             "Events that failed a minute",
             "short",
-            {"{{event}}": rate("mycelium_event_failures_total", "event", own) + " * 60"},
+            {"{{event}}": seen(rate("mycelium_event_failures_total", "event", own) + " * 60")},
         ),
         Panel(
             "Events come late, p95",
             "s",
-            {"{{event}}": quantile(0.95, "mycelium_event_delay_seconds", "event", own)},
+            {"{{event}}": seen(quantile(0.95, "mycelium_event_delay_seconds", "event", own))},
+            bound=60,
         ),
     )
 
@@ -273,13 +365,13 @@ def _needs(own: str) -> tuple[Panel, ...]:
             "Waits to be published",
             "s",
             {"oldest": f"max(mycelium_outbox_oldest_unsent_seconds{{{own}}})"},
+            bound=120,
         ),
         Panel(
             "Periodic work takes, p95",
             "s",
-            {"{{timer}}": quantile(0.95, "mycelium_timer_duration_seconds", "timer", own)},
+            {"{{timer}}": seen(quantile(0.95, "mycelium_timer_duration_seconds", "timer", own))},
         ),
-        Panel("Due", "short", {"{{work}}": f"max by (work) (mycelium_work_due{{{own}}})"}),
         Panel("Memory", "bytes", {"{{instance}}": f"process_resident_memory_bytes{{{own}}}"}),
     )
 
@@ -288,20 +380,22 @@ BROKER = (
     Panel(
         "Messages that wait",
         "short",
-        {"{{queue}}": "topk(10, max by (queue) (rabbitmq_detailed_queue_messages_ready))"},
+        {"{{queue}}": seen("topk(10, max by (queue) (rabbitmq_detailed_queue_messages_ready))")},
     ),
     Panel(
         "Messages in hand",
         "short",
-        {"{{queue}}": "topk(10, max by (queue) (rabbitmq_detailed_queue_messages_unacked))"},
+        {"{{queue}}": seen("topk(10, max by (queue) (rabbitmq_detailed_queue_messages_unacked))")},
     ),
     Panel(
         "Dead letters",
         "short",
         {
-            "{{queue}}": "max by (queue)"
-            ' (rabbitmq_detailed_queue_messages_ready{queue=~".+[.]dead-letters"})',
-            "new, {{origin}}": "sum by (origin) (increase(mycelium_dead_letters_total[1h]))",
+            "{{queue}}": seen(
+                "max by (queue)"
+                ' (rabbitmq_detailed_queue_messages_ready{queue=~".+[.]dead-letters"})'
+            ),
+            "new, {{origin}}": seen("sum by (origin) (increase(mycelium_dead_letters_total[1h]))"),
         },
     ),
     Panel(
@@ -322,13 +416,22 @@ BROKER = (
         },
     ),
     Panel("Memory", "bytes", {"{{instance}}": "rabbitmq_process_resident_memory_bytes"}),
-    Panel("Disk", "bytes", {"{{instance}}": "rabbitmq_disk_space_available_bytes"}),
+    Panel("Free disk", "bytes", {"{{instance}}": "rabbitmq_disk_space_available_bytes"}),
     Panel(
         "Outboxes",
         "s",
         {"{{job}}": "max by (job) (mycelium_outbox_oldest_unsent_seconds)"},
+        bound=120,
     ),
 )
+
+
+def by_either(metric: str, times: str = "") -> str:
+    """How often a second, as postgres_exporter tells it, or CloudNativePG by the same name."""
+    ours = '{datname!~"template."}'
+    rates = f"rate({metric}{ours}{WINDOW}) or rate(cnpg_{metric}{ours}{WINDOW})"
+    return seen(f"sum by (datname) ({rates}){times}")
+
 
 DATABASES = (
     Panel("Answers", "short", {"{{job}}": "min by (job) (mycelium_database_answers)"}),
@@ -336,26 +439,39 @@ DATABASES = (
         "Connections, by their limit",
         "percentunit",
         {
-            "{{instance}}": "sum by (instance) (pg_stat_activity_count)"
-            " / on (instance) pg_settings_max_connections"
+            "{{instance}}": "sum by (instance) (pg_stat_activity_count or cnpg_backends_total)"
+            " / on (instance) (pg_settings_max_connections"
+            ' or cnpg_pg_settings_setting{name="max_connections"})'
         },
+        bound=0.9,
     ),
     Panel(
         "Connections",
         "short",
-        {"{{datname}} {{state}}": "sum by (datname, state) (pg_stat_activity_count)"},
+        {
+            "{{datname}}": seen("sum by (datname) (pg_stat_activity_count or cnpg_backends_total)"),
+            "idle in a transaction": 'sum(pg_stat_activity_count{state=~"idle in .+"}'
+            ' or cnpg_backends_total{state=~"idle in .+"})',
+        },
     ),
     Panel(
         "Transactions a second",
         "short",
-        {"{{datname}}": rate("pg_stat_database_xact_commit", "datname")},
+        {"{{datname}}": by_either("pg_stat_database_xact_commit")},
     ),
     Panel(
         "Deadlocks a minute",
         "short",
-        {"{{datname}}": rate("pg_stat_database_deadlocks", "datname") + " * 60"},
+        {"{{datname}}": by_either("pg_stat_database_deadlocks", " * 60")},
     ),
-    Panel("Size", "bytes", {"{{datname}}": "max by (datname) (pg_database_size_bytes)"}),
+    Panel(
+        "Size",
+        "bytes",
+        {
+            "{{datname}}": 'max by (datname) (pg_database_size_bytes{datname!~"template."}'
+            ' or cnpg_pg_database_size_bytes{datname!~"template."})'
+        },
+    ),
     Panel(
         "Pools: writers in use",
         "short",
@@ -367,9 +483,33 @@ DATABASES = (
         {"{{job}}": "sum by (job) (mycelium_database_read_connections)"},
     ),
     Panel(
-        "Disk",
+        "Free disk",
         "percentunit",
-        {"{{instance}} {{mountpoint}}": "node_filesystem_avail_bytes / node_filesystem_size_bytes"},
+        {
+            "{{instance}} {{mountpoint}}": "node_filesystem_avail_bytes"
+            '{fstype!~"tmpfs|overlay|squashfs"} / node_filesystem_size_bytes',
+            "{{persistentvolumeclaim}}": "kubelet_volume_stats_available_bytes"
+            " / kubelet_volume_stats_capacity_bytes",
+        },
+        bound=0.1,
+    ),
+    Panel(
+        "Since a base backup was made, one was restored",
+        "s",
+        {
+            "made": "time() - max(mycelium_backup_last_success_timestamp_seconds"
+            " or barman_cloud_cloudnative_pg_io_last_available_backup_timestamp)",
+            "restored": "time() - max(mycelium_restore_last_success_timestamp_seconds"
+            ' or kube_cronjob_status_last_successful_time{cronjob="restore-drill"})',
+        },
+    ),
+    Panel(
+        "The log's way to the backup",
+        "short",
+        {
+            "received": 'max(pg_replication_slots_active{slot_name="mycelium_backup"})',
+            "not archived yet, {{instance}}": 'cnpg_collector_pg_wal_archive_status{value="ready"}',
+        },
     ),
 )
 
@@ -412,12 +552,22 @@ def _drawn(panels: Iterable[Panel]) -> Iterator[dict[str, Any]]:
             "description": panel.meaning,
             "datasource": {"type": "prometheus", "uid": "${source}"},
             "gridPos": {"x": column * WIDTH, "y": row * HEIGHT, "w": WIDTH, "h": HEIGHT},
-            "fieldConfig": {"defaults": {"unit": panel.unit, "min": 0}, "overrides": []},
+            "fieldConfig": {"defaults": _axis(panel), "overrides": []},
             "targets": [
                 {"refId": chr(ord("A") + place), "expr": query, "legendFormat": legend}
                 for place, (legend, query) in enumerate(panel.queries.items())
             ],
         }
+
+
+def _axis(panel: Panel) -> dict[str, Any]:
+    axis: dict[str, Any] = {"unit": panel.unit, "min": 0}
+    if panel.bound is not None:
+        steps = [{"color": "green", "value": None}, {"color": "red", "value": panel.bound}]
+        axis["thresholds"] = {"mode": "absolute", "steps": steps}
+        # In sight however small the values are.
+        axis["custom"] = {"thresholdsStyle": {"mode": "dashed"}, "axisSoftMax": panel.bound}
+    return axis
 
 
 def main() -> None:

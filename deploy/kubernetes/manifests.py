@@ -22,6 +22,8 @@ Object = dict[str, Any]
 NAMESPACE = "mycelium"
 PORT = 8080
 BROKER, DATABASE = "rabbitmq", "postgres"
+RESTORED, SCRATCH = "postgres-restored", "postgres-drill"
+"""Clusters that begin with a backup: in earnest, and to see whether it comes back."""
 DRAIN_S = 30
 """What a process takes at most to answer what it has in hand: STOP_TIMEOUT_S of the chassis and of
 the website."""
@@ -74,7 +76,7 @@ OWN: dict[str, dict[str, Any]] = {
         "environment": {"MAX_WORKERS": "50"},
         "queue_length": 150,
         "prompt": "start_purchase",
-        "configured": SELLER | {"TAX_BPS": "seller", "PROVISIONING": "billing"},
+        "configured": SELLER | {"TAX_BPS": "seller"},
     },
     "topup": {
         "secrets": {
@@ -134,7 +136,8 @@ SETTINGS: dict[str, dict[str, str]] = {
         "SELLER_TAX_ID": "",
         "TAX_BPS": "0",
     },
-    "billing": {"PROVISIONING": "external"},
+    "settings": {"PROVISIONING": "external"},
+    "database": {"DATABASE_CLUSTER": DATABASE},
     "traces": {
         "OTEL_TRACES_EXPORTER": "none",
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector.monitoring:4318",
@@ -142,7 +145,8 @@ SETTINGS: dict[str, dict[str, str]] = {
         "OTEL_TRACES_SAMPLER_ARG": "0.1",
     },
 }
-"""What an overlay says otherwise. Who promises and who keeps it read the same."""
+"""What an overlay says otherwise. Who promises and who keeps it read the same; ``settings`` are all
+others that an operator may give (docs/operations.md): each process has all, and reads its own."""
 
 TRACED = dict.fromkeys(SETTINGS["traces"], "traces")
 COLLECTOR_KEY = ("traces", "OTEL_EXPORTER_OTLP_HEADERS")
@@ -174,14 +178,19 @@ def _from_secret(name: str, key: str, **more: bool) -> Object:
     return {"valueFrom": {"secretKeyRef": {"name": name, "key": key, **more}}}
 
 
-def _connections(database: str, login: str) -> list[Object]:
-    """The passwords first: Kubernetes puts what stands before into what follows."""
+def _setting(name: str, place: str) -> Object:
+    return {"name": name, "valueFrom": {"configMapKeyRef": {"name": place, "key": name}}}
+
+
+def _connections(database: str, login: str, cluster: str = "$(DATABASE_CLUSTER)") -> list[Object]:
+    """What others name first: Kubernetes puts what stands before into what follows."""
     return [
+        _setting("DATABASE_CLUSTER", "database"),
         {"name": "DATABASE_PASSWORD", **_from_secret(f"{database}-database", "password")},
         {"name": "BROKER_PASSWORD", **_from_secret(f"{login}-broker", "password")},
         {
             "name": "DATABASE_URL",
-            "value": f"postgresql+psycopg2://{database}:$(DATABASE_PASSWORD)@{DATABASE}-rw:5432/{database}",
+            "value": f"postgresql+psycopg2://{database}:$(DATABASE_PASSWORD)@{cluster}-rw:5432/{database}",
         },
         {
             "name": "AMQP_URI",
@@ -190,17 +199,18 @@ def _connections(database: str, login: str) -> list[Object]:
     ]
 
 
-def _environment(process: Process) -> list[Object]:
-    return [
-        *_connections(process.database, process.login),
-        *({"name": name, "value": value} for name, value in process.environment.items()),
-        *({"name": name, **_from_secret(*place)} for name, place in process.secrets.items()),
-        *(
-            {"name": name, "valueFrom": {"configMapKeyRef": {"name": place, "key": name}}}
-            for name, place in {**process.configured, **TRACED}.items()
-        ),
-        {"name": COLLECTOR_KEY[1], **_from_secret(*COLLECTOR_KEY, optional=True)},
-    ]
+def _environment(process: Process) -> Object:
+    return {
+        # What stands in ``env`` counts before it.
+        "envFrom": [{"configMapRef": {"name": "settings"}}],
+        "env": [
+            *_connections(process.database, process.login),
+            *({"name": name, "value": value} for name, value in process.environment.items()),
+            *({"name": name, **_from_secret(*place)} for name, place in process.secrets.items()),
+            *(_setting(*each) for each in {**process.configured, **TRACED}.items()),
+            {"name": COLLECTOR_KEY[1], **_from_secret(*COLLECTOR_KEY, optional=True)},
+        ],
+    }
 
 
 def _probe(path: str, period_s: int, failures: int) -> Object:
@@ -257,14 +267,16 @@ def _deployment(process: Process) -> Object:
         process.name,
         process.image,
         process.command,
-        env=_environment(process),
+        **_environment(process),
         ports=[{"name": "http", "containerPort": PORT}],
         resources=_resources(process.memory),
         # A slow start is no death, and being well is not asked of the database: a slow one would
         # end every pod at once.
         startupProbe=_probe("/healthz", 2, 60),
         livenessProbe=_probe("/healthz", 10, 6),
-        readinessProbe=_probe("/readyz", 5, 2),
+        # The website has pages without a service that is away: nobody comes to it through the
+        # broker, so that one service would take all of them out of the way in.
+        readinessProbe=_probe("/healthz" if process.name == "gateway" else "/readyz", 5, 2),
     )
     grace_s = DRAIN_S + 10
     if process.name == "gateway":
@@ -382,9 +394,9 @@ def _by_processor(process: Process) -> Object:
     )
 
 
-def _to_pods(labels: Mapping[str, str], port: int) -> Object:
+def _to_pods(selector: Object, port: int) -> Object:
     return {
-        "to": [{"podSelector": {"matchLabels": dict(labels)}}],
+        "to": [{"podSelector": selector}],
         "ports": [{"port": port, "protocol": "TCP"}],
     }
 
@@ -397,8 +409,21 @@ DNS: Object = {
     "to": [_in_namespace("kube-system")],
     "ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}],
 }
-TO_DATABASE = _to_pods({"cnpg.io/cluster": DATABASE}, 5432)
-TO_BROKER = _to_pods(_labels(BROKER), 5672)
+
+
+def _one_of(key: str, *values: str) -> Object:
+    return {"matchExpressions": [{"key": key, "operator": "In", "values": list(values)}]}
+
+
+BROKER_PODS: Object = {"matchLabels": _labels(BROKER)}
+DATABASE_PODS = _one_of("cnpg.io/cluster", DATABASE, RESTORED, SCRATCH)
+TO_DATABASE = _to_pods(DATABASE_PODS, 5432)
+TO_BROKER = _to_pods(BROKER_PODS, 5672)
+TO_KUBERNETES: Object = {
+    "to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}],
+    "ports": [{"port": port, "protocol": "TCP"} for port in (443, 6443)],
+}
+"""Its API, whose address is another one in each cluster."""
 TO_COLLECTOR: Object = {
     "to": [_in_namespace("monitoring")],
     "ports": [{"port": 4318, "protocol": "TCP"}],
@@ -460,8 +485,21 @@ def _migration(name: str) -> Object:
     return _object("batch/v1", "Job", f"{name}-migrate", spec, labels=labels)
 
 
-def once_and_nightly() -> list[Object]:
-    """Verification of the ledger, and what jobs may call."""
+def jobs() -> list[Object]:
+    """What is done nightly, weekly and when somebody says so, and what jobs may call."""
+    may = {
+        "podSelector": _one_of("app.kubernetes.io/component", "migration", *JOBS),
+        "policyTypes": ["Ingress", "Egress"],
+        "egress": [DNS, TO_DATABASE],
+    }
+    policy = _object("networking.k8s.io/v1", "NetworkPolicy", "jobs", may)
+    return [_verification(), _stop_of_charges(), *_drill(), policy]
+
+
+JOBS = ("verification", "stop-of-charges", "drill")
+
+
+def _verification() -> Object:
     container = _container(
         "verify",
         "mycelium-wallet",
@@ -469,28 +507,89 @@ def once_and_nightly() -> list[Object]:
         env=_connections("wallet", "wallet"),
         resources=_resources("512Mi"),
     )
-    component = {"app.kubernetes.io/component": "verification"}
-    job = {"backoffLimit": 0, "template": _pod(container, component, restartPolicy="Never")}
-    nightly = {
-        "schedule": "30 3 * * *",
+    # An alert is on while a failed one is there: until the next night's has ended.
+    return _cron_job("wallet-verify", "30 3 * * *", container, "verification")
+
+
+def _stop_of_charges() -> Object:
+    """For who has restored the databases, before the product comes: docs/kubernetes.md."""
+    [topup] = [process for process in PROCESSES if process.name == "topup"]
+    command = ("python", "-m", "services.topup.switch", "stop")
+    container = _container(
+        "stop",
+        topup.image,
+        (*command, "--by", "an operator of Kubernetes", "--reason", "Restored"),
+        **_environment(topup),
+        resources=_resources("256Mi"),
+    )
+    return _cron_job("stop-charges", "0 0 1 1 *", container, "stop-of-charges", suspend=True)
+
+
+def _drill() -> list[Object]:
+    """The newest backup, restored weekly, verified and removed, by who may do that and no more."""
+    name = "restore-drill"
+    fields = {"POD_NAME": "metadata.name", "POD_UID": "metadata.uid"}
+    container = _container(
+        "drill",
+        "mycelium-wallet",
+        ("python", "-m", "services.wallet.restore_drill", "$(DATABASE_CLUSTER)"),
+        env=[
+            *_connections("wallet", "wallet", SCRATCH),
+            *(
+                {"name": key, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+                for key, path in fields.items()
+            ),
+        ],
+        resources=_resources("512Mi"),
+    )
+    clusters = {"apiGroups": ["postgresql.cnpg.io"], "resources": ["clusters"]}
+    # Who may make one may make it by any name; what runs can be looked at, and not removed.
+    rules = [
+        {**clusters, "verbs": ["get"], "resourceNames": [DATABASE, RESTORED, SCRATCH]},
+        {**clusters, "verbs": ["delete"], "resourceNames": [SCRATCH]},
+        {**clusters, "verbs": ["create"]},
+    ]
+    rbac = "rbac.authorization.k8s.io"
+    binding: Object = {
+        "roleRef": {"apiGroup": rbac, "kind": "Role", "name": name},
+        "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": NAMESPACE}],
+    }
+    outward = {
+        "podSelector": _one_of("app.kubernetes.io/component", "drill"),
+        "policyTypes": ["Egress"],
+        "egress": [TO_KUBERNETES],
+    }
+    account = {"serviceAccountName": name, "automountServiceAccountToken": True}
+    return [
+        _cron_job(name, "0 4 * * 0", container, "drill", pod=account),
+        _object("v1", "ServiceAccount", name),
+        _object(f"{rbac}/v1", "Role", name, rules=rules),
+        _object(f"{rbac}/v1", "RoleBinding", name, **binding),
+        _object("networking.k8s.io/v1", "NetworkPolicy", name, outward),
+    ]
+
+
+def _cron_job(
+    name: str,
+    schedule: str,
+    container: Object,
+    component: str,
+    pod: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> Object:
+    labels = {"app.kubernetes.io/component": component}
+    job = {
+        "backoffLimit": 0,
+        "ttlSecondsAfterFinished": 25 * 3600,
+        "template": _pod(container, labels, restartPolicy="Never", **(pod or {})),
+    }
+    spec = {
+        "schedule": schedule,
         "concurrencyPolicy": "Forbid",
-        "failedJobsHistoryLimit": 3,
+        **more,
         "jobTemplate": {"spec": job},
     }
-    jobs = {
-        "key": "app.kubernetes.io/component",
-        "operator": "In",
-        "values": ["migration", "verification"],
-    }
-    may = {
-        "podSelector": {"matchExpressions": [jobs]},
-        "policyTypes": ["Ingress", "Egress"],
-        "egress": [DNS, TO_DATABASE],
-    }
-    return [
-        _object("batch/v1", "CronJob", "wallet-verify", nightly),
-        _object("networking.k8s.io/v1", "NetworkPolicy", "jobs", may),
-    ]
+    return _object("batch/v1", "CronJob", name, spec)
 
 
 def common() -> list[Object]:
@@ -555,18 +654,30 @@ def way_in() -> list[Object]:
 
 
 def monitoring() -> list[Object]:
-    """For the operator of Prometheus: every pod of ours, its job the name of the process."""
+    """For the operator of Prometheus: every pod of ours, its job the name of the process; the
+    servers' own exporters; the alerts, as they stand for everybody."""
     names = [*LISTENERS, "gateway"]
-    spec = {
-        "jobLabel": "app.kubernetes.io/name",
-        "selector": {
-            "matchExpressions": [
-                {"key": "app.kubernetes.io/name", "operator": "In", "values": names}
-            ]
-        },
-        "podMetricsEndpoints": [{"port": "http", "path": "/metrics"}],
-    }
-    return [_object("monitoring.coreos.com/v1", "PodMonitor", "mycelium", spec)]
+    ours = _one_of("app.kubernetes.io/name", *names)
+    metrics = {"path": "/metrics"}
+    rules = yaml.safe_load((Path(__file__).parents[1] / "prometheus/alerts.yml").read_text())
+    return [
+        _monitor("mycelium", ours, "http", metrics, jobLabel="app.kubernetes.io/name"),
+        _monitor(BROKER, BROKER_PODS, "prometheus", metrics, OF_EACH_QUEUE),
+        _monitor(DATABASE, _one_of("cnpg.io/cluster", DATABASE, RESTORED), "metrics", metrics),
+        _object("monitoring.coreos.com/v1", "PrometheusRule", "mycelium", rules),
+    ]
+
+
+OF_EACH_QUEUE: Object = {
+    "path": "/metrics/detailed",
+    "params": {"family": ["queue_coarse_metrics", "queue_consumer_count"], "vhost": [VHOST]},
+}
+
+
+def _monitor(name: str, selector: Object, port: str, *asked: Object, **more: Any) -> Object:
+    endpoints = [{"port": port, **each} for each in asked]
+    spec = {"selector": selector, "podMetricsEndpoints": endpoints, **more}
+    return _object("monitoring.coreos.com/v1", "PodMonitor", name, spec)
 
 
 def broker() -> list[Object]:
@@ -610,16 +721,14 @@ def guarded() -> list[Object]:
     """Who may come to the broker and to the databases."""
     ours = {"podSelector": {"matchLabels": {"app.kubernetes.io/part-of": "mycelium"}}}
 
-    def guard(
-        name: str, labels: Mapping[str, str], callers: Iterable[tuple[Object, int]]
-    ) -> Object:
-        each_other = {"from": [{"podSelector": {"matchLabels": dict(labels)}}]}
+    def guard(name: str, pods: Object, callers: Iterable[tuple[Object, int]]) -> Object:
+        each_other = {"from": [{"podSelector": pods}]}
         others = [
             {"from": [caller], "ports": [{"port": port, "protocol": "TCP"}]}
             for caller, port in callers
         ]
         spec = {
-            "podSelector": {"matchLabels": dict(labels)},
+            "podSelector": pods,
             "policyTypes": ["Ingress"],
             "ingress": [each_other, *others],
         }
@@ -628,7 +737,7 @@ def guarded() -> list[Object]:
     return [
         guard(
             BROKER,
-            _labels(BROKER),
+            BROKER_PODS,
             (
                 (ours, 5672),
                 (_in_namespace("keda"), 15672),
@@ -638,10 +747,11 @@ def guarded() -> list[Object]:
         ),
         guard(
             DATABASE,
-            {"cnpg.io/cluster": DATABASE},
+            DATABASE_PODS,
             (
                 (ours, 5432),
                 (_in_namespace("cnpg-system"), 8000),
+                (_in_namespace("cnpg-system"), 5432),
                 (_in_namespace("monitoring"), 9187),
             ),
         ),
@@ -706,6 +816,7 @@ def _binding(number: int, binding: Mapping[str, Any]) -> Object:
 
 
 ARCHIVER = "barman-cloud.cloudnative-pg.io"
+ARCHIVE = {"barmanObjectName": "backups"}
 POSTGRESQL: Object = {
     "parameters": {
         # Of as many replicas of all processes as there may be.
@@ -737,10 +848,21 @@ def databases() -> list[Object]:
         )
         for name in DATABASES
     ]
-    return [_database_cluster(), *_backups(), *made]
+    return [_first_cluster(), _backup_store(), _nightly(DATABASE), *made]
 
 
-def _database_cluster() -> Object:
+def restored() -> list[Object]:
+    """A cluster that begins with the newest backup and its log, to the end or to a time that an
+    overlay says, and goes on with backups of its own: their place has its name."""
+    backup = {"name": ARCHIVER, "parameters": {**ARCHIVE, "serverName": DATABASE}}
+    beginning = {
+        "bootstrap": {"recovery": {"source": "backup"}},
+        "externalClusters": [{"name": "backup", "plugin": backup}],
+    }
+    return [_cluster(RESTORED, beginning), _nightly(RESTORED)]
+
+
+def _cluster(name: str, beginning: Object) -> Object:
     roles = [
         {
             "name": name,
@@ -750,28 +872,15 @@ def _database_cluster() -> Object:
         }
         for name in DATABASES
     ]
-    archiver = {
-        "name": ARCHIVER,
-        "isWALArchiver": True,
-        "parameters": {"barmanObjectName": "backups"},
-    }
-    # PostgreSQL's own collation, for all databases that are made then: an upgrade of the system
-    # beneath changes no index. Said here, and not of each: Kustomize takes a Database's "template"
-    # for a pod's, and stops.
-    first = {
-        "encoding": "UTF8",
-        "locale": "C",
-        "localeProvider": "builtin",
-        "builtinLocale": "C.UTF-8",
-    }
+    archiver = {"name": ARCHIVER, "isWALArchiver": True, "parameters": ARCHIVE}
     return _object(
         "postgresql.cnpg.io/v1",
         "Cluster",
-        DATABASE,
+        name,
         {
             "instances": 3,
             "imageName": "ghcr.io/cloudnative-pg/postgresql:18.6-system-trixie",
-            "bootstrap": {"initdb": first},
+            **beginning,
             "storage": {"size": "50Gi"},
             "walStorage": {"size": "10Gi"},
             "resources": {"requests": {"cpu": "1", "memory": "3Gi"}, "limits": {"memory": "3Gi"}},
@@ -782,7 +891,32 @@ def _database_cluster() -> Object:
     )
 
 
-def _backups() -> list[Object]:
+def _first_cluster() -> Object:
+    # PostgreSQL's own collation, for all databases that are made then: an upgrade of the system
+    # beneath changes no index. Said here, and not of each: Kustomize takes a Database's "template"
+    # for a pod's, and stops.
+    first = {
+        "encoding": "UTF8",
+        "locale": "C",
+        "localeProvider": "builtin",
+        "builtinLocale": "C.UTF-8",
+    }
+    return _cluster(DATABASE, {"bootstrap": {"initdb": first}})
+
+
+def _nightly(cluster: str) -> Object:
+    nightly = {
+        "schedule": "0 0 2 * * *",
+        "cluster": {"name": cluster},
+        "method": "plugin",
+        "pluginConfiguration": {"name": ARCHIVER},
+        "backupOwnerReference": "self",
+    }
+    name = "nightly" if cluster == DATABASE else f"nightly-of-{cluster}"
+    return _object("postgresql.cnpg.io/v1", "ScheduledBackup", name, nightly)
+
+
+def _backup_store() -> Object:
     def key(name: str) -> Object:
         return {"name": "backup-store", "key": name}
 
@@ -797,17 +931,7 @@ def _backups() -> list[Object]:
             "wal": {"compression": "gzip"},
         },
     }
-    nightly = {
-        "schedule": "0 0 2 * * *",
-        "cluster": {"name": DATABASE},
-        "method": "plugin",
-        "pluginConfiguration": {"name": ARCHIVER},
-        "backupOwnerReference": "self",
-    }
-    return [
-        _object("barmancloud.cnpg.io/v1", "ObjectStore", "backups", store),
-        _object("postgresql.cnpg.io/v1", "ScheduledBackup", "nightly", nightly),
-    ]
+    return _object("barmancloud.cnpg.io/v1", "ObjectStore", "backups", store)
 
 
 def scaling() -> list[Object]:
@@ -829,7 +953,7 @@ def files() -> dict[str, list[Object]]:
         "databases": databases(),
         "guarded": guarded(),
         **{process.name: of_process(process) for process in PROCESSES},
-        "jobs": once_and_nightly(),
+        "jobs": jobs(),
         "scaling": scaling(),
         "website": way_in(),
         "monitoring": monitoring(),
@@ -867,6 +991,8 @@ def all_written() -> dict[str, str]:
         "base/kustomization.yaml": written([kustomization(files())]),
         "migrations/migrations.yaml": written(migrations()),
         "migrations/kustomization.yaml": written([kustomization(["migrations"])]),
+        "restored/restored.yaml": written(restored()),
+        "restored/kustomization.yaml": written([kustomization(["restored"])]),
     }
 
 

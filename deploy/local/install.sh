@@ -3,9 +3,11 @@
 #   install.sh run     .venv with requirements.txt, and RabbitMQ
 #   install.sh test    besides: requirements-dev.txt, the packages of the client for Python, Chromium
 #                      and what else the tests drive
-#   install.sh bench   besides: benchmarks/requirements.txt, wrk, and Lighthouse from npm
-#   install.sh mutants besides: mutants/requirements.txt
-#   install.sh cluster besides: what makes networks of namespaces, Patroni and etcd
+#   install.sh check   besides: package-lock.json, which has the definitions of Kubernetes' operators
+#   install.sh bench   as check, and: benchmarks/requirements.txt and wrk
+#   install.sh pictures as check, and: exporters for Prometheus
+#   install.sh mutants as test, and: mutants/requirements.txt
+#   install.sh cluster as test, and: what makes networks of namespaces, Patroni and etcd
 # What is missing on the system is found first, all of it, and installed by one call of apt-get
 # when we are root or may use sudo without a password; else named in one message.
 set -euo pipefail
@@ -103,9 +105,15 @@ find_missing() {
         # promtool, which checks names of metrics and tests the rules for alerts; no server runs.
         need prometheus promtool
     fi
+    if [[ $mode = @(check|bench|pictures) ]]; then
+        need npm npm
+    fi
     if [ "$mode" = bench ]; then
         need wrk wrk
-        need npm npm
+    fi
+    if [ "$mode" = pictures ]; then
+        need prometheus-postgres-exporter prometheus-postgres-exporter
+        need prometheus-node-exporter prometheus-node-exporter
     fi
     if [ "$mode" = cluster ]; then
         need iproute2 ip
@@ -162,7 +170,7 @@ keep_lock() {
     sha256sum "$1" >"$2/lock.sha256"
 }
 
-# install_node_modules: Lighthouse, which only a benchmark needs, and what package-lock.json has beside.
+# install_node_modules: what package-lock.json has. Lighthouse is for a benchmark alone, uPlot for pictures, and npm takes all or nothing.
 install_node_modules() {
     sha256sum --status -c node_modules/lock.sha256 2>/dev/null && return
     echo "mycelium: installing package-lock.json into node_modules (once)" >&2
@@ -178,9 +186,9 @@ if [ "$mode" != run ]; then
     install_lock requirements-dev.txt --only-binary :all:
     keep_lock clients/python/requirements.txt .venv/client-packages
 fi
-if [ "$mode" = bench ]; then
-    install_lock benchmarks/requirements.txt
+if [[ $mode = @(check|bench|pictures) ]]; then
     install_node_modules
 fi
+[ "$mode" != bench ] || install_lock benchmarks/requirements.txt
 # Yattag comes as a source only.
 [ "$mode" != mutants ] || install_lock mutants/requirements.txt --only-binary :all: --no-binary yattag

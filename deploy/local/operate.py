@@ -29,6 +29,7 @@ COMMANDS = {
     "refill": ("analytics", "services.analytics.refill"),
     "dead-letters": ("", "chassis.dead_letters"),
     "republish": ("", "chassis.republish"),
+    "restored": ("", "chassis.restored"),
 }
 
 

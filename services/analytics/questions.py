@@ -37,7 +37,7 @@ from services.analytics.figures import Figure
 LENGTHS = {Step.HOUR: timedelta(hours=1), Step.DAY: timedelta(days=1), Step.WEEK: timedelta(days=7)}
 LEVELS = (Figure.AUTO_TOPUP_USERS, Figure.BURN_MICROS)
 """What is counted as changes, and shown as what they come to from the beginning on."""
-ADOPTION_DAYS = 7
+ADOPTION_DAYS = KPI_DAYS = 7
 COHORTS_MAX = 106
 FIRST_YEAR, LAST_YEAR = 2000, 9000
 WHOLE_BPS = 10_000
@@ -153,6 +153,19 @@ def get_kpis(session: Session, request: GetKpis) -> Kpis:
         until=until,
         kpis=[_kpi(name, target, *counts[name]) for name, target in TARGETS_BPS.items()],
     )
+
+
+def kpi_ratios(session: Session, now: datetime) -> list[tuple[str, float]]:
+    """The success metrics of the last seven days and this hour, each from 0 to 1; what has nothing
+    to be a part of is left out."""
+    asked = GetKpis(since=now - timedelta(days=KPI_DAYS), until=now)
+    kpis = get_kpis(session, asked).kpis
+    return [(kpi.name, kpi.value_bps / WHOLE_BPS) for kpi in kpis if kpi.value_bps is not None]
+
+
+def kpi_targets(_session: Session, _now: datetime) -> list[tuple[str, float]]:
+    """What the plan wants of each."""
+    return [(name, target / WHOLE_BPS) for name, target in TARGETS_BPS.items()]
 
 
 def get_popular_products(session: Session, request: GetPopularProducts) -> PopularProducts:

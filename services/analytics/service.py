@@ -61,6 +61,12 @@ GAUGES = {
         "How long ago the last event was counted; nothing before the first.",
         "SELECT extract(epoch FROM now() - max(handled_at)) FROM inbox",
     ),
+    "kpi_ratio": Gauge(
+        "The plan's success metrics of the last seven days, from 0 to 1.",
+        questions.kpi_ratios,
+        "kpi",
+    ),
+    "kpi_target_ratio": Gauge("What the plan wants of each.", questions.kpi_targets, "kpi"),
 }
 
 

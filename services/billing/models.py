@@ -16,6 +16,11 @@ class Base(DeclarativeBase):
 
 
 WAITING = (PurchaseStatus.PENDING.value, PurchaseStatus.AWAITING_FUNDS.value)
+HAS_WAITING = (
+    "EXISTS (SELECT FROM purchases WHERE user_id = new.user_id"
+    " AND status IN ('pending', 'awaiting_funds'))"
+)
+"""Whether any purchase of a user's does, as SQL over users named ``new``."""
 """The states of a purchase that has not ended."""
 
 OVER = (DeploymentStatus.FAILED.value, DeploymentStatus.CANCELLED.value)
@@ -184,10 +189,13 @@ class PeriodRow(Base):
     """A time for which a deployment is charged, other than the month that its purchase paid.
 
     ``kind`` is ``month``, paid ahead, ``arrears``: time that ran and was not paid for, ``resize``:
-    the rest of a month in another size, whose wish stands in ``resize``, or ``credit``: a part of a
+    the rest of a month in another size, whose wish stands in ``resize`` (for the month of a start
+    its command's key and hash do), or ``credit``: a part of a
     payment that goes back for a smaller one. Its
     states and their moves stand in :mod:`services.billing.deployments.periods`. ``money_came_at``:
     since its owner was told that it lacks money; where it still does, they are told again.
+    ``told_at``: as of when its owner was told last; of arrears that is noted since version 0028.
+    ``name`` is its deployment's as it was written down; rows from before it was kept have none.
     """
 
     __tablename__ = "periods"
@@ -208,6 +216,8 @@ class PeriodRow(Base):
     created_at: Mapped[datetime]
     changed_at: Mapped[datetime]
     money_came_at: Mapped[datetime | None]
+    told_at: Mapped[datetime | None]
+    name: Mapped[str | None]
 
 
 class FeeChangeRow(Base):
@@ -255,6 +265,7 @@ class SaleRow(Base):
     gross_micros: Mapped[int] = mapped_column(BigInteger)
     fee_micros: Mapped[int] = mapped_column(BigInteger)
     sold_at: Mapped[datetime]
+    is_own: Mapped[bool]
     day: Mapped[date]
 
 
@@ -428,7 +439,7 @@ class UsageChargeRow(Base):
     """What one transaction of a wallet pays for usage, from before the wallet hears of it.
 
     ``closing_since``: what it is for was corrected, and it is replaced unless it was paid.
-    ``money_came_at``: as of a period.
+    ``money_came_at``, ``told_at``: as of a period.
     """
 
     __tablename__ = "usage_charges"
@@ -442,6 +453,7 @@ class UsageChargeRow(Base):
     paid_at: Mapped[datetime | None]
     closing_since: Mapped[datetime | None]
     money_came_at: Mapped[datetime | None]
+    told_at: Mapped[datetime | None]
 
 
 class UsageChargeLineRow(Base):

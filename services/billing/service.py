@@ -61,7 +61,6 @@ from contracts.billing import (
     Purchase,
     PurchasePage,
     PurchaseRecords,
-    PurchaseStatus,
     Receipt,
     RecordUsage,
     RefundPurchase,
@@ -137,13 +136,6 @@ SWEEP_INTERVAL_S = 2.0
 ASLEEP_S = 5.0
 """How late what another replica made due is seen at most."""
 
-_WHAT_AWAITS_MONEY = Bulk(
-    "SELECT new.user_id, "  # noqa: S608 - our words
-    + ", ".join(each.AWAITS_MONEY for each in (claims, renewals, runways, debts, charging))
-    + " FROM {rows}",
-    user_id="uuid",
-)
-
 
 class AwaitsMoney(NamedTuple):
     """What of a user's money that comes may bring on."""
@@ -153,6 +145,19 @@ class AwaitsMoney(NamedTuple):
     runway: bool
     debts: bool
     usage: bool
+
+
+_WHAT_AWAITS_MONEY = Bulk(
+    "SELECT new.user_id, "  # noqa: S608 - our words
+    + ", ".join(
+        f"{each.AWAITS_MONEY} AS {field}"
+        for field, each in zip(
+            AwaitsMoney._fields, (claims, renewals, runways, debts, charging), strict=True
+        )
+    )
+    + " FROM {rows}",
+    user_id="uuid",
+)
 
 
 _WAITING_PURCHASES = "status IN ('pending', 'awaiting_funds')"
@@ -267,19 +272,19 @@ class BillingService(operated.Operated):
     @rpc
     def list_deployments(self, request: ListDeployments) -> DeploymentList:
         with self.database.read() as session:
-            return list_deployments(session, request, get_settings())
+            return list_deployments(session, utc_now(), request, get_settings())
 
     @rpc
     def get_deployment(self, request: GetDeployment) -> Deployment:
         with self.database.read() as session:
-            return get_deployment(session, request, get_settings())
+            return get_deployment(session, utc_now(), request, get_settings())
 
     @rpc
     def report_deployment(self, request: ReportDeployment) -> Deployment:
         with self.database.begin() as session:
             row = report_deployment(session, utc_now, request, get_settings())
             runways.look_soon(session, utc_now(), row.user_id)
-            return single(session, row, get_settings())
+            return single(session, utc_now(), row, get_settings())
 
     @rpc
     def record_usage(self, request: RecordUsage) -> UsageResults:
@@ -295,14 +300,14 @@ class BillingService(operated.Operated):
     def rename_deployment(self, request: RenameDeployment) -> Deployment:
         with self.database.begin() as session:
             row = commands.rename(session, utc_now, request)
-            return single(session, row, get_settings())
+            return single(session, utc_now(), row, get_settings())
 
     @rpc
     def stop_deployment(self, request: StopDeployment) -> Deployment:
         with self.database.begin() as session:
             row = commands.stop(session, utc_now, request, get_settings())
             runways.look_soon(session, utc_now(), row.user_id)
-            return single(session, row, get_settings())
+            return single(session, utc_now(), row, get_settings())
 
     @rpc
     def start_deployment(self, request: StartDeployment) -> Deployment:
@@ -321,7 +326,7 @@ class BillingService(operated.Operated):
         with self.database.begin() as session:
             row = commands.cancel(session, utc_now, request, get_settings())
             runways.look_soon(session, utc_now(), row.user_id)
-            return single(session, row, get_settings())
+            return single(session, utc_now(), row, get_settings())
 
     @rpc
     def get_receipt(self, request: GetReceipt) -> Receipt:
@@ -397,17 +402,9 @@ class BillingService(operated.Operated):
 
     @rpc
     def get_forecast(self, request: GetForecast) -> Forecast:
-        forecast = foretell(self.database, self.caller, request, utc_now(), get_settings())
-        if request.waiting is None or not self.database.answer(await_money, request.user_id):
-            return forecast
-        waiting = ListPurchases(
-            user_id=request.user_id,
-            statuses=[PurchaseStatus.AWAITING_FUNDS, PurchaseStatus.PENDING],
-            limit=request.waiting,
+        return foretell(
+            self.database, self.caller, request, utc_now(), get_settings(), self.list_purchases
         )
-        with self.database.read() as session:
-            purchases = list_purchases(session, waiting, get_settings()).purchases
-        return forecast.model_copy(update={"waiting": purchases})
 
     @event_handler(
         WalletCredited,
@@ -523,9 +520,9 @@ class BillingService(operated.Operated):
     def _try_again(self, session: Session, user_id: UUID) -> None:
         now, checkout = utc_now(), self._checkout()
         owed = claims.mark_owed(session, now, user_id)
-        first = claims.take_first(session, owed, now, checkout.rules.claim_lease)
+        first = claims.take_first(owed, now, checkout.rules.claim_lease)
         if first is not None:
-            after_commit(session, partial(checkout.settle_user, user_id, first))
+            after_commit(session, partial(checkout.settle_user, user_id, first, len(owed) > 1))
         session.flush()
         crash_point("billing.credit_heard")
 

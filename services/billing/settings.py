@@ -32,8 +32,8 @@ class BillingSettings(PurchaseTerms, SellerSettings, ServiceSettings):
     """How long after a wallet did not pay it is asked again, unless money comes sooner."""
 
     charges_per_day_max: Annotated[int, Field(ge=1)] = 40
-    """How often a deployment is charged within a day at most: more is a fault of ours, nothing more
-    is charged then, and somebody is called."""
+    """How often a deployment is charged within a day at most, and a wallet for usage, which is once
+    an hour: more is a fault of ours, nothing more is charged then, and somebody is called."""
 
     usage_window_s: Annotated[int, Field(ge=0)] = 3 * DAY_S
     """How long after something was used its record is taken."""

@@ -22,6 +22,20 @@ IMAGE = ProductField(
     choices=["Debian 12", "Ubuntu 24.04", "Alpine 3.20"],
     help="The system that is installed. Debian 12, unless you choose another one.",
 )
+
+
+def _region(*places: str) -> ProductField:
+    return ProductField(
+        key="region",
+        label="Region",
+        kind=FieldKind.CHOICE,
+        choices=list(places),
+        help=f"Where it runs. {places[0]}, unless you choose another one.",
+    )
+
+
+NORTH_REGION = _region("Ghent, Belgium", "Vienna, Austria")
+METAL_REGION = _region("Falkenstein, Germany", "Oslo, Norway")
 HOST_NAME = ProductField(
     key="host_name",
     label="Host name",
@@ -106,8 +120,8 @@ COMPUTE = [
             "Network": "IPv6, IPv4 through a gateway",
             "Images": "Debian, Ubuntu, Alpine",
         },
-        fields=(IMAGE, HOST_NAME, SSH_KEY),
-        family="north-vm-ghent",
+        fields=(IMAGE, NORTH_REGION, HOST_NAME, SSH_KEY),
+        family="north-vm",
     ),
     ExampleProduct(
         "vm-production",
@@ -128,8 +142,8 @@ COMPUTE = [
             "Backups": "daily, 7 kept",
             "Availability": "99.95 %",
         },
-        fields=(IMAGE, HOST_NAME, SSH_KEY),
-        family="north-vm-ghent",
+        fields=(IMAGE, NORTH_REGION, HOST_NAME, SSH_KEY),
+        family="north-vm",
     ),
     ExampleProduct(
         "vm-memory",
@@ -149,8 +163,8 @@ COMPUTE = [
             "Transfer": "5 TB a month",
             "Backups": "daily, 7 kept",
         },
-        fields=(IMAGE, HOST_NAME, SSH_KEY),
-        family="north-vm-ghent",
+        fields=(IMAGE, NORTH_REGION, HOST_NAME, SSH_KEY),
+        family="north-vm",
     ),
     ExampleProduct(
         "vm-builder",
@@ -170,7 +184,7 @@ COMPUTE = [
             "Transfer": "3 TB a month",
             "Nested virtualisation": "yes",
         },
-        fields=(IMAGE, HOST_NAME, SSH_KEY),
+        fields=(IMAGE, METAL_REGION, HOST_NAME, SSH_KEY),
     ),
     ExampleProduct(
         "gpu-notebook",

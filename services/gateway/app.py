@@ -137,8 +137,11 @@ def _end_request(response: Response) -> Response:
     response.headers["X-Request-Id"] = g.get("request_id", "")
     identity = current_identity() if "identity" in g else None
     duration_s = time.perf_counter() - g.started_at_s
-    metrics.count(response, duration_s)
     is_probe = _is_probe()
+    if not is_probe and request.endpoint not in assets.ENDPOINTS:
+        # Those are many and fast: among them nobody sees what people wait for. And a /readyz that
+        # answers 503 is no page that failed.
+        metrics.count(response, duration_s)
     if request.endpoint is not None and not is_probe:
         current_backend().response_times.count(kind_of(request), utc_now(), duration_s)
     access_log.log(

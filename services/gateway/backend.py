@@ -266,11 +266,14 @@ def ask_all(*questions: Request[Any] | None) -> tuple[Any, ...]:
 
     For what a page can do without, which leaves a gap in it and no error page; never for commands.
     The menu and the page below it often want to know the same: it is asked once in a request. A
-    service that somebody waited for in vain since the request began is not waited for again.
+    service that somebody waited for in vain since the request began is not waited for again, and a
+    page that has waited for ``ANSWER_WITHIN_S`` waits for the others as for one that is silent.
     """
     answers = _answers()
-    since_s: float = g.setdefault("asking_since_s", time.monotonic())
-    deadline_s = time.monotonic() + ANSWER_WITHIN_S
+    now_s = time.monotonic()
+    since_s: float = g.setdefault("asking_since_s", now_s)
+    deadline_s = max(since_s + ANSWER_WITHIN_S, now_s + SILENT_TIMEOUT_S)
+    has_waited = now_s - since_s > SILENT_TIMEOUT_S
     backend = current_backend()
     begun: dict[str, tuple[Request[Any], Callable[[], Any] | None]] = {}
     standing: list[Question] = []
@@ -280,7 +283,7 @@ def ask_all(*questions: Request[Any] | None) -> tuple[Any, ...]:
             continue
         if backend.fell_silent_after(since_s, question.service):
             begun[name] = (question, None)
-        elif isinstance(question, Question):
+        elif isinstance(question, Question) and not has_waited:
             standing.append(question)
         else:
             begin = partial(backend.begin, question, max(deadline_s - time.monotonic(), 0))

@@ -27,6 +27,7 @@ from contracts.billing import (
     DeploymentChanged,
     DeploymentFailed,
     DeploymentRenewed,
+    OwedShortOfFunds,
     PayoutPaid,
     PayoutRefused,
     PriceAnnounced,
@@ -60,15 +61,16 @@ from services.gateway.hooks import sending as hook_sending
 from services.gateway.hooks import storage as hooks
 from services.gateway.notifications import messages
 from services.gateway.notifications.sending import send_due
-from services.gateway.notifications.storage import Message, tell, tell_all
+from services.gateway.notifications.storage import Message, tell_all
 from services.gateway.people import moved, time_zones, users
 from services.gateway.settings import get_notifier_settings
 
 REMOVE_EVERY_S = 60
 """Where somebody makes many of them, they do not become many."""
 
-GATHER_S = 0.1
-"""How much later a buyer may hear of a purchase whose answer he has."""
+GATHER_S = 0.5
+"""How much later a buyer may hear of what the answer to his purchase says: meanwhile the top-up
+that the purchase waits for comes, and the processor is for that."""
 
 SETTLE_EVERY_S = 60
 SEND_EVERY_S = 1.0
@@ -90,9 +92,7 @@ class NotifierService(operated.Operated):
 
     @events_handler(PurchaseCompleted, gather_s=GATHER_S)
     def purchase_completed(self, session: Session, events: Sequence[PurchaseCompleted]) -> None:
-        hooks.queue(session, utc_now(), events)
-        told = [(each.user_id, each.event_id, messages.purchase_completed(each)) for each in events]
-        tell_all(session, utc_now(), told)
+        _tell_all(session, [(each, messages.purchase_completed(each)) for each in events])
 
     @event_handler(PurchaseEnded)
     def purchase_ended(self, session: Session, event: PurchaseEnded) -> None:
@@ -101,9 +101,11 @@ class NotifierService(operated.Operated):
             checkout.put_back(session, utc_now(), event.user_id, event.purchase_id)
         _tell(session, event, messages.purchase_ended(event))
 
-    @event_handler(PurchaseShortOfFunds)
-    def purchase_short_of_funds(self, session: Session, event: PurchaseShortOfFunds) -> None:
-        _tell(session, event, messages.purchase_short_of_funds(event))
+    @events_handler(PurchaseShortOfFunds, gather_s=GATHER_S)
+    def purchase_short_of_funds(
+        self, session: Session, events: Sequence[PurchaseShortOfFunds]
+    ) -> None:
+        _tell_all(session, [(each, messages.purchase_short_of_funds(each)) for each in events])
 
     @event_handler(PurchaseRefunded)
     def purchase_refunded(self, session: Session, event: PurchaseRefunded) -> None:
@@ -141,6 +143,10 @@ class NotifierService(operated.Operated):
     def renewal_short_of_funds(self, session: Session, event: RenewalShortOfFunds) -> None:
         _tell(session, event, messages.renewal_short_of_funds(event, _zone(session, event)))
 
+    @event_handler(OwedShortOfFunds)
+    def owed_short_of_funds(self, session: Session, event: OwedShortOfFunds) -> None:
+        _tell(session, event, messages.owed_short_of_funds(event))
+
     @event_handler(RunwayLow)
     def runway_low(self, session: Session, event: RunwayLow) -> None:
         _tell(session, event, messages.runway_low(event, _zone(session, event)))
@@ -157,23 +163,14 @@ class NotifierService(operated.Operated):
     def deletion_announced(self, session: Session, event: DeletionAnnounced) -> None:
         _tell(session, event, messages.deletion_announced(event, _zone(session, event)))
 
-    @event_handler(WalletCredited, where=lambda _service, event: _is_told(event))
-    def wallet_credited(self, session: Session, event: WalletCredited) -> None:
-        # A top-up that is published as paid again is announced again: under another id.
-        if not inbox.is_new(session, event.transaction_id, "credit_is_told"):
-            return None
-        if event.from_user_id is None:
-            return _tell(session, event, messages.wallet_credited(event))
-        hooks.queue(session, utc_now(), [event])
-        names = users.emails(session, [event.from_user_id, event.user_id])
-        sender, receiver = (
-            names.get(user_id, "another user") for user_id in (event.from_user_id, event.user_id)
-        )
-        told = [
-            (event.from_user_id, event.event_id, messages.transfer_sent(event, receiver)),
-            (event.user_id, event.event_id, messages.transfer_received(event, sender)),
-        ]
-        return tell_all(session, utc_now(), told)
+    @events_handler(
+        WalletCredited, where=lambda _service, event: _is_told(event), gather_s=GATHER_S
+    )
+    def wallet_credited(self, session: Session, events: Sequence[WalletCredited]) -> None:
+        for event in events:
+            # A top-up that is published as paid again is announced again: under another id.
+            if inbox.is_new(session, event.transaction_id, "credit_is_told"):
+                _tell_of_credit(session, event)
 
     @event_handler(BalanceLow)
     def balance_low(self, session: Session, event: BalanceLow) -> None:
@@ -259,8 +256,29 @@ def _zone(session: Session, event: UserEvent) -> ZoneInfo:
     return time_zones.of(session, event.user_id)
 
 
+def _tell_of_credit(session: Session, event: WalletCredited) -> None:
+    if event.from_user_id is None:
+        return _tell(session, event, messages.wallet_credited(event))
+    hooks.queue(session, utc_now(), [event])
+    names = users.emails(session, [event.from_user_id, event.user_id])
+    sender, receiver = (
+        names.get(user_id, "another user") for user_id in (event.from_user_id, event.user_id)
+    )
+    told = [
+        (event.from_user_id, event.event_id, messages.transfer_sent(event, receiver)),
+        (event.user_id, event.event_id, messages.transfer_received(event, sender)),
+    ]
+    return tell_all(session, utc_now(), told)
+
+
 def _tell(session: Session, event: UserEvent, message: Message | None) -> None:
     """Store the message of an event that has one, and have the user's webhooks be told."""
-    hooks.queue(session, utc_now(), [event])
-    if message is not None:
-        tell(session, utc_now(), event.user_id, event.event_id, message)
+    _tell_all(session, [(event, message)])
+
+
+def _tell_all(session: Session, told: Sequence[tuple[UserEvent, Message | None]]) -> None:
+    """The same of several."""
+    hooks.queue(session, utc_now(), [event for event, _ in told])
+    kept = [(event.user_id, event.event_id, text) for event, text in told if text is not None]
+    if kept:
+        tell_all(session, utc_now(), kept)

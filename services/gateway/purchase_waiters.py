@@ -1,8 +1,9 @@
 """Requests that wait for a purchase to end, woken by the services' events.
 
-An event only wakes: what is true is asked of billing afterwards. A missed event therefore
-costs the waiter its patience and never its answer. Events are sorted by user, because a
-request takes its place before it starts the purchase and learns the purchase's id after.
+An event wakes, and of a completed purchase it says all that is new; whatever else is true is asked
+of billing afterwards. A missed event therefore costs the waiter its patience and never its answer.
+Events are sorted by user, because a request takes its place before it starts the purchase and
+learns the purchase's id after.
 """
 
 import threading
@@ -24,13 +25,13 @@ Setback = tuple[str, str]
 
 
 class Waiter:
-    """One request's place. ``setbacks`` are by purchase id, as text; ``completed`` purchases are
-    those that were told of meanwhile."""
+    """One request's place. ``setbacks`` are by purchase id, as text; ``completed`` is what was told
+    of purchases meanwhile."""
 
     def __init__(self) -> None:
         self._woken = threading.Event()
         self.setbacks: dict[str, Setback] = {}
-        self.completed: set[UUID] = set()
+        self.completed: dict[UUID, PurchaseCompleted] = {}
 
     def wake(self) -> None:
         self._woken.set()
@@ -90,7 +91,7 @@ class PurchaseWaiters:
 
     def _completed(self, event: PurchaseCompleted) -> None:
         for waiter in self._of(event.user_id):
-            waiter.completed.add(event.purchase_id)
+            waiter.completed[event.purchase_id] = event
             waiter.wake()
 
     def _topup_failed(self, event: TopupFailed) -> None:

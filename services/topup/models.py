@@ -83,6 +83,8 @@ class Topup(Base):
     failure_code: Mapped[str] = mapped_column(default="")
     failure_message: Mapped[str] = mapped_column(default="")
     receipt_url: Mapped[str | None]
+    seller: Mapped[list[str] | None] = mapped_column(JSONB)
+    """Who sold it, as its receipt says for good; None for what was paid before this was kept."""
     problem: Mapped[str] = mapped_column(default="")
     """What an operator should look at; empty when all is well."""
     looks: Mapped[int] = mapped_column(Integer, default=0)

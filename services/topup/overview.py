@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
 from chassis.bulk import Bulk
@@ -75,6 +74,6 @@ def overview(till: Till, request: GetTopupOverview) -> TopupOverview:
     return found
 
 
-def _what_they_have(session: Session, users: Sequence[UUID]) -> list[Row[Any] | Exception]:
+def _what_they_have(session: Session, users: Sequence[UUID]) -> list[Any]:
     found = {row.user_id: row for row in _HAS.execute(session, [(each,) for each in set(users)])}
     return [found[user_id] for user_id in users]

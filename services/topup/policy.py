@@ -25,6 +25,8 @@ class Policy:
     system_hourly_cap_micros: int = 200_000 * USD
     stale_after: timedelta = timedelta(seconds=300)
     card_refund_window: timedelta = timedelta(days=14)
+    seller: tuple[str, ...] = ()
+    """What receipts of what is paid from now on say of who sells."""
     page_life: timedelta = timedelta(minutes=30)
     janitor_delays: tuple[timedelta, ...] = (
         timedelta(minutes=1),
@@ -53,6 +55,7 @@ class Policy:
             system_hourly_cap_micros=settings.system_hourly_cap_micros,
             stale_after=timedelta(seconds=settings.stale_after_s),
             card_refund_window=timedelta(seconds=settings.card_refund_window_s),
+            seller=settings.seller_lines,
             page_life=timedelta(seconds=settings.purchase_page_life_s),
             janitor_delays=tuple(timedelta(seconds=s) for s in settings.janitor_looks_s),
         )

@@ -21,6 +21,7 @@ Which error means what for money:
 import logging
 import time
 from collections.abc import Callable, Iterator
+from itertools import product
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -46,6 +47,31 @@ _ERRORS = Counter(
     ("operation", "error"),
     registry=REGISTRY,
 )
+OPERATIONS = (
+    "BalanceTransactionService.list",
+    "CustomerService.create",
+    "CustomerService.list",
+    "CustomerService.retrieve",
+    "DisputeService.retrieve",
+    "EventService.list",
+    "PaymentIntentService.cancel",
+    "PaymentIntentService.create",
+    "PaymentIntentService.list",
+    "PaymentIntentService.retrieve",
+    "PaymentMethodService.detach",
+    "PaymentMethodService.retrieve",
+    "RefundService.create",
+    "RefundService.list",
+    "SessionService.create",
+    "SessionService.expire",
+    "SessionService.list",
+    "SessionService.retrieve",
+)
+"""All that is asked of the processor."""
+ALERTING = ("KeyRefused", "KeySpent", "OutcomeUnknown", "Unreached")
+"""The errors that somebody is called for. They are there from the start: the first is seen then."""
+for _operation, _error in product(OPERATIONS, ALERTING):
+    _ERRORS.labels(_operation, _error)
 # The library tells of every request; what fails is logged here, with its meaning.
 logging.getLogger("stripe").setLevel(logging.WARNING)
 

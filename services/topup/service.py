@@ -175,7 +175,8 @@ class TopupService(operated.Operated):
     def render_receipt(self, request: RenderReceipt) -> RenderedReceipt:
         with self.database.read() as session:
             receipt = receipts.receipt(session, request.user_id, request.topup_id)
-        return receipts.rendered(receipt, get_settings().seller_lines)
+            seller = receipts.seller(session, receipt, get_settings().seller_lines)
+        return receipts.rendered(receipt, seller)
 
     # Cards
 

@@ -5,7 +5,6 @@ book, and writes everything down; a command that is refused gets its error as it
 disturbs nobody. The committer calls it for RPCs, event handlers call it on their own session.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from itertools import repeat
@@ -54,6 +53,12 @@ from services.wallet.rules.reclaims import TakeBack
 Postable = Command[Any]
 Outcome = Reply | ServiceError
 
+# Put together once: each command of a batch is asked for all of these.
+_CORRECTING = (Refund, Reverse)
+_OPENING = (OpenAccount, Credit)
+_ENDING = (Capture, VoidHold, ExpireHold, TakeBack)
+_SHARED = (Debit, Capture)
+
 
 def post(
     session: Session,
@@ -86,7 +91,7 @@ def post_one(session: Session, now: datetime, command: Postable) -> Reply:
 
 def _open_book(session: Session, now: datetime, commands: Sequence[Postable]) -> Book:
     book = Book(now)
-    corrected = {c.transaction_id for c in commands if isinstance(c, Refund | Reverse)}
+    corrected = {each.transaction_id for each in commands if isinstance(each, _CORRECTING)}
     if corrected:
         book.originals = originals.load(session, corrected)
     users = {user_id for command in commands for user_id in owners(command)}
@@ -110,7 +115,7 @@ def _reserve_accounts(session: Session, book: Book, commands: Iterable[Postable]
 
 def _who_gets(command: Postable) -> Iterable[UUID]:
     """The users whose wallets a command opens where there are none."""
-    if isinstance(command, OpenAccount | Credit):
+    if isinstance(command, _OPENING):
         return (command.user_id,)
     return _earners(command)
 
@@ -119,7 +124,7 @@ def _load_holds(session: Session, book: Book, commands: Iterable[Postable]) -> N
     wanted = {
         (book.accounts[command.user_id].account_id, command.hold_id)
         for command in commands
-        if isinstance(command, Capture | VoidHold | ExpireHold | TakeBack)
+        if isinstance(command, _ENDING)
         and command.hold_id is not None
         and command.user_id in book.accounts
     }
@@ -150,9 +155,6 @@ def _account_ids(book: Book, user_ids: set[UUID]) -> list[int]:
     return [book.accounts[user_id].account_id for user_id in user_ids & {*book.accounts}]
 
 
-_SHARED = (Debit, Capture)
-
-
 def owners(command: Postable) -> tuple[UUID, ...]:
     """The users whose wallets a command names. A correction may touch others, too."""
     if isinstance(command, CloseKey):
@@ -164,7 +166,7 @@ def owners(command: Postable) -> tuple[UUID, ...]:
 
 
 def _earners(command: Postable) -> Iterable[UUID]:
-    if not isinstance(command, _SHARED):
+    if not isinstance(command, _SHARED) or not command.shares:
         return ()
     earners = [share.destination for share in command.shares]
     return [earner for earner in earners if isinstance(earner, UUID)]
@@ -186,10 +188,14 @@ def _carry_out(book: Book, command: Postable) -> Outcome:
         return refusal
     book.remember(
         keys.KeyRecord(
-            idempotency_key=command.idempotency_key,
-            method=command.method,
-            request_hash=digest,
-            **{name: getattr(effect, name) for name in _OUTCOME_FIELDS},
+            command.idempotency_key,
+            command.method,
+            digest,
+            effect.account_id,
+            effect.transaction_id,
+            effect.hold_id,
+            effect.change_number,
+            reply=effect.reply,
             **({} if effect.transaction_id else _noted(command)),
         )
     )
@@ -210,9 +216,6 @@ def _noted(command: Postable) -> dict[str, Any]:
     if not isinstance(command, WalletCommand):
         return {}
     return {"metadata": command.metadata or None, "effective_at": command.effective_at}
-
-
-_OUTCOME_FIELDS = tuple(field.name for field in dataclasses.fields(Effect))
 
 
 RULES: dict[type[Command[Any]], Callable[[Book, Any], Effect]] = {

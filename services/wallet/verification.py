@@ -72,6 +72,18 @@ CHECKS = (
         OR recorded_at < recorded_before
     LIMIT 1
     """,
+    # House entries take their numbers from a sequence, which a restore may have left behind.
+    """
+    SELECT format('entry %s of account %s: house_entry_number gives out %s next', e.entry_number,
+        a.account_id, n.last_value + n.is_called::integer)
+    FROM house_entry_number AS n CROSS JOIN accounts AS a
+    CROSS JOIN LATERAL (
+        SELECT max(entry_number) AS entry_number FROM entries AS e
+        WHERE e.account_id = a.account_id
+    ) AS e
+    WHERE a.house_name IS NOT NULL AND e.entry_number >= n.last_value + n.is_called::integer
+    ORDER BY e.entry_number DESC LIMIT 1
+    """,
     # Balances are what the entries and the open holds come to.
     """
     SELECT format('account %s: balance %s, by its entries %s; entries %s, counted %s',

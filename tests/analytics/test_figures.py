@@ -20,6 +20,7 @@ from contracts.analytics import (
 )
 from contracts.errors import BadRequest
 from services.analytics import questions
+from services.analytics.service import GAUGES
 from tests.analytics.conftest import (
     ANN,
     DISK,
@@ -213,6 +214,34 @@ def test_the_success_metrics_are_those_of_the_plan(told: Connected) -> None:
         KpiName.AUTO_TOPUP_SUCCESS: (1, 2, 5_000, False),
     }
     assert [kpi.target_bps for kpi in both] == [9_500, 9_900, 5_000, 4_000, 9_800]
+
+
+def test_the_success_metrics_of_seven_days_are_gauges_beside_what_the_plan_wants(
+    told: Connected,
+) -> None:
+    with told.read() as session:
+        found = dict(GAUGES["kpi_ratio"].rows(session, at(9, "00:00:00")))
+        a_day_later = dict(GAUGES["kpi_ratio"].rows(session, at(10, "00:00:00")))
+        asked = GetKpis(since=at(3, "00:00:00"), until=at(10, "00:00:00"))
+        of_its_days = questions.get_kpis(session, asked).kpis
+        wanted = dict(GAUGES["kpi_target_ratio"].rows(session, at(9, "00:00:00")))
+        # Nothing was a part of anything a year later.
+        later = GAUGES["kpi_ratio"].rows(session, at(9, "00:00:00").replace(year=2027))
+
+    assert found == {
+        KpiName.PURCHASE_COMPLETION: 1,
+        KpiName.BUY_NOW_SUCCESS: 1,
+        KpiName.FIRST_PURCHASE_IN_TIME: 0.5,
+        KpiName.AUTO_TOPUP_ADOPTION: 0.5,
+        KpiName.AUTO_TOPUP_SUCCESS: 0.5,
+    }
+    expected = {
+        kpi.name: kpi.value_bps / 10_000 for kpi in of_its_days if kpi.value_bps is not None
+    }
+    assert a_day_later == expected != found
+    assert wanted[KpiName.AUTO_TOPUP_SUCCESS] == 0.98
+    assert set(wanted) == set(KpiName)
+    assert later == []
 
 
 def test_adoption_is_by_the_settings_of_then(told: Connected) -> None:

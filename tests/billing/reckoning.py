@@ -3,6 +3,10 @@
 It is reckoned from the list of prices, the records of usage and the answers that the user got,
 apart from what billing has stored and from its rules, so that a fault in those shows: months by
 their starts, parts of months as fractions that are rounded once, usage by the totals of each month.
+
+Some run out of money for a while, or for good: all of it is spent elsewhere, or their wallet is
+frozen. Nothing is paid then, and what falls due is owed. When something was suspended they read in
+its history: what ran until then is all that is owed for it.
 """
 
 import calendar
@@ -10,7 +14,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from itertools import count
 from typing import Any, Protocol
@@ -20,12 +24,14 @@ from contracts.billing import (
     CancelDeployment,
     CancelWhen,
     Deployment,
+    DeploymentStatus,
     GetDeployment,
     ListResizes,
     PurchaseLine,
     PurchaseStatus,
     RecordUsage,
     RefundPurchase,
+    RenameDeployment,
     ResizeDeployment,
     StartDeployment,
     StartPurchase,
@@ -33,7 +39,16 @@ from contracts.billing import (
     UsageRecord,
 )
 from contracts.catalog import BillingPeriod, Category, CreateProduct, Meter, MeterTier, Product
-from contracts.wallet import Credit, GetWallet, Statement
+from contracts.errors import AccountFrozen, InsufficientFunds
+from contracts.wallet import (
+    Credit,
+    Freeze,
+    GetWallet,
+    OpenAccount,
+    Statement,
+    Transfer,
+    Unfreeze,
+)
 
 USD = 1_000_000
 DAY = timedelta(days=1)
@@ -41,6 +56,13 @@ INSTANT = timedelta(microseconds=1)
 UNITS_MAX = 4
 FEE = Fraction(1, 10)
 """What the marketplace keeps of a price, in a new database."""
+
+GRACE = 3 * DAY
+RETRY = timedelta(hours=7)
+"""By then a wallet was asked again for what it refused, which is done every six hours."""
+HOUR = timedelta(hours=1)
+"""When what was refused is paid, what else was used is charged so much later."""
+NEVER = datetime.max.replace(tzinfo=UTC)
 
 TIER = 500
 METER = Meter(
@@ -81,25 +103,35 @@ def month_end(anchor: datetime, moment: datetime) -> datetime:
 
 
 UNFINISHED = """
-SELECT (SELECT count(*) FROM periods WHERE status IN ('due', 'closing', 'refunding'))
-    + (SELECT count(*) FROM usage_charges WHERE paid_at IS NULL)
+SELECT (SELECT count(*) FROM periods WHERE status IN ('closing', 'refunding')
+        OR status = 'due' AND user_id <> ALL (:short))
+    + (SELECT count(*) FROM usage_charges WHERE paid_at IS NULL
+        AND (closing_since IS NOT NULL OR user_id <> ALL (:short)))
     + (SELECT count(*) FROM refunds WHERE done_at IS NULL)
     + (SELECT count(*) FROM purchases WHERE status IN ('pending', 'awaiting_funds'))
     + (SELECT count(*) FROM deployments
-        WHERE status = 'active' AND monthly_cost_micros > 0 AND paid_until <= :now)
+        WHERE status = 'active' AND monthly_cost_micros > 0 AND paid_until <= :now
+        AND (short_since IS NULL OR user_id <> ALL (:short)))
     + (SELECT count(*) FROM usage_wallets WHERE used_until IS NOT NULL
         AND due_at <= CAST(:now AS timestamptz) + interval '60 seconds')
     + (SELECT count(*) FROM usage_refunds WHERE done_at IS NULL)
 """
 """How much was begun and is not done: leased, or left by somebody who died. A month that begins and
-what was used are leased before a charge is written down."""
+what was used are leased before a charge is written down. Who is ``short`` is waited for no longer
+than until their wallet has refused."""
 
 
 class World(Protocol):
     """Where users live."""
 
+    short: dict[UUID, datetime]
+    """Who has no money, and until when."""
+
     @property
     def now(self) -> datetime: ...
+
+    def hears_of_money(self, user_id: UUID) -> None:
+        """Billing is told that some came, where nobody else does so."""
 
     def insists(self, request: Any) -> Any:
         """The answer, asked for until it comes."""
@@ -135,7 +167,8 @@ class Payment:
 
 @dataclass
 class Unit:
-    """A deployment as its owner knows it. ``coming`` is a new price, and from when."""
+    """A deployment as its owner knows it. ``coming`` is a new price, and from when; ``due_micros``
+    what the month costs that has begun unpaid."""
 
     deployment_id: UUID
     purchase_id: UUID
@@ -148,7 +181,9 @@ class Unit:
     starts_at: datetime
     paid_until: datetime
     coming: tuple[int, datetime] | None = None
+    due_micros: int | None = None
     is_running: bool = True
+    started_at: datetime | None = None
     is_resized: bool = False
     ends_with_month: bool = False
     is_over: bool = False
@@ -173,6 +208,24 @@ class Unit:
         self.starts_at = at
         self.payments = [Payment.of(self.price_micros)]
         return self.price_micros
+
+    def is_paid(self) -> None:
+        """The month that has begun is paid."""
+        self.due_micros = None
+        self.paid_until = month_end(self.anchor_at, self.paid_until)
+
+    def ran_unpaid(self, until: datetime) -> int:
+        """What is owed for the time from the end of what was paid: each month at its own price."""
+        owed_micros, at = 0, self.paid_until
+        price_micros = self.due_micros or 0
+        while at < until:
+            end = month_end(self.anchor_at, at)
+            part = Fraction((min(end, until) - at) // INSTANT, (end - at) // INSTANT)
+            owed_micros, at = owed_micros + round(price_micros * part), end
+            if self.coming is not None and self.coming[1] <= at:
+                price_micros = self.coming[0]
+        self.due_micros = None
+        return owed_micros
 
     def comes_to(self, price_micros: int, at: datetime) -> int:
         """What it is charged, or gives back of what was paid for this month, the latest first."""
@@ -210,8 +263,21 @@ class Unit:
 
 
 @dataclass
+class Lack:
+    """A time in which nothing is paid, and what is owed in it. What was used before is paid."""
+
+    began_at: datetime
+    used_micros: int
+    is_frozen: bool
+    is_for_good: bool
+    is_asked: bool = False
+    owed: list[tuple[int, str, Fraction | None]] = field(default_factory=list)
+    seen_due: dict[UUID, datetime] = field(default_factory=dict)
+
+
+@dataclass
 class User:
-    """Somebody with money enough."""
+    """Somebody with money enough, or with none for a while."""
 
     world: World
     sizes: dict[UUID, int]
@@ -223,6 +289,8 @@ class User:
     paid_micros: int = 0
     fee_micros: Fraction = Fraction()
     roundings: int = 0
+    lack: Lack | None = None
+    told_usage_at: datetime | None = None
     story: list[str] = field(default_factory=list)
 
     @property
@@ -241,29 +309,139 @@ class User:
 
     def lives(self, now: datetime) -> None:
         """What months cost that began by now."""
+        if self.lack is not None:
+            for unit in self.units:
+                self.looks_at(unit, self.lack, now)
+            if self.world.short[self.user_id] <= now:
+                self.is_asked_again(self.lack, now)
         for unit in self.units:
-            while unit.is_running and unit.paid_until <= now:
-                if unit.ends_with_month:
-                    unit.is_running, unit.is_over = False, True
-                    break
-                at = unit.paid_until
-                self.pays(unit.begins_month(at), "month")
-                unit.paid_until = month_end(unit.anchor_at, at)
+            while unit.is_running and unit.paid_until <= now and self.has_begun(unit):
+                pass
             if not unit.is_running and unit.paid_until < now - 29 * DAY:
                 # By and by its data goes: it is left alone from here on.
                 unit.is_over = True
 
+    def has_begun(self, unit: Unit) -> bool:
+        """Another month. Whether the next one is to be looked at, too."""
+        if unit.ends_with_month:
+            unit.is_running, unit.is_over = False, True
+            return False
+        if unit.due_micros is None:
+            unit.due_micros = unit.begins_month(unit.paid_until)
+        if self.lack is not None:
+            return False
+        self.pays(unit.due_micros, "month")
+        unit.is_paid()
+        return True
+
+    def looks_at(self, unit: Unit, lack: Lack, now: datetime) -> None:
+        """Whether it runs on in its grace, or was suspended, and when."""
+        if not unit.is_running:
+            return
+        seen = self.sees(unit.deployment_id)
+        if seen.status == DeploymentStatus.ACTIVE:
+            if unit.due_micros is not None and self.world.short[self.user_id] == NEVER:
+                assert now < lack.seen_due.setdefault(unit.deployment_id, now) + GRACE, self.story
+            return
+        fell = [each for each in seen.history if each.status == DeploymentStatus.SUSPENDED]
+        if not fell or fell[0].changed_at < lack.began_at:
+            # It ended with its month.
+            return
+        assert fell[0].changed_at >= lack.began_at + GRACE, self.story
+        self.notes(f"suspended {unit.deployment_id}")
+        if unit.due_micros is None and unit.paid_until < fell[0].changed_at:
+            unit.due_micros = unit.begins_month(unit.paid_until)
+        self.ran_until(unit, fell[0].changed_at)
+
+    def ran_until(self, unit: Unit, at: datetime) -> None:
+        """It runs no more. What it ran unpaid is owed."""
+        unit.is_running = False
+        if unit.due_micros is not None and (micros := unit.ran_unpaid(at)):
+            self.pays(micros, "arrears")
+
     def acts(self) -> None:
         """One thing at random."""
+        if self.lack is not None:
+            self.acts_without_money(self.lack)
+            return
         if self.chance.random() < 0.1 and len(self.units) < UNITS_MAX:
             self.buys()
-        unit = self.chance.choice(self.units)
         usual: list[Callable[[Unit], None]] = [self.uses] * 3
         rare = [self.resizes, self.stops, self.starts, self.cancels, self.corrects, self.gives_back]
-        act = self.chance.choice([*usual, *rare])
+        self.does([*usual, *rare, self.renames, self.runs_short])
+
+    def acts_without_money(self, lack: Lack) -> None:
+        """Nothing that brings money, unless the wallet is frozen."""
+        if self.chance.random() < 0.3 and not lack.is_for_good:
+            self.gets_money(lack)
+            return
+        usual: list[Callable[[Unit], None]] = [self.uses] * 2
+        rare = [self.stops, self.starts, self.cancels, self.renames]
+        self.does([*usual, *rare, *([self.gives_back] if lack.is_frozen else [])])
+
+    def does(self, acts: list[Callable[[Unit], None]]) -> None:
+        unit, act = self.chance.choice(self.units), self.chance.choice(acts)
         if not unit.is_over:
             self.notes(f"{act.__name__} {unit.deployment_id}")
             act(unit)
+
+    def runs_short(self, _: Unit) -> None:
+        """For a while or for good, once what was used is paid, and no month about to begin."""
+        now = self.world.now
+        soon = now + timedelta(minutes=10)
+        has_used = self.told_usage_at is not None and now < self.told_usage_at + 2 * HOUR
+        if has_used or any(each.is_running and each.paid_until < soon for each in self.units):
+            return
+        is_frozen, is_for_good = self.chance.random() < 0.5, self.chance.random() < 0.3
+        self.world.short[self.user_id] = NEVER
+        self.lack = Lack(now, self.used_micros, is_frozen, is_for_good)
+        self.notes("is frozen" if is_frozen else "spends everything")
+        if is_frozen:
+            why = {"reason": "A dispute", "actor": "a test"}
+            self.world.insists(Freeze(idempotency_key=f"{uuid4()}", user_id=self.user_id, **why))
+            return
+        friend_id = uuid4()
+        self.world.insists(OpenAccount(idempotency_key=f"{uuid4()}", user_id=friend_id))
+        wallet = self.world.insists(GetWallet(user_id=self.user_id))
+        self.world.insists(
+            Transfer(
+                idempotency_key=f"{uuid4()}",
+                from_user_id=self.user_id,
+                to_user_id=friend_id,
+                amount_micros=wallet.balance_micros,
+                description="All of it",
+            )
+        )
+        self.credited_micros -= wallet.balance_micros
+
+    def gets_money(self, lack: Lack) -> None:
+        """Billing hears of what comes at once, and of a freeze that ended when it asks again."""
+        if self.world.short[self.user_id] != NEVER:
+            return
+        self.notes("gets money")
+        if lack.is_frozen:
+            why = {"reason": "It ended", "actor": "a test"}
+            self.world.insists(Unfreeze(idempotency_key=f"{uuid4()}", user_id=self.user_id, **why))
+        else:
+            self.is_credited()
+        self.world.short[self.user_id] = self.world.now + RETRY
+
+    def is_credited(self) -> None:
+        more = {"idempotency_key": f"{uuid4()}", "amount_micros": 10_000 * USD}
+        self.world.insists(self.credit.model_copy(update=more))
+        self.credited_micros += 10_000 * USD
+        self.world.hears_of_money(self.user_id)
+
+    def is_asked_again(self, lack: Lack, now: datetime) -> None:
+        """What was owed is paid: what was refused, and then the rest."""
+        if not lack.is_asked:
+            lack.is_asked = True
+            self.world.short[self.user_id] = now + HOUR
+            return
+        self.lack = None
+        del self.world.short[self.user_id]
+        for micros, what, fee_micros in lack.owed:
+            self.pays(micros, what, fee_micros)
 
     def buys(self) -> Unit:
         product_id = self.chance.choice(list(self.sizes))
@@ -294,7 +472,7 @@ class User:
     def uses(self, unit: Unit, quantity: int | None = None) -> None:
         """So much that a month with a record or two goes beyond the first tier."""
         used_at = self.world.now - timedelta(seconds=1)
-        if not unit.is_running or used_at <= unit.active_at:
+        if not unit.is_running or used_at <= (unit.started_at or unit.active_at):
             return
         unit.last_record = UsageRecord(
             record_id=f"{uuid4()}",
@@ -317,6 +495,7 @@ class User:
         assert result.answer in ("accepted", "repeated"), (result, self.story)
         unit.used[month_begun(unit.active_at, record.used_at)] += record.quantity
         self.roundings += 1
+        self.told_usage_at = self.world.now
 
     def resizes(self, unit: Unit) -> None:
         if unit.ends_with_month:
@@ -335,25 +514,35 @@ class User:
 
     def stops(self, unit: Unit) -> None:
         if unit.is_running and not unit.ends_with_month:
-            self.wants(StopDeployment, unit)
-            unit.is_running = False
+            seen = self.wants(StopDeployment, unit)
+            self.ran_until(unit, ended_at(seen, DeploymentStatus.STOPPED))
 
     def starts(self, unit: Unit) -> None:
         if unit.is_running:
             return
-        seen = self.wants(StartDeployment, unit)
-        unit.is_running = True
+        try:
+            seen = self.wants(StartDeployment, unit)
+        except (AccountFrozen, InsufficientFunds):
+            assert self.lack is not None, self.story
+            return
+        unit.is_running, unit.ends_with_month = True, False
+        unit.started_at = self.world.now
         if seen.paid_until != unit.paid_until:
             unit.anchor_at = seen.charges[0].starts_at
             self.pays(unit.begins_month(unit.anchor_at), "month")
             unit.paid_until = month_end(unit.anchor_at, unit.anchor_at)
 
+    def renames(self, unit: Unit) -> None:
+        self.wants(RenameDeployment, unit, name=f"Machine {self.chance.randint(1, 10**6)}")
+
     def cancels(self, unit: Unit) -> None:
         if unit.is_running and self.chance.random() < 0.5:
             when = self.chance.choice(list(CancelWhen))
-            self.wants(CancelDeployment, unit, when=when)
-            unit.is_over = when is CancelWhen.NOW
-            unit.is_running = unit.ends_with_month = not unit.is_over
+            seen = self.wants(CancelDeployment, unit, when=when)
+            unit.is_over = when is CancelWhen.NOW or unit.due_micros is not None
+            unit.ends_with_month = not unit.is_over
+            if unit.is_over:
+                self.ran_until(unit, ended_at(seen, DeploymentStatus.CANCELLED))
 
     def gives_back(self, unit: Unit) -> None:
         """Support gives back what the purchase cost; months that were renewed stay paid."""
@@ -367,7 +556,9 @@ class User:
         )
         self.world.insists(command)
         self.pays(-unit.bought_micros, "refund", -unit.bought_fee_micros)
-        unit.is_running, unit.is_over = False, True
+        unit.is_over = True
+        seen = self.sees(unit.deployment_id)
+        self.ran_until(unit, ended_at(seen, DeploymentStatus.CANCELLED))
 
     def wants(self, command: type, unit: Unit, **more: Any) -> Any:
         who = {"user_id": self.user_id, "deployment_id": unit.deployment_id}
@@ -378,7 +569,11 @@ class User:
         return self.world.insists(question)  # type: ignore[no-any-return]
 
     def pays(self, micros: int, what: str, fee_micros: Fraction | None = None) -> None:
-        """The marketplace keeps its usual part of it, or so much."""
+        """The marketplace keeps its usual part of it, or so much. Without money it is owed."""
+        if self.lack is not None and micros > 0:
+            self.lack.owed.append((micros, what, fee_micros))
+            self.notes(f"owes {what} {micros}")
+            return
         self.paid_micros += micros
         self.fee_micros += FEE * micros if fee_micros is None else fee_micros
         self.roundings += 1
@@ -389,8 +584,12 @@ class User:
 
     @property
     def owes(self) -> int:
-        """What all of it should have cost by now."""
-        return self.paid_micros + self.used_micros
+        """What all of it should have cost by now, as far as there was money."""
+        return self.paid_micros + self.used_and_paid_micros
+
+    @property
+    def used_and_paid_micros(self) -> int:
+        return self.used_micros if self.lack is None else self.lack.used_micros
 
     @property
     def used_micros(self) -> int:
@@ -408,6 +607,11 @@ class User:
         page = self.world.insists(Statement(user_id=self.user_id, limit=200))
         told = reversed(page.transactions)
         return [f"{each.kind} {each.amount_micros} {each.description}" for each in told]
+
+
+def ended_at(seen: Deployment, status: DeploymentStatus) -> datetime:
+    """When it last came to this."""
+    return next(each.changed_at for each in seen.history if each.status == status)
 
 
 def create_sizes(world: World, seller_id: UUID) -> dict[UUID, int]:
@@ -438,7 +642,7 @@ def create_sizes(world: World, seller_id: UUID) -> dict[UUID, int]:
 def has_its_fees(users: list[User], fees_micros: int) -> bool:
     """Whether the marketplace kept what it should of all that they paid. Each payment, and what
     went back of it, was rounded by itself, and is a micro-dollar off at most."""
-    due = sum((each.fee_micros + FEE * each.used_micros for each in users), Fraction())
+    due = sum((each.fee_micros + FEE * each.used_and_paid_micros for each in users), Fraction())
     return abs(fees_micros - due) <= 2 * sum(each.roundings for each in users)
 
 

@@ -224,7 +224,7 @@ def test_a_buyer_sees_what_was_chosen(database: Connected) -> None:
 
     with database.read() as session:
         question = GetDeployment(user_id=user_id, deployment_id=first.deployment_id)
-        deployment = get_deployment(session, question, RULES)
+        deployment = get_deployment(session, NOW, question, RULES)
         purchase = get_purchase(
             session, GetPurchase(user_id=user_id, purchase_id=first.purchase_id), RULES
         )
@@ -255,7 +255,7 @@ def test_the_same_key_with_another_choice_is_another_purchase(database: Connecte
 def access_of(database: Connected, row: DeploymentRow) -> Access | None:
     question = GetDeployment(user_id=row.user_id, deployment_id=row.deployment_id)
     with database.read() as session:
-        return get_deployment(session, question, RULES).access
+        return get_deployment(session, NOW, question, RULES).access
 
 
 def test_what_a_provisioner_tells_is_shown_and_replaced_by_what_it_tells_later(
@@ -282,7 +282,7 @@ def test_another_user_learns_nothing_of_it(database: Connected) -> None:
 
     question = GetDeployment(user_id=uuid4(), deployment_id=row.deployment_id)
     with database.read() as session, pytest.raises(NotFound):
-        get_deployment(session, question, RULES)
+        get_deployment(session, NOW, question, RULES)
 
 
 def test_what_failed_is_reached_nowhere(database: Connected) -> None:

@@ -38,6 +38,7 @@ from services.billing.payouts import requests
 from services.billing.purchases import returns
 from services.billing.receipts import issuing
 from services.billing.renewals import plain
+from services.billing.renewals.catching_up import CaughtUp
 from services.billing.sales import fees
 from tests.billing.conftest import RULES, at
 from tests.billing.test_payouts import Seller
@@ -177,7 +178,7 @@ def test_what_a_look_brings_about_is_of_then(deployed: Deployed) -> None:
     deployed.tenant.now = month(1)
 
     def look(session: Session, _: Clock) -> None:
-        deployed.tenant.renewals._look(session, [deployed.deployment_id])
+        deployed.tenant.renewals._look(CaughtUp(), session, [deployed.deployment_id])
 
     deployed.after_an_hour(look)
 

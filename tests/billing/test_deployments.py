@@ -77,7 +77,7 @@ def test_a_list_has_those_in_the_statuses_that_are_asked_for(database: Connected
     def listed(*statuses: Status) -> list[UUID]:
         question = ListDeployments(user_id=user_id, statuses=list(statuses))
         with database.read() as session:
-            page = list_deployments(session, question, RULES)
+            page = list_deployments(session, NOW, question, RULES)
         return [each.deployment_id for each in page.deployments]
 
     assert listed() == [stopped.deployment_id, active.deployment_id, requested.deployment_id]
@@ -224,7 +224,7 @@ def test_pages_hold_every_deployment_once_newest_first(
     while len(seen) < 20:
         with database.read() as session:
             page = list_deployments(
-                session, ListDeployments(user_id=user_id, limit=limit, cursor=cursor), RULES
+                session, NOW, ListDeployments(user_id=user_id, limit=limit, cursor=cursor), RULES
             )
         seen += [deployment.deployment_id for deployment in page.deployments]
         sizes.append(len(page.deployments))

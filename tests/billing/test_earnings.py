@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import create_engine, text
 
 from chassis.client import RpcClient
+from chassis.clock import utc_now
 from chassis.database import Connected, connect
 from chassis.migrate import migrate
 from contracts.billing import (
@@ -27,6 +28,7 @@ from contracts.billing import (
 )
 from contracts.catalog import BillingPeriod, QuotedLine
 from contracts.errors import BadRequest, IdempotencyConflict, ServiceError
+from contracts.keys import period_key, period_refund_key, purchase_key, unit_refund_key
 from contracts.wallet import (
     CloseKey,
     Credit,
@@ -51,6 +53,7 @@ from services.billing.settings import BillingSettings
 from tests.billing.conftest import NOW, RULES, at, quoted, recorded, row_of
 from tests.billing.test_lost_answers import LOST, Wire, is_a, is_debit
 from tests.billing.test_renewals import BOUGHT, DAY, PRICE, Tenant, month
+from tests.drawn import drawn
 from tests.locks import done_after
 from tests.system import System
 
@@ -470,7 +473,7 @@ def test_a_month_that_is_given_back_is_taken_from_who_sold_it(
     assert (today.fee_micros, today.net_micros) == (0, 0)
 
 
-@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=drawn(10), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     price_micros=st.integers(1, 10**8),
     fee_bps=st.integers(0, 10_000),
@@ -661,6 +664,42 @@ def test_what_was_deployed_before_earns_with_its_next_month(postgres: Postgres) 
     assert lines == [None, None]
 
 
+def test_what_somebody_had_bought_of_himself_is_told_apart(postgres: Postgres) -> None:
+    url = postgres.create_database("billing_own_before")
+    database = connect(url)
+    purchase, deployment, other = uuid4(), uuid4(), uuid4()
+    buyer = purchase
+    keys = {
+        f"{purchase_key(purchase)}:0": buyer,
+        f"{purchase_key(purchase)}:1": other,
+        unit_refund_key(purchase, deployment): buyer,
+        period_key(deployment, "month", utc_now()): buyer,
+        period_refund_key(deployment, "month", utc_now()): other,
+    }
+    migrate("services.billing", url, "0006")
+    with database.begin() as session:
+        ids = {"purchase": purchase, "deployment": deployment, "seller": buyer}
+        for statement in _BEFORE:
+            session.execute(text(statement), ids)
+    migrate("services.billing", url, "0025")
+    with database.begin() as session:
+        for key, provider_id in keys.items():
+            session.execute(text(_SALE), {"key": key, "provider": provider_id})
+
+    migrate("services.billing", url)
+
+    with database.read() as session:
+        own = session.scalars(text("SELECT sale_key FROM sales WHERE is_own")).all()
+    database.engine.dispose()
+    postgres.drop_database("billing_own_before")
+    assert set(own) == {key for key, provider_id in keys.items() if provider_id == buyer}
+
+
+_SALE = """
+INSERT INTO sales (sale_key, provider_id, product_id, product_name, kind, units, gross_micros,
+    fee_micros, sold_at, day)
+VALUES (:key, :provider, :provider, 'A product', 'purchase', 1, 10, 1, now(), CURRENT_DATE)
+"""
 _BEFORE = (
     """
     INSERT INTO purchases (purchase_id, user_id, idempotency_key, body_hash, status, status_code,

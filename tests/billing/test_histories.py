@@ -10,7 +10,7 @@ import os
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID, uuid4
@@ -28,12 +28,14 @@ from contracts.errors import DeadlineExceeded
 from contracts.wallet import DebitAll, GetWallet, HouseAccount, Refund, TransactionKind
 from services.billing import service as billing
 from services.billing.deployments import prices
-from services.billing.renewals.renewals import DUE
+from services.billing.renewals.renewals import DUE, money_came
 from services.billing.service import BillingService
 from services.billing.usage import charging
-from tests.billing.conftest import RULES
+from tests.billing.conftest import RULES, emptied
 from tests.billing.reckoning import (
     DAY,
+    HOUR,
+    RETRY,
     TIER,
     UNFINISHED,
     Unit,
@@ -45,6 +47,7 @@ from tests.billing.reckoning import (
 from tests.billing.test_discounts import hears
 from tests.billing.test_lost_answers import LOST, Choice, Wire, is_a
 from tests.billing.test_renewals import BOUGHT
+from tests.drawn import drawn
 from tests.system import System
 
 POINTS = [
@@ -67,7 +70,6 @@ POINTS = [
     "billing.refund_done",
 ]
 LEASE = timedelta(seconds=61)
-HOUR = timedelta(hours=1)
 TICK = timedelta(milliseconds=1)
 
 
@@ -80,6 +82,7 @@ class InProcess:
 
     def __init__(self, stack: System, database: Connected, patch: pytest.MonkeyPatch) -> None:
         self.now = BOUGHT
+        self.short: dict[UUID, datetime] = {}
         self.wire = Wire(stack.rpc)
         self.service, self.other = BillingService(), BillingService()
         for each in (self.service, self.other):
@@ -135,9 +138,16 @@ class InProcess:
             self.now += LEASE
         raise AssertionError("something is not done")
 
+    def hears_of_money(self, user_id: UUID) -> None:
+        with self.database.begin() as session:
+            charging.money_came(session, self.now, user_id)
+            money_came(session, self.now, user_id)
+
     def unfinished(self) -> int:
+        short = [each for each, until in self.short.items() if until > self.now]
         with self.database.read() as session:
-            return int(session.execute(text(UNFINISHED), {"now": self.now}).scalar_one())
+            found = session.execute(text(UNFINISHED), {"now": self.now, "short": short})
+            return int(found.scalar_one())
 
     def earned(self, seller_id: UUID) -> int:
         """What who sells and the marketplace have together of what was paid."""
@@ -222,8 +232,8 @@ def test_usage_that_was_leased_and_not_written_down_is_unfinished(
     assert (world.unfinished(), wrongly_charged([buyer])) == (0, [])
 
 
-TIMES = {"days": timedelta(seconds=4), "hours": timedelta(seconds=0.1)}
-"""What a millionth of so much time is: 46 days, or 28 hours."""
+TIMES = {"days": (46, DAY), "hours": (28, HOUR)}
+"""How much may pass, and a second or so. Numbers that are drawn are small for the most part."""
 
 ACTS = st.lists(
     st.tuples(
@@ -235,11 +245,12 @@ ACTS = st.lists(
 )
 
 
-@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=drawn(6), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(acts=ACTS, seed=st.integers(0, 10**6))
 def test_whatever_happens_what_was_charged_is_what_prices_and_records_say(
     stack: System, database: Connected, acts: list[tuple[str, int]], seed: int
 ) -> None:
+    emptied(database)
     with pytest.MonkeyPatch.context() as patch:
         world, seller_id = InProcess(stack, database, patch), uuid4()
         sizes = create_sizes(world, seller_id)
@@ -251,7 +262,8 @@ def test_whatever_happens_what_was_charged_is_what_prices_and_records_say(
             user.joins()
         for act, number in acts:
             if act in TIMES:
-                world.now += number * TIMES[act]
+                most, whole = TIMES[act]
+                world.now += number % most * whole + timedelta(seconds=number % 3_600)
                 world.is_in_trouble(number)
             elif act == "trouble":
                 world.is_in_trouble(number)
@@ -262,15 +274,32 @@ def test_whatever_happens_what_was_charged_is_what_prices_and_records_say(
             world.waits()
             for user in users:
                 user.lives(world.now)
+        all_is_paid(world, users)
+        assert wrongly_charged(users) == []
+        get_money(world, users)
         uses_to_the_end(world, users)
-        world.now += 2 * HOUR
-        world.waits()
-        for user in users:
-            user.lives(world.now)
+        all_is_paid(world, users)
 
         assert wrongly_charged(users) == []
         assert world.earned(seller_id) == sum(user.owes for user in users)
         assert has_its_fees(users, world.kept(seller_id, HouseAccount.FEES))
+
+
+def get_money(world: InProcess, users: list[User]) -> None:
+    """Also who had none for good."""
+    for user in users:
+        if user.lack is not None:
+            user.gets_money(user.lack)
+    all_is_paid(world, users)
+
+
+def all_is_paid(world: InProcess, users: list[User]) -> None:
+    """Also of who was frozen."""
+    for while_passes in (RETRY, 2 * HOUR):
+        world.now += while_passes
+        world.waits()
+        for user in users:
+            user.lives(world.now)
 
 
 def uses_to_the_end(world: InProcess, users: list[User]) -> None:

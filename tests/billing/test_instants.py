@@ -297,10 +297,11 @@ def test_a_description_of_up_to_two_hundred_characters_stays_whole(length: int, 
 def test_no_stock_is_held_where_no_time_is_given_for_it(database: Connected) -> None:
     rules = BillingSettings(amqp_uri="", database_url="", stock_hold_s=0)
     claimed = recorded(database, rules=rules)
+    reservation_id = claimed.row.reservation_id
 
     with database.begin() as session:
         lifecycle.wait_for_funds(session, NOW, claimed, 0, NOW, rules)
 
     with database.read() as session:
-        released = session.get(StockReleaseRow, claimed.row.reservation_id)
+        released = session.get(StockReleaseRow, reservation_id)
     assert released is not None

@@ -8,12 +8,14 @@ import pytest
 from sqlalchemy import text
 
 from chassis.database import Connected
-from contracts.billing import ChangeCause, DeploymentStatus, PurchaseStatus
+from contracts.billing import ChangeCause, DeploymentStatus, PurchaseCompleted, PurchaseStatus
 from contracts.messages import MAX_AMOUNT_MICROS
 from services.billing.deployments.lifecycle import change_status
 from services.billing.models import DeploymentRow, PurchaseRow, StockReleaseRow
 from services.billing.purchases import claims, lifecycle, refusals
 from services.billing.purchases.claims import Claim
+from services.billing.purchases.queries import as_purchase
+from services.billing.settings import BillingSettings
 from tests.billing.conftest import EXTERNAL, NOW, RULES, quoted, recorded, row_of
 
 LATER = NOW + timedelta(minutes=5)
@@ -242,3 +244,20 @@ def test_a_deployment_that_runs_again_keeps_its_months(database: Connected) -> N
         deployment = session.get_one(DeploymentRow, deployment_id)
     assert (deployment.active_at, deployment.period_anchor_at) == (NOW, NOW)
     assert deployment.paid_until == NOW.replace(month=NOW.month + 1)
+
+
+@pytest.mark.parametrize("rules", [RULES, EXTERNAL])
+def test_a_completed_purchase_is_told_as_it_is_seen_then(
+    database: Connected, rules: BillingSettings
+) -> None:
+    claimed = recorded(database)
+    with database.begin() as session:
+        row = lifecycle.complete(session, NOW, claimed.purchase_id, uuid4(), rules)
+    seen = as_purchase(row, rules)
+
+    event = PurchaseCompleted.model_validate(dict(told(database))["purchase_completed"])
+
+    assert event.transaction_id == seen.transaction_id
+    assert event.deployment_ids == seen.deployment_ids
+    assert (event.occurred_at, event.returnable_until) == (seen.updated_at, seen.returnable_until)
+    assert (event.returnable_until is not None) == (rules is EXTERNAL)

@@ -54,7 +54,9 @@ def taken_over(database: Connected, *events: PersonMoved) -> list[Deployment]:
 
 def deployments(database: Connected, event: PersonMoved) -> list[Deployment]:
     with database.read() as session:
-        return list_deployments(session, ListDeployments(user_id=event.user_id), RULES).deployments
+        return list_deployments(
+            session, NOW, ListDeployments(user_id=event.user_id), RULES
+        ).deployments
 
 
 def test_a_service_goes_on_at_its_price_until_the_day_it_was_to_be_renewed(

@@ -76,7 +76,7 @@ def test_deployments_listed_are_the_users_own(database: Connected, users: Users)
     _, mine, _ = each_gets(database, users)
 
     with database.read() as session:
-        page = list_deployments(session, ListDeployments(user_id=users.mine), RULES)
+        page = list_deployments(session, NOW, ListDeployments(user_id=users.mine), RULES)
 
     assert [one.deployment_id for one in page.deployments] == [mine]
 

@@ -30,6 +30,7 @@ from contracts.errors import (
 )
 from contracts.wallet import (
     Capture,
+    Debit,
     Freeze,
     GetWallet,
     HouseAccount,
@@ -154,6 +155,14 @@ def test_no_more_than_was_earned_is_paid_out_whatever_else_is_in_the_wallet(
 
     assert seller.money == (190, 90)
     assert seller.lists(seller.user_id).payable_micros == 0
+
+
+def test_what_somebody_buys_of_himself_is_not_earned(seller: Seller) -> None:
+    seller.gets(seller.user_id, 100 * USD)
+    seller.buys(quoted(100 * USD, provider_id=seller.user_id), buyer_id=seller.user_id)
+
+    assert seller.money == (180, 0)
+    assert seller.lists(seller.user_id).payable_micros == 90 * USD
 
 
 def test_what_was_earned_and_is_spent_is_declined(seller: Seller) -> None:
@@ -416,6 +425,21 @@ def test_what_the_wallet_has_let_go_of_already_is_refused_all_the_same(seller: S
     )
 
     assert (seller.is_refused(row).status, seller.money) == (Status.REFUSED, (90, 0))
+
+
+def test_what_was_sent_is_taken_though_the_wallet_has_let_go_of_it(seller: Seller) -> None:
+    row = seller.asks()
+    assert row.hold_id is not None
+    seller.rpc.call(
+        VoidHold(idempotency_key=f"{uuid4()}", user_id=seller.user_id, hold_id=row.hold_id)
+    )
+    seller.wire.lose(is_a(Debit), "after it was done")
+
+    waiting = seller.is_paid(row).status
+    seller.runs(carrying_out.DUE.lease)
+
+    assert (waiting, seller.sees(row.payout_id).status) == (Status.PAYING, Status.PAID)
+    assert seller.money == (40, 0)
 
 
 # Whatever crashes.

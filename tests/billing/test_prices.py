@@ -18,6 +18,7 @@ from contracts.catalog import (
 )
 from contracts.wallet import Credit, OpenAccount
 from services.billing.deployments import prices
+from services.billing.deployments.months import cost_micros
 from services.billing.models import DeploymentRow, PriceNoticeRow
 from tests.billing.conftest import RULES, at
 from tests.billing.test_forecast import events, foretold
@@ -142,6 +143,20 @@ def test_months_that_an_outage_left_undone_cost_what_they_would_have_cost(
     priced.tenant.renewals.run()
 
     assert priced.tenant.charged == [-PRICE, -DEARER, -DEARER]
+
+
+def test_what_an_outage_let_run_unpaid_costs_what_each_of_its_months_did(
+    stack: System, database: Connected
+) -> None:
+    tenant = Tenant(stack, database)
+    priced = Priced(tenant)
+    priced.costs(DEARER, month(2) - NOTICE)
+    tenant.runs(month(2) + DAY)
+    tenant.stops(priced.deployment_id)
+    tenant.gets(10 * PRICE)
+    tenant.renewals.run()
+
+    assert tenant.charged == [-PRICE - cost_micros(BOUGHT, DEARER, month(2), month(2) + DAY)]
 
 
 @pytest.mark.parametrize("price_micros", [DEARER, 0])

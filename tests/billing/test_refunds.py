@@ -44,6 +44,7 @@ from tests.billing.test_lost_answers import LOST, is_a
 from tests.billing.test_purchases import events
 from tests.billing.test_renewals import Tenant, month
 from tests.crashes import Died, dies_at
+from tests.drawn import drawn
 from tests.locks import done_after
 from tests.system import System
 
@@ -882,7 +883,7 @@ LINES = st.lists(
 )
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=drawn(12), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(acts=ACTS, lines=LINES, fee_bps=st.integers(0, 10_000))
 def test_earnings_and_fees_are_purchases_less_refunds_whatever_happens(
     stack: System, database: Connected, acts: Any, lines: Any, fee_bps: int

@@ -92,7 +92,7 @@ class Hearing(BillingService):
 
     def _checkout(self) -> Any:
         return SimpleNamespace(
-            rules=RULES, settle_user=lambda user_id, _first: self.tried.append(user_id)
+            rules=RULES, settle_user=lambda user_id, *_: self.tried.append(user_id)
         )
 
     def looks_at(self, user_id: UUID) -> bool:

@@ -2,19 +2,24 @@
 begins."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from itertools import count, pairwise
 from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
-from sqlalchemy import select, text
+from sqlalchemy import select, text, update
 from sqlalchemy.orm import Session
 
 from chassis.client import RpcClient
 from chassis.database import Connected
+from chassis.instruments import REGISTRY
 from contracts.billing import (
     CancelDeployment,
     CancelWhen,
@@ -34,6 +39,7 @@ from contracts.errors import (
     InsufficientFunds,
     NotFound,
 )
+from contracts.messages import MAX_AMOUNT_MICROS
 from contracts.wallet import (
     CloseKey,
     Credit,
@@ -41,22 +47,24 @@ from contracts.wallet import (
     Freeze,
     GetWallet,
     OpenAccount,
+    Refund,
     Statement,
     TransactionKind,
     Unfreeze,
 )
-from services.billing.deployments import charge_limit, commands
+from services.billing.deployments import charge_limit, commands, periods, shortages
 from services.billing.deployments.months import cost_micros, month_end, one_month_after
 from services.billing.deployments.queries import get_deployment
 from services.billing.models import DeploymentRow, PeriodRow
 from services.billing.purchases import lifecycle
 from services.billing.renewals import plain, renewals, rungs
-from services.billing.renewals.outcomes import Outcomes
+from services.billing.renewals.catching_up import CaughtUp
 from services.billing.renewals.renewals import Renewals, money_came
 from services.billing.service import await_money
 from services.billing.settings import BillingSettings
-from tests.billing.conftest import EXTERNAL, RULES, at, quoted, recorded
+from tests.billing.conftest import EXTERNAL, RULES, at, emptied, quoted, recorded
 from tests.billing.test_lost_answers import LOST, Wire, is_a
+from tests.drawn import drawn
 from tests.system import System
 
 Status = DeploymentStatus
@@ -68,13 +76,13 @@ DAY = timedelta(days=1)
 class Tenant:
     """A user whose deployments are renewed by the clock that the test sets."""
 
-    def __init__(self, stack: System, database: Connected) -> None:
+    def __init__(self, stack: System, database: Connected, rules: BillingSettings = RULES) -> None:
         self.user_id = uuid4()
         self.database = database
         self.now = BOUGHT
         self.wire = Wire(stack.rpc)
-        self.rules = RULES
-        self.renewals = Renewals(database, cast(RpcClient, self.wire), RULES, lambda: self.now)
+        self.rules = rules
+        self.renewals = Renewals(database, cast(RpcClient, self.wire), rules, lambda: self.now)
         self._rpc = stack.rpc
         self._rpc.call(OpenAccount(idempotency_key=f"open:{self.user_id}", user_id=self.user_id))
 
@@ -140,14 +148,14 @@ class Tenant:
     def sees(self, deployment_id: UUID) -> Deployment:
         command = GetDeployment(user_id=self.user_id, deployment_id=deployment_id)
         with self.database.read() as session:
-            return get_deployment(session, command, RULES)
+            return get_deployment(session, self.now, command, self.rules)
 
     def stops(self, deployment_id: UUID) -> None:
         command = StopDeployment(
             idempotency_key=f"{uuid4()}", user_id=self.user_id, deployment_id=deployment_id
         )
         with self.database.begin() as session:
-            commands.stop(session, lambda: self.now, command, RULES)
+            commands.stop(session, lambda: self.now, command, self.rules)
 
     def cancels(self, deployment_id: UUID, when: CancelWhen = CancelWhen.PERIOD_END) -> None:
         command = CancelDeployment(
@@ -157,14 +165,17 @@ class Tenant:
             when=when,
         )
         with self.database.begin() as session:
-            commands.cancel(session, lambda: self.now, command, RULES)
+            commands.cancel(session, lambda: self.now, command, self.rules)
 
-    def starts(self, deployment_id: UUID, key: str | None = None) -> Deployment:
+    def starts(
+        self, deployment_id: UUID, key: str | None = None, expected_micros: int | None = None
+    ) -> Deployment:
         return self.renewals.start(
             StartDeployment(
                 idempotency_key=key or f"{uuid4()}",
                 user_id=self.user_id,
                 deployment_id=deployment_id,
+                expected_amount_micros=expected_micros,
             )
         )
 
@@ -191,17 +202,45 @@ def month(number: int) -> datetime:
 
 # Months.
 
-# From 31 January 2027 on, over a leap year; written by hand.
-# Year and month, and the last day of it.
-LAST_DAYS = {
-    2027: (None, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31),
-    2028: (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31),
-    2029: (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31),
-}
-FEBRUARIES = {
-    (2027, 1, 29): ["2027-02-28", "2028-02-29", "2029-02-28"],
-    (2027, 1, 30): ["2027-02-28", "2028-02-29", "2029-02-28"],
-    (2027, 1, 31): ["2027-02-28", "2028-02-29", "2029-02-28"],
+# From each start the days on which its months end, for three years: written by hand, with a row for
+# each year and a column for each month from January on; 0 before the first.
+ENDS = {
+    (2027, 1, 29): {
+        2027: (0, 28, 29, 29, 29, 29, 29, 29, 29, 29, 29, 29),
+        2028: (29, 29, 29, 29, 29, 29, 29, 29, 29, 29, 29, 29),
+        2029: (29, 28, 29, 29, 29, 29, 29, 29, 29, 29, 29, 29),
+    },
+    (2027, 1, 30): {
+        2027: (0, 28, 30, 30, 30, 30, 30, 30, 30, 30, 30, 30),
+        2028: (30, 29, 30, 30, 30, 30, 30, 30, 30, 30, 30, 30),
+        2029: (30, 28, 30, 30, 30, 30, 30, 30, 30, 30, 30, 30),
+    },
+    (2027, 1, 31): {
+        2027: (0, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31),
+        2028: (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31),
+        2029: (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31),
+    },
+    (2028, 1, 29): {
+        2028: (0, 29, 29, 29, 29, 29, 29, 29, 29, 29, 29, 29),
+        2029: (29, 28, 29, 29, 29, 29, 29, 29, 29, 29, 29, 29),
+        2030: (29, 28, 29, 29, 29, 29, 29, 29, 29, 29, 29, 29),
+    },
+    (2028, 1, 30): {
+        2028: (0, 29, 30, 30, 30, 30, 30, 30, 30, 30, 30, 30),
+        2029: (30, 28, 30, 30, 30, 30, 30, 30, 30, 30, 30, 30),
+        2030: (30, 28, 30, 30, 30, 30, 30, 30, 30, 30, 30, 30),
+    },
+    (2028, 1, 31): {
+        2028: (0, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31),
+        2029: (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31),
+        2030: (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31),
+    },
+    (2028, 2, 29): {
+        2028: (0, 0, 29, 29, 29, 29, 29, 29, 29, 29, 29, 29),
+        2029: (29, 28, 29, 29, 29, 29, 29, 29, 29, 29, 29, 29),
+        2030: (29, 28, 29, 29, 29, 29, 29, 29, 29, 29, 29, 29),
+        2031: (29, 28, 29, 29, 29, 29, 29, 29, 29, 29, 29, 29),
+    },
 }
 
 
@@ -212,31 +251,21 @@ def ends_from(anchor: datetime, count: int) -> list[datetime]:
     return ends
 
 
-def test_the_31st_falls_on_each_months_last_day_and_comes_back() -> None:
-    ends = ends_from(datetime(2027, 1, 31, 23, 59, tzinfo=UTC), 35)
-
-    assert [(end.year, end.month, end.day) for end in ends] == [
+@pytest.mark.parametrize("start", ENDS)
+def test_late_days_fall_on_the_last_day_of_short_months_and_come_back(
+    start: tuple[int, int, int],
+) -> None:
+    written = [
         (year, month, day)
-        for year, days in LAST_DAYS.items()
+        for year, days in ENDS[start].items()
         for month, day in enumerate(days, start=1)
-        if day is not None
+        if day
     ]
 
+    ends = ends_from(datetime(*start, 23, 59, tzinfo=UTC), len(written))
 
-@pytest.mark.parametrize("start", FEBRUARIES)
-def test_late_days_meet_february_and_are_themselves_in_march(start: tuple[int, int, int]) -> None:
-    anchor = datetime(*start, tzinfo=UTC)
-    ends = ends_from(anchor, 36)
-
-    assert [f"{end:%Y-%m-%d}" for end in ends if end.month == 2] == FEBRUARIES[start]
-    assert {end.day for end in ends if end.month in (1, 3, 5)} == {anchor.day}
-
-
-def test_29_february_is_29_in_every_month_that_has_one() -> None:
-    ends = ends_from(datetime(2028, 2, 29, tzinfo=UTC), 36)
-
-    assert {end.day for end in ends if end.month != 2} == {29}
-    assert [end.day for end in ends if end.month == 2] == [28, 28, 28]
+    assert [(end.year, end.month, end.day) for end in ends] == written
+    assert {(end.hour, end.minute) for end in ends} == {(23, 59)}
 
 
 @pytest.mark.parametrize("day", range(1, 32))
@@ -324,6 +353,66 @@ def test_after_an_outage_months_are_charged_oldest_first_and_as_far_as_the_money
     assert seen.next_status_at == month(3) + DAY + RULES.grace
 
 
+def caught_up() -> tuple[float, float]:
+    """How many months were, and how late the oldest was, in seconds."""
+    names = ("months_caught_up_total", "caught_up_oldest_seconds")
+    months, oldest_s = (REGISTRY.get_sample_value(f"mycelium_billing_{name}") for name in names)
+    return months or 0.0, oldest_s or 0.0
+
+
+@pytest.mark.parametrize("is_plain", [True, False])
+def test_after_an_outage_operators_hear_what_was_caught_up(
+    tenant: Tenant, caplog: pytest.LogCaptureFixture, is_plain: bool
+) -> None:
+    late = timedelta(minutes=15)
+    first, second, third = (tenant.deploys()[0] for _ in range(3))
+    with tenant.database.begin() as session:
+        later = late + timedelta(microseconds=1)
+        for deployment_id, lateness in ((first, later), (second, late), (third, 40 * DAY)):
+            row = session.get_one(DeploymentRow, deployment_id)
+            row.paid_until = row.due_at = month(3) - lateness
+            row.new_price_micros = None if is_plain else PRICE + 1
+            row.new_price_from = None if is_plain else month(9)
+    tenant.gets(100 * PRICE)
+    before, _ = caught_up()
+
+    tenant.runs(month(3))
+    months, oldest_s = caught_up()
+    told = [each for each in caplog.records if hasattr(each, "oldest_s")]
+    tenant.runs(month(3) + late)
+
+    # Of the first two months are: the one 40 days ago, and the one after that.
+    assert (months - before, oldest_s) == (3, (40 * DAY).total_seconds())
+    assert [(each.months, each.oldest_s) for each in told] == [(3, 40 * 24 * 3600)]
+    assert caught_up() == (months, oldest_s)
+
+
+def test_what_is_not_written_down_after_all_is_not_caught_up(
+    tenant: Tenant, database: Connected
+) -> None:
+    (deployment_id,) = tenant.deploys()
+    found = CaughtUp()
+
+    with suppress(Conflict), database.begin() as session:
+        row = session.get_one(DeploymentRow, deployment_id)
+        month_owed = periods.month_owed(month(2), row, month(1))
+        assert month_owed is not None
+        found.note(session, [month_owed])
+        raise Conflict("It was changed meanwhile.")
+
+    assert (found.months, found.oldest) == (0, timedelta(0))
+
+
+def test_months_that_wait_for_money_are_no_outage(tenant: Tenant) -> None:
+    tenant.deploys()
+    before = caught_up()
+    tenant.lives(month(1) + 2 * DAY)
+    tenant.gets(PRICE)
+    tenant.renewals.run()
+
+    assert (tenant.charged, caught_up()) == ([-PRICE], before)
+
+
 @pytest.mark.parametrize("when", LOST)
 def test_an_answer_of_the_wallet_that_is_lost_charges_once(tenant: Tenant, when: str) -> None:
     (deployment_id,) = tenant.deploys()
@@ -335,6 +424,103 @@ def test_an_answer_of_the_wallet_that_is_lost_charges_once(tenant: Tenant, when:
 
     assert tenant.charged == [-PRICE]
     assert tenant.sees(deployment_id).paid_until == month(2)
+
+
+def renames(tenant: Tenant, deployment_id: UUID, key: str | None = None) -> None:
+    command = RenameDeployment(
+        idempotency_key=key or f"{uuid4()}",
+        user_id=tenant.user_id,
+        deployment_id=deployment_id,
+        name="another",
+    )
+    with tenant.database.begin() as session:
+        commands.rename(session, at(tenant.now), command)
+
+
+def as_the_version_before_wrote_it(tenant: Tenant) -> None:
+    with tenant.database.begin() as session:
+        session.execute(text("UPDATE periods SET name = NULL"))
+
+
+def requests_of(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What the wallet is asked from now on."""
+    asked: list[Any] = []
+    call = tenant.wire.call
+
+    def noted(request: Any, *more: Any) -> Any:
+        asked.append(request)
+        return call(request, *more)
+
+    monkeypatch.setattr(tenant.wire, "call", noted)
+    return asked
+
+
+@pytest.mark.parametrize("is_of_version_before", [False, True])
+def test_a_rename_after_an_answer_was_lost_leaves_no_month_that_was_paid_unrecorded(
+    tenant: Tenant, is_of_version_before: bool
+) -> None:
+    (deployment_id,) = tenant.deploys()
+    tenant.gets(10 * PRICE)
+    tenant.wire.lose(is_a(DebitAll), "after it was done")
+    tenant.runs(month(1))
+    if is_of_version_before:
+        as_the_version_before_wrote_it(tenant)
+    renames(tenant, deployment_id)
+
+    tenant.lives(month(1) + timedelta(minutes=5))
+
+    assert tenant.charged == [-PRICE]
+    assert tenant.sees(deployment_id).paid_until == month(2)
+
+
+def test_each_try_of_a_charge_says_the_same_though_it_was_renamed(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (deployment_id,) = tenant.deploys()
+    tenant.gets(10 * PRICE)
+    asked = requests_of(tenant, monkeypatch)
+    tenant.wire.lose(is_a(DebitAll), "before it was heard")
+    tenant.runs(month(1))
+    renames(tenant, deployment_id)
+
+    tenant.lives(month(1) + timedelta(minutes=5))
+
+    first, second = asked
+    assert first == second
+
+
+@pytest.mark.parametrize("is_of_version_before", [False, True])
+def test_a_rename_after_an_answer_was_lost_leaves_no_refund_unrecorded(
+    tenant: Tenant, is_of_version_before: bool
+) -> None:
+    (deployment_id,) = tenant.deploys()
+    tenant.gets(10 * PRICE)
+    tenant.wire.lose(is_a(DebitAll), "after it was done")
+    tenant.runs(month(1))
+    tenant.cancels(deployment_id, CancelWhen.NOW)
+    tenant.wire.lose(is_a(Refund), "after it was done")
+    tenant.lives(month(1) + timedelta(seconds=30))
+    if is_of_version_before:
+        as_the_version_before_wrote_it(tenant)
+    renames(tenant, deployment_id)
+
+    tenant.lives(month(1) + timedelta(minutes=5))
+
+    with tenant.database.read() as session:
+        statuses = session.scalars(text("SELECT status FROM periods")).all()
+    assert (tenant.charged, statuses) == ([-PRICE, PRICE], ["refunded"])
+
+
+def test_a_key_that_gets_no_answer_keeps_no_month_unrecorded(tenant: Tenant) -> None:
+    cancelled, running = tenant.deploys(quantity=2)
+    tenant.runs(month(1))
+    tenant.cancels(cancelled, CancelWhen.NOW)
+    tenant.gets(10 * PRICE)
+    tenant.wire.lose(is_a(CloseKey), "before it was heard")
+
+    tenant.runs(month(1) + timedelta(minutes=2))
+
+    assert tenant.sees(running).paid_until == month(2)
 
 
 def test_what_costs_nothing_or_once_is_never_charged_again(tenant: Tenant) -> None:
@@ -634,6 +820,59 @@ def test_whoever_says_last_that_money_is_lacking_has_counted_all_and_is_the_newe
     assert instant(first["occurred_at"]) < instant(last["occurred_at"])
 
 
+def test_of_two_that_are_told_in_one_instant_the_last_is_newer(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(renewals, "DUE", replace(renewals.DUE, limit=1))
+    tenant.deploys(quantity=2)
+
+    tenant.runs(month(1))
+
+    told = [instant(each["occurred_at"]) for each in tenant.told("renewal_short_of_funds")]
+    assert told == [month(1), month(1) + timedelta(microseconds=1)]
+
+
+def test_a_month_that_was_paid_is_no_part_of_the_gap(tenant: Tenant) -> None:
+    tenant.deploys()
+    tenant.gets(PRICE)
+
+    tenant.lives(month(2))
+
+    (event,) = tenant.told("renewal_short_of_funds")
+    assert (event["shortfall_micros"], event["deployments"]) == (PRICE, 1)
+
+
+def test_what_ran_and_was_paid_is_no_part_of_the_gap(tenant: Tenant) -> None:
+    tenant.deploys()
+    tenant.gets(PRICE - 1)
+    tenant.lives(month(1) + RULES.grace)
+    assert len(tenant.charged) == 1
+    tenant.gets(PRICE)
+    due_at = one_month_after(tenant.now)
+    tenant.deploys(10 * PRICE)
+
+    tenant.lives(due_at)
+
+    event = tenant.told("renewal_short_of_funds")[-1]
+    assert event["shortfall_micros"] + event["available_micros"] == 10 * PRICE
+
+
+def test_a_gap_that_no_message_can_hold_is_told_as_the_most_that_one_can(tenant: Tenant) -> None:
+    for _ in range(2):
+        tenant.deploys(MAX_AMOUNT_MICROS)
+    tenant.lives(month(1) + RULES.grace)
+    with tenant.database.begin() as session:
+        session.execute(update(PeriodRow).values(amount_micros=MAX_AMOUNT_MICROS))
+    tenant.now += DAY
+    tenant.gets(PRICE)
+    tenant.renewals.run()
+
+    (gap,) = tenant.told("renewal_short_of_funds")
+    owed = tenant.told("owed_short_of_funds")[-1]
+    most = MAX_AMOUNT_MICROS
+    assert gap["shortfall_micros"] == owed["owed_micros"] == owed["shortfall_micros"] == most
+
+
 def test_users_are_told_in_one_order_whenever_their_months_began(
     stack: System, database: Connected, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -644,7 +883,7 @@ def test_users_are_told_in_one_order_whenever_their_months_began(
         tenant.now += timedelta(minutes=minute)
         tenant.deploys()
     told: list[UUID] = []
-    monkeypatch.setattr(Outcomes, "_tell", lambda _, user_id, __: told.append(user_id))
+    monkeypatch.setattr(shortages, "tell", lambda _, user_id, *__: told.append(user_id))
 
     tenants[0].runs(month(1) + DAY)
 
@@ -734,6 +973,108 @@ def test_the_ladder_goes_down_on_its_dates_and_deletes_nothing_unannounced(
     assert tenant.charged == []
 
 
+def is_unpaid(tenant: Tenant, _deployment_id: UUID, after: timedelta) -> None:
+    tenant.lives(month(1) + min(after, tenant.rules.grace / 2))
+
+
+def is_stopped(tenant: Tenant, deployment_id: UUID, after: timedelta) -> None:
+    tenant.lives(BOUGHT + after)
+    tenant.stops(deployment_id)
+
+
+def is_to_end(tenant: Tenant, deployment_id: UUID, after: timedelta) -> None:
+    tenant.lives(BOUGHT + after)
+    tenant.cancels(deployment_id)
+
+
+def steps(grace_h: int, suspended_h: int, kept_h: int) -> BillingSettings:
+    """The wallet is asked seldom, which takes most of the time."""
+    steps_h = {"grace": grace_h, "suspended": suspended_h, "kept": kept_h, "renewal_retry": 240}
+    return RULES.model_copy(update={f"{name}_s": hours * 3_600 for name, hours in steps_h.items()})
+
+
+@settings(max_examples=drawn(3), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    goes_down=st.sampled_from([is_unpaid, is_stopped, is_to_end]),
+    after=st.timedeltas(timedelta(), 27 * DAY),
+    rules=st.builds(
+        steps, st.integers(1, 10 * 24), st.integers(0, 30 * 24), st.integers(0, 40 * 24)
+    ),
+)
+@example(goes_down=is_unpaid, after=DAY, rules=steps(72, 14 * 24, 30 * 24))
+@example(goes_down=is_unpaid, after=DAY, rules=steps(72, 0, 24))
+@example(goes_down=is_stopped, after=26 * DAY, rules=steps(72, 14 * 24, 0))
+@example(goes_down=is_to_end, after=DAY, rules=steps(72, 14 * 24, 30 * 24))
+def test_the_ladder_that_it_tells_is_the_one_that_it_goes_down(
+    stack: System,
+    database: Connected,
+    goes_down: Callable[[Tenant, UUID, timedelta], None],
+    after: timedelta,
+    rules: BillingSettings,
+) -> None:
+    """At each rung, what is left of it; also where both announcements take longer than data is
+    kept."""
+    tenant = Tenant(stack, emptied(database), rules)
+    (deployment_id,) = tenant.deploys()
+    assert tenant.sees(deployment_id).ladder == []
+    goes_down(tenant, deployment_id, after)
+    began_at, told = tenant.now, tenant.sees(deployment_id).ladder
+
+    left = []
+    for rung in told:
+        tenant.lives(rung.at)
+        left.append(tenant.sees(deployment_id).ladder)
+
+    assert told[-1].status == Status.CANCELLED
+    assert left == [[later for later in told if later.at > rung.at] for rung in told]
+    history = reversed(tenant.sees(deployment_id).history)
+    assert [(each.status, each.at) for each in told] == [
+        (each.status, each.changed_at) for each in history if each.changed_at > began_at
+    ]
+
+
+TICK = timedelta(microseconds=1)
+RUNGS = {
+    Status.SUSPENDED: RULES.grace,
+    Status.STOPPED: RULES.grace + RULES.suspended,
+    Status.CANCELLED: RULES.grace + RULES.suspended + RULES.kept,
+}
+"""How long after the end of what was paid each rung comes."""
+
+
+@pytest.mark.parametrize("beside", [-TICK, timedelta(), TICK])
+@pytest.mark.parametrize("is_looked_at_before", [True, False])
+@pytest.mark.parametrize("rung", RUNGS)
+def test_paid_at_a_rung_of_the_ladder_it_runs_and_no_later_rung_is_left(
+    tenant: Tenant, rung: Status, is_looked_at_before: bool, beside: timedelta
+) -> None:
+    """In the instant of a rung, or a microsecond beside it, before and after somebody looked."""
+    (deployment_id,) = tenant.deploys()
+    rung_at = month(1) + RUNGS[rung]
+    is_gone = rung is Status.CANCELLED and beside >= timedelta()
+    is_in_grace = rung is Status.SUSPENDED and beside < timedelta()
+    ran_micros = cost_micros(BOUGHT, PRICE, month(1), month(1) + RULES.grace)
+    if rung is Status.SUSPENDED and beside > timedelta() and not is_looked_at_before:
+        ran_micros = cost_micros(BOUGHT, PRICE, month(1), rung_at + beside)
+
+    tenant.lives(rung_at - TICK)
+    if is_looked_at_before:
+        tenant.lives(rung_at + beside)
+    tenant.now = rung_at + beside
+    tenant.gets(10 * PRICE)
+    tenant.renewals.run()
+    if not is_gone and not is_in_grace:
+        tenant.starts(deployment_id)
+    seen = tenant.sees(deployment_id)
+    tenant.lives(tenant.now + 20 * DAY)
+
+    assert seen.next_status is None
+    assert seen.status == (Status.CANCELLED if is_gone else Status.ACTIVE)
+    assert tenant.sees(deployment_id).status == seen.status
+    owed = [-PRICE] if is_in_grace else [-ran_micros] if is_gone else [-ran_micros, -PRICE]
+    assert tenant.charged == owed
+
+
 def test_after_an_outage_data_is_kept_until_its_deletion_was_announced_as_long_before(
     tenant: Tenant,
 ) -> None:
@@ -763,6 +1104,54 @@ def test_started_after_a_top_up_it_owes_what_ran_and_a_month_from_now(tenant: Te
     assert tenant.charged == [-ran_micros, -PRICE]
     assert (started.status, started.owed_micros) == (Status.ACTIVE, 0)
     assert started.paid_until == one_month_after(tenant.now)
+
+
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_what_is_owed_for_time_that_ran_is_told_once_and_asked_for_every_six_hours(
+    tenant: Tenant, is_frozen: bool
+) -> None:
+    first, second = tenant.deploys(quantity=2)
+    if is_frozen:
+        tenant.gets(10 * PRICE)
+        tenant.freezes()
+    tenant.lives(month(1) + DAY)
+    tenant.cancels(first, CancelWhen.NOW)
+    tenant.cancels(second, CancelWhen.NOW)
+    tenant.lives(tenant.now + 2 * DAY)
+    ran_micros = cost_micros(BOUGHT, PRICE, month(1), month(1) + DAY)
+
+    (told,) = tenant.told("owed_short_of_funds")
+    assert (told["owed_micros"], told["deployments"]) == (2 * ran_micros, 2)
+    assert (told["name"], told["is_frozen"]) == ("VM-Production 1", is_frozen)
+    assert instant(told["occurred_at"]) == month(1) + DAY
+    if is_frozen:
+        # Nobody hears of the end of a freeze: it is found when it is asked for again.
+        tenant.thaws()
+        tenant.lives(tenant.now + RULES.renewal_retry)
+    else:
+        tenant.gets(ran_micros - 1)
+        tenant.renewals.run()
+        again = tenant.told("owed_short_of_funds")[1:]
+        assert [each["shortfall_micros"] for each in again] == [ran_micros + 1]
+        tenant.gets(ran_micros + 1)
+        tenant.renewals.run()
+    assert tenant.charged == [-ran_micros] * 2
+
+
+def test_debts_that_were_asked_for_only_when_money_came_are_asked_for_since_0028(
+    tenant: Tenant,
+) -> None:
+    migration = import_module("services.billing.migrations.versions.0028_told_of_debts")
+    first, second = tenant.deploys(quantity=2)
+    tenant.lives(month(1) + DAY)
+    tenant.cancels(first, CancelWhen.NOW)
+    tenant.renewals.run()
+    with tenant.database.begin() as session:
+        session.execute(text("UPDATE deployments SET due_at = NULL"))
+        asked = session.execute(text(migration._ASK)).rowcount
+        due = {row.deployment_id: row.due_at for row in session.scalars(select(DeploymentRow))}
+
+    assert (asked, due[first] is not None, due[second]) == (1, True, None)
 
 
 def test_with_too_little_it_does_not_start_and_a_month_is_not_taken_later(tenant: Tenant) -> None:

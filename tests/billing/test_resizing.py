@@ -1,6 +1,7 @@
 """Another size of a deployment, on a clock that is set, with the real wallet and catalog."""
 
 import random
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, cast
 from uuid import UUID, uuid4
@@ -58,7 +59,15 @@ from tests.billing.conftest import RULES, at, quoted, recorded
 from tests.billing.test_discounts import hears
 from tests.billing.test_earnings import fails
 from tests.billing.test_lost_answers import LOST, is_a
-from tests.billing.test_renewals import BOUGHT, DAY, PRICE, Tenant, after_the_answer, month
+from tests.billing.test_renewals import (
+    BOUGHT,
+    DAY,
+    PRICE,
+    Tenant,
+    after_the_answer,
+    month,
+    renames,
+)
 from tests.locks import done_after
 from tests.system import System
 
@@ -181,6 +190,18 @@ def test_the_rest_of_the_month_costs_its_share_at_each_price(
     assert resized.paid_until == resized.next_renewal_at == month(1)
     assert resized.history[0].cause is ChangeCause.RESIZED
     assert resized.owed_micros == 0
+
+
+def test_in_the_instant_of_its_purchase_it_costs_the_whole_difference_there_and_back(
+    owner: Owner, deployment_id: UUID
+) -> None:
+    before = owner.balance
+
+    owner.resize(deployment_id, owner.sizes.two)
+    larger = owner.balance
+    owner.resize(deployment_id, owner.sizes.one)
+
+    assert (before - larger, before - owner.balance) == (PRICE, 0)
 
 
 def test_the_next_month_costs_the_new_price_and_ends_where_it_would_have(
@@ -471,6 +492,22 @@ def test_after_its_month_a_stopped_one_changes_its_price_alone(
     assert (before, owner.charged) == ([], [-2 * PRICE])
 
 
+def test_what_a_stopped_one_paid_for_its_size_is_no_part_of_what_its_start_was_seen_to_cost(
+    owner: Owner, deployment_id: UUID
+) -> None:
+    owner.stops(deployment_id)
+    owner.lives(HALF)
+    before = owner.balance
+    owner.resize(deployment_id, owner.sizes.two)
+    paid = before - owner.balance
+    owner.lives(month(1) + DAY)
+
+    with pytest.raises(PriceChanged):
+        owner.starts(deployment_id, expected_micros=2 * PRICE + paid)
+
+    assert (paid, before - owner.balance) == (PRICE // 2, PRICE // 2)
+
+
 def test_a_suspended_one_changes_its_price_alone(
     stack: System, database: Connected, sizes: Sizes
 ) -> None:
@@ -539,6 +576,26 @@ def test_the_same_command_asks_about_a_charge_that_was_lost(
     assert owner.charged == [-PRICE // 2]
 
 
+def test_a_resize_whose_key_did_something_else_meanwhile_is_done_once_it_is_paid(
+    owner: Owner, deployment_id: UUID
+) -> None:
+    other_id = owner.buys(owner.sizes.one)
+    owner.lives(HALF)
+    owner.wire.lose(is_a(DebitAll), "after it was done")
+    with pytest.raises(DeadlineExceeded):
+        owner.resize(deployment_id, owner.sizes.two, idempotency_key="k")
+    renames(owner, other_id, key="k")
+
+    owner.lives(owner.now + DUE.lease)
+
+    resized = owner.sees(deployment_id)
+    assert (resized.product_id, owner.charged) == (owner.sizes.two.product_id, [-PRICE // 2])
+    assert resized.history[0].cause == ChangeCause.RESIZED
+    with pytest.raises(IdempotencyConflict):
+        owner.resize(deployment_id, owner.sizes.two, idempotency_key="k")
+    assert owner.charged == [-PRICE // 2]
+
+
 @pytest.mark.parametrize("when", LOST)
 def test_what_goes_back_goes_back_once_though_the_answer_is_lost(
     owner: Owner, deployment_id: UUID, when: str
@@ -569,6 +626,22 @@ def test_a_refusal_whose_closing_is_lost_leaves_nothing_to_be_charged(
     owner.runs(BOUGHT + 2 * DUE.lease)
 
     assert (owner.charged, owner.sees(deployment_id).product_id) == ([], sizes.one.product_id)
+
+
+def test_what_was_paid_by_a_try_before_is_no_refusal_of_the_next_one(
+    owner: Owner, deployment_id: UUID
+) -> None:
+    owner.lives(HALF)
+    owner.wire.lose(is_a(DebitAll), "after it was done")
+    with pytest.raises(DeadlineExceeded):
+        owner.resize(deployment_id, owner.sizes.two, idempotency_key="a")
+    rules = RULES.model_copy(update={"charges_per_day_max": 0})
+    none_today = replace(owner.renewals, rules=rules)
+
+    command = owner.command(deployment_id, owner.sizes.two, idempotency_key="a")
+    resized = Resizes(none_today).resize(command)
+
+    assert (resized.product_id, owner.charged) == (owner.sizes.two.product_id, [-PRICE // 2])
 
 
 @pytest.mark.parametrize("when", LOST)

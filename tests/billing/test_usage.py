@@ -1,18 +1,24 @@
 """Usage: records that count once, rated as a whole, charged by the hour with the real wallet."""
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 from uuid import UUID, uuid4
 
+import psycopg2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from sqlalchemy import select, text
+from sqlalchemy import Engine, event, select, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
+from chassis import bulk
 from chassis.client import RpcClient
-from chassis.database import Connected
+from chassis.database import Connected, lock_until_commit
 from chassis.locks import locked
 from contracts.billing import (
     CancelWhen,
@@ -26,9 +32,10 @@ from contracts.billing import (
 )
 from contracts.billing import UsageRefusal as Refusal
 from contracts.catalog import QUANTITY_MAX, Meter, MeterTier
-from contracts.errors import InsufficientFunds, NotFound, PriceChanged
+from contracts.errors import InsufficientFunds, NotFound, PriceChanged, Unavailable
 from contracts.wallet import (
     CloseKey,
+    Credit,
     Debit,
     DebitAll,
     HouseAccount,
@@ -36,30 +43,43 @@ from contracts.wallet import (
     Statement,
     TransactionKind,
 )
+from services.billing.deployments import charge_limit
 from services.billing.deployments.meters import owing_usage
 from services.billing.deployments.months import cost_micros, month_at, one_month_after
 from services.billing.deployments.rating import rated_micros
 from services.billing.models import (
     DeploymentRow,
     UsageChargeLineRow,
+    UsageChargeRow,
     UsageTotalRow,
     UsageWalletRow,
 )
 from services.billing.purchases.lifecycle import check_prices
 from services.billing.purchases.queries import get_purchase
+from services.billing.renewals import renewals as months
 from services.billing.sales.statements import list_sales
 from services.billing.service import AwaitsMoney, await_money, money_came
-from services.billing.usage import charging
+from services.billing.usage import charges, charging, shortage
 from services.billing.usage.charging import UsageCharges
 from services.billing.usage.paying_back import UsageRefunds
 from services.billing.usage.queries import get_usage
 from services.billing.usage.taking import COST_MAX_MICROS, next_hour, record_usage
-from tests.billing.conftest import RULES, quote_of, quoted
+from tests.billing.conftest import RULES, emptied, quote_of, quoted
 from tests.billing.test_earnings import Market
 from tests.billing.test_lost_answers import LOST, is_a
-from tests.billing.test_renewals import BOUGHT, PRICE, Tenant, after_the_answer, instant
+from tests.billing.test_renewals import (
+    BOUGHT,
+    DAY,
+    PRICE,
+    Tenant,
+    after_the_answer,
+    instant,
+    renames,
+)
+from tests.billing.test_starts import wallet_held
 from tests.crashes import Died, dies_at
-from tests.locks import done_after
+from tests.locks import done_after, held
+from tests.patience import eventually
 from tests.system import System
 
 HOUR = timedelta(hours=1)
@@ -280,6 +300,29 @@ def test_the_same_id_of_another_deployment_is_another_record(tenant: Metered) ->
     assert tenant.total() == 3
 
 
+def test_who_tells_of_usage_and_who_renews_hold_deployments_in_one_order(
+    tenant: Metered,
+) -> None:
+    first, second = sorted((tenant.deployment_id, tenant.gets_deployment(HOURS)))
+    renewing: list[Session] = []
+
+    def holds(session: Session, deployment_id: UUID) -> None:
+        renewing.append(session)
+        session.execute(
+            text("SELECT FROM deployments WHERE deployment_id = :id FOR UPDATE"),
+            {"id": deployment_id},
+        )
+
+    answers = done_after(
+        tenant.database,
+        lambda session: holds(session, first),
+        lambda: tenant.tells(*(tenant.record(deployment_id=each) for each in (second, first))),
+        lambda: holds(renewing[0], second),
+    )
+
+    assert answers == ["accepted", "accepted"]
+
+
 def test_what_is_not_there_or_not_measured_is_refused(tenant: Metered) -> None:
     unmeasured = tenant.gets_deployment()
 
@@ -324,6 +367,93 @@ def test_nothing_is_used_before_it_ran_or_after_it_ended_on_the_instant(tenant: 
         tenant.record(used_at=ended_at),
         tenant.record(used_at=ended_at + moment),
     ) == ["accepted", Refusal.NOT_RUNNING, "accepted", Refusal.NOT_RUNNING]
+
+
+def test_what_is_suspended_or_stopped_uses_nothing_on_the_instant(tenant: Metered) -> None:
+    moment = timedelta(microseconds=1)
+    suspended(tenant)
+    suspended_at = tenant.now
+    tenant.gets(100 * USD)
+    with tenant.database.begin() as session:
+        charging.money_came(session, tenant.now, tenant.user_id)
+    tenant.charges.run()
+    tenant.now += HOUR
+    tenant.starts(tenant.deployment_id)
+    started_at = tenant.now
+    tenant.now += HOUR
+    tenant.stops(tenant.deployment_id)
+    stopped_at = tenant.now
+    tenant.now += HOUR
+
+    def told() -> list[str]:
+        moments = [
+            moment_ + part
+            for moment_ in (suspended_at, started_at, stopped_at)
+            for part in (-moment, 0 * moment, moment)
+        ]
+        return tenant.tells(*(tenant.record(used_at=each) for each in moments))
+
+    taken, refused = "accepted", Refusal.NOT_RUNNING
+    ran = [taken, taken, refused, refused, taken, taken, taken, taken]
+    assert told() == [*ran, refused]
+    tenant.starts(tenant.deployment_id)
+    assert tenant.tells(tenant.record(used_at=stopped_at + moment)) == [refused]
+    assert told() == [*ran, refused]
+
+
+def test_a_refusal_says_until_when_it_ran_whatever_became_of_it_since(tenant: Metered) -> None:
+    tenant.stops(tenant.deployment_id)
+    stopped_at = tenant.now
+    tenant.now += HOUR
+    renames(tenant, tenant.deployment_id)
+    tenant.now += HOUR
+    record = tenant.record(used_at=tenant.now)
+
+    with tenant.database.begin() as session:
+        (told,) = record_usage(session, tenant.now, RecordUsage(records=[record]), RULES).results
+
+    assert f"stopped or suspended at {stopped_at.isoformat()}." in told.message
+
+
+def test_anothers_pause_refuses_no_record(tenant: Metered) -> None:
+    other = tenant.gets_deployment(HOURS)
+    tenant.stops(tenant.deployment_id)
+    tenant.now += HOUR
+    used_at = tenant.now
+
+    assert tenant.tells(
+        tenant.record(used_at=used_at), tenant.record(used_at=used_at, deployment_id=other)
+    ) == [Refusal.NOT_RUNNING, "accepted"]
+
+
+def test_that_another_one_started_ends_no_pause(tenant: Metered) -> None:
+    other = tenant.gets_deployment(HOURS)
+    tenant.stops(other)
+    tenant.stops(tenant.deployment_id)
+    tenant.now += HOUR
+    tenant.starts(other)
+    tenant.now += HOUR
+
+    assert tenant.tells(tenant.record(used_at=tenant.now)) == [Refusal.NOT_RUNNING]
+
+
+def test_a_correction_of_what_an_older_version_took_is_taken(tenant: Metered) -> None:
+    """It took what was used while a deployment was stopped, too."""
+    tenant.stops(tenant.deployment_id)
+    stopped_at = tenant.now
+    tenant.now += HOUR
+    first = tenant.record(3, used_at=stopped_at)
+    assert tenant.tells(first) == ["accepted"]
+    taken_then = first.model_copy(update={"used_at": stopped_at + HOUR})
+    with tenant.database.begin() as session:
+        session.execute(
+            text("UPDATE usage_records SET used_at = :at WHERE record_id = :id"),
+            {"at": taken_then.used_at, "id": taken_then.record_id},
+        )
+
+    corrects(tenant, taken_then, 3)
+
+    assert tenant.total() == 0
 
 
 def test_what_is_being_set_up_uses_nothing(tenant: Metered) -> None:
@@ -454,6 +584,47 @@ def test_an_hours_usage_is_one_transaction_with_a_line_for_each_meter(tenant: Me
     assert sorted(map(tuple, lines)) == [("hours", 5, 5_000_000), ("traffic", 101, 20_000)]
 
 
+@pytest.mark.parametrize("count", [39, 40])
+def test_usage_that_is_charged_in_a_loop_is_stopped_for_the_day_and_somebody_is_called(
+    tenant: Metered, stack: System, database: Connected, caplog: Any, count: int
+) -> None:
+    tenant.gets(100 * USD)
+    tenant.uses(3)
+    now = tenant.now = next_hour(tenant.now)
+    moment = timedelta(microseconds=1)
+    other = Metered(stack, database)
+    with database.begin() as session:
+        # One is a day old by now, and others are another's.
+        ages = [DAY, *[DAY - moment] * count]
+        for user_id, age in [(tenant.user_id, age) for age in ages] + [(other.user_id, moment)] * 9:
+            session.add(
+                UsageChargeRow(
+                    charge_id=uuid4(),
+                    user_id=user_id,
+                    amount_micros=1,
+                    description="",
+                    transaction_id=uuid4(),
+                    created_at=now - age,
+                    paid_at=now - age,
+                )
+            )
+
+    tenant.charges.run()
+
+    query = text(charge_limit.GAUGES["charges_in_a_day_max"].query)
+    with database.read() as session:
+        shown = session.execute(query, {"now": now}).scalar_one()
+        due_at = session.get_one(UsageWalletRow, tenant.user_id).due_at
+    if count == RULES.charges_per_day_max:
+        assert (tenant.paid, due_at, shown) == ([], now + RULES.renewal_retry, count)
+        assert f"{tenant.user_id}" in str([each.__dict__ for each in caplog.records])
+        tenant.now += RULES.renewal_retry
+        tenant.charges.run()
+    else:
+        assert (shown, caplog.records) == (None, [])
+    assert (tenant.paid, tenant.total()) == ([-3 * USD], 3)
+
+
 def test_many_charges_come_to_what_one_would(tenant: Metered) -> None:
     tenant.gets(100 * USD)
     for quantity in (1, 1, 1, 700, 1, 3):
@@ -462,6 +633,42 @@ def test_many_charges_come_to_what_one_would(tenant: Metered) -> None:
 
     assert -sum(tenant.paid) == rated_micros(CALLS, 707)
     assert len(tenant.paid) == 6
+
+
+def month_number(moment: datetime) -> int:
+    """How many months have ended by then."""
+    return sum(one_month_after(BOUGHT, number) <= moment for number in range(1, 12))
+
+
+@pytest.mark.parametrize("midnight", ["2026-02-01", "2026-02-28", "2026-03-01", "2026-03-31"])
+def test_charged_hour_by_hour_over_midnight_it_costs_what_it_costs_at_once(
+    tenant: Metered, stack: System, database: Connected, midnight: str
+) -> None:
+    """Over the ends of days, of months and of a deployment's own, which lie at half past nine; a
+    night in UTC is over later and earlier in other places."""
+    whole = Metered(stack, database)
+    for each in (tenant, whole):
+        each.gets(1_000 * USD)
+    begins_at = datetime.fromisoformat(f"{midnight}T00:00Z") - 5 * HOUR
+    tenant.lives(begins_at)
+    used = {begins_at + hour * HOUR: 1 + hour * 37 for hour in range(18)}
+
+    for at, quantity in used.items():
+        tenant.now = at
+        tenant.uses(quantity, CALLS, used_at=at)
+        tenant.uses(quantity, TRAFFIC, used_at=at)
+        tenant.pays()
+        tenant.renewals.run()
+    whole.now = tenant.now
+    for at, quantity in used.items():
+        whole.uses(quantity, CALLS, used_at=at)
+        whole.uses(quantity, TRAFFIC, used_at=at)
+    whole.pays()
+
+    assert (len(whole.paid), len(tenant.paid)) == (1, 18)
+    assert sum(tenant.paid) == sum(whole.paid)
+    months = month_number(begins_at + 18 * HOUR)
+    assert tenant.charged == whole.charged == [-PRICE] * months
 
 
 def test_a_statement_names_one_of_several_and_two_days(tenant: Metered) -> None:
@@ -550,6 +757,21 @@ def test_a_charge_whose_answer_is_lost_is_paid_once(tenant: Metered, when: str) 
     assert tenant.paid == [-USD]
     tenant.pays()
     assert tenant.paid == [-USD, -USD]
+
+
+def test_a_charge_that_a_held_wallet_does_not_answer_is_asked_for_within_a_minute(
+    tenant: Metered, stack: System
+) -> None:
+    tenant.gets(10 * USD)
+    tenant.uses()
+    with wallet_held(stack, tenant.user_id):
+        tenant.pays()
+    before = tenant.paid
+
+    tenant.now += charging.DUE.lease
+    tenant.charges.run()
+
+    assert (before, tenant.paid) == ([], [-USD])
 
 
 def test_an_answer_that_comes_after_the_next_charge_was_written_pays_only_its_own(
@@ -673,6 +895,51 @@ def test_what_was_spent_is_advanced_and_owed(tenant: Metered) -> None:
     assert (sum(tenant.paid), owed) == (0, 9 * USD)
 
 
+@pytest.mark.parametrize("said_before", [None, "As the version before said it"])
+def test_a_rename_after_an_answer_was_lost_leaves_nothing_that_is_paid_back_unrecorded(
+    tenant: Metered, said_before: str | None
+) -> None:
+    tenant.gets(100 * USD)
+    first = tenant.uses(10)
+    tenant.pays()
+    tenant.cancels(tenant.deployment_id, CancelWhen.NOW)
+    corrects(tenant, first, 4)
+    tenant.charges.run()
+    tenant.wire.lose(is_a(Refund), "after it was done")
+    tenant.pays()
+    if said_before is not None:
+        with tenant.database.begin() as session:
+            session.execute(
+                text("UPDATE usage_charges SET description = :said"), {"said": said_before}
+            )
+    renames(tenant, tenant.deployment_id)
+
+    tenant.now += timedelta(minutes=2)
+    tenant.refunds.run()
+
+    with tenant.database.read() as session:
+        waiting = session.scalar(text("SELECT count(*) FROM usage_refunds WHERE done_at IS NULL"))
+    assert (tenant.paid, waiting) == ([-10 * USD, 4 * USD], 0)
+
+
+def test_a_key_that_gets_no_answer_keeps_no_other_wallet_from_paying(
+    tenant: Metered, stack: System, database: Connected
+) -> None:
+    other = Metered(stack, database)
+    tenant.gets(USD)
+    wrong = tenant.uses(5_000)
+    tenant.pays()
+    corrects(tenant, wrong, 4_999)
+    other.gets(100 * USD)
+    other.uses(2)
+    tenant.wire.lose(is_a(CloseKey), "before it was heard")
+
+    tenant.now += RULES.renewal_retry
+    tenant.charges.run()
+
+    assert other.paid == [-2 * USD]
+
+
 @pytest.mark.parametrize("when", [None, *LOST])
 def test_a_charge_that_is_not_paid_is_replaced_when_it_is_corrected(
     tenant: Metered, when: str | None
@@ -757,6 +1024,20 @@ def test_what_is_included_and_tiers_begin_anew_with_each_month_of_the_deployment
     assert tenant.paid == [-60_000]
 
 
+def test_what_is_stopped_and_started_again_has_one_allowance_in_its_month(tenant: Metered) -> None:
+    tenant.gets(100 * USD)
+    tenant.uses(60, TRAFFIC)
+    tenant.stops(tenant.deployment_id)
+    tenant.now += HOUR
+    tenant.starts(tenant.deployment_id)
+    tenant.now += 2 * HOUR
+    tenant.uses(60, TRAFFIC)
+
+    tenant.pays()
+
+    assert tenant.paid == [-20 * TRAFFIC.price_micros]
+
+
 def test_who_sells_gets_the_share_of_what_was_used(market: Market, stack: System) -> None:
     tenant = Metered(stack, market.database)
     provider_id = uuid4()
@@ -781,6 +1062,280 @@ def test_who_sells_gets_the_share_of_what_was_used(market: Market, stack: System
 @pytest.fixture
 def market(stack: System, database: Connected) -> Market:
     return Market(stack, database)
+
+
+@pytest.mark.parametrize(("limit", "most"), [("EARNERS_MAX", 1), ("MAX_AMOUNT_MICROS", 3 * USD)])
+def test_what_has_no_room_in_a_charge_is_charged_with_the_next_hour(
+    tenant: Metered, monkeypatch: pytest.MonkeyPatch, limit: str, most: int
+) -> None:
+    monkeypatch.setattr(charges, limit, most)
+    tenant.gets(100 * USD)
+    for quantity in (2, 3):
+        deployment_id = tenant.gets_deployment(HOURS, provider_id=uuid4())
+        tenant.uses(quantity, deployment_id=deployment_id)
+
+    tenant.pays()
+    first = tenant.paid
+    tenant.pays()
+
+    assert (first, tenant.paid) == ([-2 * USD], [-2 * USD, -3 * USD])
+
+
+# Many wallets in a statement.
+
+STORED = """
+SELECT amount_micros, description, created_at, paid_at, closing_since, told_at
+    FROM usage_charges WHERE user_id = :user ORDER BY created_at;
+SELECT meter, month_starts_at, quantity, line.amount_micros FROM usage_charge_lines AS line
+    JOIN usage_charges USING (charge_id) WHERE user_id = :user ORDER BY created_at, 1, 2, 3;
+SELECT meter, quantity, charged_quantity, charged_micros FROM usage_totals
+    WHERE user_id = :user ORDER BY deployment_id, 1;
+SELECT used_from, used_until, due_at FROM usage_wallets WHERE user_id = :user;
+SELECT amount_micros, fee_micros, created_at FROM usage_refunds WHERE user_id = :user;
+SELECT status, usage_short_since, due_at FROM deployments WHERE user_id = :user
+    ORDER BY deployment_id;
+SELECT gross_micros, fee_micros, product_name, units, sold_at, is_own FROM sales
+    WHERE provider_id = :provider AND kind = 'usage' ORDER BY sold_at, 1
+"""
+
+
+class Crowd:
+    """Wallets that are charged at once, each of another kind."""
+
+    def __init__(self, stack: System, database: Connected) -> None:
+        self.providers: dict[str, UUID] = {}
+        self.users: dict[str, Metered] = {}
+        self.database = database
+        kinds = ("plain", "several", "free", "too often", "corrected", "replaced", "poor", "saved")
+        for kind in kinds:
+            user = self.users[kind] = Metered(stack, database)
+            provider_id = self.providers[kind] = uuid4()
+            user.deployment_id = user.gets_deployment(TRAFFIC, HOURS, provider_id=provider_id)
+            if kind not in ("replaced", "poor", "saved"):
+                user.gets(100 * USD)
+
+    def charges(self, wait: timedelta = HOUR) -> None:
+        """Everybody lives until the end of the hour, or longer."""
+        for user in self.users.values():
+            user.now = next_hour(user.now + wait - HOUR)
+        self.users["plain"].charges.run()
+
+    def lives(self) -> list[list[Any]]:
+        """What is stored of each in the end."""
+        users = self.users
+        used = {kind: user.uses(7) for kind, user in users.items() if kind != "free"}
+        users["free"].uses(3, TRAFFIC)
+        other = users["several"].gets_deployment(CALLS, provider_id=self.providers["several"])
+        users["several"].uses(9, CALLS, deployment_id=other)
+        users["several"].uses(101, TRAFFIC)
+        self.charges()
+        corrects(users["corrected"], used["corrected"], 4)
+        corrects(users["replaced"], used["replaced"], 5)
+        users["replaced"].gets(3 * USD)
+        users["saved"].gets(8 * USD)
+        users["plain"].uses(2)
+        users["saved"].uses(1)
+        users["too often"].uses(1)
+        charged_often(self.database, users["too often"], 39)
+        self.charges(RULES.renewal_retry)
+        self.charges()
+        with self.database.read() as session:
+            return [
+                [
+                    tuple(row)
+                    for query in STORED.split(";")
+                    for row in session.execute(
+                        text(query), {"user": user.user_id, "provider": self.providers[kind]}
+                    )
+                ]
+                for kind, user in users.items()
+            ]
+
+
+def charged_often(database: Connected, user: Metered, count: int) -> None:
+    with database.begin() as session:
+        session.add_all(
+            UsageChargeRow(
+                charge_id=uuid4(),
+                user_id=user.user_id,
+                amount_micros=1,
+                description="",
+                transaction_id=uuid4(),
+                created_at=user.now,
+                paid_at=user.now,
+            )
+            for _ in range(count)
+        )
+
+
+def test_what_is_charged_together_is_stored_as_if_each_were_charged_by_itself(
+    stack: System, database: Connected, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    together = Crowd(stack, database)
+    stored = together.lives()
+    charged_together = {kind: user.paid for kind, user in together.users.items()}
+    emptied(database)
+    monkeypatch.setattr(
+        UsageCharges, "_together", lambda self, ids, _act, alone: self._each(ids, alone)
+    )
+    alone = Crowd(stack, database)
+
+    assert alone.lives() == stored
+    assert {kind: user.paid for kind, user in alone.users.items()} == charged_together
+    assert charged_together == {
+        "plain": [-7 * USD, -2 * USD],
+        "several": [-7_020_014],
+        "free": [],
+        "too often": [-7 * USD],
+        "corrected": [-7 * USD],
+        "replaced": [-2 * USD],
+        "poor": [],
+        "saved": [-7 * USD, -USD],
+    }
+    assert "one by one" not in caplog.text
+
+
+@contextmanager
+def sent() -> Iterator[list[str]]:
+    """The statements that are sent meanwhile, but for those that make others known."""
+    statements: list[str] = []
+    send = bulk.run
+
+    def note(_connection: Any, _cursor: Any, sql: str, *_: Any) -> None:
+        if not sql.startswith("PREPARE"):
+            statements.append(sql)
+
+    def run(on: Any, sql: str, parameters: Any) -> Any:
+        statements.append(sql)
+        return send(on, sql, parameters)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bulk, "run", run)
+        yield statements
+    event.remove(Engine, "before_cursor_execute", note)
+
+
+def test_more_wallets_take_no_more_statements(stack: System, database: Connected) -> None:
+    users = [Metered(stack, database) for _ in range(7)]
+    taken = []
+    for count in (2, 7):
+        for user in users:
+            user.gets(USD)
+            user.now = users[0].now
+        for user in users[:count]:
+            user.uses()
+        with sent() as statements:
+            users[0].pays()
+        taken.append(len(statements))
+
+    assert [user.paid for user in users] == [[-USD] * 2] * 2 + [[-USD]] * 5
+    assert taken[0] == taken[1]
+
+
+WALLET_OF_USAGE = "SELECT FROM usage_wallets WHERE user_id = :user FOR UPDATE"
+DEPLOYMENTS = "SELECT FROM deployments WHERE user_id = :user FOR UPDATE"
+
+
+def seen(database: Connected, user: Metered) -> list[bool]:
+    """Of each charge that is written down, whether it is paid."""
+    query = select(UsageChargeRow.paid_at).where(UsageChargeRow.user_id == user.user_id)
+    with database.read() as session:
+        return [paid_at is not None for paid_at in session.scalars(query)]
+
+
+@pytest.mark.parametrize("held_rows", [WALLET_OF_USAGE, DEPLOYMENTS])
+@pytest.mark.parametrize("is_asked", [False, True])
+def test_what_somebody_holds_goes_when_it_is_let_go_and_holds_up_nobody(
+    tenant: Metered,
+    stack: System,
+    database: Connected,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: Any,
+    held_rows: str,
+    is_asked: bool,
+) -> None:
+    """Before it is written down, and before it is recorded, where it ends a shortage."""
+    other, holding, together = Metered(stack, database), ExitStack(), UsageCharges._together
+    for user in (tenant, other):
+        user.gets(USD)
+        user.uses()
+    with database.begin() as session:
+        row = session.get_one(DeploymentRow, tenant.deployment_id)
+        row.usage_short_since = tenant.now
+
+    def holds(charges: UsageCharges, *steps: Any) -> None:
+        if bool(seen(database, other)) == is_asked:
+            holding.enter_context(held(database, held_rows, user=tenant.user_id))
+        together(charges, *steps)
+
+    monkeypatch.setattr(UsageCharges, "_together", holds)
+    with ThreadPoolExecutor(1) as pool:
+        paying = pool.submit(tenant.pays)
+        with holding:
+            eventually(lambda: paying.done() or seen(database, other) == [is_asked])
+            while_held = seen(database, tenant), paying.done()
+        paying.result()
+
+    assert while_held == ([False] * is_asked, False)
+    assert "one by one" not in caplog.text
+    assert (tenant.paid, other.paid) == ([-USD], [-USD])
+    assert (seen(database, tenant), seen(database, other)) == ([True], [True])
+    with database.read() as session:
+        assert session.get_one(DeploymentRow, tenant.deployment_id).usage_short_since is None
+
+
+def test_one_that_cannot_be_charged_is_left_out_and_the_others_are(
+    tenant: Metered, stack: System, database: Connected, monkeypatch: Any, caplog: Any
+) -> None:
+    broken = Metered(stack, database)
+    for user in (tenant, broken):
+        user.gets(USD)
+        user.uses()
+    rated = charges.rated_micros
+
+    def fails_for_one(meter: Meter, quantity: int) -> int:
+        if quantity == 2:
+            raise ValueError("a state that nobody thought of")
+        return rated(meter, quantity)
+
+    monkeypatch.setattr(charges, "rated_micros", fails_for_one)
+    broken.uses()
+    tenant.pays()
+
+    assert (tenant.paid, broken.paid) == ([-USD], [])
+    assert "a state that nobody thought of" in caplog.text
+
+
+def test_what_cannot_be_recorded_together_is_recorded_by_itself(
+    tenant: Metered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise ValueError("a state that nobody thought of")
+
+    tenant.gets(USD)
+    tenant.uses()
+    monkeypatch.setattr(shortage, "waiting", fails)
+    tenant.pays()
+
+    assert (tenant.paid, seen(tenant.database, tenant)) == ([-USD], [True])
+
+
+def test_a_connection_that_is_lost_is_not_tried_again_by_each_wallet(
+    tenant: Metered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+
+    def is_cut(*_: object, **__: object) -> None:
+        tries.append("written")
+        raise OperationalError("INSERT", {}, psycopg2.OperationalError("the server went"))
+
+    tenant.uses()
+    monkeypatch.setattr(charges, "write", is_cut)
+
+    with pytest.raises(OperationalError):
+        tenant.pays()
+    assert tries == ["written"]
 
 
 # What the buyer saw.
@@ -850,6 +1405,23 @@ def test_unpaid_usage_has_days_of_grace_and_its_owner_is_told_once(tenant: Meter
     assert (told["shortfall_micros"], told["available_micros"]) == (2 * USD, USD)
     assert (told["is_usage"], told["name"], told["deployments"]) == (True, "VM-Production", 1)
     assert (tenant.charged, tenant.paid) == ([], [])
+
+
+def test_of_unpaid_usage_the_ladder_keeps_the_data_past_the_month_that_is_paid(
+    tenant: Metered,
+) -> None:
+    tenant.uses(3)
+    tenant.pays()
+    told = tenant.sees(tenant.deployment_id)
+    assert told.paid_until is not None
+
+    tenant.lives(told.ladder[-1].at)
+
+    assert [(each.status, each.at) for each in told.ladder] == [
+        (each.status, each.changed_at)
+        for each in reversed(tenant.sees(tenant.deployment_id).history)
+    ]
+    assert told.ladder[-1].at == told.paid_until + RULES.kept
 
 
 def test_neither_a_shortage_nor_its_end_puts_off_what_is_to_be_looked_at(tenant: Metered) -> None:
@@ -1010,6 +1582,77 @@ def test_suspended_for_its_usage_after_an_outage_in_which_its_month_began_it_owe
     assert tenant.charged == [-ran_micros]
 
 
+def test_a_month_that_ends_while_it_is_suspended_for_its_usage_is_not_charged_nor_the_next_one(
+    tenant: Metered,
+) -> None:
+    """It did not run. Started again it pays a month from then on, and its usage goes on by the
+    months of its first activation."""
+    ends = one_month_after(BOUGHT)
+    tenant.now = ends - RULES.grace - DAY
+    suspended(tenant)
+    suspended_at = tenant.now
+    assert suspended_at < ends
+    tenant.lives(ends + 10 * DAY)
+    waited = tenant.sees(tenant.deployment_id)
+    money_comes(tenant, 100 * USD)
+    tenant.charges.run()
+    tenant.renewals.run()
+    assert (tenant.charged, tenant.paid) == ([], [-2 * USD])
+
+    started = tenant.starts(tenant.deployment_id)
+    tenant.uses(5, used_at=tenant.now)
+    tenant.pays()
+    tenant.lives(tenant.now + DAY)
+
+    assert (waited.status, waited.owed_micros, waited.paid_until) == ("suspended", 2 * USD, ends)
+    assert waited.next_renewal_at is None
+    assert started.paid_until == one_month_after(ends + 10 * DAY)
+    assert (tenant.charged, tenant.paid) == ([-PRICE], [-2 * USD, -5 * USD])
+    with tenant.database.read() as session:
+        months = session.scalars(
+            select(UsageTotalRow.month_starts_at).order_by(UsageTotalRow.month_starts_at)
+        ).all()
+    assert months == [BOUGHT, ends]
+
+
+def test_a_month_that_ends_in_the_instant_of_the_suspension_owes_nothing(tenant: Metered) -> None:
+    ends = one_month_after(BOUGHT)
+    tenant.now = ends - RULES.grace - HOUR / 2
+    tenant.uses(2)
+    tenant.pays()
+    with tenant.database.begin() as session:
+        row = session.get_one(DeploymentRow, tenant.deployment_id)
+        row.usage_short_since = ends - RULES.grace
+        row.due_at = ends
+
+    tenant.runs(ends)
+
+    deployment = tenant.sees(tenant.deployment_id)
+    assert (deployment.status, deployment.owed_micros) == ("suspended", 2 * USD)
+    money_comes(tenant, 100 * USD)
+    tenant.charges.run()
+    tenant.lives(ends + 5 * DAY)
+    assert (tenant.charged, tenant.paid) == ([], [-2 * USD])
+
+
+@pytest.mark.parametrize("is_started_in_it", [True, False])
+def test_a_paid_month_runs_on_while_it_is_suspended_for_its_usage(
+    tenant: Metered, is_started_in_it: bool
+) -> None:
+    ends = one_month_after(BOUGHT)
+    suspended(tenant)
+    money_comes(tenant, 100 * USD)
+    tenant.charges.run()
+    tenant.lives(ends - timedelta(microseconds=1) if is_started_in_it else ends)
+
+    started = tenant.starts(tenant.deployment_id)
+    tenant.lives(ends)
+
+    assert tenant.charged == [-PRICE]
+    # In the instant in which it ends the next one simply follows, to the same day of its months.
+    assert started.paid_until == (ends if is_started_in_it else one_month_after(BOUGHT, 2))
+
+
 def test_another_users_unpaid_usage_keeps_nothing_from_starting(
     tenant: Metered, stack: System, database: Connected
 ) -> None:
@@ -1028,6 +1671,285 @@ def test_what_does_not_run_takes_no_step_for_its_usage(tenant: Metered) -> None:
 
     assert tenant.sees(tenant.deployment_id).next_status == DeploymentStatus.CANCELLED
     assert tenant.told("renewal_short_of_funds") == []
+
+
+def money_comes(tenant: Metered, micros: int) -> None:
+    """As billing hears it: for months, and for usage."""
+    tenant.gets(micros)
+    with tenant.database.begin() as session:
+        charging.money_came(session, tenant.now, tenant.user_id)
+
+
+@pytest.mark.parametrize(
+    ("is_month_first", "gaps"),
+    [(True, [PRICE - USD, PRICE + 2 * USD]), (False, [2 * USD, PRICE + 2 * USD])],
+)
+def test_one_gap_is_told_of_months_and_usage_whichever_is_refused_first(
+    tenant: Metered, is_month_first: bool, gaps: list[int]
+) -> None:
+    ends = one_month_after(BOUGHT)
+    tenant.now = ends - 2 * HOUR
+    tenant.gets(USD)
+    tenant.uses(3)
+    if is_month_first:
+        tenant.runs(ends)
+        tenant.pays()
+    else:
+        tenant.pays()
+        tenant.runs(ends)
+
+    first, last = tenant.told("renewal_short_of_funds")
+    money_comes(tenant, last["shortfall_micros"])
+    tenant.renewals.run()
+    tenant.charges.run()
+
+    assert [first["shortfall_micros"], last["shortfall_micros"]] == gaps
+    assert (first["is_usage"], last["is_usage"]) == (not is_month_first, False)
+    assert (first["deployments"], last["deployments"]) == (1, 1)
+    assert first["suspended_at"] == last["suspended_at"]
+    assert (tenant.charged, tenant.paid, tenant.balance) == ([-PRICE], [-3 * USD], 0)
+
+
+@pytest.mark.parametrize("is_month_first", [True, False])
+def test_money_that_covers_neither_month_nor_usage_is_told_once(
+    tenant: Metered, stack: System, database: Connected, is_month_first: bool
+) -> None:
+    """Both are asked for again at once. That another user is told just then is no reason to say
+    nothing."""
+    other = Metered(stack, database)
+    other.now = BOUGHT + HOUR
+    other.deploys()
+    tenant.now = one_month_after(BOUGHT) - 2 * HOUR
+    tenant.uses(3)
+    tenant.pays()
+    tenant.runs(one_month_after(BOUGHT))
+    before = len(tenant.told("renewal_short_of_funds"))
+    tenant.now = one_month_after(BOUGHT) + HOUR
+    other.now = tenant.now - 45 * HOUR / 60
+    other.uses(3)
+    other.runs(tenant.now)
+    other.charges.run()
+
+    money_comes(tenant, 2 * USD)
+    for run in (tenant.renewals.run, tenant.charges.run)[:: 1 if is_month_first else -1]:
+        run()
+
+    told = tenant.told("renewal_short_of_funds")[before:]
+    assert [each["shortfall_micros"] for each in told] == [PRICE + USD]
+    assert [each["deployments"] for each in told] == [1]
+
+
+def test_what_is_refused_for_the_first_time_is_told_though_money_was_told_of_just_then(
+    tenant: Metered,
+) -> None:
+    tenant.now = one_month_after(BOUGHT) - 2 * HOUR
+    tenant.uses(3)
+    tenant.pays()
+    tenant.now = one_month_after(BOUGHT)
+    money_comes(tenant, USD)
+    tenant.charges.run()
+    tenant.renewals.run()
+
+    told = tenant.told("renewal_short_of_funds")
+    assert [each["shortfall_micros"] for each in told] == [3 * USD, 2 * USD, PRICE + 2 * USD]
+
+
+def test_a_month_that_is_refused_for_the_first_time_is_told_beside_one_that_was_told(
+    tenant: Metered,
+) -> None:
+    ends = one_month_after(BOUGHT)
+    tenant.now = BOUGHT + HOUR
+    tenant.deploys()
+    tenant.now = ends - 2 * HOUR
+    tenant.uses(3)
+    tenant.pays()
+    tenant.runs(ends)
+    tenant.now = ends + HOUR
+    money_comes(tenant, USD)
+    tenant.charges.run()
+    tenant.renewals.run()
+
+    told = [each["shortfall_micros"] for each in tenant.told("renewal_short_of_funds")]
+    assert told[-2:] == [PRICE + 2 * USD, 2 * PRICE + 2 * USD]
+
+
+def test_a_month_about_which_nobody_has_heard_is_told_though_money_was_told_of(
+    tenant: Metered,
+) -> None:
+    """It was written down, and the wallet was away: the money came before it was ever refused."""
+    ends = one_month_after(BOUGHT)
+    tenant.now = ends - 2 * HOUR
+    tenant.uses(3)
+    tenant.pays()
+    tenant.wire.refuse(is_a(DebitAll), Unavailable("It is away."))
+    tenant.runs(ends)
+    tenant.now = ends + HOUR
+    money_comes(tenant, USD)
+    tenant.charges.run()
+    tenant.renewals.run()
+
+    told = [each["shortfall_micros"] for each in tenant.told("renewal_short_of_funds")]
+    assert told == [3 * USD, 2 * USD, PRICE + 2 * USD]
+
+
+@pytest.mark.parametrize("is_month_first", [True, False])
+def test_who_was_refused_before_the_money_came_has_not_told_of_it(
+    tenant: Metered, is_month_first: bool
+) -> None:
+    """Though that is written down after it."""
+    ends = one_month_after(BOUGHT)
+    runs = [tenant.renewals.run, tenant.charges.run]
+    if is_month_first:
+        tenant.now = ends - 2 * HOUR
+        tenant.uses(3)
+        tenant.pays()
+        tenant.now = ends
+    else:
+        tenant.runs(ends)
+        tenant.uses(3)
+        tenant.now = next_hour(ends)
+        runs.reverse()
+
+    def comes() -> None:
+        """The refused one does not hear of it before it is done."""
+        tenant.now += timedelta(seconds=1)
+        credit = Credit(
+            idempotency_key=f"credit:{uuid4()}",
+            user_id=tenant.user_id,
+            amount_micros=USD,
+            description="Credits bought",
+        )
+        tenant.rpc.call(credit)
+        with tenant.database.begin() as session:
+            come = charging.money_came if is_month_first else months.money_came
+            come(session, tenant.now, tenant.user_id)
+        tenant.now += timedelta(seconds=1)
+
+    after_the_answer(tenant, comes)
+    for run in runs:
+        run()
+
+    told = [each["available_micros"] for each in tenant.told("renewal_short_of_funds")]
+    assert told == [0, 0, USD]
+
+
+def test_what_others_owe_is_no_part_of_what_one_owes(
+    tenant: Metered, stack: System, database: Connected
+) -> None:
+    ends = one_month_after(BOUGHT)
+    for each in (Metered(stack, database), tenant):
+        each.now = ends - 2 * HOUR
+        each.uses(3)
+        each.pays()
+        each.runs(ends)
+        each.now = ends + DAY
+        each.cancels(each.deployment_id, CancelWhen.NOW)
+        each.renewals.run()
+
+    (told,) = tenant.told("owed_short_of_funds")
+    ran_micros = cost_micros(BOUGHT, PRICE, ends, ends + DAY)
+    assert (told["owed_micros"], told["deployments"]) == (ran_micros + 3 * USD, 1)
+
+
+def test_one_gap_names_what_has_waited_longest_and_counts_each_once(tenant: Metered) -> None:
+    tenant.now = BOUGHT + 10 * DAY
+    tenant.deploys(2 * PRICE)
+    tenant.now = one_month_after(tenant.now) - 2 * HOUR
+    tenant.renewals.run()
+    tenant.uses(3)
+    tenant.pays()
+    oldest_since = instant(tenant.told("renewal_short_of_funds")[0]["suspended_at"])
+    tenant.runs(one_month_after(BOUGHT + 10 * DAY))
+
+    told = tenant.told("renewal_short_of_funds")[-1]
+
+    assert told["deployment_id"] == str(tenant.deployment_id)
+    assert (told["deployments"], instant(told["suspended_at"])) == (2, oldest_since)
+    assert told["shortfall_micros"] == 3 * PRICE + 3 * USD
+    assert instant(told["occurred_at"]) == tenant.now
+
+
+def test_one_gap_names_what_has_waited_longest_also_where_that_is_its_usage(
+    tenant: Metered,
+) -> None:
+    other = tenant.gets_deployment(HOURS)
+    tenant.now = one_month_after(BOUGHT) - 2 * HOUR
+    tenant.uses(3, deployment_id=other)
+    tenant.pays()
+    tenant.runs(one_month_after(BOUGHT))
+
+    assert [each["deployment_id"] for each in tenant.told("renewal_short_of_funds")] == [
+        str(other)
+    ] * 2
+
+
+@pytest.mark.parametrize("is_usage", [True, False])
+def test_whoever_says_what_a_user_lacks_waits_for_another_who_does(
+    tenant: Metered, is_usage: bool
+) -> None:
+    """So that the last one to say it has counted all."""
+    tenant.now = one_month_after(BOUGHT) - 2 * HOUR
+    tenant.uses(3)
+
+    done_after(
+        tenant.database,
+        lambda holder: lock_until_commit(holder, f"renewals:{tenant.user_id}"),
+        tenant.pays if is_usage else lambda: tenant.runs(one_month_after(BOUGHT)),
+    )
+
+    (told,) = tenant.told("renewal_short_of_funds")
+    assert told["is_usage"] is is_usage
+
+
+def test_a_charge_that_is_replaced_is_no_part_of_the_gap(tenant: Metered) -> None:
+    """What is due in its place is told when that is refused."""
+    tenant.now = one_month_after(BOUGHT) - 2 * HOUR
+    first = tenant.uses(3)
+    tenant.pays()
+    corrects(tenant, first, 2)
+    with tenant.database.begin() as session:
+        (charge,) = session.scalars(select(UsageChargeRow)).all()
+        charge.closing_since = tenant.now
+
+    tenant.runs(one_month_after(BOUGHT))
+
+    assert tenant.told("renewal_short_of_funds")[-1]["shortfall_micros"] == PRICE
+
+
+def test_what_no_longer_runs_and_used_something_is_told_once_and_where_money_does_not_cover_it(
+    tenant: Metered,
+) -> None:
+    tenant.gets(USD)
+    tenant.uses(3)
+    tenant.cancels(tenant.deployment_id, CancelWhen.NOW)
+    tenant.pays()
+    asked_at = tenant.now
+    for _ in range(3):
+        tenant.now += RULES.renewal_retry
+        tenant.charges.run()
+    once = tenant.told("owed_short_of_funds")
+    money_comes(tenant, USD)
+    tenant.charges.run()
+    money_comes(tenant, USD)
+    tenant.charges.run()
+
+    told = tenant.told("owed_short_of_funds")
+    assert (len(once), instant(once[0]["occurred_at"])) == (1, asked_at)
+    assert [each["shortfall_micros"] for each in told] == [2 * USD, USD]
+    assert [each["owed_micros"] for each in told] == [3 * USD] * 2
+    assert [each["name"] for each in told] == ["VM-Production"] * 2
+    assert (tenant.told("renewal_short_of_funds"), tenant.paid) == ([], [-3 * USD])
+
+
+def test_what_still_runs_is_told_by_its_ladder_and_not_again_when_it_stops(
+    tenant: Metered,
+) -> None:
+    suspended(tenant)
+    tenant.now += RULES.renewal_retry
+    tenant.charges.run()
+
+    assert len(tenant.told("renewal_short_of_funds")) == 1
+    assert tenant.told("owed_short_of_funds") == []
 
 
 def test_what_ends_with_its_month_ends_then_though_usage_is_not_paid(tenant: Metered) -> None:

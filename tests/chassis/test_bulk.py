@@ -1,5 +1,6 @@
 """Whatever a row holds arrives as it was, in PostgreSQL's own reading."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -7,10 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text
+from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.orm import Session
 
 from chassis.bulk import Batch, Bulk
-from chassis.database import Connected
+from chassis.database import Connected, is_lost
 
 COLUMNS = {
     "amount": "bigint",
@@ -48,7 +50,7 @@ def _samples(database: Connected) -> None:
 @given(st.lists(rows, min_size=1, max_size=8))
 def test_rows_arrive_as_they_were(database: Connected, given_rows: list[tuple]) -> None:
     with database.read() as session:
-        found = ECHO.execute(session, given_rows).all()
+        found = ECHO.execute(session, given_rows)
 
     assert [(*row[:-1], row[-1] and bytes(row[-1])) for row in found] == given_rows
 
@@ -91,6 +93,52 @@ def test_a_statement_is_prepared_once_on_a_connection_and_outlives_what_is_undon
 
 
 def _undone(session: Session, bulk: Bulk) -> int:
-    found: int = bulk.execute(session, [(17,)]).scalar_one()
+    found: int
+    (found,) = bulk.scalars(session, [(17,)])
     session.rollback()
     return found
+
+
+def test_rows_come_with_their_columns_by_name_and_nothing_without_any(database: Connected) -> None:
+    doubled = Bulk("SELECT amount, 2 * amount AS twice FROM {rows}", amount="bigint")
+    lock = Bulk("INSERT INTO samples (key) SELECT key FROM {rows}", key="text")
+    with database.begin() as session:
+        found = doubled.execute(session, [(2,), (3,)])
+        assert [(row.amount, row.twice) for row in found] == [(2, 4), (3, 6)]
+        assert doubled.scalars(session, [(2,), (3,)]) == [2, 3]
+        assert lock.execute(session, [("alone",)]) == []
+
+
+def test_what_the_database_refuses_is_raised_as_everywhere_and_undone(database: Connected) -> None:
+    share = Bulk("SELECT 60 / amount FROM {rows}", amount="bigint")
+    row = (1, True, "undone", None, None, None, None)
+    with pytest.raises(DataError, match="division by zero"):
+        _insert_and_ask(database, row, lambda session: share.execute(session, [(0,)]))
+    with database.begin() as session:
+        assert share.scalars(session, [(3,)]) == [20]
+        assert not session.scalar(text("SELECT count(*) FROM samples WHERE key = 'undone'"))
+
+
+def test_a_connection_that_was_lost_is_given_up_and_the_next_one_answers(
+    database: Connected,
+) -> None:
+    row = (1, True, "lost", None, None, None, None)
+
+    def ask_on_a_lost_connection(session: Session) -> None:
+        asked = {"pid": session.scalar(text("SELECT pg_backend_pid()"))}
+        with database.singles.connect() as other:
+            other.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), asked)
+        ECHO.execute(session, [row])
+
+    with pytest.raises(OperationalError) as raised:
+        _insert_and_ask(database, row, ask_on_a_lost_connection)
+    assert is_lost(raised.value)
+    with database.begin() as session:
+        assert ECHO.scalars(session, [row]) == [1]
+        assert not session.scalar(text("SELECT count(*) FROM samples WHERE key = 'lost'"))
+
+
+def _insert_and_ask(database: Connected, row: tuple, ask: Callable[[Session], object]) -> None:
+    with database.begin() as session:
+        INSERT.execute(session, [row])
+        ask(session)

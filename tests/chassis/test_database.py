@@ -223,20 +223,6 @@ def test_who_reads_cannot_write_and_keeps_no_transaction_open(database: Connecte
     assert seen == "idle"
 
 
-def test_a_connection_that_was_used_a_moment_ago_is_not_asked_whether_it_lives(
-    database: Connected, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[object] = []
-    of_one = connect(database.engine.url.render_as_string(hide_password=False), pool_size=1)
-    for _ in range(2):
-        with of_one.begin() as session:
-            session.execute(text("SELECT 1"))
-        monkeypatch.setattr(of_one.engine.dialect, "do_ping", asked.append)
-    of_one.engine.dispose()
-
-    assert asked == []
-
-
 def test_questions_of_one_moment_are_answered_in_one_look(database: Connected) -> None:
     looks: list[list[int]] = []
     is_free = Event()
@@ -338,9 +324,8 @@ def test_a_database_that_is_left_keeps_no_connection(postgres: Postgres) -> None
 
 
 def test_a_connection_that_died_in_the_pool_is_not_given_out(
-    database: Connected, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+    database: Connected, postgres: Postgres
 ) -> None:
-    monkeypatch.setattr("chassis.database.TESTED_AFTER_S", 0.0)
     database.engine.dispose()  # it is the only one: no later test gets it
     with database.begin() as session:
         process = {"id": session.scalar(text("SELECT pg_backend_pid()"))}

@@ -32,7 +32,7 @@ from contracts.operating import (
 )
 from tests.chassis.conftest import Probe
 from tests.chassis.probe.messages import Chanted, Tell, Told, Whispered
-from tests.chassis.probe.service import AFTER_COMMIT, CHANT, NAPPING
+from tests.chassis.probe.service import AFTER_COMMIT, CHANT, NAPPING, NOT_OURS
 from tests.patience import eventually
 
 
@@ -233,6 +233,20 @@ def test_events_that_have_arrived_are_handled_in_one_transaction(probe: Probe) -
         probe.comes_to_note(event.n)
     assert probe.noted(CHANT) - turns_before < len(events)
     assert [probe.noted(event.n) for event in events] == [1] * len(events)
+
+
+def test_of_several_events_those_that_do_not_concern_their_handler_leave_no_trace(
+    probe: Probe,
+) -> None:
+    events = chanted(NOT_OURS, 130, NOT_OURS)
+
+    send(probe, *events, key="chanted")
+
+    probe.comes_to_note(130)
+    with probe.database.read() as session:
+        known = session.scalars(text("SELECT event_id FROM inbox WHERE handler = 'note_chanted'"))
+        assert {each.event_id for each in events}.intersection(known) == {events[1].event_id}
+    assert probe.noted(NOT_OURS) == 0
 
 
 def test_one_event_that_fails_keeps_none_from_being_handled_that_came_with_it(

@@ -17,8 +17,20 @@ LEFT_TO_RIGHT = [
     "Щербакова Ґанна Ђорђевић",
     "თამარ Անահիտ",
     "王小明 山田太郎さん 髙橋 김민준",
+    "𠮷田 𡈽屋 𣘺本 𩸽 ㄧㆠ ㇰ",
     "ไพลิน สุขใจ",
     "ሰላም",
+    "ᏍᏏᏉᏯ ᏣᎳᎩ",
+    "ⴷⵉⵀⵢⴰ ⵎⴰⵙⵉⵏⵉⵙⴰ",
+    "ᓄᓇᕗᑦ ᐃᓄᒃᑎᑐᑦ",
+    "ᱨᱚᱜᱷᱩᱱᱟᱛᱷ ᱢᱩᱨᱢᱩ",
+    "ꕙꔤ ꖨꕌ",
+    "ꆈꌠ ꉙ",
+    "ꓡꓲ ꓢꓴ",
+    "ꚠ ꛀꛣꛠ",
+    "ᥖᥭᥰ ᥘᥫᥴ",
+    "𐓏𐓘𐓻𐓘𐓻𐓟",
+    "𑢡𑣈𑣜𑣊 𖩃𖩓 𖫐𖫡 𑃐𑃢 𐒖𐒐𐒘 𑫀𑫈",
 ]
 """Scripts whose letters stay themselves, one beside the other."""
 
@@ -30,6 +42,23 @@ SHAPED = [
     "မြန်မာ ភាសាខ្មែរ ລາວ",
     "محمد عبد الله الأحمد",
     "דָּוִד בֶּן־גּוּרְיוֹן",
+    "ଜଗନ୍ନାଥ ପଟ୍ଟନାୟକ",
+    "བསྟན་འཛིན་རྒྱ་མཚོ",
+    "އަޙްމަދު ޢަލީ",
+    "ܐܦܪܝܡ ܣܘܪܝܝܐ",
+    "𞤀𞤦𞤣𞤵𞤤𞤢𞥄𞤴𞤫 𞤄𞤢𞤪𞤪𞤭",
+    "ߛߎߟߋߡߊ߬ߣߊ߫ ߞߊ߲ߕߍ߫",
+    "ᠴᠢᠩᠭᠢᠰ ᠰᠠᠷᠠᠨ",
+    "ꦱꦸꦏꦂꦤ ꦲꦂꦗꦺꦴ",
+    "ᬯᬬᬦ᭄ ᬫᬤᬾ",
+    "ᮞᮥᮔ᮪ᮓ ᯅᯖᯂ᯲ ᨒᨚᨈᨑ ꤰꥍꥇ",
+    "ᨣᩤᩴᨾᩮᩬᩥᨦ ᦟᦹᧉ ꪎꪱꪣ ꨌꩌ",
+    "ᜃᜅ᜔ ᜱᜨᜳ ᝀᝄ ᝠᝦ",
+    "𑄌𑄋𑄴𑄟𑄳𑄦 𑐣𑐾𑐥𑐵𑐮 ꠍꠤꠟꠐꠤ ꢱꣃꢬꢵꢰ꣄ꢜ꣄ꢬ",
+    "ꯃꯩꯇꯩ ᰛᰩᰵ ᤕᤠᤰᤌᤢᤱ 𞋒𞋀𞋉 𑒧𑒻𑒟𑒱𑒪𑒲",
+    "𑵶𑶍 𑴎𑴽",
+    "𐴌𐴟𐴇𐴥𐴝𐴚𐴒𐴙𐴝 ࡌࡀࡍࡃࡀ ࠔࠌࠓ 𐺀𐺁 𞠀𞠁",
+    "𖼀𖽑 ꤊꤢꤛ 𞄐𞄦𞄲 𖬀𖬰 𖹀𖹠",
     "Müller & محمد GmbH 12",
     "শ্রী Anna Ωμέγα 王",
 ]
@@ -84,11 +113,36 @@ def test_one_typeface_writes_a_whole_text_where_one_can() -> None:
     assert typefaces_for("Łada 髙 김") == [PLAIN, "DroidSansFallbackFull", "NanumSquareR"]
 
 
+@pytest.mark.parametrize(
+    ("text", "helper"),
+    [
+        ("Müller محمـد", "NotoSansArabic-Regular"),
+        ("Ada မြ၁", "NotoSansMyanmar-Regular"),
+        ("Ánh Thị ジョン・スミス", "DroidSansFallbackFull"),
+    ],
+)
+def test_what_scripts_share_stays_in_the_typeface_of_the_letters_beside_it(
+    text: str, helper: str
+) -> None:
+    assert typefaces_for(text) == [PLAIN, helper]
+
+
 def test_every_typeface_is_there_and_none_besides() -> None:
     there = {file.stem for file in FOLDER.glob("*.ttf")}
 
     assert there == {PLAIN, "NotoSans-Bold", *OTHERS}
     assert path_of(PLAIN).is_file()
+
+
+def test_every_typeface_writes_one_of_these_names() -> None:
+    words = [word for name in LEFT_TO_RIGHT + SHAPED for word in name.split()]
+
+    assert {face for word in words for face in typefaces_for(writable(word))} == {PLAIN, *OTHERS}
+
+
+@pytest.mark.parametrize("name", ["葛\U000e0100城", "Ada 葛\U000e0100城", "ᠰᠠᠷ\u180eᠠ", "क्\u200dष"])
+def test_what_chooses_the_form_of_a_letter_is_not_written_by_its_number(name: str) -> None:
+    assert name in texts_of(pdf(paper(name)))
 
 
 @pytest.mark.parametrize("lines", [0, 1, 14, 15, 16, 17, 50, 200])

@@ -18,8 +18,10 @@ from kombu import Connection, Exchange, Producer, Queue
 from kombu.message import Message
 from nameko.exceptions import ContainerBeingKilled
 
-from chassis.client import CONNECT_WAIT_S, RpcClient
+from chassis.client import CONNECT_WAIT_S, RECONNECT_DELAY_S, RpcClient
 from chassis.clock import utc_now
+from chassis.connection import BrokerConnection
+from chassis.consumer import QueueConsumer
 from chassis.dead_letters import dead_letters, describe
 from chassis.deferred import Deferred
 from chassis.rpc import Caller, Rpc, RpcConsumer, signature_of
@@ -278,6 +280,55 @@ def test_a_broker_that_is_away_is_waited_for_once(monkeypatch: pytest.MonkeyPatc
 
     assert waited == [0.0] * 3
     client.close()
+
+
+def test_a_client_waits_for_a_broker_that_is_away_each_time_for_another_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client = RpcClient("amqp://nobody:nothing@127.0.0.1:1/none", name="test")
+    waits: list[float] = []
+
+    def wait(seconds: float) -> bool:
+        waits.append(seconds)
+        if len(waits) == 10:
+            client._closing.set()
+        return False
+
+    monkeypatch.setattr(client._closing, "wait", wait)
+    with pytest.raises(errors.Unavailable):
+        client.call(Echo(n=1), timeout_s=0.1)
+    eventually(client._closing.is_set)
+
+    assert len(set(waits)) == 10
+    assert all(RECONNECT_DELAY_S / 2 <= each <= RECONNECT_DELAY_S * 1.5 for each in waits)
+    client.close()
+
+
+def test_each_service_waits_for_a_broker_that_is_away_in_steps_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("kombu.utils.functional.sleep", lambda _seconds: None)
+
+    def waits() -> list[float]:
+        seen: list[float] = []
+
+        def note(_error: Exception, interval_s: float) -> None:
+            seen.append(interval_s)
+            if len(seen) == 4:
+                raise EOFError
+
+        consumer = QueueConsumer()
+        consumer.__dict__["connection"] = BrokerConnection("amqp://nobody:n@127.0.0.1:1/none")
+        monkeypatch.setattr(consumer, "on_connection_error", note)
+        with pytest.raises(EOFError), consumer.establish_connection():
+            pass
+        return seen
+
+    first, second = waits(), waits()
+    assert first[0] != second[0]
+    for seen in (first, second):
+        assert 0.5 <= seen[0] <= 1.5
+        assert seen == pytest.approx([seen[0] * steps for steps in (1, 2, 3, 3)])
 
 
 def test_a_late_answer_is_an_unknown_outcome_and_the_work_goes_on(probe: Probe) -> None:

@@ -1,5 +1,6 @@
 """Periodic work: who does it, and how seldom while nothing happens."""
 
+import time
 from collections.abc import Callable
 
 import eventlet
@@ -8,7 +9,9 @@ from eventlet.event import Event as Signal
 from sqlalchemy import text
 
 from chassis.identifiers import new_id
+from chassis.instruments import REGISTRY
 from chassis.timer import Timer
+from chassis.timer import timer as periodic
 from tests.chassis.conftest import Probe
 from tests.chassis.probe.messages import Tell
 from tests.chassis.probe.service import LOOKS, TICK
@@ -88,6 +91,30 @@ def test_a_timer_that_is_stopped_while_it_lets_others_write_ends_at_once() -> No
 
     with eventlet.Timeout(PATIENCE_S):
         timer.stop()
+
+
+def test_what_a_timer_never_did_is_0_and_what_it_did_is_when() -> None:
+    failures = [ValueError("It fails once.")]
+
+    def fail_once(_service: object) -> None:
+        if failures:
+            raise failures.pop()
+
+    def last_done_s() -> float | None:
+        name = "mycelium_timer_last_success_timestamp_seconds"
+        return REGISTRY.get_sample_value(name, {"timer": "fail_once"})
+
+    began_s = time.time()
+    tick = periodic(1)(fail_once)
+    seen = [last_done_s()]
+    tick(None)
+    seen.append(last_done_s())
+    tick(None)
+    done_s = last_done_s()
+
+    assert seen == [0, 0]
+    assert done_s is not None
+    assert began_s <= done_s <= time.time()
 
 
 def test_a_leader_leads_for_as_long_as_it_lives(fresh: Probe) -> None:

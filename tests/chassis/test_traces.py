@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import eventlet
 import pytest
 import requests
 from kombu import Connection, Exchange, Queue
@@ -176,6 +177,18 @@ def test_many_calls_at_once_never_mix_their_traces(probe: Probe, collector: Coll
         assert [span.parent_id for span in spans] == [
             span_id, spans[0].span_id, spans[1].span_id,
         ]  # fmt: skip
+
+
+def test_a_greenlet_begins_without_the_call_of_who_spawned_it() -> None:
+    token = current_call.set(
+        CallContext(chain=("wallet.debit",), trace=f"00-{'1' * 32}-{'2' * 16}-01")
+    )
+    try:
+        seen = eventlet.spawn(current_call.get).wait()
+    finally:
+        current_call.reset(token)
+
+    assert seen == CallContext()
 
 
 def test_a_line_of_the_log_says_the_trace_and_the_span(probe: Probe, collector: Collector) -> None:

@@ -1,4 +1,5 @@
-"""What `mycelium buy` and `cart checkout` say before they ask, and after a lost answer."""
+"""What `mycelium buy`, `cart checkout` and `deployment start` say before they ask, and after a lost
+answer."""
 
 import json
 import threading
@@ -29,12 +30,16 @@ AUTOMATIC = shaped("ForecastReply", charges=[CHARGE], more_follow=True, in_fligh
 SHORT = shaped("ShortfallInfo", shortfall=5, would_auto_topup=False)
 COVERED = shaped("AffordabilityReply", available=20, shortfall_info=None, auto_topup=AUTOMATIC)
 BUY = ("buy", "vm", "--yes")
+DEPLOYMENT_ID = "019ad000-0000-7000-8000-000000000001"
+STOPPED = f"/api/deployments/{DEPLOYMENT_ID}"
+START = ("deployment", DEPLOYMENT_ID, "start", "--yes")
 
 
 class Shop(BaseHTTPRequestHandler):
     """A site with one product for $5.00, of which answers to purchases may be lost."""
 
-    price, is_lost, affordable = "5.00", False, dict[str, Any]()
+    price: str | None = "5.00"
+    is_lost, affordable = False, dict[str, Any]()
     bodies: list[dict[str, Any]]
 
     def do_GET(self) -> None:
@@ -42,9 +47,10 @@ class Shop(BaseHTTPRequestHandler):
         product = {"product_id": "p", "name": "VM", "billing_period": "month", "meters": []}
         self._tell(
             {
-                "/api/products/vm": {**product, "price_usd": Decimal(self.price)},
+                "/api/products/vm": {**product, "price_usd": Decimal(self.price or 0)},
                 "/api/cart": {"lines": [product], "total_usd": 5, "shortfall_usd": 0},
                 "/api/wallet/check-affordability": self.affordable,
+                STOPPED: {"start_usd": self.price and Decimal(self.price)},
             }[path]
         )
 
@@ -116,3 +122,37 @@ def test_a_lost_purchase_is_repeated_at_the_price_that_was_shown(shop: type[Shop
     assert shop.bodies[0] == shop.bodies[1]
     assert len(shop.bodies) == 2
     assert "Nothing was bought now." in dear.stderr
+
+
+@pytest.mark.parametrize(
+    ("price", "told", "sent"),
+    [
+        ("5.00", "$5.00 is charged now.", [{"amount_usd": 5.0}]),
+        ("0", "Nothing is charged now.", [{"amount_usd": 0}]),
+        # The site says why.
+        (None, "Nothing is charged now.", [{}]),
+    ],
+)
+def test_a_start_that_is_not_asked_about_takes_what_it_tells_or_nothing(
+    shop: type[Shop], price: str | None, told: str, sent: list[dict[str, Any]]
+) -> None:
+    shop.price, shop.is_lost = price, True
+
+    lost = run(*START)
+
+    assert told in lost.stderr
+    assert shop.bodies == sent
+
+
+@pytest.mark.parametrize("price", ["5.00", "0.00"])
+def test_a_lost_start_is_repeated_at_the_amount_that_was_shown(
+    shop: type[Shop], price: str
+) -> None:
+    shop.price, shop.is_lost = price, True
+    lost = run(*START)
+    shop.price = "6.00"
+    [same] = [part for part in lost.stderr.split(", and it is done once") if "--key" in part]
+
+    run(*START, *same.partition("repeat the command with ")[2].split())
+
+    assert shop.bodies[0] == shop.bodies[1]

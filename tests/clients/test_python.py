@@ -225,6 +225,7 @@ def test_a_purchase_is_made_once_for_its_key_and_its_deployment_looked_after(
     assert [each["status"] for each in listed] == ["active"]
     assert json.loads(terminal.run(*deployment, "stop", "--json").stdout)["status"] == "stopped"
     assert terminal.run(*deployment, "start").returncode == 2  # nobody to ask
+    assert terminal.run(*deployment, "start", "--amount", "5", "--yes").returncode == 5
     assert "active" in terminal.run(*deployment, "start", "--yes").stdout
     renamed = terminal.run(*deployment, "--json", "rename", "blue")
     assert json.loads(renamed.stdout)["name"] == "blue"
@@ -357,6 +358,23 @@ def test_a_person_sees_the_price_and_the_balance_after_it_and_may_say_no(
     assert "$5.00 a month × 2 = $10.00" in asked.stderr
     assert "Credits: $20.00; after it: $10.00" in asked.stderr
     assert "balance       $20.00" in terminal.run("balance").stdout
+
+
+def test_a_person_is_asked_about_the_amount_that_a_start_charges(
+    terminal: Terminal, product: dict[str, Any]
+) -> None:
+    bought = terminal.run("buy", product["slug"], "--yes", "--wait", "--json")
+    [deployment_id] = json.loads(bought.stdout)["deployment_ids"]
+    terminal.run("deployment", deployment_id, "stop")
+    ours, theirs = pty.openpty()
+    os.write(ours, b"y\n")
+
+    asked = terminal.run("deployment", deployment_id, "start", input=None, stdin=theirs)
+    os.close(theirs)
+    os.close(ours)
+
+    assert f"Start {deployment_id}? Nothing is charged now." in asked.stderr
+    assert (asked.returncode, "active" in asked.stdout) == (0, True)
 
 
 def test_short_of_funds_a_purchase_is_kept_and_a_link_leads_to_the_credits(

@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,14 @@ from tests.cluster.shoppers import Pause, Town
 from tests.system import System
 
 PARTS = tuple(name for name in PROCESSES if name not in ("legacy", "analytics"))
-PEOPLE = 6
+PEOPLE, TOPPED_UP = 6, 3
+SETTINGS = {
+    # They are charged all the time.
+    "AUTO_TOPUP_COOL_DOWN_S": "1",
+    "USER_CHARGES_PER_HOUR_MAX": "10000",
+    # What became of a charge whose answer is lost is asked about soon.
+    "JANITOR_LOOKS_S": "5,10,20,40,80,160",
+}
 
 
 @pytest.fixture(scope="session")
@@ -55,25 +61,19 @@ def pair(network: None, scratch: Path) -> Iterator[Databases]:
         made.stop()
 
 
-@contextmanager
-def running(postgres: Postgres, broker: Any, scratch: Path) -> Iterator[System]:
-    made = System(postgres, broker, Path(tempfile.mkdtemp(dir=scratch)), PARTS)
-    try:
-        made.start_all()
-        yield made
-    finally:
-        made.end_processes()
+def product_on(postgres: Postgres, broker: Any, scratch: Path) -> System:
+    return System(postgres, broker, Path(tempfile.mkdtemp(dir=scratch)), PARTS, SETTINGS)
 
 
 @pytest.fixture(scope="module")
 def product(postgres: Postgres, brokers: Brokers, scratch: Path) -> Iterator[System]:
-    with running(postgres, brokers, scratch) as made:
+    with product_on(postgres, brokers, scratch).running() as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def town(product: System) -> Town:
-    made = Town(product.base_url, PEOPLE)
+    made = Town(product.base_url, PEOPLE, topped_up=TOPPED_UP)
     made.open()
     return made
 

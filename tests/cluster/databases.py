@@ -1,7 +1,7 @@
 """A PostgreSQL primary and its synchronous standby under Patroni, each on a machine of its own.
 
 They are run by the files of ``deploy/patroni`` as they are, but for the size of what PostgreSQL
-keeps. A third machine has nothing but the third voice of etcd.
+keeps, and for the backup's slot. A third machine has nothing but the third voice of etcd.
 """
 
 import contextlib
@@ -94,6 +94,8 @@ class DatabaseNode:
         )
         settings = yaml.safe_load((FILES / "patroni.yml").read_text())
         settings["bootstrap"]["dcs"]["postgresql"]["parameters"] |= SMALL
+        # Nobody follows here, and the log that is kept for that would fill the disk.
+        del settings["bootstrap"]["dcs"]["slots"]
         # Both are on one system in truth, where their sockets would be one.
         settings["postgresql"]["parameters"] = {"unix_socket_directories": ""}
         (self._directory / "patroni.yml").write_text(yaml.safe_dump(settings))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deploy.local.broker import Node
-from tests.cluster.conftest import running
+from tests.cluster.conftest import product_on
 from tests.cluster.databases import DatabaseNode, Databases
 from tests.cluster.shoppers import AWAY_S, Pause, Town, add_up, pause_of
 from tests.system import System
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 @pytest.fixture(scope="module")
 def product(pair: Databases, broker: Node, scratch: Path) -> Iterator[System]:
-    with running(pair, broker, scratch) as made:
+    with product_on(pair, broker, scratch).running() as made:
         yield made
 
 

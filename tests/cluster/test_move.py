@@ -12,7 +12,7 @@ import pytest
 from deploy.local.postgres import Postgres
 from deploy.local.processes import ROOT
 from tests.cluster.brokers import Brokers
-from tests.cluster.conftest import running
+from tests.cluster.conftest import PEOPLE, product_on
 from tests.cluster.shoppers import Pause, Town, add_up, pause_of
 from tests.patience import START_PATIENCE_S, eventually
 from tests.system import System
@@ -26,8 +26,17 @@ WORKERS = ("wallet", "catalog", "billing", "topup", "notifier")
 def product(postgres: Postgres, brokers: Brokers, scratch: Path) -> Iterator[System]:
     """On a virtual host such as one broker has."""
     one = SimpleNamespace(vhost=partial(brokers.vhost, is_replicated=False))
-    with running(postgres, one, scratch) as made:
+    with product_on(postgres, one, scratch).running() as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def town(product: System) -> Town:
+    """Without automatic top-ups: what waits for one while they are stopped is asked about five
+    minutes later."""
+    made = Town(product.base_url, PEOPLE)
+    made.open()
+    return made
 
 
 def switch(product: System, action: str) -> None:

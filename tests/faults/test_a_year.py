@@ -37,7 +37,7 @@ from deploy.local.postgres import Postgres
 from deploy.local.postgres import start as start_postgres
 from deploy.local.processes import ROOT
 from deploy.local.startup import wait_for
-from tests.billing.reckoning import UNFINISHED, User, create_sizes, wrongly_charged
+from tests.billing.reckoning import HOUR, RETRY, UNFINISHED, User, create_sizes, wrongly_charged
 from tests.patience import eventually
 from tests.system import System
 
@@ -78,6 +78,7 @@ class World:
         self.stack = System(postgres, broker, directory, names, {"CALL_TIMEOUT_S": "5"})
         self.clock = directory / "clock"
         self._lock = threading.Lock()
+        self.short: dict[UUID, datetime] = {}
         self._sets_clock(timedelta())
         process = self.stack.process("billing")
         module = ["-m", "tests.faults.living_ahead", *process.argv[2:]]
@@ -131,6 +132,9 @@ class World:
 
         return eventually(ask)
 
+    def hears_of_money(self, user_id: UUID) -> None:
+        """Billing hears of it from the wallet."""
+
     def gives_credits(self, users: list[User]) -> None:
         """To all of them, as many at once as one call takes."""
         commands = [BatchCommand.of(user.credit) for user in users]
@@ -140,7 +144,10 @@ class World:
 
     def asks(self, statement: str) -> list[Any]:
         with self.database.read() as session:
-            return list(session.execute(text(statement), {"now": self.now}))
+            now = self.now
+            # Others act meanwhile.
+            short = [each for each, until in list(self.short.items()) if until > now]
+            return list(session.execute(text(statement), {"now": now, "short": short}))
 
     def fees(self) -> int:
         """What the marketplace has kept."""
@@ -222,11 +229,12 @@ def test_a_year_of_many_users_costs_what_prices_and_records_say(world: World) ->
         for user in users:
             user.lives(now)
         each(chance.sample(users, acting), User.acts)
-    # The last hour is charged, and what was corrected too late for the hour before.
-    world.moves_clock(timedelta(hours=2))
-    world.works_off()
-    for user in users:
-        user.lives(world.now)
+    # The last hour is charged, what was corrected too late for the hour before, and who was frozen.
+    for while_passes in (RETRY, 2 * HOUR):
+        world.moves_clock(while_passes)
+        world.works_off()
+        for user in users:
+            user.lives(world.now)
 
     check(world, users, seller_id)
 

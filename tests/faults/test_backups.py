@@ -1,4 +1,7 @@
-"""A drill: the database server is lost while payments go on, and comes back out of its backup."""
+"""A drill: the database server is lost while payments go on, and comes back out of its backup.
+
+``RESTORED_AGE_S`` is how old the moment is that is restored: so long people go on.
+"""
 
 import os
 import subprocess
@@ -12,6 +15,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from chassis.money import parse_usd
 from contracts.billing import ListPurchases, PurchaseLine, PurchaseStatus, StartPurchase
@@ -26,7 +30,7 @@ from deploy.local.startup import free_port, wait_for
 from services.catalog.seed import product_id_of
 from tests.patience import PATIENCE_S, eventually
 from tests.system import System
-from tests.topup.conftest import USD
+from tests.topup.conftest import USD, Sandbox
 from tests.topup.test_service import Person
 
 SCRIPT = (ROOT / "deploy/backup/backup.sh").read_text()
@@ -94,7 +98,7 @@ class Backed:
         }
 
     def run(self, *arguments: str, databases: str = "") -> subprocess.CompletedProcess[str]:
-        port = free_port() if arguments[0] == "restore" else self.server.port
+        port = free_port() if arguments[0] in ("restore", "drill") else self.server.port
         return subprocess.run(
             self.command(*arguments),
             env=self.environment(port, databases),
@@ -236,6 +240,7 @@ def test_a_server_that_is_lost_comes_back_with_every_payment_and_none_twice(
     backed.server.start()
 
     stack.wait_ready()
+    takes_rows(stack, "wallet", "catalog", "billing")
     assert len(told) >= 15
     assert told <= {each for user_id in buyers.users for each in buyers.completed(user_id)}
     for command in buyers.commands:
@@ -248,17 +253,27 @@ def test_a_server_that_is_lost_comes_back_with_every_payment_and_none_twice(
         assert wallet.balance_micros == CREDIT - len(orders) * PRICE
 
 
+AGE_S = float(os.environ.get("RESTORED_AGE_S", "2"))
+PAYS_EVERY_S = 3
+EACH_PAYS = max(2, int(AGE_S / PAYS_EVERY_S))
 RESTORED = ("wallet", "topup", "sandbox")
 TOMORROW = {"CLOCK_OFFSET_DAYS": "1"}
 """What is younger than a quarter of an hour is compared by tomorrow's reconciliation."""
 
 
-def buy_credits(person: Person) -> UUID:
+def buy_credits(person: Person) -> None:
     """By the card page, paid at once and credited."""
     topup = person.start_topup()
     person.pay(topup)
     eventually(lambda: person.topup(topup.topup_id).status == TopupStatus.CREDITED)
-    return topup.topup_id
+
+
+def pay_on(person: Person) -> None:
+    """For as long as the backup is to be old."""
+    began = time.monotonic()
+    for number in range(EACH_PAYS):
+        time.sleep(max(0, began + number * PAYS_EVERY_S - time.monotonic()))
+        buy_credits(person)
 
 
 def operate(
@@ -276,42 +291,21 @@ def operate(
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
     return done.returncode, f"{done.stdout}{done.stderr}"
 
 
-@pytest.mark.soak
-@pytest.mark.timeout(900)
-def test_what_was_paid_after_the_moment_that_was_restored_is_credited_once(
-    backed: Backed, broker: Node, request: pytest.FixtureRequest
-) -> None:
-    """The card processor knows more than the backup."""
-    backed.follow()
-    directory = backed.directory / "system"
-    directory.mkdir()
-    # There is no website that notices would come to: the processor is asked.
-    looks = ",".join(map(str, range(2, 600, 5)))
-    stack = System(backed.server, broker, directory, RESTORED, {"JANITOR_LOOKS_S": looks})
-    request.addfinalizer(stack.end_processes)
-    stack.start_all()
-    people = [Person(stack) for _ in range(3)]
-    for person in people:
-        buy_credits(person)
-    open_page = people[0].start_topup()
-    made = backed.run("base", str(backed.backups))
-    assert made.returncode == 0, made.stderr
-    time.sleep(1.1)
-    until = datetime.now(UTC)
-    time.sleep(1.1)
-    # Payments go on, also on a page that was open by then.
-    people[0].pay(open_page)
-    eventually(lambda: people[0].topup(open_page.topup_id).status == TopupStatus.CREDITED)
-    later = {buy_credits(person) for person in people for _ in range(2)}
-    for name in ("wallet", "topup"):
-        stack.stop(name)
-    backed.lose()
+def takes_rows(stack: System, *services: str) -> None:
+    """What came back of each of these services takes a row in each of its tables."""
+    for service in services:
+        process = "notifier" if service == "gateway" else service
+        code, said = operate(stack, process, "chassis.restored", service)
+        assert code == 0, said
 
+
+def bring_back(backed: Backed, stack: System, until: datetime) -> None:
+    """The wallet and the top-up service as of then, on a server of their own, charges stopped."""
     place = backed.restored()
     names = " ".join(f"{stack._prefix}_{name}" for name in ("wallet", "topup"))
     moment = until.isoformat()
@@ -328,18 +322,60 @@ def test_what_was_paid_after_the_moment_that_was_restored_is_credited_once(
     for name in ("wallet", "topup"):
         stack.start(name)
 
+
+@pytest.mark.soak
+@pytest.mark.timeout(1_800)
+def test_what_was_paid_after_the_moment_that_was_restored_is_credited_once(
+    backed: Backed, broker: Node, request: pytest.FixtureRequest
+) -> None:
+    """The card processor knows more than the backup."""
+    backed.follow()
+    directory = backed.directory / "system"
+    directory.mkdir()
+    # There is no website that notices could come to: none is sent, and the processor is asked.
+    looks = ",".join(map(str, range(2, 600, 5)))
+    stack = System(backed.server, broker, directory, RESTORED, {"JANITOR_LOOKS_S": looks})
+    request.addfinalizer(stack.end_processes)
+    stack.start_all()
+    Sandbox(stack.sandbox_url).switch("webhook_drop", times=None)
+    people = [Person(stack) for _ in range(3)]
+    for person in people:
+        buy_credits(person)
+    open_page = people[0].start_topup()
+    made = backed.run("base", str(backed.backups))
+    assert made.returncode == 0, made.stderr
+    time.sleep(1.1)
+    until = datetime.now(UTC)
+    time.sleep(1.1)
+    # Payments go on, also on a page that was open by then.
+    people[0].pay(open_page)
+    eventually(lambda: people[0].topup(open_page.topup_id).status == TopupStatus.CREDITED)
+    with ThreadPoolExecutor(len(people)) as pool:
+        list(pool.map(pay_on, people))
+    paid = EACH_PAYS * len(people)
+    for name in ("wallet", "topup"):
+        stack.stop(name)
+    backed.lose()
+
+    bring_back(backed, stack, until)
+
+    takes_rows(stack, "wallet", "topup")
     assert operate(stack, "wallet", "services.wallet.verification")[0] == 0
     since = until.date().isoformat()
     code, listed = operate(stack, "topup", "services.topup.reconcile", "--since", since)
-    assert (code, listed.count("charge_without_topup")) == (1, len(later)), listed
+    assert (code, listed.count("charge_without_topup")) == (1, paid), listed
+    began = time.monotonic()
     _, adopted = operate(stack, "topup", "services.topup.reconcile", "--since", since, "--adopt")
-    assert f"{len(later)} payments have their top-up back" in adopted
+    print(f"{paid} payments of {AGE_S:.0f} s, adopted in {time.monotonic() - began:.0f} s")
+    assert f"{paid} payments have their top-up back" in adopted
 
     def agrees() -> bool:
         return operate(stack, "topup", "services.topup.reconcile", "--since", since)[0] == 0
 
     eventually(agrees, interval_s=1)
-    assert [person.balance() for person in people] == [100 * USD, 75 * USD, 75 * USD]
+    # One before, and the first's on the page that was open.
+    expected = [number + EACH_PAYS for number in (2, 1, 1)]
+    assert [person.balance() / (25 * USD) for person in people] == expected
     assert operate(stack, "topup", "services.topup.reconcile", "--since", since, "--adopt")[0] == 0
     assert stack.rpc.call(Verify(), timeout_s=60).first_difference is None
 
@@ -407,6 +443,52 @@ def test_a_restore_without_a_time_reaches_the_last_of_the_log_or_fails(backed: B
     middle.mkdir()
     code, said = restore()
     assert (code, "it could not be restored" in said) == (1, True), said
+
+
+@pytest.mark.parametrize(("verified", "noted"), [("exit 0", 1), ("exit 1", 0)])
+def test_a_base_backup_that_was_verified_is_noted_for_node_exporter_and_no_other(
+    tmp_path: Path, verified: str, noted: int
+) -> None:
+    for name, does in {"pg_basebackup": 'mkdir "$2"', "pg_verifybackup": verified}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    command = ["bash", "-c", SCRIPT, "backup.sh", "base", str(tmp_path / "backups")]
+    path = f"{tmp_path}:{os.environ['PATH']}"
+
+    began = int(time.time())
+    subprocess.run(command, env={"PATH": path}, capture_output=True, check=False, timeout=30)
+
+    files = list(tmp_path.glob("backups/metrics/*"))
+    assert [file.name for file in files] == ["backup.prom"] * noted
+    for file in files:
+        [family] = text_string_to_metric_families(file.read_text())
+        [sample] = family.samples
+        assert (family.type, sample.labels, sample.value >= began) == ("gauge", {}, True)
+
+
+def test_a_drill_notes_what_it_restored_and_found_right_and_leaves_nothing(backed: Backed) -> None:
+    for statement in ("CREATE TABLE alembic_version (version_num text)",
+                      "INSERT INTO alembic_version VALUES ('0020')"):  # fmt: skip
+        backed.sql(statement)
+    made = backed.run("base", str(backed.backups))
+    assert made.returncode == 0, made.stderr
+    noted, place = backed.backups / "metrics/restore.prom", backed.restored()
+    look = 'psql --no-psqlrc -tA -c "SELECT version_num FROM alembic_version" "${DATABASE_URL##*/}"'
+
+    def drill(data: Path, expected: str) -> tuple[int, str]:
+        asked = ("bash", "-c", f'[ "$({look})" = {expected} ]')
+        done = backed.run("drill", str(backed.backups), str(data), *asked, databases="postgres")
+        return done.returncode, done.stderr
+
+    backed.sql("UPDATE alembic_version SET version_num = '0021'")
+    code, said = drill(place / "cluster", "0021")
+    assert (code, "found it wrong" in said, noted.exists()) == (1, True, False), said
+    code, said = drill(backed.backups / "base", "0020")
+    assert (code, "removes it" in said, any(backed.backups.glob("base/*"))) == (1, True, True)
+    assert drill(place / "cluster", "0020") == (0, "")
+
+    assert "\nmycelium_restore_last_success_timestamp_seconds " in noted.read_text()
+    assert [file.name for file in place.iterdir()] == ["superuser-password"]
 
 
 def _prune(backups: Path, name: str) -> subprocess.CompletedProcess[str]:

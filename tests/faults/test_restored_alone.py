@@ -1,9 +1,8 @@
 """One service alone goes back to a moment, the others do not: what follows, and what mends it.
 
-What docs/backups.md says of each is done here. ``RESTORED_AGE_S`` is how much older it is.
+What docs/backups.md says of each is done here.
 """
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -61,7 +60,7 @@ from deploy.local.postgres import Postgres
 from deploy.local.startup import free_port
 from deploy.parts import DATABASES, PROCESSES
 from services.catalog.seed import product_id_of
-from tests.faults.test_backups import Backed, _give, operate
+from tests.faults.test_backups import AGE_S, Backed, _give, operate, takes_rows
 from tests.gateway.conftest import PASSWORD
 from tests.legacy.conftest import user
 from tests.patience import eventually
@@ -71,7 +70,6 @@ from tests.topup.test_service import session_of
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1_200)]
 
-AGE_S = float(os.environ.get("RESTORED_AGE_S", "2"))
 KIT, KIT_USD = "3node-memory-kit", 94
 SETTINGS = {"SECRET_KEY": "a secret for tests only, of enough length"}
 POOL = "TFP-USD"
@@ -330,6 +328,7 @@ def goes_back(lived: Lived, broker: Node, request: pytest.FixtureRequest) -> Cal
         for name in PROCESSES:
             stack._launch(name)
         stack.wait_ready()
+        takes_rows(stack, service)
         return stack
 
     return make

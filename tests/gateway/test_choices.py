@@ -54,13 +54,18 @@ def press(buyer: Api, browser: requests.Session, **fields: str) -> requests.Resp
 def test_a_product_says_what_it_asks_of_its_buyer(machine: dict[str, Any]) -> None:
     asked = {field["key"]: field["kind"] for field in machine["fields"]}
 
-    assert asked == {"image": "choice", "host_name": "text", "ssh_key": "ssh_key"}
+    assert asked == {
+        "image": "choice",
+        "region": "choice",
+        "host_name": "text",
+        "ssh_key": "ssh_key",
+    }
 
 
 def test_choices_over_the_api_stand_in_the_purchase_and_the_deployment(
     buyer: Api, machine: dict[str, Any]
 ) -> None:
-    chosen = {"image": "Alpine 3.20", "ssh_key": PUBLIC_KEY}
+    chosen = {"image": "Alpine 3.20", "region": "Vienna, Austria", "ssh_key": PUBLIC_KEY}
     body = {"product_id": machine["product_id"], "choices": chosen}
 
     purchase = granted(buyer.command("/api/wallet/instant-purchase", body))

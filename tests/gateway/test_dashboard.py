@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -14,6 +15,7 @@ from chassis.database import Connected
 from contracts.billing import (
     BurnRate,
     Deployment,
+    DeploymentBurnRate,
     DeploymentList,
     DeploymentStatus,
     Forecast,
@@ -77,9 +79,10 @@ def quiet_forecast() -> Forecast:
 def test_who_has_no_deployment_sees_what_to_do_first_and_what_is_done(
     browser: FlaskClient, monkeypatch: pytest.MonkeyPatch, available_micros: int, done: list[str]
 ) -> None:
-    told = (quiet_forecast(), wallet(available_micros), None)
     page_module = "services.gateway.pages.dashboard"
-    monkeypatch.setattr(f"{page_module}.ask_all", lambda *_: told)
+    told = {GetForecast: quiet_forecast()}
+    monkeypatch.setattr(f"{page_module}.ask", lambda question: told.get(type(question)))
+    monkeypatch.setattr(f"{page_module}.ask_all", lambda *_: (wallet(available_micros), None))
     monkeypatch.setattr(f"{page_module}.forecast_chart.draw", lambda *_: None)
 
     page = browser.get("/dashboard").text
@@ -91,6 +94,41 @@ def test_who_has_no_deployment_sees_what_to_do_first_and_what_is_done(
         ("/dashboard/wallet/auto-topup", "Set up auto top-up"),
     ]
     assert [title for is_done, _, title in steps if is_done] == done
+
+
+def test_the_burn_rate_is_told_by_the_hour_with_its_end_and_the_share_of_each(
+    browser: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = datetime(2028, 3, 14, 12, tzinfo=UTC)
+    web = DeploymentBurnRate(
+        deployment_id=uuid4(),
+        deployment_name="web",
+        category=Category.COMPUTE,
+        status=DeploymentStatus.ACTIVE,
+        monthly_cost_micros=72_000_000,
+        daily_cost_micros=2_400_000,
+        share_percent=63,
+    )
+    told = {
+        "hourly_burn_micros": 100_000,
+        "days_until_empty": 1_234,
+        "empty_at": empty,
+        "deployments": [web],
+    }
+    forecast = quiet_forecast()
+    assert forecast.burn_rate is not None
+    forecast = forecast.model_copy(update={"burn_rate": forecast.burn_rate.model_copy(update=told)})
+    page_module, asked = "services.gateway.pages.dashboard", {GetForecast: forecast}
+    monkeypatch.setattr(f"{page_module}.ask", lambda question: asked.get(type(question)))
+    monkeypatch.setattr(f"{page_module}.ask_all", lambda *_: (wallet(1), None))
+    monkeypatch.setattr(f"{page_module}.forecast_chart.draw", lambda *_: None)
+
+    page = browser.get("/dashboard").text
+
+    assert "<dt>Per hour, on average</dt><dd>$0.10</dd>" in page
+    assert "<dt>Days until empty</dt><dd>1,234</dd>" in page
+    assert "<dt>Empty at this rate on</dt><dd>14 Mar 2028</dd>" in page
+    assert '$72.00/month <span class="soft">63 %</span>' in page
 
 
 class Services:

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 import requests
+from flask import Flask
 
 from chassis.database import Connected
 from contracts.billing import GetDeployment, GetUsage
@@ -70,19 +71,26 @@ def test_its_page_says_how_long_credits_would_last_without_it(
 
     short_on = date.fromisoformat(told["short_on"])
     assert f"Your credits last until {short_on.day} {short_on:%b %Y}." in page
-    assert "Without this deployment they would cover everything due in the next 3 months." in page
+    days = (date.fromisoformat(told["days"][-1]["date"]) - short_on).days
+    assert (
+        "Without this deployment they would cover everything due in the next 3 months"
+        f" (<strong>+{days} days or more</strong>)."
+    ) in page
     assert "Without it" not in stopped
 
 
 class Billing:
-    """One deployment; ``asked`` is how often its usage was."""
+    """One deployment, as it is told; ``asked`` is how often its usage was."""
 
     asked = 0
 
+    def __init__(self, **told: object) -> None:
+        self.told = {"status": "active", **told}
+
     def begin(self, _backend: Backend, request: Any, _timeout_s: float) -> Callable[[], Any]:
         if isinstance(request, GetDeployment):
-            running = {**examples("billing")["Deployment"], "status": "active"}
-            return lambda: GetDeployment.reply.model_validate(running)
+            told = {**examples("billing")["Deployment"], **self.told}
+            return lambda: GetDeployment.reply.model_validate(told)
         if isinstance(request, GetUsage):
             self.asked += 1
             return lambda: GetUsage.reply.model_validate({"days": [], "due_micros": 0})
@@ -106,19 +114,105 @@ def test_its_page_says_how_long_data_are_kept_here_and_what_was_used_by_now(
     assert billing.asked == 2
 
 
+@pytest.fixture
+def shown(alone: Flask, database: Connected, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """The page of a deployment of which billing tells this."""
+    browser = logged_in(alone, add_user(database, has_wallet=True))
+
+    def page(**told: object) -> str:
+        answers_with(monkeypatch, Billing(**told))
+        return browser.get(f"/dashboard/deployments/{uuid4()}").text
+
+    return page
+
+
+LADDER = [
+    {"status": "suspended", "at": "2026-12-03T12:00:00Z"},
+    {"status": "stopped", "at": "2026-12-17T12:00:00Z"},
+    {"status": "cancelled", "at": "2027-01-16T12:00:00Z"},
+]
+
+
+@pytest.mark.parametrize(
+    ("status", "ladder", "says", "then"),
+    [
+        (
+            "active",
+            LADDER,
+            "It keeps running until 3 Dec 2026, and is paid by itself",
+            "suspended; it is stopped on 17 Dec 2026 and deleted with its data on 16 Jan 2027.",
+        ),
+        (
+            "suspended",
+            LADDER[1:],
+            "unless you start it again, it is stopped on 17 Dec 2026",
+            " and deleted with its data on 16 Jan 2027.",
+        ),
+        ("stopped", LADDER[2:], "Its data is kept until 16 Jan 2027, and then deleted.", ""),
+    ],
+)
+def test_its_page_says_all_that_becomes_of_it_and_when(
+    shown: Callable[..., str], status: str, ladder: list[dict[str, str]], says: str, then: str
+) -> None:
+    """Of a month as of usage; an older billing tells the next date alone."""
+    told = {
+        "status": status,
+        "owed_micros": 5_000_000,
+        "next_status": ladder[0]["status"],
+        "next_status_at": ladder[0]["at"],
+    }
+
+    month, usage = (
+        shown(**told, owed_usage_micros=micros, ladder=ladder) for micros in (0, 5_000_000)
+    )
+    from_an_older_one = shown(**told)
+
+    assert all(each in page for each in (says, then) for page in (month, usage))
+    assert says in from_an_older_one
+    assert "deleted with its data" not in from_an_older_one
+
+
+def test_a_month_that_is_being_asked_for_is_not_called_unpaid(shown: Callable[..., str]) -> None:
+    page = shown(owed_micros=5_000_000, owed_usage_micros=0, next_status=None, next_status_at=None)
+
+    assert "This month is not paid" not in page
+
+
+@pytest.mark.parametrize("status", ["suspended", "stopped", "cancelled", "failed"])
+@pytest.mark.parametrize(
+    ("used_micros", "says"),
+    [
+        (0, "$5.00 for the time it ran."),
+        (2_000_000, "$3.00 for the time it ran, and $2.00 for what it used."),
+        (5_000_000, "$5.00 for what it used."),
+    ],
+)
+def test_the_page_of_what_does_not_run_says_what_is_owed_and_how_that_is_paid(
+    shown: Callable[..., str], status: str, used_micros: int, says: str
+) -> None:
+    page = shown(status=status, owed_micros=5_000_000, owed_usage_micros=used_micros)
+    paid = shown(status=status, owed_micros=0, owed_usage_micros=0)
+
+    assert "You owe $5.00" in page
+    assert f"{says} This is paid by itself as soon as your wallet covers it." in page
+    assert "You owe" not in paid
+
+
 def test_it_is_renamed_stopped_started_and_cancelled_and_its_history_says_so(
     owner: Api, path: str
 ) -> None:
     granted(patch(owner, path, {"name": "Shop"}))
     stopped = granted(owner.command(f"{path}/stop"))
     started = granted(owner.command(f"{path}/start"))
-    ending = granted(owner.command(f"{path}/cancel", {}))
+    ending = granted(owner.command(f"{path}/cancel"))
     kept = granted(owner.command(f"{path}/start"))
     cancelled = granted(owner.command(f"{path}/cancel", {"when": "now"}))
 
     states = [each["status"] for each in (stopped, started, ending, kept, cancelled)]
     assert states == ["stopped", "active", "active", "active", "cancelled"]
     assert (ending["next_status"], kept["next_status"]) == ("cancelled", None)
+    rung = {"status": "cancelled", "at": ending["paid_until"]}
+    assert (ending["ladder"], kept["ladder"]) == ([rung], [])
     assert (cancelled["name"], [change["cause"] for change in cancelled["history"]]) == (
         "Shop",
         ["owner", "will_go_on", "will_end", "owner", "owner", "renamed"],
@@ -156,7 +250,9 @@ def test_its_page_does_the_same_and_says_what_follows(owner: Api, path: str) -> 
     shown = browser.get(owner.base_url + page).text
 
     def press(act: str, **fields: str) -> str:
-        token = {"csrf_token": csrf_token(browser.get(owner.base_url + page).text)}
+        shown = browser.get(owner.base_url + page).text
+        token = {"csrf_token": csrf_token(shown)}
+        fields |= dict(re.findall(r'name="(amount_micros)" value="(\d+)"', shown))
         answer = browser.post(f"{owner.base_url}{page}/{act}", data={**token, **fields})
         assert answer.ok, answer.text[:300]
         return answer.text
@@ -169,6 +265,27 @@ def test_its_page_does_the_same_and_says_what_follows(owner: Api, path: str) -> 
     assert "You cancelled it" in press("start")
     assert "It is deleted." in press("cancel", when="now")
     eventually(lambda: read(owner.get(path))["status"], lambda status: status == "cancelled")
+
+
+def test_it_is_started_for_the_amount_that_was_seen_or_not_at_all(owner: Api, path: str) -> None:
+    granted(owner.command(f"{path}/stop"))
+    browser, page = signed_in(owner), owner.base_url + path.replace("/api", "/dashboard")
+    shown = browser.get(page).text
+    form = {"csrf_token": csrf_token(shown), "amount_micros": "5000000"}
+
+    over_api = owner.command(f"{path}/start", {"amount_usd": 5})
+    on_page = browser.post(f"{page}/start", data=form).text
+    without = browser.post(f"{page}/start", data={**form, "amount_micros": ""})
+    bad = owner.command(f"{path}/start", {"amount_usd": -1})
+
+    assert error_of(over_api) == (409, "price_changed")
+    assert "Starting it now costs $0.00, not $5.00." in on_page
+    assert (without.status_code, error_of(bad)) == (422, (422, "bad_request"))
+    assert 'name="amount_micros" value="0"' in shown
+    stopped = granted(owner.get(path))
+    assert (stopped["status"], stopped["start_usd"]) == ("stopped", 0)
+    started = granted(owner.command(f"{path}/start", {"amount_usd": stopped["start_usd"]}))
+    assert (started["status"], started["start_usd"]) == ("active", 0)
 
 
 def signed_in(owner: Api) -> requests.Session:

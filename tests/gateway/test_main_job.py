@@ -94,6 +94,8 @@ def test_an_automatic_topup_pays_within_one_request(api: Api, dear: dict[str, An
     assert (answer.status_code, read(answer)["status"]) == (200, "completed")
     follows = read(answer)["auto_topup"]
     assert (follows["charges"], follows["balance_after"]) == ([], Decimal("20.00"))
+    told = granted(api.get(f"/api/purchases/{read(answer)['purchase_id']}"))
+    assert told == {**read(answer), "auto_topup": None}
     assert read(api.get("/api/wallet/info"))["balance"] == Decimal("20.00")
     kinds = [
         (item["kind"], item["amount_usd"])

@@ -1,14 +1,24 @@
 """/metrics: what the website counts, over all of its workers."""
 
+import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
+from services.gateway.assets import ENDPOINTS
+from services.gateway.server.connections import HEAD_BYTES_MAX
 from tests.gateway.conftest import Api, Front
 from tests.patience import eventually
+from tests.system import System
 
 ASKED = 12
+BUSY, WAITING, THREADS = (
+    (f"mycelium_gateway_{name}",) for name in ("threads_busy", "requests_waiting", "threads_limit")
+)
+TURNED_AWAY = "mycelium_gateway_connections_turned_away_total"
 
 
 def samples(base_url: str) -> dict[tuple[str, ...], float]:
@@ -34,7 +44,7 @@ def test_requests_are_counted_over_all_workers(start_front: Callable[..., Front]
     assert counted["mycelium_gateway_request_seconds_count", "accounts.login_form"] == ASKED
 
 
-def test_a_worker_that_was_replaced_keeps_what_it_had_counted(
+def test_of_a_worker_that_was_replaced_what_it_had_counted_is_kept_and_its_threads_are_not(
     start_front: Callable[..., Front],
 ) -> None:
     front = start_front(GATEWAY_WORKERS="1")
@@ -47,6 +57,75 @@ def test_a_worker_that_was_replaced_keeps_what_it_had_counted(
     counted = samples(front.base_url)
 
     assert counted["mycelium_gateway_request_seconds_count", "accounts.login_form"] == 1
+    # Its own two are gone with it.
+    assert counted[THREADS] == 2
+
+
+def test_threads_that_are_busy_and_requests_that_wait_for_one_are_shown(system: System) -> None:
+    def shown() -> list[float]:
+        found = samples(system.base_url)
+        return [found[name] for name in (BUSY, WAITING, THREADS)]
+
+    def asks(number: int) -> int:
+        # Each another page: nobody is shown what somebody else was told.
+        url = f"{system.base_url}/api/products?limit={1 + number}"
+        return requests.get(url, timeout=120).status_code
+
+    threads = shown()[2]
+    asking = int(threads) + ASKED
+    catalog = psutil.Process(system.child("catalog").pid)
+    with ThreadPoolExecutor(asking) as people:
+        catalog.suspend()
+        try:
+            answers = [people.submit(asks, number) for number in range(asking)]
+            seen = eventually(shown, lambda now: now[0] == threads and now[1] > 0)
+        finally:
+            catalog.resume()
+        answered = {each.result() for each in answers}
+
+    assert threads == 32
+    assert seen[0] + seen[1] <= asking
+    assert answered <= {200, 503}
+    assert eventually(shown, lambda now: now[0] == 0) == [0, 0, threads]
+
+
+def test_connections_that_are_turned_away_are_counted_by_why(
+    start_front: Callable[..., Front],
+) -> None:
+    front = start_front(GATEWAY_CONNECTIONS="10", GATEWAY_REQUEST_TIMEOUT_S="2")
+
+    def counted() -> dict[str, float]:
+        found = samples(front.base_url)
+        return {key[1]: value for key, value in found.items() if key[0] == TURNED_AWAY}
+
+    before = counted()
+    front.connect().sendall(b"This is no HTTP\r\n\r\n")
+    front.connect().sendall(b"GET / HTTP/1.1\r\nX-Long: " + b"x" * HEAD_BYTES_MAX)
+    # Before others take their places.
+    eventually(counted, lambda now: now["malformed_request"] and now["headers_too_large"])
+    for _ in range(40):
+        front.connect()
+
+    assert set(before.values()) == {0}
+    seen = eventually(counted, lambda now: now["no_place"] + now["request_timeout"] >= 40)
+    assert seen["no_place"] >= 20 > seen["request_timeout"] > 0
+    assert {code for code, times in seen.items() if not times} == {"answer_not_read"}
+
+
+def test_probes_and_static_files_are_not_among_what_people_wait_for(site: Api) -> None:
+    page = requests.get(f"{site.base_url}/login", timeout=10).text
+    [file, *_] = re.findall(r'"(/static/[^"]+)"', page)
+    for path in ("/healthz", "/readyz", "/metrics", file, "/static/of-before/favicon.svg"):
+        requests.get(site.base_url + path, timeout=10)
+
+    views = {
+        key[1]
+        for key in samples(site.base_url)
+        if key[0] == "mycelium_gateway_request_seconds_count"
+    }
+
+    assert "accounts.login_form" in views
+    assert {view.split(".")[0] for view in views}.isdisjoint({"health", "metrics", *ENDPOINTS})
 
 
 def test_what_a_client_makes_up_is_not_a_label(site: Api) -> None:

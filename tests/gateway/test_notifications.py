@@ -19,6 +19,7 @@ from contracts.billing import (
     DeploymentChanged,
     DeploymentRenewed,
     DeploymentStatus,
+    OwedShortOfFunds,
     PriceAnnounced,
     PurchaseEnded,
     PurchaseStatus,
@@ -38,7 +39,7 @@ from contracts.wallet import (
 )
 from services.gateway.hooks import storage as hooks
 from services.gateway.models import Mail
-from services.gateway.notifications import messages, storage
+from services.gateway.notifications import messages, storage, topics
 from services.gateway.notifier import NotifierService
 from services.gateway.pages.glance import look
 from services.gateway.people import time_zones
@@ -462,6 +463,49 @@ def test_a_short_runway_is_counted_in_days_of_its_reader(zone: str, title: str, 
     assert (message.title, left in message.body) == (title, True)
 
 
+@pytest.mark.parametrize(
+    ("told", "title", "lacking"),
+    [
+        ({}, "You owe $5.00 for VM", "Your wallet lacks $2.00 for what is due now."),
+        (
+            {"deployments": 3, "is_frozen": True},
+            "You owe $5.00 for VM and 2 more",
+            "Your wallet is frozen, so that nothing can be paid with it.",
+        ),
+    ],
+)
+def test_who_owes_for_what_does_not_run_reads_how_much_and_how_it_is_paid(
+    told: dict[str, Any], title: str, lacking: str
+) -> None:
+    owed = {"owed_micros": 5_000_000, "shortfall_micros": 2_000_000, "available_micros": 3_000_000}
+    event = fact(
+        OwedShortOfFunds, **{"deployment_id": USER, "name": "VM", "deployments": 1, **owed, **told}
+    )
+
+    message = messages.owed_short_of_funds(event)
+
+    assert (message.title, message.link) == (title, "/dashboard/wallet")
+    assert f"{lacking} Buy credits: what you owe is paid by itself" in message.body
+
+
+def test_who_owes_is_told_on_the_page_and_by_mail_whatever_they_chose(database: Connected) -> None:
+    user = add_user(database, has_wallet=True)
+    owed = {"owed_micros": 5_000_000, "shortfall_micros": 5_000_000, "available_micros": 0}
+    event = fact(
+        OwedShortOfFunds, user.user_id, deployment_id=USER, name="VM", deployments=1, **owed
+    )
+    NotifierService.owed_short_of_funds(
+        SimpleNamespace(database=database), event.model_dump(mode="json")
+    )
+
+    with database.read() as session:
+        (told,) = storage.newest(session, user.user_id)
+        mailed = session.scalar(select(Mail.title).where(Mail.user_id == user.user_id))
+    assert (told.title, mailed) == ("You owe $5.00 for VM",) * 2
+    assert topics.BY_NAME["unpaid"].must_mail
+    assert told.kind in topics.BY_NAME["unpaid"].kinds
+
+
 def test_each_is_told_in_their_own_time_zone_and_so_is_their_mail(database: Connected) -> None:
     zones = ("Asia/Tokyo", "UTC", "America/New_York")
     people = [add_user(database, has_wallet=True) for _ in zones]
@@ -508,7 +552,7 @@ def test_a_credit_that_is_announced_again_is_told_once(
             from_user_id=sender,
         )
         NotifierService.wallet_credited(
-            SimpleNamespace(database=database), event.model_dump(mode="json")
+            SimpleNamespace(database=database), [event.model_dump(mode="json")]
         )
 
     with database.read() as session:

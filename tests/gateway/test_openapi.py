@@ -48,6 +48,20 @@ def test_the_committed_document_is_that_of_the_code() -> None:
     assert WRITTEN.read_text(encoding="utf-8") == as_text(OPERATIONS), "run: make docs"
 
 
+def test_a_body_in_which_nothing_is_required_may_be_left_out_of_a_post() -> None:
+    """A PATCH or PUT without one would change nothing: it is a slip, and refused."""
+    refused = [
+        each.path
+        for each in OPERATIONS
+        if each.method == "POST"
+        and each.body is not None
+        and not any(field.is_required() for field in each.body.model_fields.values())
+        and not each.is_body_optional
+    ]
+
+    assert refused == []
+
+
 def test_every_route_of_the_api_is_described_and_no_other(routes: set[tuple[str, str]]) -> None:
     described = {
         (method.upper(), path)

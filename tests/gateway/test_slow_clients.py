@@ -22,6 +22,7 @@ import uvicorn
 from chassis.database import Connected
 from deploy.local.processes import ROOT
 from deploy.local.startup import is_port_free
+from services.gateway import metrics
 from services.gateway.server import connections, sharing
 from services.gateway.server.connections import HEAD_BYTES_MAX
 from services.gateway.server.wsgi import BufferedWsgi
@@ -110,9 +111,12 @@ def test_a_reader_that_stands_still_is_cut_off(monkeypatch: pytest.MonkeyPatch) 
             standing.sendall(b"GET / HTTP/1.1\r\nHost: site\r\n\r\n")
             standing.recv(1)
             eventually(lambda: not server.server_state.connections)
+            counted = metrics.turned_away["answer_not_read"].collect()
     finally:
         server.should_exit = True
         serving.join(30)
+
+    assert [sample.value for metric in counted for sample in metric.samples] == [1]
 
 
 @pytest.mark.parametrize("beginning", [b"", SLOW_HEAD, SLOW_BODY], ids=["nothing", "head", "body"])

@@ -72,10 +72,20 @@ def test_a_run_needs_nothing_of_the_tests(machine: Machine) -> None:
     assert not set(FOR_TESTS) & set(command.split())
 
 
-def test_what_the_benchmarks_use_is_asked_for_by_nothing_else(machine: Machine) -> None:
-    asked = {mode: machine.install(mode).stderr.split("`")[1].split() for mode in ("test", "bench")}
+def test_what_checks_benchmarks_and_pictures_use_is_asked_for_by_nothing_else(
+    machine: Machine,
+) -> None:
+    asked = {
+        mode: set(machine.install(mode).stderr.split("`")[1].split())
+        for mode in ("test", "check", "bench", "pictures")
+    }
 
-    assert set(asked["bench"]) - set(asked["test"]) == {"wrk", "npm"}
+    assert asked["check"] - asked["test"] == {"npm"}
+    assert asked["bench"] - asked["check"] == {"wrk"}
+    assert asked["pictures"] - asked["check"] == {
+        "prometheus-postgres-exporter",
+        "prometheus-node-exporter",
+    }
 
 
 def test_all_that_is_missing_is_installed_in_one_go_with_sudo(machine: Machine) -> None:

@@ -57,6 +57,7 @@ def ask(directory: Path, name: str, *arguments: str) -> subprocess.CompletedProc
         ("audit", ("accept", "0" * 32, "--by", "me", "--reason", "none"), "Nothing is open"),
         ("roles", ("list",), ""),
         ("audit-log", ("head",), "0 0000"),
+        ("restored", ("wallet",), "wallet: each table takes a row."),
         ("dead-letters", ("wallet", "replay", "--all"), "replay: 0 of the dead letters of wallet"),
         ("dead-notices", ("discard", "--all"), "discard: 0 notices"),
     ],

@@ -1,13 +1,13 @@
 """How pages write money, dates and words."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from chassis.identifiers import new_id
-from contracts.billing import Forecast
+from contracts.billing import Forecast, ForecastDay
 from contracts.wallet import AccountFroze, Transaction, TransactionKind
 from services.gateway.notifications.messages import account_froze
 from services.gateway.pages import formats
@@ -73,16 +73,41 @@ def test_when_credits_are_short_is_said_in_days_of_who_reads_it(
 ) -> None:
     monkeypatch.setattr(formats, "reader_zone", lambda: ZoneInfo(zone))
     monkeypatch.setattr(formats, "utc_now", lambda: NOON.replace(hour=8))
-    forecast = Forecast(
+
+    assert formats.when_short(short_at(NOON)) == when
+
+
+def short_at(moment: datetime | None) -> Forecast:
+    """Of 92 days from noon on."""
+    until = NOON.date() + timedelta(days=92)
+    return Forecast(
         available_micros=0,
-        days=[],
+        days=[ForecastDay(date=until, balance_micros=0, events=[], events_total=0)],
         due_next=[],
-        short_on=NOON.date(),
-        short_at=NOON,
-        days_until_empty=0,
+        short_on=moment and moment.date(),
+        short_at=moment,
+        days_until_empty=moment and (moment - NOON).days,
     )
 
-    assert formats.when_short(forecast) == when
+
+@pytest.mark.parametrize(
+    ("zone", "without", "longer"),
+    [
+        ("UTC", NOON + timedelta(days=5), "+5 days"),
+        ("UTC", NOON + timedelta(hours=12), "+1 day"),
+        ("Pacific/Kiritimati", NOON + timedelta(hours=12), ""),
+        ("UTC", NOON, ""),
+        ("UTC", NOON - timedelta(days=1), ""),
+        ("UTC", None, "+92 days or more"),
+    ],
+)
+def test_how_much_longer_credits_last_is_counted_between_the_days_that_are_shown(
+    zone: str, without: datetime | None, longer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(formats, "reader_zone", lambda: ZoneInfo(zone))
+
+    assert formats.days_longer(short_at(without), short_at(NOON)) == longer
+    assert formats.days_longer(short_at(without), short_at(None)) == ""
 
 
 def test_an_automatic_charge_says_what_triggered_it_and_the_threshold() -> None:

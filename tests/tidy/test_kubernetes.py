@@ -1,10 +1,11 @@
-"""deploy/kubernetes: right by Kubernetes' own schemas, and by what the code reads and does."""
+"""deploy/kubernetes: right by Kubernetes' and operators' schemas, and by what the code does."""
 
+import json
 import os
 import re
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,13 @@ from deploy.kubernetes.manifests import PROCESSES, SECRETS, all_written
 from deploy.parts import DATABASES, LISTENERS, UPGRADED
 from services.gateway.server.__main__ import STOP_TIMEOUT_S as WEBSITE_STOP_TIMEOUT_S
 from services.gateway.settings import GatewaySettings, NotifierSettings
+from services.wallet import restore_drill
 from tests.contracts.golden import messages
+from tests.tidy.test_deployment import documented
 
 ROOT = Path(__file__).resolve().parents[2]
 KUBERNETES = ROOT / "deploy/kubernetes"
+FOLDERS = ("base", "migrations", "restored")
 VERSION = "1.33"
 NAMEKO = set(re.findall(r"\$\{(\w+)", (ROOT / "chassis/nameko.yaml").read_text()))
 OPENTELEMETRY = {"OTEL_EXPORTER_OTLP_HEADERS"}
@@ -39,7 +43,7 @@ Object = dict[str, Any]
 
 
 def objects(*folders: str) -> Iterator[Object]:
-    for folder in folders or ("base", "migrations"):
+    for folder in folders or FOLDERS:
         for file in sorted((KUBERNETES / folder).glob("*.yaml")):
             if file.name != "kustomization.yaml":
                 yield from yaml.safe_load_all(file.read_text())
@@ -82,8 +86,7 @@ def settings_of(process: str) -> type[BaseSettings]:
 
 def test_the_files_are_what_the_module_makes() -> None:
     made = all_written()
-    folders = ("base", "migrations")
-    files = [file for folder in folders for file in (KUBERNETES / folder).iterdir()]
+    files = [file for folder in FOLDERS for file in (KUBERNETES / folder).iterdir()]
 
     assert {str(file.relative_to(KUBERNETES)) for file in files} == set(made)
     other = [name for name, text in made.items() if (KUBERNETES / name).read_text() != text]
@@ -100,6 +103,55 @@ def test_whatever_is_kubernetes_own_is_right_by_its_schema() -> None:
     assert len(own) > 35
     for each in own:
         kubernetes_validate.validate(each, VERSION, strict=True)
+
+
+CHECKED = {"keda.sh", "monitoring.coreos.com", "postgresql.cnpg.io"}
+UNCHECKED = {"rabbitmq.com", "barmancloud.cnpg.io"}
+"""No package has their definitions."""
+
+
+def group(resource: Object) -> str:
+    return str(resource["apiVersion"].rpartition("/")[0])
+
+
+def faults_by_definition(resources: Iterable[Object]) -> list[list[str]]:
+    """What is wrong with each by the definitions of its operator."""
+    command = ["node", str(ROOT / "tests/tidy/of_operators.mjs"), str(ROOT / "node_modules")]
+    told = json.dumps(list(resources))
+    done = subprocess.run(command, input=told, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{done.stderr}`deploy/local/install.sh check` gets what it reads"
+    faults: list[list[str]] = json.loads(done.stdout)
+    return faults
+
+
+def test_whatever_is_an_operator_s_is_right_by_its_definition() -> None:
+    theirs = [each for each in objects() if group(each) in CHECKED]
+
+    others = {group(each) for each in objects()} - CHECKED
+    assert {name for name in others if "." in name and not name.endswith("k8s.io")} == UNCHECKED
+    assert {each["kind"] for each in theirs} == {
+        *("ScaledObject", "TriggerAuthentication"),
+        *("PodMonitor", "PrometheusRule"),
+        *("Cluster", "Database", "ScheduledBackup"),
+    }
+    found = zip(theirs, faults_by_definition(theirs), strict=True)
+    assert {each["metadata"]["name"]: faults for each, faults in found if faults} == {}
+
+
+def test_what_an_operator_does_not_know_or_cannot_read_is_seen() -> None:
+    cluster, scaled = found("Cluster", "postgres"), found("ScaledObject", "wallet")
+    postgresql = cluster["spec"]["postgresql"]
+    postgresql["synchronus"] = postgresql.pop("synchronous")
+    scaled["spec"]["minReplicaCount"] = "2"
+    del scaled["spec"]["triggers"][0]["type"]
+
+    assert faults_by_definition([cluster, scaled]) == [
+        ["/spec/postgresql/synchronus is not known"],
+        [
+            '/spec/minReplicaCount type {"type":"integer"}',
+            '/spec/triggers/0 required {"missingProperty":"type"}',
+        ],
+    ]
 
 
 def test_nothing_is_there_twice() -> None:
@@ -126,16 +178,31 @@ def test_a_process_gets_its_settings_and_no_others(process: str) -> None:
     assert max(map(given.index, expanded)) < min(map(given.index, ("DATABASE_URL", "AMQP_URI")))
 
 
+FIXED = {"DATABASE_URL", "AMQP_URI", "MAX_WORKERS", "TRUSTED_PROXIES", "STRIPE_API_BASE"}
+"""What a patch of the Deployment says otherwise."""
+
+
+@pytest.mark.parametrize("process", NAMES)
+def test_whatever_setting_is_documented_is_an_overlays_to_say(process: str) -> None:
+    """In one of the base's ConfigMaps, of which one takes whatever has no other place."""
+    container = container_of(process)
+    fixed = {each["name"] for each in container["env"] if "value" in each}
+
+    assert container["envFrom"] == [{"configMapRef": {"name": "settings"}}]
+    assert fixed & documented() <= FIXED
+
+
 def test_secrets_and_settings_have_the_keys_that_are_asked_for() -> None:
     maps = {each["metadata"]["name"]: each for each in objects() if each["kind"] == "ConfigMap"}
     asked: dict[str, set[tuple[str, str]]] = {"secretKeyRef": set(), "configMapKeyRef": set()}
     for pod in pods().values():
         for env in pod["containers"][0]["env"]:
             for kind, place in env.get("valueFrom", {}).items():
-                asked[kind].add((place["name"], place["key"]))
+                if kind != "fieldRef":
+                    asked[kind].add((place["name"], place["key"]))
 
     assert asked["configMapKeyRef"] == {
-        (name, key) for name, each in maps.items() for key in each["data"]
+        (name, key) for name, each in maps.items() if name != "settings" for key in each["data"]
     }
     assert asked["secretKeyRef"] <= {(name, key) for name, keys in SECRETS.items() for key in keys}
     named = set(re.findall(r"(?:importCredentialsSecret|passwordSecret)': {'name': '([\w-]+)'",
@@ -170,7 +237,8 @@ def test_a_process_is_asked_how_it_is_where_it_listens(process: str) -> None:
     assert {each["port"] for each in asked.values()} == {port["name"]}
     # One that is slow behind is not ended for it.
     assert asked["liveness"]["path"] == asked["startup"]["path"] == "/healthz"
-    assert asked["readiness"]["path"] == "/readyz"
+    # The website has pages without a service that is away, and its /readyz asks for all of them.
+    assert asked["readiness"]["path"] == ("/healthz" if process == "gateway" else "/readyz")
 
 
 @pytest.mark.parametrize("process", NAMES)
@@ -191,7 +259,8 @@ def test_whatever_runs_is_nobody_and_writes_nowhere(pod: str) -> None:
 
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert str(spec["securityContext"]["runAsUser"]) in (ROOT / "services/Dockerfile").read_text()
-    assert spec["automountServiceAccountToken"] is False
+    # Who restores a backup asks Kubernetes for it.
+    assert spec["automountServiceAccountToken"] is (pod == "CronJob restore-drill")
     assert container["securityContext"] == {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
@@ -292,6 +361,18 @@ def test_only_who_calls_the_world_may_and_only_the_way_in_comes_in() -> None:
     assert "egress" not in nobody
 
 
+def test_the_operator_of_the_databases_reaches_them_on_both_ports_that_it_asks_for() -> None:
+    ports = {
+        port["port"]
+        for each in found("NetworkPolicy", "postgres")["spec"]["ingress"]
+        if "cnpg-system" in str(each["from"])
+        for port in each["ports"]
+    }
+
+    # https://cloudnative-pg.io/documentation/current/networking
+    assert ports == {8000, 5432}
+
+
 def test_the_broker_allows_what_the_definitions_allow_and_nothing_else() -> None:
     allowed = access(VHOST, LOGINS)
     resources = [each for each in objects("base") if each["apiVersion"] == "rabbitmq.com/v1beta1"]
@@ -340,7 +421,6 @@ def test_the_broker_has_queues_on_all_nodes_with_the_policies_that_these_need() 
 def test_an_overlay_changes_what_there_is(file: Path) -> None:
     overlay = yaml.safe_load(file.read_text())
     there = {(each["kind"], each["metadata"]["name"]) for each in objects()}
-    images = {pod["containers"][0]["image"] for pod in pods().values()}
 
     for place in [*overlay.get("resources", []), *overlay.get("components", [])]:
         assert (file.parent / place / "kustomization.yaml").exists()
@@ -348,17 +428,154 @@ def test_an_overlay_changes_what_there_is(file: Path) -> None:
         body = yaml.safe_load(patch["patch"])
         target = patch.get("target") or {"kind": body["kind"], "name": body["metadata"]["name"]}
         assert (target["kind"], target["name"]) in there
+        patched = found(target["kind"], target["name"])
         if target["kind"] == "ConfigMap":
-            assert set(body["data"]) <= set(found("ConfigMap", target["name"])["data"])
-    if "images" in overlay:
-        assert {each["name"] for each in overlay["images"]} == images
+            others = documented() if target["name"] == "settings" else set()
+            assert set(body["data"]) <= set(patched["data"]) | others
+            continue
+        for step in body:
+            change(patched, **step)
+        if group(patched) in CHECKED:
+            assert faults_by_definition([patched]) == [[]]
+        elif group(patched) not in UNCHECKED:
+            kubernetes_validate.validate(patched, VERSION, strict=True)
+
+
+def change(resource: Object, op: str, path: str, value: object = None) -> None:
+    """As a step of a JSON patch does; what is replaced or removed has to be there."""
+    *way, last = [int(word) if word.isdigit() else word for word in path.split("/")[1:]]
+    place: Any = resource
+    for key in way:
+        place = place[key]
+    if op == "add":
+        assert last not in place
+    else:
+        del place[last]
+    if op != "remove":
+        place.insert(last, value) if isinstance(place, list) else place.update({last: value})
+
+
+@pytest.mark.parametrize(
+    "overlay", sorted((KUBERNETES / "overlays").iterdir()), ids=lambda it: it.name
+)
+def test_an_overlay_and_its_migrations_say_where_every_image_is(overlay: Path) -> None:
+    images = {pod["containers"][0]["image"] for pod in pods().values()}
+
+    for folder in (overlay, overlay / "migrations"):
+        [component] = yaml.safe_load((folder / "kustomization.yaml").read_text())["components"]
+        file = folder / component / "kustomization.yaml"
+        assert {each["name"] for each in yaml.safe_load(file.read_text())["images"]} == images
+
+
+def test_a_verification_that_failed_is_there_until_the_next_one_has_ended_and_no_longer() -> None:
+    nightly = found("CronJob", "wallet-verify")["spec"]
+
+    assert nightly["schedule"].endswith(" * * *")
+    assert 24.5 < nightly["jobTemplate"]["spec"]["ttlSecondsAfterFinished"] / 3600 < 36
+
+
+def test_the_drill_may_remove_no_cluster_but_its_own_which_is_never_the_one_that_runs() -> None:
+    rules = found("Role", "restore-drill")["rules"]
+    running = found("ConfigMap", "database")["data"]["DATABASE_CLUSTER"]
+    may = {
+        verb: set(rule.get("resourceNames", ["any"])) for rule in rules for verb in rule["verbs"]
+    }
+    spec = pods()["CronJob restore-drill"]
+    [url] = [
+        each["value"] for each in spec["containers"][0]["env"] if each["name"] == "DATABASE_URL"
+    ]
+
+    assert may == {
+        "create": {"any"},
+        "delete": {restore_drill.SCRATCH},
+        "get": {restore_drill.SCRATCH, running, "postgres-restored"},
+    }
+    assert running != restore_drill.SCRATCH
+    assert f"@{restore_drill.SCRATCH}-rw:" in url
+    assert spec["serviceAccountName"] == found("RoleBinding", "restore-drill")["roleRef"]["name"]
+
+
+def test_databases_are_restored_out_of_the_archive_of_those_that_ran_into_their_own() -> None:
+    before, after = (found("Cluster", name)["spec"] for name in ("postgres", "postgres-restored"))
+    [source] = after.pop("externalClusters")
+
+    assert after.pop("bootstrap") == {"recovery": {"source": source["name"]}}
+    assert source["plugin"]["parameters"] == {
+        **before["plugins"][0]["parameters"],
+        "serverName": "postgres",
+    }
+    # A place in the store that nothing names has the name of its cluster.
+    assert "serverName" not in after["plugins"][0]["parameters"]
+    assert after == {key: value for key, value in before.items() if key != "bootstrap"}
+    named = {
+        each["spec"]["cluster"]["name"] for each in objects() if each["kind"] == "ScheduledBackup"
+    }
+    assert named == {"postgres", "postgres-restored"}
+
+
+def test_ours_find_the_restored_databases_by_one_setting_and_the_drill_its_own() -> None:
+    urls = {
+        name: each["value"]
+        for name, pod in pods().items()
+        for each in pod["containers"][0]["env"]
+        if each["name"] == "DATABASE_URL"
+    }
+
+    assert set(urls) == set(pods())
+    fixed = {name for name, url in urls.items() if "@$(DATABASE_CLUSTER)-rw:" not in url}
+    assert fixed == {"CronJob restore-drill"}
+
+
+def test_charges_are_stopped_on_what_was_restored_when_somebody_says_so() -> None:
+    [container] = pods()["CronJob stop-charges"]["containers"]
+    topup = container_of("topup")
+
+    assert found("CronJob", "stop-charges")["spec"]["suspend"] is True
+    assert container["command"][:4] == ["python", "-m", "services.topup.switch", "stop"]
+    assert (container["image"], container["env"]) == (topup["image"], topup["env"])
+
+
+def test_whatever_holds_databases_is_reached_and_guarded_as_the_one_that_runs() -> None:
+    clusters = {each["metadata"]["name"] for each in objects() if each["kind"] == "Cluster"}
+    reached = [
+        to["podSelector"]["matchExpressions"]
+        for policy in objects()
+        if policy["kind"] == "NetworkPolicy"
+        for each in policy["spec"].get("egress", [])
+        for to in each["to"]
+        if "cnpg.io/cluster" in str(to)
+    ]
+    [watched] = found("PodMonitor", "postgres")["spec"]["selector"]["matchExpressions"]
+
+    [named] = found("NetworkPolicy", "postgres")["spec"]["podSelector"]["matchExpressions"]
+    assert set(named["values"]) == clusters | {restore_drill.SCRATCH}
+    # Each process of ours, and the jobs.
+    assert reached == [[named]] * (len(PROCESSES) + 1)
+    # What the drill's one has archived, nothing, is no news.
+    assert set(watched["values"]) == clusters
+
+
+def test_prometheus_gets_the_alerts_and_asks_the_broker_as_it_does_elsewhere() -> None:
+    prometheus = ROOT / "deploy/prometheus"
+    alerts = yaml.safe_load((prometheus / "alerts.yml").read_text())
+    configured = yaml.safe_load((prometheus / "prometheus.yml").read_text())["scrape_configs"]
+    elsewhere = [
+        (each.get("metrics_path", "/metrics"), each.get("params"))
+        for each in configured
+        if each["job_name"].startswith("rabbitmq")
+    ]
+    asked = found("PodMonitor", "rabbitmq")["spec"]["podMetricsEndpoints"]
+
+    assert found("PrometheusRule", "mycelium")["spec"] == alerts
+    assert [(each["path"], each.get("params")) for each in asked] == elsewhere
 
 
 def test_the_alerts_and_the_documentation_name_what_there_is() -> None:
     alerts = (ROOT / "deploy/prometheus/alerts.yml").read_text()
     told = (ROOT / "docs/kubernetes.md").read_text()
 
-    assert f'cronjob="{found("CronJob", "wallet-verify")["metadata"]["name"]}"' in alerts
+    for name in ("wallet-verify", "restore-drill"):
+        assert f'cronjob="{found("CronJob", name)["metadata"]["name"]}"' in alerts
     for place in re.findall(r"deploy/kubernetes/[\w/.]*[\w/]", told):
         assert (ROOT / place).exists(), place
     services = {

@@ -21,6 +21,7 @@ BOUNDED_LABELS = {
     "error",
     "event",
     "kind",
+    "kpi",
     "method",
     "operation",
     "origin",

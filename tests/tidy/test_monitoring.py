@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,12 +14,18 @@ import yaml
 
 from deploy.grafana.dashboards import dashboards, written
 from deploy.parts import LISTENERS
-from tests.monitored import sample_names
+from tests.monitored import bucket_edges, gauges, sample_names
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "deploy/prometheus"
+PLAYED = sorted((ROOT / "tests/monitoring").glob("*.yml"))
+PLAN = {0.5, 0.2}
+"""In seconds: a page of wallet and marketplace; a balance check, a purchase."""
+FIRING = 'ALERTS{alertname="%s", alertstate="firing"}'
 RUNBOOKS = (ROOT / "docs/runbooks.md").read_text()
-WORDS = re.compile(r"\b(mycelium|process|probe|kube|kubelet|node|pg|rabbitmq|cnpg|up)(_[a-z_]+)?\b")
+WORDS = re.compile(
+    r"\b(mycelium|process|probe|kube|kubelet|node|pg|rabbitmq|cnpg|barman|up)(_[a-z_]+)?\b"
+)
 
 
 @cache
@@ -45,9 +52,80 @@ def promtool(*arguments: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_alerts_fire_when_they_should() -> None:
-    code, said = promtool("test", "rules", "tests/monitoring/alerts.yml")
+@pytest.mark.parametrize("file", PLAYED, ids=lambda file: str(file.stem))
+def test_alerts_fire_when_they_should(file: Path) -> None:
+    code, said = promtool("test", "rules", str(file))
 
+    assert code == 0, said
+
+
+def played_in(file: Path) -> dict[str, Any]:
+    """All as text, as promtool reads it: 0x60 is a zero, sixty times."""
+    found: dict[str, Any] = yaml.load(file.read_text(), Loader=yaml.BaseLoader)  # noqa: S506
+    return found
+
+
+def values(told: str) -> list[str]:
+    """What promtool's notation of a series comes to, a value for each moment."""
+    found = []
+    for each in told.split():
+        if match := re.fullmatch(r"(-?[\d.]+)(?:\+([\d.]+))?x(\d+)", each):
+            start, step, times = float(match[1]), float(match[2] or 0), int(match[3])
+            found += [f"{start + step * n:.10g}" for n in range(times + 1)]
+        elif match := re.fullmatch(r"_x(\d+)", each):
+            found += ["_"] * int(match[1])
+        else:
+            found.append(each)
+    return found
+
+
+def with_holes(series: Mapping[str, str], *moments: int) -> dict[str, str]:
+    """The same, but for scrapes that failed: a sample is stale then, and 0 of what tells of it."""
+    missed = "0" if series["series"].startswith("up{") else "stale"
+    there = values(series["values"])
+    for moment in moments:
+        if moment < len(there) and there[moment] != "_":
+            there[moment] = missed
+    return {"series": series["series"], "values": " ".join(there)}
+
+
+def minutes(told: str) -> float:
+    return sum(int(n) * {"h": 60, "m": 1}[unit] for n, unit in re.findall(r"(\d+)([hm])", told))
+
+
+def missing_scrapes(file: Path) -> Iterator[dict[str, Any]]:
+    """Each case in which alerts fire, where the last scrape failed, and one a while before."""
+    for test in played_in(file)["tests"]:
+        cases = [case for case in test["alert_rule_test"] if case.get("exp_alerts")]
+        moments = {int(minutes(each["eval_time"]) // minutes(test["interval"])) for each in cases}
+        missed = moments | {moment - 3 for moment in moments}
+        if cases:
+            yield {
+                "name": test["name"],
+                "interval": test["interval"],
+                "input_series": [with_holes(each, *missed) for each in test["input_series"]],
+                "promql_expr_test": [
+                    {
+                        "expr": f"count({FIRING % case['alertname']})",
+                        "eval_time": case["eval_time"],
+                        "exp_samples": [{"labels": "{}", "value": len(case["exp_alerts"])}],
+                    }
+                    for case in cases
+                ],
+            }
+
+
+@pytest.mark.parametrize("file", PLAYED, ids=lambda file: str(file.stem))
+def test_an_alert_goes_on_over_a_scrape_that_failed(file: Path, tmp_path: Path) -> None:
+    played = played_in(file)
+    rules = [str((file.parent / name).resolve()) for name in played["rule_files"]]
+    tests = list(missing_scrapes(file))
+    holed = tmp_path / "holed.yml"
+    holed.write_text(yaml.safe_dump({**played, "rule_files": rules, "tests": tests}))
+
+    code, said = promtool("test", "rules", str(holed))
+
+    assert tests
     assert code == 0, said
 
 
@@ -60,11 +138,19 @@ def test_prometheus_takes_the_configuration_and_asks_every_process() -> None:
     assert {*LISTENERS, "gateway"} <= jobs
 
 
+def test_a_service_is_missed_by_its_name_where_discovery_finds_none_of_it() -> None:
+    [gone] = [rule["expr"] for rule in alerts() if rule["alert"] == "ServiceIsGone"]
+    [known] = re.findall(r'job=~"([^"]+)"', gone)
+
+    assert set(re.findall(r'absent\(up{job="(\w+)"}\)', gone)) == {*LISTENERS, "gateway"}
+    assert set(known.split("|")) == {*LISTENERS, "gateway"}
+
+
 def test_every_alert_is_played_by_a_test() -> None:
-    played = yaml.safe_load((ROOT / "tests/monitoring/alerts.yml").read_text())["tests"]
     fired = {
         case["alertname"]
-        for each in played
+        for file in PLAYED
+        for each in yaml.safe_load(file.read_text())["tests"]
         for case in each["alert_rule_test"]
         if case.get("exp_alerts")
     }
@@ -99,7 +185,7 @@ def test_what_an_operator_is_told_to_run_exists(document: str) -> None:
 
 
 def test_what_a_runbook_says_to_look_at_exists() -> None:
-    named = set(re.findall(r"`((?:mycelium|rabbitmq|process)_[a-z_]+)`", RUNBOOKS))
+    named = set(re.findall(r"`((?:mycelium|rabbitmq|process|cnpg|barman)_[a-z_]+)`", RUNBOOKS))
     families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in sample_names()}
 
     assert named <= families | sample_names() | foreign()
@@ -137,3 +223,43 @@ def test_a_dashboard_asks_for_metrics_that_exist_in_queries_that_prometheus_take
     file.write_text(yaml.safe_dump({"groups": [{"name": name, "rules": as_rules}]}))
     code, said = promtool("check", "rules", str(file))
     assert code == 0, said
+
+
+def bounded() -> Iterator[tuple[float, str]]:
+    """Of each panel that has a bound: that, and its queries."""
+    for _, panels in dashboards().values():
+        for panel in panels:
+            if panel.bound is not None:
+                yield panel.bound, " ".join(panel.queries.values())
+
+
+def test_a_bound_on_a_dashboard_is_the_plans_or_an_alert_has_it() -> None:
+    told = re.findall(r'[<>]=? ([\d.]+)|le="([\d.]+)"', "".join(rule["expr"] for rule in alerts()))
+    known = {float(number) for pair in told for number in pair if number}
+
+    bounds = {bound for bound, _ in bounded()}
+    assert bounds > PLAN
+    assert bounds - PLAN <= known
+
+
+def test_a_bound_of_a_quantile_is_an_edge_of_its_histogram() -> None:
+    """Between two edges a quantile is guessed: on which side of the bound it is would be too."""
+    edges = bucket_edges()
+    asked = {
+        (metric, bound)
+        for bound, queries in bounded()
+        for metric in re.findall(r"(\w+)_bucket", queries)
+    }
+
+    assert len(asked) == 4
+    assert {pair for pair in asked if pair[1] not in edges[pair[0]]} == set()
+
+
+@pytest.mark.parametrize("job", LISTENERS)
+def test_a_panel_of_a_service_asks_for_gauges_that_it_has(job: str) -> None:
+    of_others = {name for other in LISTENERS for name in gauges(other)} - {*gauges(job)}
+    _, panels = dashboards()[job]
+    asked = metrics_in(" ".join(query for panel in panels for query in panel.queries.values()))
+
+    assert asked & of_others == set()
+    assert ("mycelium_work_due" in asked) == ("mycelium_work_due" in gauges(job))

@@ -40,6 +40,7 @@ from services.topup.till import Till
 from services.topup.wallet_questions import Entry, Funds
 from tests.system import MigratedDatabases, System
 
+SELLER = ("Mycelium Ltd", "Tax ID 1")
 USD = 1_000_000
 SECRET = "whsec_of_the_tests"
 NOON = datetime(2027, 3, 10, 12, 0, tzinfo=UTC)
@@ -521,7 +522,19 @@ def database(topup_database: Connected) -> Connected:
 
 @pytest.fixture
 def policy() -> Policy:
-    return Policy()
+    return Policy(seller=SELLER)
+
+
+def processor(url: str, read_timeout_s: float = 20) -> Processor:
+    """The card processor in the sandbox. Patient, as in production: a machine that is busy with
+    other tests makes no charge's outcome unknown."""
+    return Processor(
+        "sk_test_of_the_tests",
+        api_base=url,
+        read_timeout_s=read_timeout_s,
+        network_retries=0,
+        webhook_secret=SECRET,
+    )
 
 
 @pytest.fixture
@@ -530,13 +543,7 @@ def desk(database: Connected, sandbox: Sandbox, policy: Policy) -> Desk:
     clock, wallet = Clock(sandbox), Wallet()
     till = Till(
         database=database,
-        processor=Processor(
-            "sk_test_of_the_tests",
-            api_base=sandbox.url,
-            read_timeout_s=2,
-            network_retries=0,
-            webhook_secret=SECRET,
-        ),
+        processor=processor(sandbox.url),
         wallet=wallet,
         policy=policy,
         public_url="http://127.0.0.1:8000",

@@ -8,7 +8,7 @@ from unittest.mock import Mock
 
 import psycopg2
 import pytest
-from sqlalchemy import event
+from sqlalchemy import Connection, event
 from sqlalchemy.exc import OperationalError
 
 from chassis.identifiers import new_id
@@ -52,14 +52,16 @@ def test_a_charge_is_on_the_disk_before_it_goes_out_and_its_answer_may_be_asked_
     engine = desk.till.database.engine
     unhurried: list[bool] = []
 
-    def note(*details: Any) -> None:
-        unhurried.append("synchronous_commit = off" in details[2])
+    def note(connection: Connection) -> None:
+        with connection.connection.cursor() as cursor:
+            cursor.execute("SHOW synchronous_commit")
+            unhurried.append(cursor.fetchall() == [("off",)])
 
-    event.listen(engine, "before_cursor_execute", note)
+    event.listen(engine, "commit", note)
     customer.lack(5 * USD)
     at_the_reservation = sum(unhurried)
     desk.drain()
-    event.remove(engine, "before_cursor_execute", note)
+    event.remove(engine, "commit", note)
 
     assert (customer.statuses(), at_the_reservation, sum(unhurried)) == (["paid"], 0, 1)
 

@@ -133,6 +133,23 @@ def test_a_charge_that_the_wallet_has_credited_is_adopted_without_another_credit
     assert codes(desk) == []
 
 
+def test_the_processor_is_asked_once_for_a_payment_of_which_nothing_went_back(
+    desk: Desk, customer: Customer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orphan(desk, customer)
+    ask, asked = desk.till.processor._call, []
+
+    def call(method: Any, *arguments: Any, **named: Any) -> Any:
+        asked.append(method.__qualname__)
+        return ask(method, *arguments, **named)
+
+    monkeypatch.setattr(desk.till.processor, "_call", call)
+    monkeypatch.setattr(desk.till.processor, "refunds_of", pytest.fail)
+
+    assert len(adopted(desk)) == 1
+    assert asked == ["PaymentIntentService.retrieve"]
+
+
 def paid_with(desk: Desk, customer: Customer, topup_id: UUID) -> str:
     (payment,) = desk.till.processor.find_payments(customer.customer_id, str(topup_id), 0)
     return str(payment["id"])

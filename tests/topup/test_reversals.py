@@ -9,9 +9,7 @@ from contracts.topup import Receipt, ReceiptLine, RefusalCode
 from services.topup.charging import outcomes, receipts, reversals
 from services.topup.models import Topup
 from tests.papers import texts_of
-from tests.topup.conftest import USD, Card, Customer, Desk
-
-SELLER = ("Mycelium Ltd", "Tax ID 1")
+from tests.topup.conftest import SELLER, USD, Card, Customer, Desk
 
 
 @pytest.fixture
@@ -379,11 +377,7 @@ def test_a_dispute_that_names_no_payment_is_not_about_credits(
 
 def test_news_of_a_refund_may_come_before_that_of_the_payment(desk: Desk) -> None:
     customer = desk.customer()
-    desk.sandbox.switch(
-        "timeout_after",
-        match={"method": "POST", "path": "/v1/payment_intents"},
-        seconds=3,
-    )
+    desk.sandbox.switch("reset_after", match={"method": "POST", "path": "/v1/payment_intents"})
     customer.ask()
     (topup,) = customer.topups()
     (payment,) = desk.till.processor.find_payments(customer.customer_id, str(topup.topup_id), 0)
@@ -426,6 +420,20 @@ def test_the_same_receipt_is_the_same_document(desk: Desk, customer: Customer) -
         receipt = receipts.receipt(session, customer.user_id, customer.topups()[0].topup_id)
 
     assert receipts.rendered(receipt, SELLER) == receipts.rendered(receipt, SELLER)
+
+
+def test_a_receipt_names_who_sold_on_its_day_whoever_sells_later(
+    desk: Desk, customer: Customer
+) -> None:
+    """And what was paid before that was kept, who sells now."""
+    topup_id = customer.topups()[0].topup_id
+    with desk.till.database.begin() as session:
+        receipt = receipts.receipt(session, customer.user_id, topup_id)
+        then = receipts.seller(session, receipt, ("Somebody else",))
+        session.get_one(Topup, topup_id).seller = None
+        before = receipts.seller(session, receipt, ("Somebody else",))
+
+    assert (then, before) == (SELLER, ("Somebody else",))
 
 
 def test_a_receipt_of_any_length_has_all_its_amounts_and_the_total_on_paper(

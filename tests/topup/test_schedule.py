@@ -26,7 +26,7 @@ from contracts.topup import (
     Trigger,
 )
 from services.topup import switch, topups
-from services.topup.automatic import schedule
+from services.topup.automatic import schedule, triggers
 from services.topup.charging import charges
 from services.topup.models import AutoTopupSettings, Topup
 from tests.topup.conftest import NOON, USD, Customer, Desk
@@ -313,6 +313,31 @@ def test_what_has_asked_before_is_charged_once_and_only_if_it_still_asks(desk: D
 
     assert planned(unasked) == []
     assert planned(asked) == [(0, "renewal", 30)]
+
+
+def test_of_what_is_said_to_lack_the_newest_counts_alone(desk: Desk) -> None:
+    """It says all that is due, and what was said before, of whatever deployment, is part of it."""
+    customer = desk.customer(enabled=False)
+    customer.raise_trigger(Trigger.RENEWAL, needed_micros=31 * USD)
+    customer.raise_trigger(Trigger.PURCHASE, needed_micros=5 * USD)
+    desk.clock.advance(seconds=1)
+    customer.raise_trigger(Trigger.RENEWAL, needed_micros=33 * USD)
+
+    with desk.till.database.read() as session:
+        assert triggers.waiting_micros(session, customer.user_id, desk.clock()) == 38 * USD
+
+
+def test_what_is_owed_for_time_that_ran_is_charged_with_a_month_that_lacks_money(
+    desk: Desk,
+) -> None:
+    customer = desk.customer(threshold_micros=0, topup_amount_micros=5 * USD)
+    owed = spending(NOON, 7, is_waiting=True).model_copy(update={"waits_until": None})
+
+    alone = foretold(customer, owed)
+    together = foretold(customer, owed, spending(NOON + DAY, 10))
+
+    assert planned(alone) == []
+    assert planned(together) == [(1, "renewal", 17)]
 
 
 class Months(Life):

@@ -33,6 +33,12 @@ print(json.dumps({"databases": parts.DATABASES, "processes": parts.PROCESSES, "a
 """
 
 
+def is_at_hand(commit: str) -> bool:
+    """Whether this clone has a commit, which a shallow one or a copy without its history lacks."""
+    asked = ["git", "cat-file", "-e", f"{commit}^{{tree}}"]
+    return subprocess.run(asked, cwd=ROOT, capture_output=True, check=False).returncode == 0
+
+
 def check_out(commit: str, place: Path) -> Path:
     """The files of a commit, in a directory of their own."""
     place.mkdir(parents=True)

@@ -125,6 +125,10 @@ DAMAGES = {
         "UPDATE entries SET account_id = 99 WHERE account_id < 1000 AND kind = 'adjustment'",
         "there is no account 99",
     ),
+    "a sequence that was left behind": (
+        "ALTER SEQUENCE house_entry_number RESTART WITH 4",
+        "of account 6: house_entry_number gives out 4 next",
+    ),
     "a balance": (
         "UPDATE balances SET balance_micros = balance_micros + 5 WHERE account_id = 1000",
         "account 1000: balance",

@@ -1,14 +1,24 @@
 """What runs: to see it, to stop, start, rename and cancel it."""
 
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 import click
 
 from mycelium_cli import printing
-from mycelium_cli.options import OneThing, Shown, command, confirm, key_option, pages, yes_option
+from mycelium_cli.options import (
+    OneThing,
+    Shown,
+    command,
+    confirm,
+    dollars_or_nothing,
+    key_option,
+    pages,
+    yes_option,
+)
 from mycelium_cli.printing import usd
-from mycelium_cli.site import Reply, Site
+from mycelium_cli.site import Reply, Site, is_json
 
 
 @click.command()
@@ -36,18 +46,24 @@ def stop(site: Site, *, key: str | None) -> Shown:
 
 
 @deployment.command()
+@click.option("--amount", type=dollars_or_nothing, metavar="DOLLARS",
+              help="What it is to charge, or nothing is done: as it was shown.")  # fmt: skip
 @key_option
 @yes_option
 @command
-def start(site: Site, *, key: str | None, is_confirmed: bool) -> Shown:
+def start(site: Site, *, amount: Decimal | None, key: str | None, is_confirmed: bool) -> Shown:
     """Let it run again, and be renewed. After its paid month this charges what it owes, and a
-    month."""
+    month: the amount that is shown, or nothing is done."""
+    if amount is None:
+        amount = site.get(_path()).body["start_usd"]
+    what = f"{usd(amount)} is charged now." if amount else "Nothing is charged now."
     if not is_confirmed:
-        confirm(
-            f"Start {_path().rpartition('/')[2]}? After its paid month this charges what it owes,"
-            " and a month."
-        )
-    return site.command("POST", f"{_path()}/start", key=key), _print_deployment
+        confirm(f"Start {_path().rpartition('/')[2]}? {what}")
+    elif not is_json():
+        click.echo(what, err=True)
+    body = {} if amount is None else {"amount_usd": amount}
+    same = "" if amount is None else f" --amount {amount}"
+    return site.command("POST", f"{_path()}/start", body, key, same=same), _print_deployment
 
 
 @deployment.command()
@@ -110,8 +126,8 @@ def _print_deployment(reply: Reply) -> None:
             "paid until": found["paid_until"],
             "renewed for": renewal if found["next_renewal_at"] else None,
             "owed": usd(found["owed_usd"]),
-            **({f"then {found['next_status']}": found["next_status_at"]}
-               if found["next_status"] else {}),
+            **({"started for": usd(found["start_usd"])} if found["start_usd"] else {}),
+            **{f"then {rung['status']}": rung["at"] for rung in found["ladder"]},
             **found["choices"],
             **{name: value for name, value in (found["access"] or {}).items() if value},
         }

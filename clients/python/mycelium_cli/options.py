@@ -110,11 +110,20 @@ def days(view: View) -> View:
 
 def dollars(value: str) -> Decimal:
     """An amount that somebody typed, such as 25 or 25.00; exact."""
+    return _dollars(value, is_nothing_too=False)
+
+
+def dollars_or_nothing(value: str) -> Decimal:
+    """The same of what may cost nothing."""
+    return _dollars(value, is_nothing_too=True)
+
+
+def _dollars(value: str, *, is_nothing_too: bool) -> Decimal:
     try:
         amount = Decimal(value.removeprefix("$"))
     except InvalidOperation:
-        amount = Decimal(0)
-    if not amount.is_finite() or amount <= 0:
+        amount = Decimal(-1)
+    if not amount.is_finite() or amount < 0 or not (amount or is_nothing_too):
         raise click.BadParameter(f"{value} is no amount of dollars, such as 25 or 25.00.")
     return amount
 

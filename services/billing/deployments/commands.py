@@ -5,6 +5,7 @@ same command again returns the deployment as it is by now, and changes nothing.
 """
 
 from datetime import datetime
+from uuid import UUID
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -38,17 +39,21 @@ OwnersCommand = (
 
 def is_repeated(session: Session, command: OwnersCommand) -> bool:
     """Whether this command was carried out before. Raises ``IdempotencyConflict``."""
-    stored = session.scalar(
-        select(ChangeRow.body_hash).where(
-            ChangeRow.user_id == command.user_id,
-            ChangeRow.idempotency_key == command.idempotency_key,
-        )
-    )
+    stored = body_hash(session, command.user_id, command.idempotency_key)
     if stored is not None and stored != request_hash(command).hex():
         raise IdempotencyConflict(
             "This idempotency key was used for something else. Use a new key for a new wish."
         )
     return stored is not None
+
+
+def body_hash(session: Session, user_id: UUID, key: str) -> str | None:
+    """The hash of what was carried out under a key, if anything was."""
+    return session.scalar(
+        select(ChangeRow.body_hash).where(
+            ChangeRow.user_id == user_id, ChangeRow.idempotency_key == key
+        )
+    )
 
 
 def rename(session: Session, clock: Clock, command: RenameDeployment) -> DeploymentRow:

@@ -12,9 +12,9 @@ happened: an outage of ours shortens nobody's grace. A month that was paid is ke
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-from contracts.billing import DeploymentStatus
+from contracts.billing import DeploymentStatus, Rung
 from contracts.errors import AccountFrozen, InsufficientFunds, NotFound
 from services.billing.settings import BillingSettings
 
@@ -52,13 +52,6 @@ class Announced(StrEnum):
     DELETION_AGAIN = "deletion_again"
 
 
-class Rung(NamedTuple):
-    """What a deployment becomes unless somebody acts, and when."""
-
-    status: DeploymentStatus
-    at: datetime
-
-
 class Step(StrEnum):
     """What a look at a deployment brings about, before the wallet is asked."""
 
@@ -78,19 +71,19 @@ def next_rung(row: Standing, rules: BillingSettings) -> Rung | None:
     if row.status == DeploymentStatus.ACTIVE:
         return min(_rungs_below_active(row, rules), key=lambda rung: rung.at, default=None)
     if row.status == DeploymentStatus.SUSPENDED:
-        return Rung(DeploymentStatus.STOPPED, row.status_changed_at + rules.suspended)
+        return Rung(status=DeploymentStatus.STOPPED, at=row.status_changed_at + rules.suspended)
     if row.status == DeploymentStatus.STOPPED:
-        return Rung(DeploymentStatus.CANCELLED, _deleted_at(row, rules))
+        return Rung(status=DeploymentStatus.CANCELLED, at=_deleted_at(row, rules))
     return None
 
 
 def _rungs_below_active(row: Standing, rules: BillingSettings) -> Iterator[Rung]:
     if row.usage_short_since is not None:
-        yield Rung(DeploymentStatus.SUSPENDED, row.usage_short_since + rules.grace)
+        yield Rung(status=DeploymentStatus.SUSPENDED, at=row.usage_short_since + rules.grace)
     if is_renewed(row) and row.short_since is not None:
-        yield Rung(DeploymentStatus.SUSPENDED, row.short_since + rules.grace)
+        yield Rung(status=DeploymentStatus.SUSPENDED, at=row.short_since + rules.grace)
     elif is_renewed(row) and row.ends_with_month and row.paid_until is not None:
-        yield Rung(DeploymentStatus.CANCELLED, row.paid_until)
+        yield Rung(status=DeploymentStatus.CANCELLED, at=row.paid_until)
 
 
 def renews_at(row: Standing) -> datetime | None:
@@ -147,12 +140,13 @@ def _has_to_announce(row: Standing) -> bool:
 
 
 def _deleted_at(row: Standing, rules: BillingSettings) -> datetime:
-    """When a stopped deployment's data goes: never sooner after an announcement than promised."""
+    """When a stopped deployment's data goes: never sooner after an announcement than promised, the
+    first of which is made when it stops, at the soonest."""
     stopped_at = max(row.status_changed_at, row.paid_until or row.status_changed_at)
-    deleted_at = stopped_at + rules.kept
-    if row.announced_at is None:
-        return deleted_at
-    return max(deleted_at, row.announced_at + _lead(Announced(row.announced), rules))
+    announced, announced_at = Announced(row.announced), row.announced_at
+    if announced_at is None:
+        announced, announced_at = Announced.DELETION, row.status_changed_at
+    return max(stopped_at + rules.kept, announced_at + _lead(announced, rules))
 
 
 def _lead(announcement: Announced, rules: BillingSettings) -> timedelta:

@@ -1,8 +1,9 @@
 """What may become of a deployment, from the purchase that ordered it to its end."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple, cast
 
 from sqlalchemy.orm import Session
 
@@ -22,6 +23,7 @@ from contracts.billing import (
     DeploymentStatus,
     RefundCause,
     ReportDeployment,
+    Rung,
 )
 from contracts.catalog import BillingPeriod, Category
 from contracts.errors import BadRequest, Conflict, NotFound
@@ -184,11 +186,13 @@ def change_status(
     *,
     reason: str = "",
     command: Command[Any] | None = None,
+    made_by: tuple[str, str] | None = None,
 ) -> None:
-    """Change a locked deployment's status. Raises ``Conflict`` for a move that the table lacks."""
+    """Change a locked deployment's status, by a command or one that came before, as for
+    :func:`note`. Raises ``Conflict`` for a move that the table lacks."""
     row.status_reason = reason
     event = _move(now, row, to, rules, cause)
-    note(session, now, row, cause, command)
+    note(session, now, row, cause, command, made_by=made_by)
     publish(session, event)
 
 
@@ -286,6 +290,18 @@ def enter(
         row.ends_with_month = False
         _start_period(row, now)
     ladder.look_again(row, now, rules)
+
+
+def rungs_below(row: ladder.Standing, rules: BillingSettings) -> Iterator[Rung]:
+    """What becomes of it, one after the other, unless somebody acts or a month is paid meanwhile.
+
+    It is played with a copy: the row stays as it stands.
+    """
+    while (rung := ladder.next_rung(row, rules)) is not None:
+        yield rung
+        standing = {name: getattr(row, name) for name in ladder.Standing.__annotations__}
+        row = cast(ladder.Standing, SimpleNamespace(**standing))
+        enter(row, rung.at, rung.status, rules)
 
 
 def _requested(row: DeploymentRow, line: PurchaseLineRow, now: datetime) -> DeploymentRequested:

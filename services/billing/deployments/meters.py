@@ -6,6 +6,7 @@ from uuid import UUID
 from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
+from chassis.locks import for_update
 from contracts.catalog import Meter
 from services.billing.deployments.rating import rated_micros
 from services.billing.models import (
@@ -16,6 +17,11 @@ from services.billing.models import (
     UsageTotalRow,
 )
 
+IS_BOUGHT_BY = tuple_(PurchaseLineRow.purchase_id, PurchaseLineRow.position) == tuple_(
+    DeploymentRow.purchase_id, DeploymentRow.line_position
+)
+"""Whether a line is the one that bought a deployment."""
+
 
 def meters_of(line: PurchaseLineRow) -> dict[str, Meter]:
     """The meters of a line as they were when it was bought, by their keys."""
@@ -24,20 +30,19 @@ def meters_of(line: PurchaseLineRow) -> dict[str, Meter]:
 
 
 def with_lines(
-    session: Session, deployment_ids: Iterable[UUID]
+    session: Session, deployment_ids: Iterable[UUID], **hold: bool
 ) -> list[tuple[DeploymentRow, PurchaseLineRow]]:
-    """Deployments with the lines that bought them, the oldest first."""
-    rows = session.execute(
+    """Deployments with the lines that bought them, the oldest first. They are held where ``hold``
+    says how, as :func:`chassis.locks.for_update` has it."""
+    query = (
         select(DeploymentRow, PurchaseLineRow)
-        .join(
-            PurchaseLineRow,
-            tuple_(PurchaseLineRow.purchase_id, PurchaseLineRow.position)
-            == tuple_(DeploymentRow.purchase_id, DeploymentRow.line_position),
-        )
+        .join(PurchaseLineRow, IS_BOUGHT_BY)
         .where(DeploymentRow.deployment_id.in_(list(deployment_ids)))
         .order_by(DeploymentRow.deployment_id)
     )
-    return [(row, line) for row, line in rows]
+    if hold:
+        query = for_update(query, of=DeploymentRow, **hold)
+    return [(row, line) for row, line in session.execute(query)]
 
 
 def owing_usage(session: Session, user_id: UUID) -> set[UUID]:

@@ -2,7 +2,8 @@
 
 A period stands in the database before the wallet hears of it, and its key names the deployment,
 the kind and the instant that it starts from: whatever crashes, repeats or runs beside it, it is
-paid once. The month that a purchase pays is the purchase's, and has no row here::
+paid once. All that the wallet hears of it stands there, the name too: each try says the same. The
+month that a purchase pays is the purchase's, and has no row here::
 
     due ─▶ paid
     due ─▶ closing ─▶ closed                    the wallet's key is closed first
@@ -15,21 +16,23 @@ paid once. The month that a purchase pays is the purchase's, and has no row here
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from chassis.bulk import Batch, Bulk
+from chassis.idempotency import request_hash
 from chassis.locks import for_update
 from chassis.money import divide_half_even
 from contracts.billing import DeploymentStatus
 from contracts.keys import period_key, period_refund_key
+from contracts.messages import Command
 from contracts.wallet import CloseKey, Debit, Noted, Refund, TransactionKind
 from services.billing.deployments.ladder import Standing, renews_at
 from services.billing.deployments.months import cost_micros, month_end
-from services.billing.deployments.prices import take_price
+from services.billing.deployments.prices import price_at, take_price
 from services.billing.models import DeploymentRow, PeriodRow
 from services.billing.sales.shares import Price, parts, shares
 
@@ -81,19 +84,39 @@ class Owed(NamedTuple):
     fee_bps: int | None
     status: PeriodStatus
     created_at: datetime
-
-    @property
-    def resize(self) -> None:
-        """It is of no other size."""
+    name: str
+    resize: dict[str, Any] | None = None
+    """Which command wished for the month, where a start did."""
 
 
 Payable = PeriodRow | Owed
 
 
-def owe_month(session: Session, now: datetime, row: DeploymentRow, starts_at: datetime) -> None:
-    """Write down that a month is due; one that is written already stays as it is."""
+def owe_month(
+    session: Session,
+    now: datetime,
+    row: DeploymentRow,
+    starts_at: datetime,
+    command: Command[Any] | None = None,
+) -> None:
+    """Write down that a month is due, and the command that wished for it, if one did; one that is
+    written already stays as it is."""
     if (month := month_owed(now, row, starts_at)) is not None:
-        owe(session, [month])
+        owe(session, [month._replace(resize=wish_of(command) if command else None)])
+
+
+def wish_of(command: Command[Any]) -> dict[str, str]:
+    """What a period remembers of the command that wished for it, until it is paid."""
+    return {
+        "idempotency_key": command.idempotency_key,
+        "body_hash": request_hash(command).hex(),
+    }
+
+
+def made_by(period: PeriodRow) -> tuple[str, str] | None:
+    """The key of the command that wished for it, and the hash of what it asked, if one did."""
+    wish = period.resize or {}
+    return (wish["idempotency_key"], wish["body_hash"]) if "body_hash" in wish else None
 
 
 def month_owed(now: datetime, row: DeploymentRow, starts_at: datetime) -> Owed | None:
@@ -118,9 +141,14 @@ def month_ends_at(row: Standing, starts_at: datetime) -> datetime:
 
 
 def arrears_micros(row: Standing, starts_at: datetime, ends_at: datetime) -> int:
-    """What is owed for time that ran unpaid."""
+    """What is owed for time that ran unpaid: each month at the price it had when it began."""
     anchor = row.period_anchor_at or starts_at
-    return cost_micros(anchor, row.monthly_cost_micros, starts_at, ends_at)
+    owed_micros = 0
+    while starts_at < ends_at:
+        until = min(ends_at, month_end(anchor, starts_at))
+        owed_micros += cost_micros(anchor, price_at(row, starts_at), starts_at, until)
+        starts_at = until
+    return owed_micros
 
 
 def owe_arrears(
@@ -142,7 +170,7 @@ def owe_arrears(
 def owe(session: Session, owed: Sequence[Owed]) -> set[UUID]:
     """Write down that these are due; one that is written already stays as it is. Whose were not
     written before."""
-    return set(_OWE.execute(session, owed).scalars()) if owed else set()
+    return set(_OWE.scalars(session, owed)) if owed else set()
 
 
 _OWE = Bulk(
@@ -158,6 +186,8 @@ _OWE = Bulk(
     fee_bps="integer",
     status="text",
     created_at="timestamptz",
+    name="text",
+    resize="jsonb",
 )
 
 
@@ -180,6 +210,7 @@ def _owed(
         row.fee_bps,
         PeriodStatus.DUE,
         now,
+        row.name,
     )
 
 
@@ -205,6 +236,7 @@ def new(
         status=status.value,
         created_at=now,
         changed_at=now,
+        name=row.name,
     )
 
 
@@ -247,21 +279,24 @@ def write(writes: Batch, moved: Iterable[PeriodRow]) -> None:
 def close_months(session: Session, now: datetime, row: DeploymentRow) -> bool:
     """No month of a locked deployment, and no resize, is to be paid any more. Whether the wallet is
     to be told. A month that began, and to which nobody has come yet, is written down as well: what
-    ran of it is owed. While it runs, what is closing already ran until now."""
+    ran of it is owed. While it runs, its month that is closing already ran until now; that of a
+    start which was not paid ended as it began."""
     began_at = renews_at(row)
     if began_at is not None and began_at < now:
         owe_month(session, now, row, began_at)
     is_running = row.status == DeploymentStatus.ACTIVE
+    is_closed = PeriodRow.status == PeriodStatus.DUE
+    if is_running:
+        is_of_now = PeriodRow.starts_at == row.paid_until
+        is_closed |= (PeriodRow.status == PeriodStatus.CLOSING) & is_of_now
     closed = session.execute(
         update(PeriodRow)
         .where(
             PeriodRow.deployment_id == row.deployment_id,
             PeriodRow.kind.in_((PeriodKind.MONTH, PeriodKind.RESIZE)),
-            PeriodRow.status.in_(
-                (PeriodStatus.DUE, PeriodStatus.CLOSING) if is_running else (PeriodStatus.DUE,)
-            ),
+            is_closed,
         )
-        .values(status=PeriodStatus.CLOSING, changed_at=now)
+        .values(status=PeriodStatus.CLOSING, changed_at=now if is_running else PeriodRow.starts_at)
     )
     return bool(closed.rowcount)  # type: ignore[attr-defined]
 
@@ -318,14 +353,14 @@ def _left(session: Session, period: PeriodRow) -> Price:
     return Price(left_micros, period.provider_id, period.fee_bps, left_fee_micros)
 
 
-def is_month_due(session: Session, deployment_id: UUID) -> bool:
-    """Whether a month of this deployment waits for its money."""
-    query = select(PeriodRow.starts_at).where(
+def due(session: Session, deployment_id: UUID, kind: PeriodKind) -> PeriodRow | None:
+    """A period of this deployment that waits for its money, if there is any of this kind."""
+    query = select(PeriodRow).where(
         PeriodRow.deployment_id == deployment_id,
-        PeriodRow.kind == PeriodKind.MONTH,
+        PeriodRow.kind == kind,
         PeriodRow.status == PeriodStatus.DUE,
     )
-    return session.scalar(query.limit(1)) is not None
+    return session.scalar(query.limit(1))
 
 
 def open_periods(
@@ -351,29 +386,31 @@ def with_open_ones(session: Session, deployment_ids: Iterable[UUID]) -> set[UUID
     )
 
 
-def owed_micros(session: Session, deployment_ids: Iterable[UUID]) -> dict[UUID, int]:
-    """What is due for each of these deployments that owes anything."""
+def owed_micros(
+    session: Session, deployment_ids: Iterable[UUID]
+) -> dict[tuple[UUID, PeriodKind], int]:
+    """What is due for each of these deployments that owes anything: months, and arrears."""
     rows = session.execute(
-        select(PeriodRow.deployment_id, func.sum(PeriodRow.amount_micros))
+        select(PeriodRow.deployment_id, PeriodRow.kind, func.sum(PeriodRow.amount_micros))
         .where(
             PeriodRow.deployment_id.in_(list(deployment_ids)),
             PeriodRow.status == PeriodStatus.DUE,
             PeriodRow.kind != PeriodKind.RESIZE,
         )
-        .group_by(PeriodRow.deployment_id)
+        .group_by(PeriodRow.deployment_id, PeriodRow.kind)
     )
-    return {deployment_id: int(micros) for deployment_id, micros in rows}
+    return {(deployment_id, PeriodKind(kind)): int(micros) for deployment_id, kind, micros in rows}
 
 
 def debit(period: Payable, name: str) -> Debit:
-    """What pays a period of the deployment ``name``."""
+    """What pays a period; ``name`` is its deployment's by now, for one that keeps none."""
     return Debit(
         idempotency_key=key(period),
         user_id=period.user_id,
         amount_micros=period.amount_micros,
         kind=TransactionKind.RENEWAL,
         description=(
-            f"{name[:NAME_LENGTH_MAX]}, {period.starts_at:%Y-%m-%d} to {period.ends_at:%Y-%m-%d}"
+            f"{_named(period, name)}, {period.starts_at:%Y-%m-%d} to {period.ends_at:%Y-%m-%d}"
         ),
         metadata={Noted.DEPLOYMENT_ID: str(period.deployment_id)},
         shares=shares([price(period)]),
@@ -401,7 +438,8 @@ def closure(period: PeriodRow) -> CloseKey:
 
 
 def refund(period: PeriodRow, name: str) -> Refund:
-    """What gives back a month that was paid and does not run. Raises ``ValueError`` for others."""
+    """What gives back a month that was paid and does not run; ``name`` as in :func:`debit`. Raises
+    ``ValueError`` for others."""
     if period.transaction_id is None:
         raise ValueError("a period that was not paid is not given back")
     if period.kind == PeriodKind.CREDIT:
@@ -412,7 +450,7 @@ def refund(period: PeriodRow, name: str) -> Refund:
             amount_micros=period.amount_micros,
             shares=parts(price(period)),
             is_advanced=price(period).earner_id is not None,
-            description=f"{name[:NAME_LENGTH_MAX]}: a smaller size until {period.ends_at:%Y-%m-%d}",
+            description=f"{_named(period, name)}: a smaller size until {period.ends_at:%Y-%m-%d}",
             metadata={Noted.DEPLOYMENT_ID: str(period.deployment_id)},
         )
     given = refunded_price(period)
@@ -424,8 +462,12 @@ def refund(period: PeriodRow, name: str) -> Refund:
         amount_micros=given.amount_micros,
         shares=parts(given),
         is_advanced=given.earner_id is not None,
-        description=f"{name[:NAME_LENGTH_MAX]}: {what}",
+        description=f"{_named(period, name)}: {what}",
     )
+
+
+def _named(period: Payable, name: str) -> str:
+    return (period.name or name)[:NAME_LENGTH_MAX]
 
 
 def key(period: Payable) -> str:
@@ -433,6 +475,11 @@ def key(period: Payable) -> str:
     return period_key(period.deployment_id, period.kind, period.starts_at)
 
 
-def refund_key(period: PeriodRow) -> str:
+def refund_key(period: Payable) -> str:
     """Under which it is given back."""
     return period_refund_key(period.deployment_id, period.kind, period.starts_at)
+
+
+def asked_key(period: Payable) -> str:
+    """Under which the wallet is asked about it as it stands."""
+    return refund_key(period) if period.status == PeriodStatus.REFUNDING else key(period)

@@ -1,6 +1,7 @@
 """Looking at deployments."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import NamedTuple, Protocol, cast
 from uuid import UUID
 
@@ -25,10 +26,11 @@ from contracts.billing import (
 )
 from contracts.catalog import Category
 from contracts.errors import NotFound
-from services.billing.deployments import ladder
+from services.billing.deployments import ladder, lifecycle
 from services.billing.deployments.meters import usage_owed_micros
-from services.billing.deployments.periods import PeriodStatus, owed_micros
+from services.billing.deployments.periods import PeriodKind, PeriodStatus, owed_micros
 from services.billing.deployments.prices import price_at
+from services.billing.deployments.starting import start_micros
 from services.billing.models import ChangeRow, DeploymentRow, PeriodRow, PurchaseLineRow
 from services.billing.settings import BillingSettings
 
@@ -83,10 +85,12 @@ _BURNING = Bulk(
 )
 
 
-def get_deployment(session: Session, command: GetDeployment, rules: BillingSettings) -> Deployment:
+def get_deployment(
+    session: Session, now: datetime, command: GetDeployment, rules: BillingSettings
+) -> Deployment:
     """One deployment of this user, with its history. Raises ``NotFound``, also for another's."""
     row = own_deployment(session, command.user_id, command.deployment_id)
-    return single(session, row, rules)
+    return single(session, now, row, rules)
 
 
 def own_deployment(
@@ -100,9 +104,11 @@ def own_deployment(
     return row
 
 
-def single(session: Session, row: DeploymentRow, rules: BillingSettings) -> Deployment:
+def single(
+    session: Session, now: datetime, row: DeploymentRow, rules: BillingSettings
+) -> Deployment:
     """The contract's view of one deployment, with its history and what it was charged for."""
-    (view,) = as_deployments(session, [row], rules)
+    (view,) = as_deployments(session, now, [row], rules)
     changes = session.scalars(
         select(ChangeRow)
         .where(ChangeRow.deployment_id == row.deployment_id)
@@ -141,7 +147,7 @@ def _charges(session: Session, deployment_id: UUID) -> list[DeploymentCharge]:
 
 
 def list_deployments(
-    session: Session, command: ListDeployments, rules: BillingSettings
+    session: Session, now: datetime, command: ListDeployments, rules: BillingSettings
 ) -> DeploymentList:
     """A page of a user's deployments, newest first."""
     query = select(DeploymentRow).where(DeploymentRow.user_id == command.user_id)
@@ -155,7 +161,8 @@ def list_deployments(
         command.limit,
         newest_first=True,
     )
-    return DeploymentList(deployments=as_deployments(session, page, rules), next_cursor=next_cursor)
+    deployments = as_deployments(session, now, page, rules)
+    return DeploymentList(deployments=deployments, next_cursor=next_cursor)
 
 
 class AskedToBurn(NamedTuple):
@@ -183,7 +190,7 @@ def all_that_burns(session: Session, asked: Sequence[AskedToBurn]) -> list[Burni
         (place, each.user_id, each.limit, ",".join(map(str, each.usage)))
         for place, each in enumerate(asked)
     ]
-    for row in _BURNING.execute(session, questions).all() if asked else ():
+    for row in _BURNING.execute(session, questions) if asked else ():
         found[row.question].append(cast(Burns, row))
         counted[row.question] = row.total, int(row.micros)
     return [
@@ -203,23 +210,42 @@ def _burning(asked: AskedToBurn, found: list[Burns], total: int, priced_micros: 
 
 
 def as_deployments(
-    session: Session, rows: Iterable[DeploymentRow], rules: BillingSettings
+    session: Session, now: datetime, rows: Iterable[DeploymentRow], rules: BillingSettings
 ) -> list[Deployment]:
     """The contract's view of rows, without their histories."""
     rows = list(rows)
     if not rows:
         return []
     ids = [row.deployment_id for row in rows]
-    owed, used = owed_micros(session, ids), usage_owed_micros(session, ids)
+    due, used = owed_micros(session, ids), usage_owed_micros(session, ids)
     return [
-        _as_deployment(row, owed.get(row.deployment_id, 0), used.get(row.deployment_id, 0), rules)
+        _as_deployment(
+            row,
+            now,
+            _Owed(
+                due.get((row.deployment_id, PeriodKind.MONTH), 0),
+                due.get((row.deployment_id, PeriodKind.ARREARS), 0),
+                used.get(row.deployment_id, 0),
+            ),
+            rules,
+        )
         for row in rows
     ]
 
 
-def _as_deployment(row: DeploymentRow, owed: int, used: int, rules: BillingSettings) -> Deployment:
+class _Owed(NamedTuple):
+    """What is due for a deployment and not paid, in micro-dollars."""
+
+    month: int
+    arrears: int
+    usage: int
+
+
+def _as_deployment(
+    row: DeploymentRow, now: datetime, owed: _Owed, rules: BillingSettings
+) -> Deployment:
     renewal_at = ladder.renews_at(row)
-    rung = ladder.next_rung(row, rules)
+    rungs = list(lifecycle.rungs_below(row, rules))
     return Deployment(
         deployment_id=row.deployment_id,
         purchase_id=row.purchase_id,
@@ -235,10 +261,12 @@ def _as_deployment(row: DeploymentRow, owed: int, used: int, rules: BillingSetti
         paid_until=row.paid_until,
         next_renewal_at=renewal_at,
         next_renewal_micros=price_at(row, renewal_at) if renewal_at else 0,
-        owed_micros=owed + used,
-        owed_usage_micros=used,
-        next_status=rung.status if rung else None,
-        next_status_at=rung.at if rung else None,
+        owed_micros=sum(owed),
+        owed_usage_micros=owed.usage,
+        start_micros=start_micros(row, owed.arrears, now),
+        next_status=rungs[0].status if rungs else None,
+        next_status_at=rungs[0].at if rungs else None,
+        ladder=rungs,
         new_price_micros=row.new_price_micros,
         new_price_from=row.new_price_from,
         access=Access.model_validate(row.access) if row.access is not None else None,

@@ -18,7 +18,6 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from chassis.idempotency import request_hash
 from chassis.identifiers import new_id
 from chassis.money import divide_half_even, format_usd
 from chassis.outbox import publish
@@ -117,7 +116,6 @@ def begin(
             " Nothing was changed. Look at the amount and resize again.",
             str(amount_micros),
         )
-    made_by = (command.idempotency_key, request_hash(command).hex())
     if amount_micros > 0 and row.paid_until is not None:
         period = periods.new(
             now, row, PeriodKind.RESIZE, at, row.paid_until, amount_micros, PeriodStatus.DUE
@@ -126,23 +124,28 @@ def begin(
             "product_id": str(size.product_id),
             "product_name": size.name,
             "price_micros": size.price_micros,
-            "idempotency_key": made_by[0],
-            "body_hash": made_by[1],
+            **periods.wish_of(command),
         }
         session.add(period)
         return
     if amount_micros < 0:
         _give_back(session, now, row, at, size.price_micros)
-    _become(session, now, row, size, made_by, rules)
+    _become(session, now, row, size, rules, command=command)
 
 
 def complete(
-    session: Session, now: datetime, row: DeploymentRow, period: PeriodRow, rules: BillingSettings
+    session: Session,
+    now: datetime,
+    row: DeploymentRow,
+    period: PeriodRow,
+    rules: BillingSettings,
+    made_by: tuple[str, str] | None,
 ) -> None:
-    """It is paid: the locked deployment is what it was to become."""
+    """It is paid: the locked deployment is what it was to become. ``made_by`` as for
+    :func:`services.billing.deployments.lifecycle.note`."""
     wish = period.resize or {}
     size = Size(UUID(wish["product_id"]), wish["product_name"], int(wish["price_micros"]))
-    _become(session, now, row, size, (wish["idempotency_key"], wish["body_hash"]), rules)
+    _become(session, now, row, size, rules, made_by=made_by)
 
 
 def pending(session: Session, deployment_ids: Iterable[UUID]) -> dict[UUID, PeriodRow]:
@@ -171,7 +174,7 @@ def _require_resizable(session: Session, now: datetime, row: DeploymentRow) -> N
     if row.monthly_cost_micros == 0:
         raise Conflict("What costs nothing every month cannot be resized.")
     is_active = row.status == DeploymentStatus.ACTIVE
-    if periods.is_month_due(session, row.deployment_id) or (
+    if periods.due(session, row.deployment_id, PeriodKind.MONTH) or (
         is_active and row.paid_until is not None and row.paid_until <= now
     ):
         raise Conflict("Its month is due. It can be resized once that is paid.")
@@ -198,8 +201,10 @@ def _become(
     now: datetime,
     row: DeploymentRow,
     size: Size,
-    made_by: tuple[str, str],
     rules: BillingSettings,
+    *,
+    command: ResizeDeployment | None = None,
+    made_by: tuple[str, str] | None = None,
 ) -> None:
     line = session.get_one(PurchaseLineRow, (row.purchase_id, row.line_position))
     if row.name == (row.product_name or line.product_name):
@@ -208,7 +213,7 @@ def _become(
     row.monthly_cost_micros = size.price_micros
     row.new_price_micros = row.new_price_from = None
     ladder.look_again(row, now, rules)
-    lifecycle.note(session, now, row, ChangeCause.RESIZED, made_by=made_by)
+    lifecycle.note(session, now, row, ChangeCause.RESIZED, command, made_by=made_by)
     rung = ladder.next_rung(row, rules)
     publish(
         session,

@@ -127,7 +127,7 @@ def renewed_alike(session: Session, asked: Sequence[Asked]) -> list[list[Renewed
     group; None where they have to be played."""
     found: list[dict[tuple[date, int], Renewed] | None] = [{} for _ in asked]
     questions = [(place, *each) for place, each in enumerate(asked)]
-    for row in _GROUPS.execute(session, questions).all() if asked else ():
+    for row in _GROUPS.execute(session, questions) if asked else ():
         groups = found[row.question]
         if groups is None or not row.is_plain:
             found[row.question] = None

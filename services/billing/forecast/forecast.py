@@ -15,8 +15,10 @@ from itertools import chain, islice
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from pydantic import TypeAdapter
 from sqlalchemy.orm import Session
 
+from chassis.bulk import Bulk
 from chassis.client import RpcClient
 from chassis.clock import midnight
 from chassis.database import Connected
@@ -29,6 +31,9 @@ from contracts.billing import (
     ForecastEvent,
     ForecastKind,
     GetForecast,
+    ListPurchases,
+    PurchasePage,
+    PurchaseStatus,
 )
 from contracts.errors import ServiceError
 from contracts.messages import MAX_AMOUNT_MICROS, ReplyT, Request
@@ -39,7 +44,7 @@ from contracts.topup import (
     ScheduleForecast,
     Spending,
 )
-from contracts.wallet import AccountStatus, Expiring
+from contracts.wallet import AccountStatus, Expiring, Wallet
 from services.billing.deployments.queries import AskedToBurn, all_that_burns, own_deployment
 from services.billing.forecast import covered
 from services.billing.forecast.balances import Funds, all_funds
@@ -56,8 +61,9 @@ from services.billing.forecast.months_ahead import (
 )
 from services.billing.forecast.promotions_ahead import PromotionsAhead, lapses
 from services.billing.forecast.usage_ahead import UsageAhead, usage_ahead
+from services.billing.models import HAS_WAITING
 from services.billing.settings import BillingSettings
-from services.billing.usage.rates import have_used
+from services.billing.usage.rates import HAVE_USED
 
 log = logging.getLogger(__name__)
 
@@ -70,13 +76,30 @@ _DAY = timedelta(days=1)
 
 
 class Found(NamedTuple):
-    """What there is at present. Below the floor auto top-up charges; None: it is not known."""
+    """What there is at present; None: no wallet yet, and whether auto top-up is on is not known."""
 
-    balance_micros: int
-    available_micros: int
-    is_frozen: bool
-    floor_micros: int | None
+    wallet: Wallet | None
+    auto_topup: AutoTopupState | None
     expiring: Sequence[Expiring] = ()
+
+    @property
+    def balance_micros(self) -> int:
+        return self.wallet.balance_micros if self.wallet else 0
+
+    @property
+    def available_micros(self) -> int:
+        return self.wallet.available_micros if self.wallet else 0
+
+    @property
+    def is_frozen(self) -> bool:
+        return self.wallet is not None and self.wallet.status is AccountStatus.FROZEN
+
+    @property
+    def floor_micros(self) -> int | None:
+        """Below it auto top-up charges; None: it is not known."""
+        if self.auto_topup is None or self.auto_topup.state != "active":
+            return None if self.auto_topup is None else 0
+        return self.auto_topup.threshold_micros or 0
 
     def covers(self, needed_micros: int) -> bool:
         """Whether all of it is paid, and nothing is charged for it."""
@@ -110,13 +133,14 @@ def foretell(
     request: GetForecast,
     now: datetime,
     rules: BillingSettings,
+    list_purchases: Callable[[ListPurchases], PurchasePage] | None = None,
 ) -> Forecast:
-    """See :class:`contracts.billing.GetForecast`."""
+    """See :class:`contracts.billing.GetForecast`; ``list_purchases`` finds those that wait."""
     user_id, until = request.user_id, midnight(now.date() + _DAY * (request.days + 1))
     if request.without is not None:
         with database.read() as session:
             own_deployment(session, user_id, request.without)
-    usage, groups, burning = database.answer(_present, (request, now))
+    usage, groups, burning, waits = database.answer(_present, (request, now))
     told = _ask(rpc, user_id, until, rules)
     outlook = None
     if groups is not None and not told.expiring:
@@ -138,17 +162,21 @@ def foretell(
         is_auto_topup_known=outlook.automatic is not None,
         auto_topup_refusal=outlook.automatic.reason if outlook.automatic else "",
         burn_rate=analyse(told.balance_micros, burning, now) if burning else None,
+        waiting=list_purchases(_waiting(request)).purchases if waits and list_purchases else [],
+        wallet=told.wallet,
+        auto_topup=told.auto_topup,
     )
 
 
 def _present(session: Session, asked: Sequence[tuple[GetForecast, datetime]]) -> list[Any]:
     """Of several questions what the database says about each: the usage, the groups of what need
-    not be played, and what burns, where that was asked for."""
-    used = have_used(session, (request.user_id for request, _ in asked))
+    not be played, and, where that was asked for, what burns and whether a purchase waits."""
+    has = {row.user_id: row for row in _HAS.execute(session, {(of.user_id,) for of, _ in asked})}
     usage = [
-        usage_ahead(session, request.user_id, now) if request.user_id in used else UsageAhead()
+        usage_ahead(session, request.user_id, now) if has[request.user_id].used else UsageAhead()
         for request, now in asked
     ]
+    waits = [of.waiting is not None and has[of.user_id].waiting for of, _ in asked]
     plain = [place for place, each in enumerate(usage) if not each.used and not each.unpaid]
     burns = [place for place, (request, _) in enumerate(asked) if request.dearest is not None]
     groups = covered.renewed_alike(session, [_groups_for(*asked[place]) for place in plain])
@@ -165,7 +193,25 @@ def _present(session: Session, asked: Sequence[tuple[GetForecast, datetime]]) ->
         dict(zip(plain, groups, strict=True)),
         dict(zip(burns, burning, strict=True)),
     )
-    return [(each, groups_of.get(place), burning_of.get(place)) for place, each in enumerate(usage)]
+    return [
+        (each, groups_of.get(place), burning_of.get(place), waits[place])
+        for place, each in enumerate(usage)
+    ]
+
+
+_HAS = Bulk(
+    f"SELECT new.user_id, {HAVE_USED} AS used, {HAS_WAITING} AS waiting"  # noqa: S608 - our words
+    " FROM {rows}",
+    user_id="uuid",
+)
+
+
+def _waiting(request: GetForecast) -> ListPurchases:
+    return ListPurchases(
+        user_id=request.user_id,
+        statuses=[PurchaseStatus.AWAITING_FUNDS, PurchaseStatus.PENDING],
+        limit=request.waiting or 1,
+    )
 
 
 def _groups_for(request: GetForecast, now: datetime) -> covered.Asked:
@@ -176,18 +222,8 @@ def _groups_for(request: GetForecast, now: datetime) -> covered.Asked:
 def _ask(rpc: RpcClient, user_id: UUID, until: datetime, rules: BillingSettings) -> Found:
     """Raises what the wallet raises."""
     funds, automatic = _means(rpc, rules.call_timeout_s).find(user_id) or (None, None)
-    floor_micros = None
-    if automatic is not None:
-        floor_micros = automatic.threshold_micros or 0 if automatic.state == "active" else 0
-    # Who has no wallet yet has nothing in it.
     wallet, expiring = funds or (None, ())
-    return Found(
-        balance_micros=wallet.balance_micros if wallet else 0,
-        available_micros=wallet.available_micros if wallet else 0,
-        is_frozen=wallet is not None and wallet.status is AccountStatus.FROZEN,
-        floor_micros=floor_micros,
-        expiring=[each for each in expiring if each.expires_at < until],
-    )
+    return Found(wallet, automatic, [each for each in expiring if each.expires_at < until])
 
 
 @functools.cache
@@ -214,9 +250,7 @@ def _covered(days: Sequence[DayOfCharges], told: Found, events_max: int) -> Outl
     due_next = chain.from_iterable(each.first(DUE_NEXT_MAX) for each in days)
     return Outlook(
         {
-            each.day: DayAhead(
-                [_renewal(charge) for charge in each.first(events_max)], each.total, -each.micros
-            )
+            each.day: DayAhead(_renewals(each.first(events_max)), each.total, -each.micros)
             for each in days
         },
         [
@@ -395,13 +429,22 @@ def _day_ahead(changes: Sequence[Change], request: GetForecast) -> DayAhead:
     return DayAhead(events, len(changes), sum(each.micros for each in changes))
 
 
-def _renewal(charge: Charge) -> ForecastEvent:
-    return ForecastEvent(
-        kind=ForecastKind.RENEWAL,
-        at=charge.at,
-        amount_micros=charge.micros,
-        deployment_id=charge.deployment_id,
-        name=charge.name,
+_EVENTS = TypeAdapter(list[ForecastEvent])
+
+
+def _renewals(charges: Iterable[Charge]) -> list[ForecastEvent]:
+    """Checked together, which takes a fifth less: a year of many deployments has thousands."""
+    return _EVENTS.validate_python(
+        [
+            {
+                "kind": ForecastKind.RENEWAL,
+                "at": charge.at,
+                "amount_micros": charge.micros,
+                "deployment_id": charge.deployment_id,
+                "name": charge.name,
+            }
+            for charge in charges
+        ]
     )
 
 

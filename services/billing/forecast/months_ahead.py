@@ -317,6 +317,16 @@ class MonthsAhead:
 
     def _look(self, at: datetime, looked: Sequence[Tenancy]) -> None:
         suspended = [each for each in looked if self._step(each, at)]
+        self._ask_all(at, looked)
+        for each in suspended:
+            self._suspend(each, at)
+        # What they ran is owed from then on, and asked for at once.
+        self._ask_all(at, suspended)
+        for each in looked:
+            each.due_at = ladder.due_at(each, at, self.rules)
+            self._note(each)
+
+    def _ask_all(self, at: datetime, looked: Sequence[Tenancy]) -> None:
         asked = sorted(
             (owed.starts_at, each.deployment_id, owed.kind, index)
             for index, each in enumerate(looked)
@@ -324,11 +334,6 @@ class MonthsAhead:
         )
         for starts_at, _, kind, index in asked:
             self._ask(at, looked[index], kind, starts_at)
-        for each in suspended:
-            self._suspend(each, at)
-        for each in looked:
-            each.due_at = ladder.due_at(each, at, self.rules)
-            self._note(each)
 
     def _step(self, tenancy: Tenancy, at: datetime) -> bool:
         """What is due before the wallet is asked; whether it is to be suspended after that."""

@@ -20,14 +20,16 @@ from chassis.identifiers import new_id
 from chassis.leases import Leases
 from chassis.outbox import publish
 from contracts.billing import PayoutPaid, PayoutRefused, PayoutStatus
-from contracts.errors import ServiceError, with_code
-from contracts.keys import payout_key, payout_paid_key, payout_refused_key
+from contracts.errors import Conflict, ServiceError, with_code
+from contracts.keys import payout_key, payout_late_key, payout_paid_key, payout_refused_key
 from contracts.wallet import (
     HOLD_SECONDS_MAX,
     Capture,
+    Debit,
     Hold,
     HouseAccount,
     PlaceHold,
+    Transaction,
     TransactionKind,
     VoidHold,
 )
@@ -90,10 +92,19 @@ class Payouts:
         if row.status == PayoutStatus.REQUESTED:
             return self.rpc.call(_hold(row), timeout_s=timeout_s)
         if row.status == PayoutStatus.PAYING:
-            return self.rpc.call(_capture(row), timeout_s=timeout_s)
+            return self._take(row, timeout_s)
         if row.status == PayoutStatus.REFUSING:
             return self.rpc.call(_void(row), timeout_s=timeout_s)
         return None
+
+    def _take(self, row: PayoutRow, timeout_s: float) -> Transaction:
+        """What was sent is taken, also where the time was over for which it was set aside."""
+        try:
+            return self.rpc.call(_capture(row), timeout_s=timeout_s)
+        except Conflict as refusal:
+            if not has_ended(refusal):
+                raise
+            return self.rpc.call(_late_debit(row), timeout_s=timeout_s)
 
     def _give_back(self, row: PayoutRow, outcome: object) -> None:
         """Somebody else who asked a moment before was told that the money is not there."""
@@ -119,8 +130,23 @@ def _capture(row: PayoutRow) -> Capture:
         hold_id=_hold_id(row),
         kind=TransactionKind.PAYOUT,
         destination=HouseAccount.PAYOUTS,
-        description=f"Payout, {row.reference}"[:200],
+        description=_description(row),
     )
+
+
+def _late_debit(row: PayoutRow) -> Debit:
+    return Debit(
+        idempotency_key=payout_late_key(row.payout_id),
+        user_id=row.user_id,
+        amount_micros=row.amount_micros,
+        kind=TransactionKind.PAYOUT,
+        destination=HouseAccount.PAYOUTS,
+        description=_description(row),
+    )
+
+
+def _description(row: PayoutRow) -> str:
+    return f"Payout, {row.reference}"[:200]
 
 
 def _void(row: PayoutRow, hold_id: UUID | None = None) -> VoidHold:

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from contracts.billing import PurchaseStatus
 from contracts.catalog import Quote
 from contracts.errors import LimitExceeded
+from services.billing.deployments.meters import IS_BOUGHT_BY
 from services.billing.models import OVER, WAITING, DeploymentRow, PurchaseLineRow, PurchaseRow
 from services.billing.settings import BillingSettings
 
@@ -104,11 +105,7 @@ def _free_deployments(session: Session, user_id: UUID) -> int:
     found = session.scalar(
         select(func.count())
         .select_from(DeploymentRow)
-        .join(
-            PurchaseLineRow,
-            (PurchaseLineRow.purchase_id == DeploymentRow.purchase_id)
-            & (PurchaseLineRow.position == DeploymentRow.line_position),
-        )
+        .join(PurchaseLineRow, IS_BOUGHT_BY)
         .where(
             DeploymentRow.user_id == user_id,
             DeploymentRow.status.not_in(OVER),

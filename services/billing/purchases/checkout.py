@@ -127,10 +127,10 @@ class Checkout:
             raise Conflict("This purchase was paid in the meantime, and is complete.")
         return as_purchase(row, self.rules)
 
-    def settle_user(self, user_id: UUID, first: Claim) -> None:
+    def settle_user(self, user_id: UUID, first: Claim, are_more: bool) -> None:
         """Money came: try the user's waiting purchases, oldest first; that is claimed already."""
         crash_point("billing.resuming")
-        if not self.settle(first):
+        if not self.settle(first) or not are_more:
             return
         with self.database.read() as session:
             owed = claims.owed_purchases(session, user_id)

@@ -16,14 +16,12 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.orm import Session, lazyload
+from sqlalchemy.orm.attributes import set_committed_value
 
 from chassis.locks import for_update, locked
-from services.billing.models import WAITING, PurchaseRow, StockReleaseRow
+from services.billing.models import HAS_WAITING, WAITING, PurchaseRow, StockReleaseRow
 
-AWAITS_MONEY = (
-    "EXISTS (SELECT FROM purchases WHERE user_id = new.user_id"
-    " AND status IN ('pending', 'awaiting_funds'))"
-)
+AWAITS_MONEY = HAS_WAITING
 """Whether :func:`mark_owed` would find any, as SQL over users named ``new``."""
 RETRY_DELAY_MAX = timedelta(seconds=60)
 
@@ -127,11 +125,12 @@ def mark_owed(session: Session, now: datetime, user_id: UUID) -> Sequence[Purcha
             select(PurchaseRow)
             .where(PurchaseRow.user_id == user_id, PurchaseRow.status.in_(WAITING))
             .order_by(PurchaseRow.purchase_id)
-            # What they are of is read of the one that is taken.
-            .options(lazyload("*"))
+            .options(lazyload(PurchaseRow.deployments))
         )
     ).all()
     for row in rows:
+        # There are none of what is not paid.
+        set_committed_value(row, "deployments", [])
         row.try_owed_since = now
         # One that somebody works on stays due at its lease's end, in case they never return.
         if row.claim_id is None:
@@ -139,16 +138,11 @@ def mark_owed(session: Session, now: datetime, user_id: UUID) -> Sequence[Purcha
     return rows
 
 
-def take_first(
-    session: Session, rows: Sequence[PurchaseRow], now: datetime, lease: timedelta
-) -> Claim | None:
+def take_first(rows: Sequence[PurchaseRow], now: datetime, lease: timedelta) -> Claim | None:
     """Take the first of these rows, which the caller holds, that nobody works on."""
     free = (row for row in rows if row.claimed_until is None or row.claimed_until <= now)
     row = next(free, None)
-    if row is None:
-        return None
-    session.refresh(row, ["lines", "deployments"])
-    return take(row, now, lease)
+    return None if row is None else take(row, now, lease)
 
 
 def owed_purchases(session: Session, user_id: UUID) -> list[UUID]:

@@ -10,8 +10,7 @@ from datetime import datetime
 from uuid import UUID
 
 from prometheus_client import Counter
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session, lazyload
+from sqlalchemy.orm import Session
 
 from chassis.bulk import Batch, Bulk
 from chassis.context import CallContext, current_call
@@ -38,6 +37,7 @@ from services.billing.forecast import runways
 from services.billing.models import WAITING, PurchaseLineRow, PurchaseRow
 from services.billing.purchases import stock
 from services.billing.purchases.claims import Claim, give_back
+from services.billing.purchases.queries import returnable_until
 from services.billing.purchases.recording import lock_buyer
 from services.billing.sales import records
 from services.billing.settings import BillingSettings
@@ -154,7 +154,7 @@ def complete_together(
         outcomes.append(row)
     rows = [row for row in outcomes if isinstance(row, PurchaseRow)]
     with Batch(session) as writes:
-        writes.add(_COMPLETE, [[getattr(row, name) for name in _COMPLETED] for row in rows])
+        writes.add(_COMPLETE, [_columns(row, _COMPLETE) for row in rows])
         write(writes, [deployment for row in rows for deployment in row.deployments])
         records.write(writes, [sale for row in rows for sale in records.of_purchase(now, row)])
         runways.look_after_purchases(writes, now, [row.user_id for row in rows])
@@ -167,25 +167,36 @@ _HOLD = Bulk(
     " ORDER BY purchase_id FOR UPDATE OF purchases SKIP LOCKED",
     purchase_id="uuid",
 )
-_COMPLETED = {
-    "purchase_id": "uuid",
-    "status": "text",
-    "status_code": "text",
-    "status_reason": "text",
-    "transaction_id": "uuid",
-    "shortfall_micros": "bigint",
-    "closing_status": "text",
-    "stock_held_until": "timestamptz",
-    "claim_id": "uuid",
-    "claimed_until": "timestamptz",
-    "due_at": "timestamptz",
-    "updated_at": "timestamptz",
-    "ended_at": "timestamptz",
-}
-_COMPLETE = Bulk(
-    f"UPDATE purchases AS old SET {', '.join(f'{name} = new.{name}' for name in _COMPLETED)}"  # noqa: S608
-    " FROM {rows} WHERE old.purchase_id = new.purchase_id",
-    **_COMPLETED,
+
+
+def _update(**columns: str) -> Bulk:
+    """Writes these columns of purchases that are held."""
+    changes = ", ".join(f"{name} = new.{name}" for name in columns)
+    return Bulk(
+        f"UPDATE purchases AS old SET {changes}"  # noqa: S608 - our words
+        " FROM {rows} WHERE old.purchase_id = new.purchase_id",
+        **columns,
+    )
+
+
+def _columns(row: PurchaseRow, update: Bulk) -> list[object]:
+    return [getattr(row, name) for name in update.columns]
+
+
+_COMPLETE = _update(
+    purchase_id="uuid",
+    status="text",
+    status_code="text",
+    status_reason="text",
+    transaction_id="uuid",
+    shortfall_micros="bigint",
+    closing_status="text",
+    stock_held_until="timestamptz",
+    claim_id="uuid",
+    claimed_until="timestamptz",
+    due_at="timestamptz",
+    updated_at="timestamptz",
+    ended_at="timestamptz",
 )
 
 
@@ -212,6 +223,8 @@ def _complete(
         deployment_ids=[deployment.deployment_id for deployment in row.deployments],
         begun_at=row.created_at,
         way=row.purchase_way,
+        transaction_id=transaction_id,
+        returnable_until=returnable_until(row, row.deployments, rules),
         fee_micros=sum(sale.fee_micros for sale in records.of_purchase(now, row)),
         lines=[
             SoldLine(
@@ -241,12 +254,17 @@ def wait_for_funds(
     said once, and what is said next replaces it.
     """
     # One at a time for each buyer, so that each event knows of all purchases before it.
-    lock_buyer(session, claimed.row.user_id)
-    row = locked(session, PurchaseRow, claimed.purchase_id, options=[lazyload("*")])
-    if row.claim_id != claimed.claim_id or row.status not in WAITING:
+    row = claimed.row
+    lock_buyer(session, row.user_id)
+    (found,) = _HOLD_SHORT.execute(session, [(row.purchase_id,)])
+    if found.claim_id != claimed.claim_id or found.status not in WAITING:
         return False
-    if row.closing_status is not None:
+    for name in ("status", "try_owed_since", "short_at"):
+        setattr(row, name, getattr(found, name))
+    if found.closing_status is not None:
         give_back(row, now)
+        with Batch(session) as writes:
+            writes.add(_WAIT, [_columns(row, _WAIT)])
         return False
     if row.status == PurchaseStatus.PENDING:
         _move(row, PurchaseStatus.AWAITING_FUNDS, now)
@@ -261,8 +279,34 @@ def wait_for_funds(
     else:
         stock.let_go(session, now, row)
     give_back(row, min(row.expires_at, row.stock_held_until or row.expires_at))
-    publish(session, _short_of_funds(session, asked_at, row, available_micros))
+    told = _short_of_funds(asked_at, row, available_micros, int(found.others_micros))
+    with Batch(session) as writes:
+        writes.add(_WAIT, [_columns(row, _WAIT)])
+        store(writes, [(told, current_call.get())])
     return row.try_owed_since is not None
+
+
+_HOLD_SHORT = Bulk(
+    "SELECT held.status, held.closing_status, held.claim_id, held.try_owed_since, held.short_at,"
+    " (SELECT coalesce(sum(total_micros), 0) FROM purchases AS other"
+    " WHERE other.user_id = held.user_id AND other.purchase_id <> held.purchase_id"
+    " AND other.status = 'awaiting_funds' AND other.closing_status IS NULL) AS others_micros"
+    " FROM {rows} JOIN purchases AS held USING (purchase_id) FOR UPDATE OF held",
+    purchase_id="uuid",
+)
+_WAIT = _update(
+    purchase_id="uuid",
+    status="text",
+    attempts="integer",
+    shortfall_micros="bigint",
+    short_at="timestamptz",
+    reservation_id="uuid",
+    stock_held_until="timestamptz",
+    claim_id="uuid",
+    claimed_until="timestamptz",
+    due_at="timestamptz",
+    updated_at="timestamptz",
+)
 
 
 def end_stock_hold(session: Session, now: datetime, claimed: Claim) -> None:
@@ -338,16 +382,11 @@ def describe(lines: list[PurchaseLineRow]) -> str:
 
 
 def _short_of_funds(
-    session: Session, asked_at: datetime, row: PurchaseRow, available_micros: int
+    asked_at: datetime, row: PurchaseRow, available_micros: int, others_micros: int
 ) -> PurchaseShortOfFunds:
-    awaited_micros = session.scalar(
-        select(func.sum(PurchaseRow.total_micros)).where(
-            PurchaseRow.user_id == row.user_id,
-            PurchaseRow.status == PurchaseStatus.AWAITING_FUNDS,
-            PurchaseRow.closing_status.is_(None),
-        )
-    )
-    total_shortfall = max(int(awaited_micros or 0) - available_micros, row.shortfall_micros)
+    """``others_micros``: what other purchases of this buyer wait for."""
+    awaited_micros = others_micros + row.total_micros
+    total_shortfall = max(awaited_micros - available_micros, row.shortfall_micros)
     return PurchaseShortOfFunds(
         event_id=new_id(),
         occurred_at=asked_at,

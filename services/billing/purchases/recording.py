@@ -14,7 +14,6 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from chassis.bulk import Batch, Bulk
-from chassis.database import lock_until_commit
 from chassis.idempotency import request_hash
 from chassis.identifiers import new_id
 from chassis.money import format_usd
@@ -71,9 +70,13 @@ def record_together(
 
 def lock_buyer(session: Session, user_id: UUID) -> None:
     """Let one transaction at a time decide over this user's purchases as a whole."""
-    lock_until_commit(session, f"buyer:{user_id}")
+    _LOCK_BUYERS.execute(session, [(user_id,)])
 
 
+_LOCK_BUYERS = Bulk(
+    "SELECT pg_advisory_xact_lock(hashtextextended('buyer:' || user_id, 0)) FROM {rows}",
+    user_id="uuid",
+)
 _TRY_TO_LOCK_BUYERS = Bulk(
     "SELECT user_id, pg_try_advisory_xact_lock(hashtextextended('buyer:' || user_id, 0))"
     " AS is_locked FROM {rows}",

@@ -173,10 +173,11 @@ def _note(
     key = unit_refund_key(purchase_id, deployment_id)
     unit.transaction_id = made.transaction_id
     unit.advanced_micros = debts.advanced_micros(made)
-    session.execute(
+    buyer_id = session.scalar(
         update(PurchaseRow)
         .where(PurchaseRow.purchase_id == purchase_id)
         .values(refunded_micros=PurchaseRow.refunded_micros + unit.amount_micros, updated_at=now)
+        .returning(PurchaseRow.user_id)
     )
     if unit.provider_id is None:
         return
@@ -192,6 +193,7 @@ def _note(
             gross_micros=unit.amount_micros,
             fee_micros=unit.fee_micros,
             sold_at=now,
+            is_own=unit.provider_id == buyer_id,
         )
         records.write(writes, [sale])
 

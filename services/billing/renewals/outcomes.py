@@ -3,29 +3,34 @@
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
+from operator import itemgetter
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import set_committed_value
 
 from chassis.bulk import Batch, Bulk
-from chassis.database import lock_until_commit
 from chassis.identifiers import new_id
 from chassis.outbox import publish
 from contracts.billing import (
     ChangeCause,
     DeploymentRenewed,
     DeploymentStatus,
-    RenewalShortOfFunds,
 )
-from contracts.errors import AccountFrozen, InsufficientFunds
-from contracts.messages import MAX_AMOUNT_MICROS
+from contracts.errors import NO_ANSWER_CODES, AccountFrozen, InsufficientFunds
 from contracts.wallet import BatchError, ClosedKey, Transaction
-from services.billing.deployments import ladder, lifecycle, periods, resizing
+from services.billing.deployments import (
+    commands,
+    ladder,
+    lifecycle,
+    periods,
+    resizing,
+    shortages,
+)
 from services.billing.deployments.periods import Payable, PeriodKind, PeriodStatus
+from services.billing.deployments.shortages import Refused
 from services.billing.models import OVER, DeploymentRow, PeriodRow
 from services.billing.refunds import debts
 from services.billing.sales import records
@@ -33,8 +38,6 @@ from services.billing.sales.records import SaleKind
 from services.billing.settings import BillingSettings
 
 log = logging.getLogger(__name__)
-
-_TICK = timedelta(microseconds=1)
 
 _RUNS_ON = Bulk(
     "UPDATE deployments SET paid_until = new.paid_until, short_since = new.short_since,"
@@ -59,11 +62,18 @@ class Answer(NamedTuple):
 
 @dataclass
 class Short:
-    """What a wallet did not pay in one go, and what it had."""
+    """What a wallet did not pay in one go, what it had, and of what that is news."""
 
     available_micros: int = 0
     is_frozen: bool = False
-    is_news: bool = False
+    news: list[PeriodRow] = field(default_factory=list)
+
+    @property
+    def money_came_at(self) -> datetime | None:
+        """When money came last that did not cover it; None where something is refused for the
+        first time."""
+        came = [each.money_came_at for each in self.news if each.told_at and each.money_came_at]
+        return max(came) if len(came) == len(self.news) else None
 
 
 @dataclass
@@ -81,8 +91,14 @@ class Outcomes:
     """What somebody made due at another moment since then, as money does that comes: it is looked
     at no later than that, and that the wallet had too little before is no news."""
     short: dict[UUID, Short] = field(default_factory=dict)
-    refused: set[UUID] = field(default_factory=set)
-    ended: set[UUID] = field(default_factory=set)
+    refused: set[PeriodRow] = field(default_factory=set)
+    unanswered: set[UUID] = field(default_factory=set)
+    """Of these the wallet could not say anything: they are left to their leases."""
+    owing: set[UUID] = field(default_factory=set)
+    """These were asked for what they owe, and did not pay. What ends a freeze, or a hold on the
+    money, tells nobody here: they are asked again."""
+    ran_unpaid: set[UUID] = field(default_factory=set)
+    """These owe a part of a month since now: a wallet that lacks the month may well have that."""
     sold: list[tuple[SaleKind, PeriodRow]] = field(default_factory=list)
     events: list[DeploymentRenewed] = field(default_factory=list)
     run_on: list[tuple[DeploymentRow, PeriodRow]] = field(default_factory=list)
@@ -103,12 +119,19 @@ class Outcomes:
                 self._one(period, self.rows[period.deployment_id], answer)
         self._write_run_on()
         # In one order: two billings that tell the same users wait in no circle.
-        for user_id, short in sorted(self.short.items()):
-            if short.is_news:
-                self._tell(user_id, short)
+        for user_id, short in sorted(self.short.items(), key=itemgetter(0)):
+            self._tell(user_id, short)
         publish(self.session, *self.events)
         self._book_sales()
         self._schedule(found)
+
+    def _tell(self, user_id: UUID, short: Short) -> None:
+        if not short.news:
+            return
+        refused = Refused(self.asked_at, short.available_micros, short.is_frozen)
+        shortages.tell(self.session, user_id, refused, self.rules, self.rows, short.money_came_at)
+        for period in short.news:
+            period.told_at, period.money_came_at = self.asked_at, None
 
     def _one(self, period: PeriodRow, row: DeploymentRow, answer: Answer) -> None:
         if answer.error is not None:
@@ -135,15 +158,13 @@ class Outcomes:
         else:
             periods.move(period, self.now, PeriodStatus.PAID, transaction_id)
         if period.kind == PeriodKind.RESIZE:
-            resizing.complete(self.session, self.now, row, period, self.rules)
+            wished_by = self._wished_by(period)
+            resizing.complete(self.session, self.now, row, period, self.rules, wished_by)
         if period.kind != PeriodKind.MONTH:
             return
         if row.status != DeploymentStatus.ACTIVE:
             row.period_anchor_at, row.paid_until = period.starts_at, period.ends_at
-            active = DeploymentStatus.ACTIVE
-            lifecycle.change_status(
-                self.session, self.now, row, active, ChangeCause.OWNER, self.rules
-            )
+            self._started(period, row)
         price = periods.price(period)
         self.events.append(
             DeploymentRenewed(
@@ -159,6 +180,21 @@ class Outcomes:
                 fee_micros=price.fee_micros if price.earner_id else 0,
             )
         )
+
+    def _started(self, period: PeriodRow, row: DeploymentRow) -> None:
+        made_by = self._wished_by(period)
+        active, cause = DeploymentStatus.ACTIVE, ChangeCause.OWNER
+        lifecycle.change_status(
+            self.session, self.now, row, active, cause, self.rules, made_by=made_by
+        )
+
+    def _wished_by(self, period: PeriodRow) -> tuple[str, str] | None:
+        """The key of the command that wished for a period, and the hash of what it asked. A key
+        that did something else meanwhile is that one's."""
+        made_by = periods.made_by(period)
+        if made_by and commands.body_hash(self.session, period.user_id, made_by[0]):
+            return None
+        return made_by
 
     def _runs_on(self, period: PeriodRow, row: DeploymentRow, transaction_id: UUID) -> None:
         periods.check_move(period, PeriodStatus.PAID)
@@ -177,34 +213,40 @@ class Outcomes:
             writes.add(_RUNS_ON, ([getattr(row, name) for name in names] for row, _ in self.run_on))
 
     def _refused(self, period: PeriodRow, row: DeploymentRow, error: BatchError) -> None:
-        if period.kind == PeriodKind.RESIZE and period.status == PeriodStatus.DUE:
-            # Its owner hears at once that it stays as it is.
-            periods.move(period, self.now, PeriodStatus.CLOSING)
-            return
-        if period.status != PeriodStatus.DUE or error.code not in ladder.NO_MONEY:
-            self.refused.add(row.deployment_id)
+        is_due = period.status == PeriodStatus.DUE
+        is_start = period.kind == PeriodKind.MONTH and row.status != DeploymentStatus.ACTIVE
+        is_answered = error.code not in NO_ANSWER_CODES
+        lacks_money = is_due and error.code in ladder.NO_MONEY
+        if is_answered and not lacks_money:
             log.error(
                 "the wallet does not do what a period needs",
                 extra={"deployment_id": str(row.deployment_id), "error": error.message},
             )
-        elif period.kind == PeriodKind.MONTH:
+        if is_due and (is_start or period.kind == PeriodKind.RESIZE):
+            # Its owner hears at once that it stays as it is. It did not run: nothing of it is owed.
+            periods.move(period, period.starts_at, PeriodStatus.CLOSING)
+        elif not is_answered:
+            self.unanswered.add(row.deployment_id)
+        elif not lacks_money:
+            self.refused.add(period)
+        else:
             self._short_of_funds(period, row, error)
 
     def _short_of_funds(self, period: PeriodRow, row: DeploymentRow, error: BatchError) -> None:
-        if row.status != DeploymentStatus.ACTIVE:
-            # Its owner wanted it to run again, and hears at once that it does not.
-            periods.move(period, self.now, PeriodStatus.CLOSING)
-            return
+        is_month = period.kind == PeriodKind.MONTH
+        if not is_month:
+            self.owing.add(row.deployment_id)
         if row.deployment_id in self.made_due:
             return
         short = self.short.setdefault(row.user_id, Short())
         short.is_frozen = error.code == AccountFrozen.code
         if error.code == InsufficientFunds.code and error.details:
             short.available_micros = int(error.details[0])
-        if row.short_since is None or period.money_came_at is not None:
-            row.short_since = row.short_since or self.now
-            period.money_came_at = None
-            short.is_news = True
+        told_at = row.short_since if is_month else period.told_at
+        if told_at is None or period.money_came_at is not None:
+            if is_month:
+                row.short_since = told_at or self.now
+            short.news.append(period)
 
     def _resize_closed(self, period: PeriodRow, row: DeploymentRow, found: ClosedKey) -> None:
         """What was paid before the key was closed counts, unless the deployment has ended."""
@@ -236,72 +278,12 @@ class Outcomes:
             periods.move(period, self.now, PeriodStatus.CLOSED)
         ran_until = self.now if is_running else stopped_at
         periods.owe_arrears(self.session, self.now, row, period, ran_until)
-        if not is_running:
-            # Its owner ended it while the month was due: the wallet may well have what it owes.
-            self.ended.add(row.deployment_id)
+        self.ran_unpaid.add(row.deployment_id)
         if is_running:
             suspended = DeploymentStatus.SUSPENDED
             lifecycle.change_status(
                 self.session, self.now, row, suspended, ChangeCause.UNPAID, self.rules
             )
-
-    def _tell(self, user_id: UUID, short: Short) -> None:
-        """Say how much this user lacks for everything that is due now."""
-        # One at a time for each user, so that the last one to say it has counted all.
-        lock_until_commit(self.session, f"renewals:{user_id}")
-        self.session.flush()
-        waiting = (
-            DeploymentRow.user_id == user_id,
-            DeploymentRow.short_since.is_not(None),
-            PeriodRow.status == PeriodStatus.DUE,
-            PeriodRow.kind == PeriodKind.MONTH,
-        )
-        joined = PeriodRow.deployment_id == DeploymentRow.deployment_id
-        is_others = DeploymentRow.deployment_id.not_in(list(self.rows))
-        months_micros, deployments, short_since, told_at = self.session.execute(
-            select(
-                func.sum(PeriodRow.amount_micros),
-                func.count(),
-                func.min(DeploymentRow.short_since),
-                func.max(DeploymentRow.short_since).filter(is_others),
-            )
-            .join(DeploymentRow, joined)
-            .where(*waiting)
-        ).one()
-        # What comes pays time that ran before it pays a month.
-        arrears_micros = self.session.scalar(
-            select(func.sum(PeriodRow.amount_micros)).where(
-                PeriodRow.user_id == user_id,
-                PeriodRow.status == PeriodStatus.DUE,
-                PeriodRow.kind == PeriodKind.ARREARS,
-            )
-        )
-        oldest = self.session.scalars(
-            select(DeploymentRow)
-            .join(PeriodRow, joined)
-            .where(*waiting)
-            .order_by(PeriodRow.starts_at, PeriodRow.deployment_id)
-            .limit(1)
-        ).one()
-        due_micros = int(months_micros) + int(arrears_micros or 0)
-        shortfall_micros = max(due_micros - short.available_micros, 1)
-        publish(
-            self.session,
-            RenewalShortOfFunds(
-                event_id=new_id(),
-                # What is paid from then on makes this old news. The last one to say it has counted
-                # all, and so is newer than what others said meanwhile.
-                occurred_at=max(self.asked_at, told_at + _TICK) if told_at else self.asked_at,
-                user_id=user_id,
-                deployment_id=oldest.deployment_id,
-                shortfall_micros=min(shortfall_micros, MAX_AMOUNT_MICROS),
-                available_micros=short.available_micros,
-                name=oldest.name,
-                deployments=deployments,
-                suspended_at=(short_since or self.now) + self.rules.grace,
-                is_frozen=short.is_frozen,
-            ),
-        )
 
     def _book_sales(self) -> None:
         """Who sells sees what was charged and given back."""
@@ -320,6 +302,7 @@ class Outcomes:
                     kind,
                     self.now,
                     periods.refunded_price(period) if is_back else periods.price(period),
+                    buyer_id=row.user_id,
                     product_id=row.product_id,
                     product_name=row.product_name or names.get(row.product_id, ""),
                     units=1 if period.kind == PeriodKind.MONTH else 0,
@@ -328,14 +311,21 @@ class Outcomes:
 
     def _schedule(self, found: Iterable[PeriodRow]) -> None:
         """Say when each deployment is looked at next: at once where the wallet is to be asked."""
-        is_asked = self.ended | {each.deployment_id for each in found if _is_to_be_asked(each)}
+        asked = [each for each in found if _is_to_be_asked(each) and each not in self.refused]
+        is_asked = self.ran_unpaid | {each.deployment_id for each in asked}
+        is_refused = {each.deployment_id for each in self.refused}
+        retry_at = self.now + self.rules.renewal_retry
         for deployment_id, row in self.rows.items():
-            next_at = ladder.due_at(row, self.now, self.rules)
-            if deployment_id in self.refused:
-                next_at = self.now + self.rules.renewal_retry
-            elif deployment_id in is_asked:
-                next_at = self.now
-            moments = (next_at, self.made_due.get(deployment_id))
+            moments = [self.made_due.get(deployment_id)]
+            if deployment_id in is_asked:
+                moments.append(self.now)
+            elif deployment_id in self.unanswered:
+                moments.append(self.was_due[deployment_id])
+            elif deployment_id in is_refused:
+                moments.append(retry_at)
+            else:
+                moments.append(ladder.due_at(row, self.now, self.rules))
+                moments += [retry_at] if deployment_id in self.owing else []
             row.due_at = min((each for each in moments if each is not None), default=None)
 
 

@@ -143,6 +143,7 @@ def _owed(now: datetime, row: Plain) -> Owed:
         row.fee_bps,
         PeriodStatus.DUE,
         now,
+        row.name,
     )
 
 
@@ -156,7 +157,7 @@ def run_on(
     if not same:
         return set()
     now = clock()
-    done = set(_RUN_ON.execute(session, [_row(now, each, rules) for each in same]).scalars())
+    done = set(_RUN_ON.scalars(session, [_row(now, each, rules) for each in same]))
     renewed = [each for each in same if each.owed.deployment_id in done]
     publish(session, *[_event(now, each) for each in renewed])
     _book_sales(session, now, [each for each in renewed if periods.price(each.owed).earner_id])
@@ -205,6 +206,7 @@ def _book_sales(session: Session, now: datetime, earned: Sequence[PaidMonth]) ->
                     SaleKind.RENEWAL,
                     now,
                     periods.price(owed),
+                    buyer_id=deployment.user_id,
                     product_id=deployment.product_id,
                     product_name=deployment.product_name or names.get(deployment.product_id, ""),
                     units=1,

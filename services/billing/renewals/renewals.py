@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import NamedTuple, NoReturn, TypeVar
 from uuid import UUID
 
 from sqlalchemy import select, update
@@ -34,9 +34,17 @@ from chassis.database import Connected, is_lost
 from chassis.leases import Leases
 from chassis.locks import for_update
 from contracts.billing import ChangeCause, Deployment, DeploymentStatus, StartDeployment
-from contracts.errors import NO_ANSWER, AccountFrozen, Conflict, InsufficientFunds, ServiceError
-from contracts.messages import Command
-from contracts.wallet import BatchError, DebitAll, DebitOutcomes, Transaction
+from contracts.errors import (
+    NO_ANSWER,
+    AccountFrozen,
+    Conflict,
+    DeadlineExceeded,
+    IdempotencyConflict,
+    InsufficientFunds,
+    ServiceError,
+)
+from contracts.messages import Command, ReplyT, Request
+from contracts.wallet import BatchError, ClosedKey, CloseKey, DebitAll, DebitOutcomes, Transaction
 from services.billing.deployments import (
     commands,
     ladder,
@@ -44,6 +52,7 @@ from services.billing.deployments import (
     periods,
     prices,
     resizing,
+    starting,
 )
 from services.billing.deployments.charge_limit import TOO_OFTEN, beyond_limit
 from services.billing.deployments.periods import Payable, PeriodKind, PeriodStatus
@@ -51,6 +60,7 @@ from services.billing.deployments.queries import own_deployment, single
 from services.billing.forecast import runways
 from services.billing.models import DeploymentRow, PeriodRow
 from services.billing.renewals import plain, rungs
+from services.billing.renewals.catching_up import CaughtUp
 from services.billing.renewals.outcomes import Answer, Outcomes
 from services.billing.renewals.plain import Month, PaidMonth
 from services.billing.settings import BillingSettings
@@ -68,9 +78,13 @@ COMMANDS_MAX = 1_000
 
 ROUNDS_MAX = 50
 
-_NO_MONEY: dict[str, type[ServiceError]] = {
-    error.code: error for error in (InsufficientFunds, AccountFrozen)
+_TOLD: dict[str, type[ServiceError]] = {
+    error.code: error for error in (InsufficientFunds, AccountFrozen, *NO_ANSWER)
 }
+
+_CHECKING = (
+    "It is not known yet whether it was paid. We are checking: look at it again in a minute."
+)
 
 DUE = Leases(
     due_at=DeploymentRow.due_at,
@@ -116,11 +130,12 @@ class Renewals:
     def run(self) -> None:
         """Deal with everything that is due, of every owner in turn."""
         under_way: deque[Asked] = deque()
+        caught_up = CaughtUp()
         try:
             for _ in range(ROUNDS_MAX):
                 taken = self._lease()
                 if taken:
-                    under_way.append(self._ask(taken))
+                    under_way.append(self._ask(taken, caught_up))
                 elif not under_way:
                     return
                 # The wallet has one to work on while the next is prepared.
@@ -130,38 +145,56 @@ class Renewals:
             # Also where the next one could not be prepared: this one is charged.
             for asked in under_way:
                 self._is_settled(asked)
+            caught_up.tell()
 
     def start(self, command: StartDeployment) -> Deployment:
         """Let a deployment run again; see :class:`contracts.billing.StartDeployment`."""
-        with self.database.begin() as session:
-            is_charged = self._begin_start(session, command)
-        crash_point("billing.start_recorded")
-        answers = self.ask_wallet([command.deployment_id]) if is_charged else []
-        error = refusal(answers, command.deployment_id, PeriodKind.MONTH, PeriodKind.ARREARS)
-        if error is not None:
-            raise type(error)(f"{error} It was not started.", *error.details)
+        due = self._start_due(command)
+        if due is PeriodKind.ARREARS:
+            self._pay(command.deployment_id, due)
+            due = self._start_due(command)
+        if due is not None:
+            self._pay(command.deployment_id, due)
         with self.database.read() as session:
             row = own_deployment(session, command.user_id, command.deployment_id)
-            if is_charged and row.status != DeploymentStatus.ACTIVE:
+            if due is not None and row.status != DeploymentStatus.ACTIVE:
                 raise Conflict("It was changed by somebody else just now, and not started.")
-            return single(session, row, self.rules)
+            return single(session, self.clock(), row, self.rules)
 
-    def _begin_start(self, session: Session, command: StartDeployment) -> bool:
-        """Let it run at once, or write down what that costs. Whether the wallet is to be asked."""
+    def _start_due(self, command: StartDeployment) -> PeriodKind | None:
+        with self.database.begin() as session:
+            due = self._begin_start(session, command)
+        crash_point("billing.start_recorded")
+        return due
+
+    def _pay(self, deployment_id: UUID, kind: PeriodKind) -> None:
+        """Ask the wallet about what a start needs. Raises why it is not paid."""
+        try:
+            answers = self.ask_wallet([deployment_id])
+        except ServiceError as error:
+            raise DeadlineExceeded(_CHECKING) from error
+        refused = refusal(answers, deployment_id, kind)
+        if isinstance(refused, NO_ANSWER):
+            raise DeadlineExceeded(_CHECKING) from refused
+        if refused is not None:
+            raise type(refused)(f"{refused} It was not started.", *refused.details)
+
+    def _begin_start(self, session: Session, command: StartDeployment) -> PeriodKind | None:
+        """Let it run at once, or write down what that costs. What is to be paid for it next."""
         row = own_deployment(session, command.user_id, command.deployment_id, locked=True)
         if commands.is_repeated(session, command):
-            return False
+            return None
         now = self.clock()
         runways.look_soon(session, now, command.user_id)
         if row.status == DeploymentStatus.ACTIVE:
-            if row.ends_with_month:
-                row.ends_with_month = False
-                ladder.look_again(row, now, self.rules)
-                lifecycle.note(session, now, row, ChangeCause.WILL_GO_ON, command)
-            return False
-        if row.status not in (DeploymentStatus.STOPPED, DeploymentStatus.SUSPENDED):
+            self._keep(session, now, row, command)
+            return None
+        if row.status not in starting.STARTABLE:
             raise Conflict(f"This deployment is {row.status}: it cannot be started.")
         refuse_unpaid_usage(session, row)
+        month = periods.due(session, row.deployment_id, PeriodKind.MONTH)
+        if month is None:
+            starting.check_amount(session, row, command.expected_amount_micros, now)
         is_paid = row.paid_until is not None and row.paid_until > now
         if not is_paid:
             prices.take_price(row, now)
@@ -170,37 +203,56 @@ class Renewals:
             lifecycle.change_status(
                 session, now, row, active, ChangeCause.OWNER, self.rules, command=command
             )
-            return False
-        if not periods.is_month_due(session, row.deployment_id):
-            periods.owe_month(session, now, row, now)
+            return None
         row.due_at = now + DUE.lease
-        return True
+        if month is None:
+            if periods.due(session, row.deployment_id, PeriodKind.ARREARS):
+                # No month is taken from who does not pay what is owed.
+                return PeriodKind.ARREARS
+            periods.owe_month(session, now, row, now, command)
+        elif month.resize not in (None, periods.wish_of(command)):
+            # One key is remembered: whoever repeats another one later would start it anew.
+            raise Conflict("It is being started already. Look at it again in a moment.")
+        return PeriodKind.MONTH
+
+    def _keep(
+        self, session: Session, now: datetime, row: DeploymentRow, command: StartDeployment
+    ) -> None:
+        """It runs, and goes on after its month."""
+        if row.ends_with_month:
+            row.ends_with_month = False
+            ladder.look_again(row, now, self.rules)
+            lifecycle.note(session, now, row, ChangeCause.WILL_GO_ON, command)
 
     def _lease(self) -> list[UUID]:
         with self.database.begin() as session:
             return list(DUE.take(session, self.clock()))
 
-    def _ask(self, taken: Sequence[UUID]) -> Asked:
+    def _ask(self, taken: Sequence[UUID], caught_up: CaughtUp) -> Asked:
         """Do what is due by now for what was leased, and ask the wallet about it."""
 
         def owe(session: Session) -> list[Month]:
-            return plain.owe(session, self.clock(), taken, self.rules)
+            written = plain.owe(session, self.clock(), taken, self.rules)
+            caught_up.note(session, (month.owed for month in written))
+            return written
 
         months = self._together(owe) or []
         are_plain = {month.deployment.deployment_id for month in months}
         others = [each for each in taken if each not in are_plain]
         if others:
-            self._each(others, self._look)
+            self._each(others, partial(self._look, caught_up))
         return self._begin(others, months)
 
-    def _look(self, session: Session, deployment_ids: Sequence[UUID]) -> None:
+    def _look(self, caught_up: CaughtUp, session: Session, deployment_ids: Sequence[UUID]) -> None:
         rows = _locked(session, deployment_ids)
         now = self.clock()
         resized = resizing.pending(session, deployment_ids)
         # A month is not renewed before it is known which size it is for.
         looked = [row for row in rows if row.deployment_id not in resized]
-        months = [rungs.look(session, now, row, self.rules) for row in looked]
-        periods.owe(session, [each for each in months if each is not None])
+        found = [rungs.look(session, now, row, self.rules) for row in looked]
+        months = [each for each in found if each is not None]
+        written = periods.owe(session, months)
+        caught_up.note(session, (each for each in months if each.deployment_id in written))
         session.flush()
         is_open = periods.with_open_ones(session, deployment_ids)
         for row in rows:
@@ -249,10 +301,10 @@ class Renewals:
             months={each.deployment.deployment_id: each for each in months},
         )
 
-    def _sent(self, debits: DebitAll) -> Callable[[], DebitOutcomes]:
+    def _sent(self, request: Request[ReplyT]) -> Callable[[], ReplyT]:
         """What is returned waits for the answer; it raises what kept the call from being sent."""
         try:
-            return self.rpc.begin(debits)
+            return self.rpc.begin(request)
         except ServiceError as error:
             return partial(_raise, error)
 
@@ -266,7 +318,9 @@ class Renewals:
         return True
 
     def _settle(self, asked: Asked) -> list[Answer]:
-        answers = self._answers(asked)
+        """Record what was answered. Then raises ``ServiceError`` where something was not, which is
+        left to its lease."""
+        answers, unanswered = self._answers(asked)
         crash_point("billing.periods_charged")
         by_deployment: dict[UUID, list[Answer]] = defaultdict(list)
         for answer in self._not_run_on(answers, asked.months):
@@ -274,33 +328,44 @@ class Renewals:
         if by_deployment:
             self._each(list(by_deployment), partial(self._record, asked, by_deployment))
         crash_point("billing.periods_settled")
+        if unanswered:
+            raise unanswered[0]
         return answers
 
-    def _answers(self, asked: Asked) -> list[Answer]:
-        """Debits go together; what is closed or given back, which is rare, each by itself."""
+    def _answers(self, asked: Asked) -> tuple[list[Answer], list[ServiceError]]:
+        """What was answered, and what came in the place of other answers.
+
+        Debits go together; what is closed or given back, which is rare, each by itself: one whose
+        wallet is locked keeps nobody waiting.
+        """
+        alone = [(each, self._sent(_closure_or_refund(each, asked.stood))) for each in asked.alone]
         answers = [Answer(each, None, TOO_OFTEN) for each in asked.refused]
+        unanswered: list[ServiceError] = []
+        hear: list[Callable[[], Iterable[Answer]]] = [
+            *(partial(_debited, part, reply) for part, reply in asked.debits),
+            *(partial(_answered, period, reply) for period, reply in alone),
+        ]
         # All of them, also where one is lost: each has to be waited for.
-        replies = [(part, _heard(reply)) for part, reply in asked.debits]
-        for part, reply in replies:
-            answers += [
-                Answer(period, result.transaction, result.error)
-                for period, result in zip(part, reply().results, strict=True)
-            ]
-        for period in asked.alone:
-            if period.status == PeriodStatus.CLOSING:
-                answers.append(self._answer(period, periods.closure(period)))
-            else:
-                refund = periods.refund(period, asked.stood[period.deployment_id].name)
-                answers.append(self._answer(period, refund))
-        return answers
+        for each in hear:
+            try:
+                answers += each()
+            except ServiceError as error:
+                unanswered.append(error)
+        return [self._made_before(each) for each in answers], unanswered
 
-    def _answer(self, period: PeriodRow, command: Command[Any]) -> Answer:
+    def _made_before(self, answer: Answer) -> Answer:
+        """What was made under its key in other words, if it was: periods of versions that kept no
+        name said another one before their deployments were renamed. A used key that is closed
+        says what was made under it."""
+        if answer.error is None or answer.error.code != IdempotencyConflict.code:
+            return answer
         try:
-            return Answer(period, self.rpc.call(command), None)
-        except NO_ANSWER:
-            raise
-        except ServiceError as error:
-            return Answer(period, None, BatchError(code=error.code, message=str(error)))
+            made = self.rpc.call(CloseKey(idempotency_key=periods.asked_key(answer.period)))
+        except ServiceError:
+            return answer
+        if made.transaction is None:
+            return answer
+        return Answer(answer.period, made.transaction, None)
 
     def _not_run_on(self, answers: list[Answer], months: Mapping[UUID, Month]) -> Sequence[Answer]:
         """Record together what is paid and simply runs on; the other answers."""
@@ -373,13 +438,28 @@ def _raise(error: ServiceError) -> NoReturn:
     raise error
 
 
-def _heard(reply: Callable[[], DebitOutcomes]) -> Callable[[], DebitOutcomes]:
-    """A reply that was waited for, which is returned, or raised, when it is called again."""
+def _debited(part: Sequence[Payable], reply: Callable[[], DebitOutcomes]) -> list[Answer]:
+    """Raises ``ServiceError`` when nothing was answered."""
+    results = zip(part, reply().results, strict=True)
+    return [Answer(period, result.transaction, result.error) for period, result in results]
+
+
+def _answered(period: PeriodRow, reply: Callable[[], Transaction | ClosedKey]) -> list[Answer]:
+    """Raises ``ServiceError`` when nothing was answered."""
     try:
-        found = reply()
+        return [Answer(period, reply(), None)]
+    except NO_ANSWER:
+        raise
     except ServiceError as error:
-        return partial(_raise, error)
-    return lambda: found
+        return [Answer(period, None, BatchError(code=error.code, message=str(error)))]
+
+
+def _closure_or_refund(
+    period: PeriodRow, stood: Mapping[UUID, WhenAsked]
+) -> Command[Transaction] | Command[ClosedKey]:
+    if period.status == PeriodStatus.CLOSING:
+        return periods.closure(period)
+    return periods.refund(period, stood[period.deployment_id].name)
 
 
 def refusal(
@@ -389,7 +469,7 @@ def refusal(
     for answer in answers:
         period, error = answer.period, answer.error
         if error is not None and period.deployment_id == deployment_id and period.kind in kinds:
-            return _NO_MONEY.get(error.code, Conflict)(error.message, *error.details)
+            return _TOLD.get(error.code, Conflict)(error.message, *error.details)
     return None
 
 
@@ -418,7 +498,7 @@ def money_came(session: Session, now: datetime, user_id: UUID) -> None:
     )
     session.execute(
         update(PeriodRow)
-        .where(*is_due, PeriodRow.kind == PeriodKind.MONTH)
+        .where(*is_due, PeriodRow.kind != PeriodKind.RESIZE)
         .values(money_came_at=now)
         .execution_options(synchronize_session=False)
     )

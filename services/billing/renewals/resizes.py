@@ -69,14 +69,23 @@ class Resizes:
             self._begin(row.product_id, size, command)
             crash_point("billing.resize_recorded")
         error = self._ask_wallet(command)
-        with self.renewals.database.read() as session:
-            row = own_deployment(session, command.user_id, command.deployment_id)
-            if commands.is_repeated(session, command):
-                return single(session, row, self.renewals.rules)
+        if (done := self._done(command)) is not None:
+            return done
         if error is None:
             raise Conflict("It was changed by somebody else just now, and not resized.")
         self._close(command.deployment_id)
+        # What was refused now may have been paid by a try before, whose answer was lost.
+        if (done := self._done(command)) is not None:
+            return done
         raise type(error)(f"{error} It was not resized.", *error.details)
+
+    def _done(self, command: ResizeDeployment) -> Deployment | None:
+        """What it is by now, if this command was carried out."""
+        with self.renewals.database.read() as session:
+            row = own_deployment(session, command.user_id, command.deployment_id)
+            if commands.is_repeated(session, command):
+                return single(session, self.renewals.clock(), row, self.renewals.rules)
+        return None
 
     def _ask_wallet(self, command: ResizeDeployment) -> ServiceError | None:
         """Pay, or give back, what is written down. Why it was refused, if it was."""

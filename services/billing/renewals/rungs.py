@@ -15,9 +15,10 @@ from contracts.billing import (
     DeletionAnnounced,
     DeploymentStatus,
     RenewalAnnounced,
+    Rung,
 )
 from services.billing.deployments import ladder, lifecycle, periods
-from services.billing.deployments.ladder import Announced, Rung, Step
+from services.billing.deployments.ladder import Announced, Step
 from services.billing.deployments.prices import price_at
 from services.billing.models import DeploymentRow
 from services.billing.settings import BillingSettings
@@ -48,9 +49,10 @@ def look(
 def _go_down(
     session: Session, now: datetime, row: DeploymentRow, rung: Rung, rules: BillingSettings
 ) -> None:
+    # Also of a start that has had no answer yet: it is not to be charged on a lower rung.
+    is_asked = periods.close_months(session, now, row)
     if rung.status is DeploymentStatus.SUSPENDED:
         # Not before it is certain that the month was not paid: see outcomes.
-        is_asked = periods.close_months(session, now, row)
         if not is_asked and row.short_since is None:
             suspended = DeploymentStatus.SUSPENDED
             lifecycle.change_status(session, now, row, suspended, ChangeCause.UNPAID, rules)

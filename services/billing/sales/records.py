@@ -27,7 +27,8 @@ class SaleKind(StrEnum):
 
 
 class Sale(NamedTuple):
-    """A line of the books. The amounts of a refund are what was given back."""
+    """A line of the books. The amounts of a refund are what was given back. ``is_own``: who sells
+    it bought it, which brings nothing that could be paid out."""
 
     sale_key: str
     provider_id: UUID
@@ -38,6 +39,7 @@ class Sale(NamedTuple):
     gross_micros: int
     fee_micros: int
     sold_at: datetime
+    is_own: bool
 
 
 def sale(
@@ -46,6 +48,7 @@ def sale(
     now: datetime,
     price: Price,
     *,
+    buyer_id: UUID,
     product_id: UUID,
     product_name: str,
     units: int,
@@ -64,6 +67,7 @@ def sale(
             gross_micros=price.amount_micros,
             fee_micros=price.fee_micros,
             sold_at=now,
+            is_own=price.earner_id == buyer_id,
         )
     ]
 
@@ -86,6 +90,7 @@ def of_purchase(now: datetime, row: PurchaseRow) -> list[Sale]:
             SaleKind.PURCHASE,
             now,
             price_of(line),
+            buyer_id=row.user_id,
             product_id=line.product_id,
             product_name=line.product_name,
             units=line.quantity,
@@ -104,6 +109,7 @@ _INSERT = Bulk(
     gross_micros="bigint",
     fee_micros="bigint",
     sold_at="timestamptz",
+    is_own="boolean",
 )
 
 

@@ -136,10 +136,15 @@ def get_uses(session: Session, command: GetProductUses) -> ProductUses:
 
 
 def earned_micros(session: Session, provider_id: UUID) -> int:
-    """What a provider earned by all that was sold, less what was refunded; it may be negative."""
+    """What a provider earned by all that others bought, less what was refunded; it may be negative.
+
+    What he buys of himself he pays for with money that may have come from a card.
+    """
     net = SaleRow.gross_micros - SaleRow.fee_micros
     signed = case((SaleRow.kind == SaleKind.REFUND, -net), else_=net)
-    earned = select(func.coalesce(func.sum(signed), 0)).where(SaleRow.provider_id == provider_id)
+    earned = select(func.coalesce(func.sum(signed), 0)).where(
+        SaleRow.provider_id == provider_id, SaleRow.is_own.is_(False)
+    )
     return int(session.scalar(earned) or 0)
 
 

@@ -22,9 +22,9 @@ from chassis.database import Connected
 from chassis.identifiers import new_id
 from chassis.leases import Leases
 from chassis.locks import locked
-from contracts.errors import NO_ANSWER, ServiceError
+from contracts.errors import NO_ANSWER, IdempotencyConflict, ServiceError
 from contracts.keys import usage_refund_key
-from contracts.wallet import Noted, Refund, Transaction
+from contracts.wallet import CloseKey, Noted, Refund, Transaction
 from services.billing.deployments.meters import with_lines
 from services.billing.models import (
     DeploymentRow,
@@ -48,8 +48,6 @@ DUE = Leases(
 )
 
 ROUNDS_MAX = 20
-
-NAME_LENGTH_MAX = 150
 
 
 def give_back(session: Session, now: datetime, row: DeploymentRow, amount_micros: int) -> None:
@@ -135,7 +133,7 @@ class UsageRefunds:
         if refund.done_at is not None or charge.transaction_id is None:
             return
         price = _price(row, refund)
-        made = self.rpc.call(
+        made = self._made(
             Refund(
                 idempotency_key=usage_refund_key(refund_id),
                 user_id=refund.user_id,
@@ -143,14 +141,27 @@ class UsageRefunds:
                 amount_micros=refund.amount_micros,
                 shares=parts(price),
                 is_advanced=price.earner_id is not None,
-                description=f"{row.name[:NAME_LENGTH_MAX]}: usage that was corrected",
+                # As the charge was written down: its deployment may be renamed between two tries.
+                description=f"{charge.description}: corrected",
                 metadata={Noted.DEPLOYMENT_ID: str(row.deployment_id)},
-            ),
-            timeout_s=self.rules.call_timeout_s,
+            )
         )
         crash_point("billing.usage_refunded")
         with self.database.begin() as session:
             self._note(session, refund_id, made)
+
+    def _made(self, refund: Refund) -> Transaction:
+        """What the wallet made of it, also where a version before asked in other words: a used key
+        that is closed says what was made under it."""
+        timeout_s = self.rules.call_timeout_s
+        try:
+            return self.rpc.call(refund, timeout_s=timeout_s)
+        except IdempotencyConflict:
+            key = CloseKey(idempotency_key=refund.idempotency_key)
+            made = self.rpc.call(key, timeout_s=timeout_s).transaction
+            if made is None:
+                raise
+            return made
 
     def _note(self, session: Session, refund_id: UUID, made: Transaction) -> None:
         refund = locked(session, UsageRefundRow, refund_id)
@@ -168,6 +179,7 @@ class UsageRefunds:
                 SaleKind.REFUND,
                 now,
                 price,
+                buyer_id=row.user_id,
                 product_id=line.product_id,
                 product_name=line.product_name,
                 units=0,

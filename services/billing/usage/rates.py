@@ -64,9 +64,10 @@ class Rate:
             month, begins, before = month_at(self.anchor, ends), ends, 0
 
 
+HAVE_USED = "EXISTS (SELECT FROM usage_wallets WHERE user_id = new.user_id)"
+"""What :func:`have_used` asks, as SQL over users named ``new``."""
 _HAVE_USED = Bulk(
-    "SELECT user_id FROM {rows} WHERE EXISTS"
-    " (SELECT FROM usage_wallets WHERE user_id = new.user_id)",
+    f"SELECT user_id FROM {{rows}} WHERE {HAVE_USED}",  # noqa: S608 - our words
     user_id="uuid",
 )
 
@@ -74,7 +75,7 @@ _HAVE_USED = Bulk(
 def have_used(session: Session, users: Iterable[UUID]) -> set[UUID]:
     """Those of them of whom any use was ever recorded: there are no rates of the others, and
     nothing that they owe for it."""
-    return set(_HAVE_USED.execute(session, [(user_id,) for user_id in set(users)]).scalars())
+    return set(_HAVE_USED.scalars(session, [(user_id,) for user_id in set(users)]))
 
 
 def rates(session: Session, user_id: UUID, now: datetime) -> dict[UUID, list[Rate]]:

@@ -1,6 +1,6 @@
 """Usage that a wallet does not pay: its deployments go down the ladder, as by an unpaid month."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -8,14 +8,13 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from chassis.clock import Clock
-from chassis.identifiers import new_id
 from chassis.locks import for_update
 from chassis.money import format_usd
-from chassis.outbox import publish
-from contracts.billing import DeploymentStatus, RenewalShortOfFunds
+from contracts.billing import DeploymentStatus
 from contracts.errors import AccountFrozen, InsufficientFunds
 from contracts.wallet import BatchError
-from services.billing.deployments import ladder
+from services.billing.deployments import ladder, shortages
+from services.billing.deployments.shortages import Refused
 from services.billing.models import DeploymentRow, UsageChargeLineRow, UsageChargeRow
 from services.billing.settings import BillingSettings
 
@@ -29,35 +28,36 @@ def begin(
     asked_at: datetime,
 ) -> None:
     """The wallet refused a charge: what runs of it has its days of grace, and its owner is told
-    once, and again where money came that something else took first. What is paid after the wallet
-    was asked makes that old news."""
+    once, also where nothing of it runs any more, and again where money came that something else
+    took first. What is paid after the wallet was asked makes that old news."""
     charged = _charged(session, charge.charge_id)
     running = [row for row in charged if row.status == DeploymentStatus.ACTIVE]
     fresh = [row for row in running if row.usage_short_since is None]
-    if not running or not (fresh or charge.money_came_at):
+    is_untold = not running and charge.told_at is None
+    if not (fresh or is_untold or charge.money_came_at):
         return
     now = clock()
-    charge.money_came_at = None
     for row in fresh:
         row.usage_short_since = now
         ladder.look_again(row, now, rules)
     is_known = error.code == InsufficientFunds.code and error.details
     available_micros = int(error.details[0]) if is_known else 0
-    publish(
-        session,
-        RenewalShortOfFunds(
-            event_id=new_id(),
-            occurred_at=asked_at,
-            user_id=charge.user_id,
-            deployment_id=running[0].deployment_id,
-            shortfall_micros=max(charge.amount_micros - available_micros, 1),
-            available_micros=available_micros,
-            name=running[0].name,
-            deployments=len(running),
-            suspended_at=min(row.usage_short_since or now for row in running) + rules.grace,
-            is_frozen=error.code == AccountFrozen.code,
-            is_usage=True,
-        ),
+    refused = Refused(asked_at, available_micros, error.code == AccountFrozen.code)
+    own = [row.deployment_id for row in charged]
+    money_came_at = None if fresh or is_untold else charge.money_came_at
+    shortages.tell(session, charge.user_id, refused, rules, own, money_came_at)
+    charge.told_at, charge.money_came_at = asked_at, None
+
+
+def waiting(session: Session, charge_ids: Collection[UUID]) -> set[UUID]:
+    """Those of these charges of which something is short of money."""
+    line, row = UsageChargeLineRow, DeploymentRow
+    return set(
+        session.scalars(
+            select(line.charge_id)
+            .join(row, row.deployment_id == line.deployment_id)
+            .where(line.charge_id.in_(charge_ids), row.usage_short_since.is_not(None))
+        )
     )
 
 

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from chassis.bulk import Batch, Bulk
 from contracts.billing import (
+    DeploymentStatus,
     RecordUsage,
     UsageAnswer,
     UsageRecord,
@@ -25,6 +26,7 @@ from contracts.billing import (
 from contracts.catalog import QUANTITY_MAX, Meter
 from services.billing.deployments.meters import meters_of, with_lines
 from services.billing.deployments.months import Month, month_at
+from services.billing.deployments.pauses import Pause, pauses
 from services.billing.deployments.rating import rated_micros
 from services.billing.settings import BillingSettings
 
@@ -59,9 +61,15 @@ class Measured(NamedTuple):
     """A deployment, and what is measured of it at the prices of its purchase."""
 
     user_id: UUID
+    status: str
+    status_changed_at: datetime
     active_at: datetime | None
     ended_at: datetime | None
     meters: dict[str, Meter]
+
+    def runs_since(self, moment: datetime) -> bool:
+        """Whether it runs, and did not stop after this moment."""
+        return self.status == DeploymentStatus.ACTIVE and self.status_changed_at <= moment
 
 
 class Known(NamedTuple):
@@ -83,7 +91,14 @@ class Refused(Exception):
 
 def _measured(session: Session, deployment_ids: Iterable[UUID]) -> dict[UUID, Measured]:
     return {
-        row.deployment_id: Measured(row.user_id, row.active_at, row.ended_at, meters_of(line))
+        row.deployment_id: Measured(
+            row.user_id,
+            row.status,
+            row.status_changed_at,
+            row.active_at,
+            row.ended_at,
+            meters_of(line),
+        )
         for row, line in with_lines(session, deployment_ids)
     }
 
@@ -97,6 +112,7 @@ class _Taking:
     rules: BillingSettings
     measured: dict[UUID, Measured]
     known: dict[Place, Known] = field(default_factory=dict)
+    pauses: dict[UUID, list[Pause]] = field(default_factory=dict)
     corrected: Counter[Place] = field(default_factory=Counter)
     totals: Counter[tuple[UUID, str, datetime]] = field(default_factory=Counter)
     added: Counter[tuple[UUID, str, Month]] = field(default_factory=Counter)
@@ -128,6 +144,17 @@ class _Taking:
         if months:
             for row in _TOTALS.execute(self.session, months):
                 self.totals[row.deployment_id, row.meter, row.month_starts_at] = row.quantity
+        self._look_for_pauses(records)
+
+    def _look_for_pauses(self, records: Sequence[UsageRecord]) -> None:
+        """Read the histories of those that did not run all the time since; nearly all did."""
+        since: dict[UUID, datetime] = {}
+        for each in records:
+            found = self.measured.get(each.deployment_id)
+            if found is not None and not found.runs_since(each.used_at):
+                first_at = since.get(each.deployment_id, each.used_at)
+                since[each.deployment_id] = min(first_at, each.used_at)
+        self.pauses = pauses(self.session, since)
 
     def take(self, record: UsageRecord) -> UsageResult:
         """Take one, or say why not."""
@@ -208,7 +235,21 @@ class _Taking:
             raise Refused(UsageRefusal.NOT_RUNNING, "The deployment did not run yet at that time.")
         if found.ended_at is not None and record.used_at > found.ended_at:
             raise Refused(UsageRefusal.NOT_RUNNING, "The deployment had ended by that time.")
+        if record.corrects is None:
+            # A correction is for the time of a record that was taken.
+            self._check_it_ran(record)
         return self._month_at(found.active_at, record.used_at)
+
+    def _check_it_ran(self, record: UsageRecord) -> None:
+        """What is suspended or stopped uses nothing that is charged. Raises ``Refused``."""
+        for pause in self.pauses.get(record.deployment_id, ()):
+            if pause.holds(record.used_at):
+                stopped_at = pause.starts_at.isoformat()
+                raise Refused(
+                    UsageRefusal.NOT_RUNNING,
+                    f"The deployment did not run at that time: it was stopped or suspended at"
+                    f" {stopped_at}. What it used before carries that time or an earlier one.",
+                )
 
     def _month_at(self, anchor: datetime, moment: datetime) -> Month:
         """The month that runs then; most records of a deployment are of the same one."""
@@ -289,8 +330,9 @@ _TOTALS = Bulk(
     meter="text",
     month_starts_at="timestamptz",
 )
+# Each row holds the deployment that it refers to, in the order of the rows: that of renewals.
 _INSERT_RECORDS = Bulk(
-    "INSERT INTO usage_records ({columns}) SELECT * FROM {rows}",
+    "INSERT INTO usage_records ({columns}) SELECT * FROM {rows} ORDER BY 1",
     deployment_id="uuid",
     record_id="text",
     meter="text",
@@ -301,7 +343,7 @@ _INSERT_RECORDS = Bulk(
     recorded_at="timestamptz",
 )
 _BEGIN_TOTALS = Bulk(
-    "INSERT INTO usage_totals ({columns}) SELECT * FROM {rows} ON CONFLICT DO NOTHING",
+    "INSERT INTO usage_totals ({columns}) SELECT * FROM {rows} ORDER BY 1 ON CONFLICT DO NOTHING",
     deployment_id="uuid",
     meter="text",
     month_starts_at="timestamptz",

@@ -150,6 +150,7 @@ def remove_cart_line(user: CurrentUser, line_id: UUID) -> CartReply:
     "POST",
     "/api/cart/checkout",
     body=CheckoutBody,
+    is_body_optional=True,
     reply=PurchaseReply,
     also=(202,),
     command=True,

@@ -34,6 +34,7 @@ from services.gateway.api.shapes import (
     Limit,
     SignedUsd,
     Usd,
+    UsdOrZero,
 )
 from services.gateway.backend import call
 from services.gateway.people.users import CurrentUser
@@ -69,11 +70,20 @@ class ChargeReply(ApiReply):
     is_refunded: bool
 
 
+class RungReply(ApiReply):
+    """What it becomes unless somebody acts, and when; ``cancelled``: its data is deleted."""
+
+    status: DeploymentStatus
+    at: AwareDatetime
+
+
 class DeploymentReply(ApiReply):
     """``next_renewal_at`` is when ``next_renewal_usd`` is charged for another month; null: it is
     not renewed. ``owed_usd`` is due and not paid: months, time that ran, and what was used, which
-    is ``owed_usage_usd`` of it, also what is charged with the next hour. Unless somebody acts, the
-    status becomes ``next_status`` at ``next_status_at``. The first month that begins at
+    is ``owed_usage_usd`` of it, also what is charged with the next hour. ``start_usd`` is what
+    ``…/start`` charges now; null where it cannot be started. Unless somebody acts, the status
+    becomes ``next_status`` at ``next_status_at``, and then what ``ladder``, which begins with it,
+    says; it is empty where nothing is going to happen. The first month that begins at
     ``new_price_from`` or later costs ``new_price_usd``. ``access`` is null until it is known.
     ``choices``, made at the purchase, ``history`` and ``charges``, newest first, are empty in
     lists."""
@@ -94,8 +104,10 @@ class DeploymentReply(ApiReply):
     next_renewal_micros: Usd = Field(serialization_alias="next_renewal_usd")
     owed_micros: Usd = Field(serialization_alias="owed_usd")
     owed_usage_micros: Usd = Field(serialization_alias="owed_usage_usd")
+    start_micros: Usd | None = Field(serialization_alias="start_usd")
     next_status: DeploymentStatus | None
     next_status_at: AwareDatetime | None
+    ladder: list[RungReply]
     new_price_micros: Usd | None = Field(serialization_alias="new_price_usd")
     new_price_from: AwareDatetime | None
     access: AccessReply | None
@@ -110,6 +122,13 @@ class RenameBody(ApiBody):
 
 class CancelBody(ApiBody):
     when: CancelWhen = CancelWhen.PERIOD_END
+
+
+class StartBody(ApiBody):
+    """``amount_usd`` is what ``start_usd`` said: where it comes to something else by now, the
+    answer is 409 ``price_changed``, and nothing is done. Without it, it is whatever it comes to."""
+
+    amount_micros: UsdOrZero | None = Field(default=None, alias="amount_usd")
 
 
 class ResizeBody(ApiBody):
@@ -287,15 +306,24 @@ def stop_deployment(user: CurrentUser, deployment_id: UUID, key: str) -> Deploym
     blueprint,
     "POST",
     "/api/deployments/<uuid:deployment_id>/start",
+    body=StartBody,
+    is_body_optional=True,
     reply=DeploymentReply,
     command=True,
 )
-def start_deployment(user: CurrentUser, deployment_id: UUID, key: str) -> DeploymentReply:
+def start_deployment(
+    user: CurrentUser, deployment_id: UUID, body: StartBody, key: str
+) -> DeploymentReply:
     """Let it run again, and be renewed. After the month that was paid this charges what it owes,
     and a month from now; a 402 says what is lacking."""
     return DeploymentReply.of(
         call(
-            StartDeployment(idempotency_key=key, user_id=user.user_id, deployment_id=deployment_id)
+            StartDeployment(
+                idempotency_key=key,
+                user_id=user.user_id,
+                deployment_id=deployment_id,
+                expected_amount_micros=body.amount_micros,
+            )
         )
     )
 
@@ -305,6 +333,7 @@ def start_deployment(user: CurrentUser, deployment_id: UUID, key: str) -> Deploy
     "POST",
     "/api/deployments/<uuid:deployment_id>/cancel",
     body=CancelBody,
+    is_body_optional=True,
     reply=DeploymentReply,
     command=True,
 )

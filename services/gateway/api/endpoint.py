@@ -47,6 +47,7 @@ class Operation:
     status: int
     also: tuple[int, ...]
     body: type[ApiBody] | None
+    is_body_optional: bool
     query: type[ApiBody] | None
     is_public: bool
     is_command: bool
@@ -79,6 +80,7 @@ def endpoint(
     status: int = 200,
     also: tuple[int, ...] = (),
     body: type[ApiBody] | None = None,
+    is_body_optional: bool = False,
     query: type[ApiBody] | None = None,
     public: bool = False,
     command: bool = False,
@@ -103,6 +105,7 @@ def endpoint(
             status=status,
             also=also,
             body=body,
+            is_body_optional=is_body_optional,
             query=query,
             is_public=public or of_catalog,
             is_command=command,
@@ -147,7 +150,9 @@ def _given(operation: Operation, path_parts: dict[str, Any]) -> dict[str, Any]:
     if operation.query is not None:
         arguments["query"] = _read_query(operation.query)
     if operation.body is not None:
-        arguments["body"] = _read_body(operation.body)
+        # By its length: of a form that Flask has read nothing is left.
+        is_absent = operation.is_body_optional and not request.content_length
+        arguments["body"] = operation.body() if is_absent else _read_body(operation.body)
     if not operation.is_public:
         ensure_wallet(user)
     return arguments

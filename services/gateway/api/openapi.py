@@ -161,7 +161,10 @@ def _describe(
     else:
         described["security"] = [{"token": sorted(operation.scopes)}, {"session": []}]
     if operation.body is not None:
-        described["requestBody"] = {"required": True, "content": _json(schemas[operation.body])}
+        described["requestBody"] = {
+            "required": not operation.is_body_optional,
+            "content": _json(schemas[operation.body]),
+        }
     return described
 
 

@@ -14,6 +14,7 @@ from contracts.billing import (
     GetPurchase,
     ListPurchases,
     Purchase,
+    PurchaseCompleted,
     PurchaseLine,
     PurchaseStatus,
     PurchaseWay,
@@ -37,7 +38,6 @@ from services.gateway.api.shapes import (
 )
 from services.gateway.backend import (
     call,
-    call_and_ask,
     current_backend,
     database,
     forecast_charges,
@@ -264,24 +264,39 @@ def _wait(purchase: Purchase, waiter: Waiter, deadline: float) -> Answer:
             return answer(purchase, setback)
         if not waiter.wait(max(deadline - time.monotonic(), 0)):
             break
-        look = GetPurchase(user_id=purchase.user_id, purchase_id=purchase.purchase_id)
-        if purchase.purchase_id in waiter.completed:
-            # Both at once: what it set off does not change by what it says of itself.
-            return _answer(*call_and_ask(look, _question(purchase, is_spent=True)))
-        purchase = call(look)
+        completed = waiter.completed.get(purchase.purchase_id)
+        if completed is not None and completed.transaction_id is not None:
+            purchase = _completed(purchase, completed)
+        else:
+            look = GetPurchase(user_id=purchase.user_id, purchase_id=purchase.purchase_id)
+            purchase = call(look)
     return answer(purchase)
+
+
+def _completed(purchase: Purchase, event: PurchaseCompleted) -> Purchase:
+    """A purchase that waited, as billing would tell it now."""
+    return purchase.model_copy(
+        update={
+            "status": PurchaseStatus.COMPLETED,
+            "status_code": "",
+            "status_reason": "",
+            "shortfall_micros": 0,
+            "deployment_ids": event.deployment_ids,
+            "transaction_id": event.transaction_id,
+            "updated_at": event.occurred_at,
+            "expires_at": None,
+            "stock_held_until": None,
+            "returnable_until": event.returnable_until,
+        }
+    )
 
 
 def answer(purchase: Purchase, setback: Setback | None = None) -> Answer:
     if setback is not None and not purchase.status_code:
         code, reason = setback
         purchase = purchase.model_copy(update={"status_code": str(code), "status_reason": reason})
-    return _answer(purchase, _forecast(purchase))
-
-
-def _answer(purchase: Purchase, forecast: ChargeForecast | None) -> Answer:
     return Answer(
-        PurchaseReply.of(purchase, auto_topup=forecast),
+        PurchaseReply.of(purchase, auto_topup=_forecast(purchase)),
         202 if purchase.status in _UNSETTLED else 200,
         {"Location": f"/api/purchases/{purchase.purchase_id}"},
     )
@@ -291,13 +306,11 @@ def _forecast(purchase: Purchase) -> ChargeForecast | None:
     is_spent = purchase.status is PurchaseStatus.COMPLETED
     if not purchase.total_micros or not (is_spent or purchase.status in _UNSETTLED):
         return None
-    return forecast_charges(_question(purchase, is_spent=is_spent))
-
-
-def _question(purchase: Purchase, *, is_spent: bool) -> ForecastCharges:
-    return ForecastCharges(
-        user_id=purchase.user_id,
-        spend_micros=purchase.total_micros,
-        purchase_id=purchase.purchase_id,
-        is_spent=is_spent,
+    return forecast_charges(
+        ForecastCharges(
+            user_id=purchase.user_id,
+            spend_micros=purchase.total_micros,
+            purchase_id=purchase.purchase_id,
+            is_spent=is_spent,
+        )
     )

@@ -16,6 +16,7 @@ from contracts.billing import (
     DeploymentFailed,
     DeploymentRenewed,
     DeploymentStatus,
+    OwedShortOfFunds,
     PayoutPaid,
     PayoutRefused,
     PriceAnnounced,
@@ -214,21 +215,38 @@ def price_announced(event: PriceAnnounced, zone: ZoneInfo) -> Message:
 
 
 def renewal_short_of_funds(event: RenewalShortOfFunds, zone: ZoneInfo) -> Message:
-    others = "" if event.deployments == 1 else f" and {event.deployments - 1} more"
     until = "" if event.suspended_at is None else f" until {_day(event.suspended_at, zone)}"
-    if event.is_frozen:
-        lacking = "Your wallet is frozen, so that nothing can be paid with it."
-    else:
-        lacking = f"Your wallet lacks {format_usd(event.shortfall_micros)} for what is due now."
-    whose = f"{event.name or 'A deployment'}{others}"
+    whose = _whose(event)
     return Message(
         "renewal_short_of_funds",
         "danger",
         f"What {whose} used is not paid" if event.is_usage else f"{whose} could not be renewed",
-        f"{lacking} Everything keeps running{until}; after that it is suspended. It is paid by"
-        " itself as soon as the wallet covers it.",
+        f"{_lacking(event)} Everything keeps running{until}; after that it is suspended. It is paid"
+        " by itself as soon as the wallet covers it.",
         WALLET,
     )
+
+
+def owed_short_of_funds(event: OwedShortOfFunds) -> Message:
+    return Message(
+        "owed_short_of_funds",
+        "danger",
+        f"You owe {format_usd(event.owed_micros)} for {_whose(event)}",
+        f"It ran, or was used, before it stopped, and that is not paid. {_lacking(event)} Buy"
+        " credits: what you owe is paid by itself as soon as the wallet covers it.",
+        WALLET,
+    )
+
+
+def _whose(event: RenewalShortOfFunds | OwedShortOfFunds) -> str:
+    others = "" if event.deployments == 1 else f" and {event.deployments - 1} more"
+    return f"{event.name or 'A deployment'}{others}"
+
+
+def _lacking(event: RenewalShortOfFunds | OwedShortOfFunds) -> str:
+    if event.is_frozen:
+        return "Your wallet is frozen, so that nothing can be paid with it."
+    return f"Your wallet lacks {format_usd(event.shortfall_micros)} for what is due now."
 
 
 def runway_low(event: RunwayLow, zone: ZoneInfo) -> Message:
@@ -267,9 +285,9 @@ def deployment_changed(event: DeploymentChanged, zone: ZoneInfo) -> Message | No
             "deployment_suspended",
             "danger",
             f"{event.name} is suspended",
-            f"Its month was not paid. It does not run, and its data is kept{_next(event, zone)}"
-            " Buy credits and start it again: you then pay the time that ran, and a month from"
-            " then on.",
+            f"It was not paid. It does not run, and its data is kept{_next(event, zone)} Buy"
+            " credits and start it again: you then pay what it owes, and a month from then on"
+            " unless this one is paid.",
             DEPLOYMENTS,
         )
     if event.status is DeploymentStatus.STOPPED:
@@ -293,7 +311,8 @@ def deployment_changed(event: DeploymentChanged, zone: ZoneInfo) -> Message | No
             "deployment_deleted",
             "danger",
             f"{event.name} was deleted",
-            "Its data was kept as long as announced. Nothing more is charged for it.",
+            "Its data was kept as long as announced. It costs nothing more; if it still owes"
+            " anything, that stays due.",
             DEPLOYMENTS,
         )
     return None

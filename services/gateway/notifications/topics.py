@@ -85,9 +85,10 @@ TOPICS = (
     Topic(
         "unpaid",
         "Unpaid deployments",
-        "What could not be renewed, is suspended, stopped or deleted; a new price.",
+        "What could not be renewed, is owed, suspended, stopped or deleted; a new price.",
         (
             "renewal_short_of_funds",
+            "owed_short_of_funds",
             "deployment_suspended",
             "deployment_stopped",
             "deployment_deleted",

@@ -20,7 +20,7 @@ from contracts.billing import (
 )
 from contracts.topup import AutoTopupState, AutoTopupStatus, GetAutoTopup, GetAutoTopupState
 from contracts.wallet import GetWallet
-from services.gateway.backend import ask, ask_all, call_while, settings
+from services.gateway.backend import ask, ask_all, call_while, note, settings
 from services.gateway.errors import Problem
 from services.gateway.pages import attention, forecast_chart
 from services.gateway.pages.navbar import navbar
@@ -43,7 +43,7 @@ def overview() -> str:
     """The balance, the forecast, the burn rate, what runs, what needs attention."""
     user = signed_in_user()
     user_id = user.user_id
-    forecast, wallet, state = ask_all(
+    forecast = ask(
         GetForecast(
             user_id=user_id,
             days=DAYS,
@@ -51,10 +51,14 @@ def overview() -> str:
             waiting=WAITING_MAX,
             events_max=forecast_chart.EVENTS_ASKED,
             with_promotion_ends=True,
-        ),
-        GetWallet(user_id=user_id),
-        GetAutoTopupState(user_id=user_id),
+        )
     )
+    # What the forecast was made of is not asked again, here or for the menu.
+    if forecast is not None and forecast.wallet is not None:
+        note(GetWallet(user_id=user_id), forecast.wallet)
+    if forecast is not None and forecast.auto_topup is not None:
+        note(GetAutoTopupState(user_id=user_id), forecast.auto_topup)
+    wallet, state = ask_all(GetWallet(user_id=user_id), GetAutoTopupState(user_id=user_id))
     auto_topup = _auto_topup(user_id, state, forecast)
     return render_template(
         "overview.html",

@@ -65,7 +65,6 @@ def single(deployment_id: UUID) -> str:
         now=now,
         owed_for_time_micros=_owed_for_time(deployment),
         month_micros=_month_micros(deployment, now),
-        start_micros=_start_micros(deployment, now),
         kept_s=settings().kept_s,
     )
 
@@ -92,7 +91,13 @@ def stop(deployment_id: UUID) -> Response:
 @blueprint.post("/start")
 @login_required
 def start(deployment_id: UUID) -> Response:
-    command = StartDeployment(**_asked("start", deployment_id))
+    try:
+        amount_micros = int(request.form.get("amount_micros", ""))
+        command = StartDeployment(
+            **_asked("start", deployment_id), expected_amount_micros=amount_micros
+        )
+    except ValueError:
+        raise Problem(422, "bad_request", "Look at what it costs, and start it again.") from None
     return _carry_out(command, deployment_id, "It runs.")
 
 
@@ -172,11 +177,3 @@ def _month_micros(deployment: Deployment, now: datetime) -> int:
     if deployment.new_price_from is not None and deployment.new_price_from <= now:
         return deployment.new_price_micros or 0
     return deployment.monthly_cost_micros
-
-
-def _start_micros(deployment: Deployment, now: datetime) -> int:
-    """What starting it again takes from the wallet now."""
-    is_paid = (deployment.paid_until or now) > now
-    if is_paid or not deployment.monthly_cost_micros:
-        return 0
-    return _owed_for_time(deployment) + _month_micros(deployment, now)

@@ -35,6 +35,8 @@ from services.gateway.people import users
 from services.gateway.people.identity import current_user
 
 SOON = timedelta(seconds=15)
+MONTHS = tuple(month_abbr)
+"""Known once: the calendar asks for the name of the locale each time, and a list has dozens."""
 CATEGORY_NAMES = {
     Category.COMPUTE: "Compute",
     Category.NODES: "3Nodes",
@@ -185,7 +187,7 @@ def meter_price(meter: Meter) -> str:
 
 def day(moment: date | None) -> str:
     """``22 Nov 2026``."""
-    return f"{moment.day} {month_abbr[moment.month]} {moment.year}" if moment else ""
+    return f"{moment.day} {MONTHS[moment.month]} {moment.year}" if moment else ""
 
 
 def day_for_reader(moment: date | None) -> str:
@@ -195,12 +197,27 @@ def day_for_reader(moment: date | None) -> str:
 
 def when_short(forecast: Forecast) -> str:
     """``today`` or ``on 28 December``: when credits do not cover what is due, for who asks."""
-    when, days = forecast.short_on, forecast.days_until_empty
-    if forecast.short_at is not None:
-        zone = reader_zone()
-        when = forecast.short_at.astimezone(zone).date()
-        days = (when - utc_now().astimezone(zone).date()).days
+    when, days = _day_short(forecast), forecast.days_until_empty
+    if when is not None and forecast.short_at is not None:
+        days = (when - utc_now().astimezone(reader_zone()).date()).days
     return "today" if when is None or not days else f"on {when.day} {when:%B}"
+
+
+def days_longer(without: Forecast, forecast: Forecast) -> str:
+    """``+5 days``: how much longer credits last without something, between the days that are shown;
+    ``+61 days or more`` where they last beyond what was foretold. Empty: no longer."""
+    until, short = _day_short(without), _day_short(forecast)
+    if short is None:
+        return ""
+    days = ((until or without.days[-1].date) - short).days
+    return f"+{duration(days * 86_400)}{'' if until else ' or more'}" if days > 0 else ""
+
+
+def _day_short(forecast: Forecast) -> date | None:
+    """On which day of who asks credits do not cover what is due; None: on none of them."""
+    if forecast.short_at is None:
+        return forecast.short_on
+    return forecast.short_at.astimezone(reader_zone()).date()
 
 
 def minute(moment: datetime | None, time_zone: str = "UTC") -> str:
@@ -348,6 +365,7 @@ def install(templates: Environment) -> None:
         meter_price=meter_price,
         day=day_for_reader,
         when_short=when_short,
+        days_longer=days_longer,
         dollars=dollars,
         minute=minute_for_reader,
         clock=clock,

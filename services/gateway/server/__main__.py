@@ -14,6 +14,7 @@ from typing import Any
 from uvicorn import Config
 from uvicorn.supervisors.multiprocess import Multiprocess
 
+from services.gateway import metrics
 from services.gateway.server import sharing
 from services.gateway.server.connections import Connection
 from services.gateway.settings import GatewaySettings, get_settings
@@ -47,6 +48,17 @@ def main() -> int:
 
 class Master(Multiprocess):
     """Stops listening before its workers do: nobody new is let in only to be cut off."""
+
+    def __init__(self, config: Config, sockets: list[socket.socket]) -> None:
+        super().__init__(config, sockets)
+        self._counted: set[int] = set()
+        """The processes of workers that /metrics adds up."""
+
+    def keep_subprocess_alive(self) -> None:
+        super().keep_subprocess_alive()
+        there = {worker.pid for worker in self.processes if worker.pid is not None}
+        metrics.forget(self._counted - there)
+        self._counted = there
 
     def terminate_all(self) -> None:
         for listener in self.sockets:

@@ -18,6 +18,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from services.gateway import metrics
 from services.gateway.errors import PROBLEM_TYPE, Problem, document
 from services.gateway.settings import get_settings
 
@@ -57,7 +58,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > self._settings.gateway_connections and self.waiting:
-            next(iter(self.waiting)).cut_off()
+            next(iter(self.waiting)).cut_off("no_place")
         self._await_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -120,7 +121,8 @@ class Connection(HttpToolsProtocol):
         else:
             self.cycle.keep_alive = False
 
-    def cut_off(self) -> None:
+    def cut_off(self, code: str) -> None:
+        metrics.turned_away[code].inc()
         self.waiting.pop(self, None)
         self.transport.abort()
 
@@ -150,7 +152,7 @@ class Connection(HttpToolsProtocol):
     def _check_read(self) -> None:
         self._answer_timer = None
         if self.transport.get_write_buffer_size():
-            self.cut_off()
+            self.cut_off("answer_not_read")
 
     def _close_if_idle(self) -> None:
         if self._is_idle():
@@ -158,6 +160,7 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         """Answer without the application, and take no more of this connection."""
+        metrics.turned_away[code].inc()
         self._is_refused = True
         self._end_request_timer()
         body = json.dumps(document(Problem(status, code, message))).encode()

@@ -14,6 +14,8 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+from services.gateway import metrics
+
 Scope = dict[str, Any]
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -57,6 +59,7 @@ class BufferedWsgi:
         self._close = close
         self._pool = ThreadPoolExecutor(threads, "request")
         self._probe_pool = ThreadPoolExecutor(2, "probe")
+        metrics.threads_limit.set(threads)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -65,10 +68,7 @@ class BufferedWsgi:
         body = await self._whole_body(scope, receive)
         if body is None:
             return
-        pool = self._probe_pool if scope["path"] in ALWAYS_SERVED else self._pool
-        answer = await asyncio.get_running_loop().run_in_executor(
-            pool, _respond, self._app, _environ(scope, body)
-        )
+        answer = await self._answer(scope, body)
         await send(
             {
                 "type": "http.response.start",
@@ -77,6 +77,13 @@ class BufferedWsgi:
             }
         )
         await send({"type": "http.response.body", "body": answer.body})
+
+    async def _answer(self, scope: Scope, body: bytes) -> Answer:
+        run, environ = asyncio.get_running_loop().run_in_executor, _environ(scope, body)
+        if scope["path"] in ALWAYS_SERVED:
+            return await run(self._probe_pool, _respond, self._app, environ)
+        metrics.requests_waiting.inc()
+        return await run(self._pool, _take_up, self._app, environ)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         while (await receive())["type"] != "lifespan.shutdown":
@@ -143,6 +150,12 @@ def _environ(scope: Scope, body: bytes) -> Environ:
             text = environ[key] + ("; " if key == "HTTP_COOKIE" else ",") + text
         environ[key] = text
     return environ
+
+
+def _take_up(app: WsgiApp, environ: Environ) -> Answer:
+    metrics.requests_waiting.dec()
+    with metrics.threads_busy.track_inprogress():
+        return _respond(app, environ)
 
 
 def _respond(app: WsgiApp, environ: Environ) -> Answer:

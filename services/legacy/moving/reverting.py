@@ -173,7 +173,7 @@ def _record(session: Session, now: datetime, back: Sequence[MoveRow]) -> None:
     if not back:
         return
     rows = [(each.user_id, each.attempt, now) for each in back]
-    recorded = set(_RECORD.execute(session, rows).scalars())
+    recorded = set(_RECORD.scalars(session, rows))
     opening.close_accounts(
         session, now, {each.user_id: each.holdings for each in back if each.user_id in recorded}
     )

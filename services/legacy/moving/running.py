@@ -100,7 +100,7 @@ def _record(
     if not paid:
         return 0
     rows = [(user_id, each.attempt, paid_by, now) for user_id, (each, paid_by) in paid.items()]
-    recorded = _RECORD.execute(session, rows).scalars().all()
+    recorded = _RECORD.scalars(session, rows)
     opening.open_accounts(session, now, {each: paid[each][0].holdings for each in recorded})
     with Batch(session) as writes:
         store(

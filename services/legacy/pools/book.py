@@ -132,7 +132,7 @@ def lock_all(session: Session, wanted: Mapping[UUID, Iterable[Place]]) -> dict[U
     in_order = sorted(rows, key=lambda row: (str(row[0]), *row[1:]))
     _OPEN.execute(session, in_order)
     held: dict[UUID | None, dict[Place, Account]] = defaultdict(dict)
-    ids = _FIND.execute(session, in_order).scalars().all()
+    ids = _FIND.scalars(session, in_order)
     for row in session.execute(_HOLD, {"ids": ids}):
         account = Account(row.account_id, row.user_id, row.balance_units, row.entry_count)
         held[row.user_id][Place(row.holder, row.coin, row.pool)] = account

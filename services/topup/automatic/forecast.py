@@ -13,7 +13,6 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
 from chassis.bulk import Bulk
@@ -271,9 +270,7 @@ def _foretell_nothing(till: Till, request: ForecastCharges) -> ChargeForecast | 
     return _unless_due(request, standing, till.wallet.balance(request.user_id))
 
 
-def _unless_due(
-    request: ForecastCharges, standing: Row[Any], funds: Funds
-) -> ChargeForecast | None:
+def _unless_due(request: ForecastCharges, standing: Any, funds: Funds) -> ChargeForecast | None:
     if request.is_by_hand or standing.is_under_way:
         return None
     spent_micros = request.spend_micros
@@ -296,7 +293,7 @@ def _whose(request: ForecastCharges, now: datetime) -> tuple[UUID, datetime, str
     return request.user_id, triggers.waits_since(now), own
 
 
-def _standings(session: Session, questions: Sequence[tuple[UUID, datetime, str]]) -> list[Row[Any]]:
+def _standings(session: Session, questions: Sequence[tuple[UUID, datetime, str]]) -> list[Any]:
     found = {(row.user_id, row.own): row for row in _STANDING.execute(session, set(questions))}
     return [found[user_id, own] for user_id, _, own in questions]
 

@@ -158,6 +158,7 @@ _PAID = select(Topup.topup_id).where(Topup.user_id == _USER, Topup.status == Top
 _PAID_SINCE = select(Topup.topup_id).where(
     Topup.user_id == _USER, Topup.paid_at >= _moment("paid_since")
 )
+_WAS_PAID_SINCE = select(_PAID_SINCE.exists())
 _IS_STOPPED = select(Switch.is_stopped).where(Switch.id == 1)
 _OF_USER = _attempts(Topup.user_id == _USER).subquery("of_user")
 _OF_ALL = _attempts().subquery("of_all")
@@ -221,7 +222,7 @@ def paid_topups(session: Session, user_id: UUID) -> list[UUID]:
 def was_paid_since(session: Session, user_id: UUID, moment: datetime) -> bool:
     """Whether a top-up of this user's was paid then or later: older news of the balance is old."""
     asked = {"user_id": user_id, "paid_since": moment}
-    return bool(session.scalar(select(_PAID_SINCE.exists()), asked))
+    return bool(session.scalar(_WAS_PAID_SINCE, asked))
 
 
 def usage(

@@ -110,11 +110,12 @@ class Months(Story):
         return True
 
     def _say_short(self) -> None:
-        """Billing says what lacks for everything that is due, with the oldest of it."""
+        """Billing says what lacks for everything that is due, with the oldest of it; not where all
+        that is due is owed for what does not run any more."""
         due = [each for each in self.unpaid if each.waits_until is not None]
         self._forget_renewals()
         if due:
-            needed_micros = sum(each.amount_micros for each in due)
+            needed_micros = sum(each.amount_micros for each in self.unpaid)
             reference = str(due[0].reference)
             self.pending.append(
                 Pending(Trigger.RENEWAL, reference, needed_micros, is_due=True, raised_at=self.now)

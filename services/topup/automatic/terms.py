@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from chassis.bulk import Bulk
@@ -339,7 +339,7 @@ def states(
     return [_state_of(found.get(user_id), is_stopped) for user_id, is_stopped in questions]
 
 
-def _state_of(settings: Row[Any] | None, is_stopped: bool) -> AutoTopupState:
+def _state_of(settings: Any, is_stopped: bool) -> AutoTopupState:
     if settings is None:
         return AutoTopupState(enabled=False, state="off")
     name, _, _ = _state(settings, is_stopped or settings.is_stopped)
@@ -405,7 +405,7 @@ def _bounds(policy: Policy, *, is_stopped: bool) -> dict[str, Any]:
     }
 
 
-def _state(settings: AutoTopupSettings | Row[Any], is_stopped: bool) -> tuple[str, str, str]:
+def _state(settings: AutoTopupSettings | Any, is_stopped: bool) -> tuple[str, str, str]:
     if not settings.is_enabled:
         return "off", "", ""
     if settings.paused_code:

@@ -13,6 +13,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Text, and_, cast, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.dml import ReturningInsert
 
 from chassis.bulk import Batch, Bulk
 from chassis.identifiers import new_id
@@ -151,6 +152,10 @@ def raise_trigger(
     person asks for by hand is asked once: its key again is a repetition, not news.
     """
     row = {
+        "trigger_id": new_id(),
+        "user_id": user_id,
+        "trigger": trigger,
+        "reference": reference,
         "needed_micros": needed_micros,
         "shortfall_micros": shortfall_micros,
         "available_micros": available_micros,
@@ -160,21 +165,32 @@ def raise_trigger(
         "topup_id": None,
         "refusal_code": "",
     }
-    return session.scalar(
-        insert(TriggerRecord)
-        .values(
-            trigger_id=new_id(), user_id=user_id, trigger=trigger, reference=reference, **row,
-        )
-        .on_conflict_do_update(
-            index_elements=["user_id", "trigger", "reference"],
-            set_=row,
-            where=TriggerRecord.ended_at.is_(None)
-            & (TriggerRecord.trigger != Trigger.BY_HAND)
-            & (TriggerRecord.raised_at < raised_at),
-        )
-        .returning(TriggerRecord),
-        execution_options={"populate_existing": True},
-    )  # fmt: skip
+    return session.scalar(_RAISE, row, execution_options={"populate_existing": True})
+
+
+def _raising() -> ReturningInsert[TriggerRecord]:
+    raised = insert(TriggerRecord)
+    news = (
+        "needed_micros",
+        "shortfall_micros",
+        "available_micros",
+        "raised_at",
+        "due_at",
+        "tries",
+        "topup_id",
+        "refusal_code",
+    )
+    return raised.on_conflict_do_update(
+        index_elements=["user_id", "trigger", "reference"],
+        set_={name: raised.excluded[name] for name in news},
+        where=TriggerRecord.ended_at.is_(None)
+        & (TriggerRecord.trigger != Trigger.BY_HAND)
+        & (TriggerRecord.raised_at < raised.excluded.raised_at),
+    ).returning(TriggerRecord)
+
+
+# Made once: putting it together takes longer than carrying it out.
+_RAISE = _raising()
 
 
 def ask_by_hand(session: Session, user_id: UUID, key: str, now: datetime) -> UUID:
@@ -243,6 +259,7 @@ def to_charge_for(waiting: list[Pending]) -> int:
 def pending(session: Session, user_id: UUID, now: datetime) -> list[Pending]:
     """What waits for money, and what asks for a look at the balance; the oldest first.
 
+    Of renewals the newest: it asks for all that is due by then, what was asked before included.
     An idle account's look is due with the next purchase: see :func:`end_idleness`.
     """
     waits = _still_waits(now) & (TriggerRecord.needed_micros > 0)
@@ -253,7 +270,8 @@ def pending(session: Session, user_id: UUID, now: datetime) -> list[Pending]:
         select(TriggerRecord, _has_card_page())
         .where(TriggerRecord.user_id == user_id, TriggerRecord.ended_at.is_(None), waits | looks)
         .order_by(TriggerRecord.trigger_id)
-    )
+    ).all()
+    renewed = [row.raised_at for row, _ in rows if row.trigger == Trigger.RENEWAL]
     return [
         Pending(
             Trigger(row.trigger),
@@ -266,6 +284,7 @@ def pending(session: Session, user_id: UUID, now: datetime) -> list[Pending]:
             raised_at=row.raised_at,
         )
         for row, has_card_page in rows
+        if row.trigger != Trigger.RENEWAL or row.raised_at == max(renewed)
     ]
 
 
@@ -361,7 +380,7 @@ _AWAIT_CREDIT = Bulk(
 
 def await_credit(session: Session, users: Sequence[UUID]) -> list[bool | Exception]:
     """Whether :func:`credit_arrived` may find anything of each of them."""
-    found = set(_AWAIT_CREDIT.execute(session, [(user_id,) for user_id in set(users)]).scalars())
+    found = set(_AWAIT_CREDIT.scalars(session, [(user_id,) for user_id in set(users)]))
     return [user_id in found for user_id in users]
 
 

@@ -30,7 +30,9 @@ def adopt(till: Till, payment_id: str) -> Topup | None:
     if topup_id is None or user_id is None or payment["status"] != "succeeded":
         return None
     topup = _restore(till, topup_id, user_id, payment)
-    reversals.take_refunds(till, payment_id)
+    # Of most nothing did: the processor is asked once for each, and not three times.
+    if outcomes.refunded_cents(payment):
+        reversals.take_refunds(till, payment_id)
     return topup
 
 
@@ -59,7 +61,7 @@ def _restore(till: Till, topup_id: UUID, user_id: UUID, payment: Object) -> Topu
         if entry is None:
             outcomes.record(session, till.policy, topup_id, payment, till.clock())
         else:
-            _was_credited(topup, payment, entry, till.clock())
+            _was_credited(till, topup, payment, entry)
     return topup
 
 
@@ -81,10 +83,12 @@ def _made_anew(topup_id: UUID, user_id: UUID, payment: Object, now: datetime) ->
     return topup
 
 
-def _was_credited(topup: Topup, payment: Object, entry: Entry, now: datetime) -> None:
+def _was_credited(till: Till, topup: Topup, payment: Object, entry: Entry) -> None:
     """The wallet has it already: nobody is told again."""
+    now = till.clock()
     outcomes.remember_payment(topup, payment)
     topups.move(topup, TopupStatus.PAID, now)
     topups.move(topup, TopupStatus.CREDITED, now)
     topup.paid_at = topup.created_at
+    topup.seller = list(till.policy.seller)
     topup.credited_at = entry.recorded_at

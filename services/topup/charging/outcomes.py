@@ -123,7 +123,7 @@ def settle(
     """Bring a top-up to where its payment is."""
     status = payment["status"]
     if status == "succeeded":
-        _settle_paid(session, settings, topup, payment, now)
+        _settle_paid(session, policy, settings, topup, payment, now)
         if not is_paid_with(topup, payment) and is_given_back(payment):
             topup.problem = ""
     elif topups.is_by_saved_card(topup):
@@ -184,6 +184,7 @@ def _refuse_saved_card(
 
 def _settle_paid(
     session: Session,
+    policy: Policy,
     settings: AutoTopupSettings | None,
     topup: Topup,
     payment: Object,
@@ -201,6 +202,7 @@ def _settle_paid(
     remember_payment(topup, payment)
     was_waiting_for_person = topup.status == TopupStatus.ACTION_REQUIRED
     topups.mark_paid(session, topup, now)
+    topup.seller = list(policy.seller)
     triggers.end_renewals(session, topup.user_id, topup.created_at)
     if settings is None or topup.kind == TopupKind.MANUAL:
         return
@@ -251,9 +253,13 @@ def is_charged(session: Session, payment_id: str) -> bool:
 
 def is_given_back(payment: Object) -> bool:
     """Whether all of it was refunded: then nobody misses the credit."""
+    return refunded_cents(payment) >= int(payment["amount_received"])
+
+
+def refunded_cents(payment: Object) -> int:
+    """What went back of it by refunds, or is on its way."""
     charge = payment.get("latest_charge")
-    refunded = charge["amount_refunded"] if isinstance(charge, dict) else 0
-    return bool(refunded >= payment["amount_received"])
+    return int(charge["amount_refunded"]) if isinstance(charge, dict) else 0
 
 
 def mismatch(topup: Topup, payment: Object) -> str:

@@ -48,6 +48,11 @@ def receipt(session: Session, user_id: UUID, topup_id: UUID) -> Receipt:
     )
 
 
+def seller(session: Session, receipt: Receipt, seller_now: tuple[str, ...]) -> tuple[str, ...]:
+    """Who sold it on the day on which it was paid, whoever does by now."""
+    return tuple(session.get_one(Topup, receipt.topup_id).seller or seller_now)
+
+
 def number(topup_id: UUID, paid_at: datetime) -> str:
     """The receipt's number: the day it was paid, and the random end of the top-up's id."""
     return f"MYC-{paid_at:%Y%m%d}-{topup_id.hex[-10:].upper()}"

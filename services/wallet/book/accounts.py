@@ -69,7 +69,7 @@ _HELD = text(
     " AND NOT EXISTS (SELECT FROM free WHERE free.account_id = a.account_id)"
 )
 _READ = text(_SELECT + "WHERE a.user_id = :user_id")
-_READ_USERS = text(_SELECT + "WHERE a.user_id = ANY(CAST(:user_ids AS uuid[]))")
+_READ_USERS = Bulk(_SELECT + "JOIN {rows} USING (user_id)", user_id="uuid")
 _READ_ALL = text(_SELECT + "WHERE a.account_id = ANY(CAST(:account_ids AS bigint[]))")
 _RESERVE = text(
     "SELECT nextval(pg_get_serial_sequence('accounts', 'account_id'))"
@@ -129,8 +129,8 @@ def find(session: Session, user_id: UUID) -> Account | None:
 
 def find_all(session: Session, user_ids: Iterable[UUID]) -> dict[UUID, Account]:
     """The accounts of those users who have one, not locked, without their levels."""
-    rows = session.execute(_READ_USERS, {"user_ids": array("uuid", user_ids)})
-    found = [from_row(row) for row in rows]
+    asked = [(user_id,) for user_id in set(user_ids)]
+    found = [from_row(row) for row in _READ_USERS.execute(session, asked)] if asked else []
     return {account.user_id: account for account in found}
 
 

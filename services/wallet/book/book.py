@@ -216,6 +216,8 @@ class Book:
 
     def check_levels(self, account: Account) -> None:
         """After what is available changed: announce each level that it fell below."""
+        if not account.levels:
+            return
         self._rearm(account)
         for level in levels.crossed(account.levels, account.available_micros):
             self._note_level(level)

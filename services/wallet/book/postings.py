@@ -1,6 +1,5 @@
 """What a command makes: a movement of money, the transaction posted for it, an effect."""
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -10,8 +9,7 @@ from contracts.wallet import HouseAccount, Transaction, TransactionKind
 from services.wallet.book.accounts import Account
 
 
-@dataclass(frozen=True, slots=True)
-class Effect:
+class Effect(NamedTuple):
     """What a command did: the answer, and what its idempotency key will point to."""
 
     reply: Reply
@@ -39,8 +37,7 @@ def between(source: Side, destination: Side, amount_micros: int) -> tuple[Leg, L
     return Leg(source, -amount_micros), Leg(destination, amount_micros)
 
 
-@dataclass(frozen=True, slots=True)
-class Movement:
+class Movement(NamedTuple):
     """Why money moves, and what is written beside it."""
 
     kind: TransactionKind
@@ -53,8 +50,7 @@ class Movement:
     """False where the card processor took the money: no card is to be charged for that."""
 
 
-@dataclass(frozen=True, slots=True)
-class Posted:
+class Posted(NamedTuple):
     """A transaction of this batch: entries that sum to zero."""
 
     transaction_id: UUID

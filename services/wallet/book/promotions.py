@@ -97,17 +97,22 @@ class Promotional:
 
     def __init__(self, grants: Iterable[Grant]) -> None:
         self.grants = sorted(grants, key=lambda grant: grant.turn)
+        self.left_micros = sum(grant.left_micros for grant in self.grants)
+        """Of all grants, kept beside them: a wallet may have many that ended long ago."""
+        self._by_transaction: dict[UUID | None, Grant] = {
+            grant.transaction_id: grant for grant in self.grants
+        }
+        self._by_id: dict[str | None, Grant] = {
+            str(grant.promotion_id): grant for grant in self.grants
+        }
         self._payments: dict[UUID, _Payment] = {}
         self._debts: list[_Payment] = []
         """Those that took the wallet below zero."""
 
-    @property
-    def left_micros(self) -> int:
-        return sum(grant.left_micros for grant in self.grants)
-
     def of(self, promotion_id: UUID) -> int:
         """What is left of one grant."""
-        return sum(g.left_micros for g in self.grants if g.promotion_id == promotion_id)
+        grant = self._by_id.get(str(promotion_id))
+        return grant.left_micros if grant else 0
 
     def add(self, entry: Entry) -> int:
         """Take the next entry in; by how much it changed what is promotional."""
@@ -121,13 +126,14 @@ class Promotional:
         over = self._take(self.left_micros - max(entry.balance_after_micros, 0))
         payment = self._payments.get(entry.transaction_id) if entry.amount_micros < 0 else None
         for debt in [payment] if payment else reversed(self._debts):
+            if not over:
+                break
             over = debt.took_instead(over)
         return self.left_micros - before
 
     def _come_in(self, entry: Entry) -> None:
-        for grant in self.grants:
-            if grant.transaction_id == entry.transaction_id:
-                grant.left_micros = entry.amount_micros
+        if given := self._by_transaction.get(entry.transaction_id):
+            self._change(given, entry.amount_micros)
         payment = self._payments.get(entry.corrects) if entry.corrects else None
         if payment is None:
             return
@@ -139,23 +145,21 @@ class Promotional:
             back = min(rest, micros)
             owed = min(back, grant.owed_micros)
             grant.owed_micros -= owed
-            grant.left_micros += back - owed
+            self._change(grant, back - owed)
             rest -= back
             if micros > back:
                 payment.taken.append((grant, micros - back))
 
     def _go_out(self, entry: Entry) -> None:
         gone = -entry.amount_micros
-        for grant in self.grants:
-            is_its_end = entry.kind is TransactionKind.PROMOTION and (
-                str(grant.promotion_id) == entry.promotion_id
-            )
-            if is_its_end or grant.transaction_id == entry.corrects:
-                left = min(grant.left_micros, gone)
-                grant.left_micros -= left
-                grant.owed_micros += gone - left
-                return
-        if entry.corrects is None:
+        is_an_end = entry.kind is TransactionKind.PROMOTION
+        grant = self._by_id.get(entry.promotion_id) if is_an_end else None
+        grant = grant or self._by_transaction.get(entry.corrects)
+        if grant is not None:
+            left = min(grant.left_micros, gone)
+            self._change(grant, -left)
+            grant.owed_micros += gone - left
+        elif entry.corrects is None:
             taken = [] if entry.kind in PAID_ALONE else self._take(gone)
             payment = _Payment(gone - sum(micros for _, micros in taken), taken)
             self._payments[entry.transaction_id] = payment
@@ -164,13 +168,18 @@ class Promotional:
 
     def _take(self, micros: int) -> list[tuple[Grant, int]]:
         taken = []
-        for grant in self.grants:
-            part = min(grant.left_micros, micros)
-            if part > 0:
-                grant.left_micros -= part
+        for grant in self.grants if self.left_micros else ():
+            if micros <= 0:
+                break
+            if part := min(grant.left_micros, micros):
+                self._change(grant, -part)
                 micros -= part
                 taken.append((grant, part))
         return taken
+
+    def _change(self, grant: Grant, micros: int) -> None:
+        grant.left_micros += micros
+        self.left_micros += micros
 
 
 _GRANTS = text(

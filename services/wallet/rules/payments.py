@@ -1,6 +1,5 @@
 """Payments: debits, credits, transfers, adjustments; what a wallet may be asked to give."""
 
-import dataclasses
 from collections.abc import Sequence
 
 from contracts.errors import AccountFrozen, BadRequest, InsufficientFunds
@@ -82,7 +81,7 @@ def transfer(book: Book, command: Transfer) -> Effect:
         Noted.FROM_USER_ID: str(command.from_user_id),
         Noted.TO_USER_ID: str(command.to_user_id),
     }
-    movement = dataclasses.replace(movement, metadata={**movement.metadata, **parties})
+    movement = movement._replace(metadata={**movement.metadata, **parties})
     legs = between(sender, receiver, command.amount_micros)
     return book.post(legs, movement).effect(sender)
 

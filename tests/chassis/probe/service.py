@@ -114,7 +114,7 @@ class ProbeService(operated.Operated):
     def note_whispered(self, session: Session, event: Whispered) -> None:
         note(session, event.n)
 
-    @events_handler(Chanted)
+    @events_handler(Chanted, where=lambda _service, event: event.n != NOT_OURS)
     def note_chanted(self, session: Session, events: Sequence[Chanted]) -> None:
         note(session, CHANT)
         for event in events:

@@ -15,14 +15,15 @@ from kombu import Connection
 
 from chassis.broker import dead_letter_queue
 from chassis.clock import utc_now
+from chassis.database import connect
 from contracts.keys import period_key, purchase_key
 from contracts.wallet import Verify
 from deploy.local.broker import Node
-from deploy.parts import LISTENERS
+from deploy.parts import DATABASES, LISTENERS
+from services.legacy.pools import verifying
 from tests.faults.chaos.messages import HANDLERS, POISON
 from tests.faults.chaos.people import PRICES, USD, Crowd, Person
 from tests.faults.chaos.product import (
-    NAMES,
     PATIENCE_S,
     SETTINGS,
     STOCK,
@@ -52,6 +53,9 @@ UNDER_WAY = {
         "stock held": "SELECT count(*) FROM reservations"
         " WHERE released_at IS NULL AND held_until IS NOT NULL",
     },
+    "legacy": {
+        "orders in pools": "SELECT count(*) FROM pool_orders WHERE due_at IS NOT NULL",
+    },
     "wallet": {"holds": "SELECT count(*) FROM holds WHERE status = 'held'"},
 }
 CHARGED = """
@@ -74,7 +78,7 @@ def under_way(product: Product) -> dict[str, int]:
         for service, statements in UNDER_WAY.items()
         for name, statement in statements.items()
     }
-    for service in ("wallet", "catalog", "billing", "topup", "gateway"):
+    for service in DATABASES:
         found[f"unsent by {service}"] = int(product.asks(service, UNSENT)[0][0])
     found["waiting in queues"] = waiting(product.node, product.vhost.name)
     return {name: count for name, count in found.items() if count}
@@ -84,7 +88,7 @@ def waiting(node: Node, vhost: str) -> int:
     """Messages for handlers, those that one of them has in hand and those that are put aside for
     another try included."""
     delays = SETTINGS["RETRY_DELAYS_S"].split(",")
-    names = [handler.queue for handler in HANDLERS if handler.service in NAMES]
+    names = [handler.queue for handler in HANDLERS]
     names += [f"{service}.retry.{delay}s" for service in LISTENERS for delay in delays]
     messages = node.messages(vhost)
     # Some of them nobody has had a reason to make.
@@ -127,7 +131,7 @@ def differences(product: Product, crowd: Crowd) -> list[str]:
             *_of_the_wallet(product, crowd, person),
         ]
     return [*found, *_of_limits(product), *_of_renewals(product), *_of_counts(product),
-            *_of_dead_letters(product)]  # fmt: skip
+            *_of_pools(product), *_of_dead_letters(product)]  # fmt: skip
 
 
 def _of_the_ledger(product: Product) -> Iterator[str]:
@@ -236,7 +240,7 @@ def _of_prices(product: Product, person: Person) -> Iterator[str]:
 
 
 def _of_the_wallet(product: Product, crowd: Crowd, person: Person) -> Iterator[str]:
-    """The balance is what came by card and from friends, less what was bought, sent and renewed."""
+    """The balance is what came by card, from friends and by trades, less what was spent."""
     paid = _captured_micros(product, _customer(product, person))
     bought = int(
         product.asks(
@@ -267,11 +271,12 @@ def _of_the_wallet(product: Product, crowd: Crowd, person: Person) -> Iterator[s
         " WHERE user_id = :user_id",
         user_id=person.user_id,
     )
-    expected = paid - bought - renewed - sent + got
+    traded = person.traded_micros
+    expected = paid - bought - renewed - sent + got + traded
     if balance != expected:
         yield (
             f"{person.user_id} has {balance}, not {expected}: by card {paid}, bought {bought},"
-            f" renewed {renewed}, sent {sent}, got {got}"
+            f" renewed {renewed}, sent {sent}, got {got}, traded {traded}"
         )
 
 
@@ -341,6 +346,14 @@ def _of_counts(product: Product) -> Iterator[str]:
     )
     if heard != completed:
         yield f"{completed} purchases completed, and analytics counted {heard}"
+
+
+def _of_pools(product: Product) -> Iterator[str]:
+    """The book of the pools by itself, and what it says of dollars beside the wallet's."""
+    database = connect(product.straight_url("legacy"), pool_size=1)
+    for difference in verifying.verify(database, product.rpc):
+        yield f"the pools: {difference}"
+    database.engine.dispose()
 
 
 def _of_dead_letters(product: Product) -> Iterator[str]:

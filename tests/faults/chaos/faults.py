@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from deploy.parts import LISTENERS, PROCESSES
 from tests.faults.chaos.messages import Delays, Repeats, poisons
-from tests.faults.chaos.product import DISK_BYTES, NAMES, SETTINGS, Product
+from tests.faults.chaos.product import DISK_BYTES, SETTINGS, Product
 
 Inject = Callable[[Product, random.Random], AbstractContextManager[None]]
 
@@ -173,13 +174,13 @@ def _keys_forgotten(product: Product, chance: random.Random) -> Iterator[None]:
 
 
 FAULTS = (
-    *(_killed(name) for name in (*NAMES, *SERVERS)),
-    *(_frozen(name) for name in (*NAMES, *SERVERS)),
+    *(_killed(name) for name in (*PROCESSES, *SERVERS)),
+    *(_frozen(name) for name in (*PROCESSES, *SERVERS)),
     *(_slow(name) for name in LATENCY_S),
     *(_cut(name) for name in LATENCY_S),
     *(_silent(name) for name in LATENCY_S),
-    *(_clock(name, AHEAD, "3 days ahead") for name in ("wallet", "billing", "topup")),
-    *(_clock(name, BEHIND, "2 hours back") for name in ("wallet", "billing", "topup")),
+    *(_clock(name, AHEAD, "3 days ahead") for name in LISTENERS),
+    *(_clock(name, BEHIND, "2 hours back") for name in LISTENERS),
     Fault("database's disk is full", "database", _full_disk, needs_disk=True),
     Fault("broker's disk alarm", "broker", _disk_alarm),
     Fault("events are repeated", "broker", _repeated),

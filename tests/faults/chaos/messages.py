@@ -16,7 +16,7 @@ from kombu import Connection
 
 from deploy.parts import SERVICES
 from services.gateway.notifier import NotifierService
-from tests.faults.chaos.product import NAMES, Product
+from tests.faults.chaos.product import Product
 
 POISON = "poisoned-by-a-test"
 """It stands in every message that a test spoiled: such a dead letter is explained."""
@@ -65,7 +65,6 @@ class Meddler:
     """Sits on a connection of its own, and does something with whatever passes."""
 
     def __init__(self, product: Product, seed: float) -> None:
-        self._handlers = [each for each in HANDLERS if each.service in NAMES]
         self._chance = random.Random(seed)
         self._connection = Connection(product.vhost.admin_uri, connect_timeout=5)
         self._channel: Any = self._connection.channel()
@@ -125,7 +124,7 @@ class Repeats(Meddler):
     MARK = "x-repeated-by-a-test"
 
     def begins(self) -> None:
-        for exchange in {handler.exchange for handler in self._handlers}:
+        for exchange in {handler.exchange for handler in HANDLERS}:
             self._channel.queue_bind(self._queue, exchange, "#")
 
     def meets(self, message: Message, where: dict[str, Any]) -> None:
@@ -141,21 +140,21 @@ class Delays(Meddler):
     """Every event is kept back for a time of its own, so that they come in another order."""
 
     def begins(self) -> None:
-        for handler in self._handlers:
+        for handler in HANDLERS:
             with contextlib.suppress(Exception):
                 self._channel.queue_bind(self._queue, handler.exchange, handler.type)
-        for handler in self._handlers:
+        for handler in HANDLERS:
             self._channel.queue_unbind(handler.queue, handler.exchange, handler.type)
 
     def meets(self, message: Message, where: dict[str, Any]) -> None:
-        for handler in self._handlers:
+        for handler in HANDLERS:
             if (handler.exchange, handler.type) == (where["exchange"], where["routing_key"]):
                 self.keeps(message, "", handler.queue)
 
     def ends(self) -> None:
-        for handler in self._handlers:
+        for handler in HANDLERS:
             self._channel.queue_bind(handler.queue, handler.exchange, handler.type)
-        for handler in self._handlers:
+        for handler in HANDLERS:
             self._channel.queue_unbind(self._queue, handler.exchange, handler.type)
         self._takes()
         self._lets_go(time.monotonic() + 2 * LATEST_S)
@@ -170,6 +169,6 @@ def poisons(product: Product) -> None:
                 message = Message(body.encode(), content_type="application/json",
                                   content_encoding="utf-8", delivery_mode=2)  # fmt: skip
                 channel.basic_publish(message, exchange, kind)
-        for service in ("wallet", "catalog", "billing", "topup"):
+        for service in SERVICES:
             message = Message(SPOILED[0].encode(), content_type="application/json")
             channel.basic_publish(message, "nameko-rpc", f"{service}.get_wallet")

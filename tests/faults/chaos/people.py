@@ -1,4 +1,4 @@
-"""People who go on buying, topping up, sending and cancelling, and note what they were told.
+"""People who go on buying, topping up, sending, trading, cancelling, and note what they were told.
 
 They use the HTTP API as a careful program does: a command keeps its key until it has a definite
 answer. What somebody does is decided by a chance of their own.
@@ -15,8 +15,12 @@ from uuid import UUID, uuid4
 
 import requests
 
+from contracts.errors import NO_ANSWER, ServiceError
+from contracts.legacy import OrderStatus, PoolQuote, QuoteAddition, QuoteExchange, TakeQuote
+from contracts.messages import ReplyT, Request
 from services.catalog.seed import product_id_of
 from tests.faults.chaos.product import PATIENCE_S, STOCKED, Product
+from tests.faults.test_backups import operate
 from tests.gateway.conftest import PASSWORD
 from tests.gateway.test_main_job import GOOD_CARD, card_page, pay
 from tests.patience import eventually
@@ -26,6 +30,9 @@ PRICES = {"vm-starter": 5, "vm-production": 15, STOCKED: 94}
 NOTICED_AFTER_S = 10.0
 """Whoever waits longer for a page takes it for broken."""
 HESITATES_S = 0.4
+POOL = "TFP-USD"
+REFUSED = 409
+ENDED = (OrderStatus.DONE, OrderStatus.REFUSED, OrderStatus.DECLINED)
 MACHINES = 4
 """So many at most run for a person: what there is more is cancelled."""
 
@@ -56,7 +63,8 @@ class Wish:
 
 class Person:
     """``purchases`` are those that were promised, by key, and ``chosen`` what each is of;
-    ``sent`` is what left, by transaction."""
+    ``sent`` is what left, by transaction. ``orders`` in the pool of the old coin have no end that
+    was told yet; ``traded_micros`` is what came of the others, below zero where it was given."""
 
     def __init__(self, product: Product, chance: random.Random) -> None:
         self.product, self.chance = product, chance
@@ -65,6 +73,8 @@ class Person:
         self.purchases: dict[str, str] = {}
         self.chosen: dict[str, str] = {}
         self.sent: dict[str, tuple[UUID, int]] = {}
+        self.orders: list[TakeQuote] = []
+        self.traded_micros = 0
         self.pages: list[str] = []
         self.friends: list[Person] = []
         self.http = requests.Session()
@@ -138,8 +148,16 @@ class Person:
 
     def acts(self) -> None:
         act = self.chance.choices(
-            [self.looks, self.buys, self.tops_up, self.sends, self.cancels, self.repeats],
-            [4, 6, 2, 2, 2, 3],
+            [
+                self.looks,
+                self.buys,
+                self.tops_up,
+                self.sends,
+                self.trades,
+                self.cancels,
+                self.repeats,
+            ],
+            [4, 6, 2, 2, 2, 2, 3],
         )[0]
         act()
 
@@ -202,9 +220,63 @@ class Person:
             path = f"/api/deployments/{machine['deployment_id']}/cancel"
             self._begins(Wish("post", path, {"when": "now"}))
 
+    def opens_pool(self) -> None:
+        """With $50, and as many old coins as an operator gives."""
+        given = ("adjust", str(self.user_id), "TFP", "100", "--by", "a test", "--reason", "-")
+        done = operate(self.product, "legacy", "services.legacy.pool_book", *given, settings={})
+        assert done[0] == 0, done[1]
+        parts = {"base_units": 100 * USD, "other_units": 50 * USD}
+        self._wants(QuoteAddition(user_id=self.user_id, pool=POOL, **parts))
+        eventually(self._has_traded, interval_s=0.5, within_s=PATIENCE_S)
+        assert self.traded_micros == -50 * USD
+
+    def _has_traded(self) -> bool:
+        self.repeats()
+        return not self.orders
+
+    def trades(self) -> None:
+        """A few dollars or old coins for the other: by calls, since the site has no API for it."""
+        give = self.chance.choice(["USD", "USD", "TFP"])
+        units = self.chance.randint(1, 300) * USD // 100
+        self._wants(QuoteExchange(user_id=self.user_id, pool=POOL, give=give, give_units=units))
+
+    def _wants(self, wish: Request[PoolQuote]) -> None:
+        _, quote = self._calls(wish)
+        if quote is not None:
+            order = TakeQuote(
+                user_id=self.user_id,
+                quote_id=quote.quote_id,
+                slippage_bps=500,
+                idempotency_key=str(uuid4()),
+            )
+            self.orders.append(order)
+            self.takes(order)
+
+    def takes(self, order: TakeQuote) -> None:
+        """Ask for it, or how it ended."""
+        status, made = self._calls(order)
+        if status == REFUSED or (made is not None and made.status in ENDED):
+            self.orders.remove(order)
+        if made is not None and made.status == OrderStatus.DONE:
+            self.traded_micros += made.change.other_units
+
+    def _calls(self, request: Request[ReplyT]) -> tuple[int, ReplyT | None]:
+        """What a program of ours hears, with the status that a website would say of it."""
+        began, status, reply = time.monotonic(), 200, None
+        try:
+            reply = self.product.rpc.call(request, timeout_s=NOTICED_AFTER_S)
+        except NO_ANSWER:
+            status = 0
+        except ServiceError:
+            status = REFUSED
+        self.answers.append(Answer(began, time.monotonic() - began, "call", status))
+        return status, reply
+
     def repeats(self) -> None:
         """What has no definite answer yet is asked again, under its key."""
         self.pays()
+        for order in list(self.orders):
+            self.takes(order)
         for wish in list(self.wishes):
             self.asks_again(wish)
 
@@ -250,6 +322,7 @@ class Crowd:
         for person in self.people:
             person.arrives()
             person.friends = [each for each in self.people if each is not person]
+        self.people[0].opens_pool()
         self._may_act, self._is_over = threading.Event(), threading.Event()
         self._idle = [threading.Event() for _ in self.people]
         self._threads = [
@@ -298,7 +371,7 @@ class Crowd:
             return [
                 (waits, person.answers[-1].status)
                 for person in self.people
-                for waits in (*person.wishes, *person.pages)
+                for waits in (*person.wishes, *person.pages, *person.orders)
             ]
 
         eventually(unanswered, lambda waiting: not waiting, interval_s=0.3, within_s=PATIENCE_S)

@@ -20,14 +20,11 @@ from deploy.local.child import Child
 from deploy.local.postgres import Postgres
 from deploy.local.processes import Process
 from deploy.local.startup import free_port
-from deploy.parts import LISTENERS
+from deploy.parts import LISTENERS, PROCESSES
 from tests.faults.chaos.wire import Wire
 from tests.patience import eventually
 from tests.system import System, is_ready
 from tests.topup.conftest import Sandbox
-
-NAMES = ("wallet", "catalog", "billing", "topup", "analytics", "notifier", "sandbox", "gateway")
-"""The old system takes no part: nobody buys there."""
 
 PATIENCE_S = 240.0
 """Of a whole product that was just disturbed, on a machine that does other things too."""
@@ -83,7 +80,7 @@ class Product(System):
         except BaseException:
             self._ends_servers()
             raise
-        super().__init__(self.postgres, self.node, directory, NAMES, SETTINGS)
+        super().__init__(self.postgres, self.node, directory, PROCESSES, SETTINGS)
         self.wires = {
             "broker": Wire(self.node.port),
             "database": Wire(self.postgres.port),
@@ -122,10 +119,14 @@ class Product(System):
         straight = super().database_url(service)
         return straight.replace(f":{self.postgres.port}/", f":{self.wires['database'].port}/")
 
+    def straight_url(self, service: str) -> str:
+        """Of the service's database, by no wire."""
+        return self._urls[service]
+
     def asks(self, service: str, statement: str, **values: object) -> list[Any]:
         """Straight from the database, by no wire."""
         if service not in self.engines:
-            self.engines[service] = create_engine(self._urls[service], pool_pre_ping=True)
+            self.engines[service] = create_engine(self.straight_url(service), pool_pre_ping=True)
         with self.engines[service].begin() as connection:
             result = connection.execute(text(statement), values)
             return list(result) if result.returns_rows else []

@@ -6,6 +6,9 @@ from sqlalchemy import BigInteger, Column, DateTime, Uuid
 revision = "0002"
 down_revision = "0001"
 
+HOLDS_TABLES = """Rows of products by day and week go in one transaction. Who counts a sale
+meanwhile waits for it, and its event is tried again; no payment waits for analytics."""
+
 FILL = """
 INSERT INTO product_totals
 SELECT detail::uuid, starts_at, sum(units) OVER days, sum(micros) OVER days FROM (

@@ -6,6 +6,8 @@ from sqlalchemy import CheckConstraint, Column, DateTime, Integer, Uuid
 revision = "0011"
 down_revision = "0010"
 
+HOLDS_TABLES = "Deployments are read once, and none is locked; the table that is filled is new."
+
 
 def upgrade() -> None:
     op.create_table(

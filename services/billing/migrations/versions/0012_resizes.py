@@ -5,6 +5,8 @@ from alembic import op
 revision = "0012"
 down_revision = "0011"
 
+VERSION_BEFORE = "It writes fewer words than the ones that are known now."
+
 
 def upgrade() -> None:
     op.execute("ALTER TABLE deployments ADD product_name text")

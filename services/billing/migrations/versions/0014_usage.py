@@ -15,6 +15,8 @@ from sqlalchemy import (
 revision = "0014"
 down_revision = "0013"
 
+VERSION_BEFORE = "It writes fewer words than the ones that are known now."
+
 _CORRECTS = "(corrects IS NULL AND quantity > 0) OR (corrects IS NOT NULL AND quantity < 0)"
 
 

@@ -5,6 +5,9 @@ from alembic import op
 revision = "0005"
 down_revision = "0004"
 
+HOLDS_TABLES = """Products are read once, and nobody changes one meanwhile: there were only those
+that an operator puts up, and sellers came to write theirs in a later version."""
+
 
 def upgrade() -> None:
     op.execute("ALTER TABLE products ADD family text, ADD retired_at timestamptz")

@@ -7,6 +7,8 @@ from chassis.migrate import create_index_beside_traffic
 revision = "0009"
 down_revision = "0008"
 
+VERSION_BEFORE = "The trigger notes that something changed, and refuses nothing."
+
 COUNTED = (
     "name, category, summary, provider_name, location, price_micros, billing_period,"
     " specification, family, retired_at"

@@ -10,6 +10,8 @@ from chassis.migrate import create_index_beside_traffic
 revision = "0012"
 down_revision = "0011"
 
+VERSION_BEFORE = "It charges no card that was chosen by hand."
+
 
 def upgrade() -> None:
     create_index_beside_traffic(

@@ -5,6 +5,8 @@ from alembic import op
 revision = "0014"
 down_revision = "0013"
 
+VERSION_BEFORE = "Refunds to cards, their table (0013) and these checks came in one version."
+
 # 0015 looks at the rows that were there before, beside the traffic.
 CHECKS = """
 ALTER TABLE card_refunds

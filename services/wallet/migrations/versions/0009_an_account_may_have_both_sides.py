@@ -10,6 +10,8 @@ from chassis.migrate import create_index_beside_traffic
 revision = "0009"
 down_revision = "0008"
 
+VERSION_BEFORE = "It writes one entry of an account in each transaction, on whichever side."
+
 
 def upgrade() -> None:
     create_index_beside_traffic(

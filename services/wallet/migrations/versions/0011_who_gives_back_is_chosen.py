@@ -10,6 +10,8 @@ from alembic import op
 revision = "0011"
 down_revision = "0010"
 
+VERSION_BEFORE = "It writes fewer words than the ones that are known now."
+
 ACCOUNTS = """
 INSERT INTO accounts (account_id, house_name, opened_at) VALUES
     (7, 'advances', '2026-01-01Z'),

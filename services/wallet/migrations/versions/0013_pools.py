@@ -5,6 +5,8 @@ from alembic import op
 revision = "0013"
 down_revision = "0012"
 
+VERSION_BEFORE = "It writes fewer words than the ones that are known now."
+
 ACCOUNT = """
 INSERT INTO accounts (account_id, house_name, opened_at) VALUES (9, 'pools', '2026-01-01Z');
 """

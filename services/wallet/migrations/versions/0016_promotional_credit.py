@@ -9,6 +9,8 @@ from alembic import op
 revision = "0016"
 down_revision = "0015"
 
+VERSION_BEFORE = "It writes fewer words than the ones that are known now."
+
 # Every row that is there passes the narrower check that goes; 0017 looks again beside the traffic.
 WORDS = """
 ALTER TABLE transactions

@@ -1,4 +1,4 @@
-"""Ledgers of a given size, for benchmarks: as many postings would have made them, only faster."""
+"""Ledgers of a given size: as many postings would have made them, only faster."""
 
 import random
 from collections.abc import Iterator

@@ -1,0 +1,219 @@
+"""What a user's wallet lacks for all that is due: one gap, whatever of it was refused first.
+
+What runs and is not paid waits for its money on the ladder, and automatic top-up is asked for all
+that is due. Where nothing waits, what is owed is for something that does not run any more: its
+owner is told, and no card is charged for that by itself.
+"""
+
+from collections.abc import Collection
+from datetime import datetime, timedelta
+from typing import NamedTuple
+from uuid import UUID
+
+from sqlalchemy import and_, func, or_, select
+from sqlalchemy.orm import Session
+
+from chassis.database import lock_until_commit
+from chassis.identifiers import new_id
+from chassis.outbox import publish
+from contracts.billing import OwedShortOfFunds, RenewalShortOfFunds
+from contracts.messages import MAX_AMOUNT_MICROS
+from services.billing.deployments.periods import PeriodKind, PeriodStatus
+from services.billing.models import DeploymentRow, PeriodRow, UsageChargeLineRow, UsageChargeRow
+from services.billing.settings import BillingSettings
+
+_TICK = timedelta(microseconds=1)
+
+
+class Refused(NamedTuple):
+    """A wallet refused to pay: as of when, and what it had, in micro-dollars."""
+
+    asked_at: datetime
+    available_micros: int
+    is_frozen: bool
+
+
+class _First(NamedTuple):
+    """The first of so many deployments."""
+
+    deployment_id: UUID
+    name: str
+    deployments: int
+
+
+class _Waiting(NamedTuple):
+    """What runs and waits for money: since when the first does, and what their months cost.
+
+    ``told_at``: of others than those of who tells, the last was noted by then.
+    """
+
+    since: datetime | None
+    told_at: datetime | None
+    months_micros: int
+
+
+def tell(
+    session: Session,
+    user_id: UUID,
+    refused: Refused,
+    rules: BillingSettings,
+    own: Collection[UUID],
+    money_came_at: datetime | None = None,
+) -> None:
+    """Say how much this user lacks for everything that is due now. The caller has noted what became
+    of its ``own`` deployments, which it holds, and notes after this that it was told.
+
+    ``money_came_at``: that some came then, which did not cover it, is all that is new. Whoever was
+    refused first since then has said it of everything.
+    """
+    # One at a time for each user, so that the last one to say it has counted all.
+    lock_until_commit(session, f"renewals:{user_id}")
+    if money_came_at is not None and _is_told(session, user_id, money_came_at):
+        return
+    waiting = _waiting(session, user_id, own)
+    due_micros = waiting.months_micros + _arrears_micros(session, user_id)
+    due_micros += _usage_micros(session, user_id)
+    shortfall_micros = min(max(due_micros - refused.available_micros, 1), MAX_AMOUNT_MICROS)
+    if waiting.since is None:
+        owing = _owing(session, user_id)
+        if owing is not None:
+            publish(session, _owed_event(user_id, refused, owing, due_micros, shortfall_micros))
+        return
+    oldest, occurred_at = _longest_waiting(session, user_id), refused.asked_at
+    if waiting.told_at is not None:
+        # The last one to say it has counted all, and so is newer than what others said meanwhile.
+        occurred_at = max(occurred_at, waiting.told_at + _TICK)
+    publish(
+        session,
+        RenewalShortOfFunds(
+            event_id=new_id(),
+            # What is paid from then on makes this old news.
+            occurred_at=occurred_at,
+            user_id=user_id,
+            deployment_id=oldest.deployment_id,
+            shortfall_micros=shortfall_micros,
+            available_micros=refused.available_micros,
+            name=oldest.name,
+            deployments=oldest.deployments,
+            suspended_at=waiting.since + rules.grace,
+            is_frozen=refused.is_frozen,
+            is_usage=not waiting.months_micros,
+        ),
+    )
+
+
+def _owed_event(
+    user_id: UUID, refused: Refused, owing: _First, owed_micros: int, shortfall_micros: int
+) -> OwedShortOfFunds:
+    return OwedShortOfFunds(
+        event_id=new_id(),
+        occurred_at=refused.asked_at,
+        user_id=user_id,
+        deployment_id=owing.deployment_id,
+        name=owing.name,
+        deployments=owing.deployments,
+        owed_micros=min(owed_micros, MAX_AMOUNT_MICROS),
+        shortfall_micros=shortfall_micros,
+        available_micros=refused.available_micros,
+        is_frozen=refused.is_frozen,
+    )
+
+
+# A deployment waits with its month, which was refused, or for its usage.
+_MONTH_WAITS = and_(
+    PeriodRow.deployment_id == DeploymentRow.deployment_id,
+    PeriodRow.status == PeriodStatus.DUE,
+    PeriodRow.kind == PeriodKind.MONTH,
+    DeploymentRow.short_since.is_not(None),
+)
+_WAITS = or_(PeriodRow.deployment_id.is_not(None), DeploymentRow.usage_short_since.is_not(None))
+# What is closed is written anew, with what is due by then.
+_CHARGE_IS_UNPAID = and_(UsageChargeRow.paid_at.is_(None), UsageChargeRow.closing_since.is_(None))
+
+
+def _waiting(session: Session, user_id: UUID, own: Collection[UUID]) -> _Waiting:
+    row = DeploymentRow
+    # Both leave out what is NULL.
+    first = func.least(row.short_since, row.usage_short_since)
+    last = func.greatest(row.short_since, row.usage_short_since)
+    query = (
+        select(
+            func.min(first),
+            func.max(last).filter(row.deployment_id.not_in(list(own))),
+            func.coalesce(func.sum(PeriodRow.amount_micros), 0),
+        )
+        .select_from(row)
+        .outerjoin(PeriodRow, _MONTH_WAITS)
+        .where(row.user_id == user_id, _WAITS)
+    )
+    since, told_at, months_micros = session.execute(query).one()
+    return _Waiting(since, told_at, int(months_micros))
+
+
+def _is_told(session: Session, user_id: UUID, since: datetime) -> bool:
+    """Whether anything that is due was refused, and told, since then."""
+    told_months = select(PeriodRow.told_at).where(
+        PeriodRow.user_id == user_id,
+        PeriodRow.status == PeriodStatus.DUE,
+        PeriodRow.told_at >= since,
+    )
+    told_usage = select(UsageChargeRow.told_at).where(
+        UsageChargeRow.user_id == user_id, _CHARGE_IS_UNPAID, UsageChargeRow.told_at >= since
+    )
+    return bool(session.scalar(select(or_(told_months.exists(), told_usage.exists()))))
+
+
+def _longest_waiting(session: Session, user_id: UUID) -> _First:
+    """What has waited longest, of all that wait."""
+    since = func.least(PeriodRow.starts_at, DeploymentRow.usage_short_since)
+    found = session.execute(
+        select(DeploymentRow.deployment_id, DeploymentRow.name, func.count().over())
+        .outerjoin(PeriodRow, _MONTH_WAITS)
+        .where(DeploymentRow.user_id == user_id, _WAITS)
+        .order_by(since, DeploymentRow.deployment_id)
+        .limit(1)
+    ).one()
+    return _First(*found)
+
+
+def _arrears_micros(session: Session, user_id: UUID) -> int:
+    """What is owed for time that ran; what comes pays that before it pays a month."""
+    micros = session.scalar(
+        select(func.sum(PeriodRow.amount_micros)).where(
+            PeriodRow.user_id == user_id,
+            PeriodRow.status == PeriodStatus.DUE,
+            PeriodRow.kind == PeriodKind.ARREARS,
+        )
+    )
+    return int(micros or 0)
+
+
+def _usage_micros(session: Session, user_id: UUID) -> int:
+    """What was charged for use and is not paid."""
+    micros = session.scalar(
+        select(func.sum(UsageChargeRow.amount_micros)).where(
+            UsageChargeRow.user_id == user_id, _CHARGE_IS_UNPAID
+        )
+    )
+    return int(micros or 0)
+
+
+def _owing(session: Session, user_id: UUID) -> _First | None:
+    """The first deployment of this user's that owes something, and how many do."""
+    arrears = select(PeriodRow.deployment_id).where(
+        PeriodRow.user_id == user_id,
+        PeriodRow.status == PeriodStatus.DUE,
+        PeriodRow.kind == PeriodKind.ARREARS,
+    )
+    used = (
+        select(UsageChargeLineRow.deployment_id)
+        .join(UsageChargeRow, UsageChargeRow.charge_id == UsageChargeLineRow.charge_id)
+        .where(UsageChargeRow.user_id == user_id, _CHARGE_IS_UNPAID)
+    )
+    found = session.execute(
+        select(DeploymentRow.deployment_id, DeploymentRow.name, func.count().over())
+        .where(DeploymentRow.deployment_id.in_(arrears.union(used)))
+        .order_by(DeploymentRow.deployment_id)
+        .limit(1)
+    ).first()
+    return _First(*found) if found else None
