@@ -1,5 +1,6 @@
 """Who sells earns: the price less the fee, in the buyer's own transaction, with the real wallet."""
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -55,6 +56,7 @@ from tests.billing.test_lost_answers import LOST, Wire, is_a, is_debit
 from tests.billing.test_renewals import BOUGHT, DAY, PRICE, Tenant, month
 from tests.drawn import drawn
 from tests.locks import done_after
+from tests.patience import eventually
 from tests.system import System
 
 USD = 1_000_000
@@ -695,6 +697,41 @@ def test_what_somebody_had_bought_of_himself_is_told_apart(postgres: Postgres) -
     assert set(own) == {key for key, provider_id in keys.items() if provider_id == buyer}
 
 
+def test_a_debt_of_before_that_somebody_holds_fails_no_upgrade(postgres: Postgres) -> None:
+    """The version before runs meanwhile: whoever waits too long for a row begins again."""
+    url = postgres.create_database("billing_held_before")
+    database = connect(url)
+    ids = {"purchase": uuid4(), "deployment": uuid4(), "seller": uuid4()}
+    migrate("services.billing", url, "0006")
+    with database.begin() as session:
+        for statement in (*_BEFORE, _DEBT):
+            session.execute(text(statement), ids)
+    migrate("services.billing", url, "0029")
+
+    with ThreadPoolExecutor(1) as pool, database.rehearse() as holder:
+        holder.execute(text("SELECT FROM deployments FOR UPDATE"))
+        migrating = pool.submit(migrate, "services.billing", url)
+        with database.read() as session:
+            eventually(lambda: session.scalar(text(_WAITING)))
+            eventually(lambda: not session.scalar(text(_WAITING)))
+        holder.rollback()
+        migrating.result()
+
+    with database.read() as session:
+        assert session.scalar(text("SELECT due_at FROM deployments")) is not None
+    database.engine.dispose()
+    postgres.drop_database("billing_held_before")
+
+
+_WAITING = (
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+)
+_DEBT = """
+INSERT INTO periods (deployment_id, starts_at, kind, ends_at, user_id, amount_micros, status,
+    created_at, changed_at)
+VALUES (:deployment, now(), 'arrears', now() + interval '1 day', :purchase, 5, 'due', now(), now())
+"""
 _SALE = """
 INSERT INTO sales (sale_key, provider_id, product_id, product_name, kind, units, gross_micros,
     fee_micros, sold_at, day)

@@ -1138,10 +1138,10 @@ def test_what_is_owed_for_time_that_ran_is_told_once_and_asked_for_every_six_hou
     assert tenant.charged == [-ran_micros] * 2
 
 
-def test_debts_that_were_asked_for_only_when_money_came_are_asked_for_since_0028(
+def test_debts_that_were_asked_for_only_when_money_came_are_asked_for_since_0030(
     tenant: Tenant,
 ) -> None:
-    migration = import_module("services.billing.migrations.versions.0028_told_of_debts")
+    migration = import_module("services.billing.migrations.versions.0030_debts_of_before")
     first, second = tenant.deploys(quantity=2)
     tenant.lives(month(1) + DAY)
     tenant.cancels(first, CancelWhen.NOW)

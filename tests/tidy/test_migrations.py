@@ -9,6 +9,7 @@ does not write, or forbid what it may write. ``HOLDS_TABLES`` and ``VERSION_BEFO
 a migration say why it is right nevertheless.
 """
 
+import ast
 import importlib.util
 import re
 from collections.abc import Iterator
@@ -215,6 +216,34 @@ def test_a_migration_holds_no_table_that_grows_or_says_why(
     }
 
     assert unexplained == {}
+
+
+# They make columns and fill them: whoever is stopped in between has to go on by hand.
+MADE_AND_FILLED = {("billing", "0005"), ("billing", "0007")}
+
+
+@pytest.mark.parametrize("service", DATABASES)
+def test_a_migration_that_goes_on_in_batches_does_nothing_else(service: str) -> None:
+    """It may wait too long for a row, or be stopped, and is begun again: what it had done by then
+    is committed, and a column cannot be added twice."""
+    begun_again = [
+        path.name
+        for path in revisions(service)
+        if (service, path.name[:4]) not in MADE_AND_FILLED
+        and "autocommit_block" in path.read_text()
+        and not does_batches_alone(path.read_text())
+    ]
+
+    assert begun_again == []
+
+
+def does_batches_alone(source: str) -> bool:
+    [upgrade] = [
+        each
+        for each in ast.parse(source).body
+        if isinstance(each, ast.FunctionDef) and each.name == "upgrade"
+    ]
+    return len(upgrade.body) == 1 and isinstance(upgrade.body[0], ast.With)
 
 
 def test_the_rule_sees_what_held_the_keys_for_ten_seconds(postgres: Postgres) -> None:
