@@ -41,6 +41,7 @@ def create(sandbox: Sandbox, call: Call) -> Object:
         for name in ("payment_intent_data", "setup_intent_data", "payment_method_options")
     }
     sandbox.store.put("checkout_plan", {"id": session["id"], **plan})
+    sandbox.open_pages.put(session["expires_at"], session["id"])
     return sandbox.store.put("checkout.session", session)
 
 
@@ -340,8 +341,8 @@ def expire_if_due(sandbox: Sandbox, session: Object) -> None:
 
 def expire_all_due(sandbox: Sandbox) -> None:
     """End every session whose time is over."""
-    for session in sandbox.store.newest("checkout.session"):
-        expire_if_due(sandbox, session)
+    for session_id in sandbox.open_pages.take(sandbox.now()):
+        expire_if_due(sandbox, sandbox.store.get("checkout.session", session_id))
 
 
 def _expire(sandbox: Sandbox, session: Object, call: Call | None = None) -> None:

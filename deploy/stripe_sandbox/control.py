@@ -307,7 +307,8 @@ def reset() -> Response:
     sandbox = _sandbox()
     with sandbox.store.transaction():
         sandbox.store.clear()
-        sandbox.outgoing.clear()
+        for due in (sandbox.deliveries, sandbox.planned, sandbox.open_pages):
+            due.clear()
         sandbox.switches.remove()
         sandbox.clock_offset_s = 0
     return jsonify({"status": "ok"})

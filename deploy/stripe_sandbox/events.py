@@ -29,7 +29,7 @@ def record(sandbox: Sandbox, kind: str, subject: Object, call: Call | None = Non
     if sandbox.settings.webhook_url:
         item["pending_webhooks"] = 1
         delivery = sandbox.store.put("delivery", new_delivery(item, sandbox))
-        sandbox.outgoing[item["id"]] = delivery
+        sandbox.deliveries.put(delivery["due_at"], item["id"])
         sandbox.wake.set()
     return sandbox.store.put("event", item)
 

@@ -29,33 +29,31 @@ def act(name: str) -> Callable[[Act], Act]:
 def plan(sandbox: Sandbox, name: str, object_id: str) -> None:
     """Do it `SANDBOX_LATER_S` from now. The caller holds the store's lock."""
     due_at = sandbox.now() + sandbox.settings.later_s
-    sandbox.store.put(
-        "later", {"id": new_id("later"), "act": name, "of": object_id, "due_at": due_at}
-    )
+    item: Object = {"id": new_id("later"), "act": name, "of": object_id, "due_at": due_at}
+    sandbox.store.put("later", item)
+    sandbox.planned.put(due_at, item["id"])
     sandbox.wake.set()
 
 
-def run_due(sandbox: Sandbox) -> int | None:
+def run_due(sandbox: Sandbox) -> float | None:
     """Do what is due, oldest first; returns the seconds until the next.
 
     The caller holds the lock.
     """
-    while due := [item for item in _planned(sandbox) if item["due_at"] <= sandbox.now()]:
-        for item in due:
+    for item_id in sandbox.planned.take(sandbox.now()):
+        item = sandbox.store.find("later", item_id)
+        if item is not None:
             _run(sandbox, item)
-    return min((item["due_at"] - sandbox.now() for item in _planned(sandbox)), default=None)
+    next_at = sandbox.planned.next_at()
+    return None if next_at is None else next_at - sandbox.now()
 
 
 def run_all(sandbox: Sandbox) -> int:
     """Do everything that is planned, due or not; returns how much. The caller holds the lock."""
-    planned = _planned(sandbox)
+    planned = sandbox.store.newest("later")[::-1]
     for item in planned:
         _run(sandbox, item)
     return len(planned)
-
-
-def _planned(sandbox: Sandbox) -> list[Object]:
-    return sandbox.store.newest("later")[::-1]
 
 
 def _run(sandbox: Sandbox, item: Object) -> None:

@@ -5,8 +5,9 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from .due import Due
 from .settings import Settings
-from .store import Object, Store
+from .store import Store
 from .switches import Switches
 
 
@@ -18,11 +19,26 @@ class Sandbox:
     store: Store
     switches: Switches = field(default_factory=Switches)
     clock_offset_s: int = 0
-    outgoing: dict[str, Object] = field(default_factory=dict)
-    """Deliveries of events that have not come to an end, by event id."""
+    deliveries: Due = field(default_factory=Due)
+    """Events that are to be sent, in real time."""
+    planned: Due = field(default_factory=Due)
+    """What happens by itself, in the sandbox's time."""
+    open_pages: Due = field(default_factory=Due)
+    """Checkout sessions and when they expire, in the sandbox's time."""
     wake: threading.Event = field(default_factory=threading.Event)
     """Set when there is something new to deliver."""
     stopping: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        """Take up what an earlier run left."""
+        for item in reversed(self.store.newest("later")):
+            self.planned.put(item["due_at"], item["id"])
+        for session in reversed(self.store.newest("checkout.session")):
+            if session["status"] == "open":
+                self.open_pages.put(session["expires_at"], session["id"])
+        for delivery in reversed(self.store.newest("delivery")):
+            if delivery["state"] in ("new", "pending"):
+                self.deliveries.put(delivery["due_at"], delivery["id"])
 
     def now(self) -> int:
         """The sandbox's time in Unix seconds; a test may move it."""

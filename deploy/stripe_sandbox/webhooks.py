@@ -22,7 +22,6 @@ TIMEOUT_S = 10.0
 ATTEMPTS_MAX = 40
 RETRY_DELAY_S_MAX = 300.0
 _SWEEP_S = 5.0
-_FINAL = ("delivered", "failed", "dropped")
 _log = logging.getLogger("stripe_sandbox.webhooks")
 
 
@@ -32,15 +31,14 @@ class Dispatcher:
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
         self._busy: set[str] = set()
+        self._behind: dict[str, list[str]] = {}
+        """Those that are sent after another one, by its id, once that was tried."""
+        self._swept_at = time.monotonic()
         self._pool = ThreadPoolExecutor(SENDERS, "webhook")
         self._thread = threading.Thread(target=self._run, name="webhooks", daemon=True)
 
     def start(self) -> None:
-        """Take up what an earlier run left, and begin."""
-        with self._sandbox.store.lock:
-            for delivery in reversed(self._sandbox.store.newest("delivery")):
-                if delivery["state"] not in _FINAL:
-                    self._sandbox.outgoing[delivery["id"]] = delivery
+        """Begin."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -51,43 +49,50 @@ class Dispatcher:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _run(self) -> None:
-        swept_at = time.monotonic()
         while not self._sandbox.stopping.is_set():
             self._sandbox.wake.clear()
             try:
-                with self._sandbox.store.transaction():
-                    next_s = later.run_due(self._sandbox)
-                pause = min(self._send_due(), _SWEEP_S if next_s is None else max(0.05, next_s))
-                if time.monotonic() - swept_at > _SWEEP_S:
-                    swept_at = time.monotonic()
-                    with self._sandbox.store.transaction():
-                        checkout.expire_all_due(self._sandbox)
+                pause = self.turn()
             except Exception:
                 _log.exception("The webhook thread had an error and goes on.")
                 pause = 1.0
             self._sandbox.wake.wait(pause)
 
+    def turn(self) -> float:
+        """Do whatever is due; returns the seconds until something may be due again."""
+        with self._sandbox.store.transaction():
+            next_s = later.run_due(self._sandbox)
+        pause = min(self._send_due(), _SWEEP_S if next_s is None else max(0.05, next_s))
+        if time.monotonic() - self._swept_at > _SWEEP_S:
+            self._swept_at = time.monotonic()
+            with self._sandbox.store.transaction():
+                checkout.expire_all_due(self._sandbox)
+        return pause
+
     def _send_due(self) -> float:
         """Hand what is due to the senders; returns the seconds until the next one is."""
         with self._sandbox.store.transaction():
             now = time.time()
-            for delivery in list(self._sandbox.outgoing.values()):
-                if delivery["state"] == "new":
-                    self._plan(delivery, now)
-            waiting = [
-                delivery
-                for delivery in self._sandbox.outgoing.values()
-                if delivery["state"] == "pending"
-                and delivery["id"] not in self._busy
-                and not self._is_behind(delivery)
-            ]
-            for delivery in waiting:
-                if delivery["due_at"] <= now:
-                    self._busy.add(delivery["id"])
-                    self._pool.submit(self._send, delivery["id"])
-            later = [item["due_at"] - now for item in waiting if item["due_at"] > now]
-        pause: float = min([_SWEEP_S, *later])
-        return max(0.01, pause)
+            for event_id in self._sandbox.deliveries.take(now):
+                delivery = self._sandbox.store.find("delivery", event_id)
+                # One that is being sent is put back by whoever sends it.
+                if delivery is not None and event_id not in self._busy:
+                    self._hand_on(delivery, now)
+            next_at = self._sandbox.deliveries.next_at()
+        return _SWEEP_S if next_at is None else min(_SWEEP_S, max(0.01, next_at - now))
+
+    def _hand_on(self, delivery: Object, now: float) -> None:
+        if delivery["state"] == "new":
+            self._plan(delivery, now)
+        if delivery["state"] != "pending":
+            return
+        if delivery["due_at"] > now:
+            self._sandbox.deliveries.put(delivery["due_at"], delivery["id"])
+        elif self._is_behind(delivery):
+            self._behind.setdefault(delivery["after"], []).append(delivery["id"])
+        else:
+            self._busy.add(delivery["id"])
+            self._pool.submit(self._send, delivery["id"])
 
     def _is_behind(self, delivery: Object) -> bool:
         before = self._sandbox.store.find("delivery", delivery["after"])
@@ -115,7 +120,6 @@ class Dispatcher:
             delivery["state"] = "held"
         elif switch.kind == "webhook_drop":
             delivery["state"] = "dropped"
-            self._sandbox.outgoing.pop(delivery["id"], None)
         else:
             delivery["state"] = "held"
             switch.gathered.append(delivery["id"])
@@ -133,8 +137,16 @@ class Dispatcher:
         except Exception:
             _log.exception("Event %s could not be sent.", event_id)
         finally:
-            self._busy.discard(event_id)
+            with self._sandbox.store.lock:
+                self._busy.discard(event_id)
+                for each in (event_id, *self._behind.pop(event_id, ())):
+                    self._put_back(each)
             self._sandbox.wake.set()
+
+    def _put_back(self, event_id: str) -> None:
+        delivery = self._sandbox.store.find("delivery", event_id)
+        if delivery is not None and delivery["state"] == "pending":
+            self._sandbox.deliveries.put(delivery["due_at"], event_id)
 
     def _note(self, event_id: str, status: int | None) -> None:
         delivery = self._sandbox.store.find("delivery", event_id)
@@ -156,7 +168,6 @@ class Dispatcher:
 
     def _finish(self, delivery: Object, state: str) -> None:
         delivery["state"] = state
-        self._sandbox.outgoing.pop(delivery["id"], None)
         if state == "delivered":
             event = self._sandbox.store.get("event", delivery["id"])
             event["pending_webhooks"] = 0
@@ -170,6 +181,7 @@ def release(sandbox: Sandbox, event_ids: list[str]) -> int:
         delivery = sandbox.store.get("delivery", event_id)
         delivery |= {"state": "pending", "due_at": time.time(), "after": before}
         sandbox.store.put("delivery", delivery)
+        sandbox.deliveries.put(delivery["due_at"], event_id)
         before = event_id
     sandbox.wake.set()
     return len(event_ids)
@@ -183,7 +195,7 @@ def send_again(sandbox: Sandbox, event_id: str, copies: int = 1) -> Object:
         delivery = events.new_delivery(event, sandbox)
     delivery |= {"state": "pending", "due_at": time.time(), "after": None}
     delivery |= {"sent": 0, "copies": copies}
-    sandbox.outgoing[event_id] = delivery
+    sandbox.deliveries.put(delivery["due_at"], event_id)
     sandbox.wake.set()
     return sandbox.store.put("delivery", delivery)
 
