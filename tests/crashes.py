@@ -1,10 +1,15 @@
 """The points at which a process may die: which of them every run tries, and how a test dies."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+
+from contracts.errors import ServiceError
+from tests.patience import eventually
 
 
 def points(each: Iterable[str], *always: str) -> list[Any]:
@@ -16,6 +21,19 @@ def points(each: Iterable[str], *always: str) -> list[Any]:
     return [
         point if point in always else pytest.param(point, marks=pytest.mark.soak) for point in each
     ]
+
+
+def into_a_crash(order: Path, ask: Callable[[], object]) -> None:
+    """Ask for what makes a process die at the point of ``order``, until it has: a question that a
+    busy machine did not come to within its seconds is dropped unheard. They are few, so that nobody
+    waits for the answer when the process is back."""
+
+    def has_died() -> bool:
+        with suppress(ServiceError):
+            ask()
+        return not order.exists()
+
+    eventually(has_died)
 
 
 class Died(BaseException):

@@ -14,6 +14,7 @@ import requests
 from chassis.client import RpcClient
 from chassis.database import Connected
 from chassis.migrate import migrate
+from contracts.messages import ReplyT, Request
 from deploy.local.broker import Node, VirtualHost
 from deploy.local.child import Child
 from deploy.local.postgres import Postgres
@@ -21,7 +22,7 @@ from deploy.local.processes import ROOT, Ports, Process, Secrets, processes
 from deploy.local.startup import wait_for
 from deploy.local.traces import Span, Spans
 from deploy.parts import DATABASES, PROCESSES
-from tests.patience import START_PATIENCE_S
+from tests.patience import PATIENCE_S, START_PATIENCE_S, insist
 
 # A developer's own settings must not change what a test sees.
 INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "COVERAGE_PROCESS_START")
@@ -33,6 +34,23 @@ ROOMY_LIMITS = {
     "RATE_LIMIT_REGISTER": "10000 per minute",
     "RATE_LIMIT_DEFAULT": "100000 per minute",
 }
+
+PATIENT = {
+    # A machine that stalls for some seconds makes no purchase pending, and no charge unknown.
+    "CALL_TIMEOUT_S": "10",
+    "STRIPE_CONNECT_TIMEOUT_S": "30",
+}
+
+
+class PatientClient(RpcClient):
+    """Calls services from a machine that may stall: no call without a time of its own ends because
+    a contract's few seconds were over, or because too many waited."""
+
+    def call(self, request: Request[ReplyT], timeout_s: float | None = None) -> ReplyT:
+        if timeout_s is not None:
+            return super().call(request, timeout_s)
+        patience_s = max(PATIENCE_S, request.answer_within_s)
+        return insist(lambda: super(PatientClient, self).call(request, patience_s))
 
 
 class System:
@@ -88,7 +106,7 @@ class System:
     @cached_property
     def rpc(self) -> RpcClient:
         """A client with an operator's rights."""
-        return RpcClient(self.vhost.admin_uri, name="operator")
+        return PatientClient(self.vhost.admin_uri, name="operator")
 
     def database_url(self, service: str) -> str:
         """The service's database, made and migrated when it is first asked for."""
@@ -114,7 +132,7 @@ class System:
             ports=self._ports,
             secret=self.secrets,
             sandbox_data=self._directory / "sandbox.sqlite",
-            environment={**inherited, **ROOMY_LIMITS, **self._settings},
+            environment={**inherited, **ROOMY_LIMITS, **PATIENT, **self._settings},
         )
         return {process.name: process for process in every}
 
@@ -145,7 +163,7 @@ class System:
 
     def stop(self, name: str) -> None:
         """Stop a process as an operator would (SIGTERM), and wait for its end."""
-        self._children[name].stop()
+        self._children[name].stop(PATIENCE_S)
 
     def move_to(self, broker: Node) -> None:
         """Have what is started from now on work there, on a new virtual host."""
@@ -248,7 +266,7 @@ def run_command(
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=START_PATIENCE_S,
     )
 
 
@@ -277,6 +295,6 @@ class MigratedDatabases(Mapping[str, str]):
 
 def is_ready(url: str) -> bool:
     try:
-        return requests.get(url, timeout=2).status_code == 200
+        return requests.get(url, timeout=PATIENCE_S).status_code == 200
     except requests.RequestException:
         return False

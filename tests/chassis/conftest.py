@@ -20,7 +20,8 @@ from deploy.local.processes import ROOT
 from deploy.local.startup import wait_for
 from deploy.local.traces import Span, Spans, serving
 from tests.chassis.probe.messages import CountNoted, Echo
-from tests.patience import PATIENCE_S, eventually
+from tests.patience import START_PATIENCE_S, eventually
+from tests.system import PatientClient
 
 
 class Probe:
@@ -35,7 +36,7 @@ class Probe:
     ) -> None:
         self.vhost = vhost
         self.database: Connected = connect(database_url)
-        self.rpc = RpcClient(vhost.admin_uri, name="test")
+        self.rpc: RpcClient = PatientClient(vhost.admin_uri, name="test")
         self._directory = directory
         self._environment = {
             "PATH": os.environ["PATH"],
@@ -68,7 +69,7 @@ class Probe:
     def start(self, health_port: int = 0) -> Child:
         """Start one more process of the probe and wait until it answers."""
         child = self.launch(health_port)
-        assert wait_for(self.answers, PATIENCE_S), child.tail()
+        assert wait_for(self.answers, START_PATIENCE_S), child.tail()
         return child
 
     def answers(self) -> bool:

@@ -14,7 +14,7 @@ from deploy.local.startup import free_port, is_port_free, wait_for
 from tests.chassis.conftest import Probe
 from tests.chassis.probe.messages import Echo, Tell
 from tests.chassis.probe.service import TICK
-from tests.patience import PATIENCE_S, eventually
+from tests.patience import PATIENCE_S, answer_of, eventually
 
 
 def test_a_timer_runs_in_one_replica_at_a_time(probe: Probe) -> None:
@@ -22,7 +22,7 @@ def test_a_timer_runs_in_one_replica_at_a_time(probe: Probe) -> None:
     ticks = probe.noted(TICK)
 
     probe.comes_to_note(TICK, ticks + 5)
-    second.stop()
+    second.stop(PATIENCE_S)
 
     with probe.database.read() as session:
         assert session.scalar(text("SELECT overlapped FROM ticking")) is False
@@ -45,11 +45,8 @@ def test_health_says_ready_when_the_database_and_the_broker_are(probe: Probe) ->
     probe.start(health_port=port)
 
     def readiness() -> tuple[int, object]:
-        try:
-            answer = requests.get(f"http://127.0.0.1:{port}/readyz", timeout=5)
-        except requests.ConnectionError:
-            return 0, None
-        return answer.status_code, answer.json()
+        answer = answer_of(f"http://127.0.0.1:{port}/readyz")
+        return (0, None) if answer is None else (answer.status_code, answer.json())
 
     eventually(readiness, lambda found: found == (200, {"status": "ok"}))
 
@@ -71,10 +68,8 @@ def test_metrics_show_what_waits_in_the_outbox(probe: Probe) -> None:
     probe.start(health_port=port)
 
     def metrics() -> str:
-        try:
-            return requests.get(f"http://127.0.0.1:{port}/metrics", timeout=5).text
-        except requests.ConnectionError:
-            return ""
+        answer = answer_of(f"http://127.0.0.1:{port}/metrics")
+        return "" if answer is None else answer.text
 
     eventually(metrics, lambda text: "mycelium_outbox_unsent_events 0.0" in text)
 
@@ -84,11 +79,11 @@ def test_a_process_counts_its_calls_their_errors_events_and_periodic_work(
 ) -> None:
     counting = make_probe()
     port = free_port()
-    counting.children[0].stop()
+    counting.children[0].stop(PATIENCE_S)
     counting.start(health_port=port)
 
     def counted() -> dict[str, float]:
-        shown = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=5).text
+        shown = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE_S).text
         return {
             " ".join([sample.name, *sample.labels.values()]): sample.value
             for family in text_string_to_metric_families(shown)
@@ -103,21 +98,27 @@ def test_a_process_counts_its_calls_their_errors_events_and_periodic_work(
     counting.comes_to_note(5)
     counting.rpc.call(Tell(idempotency_key="t", n=666))
 
+    exactly = {
+        "mycelium_dead_letters_total evt-probe-told--probe.note_told": 1,
+        "mycelium_call_errors_total insufficient_funds echo": 1,
+        "mycelium_call_errors_total service_error echo": 1,
+        "mycelium_call_errors_total service_error nap": 0,
+        "mycelium_events_committed_total probe.told": 2,
+        "mycelium_event_delay_seconds_count probe.told": 1,
+        "mycelium_event_failures_total probe.told": 3,
+        "mycelium_calls_in_hand": 0,
+        "mycelium_consuming": 1,
+        "mycelium_database_answers": 1,
+    }
     found = eventually(
-        counted, lambda shown: shown["mycelium_dead_letters_total evt-probe-told--probe.note_told"]
+        counted,
+        lambda shown: (
+            {name: shown[name] for name in exactly} == exactly
+            and shown["mycelium_timer_last_success_timestamp_seconds tick"] > 0
+        ),
     )
     assert found["mycelium_call_duration_seconds_count echo"] >= 3
-    assert found["mycelium_call_errors_total insufficient_funds echo"] == 1
-    assert found["mycelium_call_errors_total service_error echo"] == 1
-    assert found["mycelium_call_errors_total service_error nap"] == 0
-    assert found["mycelium_events_committed_total probe.told"] == 2
-    assert found["mycelium_event_delay_seconds_count probe.told"] == 1
-    assert found["mycelium_event_failures_total probe.told"] == 3
-    assert found["mycelium_timer_last_success_timestamp_seconds tick"] > 0
-    assert found["mycelium_calls_in_hand"] == 0
     assert found["mycelium_database_write_connections_limit"] > 0
-    assert found["mycelium_consuming"] == 1
-    assert found["mycelium_database_answers"] == 1
     assert found["process_resident_memory_bytes"] > 0
 
 

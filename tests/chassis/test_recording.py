@@ -13,6 +13,7 @@ import pytest
 from chassis import traces
 from deploy.local.processes import ROOT
 from tests.chassis.conftest import Collector
+from tests.patience import START_PATIENCE_S, min_of
 
 PARENT = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"
 
@@ -38,7 +39,7 @@ def run(script: str, **settings: str) -> Any:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=START_PATIENCE_S,
     )
     assert ended.returncode == 0, ended.stderr
     return json.loads(ended.stdout.splitlines()[-1])
@@ -189,13 +190,15 @@ def away(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def test_a_collector_that_is_away_blocks_nothing_and_no_more_than_a_bound_waits(away: str) -> None:
-    waiting, longest_s, stopped_s = run(
-        AWAY, OTEL_TRACES_EXPORTER="otlp", OTEL_EXPORTER_OTLP_ENDPOINT=away
-    )
+    settings = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": away}
 
-    assert 0 < waiting <= 2_048
-    assert longest_s < 2.5, "an export waited where everybody waits"
-    assert stopped_s < 10
+    def kept_waiting() -> float:
+        """The longest of all, and the end, as parts of what they may take."""
+        waiting, longest_s, stopped_s = run(AWAY, **settings)
+        assert 0 < waiting <= 2_048
+        return max(longest_s / 2.5, stopped_s / 10)
+
+    assert min_of(kept_waiting, 1) < 1, "an export waited where everybody waits"
 
 
 def test_what_is_sampled_is_decided_by_the_standard_variables(collector: Collector) -> None:

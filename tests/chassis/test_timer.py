@@ -145,7 +145,7 @@ def test_another_replica_leads_when_the_leader_is_stopped(fresh: Probe) -> None:
     eventually(lambda: leaders(fresh), lambda found: len(found) == 1)
     (first,) = leaders(fresh)
     fresh.start()
-    fresh.children[0].stop()
+    fresh.children[0].stop(PATIENCE_S)
     eventually(fresh.answers)
 
     eventually(lambda: leaders(fresh), lambda found: len(found) == 1 and found != [first])

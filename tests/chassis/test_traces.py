@@ -2,7 +2,6 @@
 
 import json
 import socket
-import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,8 +21,11 @@ from deploy.local.startup import free_port
 from deploy.local.traces import Span
 from tests.chassis.conftest import Collector, Probe
 from tests.chassis.probe.messages import CallChain, Chanted, Echo, Nap, Tell
-from tests.patience import eventually
+from tests.patience import PATIENCE_S, eventually, least_s
 from tests.system import is_ready
+
+ENDS_WITHIN_S = 30
+"""A process that is told to stop; on an idle machine in the 3 s for which it tries to send."""
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +168,7 @@ def test_many_calls_at_once_never_mix_their_traces(probe: Probe, collector: Coll
 
     def call(number: int) -> None:
         current_call.set(CallContext(trace=parents[number][2]))
-        probe.rpc.call(CallChain(n=1), timeout_s=60)
+        probe.rpc.call(CallChain(n=1))
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(call, range(len(parents))))
@@ -198,7 +200,9 @@ def test_a_line_of_the_log_says_the_trace_and_the_span(probe: Probe, collector: 
     (span,) = collector.trace(trace_id, 1)
     assert (span.is_error, span.attributes["error.type"]) == (True, "service_error")
     assert "secret" not in json.dumps(span.attributes)
-    lines = [json.loads(line) for line in probe.log().splitlines() if trace_id in line]
+    lines = eventually(
+        lambda: [json.loads(line) for line in probe.log().splitlines() if trace_id in line]
+    )
     assert [(line["message"], line["span_id"]) for line in lines] == [
         ("a call failed", span.span_id)
     ]
@@ -226,7 +230,7 @@ def test_metrics_lead_to_traces_where_open_metrics_is_asked_for(
         shown = requests.get(
             f"http://127.0.0.1:{port}/metrics",
             headers={"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"},
-            timeout=10,
+            timeout=PATIENCE_S,
         )
         assert shown.headers["Content-Type"].startswith("application/openmetrics-text")
         samples = [
@@ -238,7 +242,7 @@ def test_metrics_lead_to_traces_where_open_metrics_is_asked_for(
         return {each.exemplar.labels["trace_id"] for each in samples if each.exemplar}
 
     assert trace_id in eventually(exemplars, lambda found: trace_id in found)
-    plain = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10)
+    plain = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE_S)
     assert plain.headers["Content-Type"].startswith("text/plain")
     assert trace_id not in plain.text
 
@@ -258,7 +262,7 @@ def test_a_process_that_is_told_to_stop_sends_what_it_has(
     call_by_kombu(probe, "echo", {"n": 2}, {"traceparent": traceparent})
     assert trace_id not in collector.spans.traces()
 
-    probe.children[0].stop(60)
+    probe.children[0].stop(PATIENCE_S)
 
     assert [span.name for span in collector.trace(trace_id, 1)] == ["probe.echo"]
 
@@ -272,13 +276,9 @@ def test_a_collector_that_never_answers_keeps_no_call_waiting_and_no_process_fro
             lambda _: {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": address}
         )
         for n in range(300):
-            assert probe.rpc.call(Echo(n=n + 100), timeout_s=20).n == n + 100
-        nap_began_s = time.monotonic()
-        probe.rpc.call(Nap(n=5), timeout_s=20)
-        assert time.monotonic() - nap_began_s < 3
+            assert probe.rpc.call(Echo(n=n + 100), timeout_s=PATIENCE_S).n == n + 100
+        assert least_s(lambda: probe.rpc.call(Nap(n=5)), 3) < 3
 
-        stopping_s = time.monotonic()
-        probe.children[0].stop(60)
-
+        # What is ended because it does not stop in time has another code.
+        probe.children[0].stop(ENDS_WITHIN_S)
         assert probe.children[0].exit_code == 0
-        assert time.monotonic() - stopping_s < 20

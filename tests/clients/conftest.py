@@ -14,6 +14,7 @@ import pytest
 from contracts.wallet import Credit, OpenAccount
 from deploy.local.processes import ROOT
 from tests.gateway.conftest import Api, new_member, product, system_database, visitor
+from tests.patience import START_PATIENCE_S
 from tests.system import System
 
 __all__ = ["new_member", "product", "system_database", "visitor"]
@@ -41,7 +42,7 @@ def installed(scratch: Path) -> Path:
 def _run(module: str, *arguments: str, directory: Path = ROOT) -> None:
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
-        cwd=directory, capture_output=True, text=True, check=False, timeout=120,
+        cwd=directory, capture_output=True, text=True, check=False, timeout=START_PATIENCE_S,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 
@@ -63,7 +64,8 @@ class Terminal:
             [self.program, *words],
             env={"PATH": os.environ["PATH"], "HOME": str(self.home), "MYCELIUM_SITE": self.site,
                  **self.environment},
-            stdout=subprocess.PIPE, text=True, check=False, timeout=60, cwd=self.home, **options,
+            stdout=subprocess.PIPE, text=True, check=False, timeout=START_PATIENCE_S,
+            cwd=self.home, **options,
         )  # fmt: skip
         assert self.member.token
         assert self.member.token not in done.stdout + (done.stderr or "")

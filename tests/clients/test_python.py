@@ -37,7 +37,7 @@ from services.gateway.staff.acts import Actor
 from tests.chassis.wire import Wire
 from tests.clients.conftest import Terminal
 from tests.gateway.conftest import Api
-from tests.patience import eventually
+from tests.patience import PATIENCE_S, START_PATIENCE_S, eventually
 from tests.system import System
 
 PASSWORD = "the password of a reader"
@@ -103,7 +103,7 @@ def test_a_program_of_others_calls_with_the_package_and_a_login_of_its_own(
     login = f"amqp://reader:{PASSWORD.replace(' ', '%20')}@{address}"
     done = subprocess.run(
         [installed / "python", "-c", PROGRAM, login],
-        cwd=tmp_path, env={}, capture_output=True, text=True, check=False, timeout=60,
+        cwd=tmp_path, env={}, capture_output=True, text=True, check=False, timeout=START_PATIENCE_S,
     )  # fmt: skip
 
     met = json.loads(done.stdout or done.stderr)
@@ -185,7 +185,8 @@ def test_a_token_is_kept_where_nobody_else_reads_it_until_it_is_forgotten(
 def test_a_document_is_the_one_of_the_api_and_a_table_has_no_colours(terminal: Terminal) -> None:
     document = terminal.run("products", "--category", "compute", "--max-price", "5", "--json")
     told = requests.get(
-        f"{terminal.site}/api/products?category=compute&max_price_usd=5&limit=24", timeout=30
+        f"{terminal.site}/api/products?category=compute&max_price_usd=5&limit=24",
+        timeout=PATIENCE_S,
     )
     assert document.stdout == told.text.strip() + "\n"
     table = terminal.run("products", "--category", "compute", "--max-price", "5").stdout
@@ -389,7 +390,7 @@ def test_short_of_funds_a_purchase_is_kept_and_a_link_leads_to_the_credits(
     told = terminal.run("purchase", purchase["purchase_id"]).stdout
     assert f"mycelium topup 5.00 --purchase {purchase['purchase_id']}" in told
     link = terminal.run("topup", "5.00", "--purchase", purchase["purchase_id"]).stdout
-    assert requests.get(link.strip(), timeout=30).ok
+    assert requests.get(link.strip(), timeout=PATIENCE_S).ok
     given_up = terminal.run("purchase", purchase["purchase_id"], "cancel", "--json")
     assert json.loads(given_up.stdout)["status"] == "cancelled"
     assert terminal.run("purchase", purchase["purchase_id"], "receipt").returncode == 5

@@ -2,15 +2,18 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import StackFactory
+from tests.crashes import into_a_crash
 from tests.patience import eventually
 from tests.system import System
 
-DyingAt = Callable[[str], AbstractContextManager[None]]
+Ask = Callable[[Callable[[], object]], None]
+DyingAt = Callable[[str], AbstractContextManager[Ask]]
 
 
 @pytest.fixture(scope="session")
@@ -35,14 +38,15 @@ def stack(lasting_stack: StackFactory, crash_order: Path) -> System:
 
 @pytest.fixture
 def dying_at(stack: System, crash_order: Path) -> DyingAt:
-    """``with dying_at("billing.completed"):`` that process dies there; then it starts again."""
+    """``with dying_at("billing.completed") as ask:`` that process dies there, when it is asked for
+    something or by itself; then it starts again."""
 
     @contextmanager
-    def dying(point: str) -> Iterator[None]:
+    def dying(point: str) -> Iterator[Ask]:
         name = point.partition(".")[0]
         crash_order.write_text(point)
         try:
-            yield
+            yield partial(into_a_crash, crash_order)
             eventually(lambda: not stack.is_running(name))
         finally:
             crash_order.unlink(missing_ok=True)

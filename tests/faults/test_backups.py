@@ -28,7 +28,7 @@ from deploy.local.postgres import BINARIES, SUPERUSER, Postgres, _as_server_user
 from deploy.local.processes import ROOT
 from deploy.local.startup import free_port, wait_for
 from services.catalog.seed import product_id_of
-from tests.patience import PATIENCE_S, eventually
+from tests.patience import PATIENCE_S, START_PATIENCE_S, eventually
 from tests.system import System
 from tests.topup.conftest import USD, Sandbox
 from tests.topup.test_service import Person
@@ -106,7 +106,7 @@ class Backed:
             capture_output=True,
             text=True,
             check=False,
-            timeout=150,
+            timeout=START_PATIENCE_S,
         )
 
     def follow(self) -> None:
@@ -456,7 +456,9 @@ def test_a_base_backup_that_was_verified_is_noted_for_node_exporter_and_no_other
     path = f"{tmp_path}:{os.environ['PATH']}"
 
     began = int(time.time())
-    subprocess.run(command, env={"PATH": path}, capture_output=True, check=False, timeout=30)
+    subprocess.run(
+        command, env={"PATH": path}, capture_output=True, check=False, timeout=START_PATIENCE_S
+    )
 
     files = list(tmp_path.glob("backups/metrics/*"))
     assert [file.name for file in files] == ["backup.prom"] * noted
@@ -495,7 +497,12 @@ def _prune(backups: Path, name: str) -> subprocess.CompletedProcess[str]:
     command = ["bash", "-c", SCRIPT, "backup.sh", "prune", str(backups), name]
     path = f"{backups / 'bin'}:{os.environ['PATH']}"
     return subprocess.run(
-        command, env={"PATH": path}, capture_output=True, text=True, check=False, timeout=30
+        command,
+        env={"PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=START_PATIENCE_S,
     )
 
 

@@ -19,6 +19,7 @@ from contracts.billing import (
     PayoutStatus,
     Purchase,
     PurchaseLine,
+    PurchaseStatus,
     RecordUsage,
     RefundPurchase,
     RequestPayout,
@@ -92,7 +93,8 @@ class Owner(Buyer):
             user_id=self.user_id,
             lines=[PurchaseLine(product_id=sizes.small.product_id)],
         )
-        (self.deployment_id,) = self.buy().deployment_ids
+        bought = eventually(self.buy, lambda made: made.status == PurchaseStatus.COMPLETED)
+        (self.deployment_id,) = bought.deployment_ids
         self._sellers_micros = self._seller_has()
 
     @property
@@ -147,14 +149,14 @@ def owner(stack: System, sizes: Sizes) -> Owner:
 def asked_at_each(stack: System, dying_at: DyingAt) -> AskedAtEach:
     """``asked_at_each(command, "billing.one", "billing.two")``: asked again after each death."""
 
-    def ask(command: Request[Any], *points: str) -> None:
+    def asked(command: Request[Any], *points: str) -> None:
         for point in points:
-            with dying_at(point):
+            with dying_at(point) as ask:
                 # Whoever asked is gone by the time that the process is back.
-                stack.rpc.begin(command, timeout_s=1)
+                ask(lambda: stack.rpc.call(command, timeout_s=1))
         insist(lambda: stack.rpc.call(command))
 
-    return ask
+    return asked
 
 
 @pytest.mark.soak
@@ -181,8 +183,8 @@ def test_a_resize_that_nobody_asks_about_again_is_charged_when_its_lease_runs_ou
     owner: Owner, dying_at: DyingAt
 ) -> None:
     command = owner.wants(ResizeDeployment, product_id=owner.sizes.large.product_id)
-    with dying_at("billing.resize_recorded"):
-        owner.stack.rpc.begin(command, timeout_s=1)
+    with dying_at("billing.resize_recorded") as ask:
+        ask(lambda: owner.stack.rpc.call(command, timeout_s=1))
     waiting = owner.machine()
 
     owner.hour_passes("deployments")

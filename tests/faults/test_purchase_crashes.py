@@ -86,12 +86,12 @@ class Buyer:
     def buy(self) -> Purchase:
         return self.stack.rpc.call(self.command)
 
-    def buy_into_a_crash(self) -> None:
+    def asks(self) -> None:
         """Order while something dies: whether an answer comes is not known."""
         with suppress(ServiceError):
             self.stack.rpc.call(self.command, timeout_s=2)
 
-    def cancel_into_a_crash(self, purchase_id: UUID) -> None:
+    def asks_to_cancel(self, purchase_id: UUID) -> None:
         command = CancelPurchase(user_id=self.user_id, purchase_id=purchase_id)
         with suppress(ServiceError):
             self.stack.rpc.call(command, timeout_s=2)
@@ -178,8 +178,8 @@ def test_a_crash_while_paying_pays_and_delivers_once(
     stack: System, dying_at: DyingAt, point: str
 ) -> None:
     buyer = Buyer(stack, "100")
-    with dying_at(point):
-        buyer.buy_into_a_crash()
+    with dying_at(point) as ask:
+        ask(buyer.asks)
 
     buyer.comes_to(PurchaseStatus.COMPLETED)
 
@@ -193,8 +193,8 @@ def test_a_crash_while_several_pay_together_pays_and_delivers_each_once(
     stack: System, dying_at: DyingAt, point: str
 ) -> None:
     buyers = [Buyer(stack, "25", slug=ENDLESS) for _ in range(4)]
-    with dying_at(point), ThreadPoolExecutor(len(buyers)) as pool:
-        list(pool.map(Buyer.buy_into_a_crash, buyers))
+    with dying_at(point) as ask, ThreadPoolExecutor(len(buyers)) as pool:
+        ask(lambda: list(pool.map(Buyer.asks, buyers)))
 
     # Who was not recorded asks again, with the same key.
     for buyer in buyers:
@@ -209,8 +209,8 @@ def test_the_key_that_a_crash_interrupted_returns_the_same_purchase(
     stack: System, dying_at: DyingAt
 ) -> None:
     buyer = Buyer(stack, "100")
-    with dying_at("billing.wallet_debited"):
-        buyer.buy_into_a_crash()
+    with dying_at("billing.wallet_debited") as ask:
+        ask(buyer.asks)
 
     again = buyer.buy()
 
@@ -223,8 +223,8 @@ def test_a_crash_after_a_debit_that_took_almost_everything_delivers_a_large_orde
     stack: System, dying_at: DyingAt
 ) -> None:
     buyer = Buyer(stack, "1900", quantity=20)
-    with dying_at("billing.wallet_debited"):
-        buyer.buy_into_a_crash()
+    with dying_at("billing.wallet_debited") as ask:
+        ask(buyer.asks)
 
     buyer.comes_to(PurchaseStatus.COMPLETED)
 
@@ -237,8 +237,8 @@ def test_a_crash_while_money_comes_pays_and_delivers_once(
 ) -> None:
     buyer = Buyer(stack)
     if point == "billing.awaiting_funds":
-        with dying_at(point):
-            buyer.buy_into_a_crash()
+        with dying_at(point) as ask:
+            ask(buyer.asks)
         buyer.credit("100")
     else:
         buyer.buy()
@@ -257,8 +257,8 @@ def test_a_crash_while_cancelling_cancels_once_and_for_good(
 ) -> None:
     buyer = Buyer(stack)
     purchase = buyer.buy()
-    with dying_at(point):
-        buyer.cancel_into_a_crash(purchase.purchase_id)
+    with dying_at(point) as ask:
+        ask(lambda: buyer.asks_to_cancel(purchase.purchase_id))
     buyer.comes_to(PurchaseStatus.CANCELLED)
 
     buyer.credit("100")
@@ -275,7 +275,7 @@ def test_a_service_killed_amid_many_purchases_loses_and_doubles_nothing(
     buyers = [Buyer(stack, "100") for _ in range(12)]
     with ThreadPoolExecutor(12) as crowd:
         for buyer in buyers:
-            crowd.submit(buyer.buy_into_a_crash)
+            crowd.submit(buyer.asks)
         half_way = random.Random(victim).randint(2, 8)
         wait_for(lambda: STOCK - left(stack) >= half_way, 5, 0.005)
         stack.kill(victim)

@@ -63,7 +63,7 @@ from services.catalog.seed import product_id_of
 from tests.faults.test_backups import AGE_S, Backed, _give, operate, takes_rows
 from tests.gateway.conftest import PASSWORD
 from tests.legacy.conftest import user
-from tests.patience import eventually
+from tests.patience import PATIENCE_S, eventually
 from tests.system import System
 from tests.topup.conftest import USD, Sandbox
 from tests.topup.test_service import session_of
@@ -178,7 +178,7 @@ class Trader(Person):
 
 def _post(stack: System, what: str, email: str) -> requests.Response:
     body = {"email": email, "password": PASSWORD}
-    return requests.post(f"{stack.base_url}/api/auth/{what}", json=body, timeout=30)
+    return requests.post(f"{stack.base_url}/api/auth/{what}", json=body, timeout=PATIENCE_S)
 
 
 def stock(stack: System) -> int:

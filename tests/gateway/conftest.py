@@ -10,9 +10,8 @@ import os
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -44,9 +43,21 @@ from services.gateway.models import User
 from services.gateway.people import tokens, users
 from services.gateway.people.password_hashing import hash_of
 from services.gateway.settings import GatewaySettings
-from tests.patience import eventually
+from tests.patience import (
+    PATIENCE_S,
+    START_PATIENCE_S,
+    answer_of,
+    answered,
+    eventually,
+    took_s,
+)
 
 PASSWORD = "correct horse battery"
+PURCHASES = (
+    "/api/wallet/instant-purchase",
+    "/api/wallet/purchase-with-topup",
+    "/api/cart/checkout",
+)
 NO_BROKER = "amqp://nobody:nothing@127.0.0.1:1/"
 DOCUMENT = simplejson.loads(as_text(OPERATIONS))
 _REGISTRY = Registry().with_resource(
@@ -65,17 +76,32 @@ class Api:
     email: str = ""
     http: requests.Session = field(default_factory=requests.Session)
     is_documented: bool = True
+    is_patient: bool = False
+    """Where a service behind the site was too busy to answer in time, it asks again under the same
+    key, as the answer says, and so it does while it is not known what came of a purchase; for those
+    to whom no service is away on purpose."""
 
     def request(self, method: str, path: str, **options: Any) -> requests.Response:
         headers = options.pop("headers", {})
         if self.token:
             headers = {"Authorization": f"Bearer {self.token}", **headers}
-        response = self.http.request(
-            method, self.base_url + path, headers=headers, timeout=30, **options
-        )
-        if self.is_documented:
-            hold_to_document(method, path.partition("?")[0], response)
-        return response
+
+        def ask() -> requests.Response:
+            response = self.http.request(
+                method, self.base_url + path, headers=headers, timeout=PATIENCE_S, **options
+            )
+            if self.is_documented:
+                hold_to_document(method, path.partition("?")[0], response)
+            return response
+
+        if not self.is_patient:
+            return ask()
+        return eventually(lambda: answered(ask), lambda answer: not _is_pending(path, answer))
+
+    @property
+    def at_once(self) -> "Api":
+        """The same program, which takes the first answer for an answer."""
+        return replace(self, is_patient=False)
 
     def get(self, path: str, **options: Any) -> requests.Response:
         return self.request("GET", path, **options)
@@ -87,6 +113,10 @@ class Api:
 
     def command(self, path: str, body: object = None, key: str | None = None) -> requests.Response:
         return self.post(path, body, headers={"Idempotency-Key": key or str(uuid4())})
+
+
+def _is_pending(path: str, answer: requests.Response) -> bool:
+    return path in PURCHASES and answer.ok and read(answer)["status"] == "pending"
 
 
 def read(response: requests.Response) -> Any:
@@ -203,7 +233,7 @@ def serve(
     yield start
     for app, server, thread in running:
         server.shutdown()
-        thread.join(5)
+        thread.join()
         server.server_close()
         app.extensions["mycelium"].close()
 
@@ -289,7 +319,8 @@ def new_member(system: Any, system_database: Connected) -> Callable[[], Api]:
 
     def make() -> Api:
         user = add_user(system_database, has_wallet=False)
-        return Api(system.base_url, token_for(system_database, user), user.user_id, user.email)
+        token = token_for(system_database, user)
+        return Api(system.base_url, token, user.user_id, user.email, is_patient=True)
 
     return make
 
@@ -303,7 +334,7 @@ def api(new_member: Callable[[], Api]) -> Api:
 @pytest.fixture
 def visitor(system: Any) -> Api:
     """Somebody without an account."""
-    return Api(system.base_url)
+    return Api(system.base_url, is_patient=True)
 
 
 @pytest.fixture
@@ -330,7 +361,7 @@ class Front:
         opened = socket.socket()
         if receive_bytes:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-        opened.settimeout(30)
+        opened.settimeout(PATIENCE_S)
         opened.connect((self.host, self.port))
         self.sockets.append(opened)
         return opened
@@ -340,15 +371,15 @@ class Front:
         return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
     def took_s(self, path: str) -> float:
-        began = time.monotonic()
-        assert requests.get(self.base_url + path, timeout=30).status_code == 200
-        return time.monotonic() - began
+        def get() -> None:
+            answer = requests.get(self.base_url + path, timeout=PATIENCE_S)
+            assert answer.status_code == 200
+
+        return took_s(get)
 
     def answers(self) -> bool:
-        try:
-            return requests.get(f"{self.base_url}/healthz", timeout=2).ok
-        except requests.RequestException:
-            return False
+        answer = answer_of(f"{self.base_url}/healthz", timeout_s=10)
+        return answer is not None and answer.ok
 
 
 @pytest.fixture
@@ -376,7 +407,7 @@ def start_front(
         child.start()
         front = Front(host, port, child)
         fronts.append(front)
-        eventually(front.answers)
+        eventually(front.answers, within_s=START_PATIENCE_S)
         return front
 
     yield run

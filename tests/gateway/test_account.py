@@ -33,6 +33,7 @@ from tests.gateway.conftest import PASSWORD, Api, Site, add_user, error_of, gran
 from tests.gateway.test_api import give
 from tests.gateway.test_site import csrf_token, log_in
 from tests.locks import done_after
+from tests.patience import PATIENCE_S
 
 SECRET_KEY = "a secret for tests only, of enough length"
 NEW_PASSWORD = "another horse, another battery"
@@ -59,10 +60,12 @@ class Browser:
 
     def post(self, path: str, **fields: Any) -> requests.Response:
         data = {"csrf_token": self.csrf, **fields}
-        return self.http.post(self.base_url + path, data=data, allow_redirects=False, timeout=30)
+        return self.http.post(
+            self.base_url + path, data=data, allow_redirects=False, timeout=PATIENCE_S
+        )
 
     def is_logged_in(self) -> bool:
-        page = self.http.get(self.base_url + PAGE, allow_redirects=False, timeout=30)
+        page = self.http.get(self.base_url + PAGE, allow_redirects=False, timeout=PATIENCE_S)
         return page.status_code == 200
 
 
@@ -85,19 +88,19 @@ def newest_link(database: Connected, user: User) -> str:
 def follow(site: Site, address: str, **fields: str) -> requests.Response:
     """Open a link from a mail in a browser that knows nothing, and press its button."""
     browser = requests.Session()
-    page = browser.get(site.base_url + address, timeout=30)
+    page = browser.get(site.base_url + address, timeout=PATIENCE_S)
     if page.status_code != 200:
         return page
     path, _, link = address.partition("?link=")
     data = {"csrf_token": csrf_token(page.text), "link": link, **fields}
-    return browser.post(site.base_url + path, data=data, allow_redirects=False, timeout=30)
+    return browser.post(site.base_url + path, data=data, allow_redirects=False, timeout=PATIENCE_S)
 
 
 def ask_for_reset(site: Site, email: str) -> str:
     browser = requests.Session()
-    page = browser.get(f"{site.base_url}/password/forgot", timeout=30)
+    page = browser.get(f"{site.base_url}/password/forgot", timeout=PATIENCE_S)
     form = {"csrf_token": csrf_token(page.text), "email": email}
-    answer = browser.post(f"{site.base_url}/password/forgot", data=form, timeout=30)
+    answer = browser.post(f"{site.base_url}/password/forgot", data=form, timeout=PATIENCE_S)
     assert answer.ok
     return answer.text.replace(email, "").replace(csrf_token(page.text), "")
 
@@ -318,22 +321,27 @@ def test_logging_in_asks_for_the_second_step_in_a_browser_and_over_the_api(
 ) -> None:
     ann, secret, codes = guarded
     browser = requests.Session()
-    page = browser.get(f"{site.base_url}/login", timeout=30)
+    page = browser.get(f"{site.base_url}/login", timeout=PATIENCE_S)
     form = {"email": ann.email, "password": PASSWORD, "csrf_token": csrf_token(page.text)}
-    asked = browser.post(f"{site.base_url}/login?next=/dashboard/wallet", data=form, timeout=30)
+    asked = browser.post(
+        f"{site.base_url}/login?next=/dashboard/wallet", data=form, timeout=PATIENCE_S
+    )
     assert asked.url.startswith(f"{site.base_url}/login/second-step")
-    assert not browser.get(site.base_url + PAGE, allow_redirects=False, timeout=30).ok or (
-        "login" in browser.get(site.base_url + PAGE, timeout=30).url
+    assert not browser.get(site.base_url + PAGE, allow_redirects=False, timeout=PATIENCE_S).ok or (
+        "login" in browser.get(site.base_url + PAGE, timeout=PATIENCE_S).url
     )
 
     def enter(code: str) -> requests.Response:
         data = {"csrf_token": csrf_token(asked.text), "code": code}
         place = f"{site.base_url}/login/second-step"
-        return browser.post(place, data=data, allow_redirects=False, timeout=30)
+        return browser.post(place, data=data, allow_redirects=False, timeout=PATIENCE_S)
 
     wrong, right = enter("000000x"), enter(pyotp.TOTP(secret).now())
     assert (wrong.status_code, right.status_code) == (401, 303)
-    assert browser.get(site.base_url + PAGE, allow_redirects=False, timeout=30).status_code == 200
+    assert (
+        browser.get(site.base_url + PAGE, allow_redirects=False, timeout=PATIENCE_S).status_code
+        == 200
+    )
 
     program = Api(site.base_url)
     credentials = {"email": ann.email, "password": PASSWORD}
@@ -356,11 +364,13 @@ def test_a_code_logs_in_once_whoever_has_the_password(
 
     def by_browser(code: str) -> int:
         browser = requests.Session()
-        page = browser.get(f"{site.base_url}/login", timeout=30)
+        page = browser.get(f"{site.base_url}/login", timeout=PATIENCE_S)
         form = {**credentials, "csrf_token": csrf_token(page.text)}
-        asked = browser.post(f"{site.base_url}/login", data=form, timeout=30)
+        asked = browser.post(f"{site.base_url}/login", data=form, timeout=PATIENCE_S)
         form = {"csrf_token": csrf_token(asked.text), "code": code}
-        return browser.post(asked.url, data=form, allow_redirects=False, timeout=30).status_code
+        return browser.post(
+            asked.url, data=form, allow_redirects=False, timeout=PATIENCE_S
+        ).status_code
 
     first, second = (pyotp.TOTP(secret).at(utc_now(), counter_offset=at) for at in (0, 1))
 
@@ -464,7 +474,7 @@ def test_a_token_reads_pages_and_fills_in_no_forms(
 
     answer = browser.post(f"{PAGE}/time-zone", time_zone="Europe/Berlin")
 
-    assert browser.http.get(site.base_url + PAGE, timeout=30).status_code == 200
+    assert browser.http.get(site.base_url + PAGE, timeout=PATIENCE_S).status_code == 200
     assert answer.status_code == 403
 
 
@@ -589,17 +599,17 @@ def test_choices_are_kept_by_the_page_and_the_api_and_by_one_click_in_a_mail(
     assert account["time_zone"] == "Europe/Berlin"
     assert choices["runway"] == {"page": True, "mail": False, "always_mailed": False}
     assert choices["charges"] == {"page": False, "mail": True, "always_mailed": True}
-    page = browser.http.get(site.base_url + PAGE, timeout=30).text
+    page = browser.http.get(site.base_url + PAGE, timeout=PATIENCE_S).text
     assert re.search(r"\(.*[0-9]{2}:[0-9]{2} in Berlin\)", page)
 
     path = links.unsubscribe_address(SECRET_KEY, ann.user_id, "purchases")
-    requests.get(site.base_url + path, timeout=30)
+    requests.get(site.base_url + path, timeout=PATIENCE_S)
     assert granted(program.get("/api/account"))["notifications"]["purchases"]["mail"]
     one_click = {"List-Unsubscribe": "One-Click"}
-    assert requests.post(site.base_url + path, data=one_click, timeout=30).ok
+    assert requests.post(site.base_url + path, data=one_click, timeout=PATIENCE_S).ok
     assert not granted(program.get("/api/account"))["notifications"]["purchases"]["mail"]
     forged = requests.post(
-        site.base_url + path.replace("?link=", "?link=A"), data=one_click, timeout=30
+        site.base_url + path.replace("?link=", "?link=A"), data=one_click, timeout=PATIENCE_S
     )
     assert forged.status_code == 410
 

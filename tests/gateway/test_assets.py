@@ -9,6 +9,7 @@ import requests
 from services.gateway import assets
 from services.gateway.vendor import WHERE_CLASSES_STAND
 from tests.gateway.conftest import Site
+from tests.patience import PATIENCE_S
 
 GATEWAY = assets.STATIC.parent
 
@@ -16,13 +17,14 @@ GATEWAY = assets.STATIC.parent
 @pytest.fixture
 def addresses(site: Site) -> list[str]:
     """Everything that the login page loads."""
-    page = requests.get(f"{site.base_url}/login", timeout=10).text
+    page = requests.get(f"{site.base_url}/login", timeout=PATIENCE_S).text
     return [site.base_url + path for path in re.findall(r'"(/static/[^"#]+)[#"]', page)]
 
 
 def test_what_a_page_loads_is_kept_for_a_year(addresses: list[str]) -> None:
     kept = {
-        requests.get(address, timeout=10).headers["Cache-Control"] for address in set(addresses)
+        requests.get(address, timeout=PATIENCE_S).headers["Cache-Control"]
+        for address in set(addresses)
     }
 
     assert len(addresses) >= 6
@@ -34,14 +36,14 @@ def test_a_page_of_another_version_still_gets_its_files_but_asks_again(
 ) -> None:
     now = next(address for address in addresses if address.endswith("site.css"))
     then = re.sub(r"/static/\w+/", "/static/0123456789ab/", now)
-    answer = requests.get(then, timeout=10)
+    answer = requests.get(then, timeout=PATIENCE_S)
 
-    assert answer.content == requests.get(now, timeout=10).content
+    assert answer.content == requests.get(now, timeout=PATIENCE_S).content
     assert answer.headers["Cache-Control"] == "no-cache"
 
 
 def test_a_file_that_is_not_there_is_not_kept(addresses: list[str]) -> None:
-    answer = requests.get(f"{addresses[0].rpartition('/')[0]}/none.css", timeout=10)
+    answer = requests.get(f"{addresses[0].rpartition('/')[0]}/none.css", timeout=PATIENCE_S)
 
     assert answer.status_code == 404
     assert "max-age=31536000" not in answer.headers.get("Cache-Control", "")
@@ -51,8 +53,10 @@ def test_a_file_that_is_not_there_is_not_kept(addresses: list[str]) -> None:
 def test_pages_and_files_are_sent_compressed(site: Site, addresses: list[str], coding: str) -> None:
     style = next(address for address in addresses if address.endswith("bootstrap.min.css"))
     for address in (f"{site.base_url}/login", style):
-        plain = requests.get(address, headers={"Accept-Encoding": "identity"}, timeout=10)
-        small = requests.get(address, headers={"Accept-Encoding": coding}, timeout=10, stream=True)
+        plain = requests.get(address, headers={"Accept-Encoding": "identity"}, timeout=PATIENCE_S)
+        small = requests.get(
+            address, headers={"Accept-Encoding": coding}, timeout=PATIENCE_S, stream=True
+        )
 
         assert small.headers["Content-Encoding"] == coding
         assert len(small.raw.read()) < len(plain.content) / 2

@@ -203,10 +203,11 @@ def test_a_program_is_told_why_not(
 def test_the_second_step_is_asked_before_money_leaves(
     app: Flask, database: Connected, user: User, topups: Topups
 ) -> None:
+    now = utc_now()
     with database.begin() as session:
         secret = second_step.begin(session, user.user_id, app.config["SECRET_KEY"])
-        earlier = pyotp.TOTP(secret).at(utc_now() - timedelta(seconds=30))
-        second_step.confirm(session, utc_now(), user.user_id, app.config["SECRET_KEY"], earlier)
+        earlier = pyotp.TOTP(secret).at(now - timedelta(seconds=30))
+        second_step.confirm(session, now, user.user_id, app.config["SECRET_KEY"], earlier)
     send = program(app, database, user)
     body = {"topup_id": str(topups.topup_id)}
     refused = [send(code=wrong, **body).status_code for wrong in ("", "000000")]

@@ -61,7 +61,7 @@ from tests.gateway.test_api import give
 from tests.gateway.test_main_job import pay
 from tests.gateway.test_site import csrf_token, log_in, logged_in
 from tests.locks import done_after
-from tests.patience import eventually
+from tests.patience import Browser, eventually
 
 NOW = utc_now()
 
@@ -189,7 +189,7 @@ def test_one_users_line_is_not_anothers(database: Connected, user: User) -> None
 def test_a_visitor_stores_no_more_than_a_person_would_and_a_user_may(
     serve: Callable[..., Site], user: User, path: str
 ) -> None:
-    site = serve(rate_limit_cart="2 per minute")
+    site = serve(rate_limit_cart="2 per day")
     browser = site.browser()
     token = csrf_token(browser.get(f"{site.base_url}/login").text)
 
@@ -666,7 +666,7 @@ def test_a_visitors_cart_is_there_after_the_login_and_is_bought_without_scripts(
     system: Any, api: Api
 ) -> None:
     give(system, api, 20)
-    browser = requests.Session()
+    browser = Browser()
 
     def press(path: str, **fields: str) -> requests.Response:
         token = csrf_token(browser.get(f"{api.base_url}/login").text)
@@ -701,7 +701,7 @@ def test_a_saved_card_pays_for_a_cart_and_for_credits_once_each_in_however_many_
     cards = eventually(lambda: granted(api.get("/api/wallet/payment-methods"))["payment_methods"])
     vm = granted(api.get("/api/products/vm-starter"))
     granted(api.command("/api/cart", {"product_id": vm["product_id"]}))
-    browser = requests.Session()
+    browser = Browser()
 
     def form_of(path: str, action: str) -> dict[str, str]:
         page = browser.get(f"{api.base_url}{path}").text

@@ -9,6 +9,7 @@ import requests
 from tests.gateway.conftest import PASSWORD, Api, error_of, granted, read
 from tests.gateway.test_api import give
 from tests.gateway.test_site import csrf_token
+from tests.patience import Browser
 
 PUBLIC_KEY = (
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKYnM4cyOF3pDv+t5H1PXPjTdnJK5TnT/JnyYiVCoNfj ann@example"
@@ -28,7 +29,7 @@ def machine(buyer: Api) -> dict[str, Any]:
 
 @pytest.fixture
 def browser(buyer: Api) -> requests.Session:
-    session = requests.Session()
+    session = Browser()
     login = session.get(f"{buyer.base_url}/login")
     form = {"email": buyer.email, "password": PASSWORD, "csrf_token": csrf_token(login.text)}
     session.post(f"{buyer.base_url}/login", data=form)

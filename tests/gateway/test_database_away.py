@@ -12,7 +12,7 @@ from deploy.local.postgres import Postgres
 from services.gateway.models import User
 from tests.gateway.conftest import Front, Site, add_user
 from tests.gateway.test_site import log_in
-from tests.patience import eventually
+from tests.patience import PATIENCE_S, eventually
 
 
 @pytest.fixture
@@ -49,7 +49,9 @@ def test_who_is_logged_in_sees_the_page_that_says_so(
     browser, _ = log_in(site, user)
     close_database()
 
-    pages = [browser.get(site.base_url + path, timeout=30) for path in ("/dashboard", "/login")]
+    pages = [
+        browser.get(site.base_url + path, timeout=PATIENCE_S) for path in ("/dashboard", "/login")
+    ]
 
     assert [page.status_code for page in pages] == [503, 503]
     assert all("cannot reach its database" in page.text for page in pages)
@@ -65,7 +67,7 @@ def test_two_hundred_requests_write_the_same_failure_a_few_times(
     close_database()
 
     for _ in range(200):
-        assert browser.get(front.base_url + "/dashboard", timeout=30).status_code == 503
+        assert browser.get(front.base_url + "/dashboard", timeout=PATIENCE_S).status_code == 503
 
     lines = front.child.log_path.read_text()[before:].splitlines()
     failures = [line for line in lines if json.loads(line)["level"] == "ERROR"]
@@ -78,7 +80,7 @@ def test_readiness_is_answered_in_time(site: Site, close_database: Callable[[], 
     close_database()
 
     def readiness() -> tuple[str, bool]:
-        answer = requests.get(f"{site.base_url}/readyz", timeout=10)
+        answer = requests.get(f"{site.base_url}/readyz", timeout=PATIENCE_S)
         return answer.json()["checks"]["database"], answer.elapsed.total_seconds() < 3
 
     eventually(readiness, lambda found: found == ("away", True))

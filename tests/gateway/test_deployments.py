@@ -28,7 +28,7 @@ from tests.gateway.conftest import (
 )
 from tests.gateway.test_api import give
 from tests.gateway.test_site import csrf_token, logged_in
-from tests.patience import eventually
+from tests.patience import Browser, eventually
 
 
 @pytest.fixture
@@ -243,7 +243,7 @@ def test_anothers_deployment_does_not_exist(
 
 def test_its_page_does_the_same_and_says_what_follows(owner: Api, path: str) -> None:
     page = path.replace("/api", "/dashboard")
-    browser = requests.Session()
+    browser = Browser()
     login = browser.get(f"{owner.base_url}/login")
     form = {"email": owner.email, "password": PASSWORD, "csrf_token": csrf_token(login.text)}
     browser.post(f"{owner.base_url}/login", data=form)
@@ -289,7 +289,7 @@ def test_it_is_started_for_the_amount_that_was_seen_or_not_at_all(owner: Api, pa
 
 
 def signed_in(owner: Api) -> requests.Session:
-    browser = requests.Session()
+    browser = Browser()
     login = browser.get(f"{owner.base_url}/login")
     form = {"email": owner.email, "password": PASSWORD, "csrf_token": csrf_token(login.text)}
     browser.post(f"{owner.base_url}/login", data=form)

@@ -18,6 +18,7 @@ from services.gateway.app import BODY_BYTES_MAX, create_app
 from services.gateway.pages import forms
 from tests.gateway.conftest import Site, add_user, gateway_settings
 from tests.gateway.test_site import log_in
+from tests.patience import PATIENCE_S
 from tests.system import System
 
 SOME_ID = "0fffffff-0000-4000-8000-000000000000"
@@ -117,7 +118,7 @@ def send(system: System, system_database: Connected) -> Send:
             else {"data": {**values, "csrf_token": token}}
         )
         return browser.request(
-            case.method, site.base_url + path, **sent, allow_redirects=False, timeout=30
+            case.method, site.base_url + path, **sent, allow_redirects=False, timeout=PATIENCE_S
         )
 
     return send
@@ -190,6 +191,6 @@ def test_a_text_that_cannot_be_stored_is_refused_by_name(send: Send) -> None:
 
 def test_a_body_in_chunks_that_is_too_large_is_refused(system: System) -> None:
     chunks = (b"x" * 1024 for _ in range(BODY_BYTES_MAX // 1024 + 1))
-    answer = requests.post(f"{system.base_url}/login", data=chunks, timeout=30)
+    answer = requests.post(f"{system.base_url}/login", data=chunks, timeout=PATIENCE_S)
 
     assert answer.status_code == 413

@@ -11,12 +11,13 @@ from contracts.wallet import Debit, TransactionKind
 from tests.gateway.conftest import PASSWORD, Api, granted, read
 from tests.gateway.test_main_job import buy_credits, switch_on_auto_topup
 from tests.gateway.test_site import csrf_token
+from tests.patience import PATIENCE_S, Browser
 
 
 @pytest.fixture
 def browser(system: Any, api: Api) -> requests.Session:
     """A browser in which the user is logged in."""
-    opened = requests.Session()
+    opened = Browser()
     page = opened.get(f"{system.base_url}/login")
     form = {"email": api.email, "password": PASSWORD, "csrf_token": csrf_token(page.text)}
     assert opened.post(f"{system.base_url}/login", data=form).status_code == 200
@@ -75,7 +76,7 @@ def test_what_a_page_fetches_brings_no_message_back_that_was_shown(
         f"{page}/status",
         cookies=dict(browser.cookies),
         headers={"HX-Request": "true"},
-        timeout=30,
+        timeout=PATIENCE_S,
     )
     opened = browser.get(page)
 

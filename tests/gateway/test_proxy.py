@@ -16,7 +16,7 @@ from deploy.local.child import Child
 from deploy.local.processes import ROOT
 from deploy.local.startup import free_port
 from tests.gateway.conftest import Front
-from tests.patience import eventually
+from tests.patience import PATIENCE_S, eventually
 
 REPLICAS = ("127.0.0.2", "127.0.0.3")
 HAPROXY = shutil.which("haproxy") or "/usr/sbin/haproxy"
@@ -84,7 +84,7 @@ def proxy(replicas: list[Front], name_server: str, tmp_path: Path) -> Iterator[s
 def status(url: str) -> int:
     """What a new connection is answered; 0 when there is none."""
     try:
-        return requests.get(f"{url}/login", timeout=30).status_code
+        return requests.get(f"{url}/login", timeout=PATIENCE_S).status_code
     except requests.RequestException:
         return 0
 
@@ -105,7 +105,7 @@ def test_requests_are_spread_and_a_killed_replica_is_left_out(
 def test_metrics_stay_inside_however_their_path_is_encoded(proxy: str) -> None:
     def status_of(path: str) -> int:
         # requests would send the encoded path decoded.
-        connection = HTTPConnection(proxy.removeprefix("http://"), timeout=30)
+        connection = HTTPConnection(proxy.removeprefix("http://"), timeout=PATIENCE_S)
         connection.request("GET", path)
         status = connection.getresponse().status
         connection.close()
@@ -119,7 +119,7 @@ def test_only_the_proxy_s_word_on_the_client_s_address_counts(
     proxy: str, replicas: list[Front]
 ) -> None:
     forged = {"X-Forwarded-For": "9.9.9.9"}
-    requests.get(f"{proxy}/docs/forged", headers=forged, timeout=30)
+    requests.get(f"{proxy}/docs/forged", headers=forged, timeout=PATIENCE_S)
 
     def lines() -> list[str]:
         text = "\n".join(front.child.tail(500) for front in replicas)

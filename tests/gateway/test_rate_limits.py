@@ -17,6 +17,7 @@ from services.gateway.models import User
 from services.gateway.rate_limits import TakenAhead, _Count, _count_all, _Pace, parse, take
 from tests.gateway.conftest import PASSWORD, Front, Site, add_user
 from tests.gateway.test_site import csrf_token
+from tests.patience import PATIENCE_S
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -111,7 +112,9 @@ def test_all_processes_count_together(
     credentials = {"email": "nobody@example.com", "password": "wrong password"}
 
     statuses = [
-        requests.post(f"{front.base_url}/api/auth/login", json=credentials, timeout=30).status_code
+        requests.post(
+            f"{front.base_url}/api/auth/login", json=credentials, timeout=PATIENCE_S
+        ).status_code
         for front in fronts * 5
     ]
 
@@ -128,7 +131,7 @@ def try_login(site: Site, user: User, password: str, address: str) -> requests.R
         f"{site.base_url}/api/auth/login",
         json={"email": user.email, "password": password},
         headers={"X-Forwarded-For": address},
-        timeout=30,
+        timeout=PATIENCE_S,
     )
 
 

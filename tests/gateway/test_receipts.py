@@ -13,6 +13,7 @@ from tests.gateway.conftest import PASSWORD, Api, error_of, granted
 from tests.gateway.test_api import give
 from tests.gateway.test_site import csrf_token
 from tests.papers import texts_of
+from tests.patience import Browser
 
 DETAILS = {"name": "محمد Łódź", "address": "1 Main St\nOslo", "country": "Norway", "tax_id": "NO1"}
 CHARGE = """
@@ -114,7 +115,7 @@ def test_details_that_cannot_be_printed_are_refused(api: Api, wrong: dict[str, A
 
 
 def test_a_person_issues_it_on_its_page(system: Any, api: Api, path: str) -> None:
-    browser = requests.Session()
+    browser = Browser()
     login = browser.get(f"{system.base_url}/login")
     form = {"email": api.email, "password": PASSWORD, "csrf_token": csrf_token(login.text)}
     browser.post(f"{system.base_url}/login", data=form)

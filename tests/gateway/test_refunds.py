@@ -5,7 +5,6 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-import requests
 from sqlalchemy import create_engine, text
 
 from contracts.billing import PurchaseRefunded, RefundCause, SaleRefunded
@@ -13,7 +12,7 @@ from services.gateway.notifications import messages
 from tests.gateway.conftest import PASSWORD, Api, error_of, granted, read
 from tests.gateway.test_api import give
 from tests.gateway.test_site import csrf_token
-from tests.patience import eventually
+from tests.patience import Browser, eventually
 
 AWAITED = """
 UPDATE deployments SET status = 'requested', active_at = NULL, period_anchor_at = NULL,
@@ -86,7 +85,7 @@ def test_its_page_has_a_button_while_it_is_possible(
 ) -> None:
     path = bought(buyer, product)
     page = buyer.base_url + path.removeprefix("/api")
-    browser = requests.Session()
+    browser = Browser()
     login = browser.get(f"{buyer.base_url}/login")
     form = {"email": buyer.email, "password": PASSWORD, "csrf_token": csrf_token(login.text)}
     browser.post(f"{buyer.base_url}/login", data=form)

@@ -22,14 +22,18 @@ from contracts.catalog import (
 from contracts.errors import Unavailable
 from services.gateway import showcase
 from services.gateway.app import create_app
-from services.gateway.backend import CATALOG_AGE_S
+from services.gateway.backend import CATALOG_AGE_S, CATALOG_MAX, backend_of
+from services.gateway.recent import Recent
 from tests.gateway.conftest import Api, error_of, gateway_settings, read
-from tests.patience import eventually
+from tests.patience import PATIENCE_S, eventually
 
 
 @pytest.fixture
 def app() -> Flask:
-    return create_app(gateway_settings("postgresql+psycopg2://nobody@127.0.0.1:1/none"))
+    """The website in this process, which does not ask anew because a second is over."""
+    made = create_app(gateway_settings("postgresql+psycopg2://nobody@127.0.0.1:1/none"))
+    backend_of(made).catalog = Recent(3_600.0, CATALOG_MAX)
+    return made
 
 
 def test_a_page_does_not_ask_the_catalog_what_another_one_was_told(
@@ -106,7 +110,7 @@ def test_who_has_a_product_is_told_so_until_it_changes(
     headers = {"Accept-Encoding": encoding}
 
     def ask() -> requests.Response:
-        return requests.get(address, headers=headers, timeout=30)
+        return requests.get(address, headers=headers, timeout=PATIENCE_S)
 
     summarise(f"As it was, {encoding}")
     known = eventually(ask, lambda answer: f"As it was, {encoding}" in answer.text)
@@ -193,7 +197,7 @@ def test_what_is_retired_says_so_on_its_page_and_is_not_bought(system: Any, api:
         )
     )
 
-    page = requests.get(f"{api.base_url}/marketplace/{slug}", timeout=10).text
+    page = requests.get(f"{api.base_url}/marketplace/{slug}", timeout=PATIENCE_S).text
     shown = read(api.get(f"/api/products/{slug}"))
     body = {"product_id": str(made.product_id)}
     bought = api.command("/api/wallet/instant-purchase", body)

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -24,13 +23,17 @@ from deploy.local.processes import ROOT
 from deploy.local.startup import is_port_free
 from services.gateway import metrics
 from services.gateway.server import connections, sharing
+from services.gateway.server.__main__ import STOP_TIMEOUT_S
 from services.gateway.server.connections import HEAD_BYTES_MAX
 from services.gateway.server.wsgi import BufferedWsgi
 from tests.gateway.conftest import PASSWORD, Front, add_user, error_of, gateway_settings
-from tests.patience import PATIENCE_S, eventually
+from tests.patience import PATIENCE_S, eventually, min_of, took_s
 
 AT_ONCE_S = 2.0
 """Milliseconds on an idle machine; far below the seconds that the slow ones take."""
+
+STAYS_S = "300"
+"""For a request that has not arrived: who waits for the end of a slow one waits in vain."""
 
 SLOW_HEAD = b"GET /login HTTP/1.1\r\nHost: site\r\nX-Slow: "
 SLOW_BODY = (
@@ -63,20 +66,26 @@ def send_slowly(slow: list[socket.socket], done: threading.Event) -> threading.T
     return thread
 
 
+def slowest_answer_s(front: Front) -> float:
+    """The slowest of 30, in a round in which the machine itself held nobody up."""
+    paths = ["/healthz", "/login"] * 15
+    return min_of(lambda: max(front.took_s(path) for path in paths), AT_ONCE_S)
+
+
 def test_two_hundred_slow_senders_delay_nobody(start_front: Callable[..., Front]) -> None:
-    front = start_front()
+    front = start_front(GATEWAY_REQUEST_TIMEOUT_S=STAYS_S)
     slow = [front.connect() for _ in range(200)]
     for number, connection in enumerate(slow):
         connection.sendall(SLOW_HEAD if number % 2 else SLOW_BODY)
     done = threading.Event()
     dripping = send_slowly(slow, done)
     try:
-        took_s = [front.took_s(path) for _ in range(15) for path in ("/healthz", "/login")]
+        slowest_s = slowest_answer_s(front)
     finally:
         done.set()
         dripping.join()
 
-    assert max(took_s) < AT_ONCE_S
+    assert slowest_s < AT_ONCE_S
 
 
 def test_readers_that_do_not_read_delay_nobody(start_front: Callable[..., Front]) -> None:
@@ -86,9 +95,7 @@ def test_readers_that_do_not_read_delay_nobody(start_front: Callable[..., Front]
         for _ in range(REQUESTS_UNREAD):
             connection.sendall(f"GET {LARGE_FILE} HTTP/1.1\r\nHost: site\r\n\r\n".encode())
 
-    assert max(front.took_s(path) for _ in range(15) for path in ("/healthz", "/login")) < (
-        AT_ONCE_S
-    )
+    assert slowest_answer_s(front) < AT_ONCE_S
 
 
 def test_a_reader_that_stands_still_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,14 +114,14 @@ def test_a_reader_that_stands_still_is_cut_off(monkeypatch: pytest.MonkeyPatch) 
     serving = threading.Thread(target=server.run, args=([listener],))
     serving.start()
     try:
-        with socket.create_connection(listener.getsockname(), timeout=30) as standing:
+        with socket.create_connection(listener.getsockname(), timeout=PATIENCE_S) as standing:
             standing.sendall(b"GET / HTTP/1.1\r\nHost: site\r\n\r\n")
             standing.recv(1)
             eventually(lambda: not server.server_state.connections)
             counted = metrics.turned_away["answer_not_read"].collect()
     finally:
         server.should_exit = True
-        serving.join(30)
+        serving.join(PATIENCE_S)
 
     assert [sample.value for metric in counted for sample in metric.samples] == [1]
 
@@ -176,9 +183,9 @@ def test_a_body_that_is_too_large_is_refused_in_words_of_the_api(
     body = b'"' + b"x" * 100_000 + b'"'
     headers = {"Content-Type": "application/json"}
 
-    whole = requests.post(address, data=body, headers=headers, timeout=30)
+    whole = requests.post(address, data=body, headers=headers, timeout=PATIENCE_S)
     chunked = requests.post(
-        address, data=iter([body[:50_000], body[50_000:]]), headers=headers, timeout=30
+        address, data=iter([body[:50_000], body[50_000:]]), headers=headers, timeout=PATIENCE_S
     )
 
     assert (error_of(whole), error_of(chunked)) == ((413, "body_too_large"),) * 2
@@ -189,7 +196,7 @@ def test_a_notice_of_the_card_processor_may_be_larger(start_front: Callable[...,
         f"{start_front().base_url}/webhooks/stripe",
         data=b"x" * 500_000,
         headers={"Stripe-Signature": "t=1,v1=none"},
-        timeout=30,
+        timeout=PATIENCE_S,
     )
 
     assert error_of(answer) == (503, "unavailable")
@@ -201,19 +208,21 @@ def test_a_chunked_body_is_read(start_front: Callable[..., Front]) -> None:
     headers = {"Content-Type": "application/json"}
 
     answer = requests.post(
-        f"{front.base_url}/api/auth/login", data=pieces, headers=headers, timeout=30
+        f"{front.base_url}/api/auth/login", data=pieces, headers=headers, timeout=PATIENCE_S
     )
 
     assert error_of(answer) == (401, "wrong_credentials")
 
 
 def test_whoever_holds_all_places_keeps_nobody_out(start_front: Callable[..., Front]) -> None:
-    front = start_front(GATEWAY_CONNECTIONS="10", GATEWAY_WORKERS="1")
+    front = start_front(
+        GATEWAY_CONNECTIONS="10", GATEWAY_WORKERS="1", GATEWAY_REQUEST_TIMEOUT_S=STAYS_S
+    )
     held = [front.connect() for _ in range(40)]
     for connection in held:
         connection.sendall(SLOW_HEAD)
 
-    assert front.took_s("/healthz") < AT_ONCE_S
+    assert min_of(lambda: front.took_s("/healthz"), AT_ONCE_S) < AT_ONCE_S
 
 
 def test_while_a_worker_hangs_another_takes_what_is_left_to_it(
@@ -221,18 +230,21 @@ def test_while_a_worker_hangs_another_takes_what_is_left_to_it(
 ) -> None:
     front = start_front()
     hanging, working = front.workers()
+    answered: list[socket.socket] = []
+
+    def asks() -> None:
+        connection = front.connect()
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: site\r\n\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+        answered.append(connection)
+
     hanging.suspend()
-    began = time.monotonic()
     try:
-        for _ in range(12):
-            connection = front.connect()
-            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: site\r\n\r\n")
-            assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
-        waited_s = time.monotonic() - began
+        waited_s = min_of(lambda: sum(took_s(asks) for _ in range(12)), AT_ONCE_S)
     finally:
         hanging.resume()
 
-    assert held_by(front, working) == 12
+    assert held_by(front, working) == len(answered)
     assert waited_s < AT_ONCE_S
 
 
@@ -336,7 +348,7 @@ def test_a_header_with_an_underscore_does_not_pass_for_the_proxy_s(
 def test_stopping_answers_what_is_in_hand_and_resets_nothing(
     start_front: Callable[..., Front], database: Connected
 ) -> None:
-    front = start_front()
+    front = start_front(GATEWAY_REQUEST_TIMEOUT_S=STAYS_S)
     user = add_user(database, has_wallet=True)
     on_its_way = front.connect()
     on_its_way.sendall(b"GET /healthz HTTP/1.1\r\nHost: site\r\n")
@@ -344,10 +356,9 @@ def test_stopping_answers_what_is_in_hand_and_resets_nothing(
     login = {"email": user.email, "password": PASSWORD}
 
     def log_in() -> None:
-        answer = requests.post(f"{front.base_url}/api/auth/login", json=login, timeout=30)
+        answer = requests.post(f"{front.base_url}/api/auth/login", json=login, timeout=PATIENCE_S)
         statuses.append(answer.status_code)
 
-    began = time.monotonic()
     threads = [threading.Thread(target=log_in) for _ in range(8)]
     for thread in threads:
         thread.start()
@@ -356,11 +367,11 @@ def test_stopping_answers_what_is_in_hand_and_resets_nothing(
     on_its_way.sendall(b"\r\n")
     for thread in threads:
         thread.join()
-    eventually(lambda: not front.child.is_running)
+    ended_after_s = took_s(lambda: eventually(lambda: not front.child.is_running))
 
     assert statuses == [200] * 8
     assert read_all(on_its_way).startswith(b"HTTP/1.1 200 ")
-    assert time.monotonic() - began < 15
+    assert ended_after_s < STOP_TIMEOUT_S
 
 
 def front_connections(front: Front) -> list[object]:
@@ -383,7 +394,7 @@ def test_nobody_is_let_in_only_to_be_reset(start_front: Callable[..., Front]) ->
     def ask_until_refused() -> None:
         while "refused" not in ends and len(ends) < 10:
             with closing(socket.socket()) as connection:
-                connection.settimeout(30)
+                connection.settimeout(PATIENCE_S)
                 try:
                     connection.connect(("127.0.0.1", front.port))
                 except ConnectionRefusedError:
@@ -401,7 +412,7 @@ def test_nobody_is_let_in_only_to_be_reset(start_front: Callable[..., Front]) ->
 
     asking = threading.Thread(target=ask_until_refused)
     asking.start()
-    asked.wait(30)
+    assert asked.wait(PATIENCE_S)
     front.child.signal_stop()
     asking.join()
 
@@ -424,11 +435,10 @@ def test_a_worker_that_was_killed_is_replaced(start_front: Callable[..., Front])
 def test_no_worker_keeps_the_port_of_a_master_that_was_killed(
     start_front: Callable[..., Front],
 ) -> None:
-    front = start_front()
-    assert front.child.pid is not None
-    began = time.monotonic()
-    os.kill(front.child.pid, signal.SIGKILL)
+    def is_kept_s() -> float:
+        front = start_front()
+        assert front.child.pid is not None
+        os.kill(front.child.pid, signal.SIGKILL)
+        return took_s(lambda: eventually(lambda: is_port_free(front.port)))
 
-    eventually(lambda: is_port_free(front.port))
-
-    assert time.monotonic() - began < AT_ONCE_S
+    assert min_of(is_kept_s, AT_ONCE_S) < AT_ONCE_S

@@ -439,10 +439,11 @@ def test_above_fifty_dollars_in_a_day_the_address_must_be_confirmed(
 def test_above_fifty_dollars_in_a_day_the_second_step_is_asked(
     app: Flask, database: Connected, sender: Sender, people: list[User]
 ) -> None:
+    now = utc_now()
     with app.app_context(), database.begin() as session:
         secret = second_step.begin(session, people[1].user_id, app.config["SECRET_KEY"])
-        code = pyotp.TOTP(secret).at(utc_now() - timedelta(seconds=30))
-        second_step.confirm(session, utc_now(), people[1].user_id, app.config["SECRET_KEY"], code)
+        code = pyotp.TOTP(secret).at(now - timedelta(seconds=30))
+        second_step.confirm(session, now, people[1].user_id, app.config["SECRET_KEY"], code)
     good = pyotp.TOTP(secret).at(utc_now())
 
     assert sender.send("c@example.com", 50).status_code == 201

@@ -20,6 +20,7 @@ from tests.billing.test_checkout import in_catalog
 from tests.gateway.conftest import PASSWORD, Api, error_of, granted
 from tests.gateway.test_api import give
 from tests.gateway.test_site import csrf_token
+from tests.patience import Browser
 
 TRAFFIC = Meter(
     key="traffic",
@@ -129,7 +130,7 @@ def test_a_months_usage_has_a_receipt_that_is_issued_and_saved(
 
 
 def signed_in(api: Api) -> requests.Session:
-    browser = requests.Session()
+    browser = Browser()
     login = browser.get(f"{api.base_url}/login")
     form = {"email": api.email, "password": PASSWORD, "csrf_token": csrf_token(login.text)}
     browser.post(f"{api.base_url}/login", data=form)

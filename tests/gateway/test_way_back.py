@@ -9,6 +9,7 @@ from chassis.database import Connected
 from services.gateway.models import User
 from tests.gateway.conftest import PASSWORD, Site, add_user
 from tests.gateway.test_site import csrf_token, log_in
+from tests.patience import PATIENCE_S
 
 FORM_PAGE = "/marketplace/small-machine/buy?quantity=2"
 POSTED_TO = "/purchases"
@@ -116,7 +117,7 @@ def test_a_part_of_a_page_sends_the_whole_browser_to_the_login(site: Site) -> No
     answer = requests.get(
         f"{site.base_url}/marketplace/small-machine/buy",
         headers={"HX-Request": "true", "Referer": f"{site.base_url}/marketplace"},
-        timeout=30,
+        timeout=PATIENCE_S,
     )
 
     assert answer.status_code == 200

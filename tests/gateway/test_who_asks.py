@@ -24,6 +24,9 @@ from tests.gateway.conftest import (
 from tests.gateway.test_site import log_in
 from tests.patience import PATIENCE_S, eventually
 
+LONG_S = 3_600.0
+"""Where no time is to pass: a second does, on a machine that stalls."""
+
 
 class Looks:
     """Finds a number, another one each time, as the clock of a test stands."""
@@ -117,7 +120,7 @@ def test_who_was_looking_while_something_was_forgotten_keeps_nothing() -> None:
 
 
 def test_one_looks_and_the_others_wait_for_what_it_finds() -> None:
-    recent, look, begun, goes_on = Recent[int](1.0, 10), Looks(), Event(), Event()
+    recent, look, begun, goes_on = Recent[int](LONG_S, 10), Looks(), Event(), Event()
 
     def look_slowly() -> int:
         begun.set()
@@ -134,7 +137,7 @@ def test_one_looks_and_the_others_wait_for_what_it_finds() -> None:
 
 
 def test_who_asks_after_something_was_forgotten_waits_for_nobody() -> None:
-    recent, look = Recent[int](1.0, 10), Looks()
+    recent, look = Recent[int](LONG_S, 10), Looks()
 
     def look_while_it_ends() -> list[int]:
         recent.forget("key")
@@ -156,7 +159,7 @@ def test_a_look_that_takes_longer_than_what_it_finds_is_good_for_is_not_waited_f
 
 
 def test_a_look_that_fails_fails_for_itself_and_is_over() -> None:
-    recent = Recent[int](1.0, 10)
+    recent = Recent[int](LONG_S, 10)
 
     def fail() -> int:
         raise LookupError
@@ -220,14 +223,14 @@ def test_what_is_compared_takes_no_time_of_others() -> None:
 
 
 def test_what_is_not_there_is_looked_for_again() -> None:
-    recent = Recent[int](1.0, 10)
+    recent = Recent[int](LONG_S, 10)
     assert recent.find("key", lambda: None) is None
 
     assert recent.find("key", Looks()) == 1
 
 
 def test_no_more_is_kept_than_there_is_room_for() -> None:
-    recent = Recent[int](1.0, 2)
+    recent = Recent[int](LONG_S, 2)
     for key in range(3):
         recent.find(key, Looks())
 

@@ -50,7 +50,7 @@ from tests.legacy.conftest import TABLES, directory, user
 from tests.legacy.pools import COIN, Trader
 from tests.legacy.test_holdings import HELD
 from tests.locks import held
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, START_PATIENCE_S
 from tests.system import System
 
 
@@ -102,7 +102,7 @@ class Command:
         }
         command = [sys.executable, "-W", "ignore", "-m", "services.legacy.move", *arguments]
         return subprocess.run(
-            command, env=environment, cwd=ROOT, check=False, timeout=120
+            command, env=environment, cwd=ROOT, check=False, timeout=START_PATIENCE_S
         ).returncode
 
 

@@ -24,7 +24,7 @@ from services.legacy.examples import examples, write
 from services.legacy.models import MoveRow
 from services.legacy.settings import LegacySettings
 from tests.conftest import StackFactory
-from tests.patience import eventually
+from tests.patience import START_PATIENCE_S, eventually
 from tests.system import System
 
 PAGE = (ROOT / "docs/migration.md").read_text()
@@ -64,7 +64,7 @@ class Operator:
             capture_output=True,
             text=True,
             check=True,
-            timeout=120,
+            timeout=START_PATIENCE_S,
         )
         Path(output).write_text(done.stdout)
         return 0, ""

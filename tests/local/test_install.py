@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import START_PATIENCE_S
+
 INSTALL = Path(__file__).resolve().parents[2] / "deploy" / "local" / "install.sh"
 # What every system has.
 BASE = ("bash", "dirname", "printf", "cat", "rm")
@@ -39,7 +41,7 @@ class Machine:
             env={"PATH": str(self._bin), "HOME": os.environ.get("HOME", "/")},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=START_PATIENCE_S,
             check=False,
         )
 

@@ -6,6 +6,7 @@ from email.message import EmailMessage
 import requests
 
 from tests.conftest import StackFactory
+from tests.patience import PATIENCE_S
 
 
 def test_the_mailbox_shows_what_was_sent_and_runs_none_of_it(service_stack: StackFactory) -> None:
@@ -17,12 +18,12 @@ def test_the_mailbox_shows_what_was_sent_and_runs_none_of_it(service_stack: Stac
     with smtplib.SMTP("127.0.0.1", stack._ports.mailbox_smtp) as smtp:
         smtp.send_message(mail)
 
-    listed = requests.get(stack.mailbox_url, timeout=10)
-    single = requests.get(f"{stack.mailbox_url}/000000000001", timeout=10)
-    as_html = requests.get(f"{stack.mailbox_url}/000000000001.html", timeout=10)
+    listed = requests.get(stack.mailbox_url, timeout=PATIENCE_S)
+    single = requests.get(f"{stack.mailbox_url}/000000000001", timeout=PATIENCE_S)
+    as_html = requests.get(f"{stack.mailbox_url}/000000000001.html", timeout=PATIENCE_S)
 
     assert "&lt;b&gt;Charged&lt;/b&gt;" in listed.text
     assert '<a href="http://127.0.0.1:1/there?link=x">' in single.text
     assert "<p>Charged</p>" in as_html.text
     assert as_html.headers["Content-Security-Policy"].startswith("default-src 'none'")
-    assert requests.get(f"{stack.mailbox_url}/000000000002", timeout=10).status_code == 404
+    assert requests.get(f"{stack.mailbox_url}/000000000002", timeout=PATIENCE_S).status_code == 404

@@ -14,6 +14,7 @@ from deploy.local.processes import ROOT
 from deploy.local.startup import StartupError, take_lock
 from tests.conftest import StackFactory
 from tests.gateway.conftest import add_user
+from tests.patience import START_PATIENCE_S
 from tests.system import System
 
 NAMES = ("sandbox", "wallet", "topup", "notifier")
@@ -42,7 +43,7 @@ def ask(directory: Path, name: str, *arguments: str) -> subprocess.CompletedProc
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=START_PATIENCE_S,
         check=False,
     )
 

@@ -16,7 +16,7 @@ from deploy import definitions
 from deploy.definitions import Login
 from deploy.local.broker import Node, VirtualHost
 from deploy.local.processes import ROOT
-from tests.patience import PATIENCE_S, eventually
+from tests.patience import PATIENCE_S, START_PATIENCE_S, eventually
 
 EVENT = b'{"event_id": 1}'
 EVENTS = "evt-topup-topup_paid--wallet.credit_topup"
@@ -70,7 +70,7 @@ def command(vhost: VirtualHost, *arguments: str) -> str:
         env={"AMQP_URI": vhost.uri("wallet")},
         cwd=ROOT,
         text=True,
-        timeout=60,
+        timeout=START_PATIENCE_S,
     )
 
 

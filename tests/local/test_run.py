@@ -11,6 +11,7 @@ import pytest
 
 from deploy.local import run
 from deploy.local.startup import StartupError, free_port
+from tests.patience import START_PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,7 +26,7 @@ def test_a_port_in_use_is_one_line_that_says_what_to_do() -> None:
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=START_PATIENCE_S,
             check=False,
         )
 

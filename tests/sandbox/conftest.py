@@ -12,6 +12,7 @@ import stripe
 
 from deploy.stripe_sandbox.server import SandboxServer
 from deploy.stripe_sandbox.settings import Settings
+from tests.patience import PATIENCE_S
 
 SECRET = "whsec_of_the_sandbox_tests"
 
@@ -113,14 +114,14 @@ class Control:
 
     def post(self, path: str, **body: Any) -> Any:
         """Use a control endpoint."""
-        reply = requests.post(f"{self.url}/_sandbox/{path}", json=body, timeout=10)
+        reply = requests.post(f"{self.url}/_sandbox/{path}", json=body, timeout=PATIENCE_S)
         assert reply.ok, reply.text
         return reply.json()
 
     def totals(self, customer: str) -> Any:
         """What the customer paid."""
         return requests.get(
-            f"{self.url}/_sandbox/totals", params={"customer": customer}, timeout=10
+            f"{self.url}/_sandbox/totals", params={"customer": customer}, timeout=PATIENCE_S
         ).json()
 
 

@@ -8,6 +8,7 @@ import pytest
 import requests
 import stripe
 
+from tests.patience import PATIENCE_S
 from tests.sandbox.conftest import Cards, Control
 
 NewSession = Callable[..., Any]
@@ -16,16 +17,18 @@ NewSession = Callable[..., Any]
 def submit(url: str, number: str = "4242 4242 4242 4242", **more: str) -> requests.Response:
     """Fill the card form in and press the button."""
     form = {"number": number, "expiry": "12 / 34", "cvc": "123", "name": "Test Person", **more}
-    return requests.post(url, data=form, allow_redirects=False, timeout=10)
+    return requests.post(url, data=form, allow_redirects=False, timeout=PATIENCE_S)
 
 
 def answer(reply: requests.Response, choice: str) -> requests.Response:
     """Follow the redirect to the challenge and press one of its buttons."""
     base = reply.url.split("/c/pay/")[0]
-    page = requests.get(base + reply.headers["Location"], timeout=10)
+    page = requests.get(base + reply.headers["Location"], timeout=PATIENCE_S)
     assert "Complete" in page.text
     assert "Fail" in page.text
-    return requests.post(page.url, data={"answer": choice}, allow_redirects=False, timeout=10)
+    return requests.post(
+        page.url, data={"answer": choice}, allow_redirects=False, timeout=PATIENCE_S
+    )
 
 
 def test_a_person_pays_and_is_sent_back(
@@ -47,7 +50,7 @@ def test_a_person_pays_and_is_sent_back(
 def test_the_page_shows_the_amount_the_banner_and_escapes_what_it_is_given(
     new_session: NewSession,
 ) -> None:
-    page = requests.get(new_session().url, timeout=10)
+    page = requests.get(new_session().url, timeout=PATIENCE_S)
 
     policy = page.headers["Content-Security-Policy"]
     assert "$25.00" in page.text
@@ -59,7 +62,7 @@ def test_the_page_shows_the_amount_the_banner_and_escapes_what_it_is_given(
 
 
 def test_a_test_card_can_be_chosen_from_the_list(new_session: NewSession) -> None:
-    page = requests.get(new_session().url + "?card=4000000000009995", timeout=10)
+    page = requests.get(new_session().url + "?card=4000000000009995", timeout=PATIENCE_S)
 
     assert 'value="4000 0000 0000 9995"' in page.text
 
@@ -111,7 +114,7 @@ def test_a_failed_challenge_comes_back_to_the_page_with_the_reason(
 ) -> None:
     session = new_session()
     back = answer(submit(session.url, "4000002760003184"), "fail")
-    page = requests.get(session.url, timeout=10)
+    page = requests.get(session.url, timeout=PATIENCE_S)
 
     assert back.headers["Location"] == f"/c/pay/{session.id}"
     assert "We are unable to authenticate your payment method" in page.text
@@ -169,7 +172,9 @@ def test_an_authentication_that_ends_after_the_session_expired_pays_nothing(
     challenge = submit(session.url, number="4000002760003184").headers["Location"]
     client.v1.checkout.sessions.expire(session.id)
 
-    answer = requests.post(urljoin(session.url, challenge), data={"answer": "complete"}, timeout=10)
+    answer = requests.post(
+        urljoin(session.url, challenge), data={"answer": "complete"}, timeout=PATIENCE_S
+    )
 
     assert answer.status_code == 410
     assert control.totals(customer)["paid_cents"] == 0
@@ -221,7 +226,9 @@ def test_an_authentication_that_ends_after_the_session_expired_saves_no_card(
     challenge = submit(session.url, number="4000002760003184").headers["Location"]
     client.v1.checkout.sessions.expire(session.id)
 
-    answer = requests.post(urljoin(session.url, challenge), data={"answer": "complete"}, timeout=10)
+    answer = requests.post(
+        urljoin(session.url, challenge), data={"answer": "complete"}, timeout=PATIENCE_S
+    )
 
     assert answer.status_code == 410
     assert client.v1.payment_methods.list({"customer": customer}).data == []
@@ -241,18 +248,20 @@ def test_a_page_of_a_deleted_customer_takes_no_card(
 
 def test_a_form_from_another_site_is_refused(new_session: NewSession) -> None:
     reply = requests.post(
-        new_session().url, data={}, headers={"Origin": "http://evil.example"}, timeout=10
+        new_session().url, data={}, headers={"Origin": "http://evil.example"}, timeout=PATIENCE_S
     )
 
     assert reply.status_code == 403
 
 
 def test_an_unknown_page_is_a_404(sandbox_url: str) -> None:
-    assert requests.get(f"{sandbox_url}/c/pay/cs_test_unknown", timeout=10).status_code == 404
+    assert (
+        requests.get(f"{sandbox_url}/c/pay/cs_test_unknown", timeout=PATIENCE_S).status_code == 404
+    )
 
 
 def test_the_front_page_and_the_receipt_show_the_payment(sandbox_url: str, cards: Cards) -> None:
     intent = cards.charge(cards.save(), expand=["latest_charge"])
 
-    assert intent.id in requests.get(sandbox_url, timeout=10).text
-    assert "$25.00" in requests.get(intent.latest_charge.receipt_url, timeout=10).text
+    assert intent.id in requests.get(sandbox_url, timeout=PATIENCE_S).text
+    assert "$25.00" in requests.get(intent.latest_charge.receipt_url, timeout=PATIENCE_S).text

@@ -6,6 +6,7 @@ import pytest
 import requests
 import stripe
 
+from tests.patience import PATIENCE_S
 from tests.sandbox.conftest import Cards, Control, client_of
 
 
@@ -157,7 +158,7 @@ def test_the_switches_refuse_other_sites(sandbox_url: str) -> None:
         f"{sandbox_url}/_sandbox/reset",
         json={},
         headers={"Origin": "http://evil.example"},
-        timeout=5,
+        timeout=PATIENCE_S,
     )
 
     assert reply.status_code == 403

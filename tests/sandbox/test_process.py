@@ -11,7 +11,7 @@ import pytest
 import requests
 
 from deploy.stripe_sandbox.store import Store
-from tests.patience import eventually
+from tests.patience import START_PATIENCE_S, eventually
 from tests.sandbox.conftest import Cards, client_of
 
 
@@ -102,7 +102,7 @@ def test_a_taken_port_is_one_clear_line() -> None:
             env={**os.environ, "SANDBOX_PORT": port, "SANDBOX_DATA": ""},
             cwd=Path(__file__).parents[2],
             capture_output=True,
-            timeout=30,
+            timeout=START_PATIENCE_S,
             check=False,
         )
 

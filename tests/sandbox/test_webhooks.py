@@ -3,7 +3,7 @@
 import requests
 import stripe
 
-from tests.patience import eventually
+from tests.patience import PATIENCE_S, eventually
 from tests.sandbox.conftest import Cards, Control, Receiver
 
 PAID = "payment_intent.succeeded"
@@ -134,5 +134,5 @@ def test_a_dispute_and_a_refund_reach_the_webhook_with_their_money(
 def test_deliveries_are_listed(sandbox_url: str, cards: Cards) -> None:
     cards.save()
 
-    listed = requests.get(f"{sandbox_url}/_sandbox/webhooks", timeout=10).json()["webhooks"]
+    listed = requests.get(f"{sandbox_url}/_sandbox/webhooks", timeout=PATIENCE_S).json()["webhooks"]
     assert {"type", "state", "attempts"} <= set(listed[0])

@@ -38,6 +38,7 @@ from services.topup.policy import Policy
 from services.topup.processor import Processor
 from services.topup.till import Till
 from services.topup.wallet_questions import Entry, Funds
+from tests.patience import PATIENCE_S
 from tests.system import MigratedDatabases, System
 
 SELLER = ("Mycelium Ltd", "Tax ID 1")
@@ -66,7 +67,7 @@ class Sandbox:
         self.session = requests.Session()
 
     def post(self, path: str, **body: Any) -> Any:
-        reply = self.session.post(f"{self.url}/_sandbox/{path}", json=body, timeout=20)
+        reply = self.session.post(f"{self.url}/_sandbox/{path}", json=body, timeout=PATIENCE_S)
         assert reply.ok, reply.text
         return reply.json()
 
@@ -75,7 +76,7 @@ class Sandbox:
 
     def mend(self) -> None:
         """Switch every fault off."""
-        self.session.delete(f"{self.url}/_sandbox/switches", timeout=20)
+        self.session.delete(f"{self.url}/_sandbox/switches", timeout=PATIENCE_S)
 
     def pay(self, session_id: str, number: str = Card.GOOD, **body: Any) -> Any:
         return self.post(f"checkout/{session_id}/pay", number=number, **body)
@@ -88,7 +89,7 @@ class Sandbox:
         reply = self.session.delete(
             f"{self.url}/v1/customers/{customer_id}",
             headers={"Authorization": "Bearer sk_test_x"},
-            timeout=20,
+            timeout=PATIENCE_S,
         )
         assert reply.ok, reply.text
 
@@ -97,7 +98,7 @@ class Sandbox:
 
     def totals(self, customer_id: str) -> Any:
         reply = self.session.get(
-            f"{self.url}/_sandbox/totals", params={"customer": customer_id}, timeout=20
+            f"{self.url}/_sandbox/totals", params={"customer": customer_id}, timeout=PATIENCE_S
         )
         return reply.json()
 

@@ -1,7 +1,6 @@
 """The process is killed at each step of a charge: after its restart, one charge and one credit."""
 
 import uuid
-from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
 
@@ -9,11 +8,10 @@ import pytest
 import requests
 
 from contracts.billing import GetPurchase
-from contracts.errors import ServiceError
 from contracts.topup import GetTopup, TriggerAutoTopup
 from tests.conftest import StackFactory
-from tests.crashes import points
-from tests.patience import eventually
+from tests.crashes import into_a_crash, points
+from tests.patience import PATIENCE_S, eventually
 from tests.system import System
 from tests.topup.conftest import USD
 from tests.topup.test_service import Person, receive, sandbox_events
@@ -44,7 +42,6 @@ def stack(service_stack: StackFactory, order: Path) -> System:
         settings={
             "AUTO_TOPUP_COOL_DOWN_S": "1",
             "JANITOR_LOOKS_S": "1,2,3,5",
-            "STRIPE_READ_TIMEOUT_S": "5",
             "MYCELIUM_CRASH_FILE": str(order),
         },
     )
@@ -69,7 +66,7 @@ def pages_of(person: Person) -> int:
         f"{person.stack.sandbox_url}/v1/checkout/sessions",
         params={"limit": 100},
         headers={"Authorization": "Bearer sk_test_x"},
-        timeout=10,
+        timeout=PATIENCE_S,
     )
     found = [
         page
@@ -110,8 +107,7 @@ def test_a_crash_after_somebody_asked_for_a_charge_by_hand_makes_one(
     person.configure(threshold_micros=0)
     order.write_text(point)
     asked = TriggerAutoTopup(idempotency_key=str(uuid.uuid4()), user_id=person.user_id)
-    with suppress(ServiceError):
-        stack.rpc.call(asked, timeout_s=2)
+    into_a_crash(order, lambda: stack.rpc.call(asked, timeout_s=2))
     restart_after_crash(stack)
 
     eventually(lambda: [topup.status for topup in person.topups()] == ["credited"])
@@ -154,8 +150,7 @@ def test_a_crash_while_the_page_is_opened_leaves_one_page_for_the_same_key(
     person = Person(stack)
     key = str(uuid.uuid4())
     order.write_text(point)
-    with pytest.raises(ServiceError):
-        person.start_topup(idempotency_key=key)
+    into_a_crash(order, lambda: person.start_topup(timeout_s=5, idempotency_key=key))
     restart_after_crash(stack)
 
     topup = person.start_topup(idempotency_key=key)
@@ -180,8 +175,7 @@ def test_a_crash_while_a_saved_card_is_charged_by_hand_charges_it_once_at_most(
     person = Person(stack)
     by_card = {"payment_method_id": person.add_card(), "idempotency_key": str(uuid.uuid4())}
     order.write_text(point)
-    with pytest.raises(ServiceError):
-        person.start_topup(**by_card)
+    into_a_crash(order, lambda: person.start_topup(timeout_s=5, **by_card))
     restart_after_crash(stack)
 
     topup = person.start_topup(**by_card)
@@ -205,8 +199,7 @@ def test_a_crash_right_after_a_webhook_was_stored_loses_nothing(stack: System, o
         for event in sandbox_events(stack, "checkout.session.completed")
         if event["data"]["object"]["metadata"].get("user_id") == str(person.user_id)
     ]
-    with pytest.raises(ServiceError):
-        receive(stack, event)
+    into_a_crash(order, lambda: receive(stack, event, timeout_s=5))
     restart_after_crash(stack)
 
     eventually(lambda: person.balance() == 25 * USD)

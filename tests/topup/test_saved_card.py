@@ -26,6 +26,7 @@ from services.topup.models import Topup
 from services.topup.policy import Policy
 from services.topup.processor import Missing, Unreached
 from tests.crashes import Died, dies_at
+from tests.patience import PATIENCE_S
 from tests.topup.conftest import USD, Card, Customer, Desk
 from tests.topup.test_lost_answers import lose, lost
 
@@ -41,12 +42,12 @@ def shopper(desk: Desk, card: str = Card.GOOD) -> Customer:
 
 
 def answer_bank(url: str, answer: str = "complete") -> None:
-    told = requests.post(url, data={"answer": answer}, timeout=20, allow_redirects=False)
+    told = requests.post(url, data={"answer": answer}, timeout=PATIENCE_S, allow_redirects=False)
     assert told.ok
 
 
 def answer_too_late(url: str) -> None:
-    requests.post(url, data={"answer": "complete"}, timeout=20, allow_redirects=False)
+    requests.post(url, data={"answer": "complete"}, timeout=PATIENCE_S, allow_redirects=False)
 
 
 def look(customer: Customer) -> str:

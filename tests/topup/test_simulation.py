@@ -35,6 +35,7 @@ from services.topup import switch, topups
 from services.topup.automatic import card_changes, limits, pauses
 from services.topup.cards import saved_cards
 from services.topup.charging import charges, checkout, webhooks
+from tests.patience import PATIENCE_S
 from tests.topup.conftest import USD, Card, Customer, Desk, empty, signed
 from tests.topup.life_states import STATES, Histories, Moment, Sight, sights
 
@@ -708,7 +709,7 @@ class Life(RuleBasedStateMachine):
     def at_the_processor(self, path: str, **body: Any) -> None:
         """What a person or a bank does there, which it may refuse."""
         self.desk.sandbox.session.post(
-            f"{self.desk.sandbox.url}/_sandbox/{path}", json=body, timeout=10
+            f"{self.desk.sandbox.url}/_sandbox/{path}", json=body, timeout=PATIENCE_S
         )
 
     def balance(self, customer: Customer) -> int:

@@ -15,6 +15,7 @@ from deploy.stripe_sandbox.server import SandboxServer
 from services.topup import problems, topups
 from services.topup.charging import charges, outcomes, webhooks
 from services.topup.models import Notice, Topup
+from tests.patience import PATIENCE_S
 from tests.topup.conftest import SECRET, USD, Card, Customer, Desk, signed
 
 
@@ -23,7 +24,7 @@ def events_of(desk: Desk, *kinds: str) -> list[dict[str, Any]]:
         f"{desk.sandbox.url}/v1/events",
         params={"limit": 100},
         headers={"Authorization": "Bearer sk_test_x"},
-        timeout=10,
+        timeout=PATIENCE_S,
     )
     return [
         event
@@ -412,7 +413,7 @@ def test_sixty_refunds_of_a_payment_are_taken_back_by_one_look(desk: Desk) -> No
         webhooks.store(desk.till, event)
     desk.drain()
 
-    (counted,) = requests.get(f"{desk.sandbox.url}/_sandbox/switches", timeout=10).json()[
+    (counted,) = requests.get(f"{desk.sandbox.url}/_sandbox/switches", timeout=PATIENCE_S).json()[
         "switches"
     ]
     assert len(customer.events("topup_reversed")) == 60

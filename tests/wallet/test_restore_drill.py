@@ -14,6 +14,7 @@ from deploy.kubernetes.manifests import databases as manifests
 from deploy.local.postgres import Postgres
 from services.wallet import restore_drill
 from services.wallet.restore_drill import SCRATCH, Clusters, DrillFailed, drill, scratch_of
+from tests.patience import PATIENCE_S
 from tests.wallet.conftest import USD, Ledger, fresh_ledger
 from tests.wallet.test_verification import damage
 
@@ -100,7 +101,9 @@ def clusters(kubernetes: Kubernetes, tmp_path: Path) -> Clusters:
     (tmp_path / "token").write_text("secret")
     (tmp_path / "namespace").write_text("mycelium")
     port = kubernetes.server.server_address[1]
-    return Clusters(lambda: http.client.HTTPConnection("127.0.0.1", port, timeout=10), tmp_path)
+    return Clusters(
+        lambda: http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S), tmp_path
+    )
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,7 @@ from contracts.wallet import (
     Verify,
     VoidHold,
 )
-from tests.patience import eventually, insist
+from tests.patience import PATIENCE_S, eventually, insist
 from tests.wallet.conftest import USD, credit, debit, transfer
 
 
@@ -397,14 +397,14 @@ def test_a_held_wallet_keeps_no_other_waiting_however_much_is_asked_of_it(stack,
 
     def ask(user_id):
         try:
-            return type(rpc.call(debit(user_id, USD), timeout_s=8))
+            return type(rpc.call(debit(user_id, USD), timeout_s=PATIENCE_S))
         except Overloaded:
             return Overloaded
 
     with database.begin() as other, ThreadPoolExecutor(30) as pool:
         other.execute(hold, {"user": held})
         refused = pool.map(ask, [held] * 100)
-        paid = [rpc.call(debit(free, USD), timeout_s=2) for _ in range(20)]
+        paid = [rpc.call(debit(free, USD), timeout_s=PATIENCE_S) for _ in range(20)]
         refusals = set(refused)
     database.engine.dispose()
 

@@ -38,7 +38,8 @@ from tests.chassis.probe.messages import (
 )
 
 NOT_OURS = 57
-CHANT, LOOKS, MEETING, NAPPING, TICK, AFTER_COMMIT, NAPPED = -7, -6, -5, -4, -3, -2, -1
+SLEEPER = 55
+WAKE, CHANT, LOOKS, MEETING, NAPPING, TICK, AFTER_COMMIT, NAPPED = -8, -7, -6, -5, -4, -3, -2, -1
 
 
 class ProbeService(operated.Operated):
@@ -124,8 +125,8 @@ class ProbeService(operated.Operated):
 
     @event_handler(Told)
     def note_told(self, session: Session, event: Told) -> None:
-        if event.n == 55:
-            self.nap(Nap(n=5000))
+        if event.n == SLEEPER:
+            self._sleep_until_woken()
         if event.n in (77, 88) and event.n not in self.failed:
             self.failed.add(event.n)
             raise ValueError("not at the first try")
@@ -152,6 +153,12 @@ class ProbeService(operated.Operated):
             session.execute(text("UPDATE ticking SET running = running - 1"))
             if others != 1:
                 session.execute(text("UPDATE ticking SET overlapped = true"))
+
+    def _sleep_until_woken(self) -> None:
+        with self.database.begin() as session:
+            note(session, NAPPING)
+        while self.count_noted(CountNoted(n=WAKE)).n == 0:
+            time.sleep(0.1)
 
     def _settle(self, outcome: Number | Exception) -> None:
         while self.meeting:
