@@ -281,6 +281,13 @@ def publish_paid(session: Session, topup: Topup, now: datetime) -> None:
     )
 
 
+def came_since(session: Session, user_id: UUID, moment: datetime) -> bool:
+    """Whether a top-up of this user's was paid, or credited, after that."""
+    came = func.greatest(Topup.paid_at, Topup.credited_at) > moment
+    query = select(Topup.topup_id).where(Topup.user_id == user_id, came)
+    return bool(session.scalar(select(query.exists())))
+
+
 def mark_credited(session: Session, topup_id: UUID, now: datetime) -> None:
     """The wallet has credited this top-up; again changes nothing."""
     topup = locked_or_none(session, Topup, topup_id)

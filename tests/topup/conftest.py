@@ -378,7 +378,7 @@ class Customer:
         till = self.desk.till
         event = RenewalShortOfFunds(
             event_id=new_id(),
-            occurred_at=till.clock(),
+            occurred_at=fields.pop("occurred_at", till.clock()),
             user_id=self.user_id,
             deployment_id=uuid.uuid4(),
             shortfall_micros=shortfall_micros,
@@ -436,13 +436,13 @@ class Customer:
 
     def credited(self) -> None:
         """The wallet credits what is paid, and says so."""
-        from services.topup import topups
+        from services.topup.charging import outcomes
 
         till = self.desk.till
         for topup in [topup for topup in self.topups() if topup.status == TopupStatus.PAID]:
+            now = till.clock()
             with till.database.begin() as session:
-                triggers.credit_arrived(session, self.user_id, till.clock())
-                topups.mark_credited(session, topup.topup_id, till.clock())
+                outcomes.credited(session, self.user_id, topup.topup_id, now, now)
             held = self.desk.wallet.balances.get(self.user_id, 0)
             self.desk.wallet.balances[self.user_id] = held + topup.amount_micros
             entry = Entry(topup.amount_micros, till.clock())

@@ -1,11 +1,13 @@
 """What comes between the reservation of a charge and the call to the processor stops the call."""
 
 from collections.abc import Callable
+from datetime import datetime
 
 import pytest
 
-from services.topup.automatic import card_changes
-from services.topup.charging import charges, checkout
+from contracts.topup import RefusalCode
+from services.topup.automatic import card_changes, triggers
+from services.topup.charging import charges, checkout, outcomes
 from tests.topup.conftest import USD, Card, Customer, Desk
 from tests.topup.test_unknown_outcomes import break_charges, look
 
@@ -157,3 +159,103 @@ def test_a_limit_that_was_lowered_is_the_one_that_counts(desk: Desk, customer: C
 
     assert (customer.statuses(), customer.charged_cents()) == (["cancelled", "credited"], 500)
     assert "daily_limit" in [e["refusal_code"] for e in customer.events("auto_topup_refused")]
+
+
+ALL = 20 * USD
+"""What two months cost. The first of them is told by itself, the other one with all that is due."""
+
+
+def tells_all(desk: Desk, customer: Customer, asked_at: datetime | None = None) -> None:
+    """As another billing does, that asked the wallet in the same moment or in this one."""
+    customer.lack_month(ALL, occurred_at=asked_at or desk.clock())
+
+
+def money_comes(desk: Desk, customer: Customer) -> None:
+    """From the card, and both months take it: nobody tells of them again."""
+    desk.drain()
+    desk.clock.advance(seconds=1)
+    customer.credited()
+    desk.wallet.balances[customer.user_id] -= ALL
+    desk.clock.advance(seconds=1)
+
+
+def told_before_it_is_charged(desk: Desk, customer: Customer) -> None:
+    tells_all(desk, customer)
+    money_comes(desk, customer)
+
+
+def told_while_it_is_on_its_way(desk: Desk, customer: Customer) -> None:
+    desk.drain()
+    desk.clock.advance(seconds=0.1)
+    tells_all(desk, customer)
+    money_comes(desk, customer)
+
+
+def heard_when_it_has_come(desk: Desk, customer: Customer) -> None:
+    asked_at = desk.clock()
+    money_comes(desk, customer)
+    tells_all(desk, customer, asked_at)
+
+
+def heard_when_it_has_come_and_asked_on_its_way(desk: Desk, customer: Customer) -> None:
+    desk.drain()
+    asked_at = desk.clock.advance(seconds=0.1)
+    money_comes(desk, customer)
+    tells_all(desk, customer, asked_at)
+
+
+@pytest.mark.parametrize(
+    "comes_second",
+    [
+        told_before_it_is_charged,
+        told_while_it_is_on_its_way,
+        heard_when_it_has_come,
+        heard_when_it_has_come_and_asked_on_its_way,
+    ],
+)
+def test_of_two_that_are_refused_in_one_moment_the_card_is_charged_once(
+    desk: Desk, comes_second: Callable[[Desk, Customer], None]
+) -> None:
+    customer = desk.customer()
+    customer.lack_month(ALL // 2)
+    desk.clock.advance(seconds=0.1)
+
+    comes_second(desk, customer)
+    for _ in range(5):
+        desk.sweep()
+        desk.clock.advance(minutes=1)
+
+    assert [topup.amount_micros for topup in customer.topups()] == [25 * USD]
+
+
+def test_credits_of_others_end_what_a_month_lacked_before(desk: Desk) -> None:
+    """It waited for its limit: by then the month is paid, or its shortage is told again."""
+    customer = desk.customer(daily_limit_micros=25 * USD)
+    customer.lack_month(30 * USD)
+    assert [each["refusal_code"] for each in customer.events("auto_topup_refused")] == [
+        RefusalCode.DAILY_LIMIT
+    ]
+
+    came_at = desk.clock.advance(minutes=1)
+    with desk.till.database.begin() as session:
+        assert triggers.await_credit(session, [customer.user_id]) == [True]
+        outcomes.credited(session, customer.user_id, None, came_at, came_at)
+    desk.clock.advance(days=1)
+    desk.sweep()
+
+    assert customer.topups() == []
+
+
+def test_what_still_lacks_money_when_some_has_come_is_charged_for(desk: Desk) -> None:
+    customer = desk.customer()
+    customer.lack_month(30 * USD)
+    desk.drain()
+    desk.clock.advance(seconds=1)
+    customer.credited()
+
+    customer.lack_month(40 * USD)
+    desk.clock.advance(minutes=2)
+    desk.wallet.balances[customer.user_id] = 0
+    desk.sweep()
+
+    assert [topup.amount_micros // USD for topup in customer.topups()] == [30, 40]

@@ -22,7 +22,7 @@ from contracts.billing import PurchaseShortOfFunds, RenewalShortOfFunds
 from contracts.topup import RefusalCode, TopupKind, Trigger
 from contracts.wallet import BalanceLow, LowBalanceLevel
 from services.topup.models import Topup, TriggerRecord
-from services.topup.topups import PAYABLE
+from services.topup.topups import PAYABLE, came_since
 
 DUE = Leases(TriggerRecord.due_at, TriggerRecord.user_id, lease=timedelta(seconds=10))
 """Triggers that nobody has decided about."""
@@ -104,7 +104,10 @@ def raise_for_renewal(
     """A renewal lacks money; see :func:`raise_trigger`.
 
     A frozen wallet says nothing of what it has: it is asked, and keeps the card from being charged.
+    What lacked money before some came is paid by now, or says so again.
     """
+    if came_since(session, event.user_id, event.occurred_at):
+        return None
     return raise_trigger(
         session,
         event.user_id,
@@ -344,7 +347,7 @@ def card_page_closed(
 
 
 def end_renewals(session: Session, user_id: UUID, before: datetime) -> None:
-    """Money came: renewals that lacked it until then say so again if they still do."""
+    """Money came: renewals that lacked it until then are paid, or say so again."""
     session.execute(
         update(TriggerRecord)
         .where(
@@ -373,7 +376,8 @@ def make_due(session: Session, user_id: UUID, now: datetime) -> None:
 
 _AWAIT_CREDIT = Bulk(
     "SELECT user_id FROM {rows} WHERE EXISTS (SELECT FROM triggers WHERE user_id = new.user_id"
-    " AND refusal_code IN ('in_flight', 'card_page_open') AND ended_at IS NULL)",
+    " AND (refusal_code IN ('in_flight', 'card_page_open')"
+    " OR trigger = 'renewal' AND needed_micros > 0) AND ended_at IS NULL)",
     user_id="uuid",
 )
 
@@ -384,8 +388,9 @@ def await_credit(session: Session, users: Sequence[UUID]) -> list[bool | Excepti
     return [user_id in found for user_id in users]
 
 
-def credit_arrived(session: Session, user_id: UUID, now: datetime) -> None:
+def credit_arrived(session: Session, user_id: UUID, now: datetime, came_at: datetime) -> None:
     """What waited for a charge in flight is decided about once purchases had their turn."""
+    end_renewals(session, user_id, came_at)
     soon = now + PURCHASES_FIRST
     session.execute(
         update(TriggerRecord)

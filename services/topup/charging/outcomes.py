@@ -96,11 +96,13 @@ def record_payment(till: Till, payment: Object) -> Topup | None:
     return None
 
 
-def credited(session: Session, user_id: UUID, topup_id: UUID | None, now: datetime) -> None:
+def credited(
+    session: Session, user_id: UUID, topup_id: UUID | None, now: datetime, came_at: datetime
+) -> None:
     """Credits came into a wallet, by this top-up or otherwise: what waited for them may go on."""
     if topup_id is not None:
-        topups.mark_credited(session, topup_id, now)
-    triggers.credit_arrived(session, user_id, now)
+        topups.mark_credited(session, topup_id, came_at)
+    triggers.credit_arrived(session, user_id, now, came_at)
 
 
 def lock_both(
