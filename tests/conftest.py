@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from deploy.local import startup
 from deploy.local.broker import Node, start_node
@@ -26,8 +26,8 @@ from deploy.local.postgres import start as start_postgres
 from deploy.parts import PROCESSES
 from tests.system import MigratedDatabases, System
 
-# A busy machine is slow; no example fails for that.
-settings.register_profile("patient", deadline=None)
+# A busy machine is slow; no example fails for that, nor does the making of examples.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
 StackFactory = Callable[..., System]

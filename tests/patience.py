@@ -1,5 +1,6 @@
 """How a test waits for what happens by itself, and for answers from a machine that is busy."""
 
+import re
 import time
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +12,7 @@ from contracts.errors import Overloaded
 
 Seen = TypeVar("Seen")
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 """What takes milliseconds takes this long on no machine, however busy it is."""
 
 START_PATIENCE_S = 240.0
@@ -54,6 +55,9 @@ def insist(ask: Callable[[], Seen]) -> Seen:
 TOO_BUSY = (503, 504)
 """The statuses of answers that say: try again, under the same key."""
 
+GAP = re.compile(r"(Your [\w ]+|uto top-up[\w ]*)(, which)? cannot be (shown|read) at the moment")
+"""What a person's page says in the place of what a service did not tell in time."""
+
 
 def answered(ask: Callable[[], requests.Response]) -> requests.Response:
     """The same over HTTP. Who goes on being put off gets what was said at last."""
@@ -67,7 +71,10 @@ class Browser(requests.Session):
     """Opens pages, and once more where a part of the site was too busy to answer in time."""
 
     def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
-        return answered(partial(super().send, request, **options))
+        send = partial(super().send, request, **options)
+        if request.method != "GET":
+            return answered(send)
+        return eventually(lambda: answered(send), lambda page: not GAP.search(page.text))
 
 
 def least_s(act: Callable[[], object], limit_s: float) -> float:

@@ -381,7 +381,10 @@ ANY_NAME = st.text(
 ).filter(str.strip)
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     written=st.lists(
         ANY_NAME | st.sampled_from(["漢" * 200, "\ufdfa" * 200, "😀" * 200]), min_size=3, max_size=5

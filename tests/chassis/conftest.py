@@ -4,9 +4,11 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from chassis.client import RpcClient
@@ -83,6 +85,18 @@ class Probe:
 
     def comes_to_note(self, n: int, times: int = 1) -> None:
         eventually(lambda: self.noted(n), lambda seen: seen >= times)
+
+    @contextmanager
+    def held_up(self) -> Iterator[None]:
+        """Its processes do nothing for the length of the block: what is sent them waits."""
+        running = [psutil.Process(child.pid) for child in self.children if child.is_running]
+        for process in running:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in running:
+                process.resume()
 
     def log(self) -> str:
         return "\n".join(child.tail(200) for child in self.children)

@@ -114,7 +114,8 @@ def test_an_event_that_is_delivered_three_times_has_one_effect(probe: Probe) -> 
         send(probe, event)
     send(probe, told(5))
 
-    probe.comes_to_note(5)
+    for n in (4, 5):
+        probe.comes_to_note(n)
     assert probe.noted(4) == 1
 
 
@@ -234,7 +235,8 @@ def test_events_that_have_arrived_are_handled_in_one_transaction(probe: Probe) -
     turns_before = probe.noted(CHANT)
     events = chanted(*range(101, 121))
 
-    send(probe, *events, *events, key="chanted")
+    with probe.held_up():
+        send(probe, *events, *events, key="chanted")
 
     for event in events:
         probe.comes_to_note(event.n)
@@ -346,8 +348,9 @@ def test_a_handler_that_never_succeeds_makes_a_dead_letter_that_can_be_replayed(
     dead = eventually(letter)
     assert dead is not None
     assert (dead["queue"], dead["attempts"]) == ("evt-probe-told--probe.note_told", 3)
-    assert "replay: 1" in command("replay", str(dead["message"]))
-    assert letter() is None
+    with probe.held_up():
+        assert "replay: 1" in command("replay", str(dead["message"]))
+        assert letter() is None
     eventually(letter)  # its tries are counted anew
     assert "discard: 1" in command("discard", str(dead["message"]))
     assert letter() is None

@@ -47,7 +47,8 @@ def test_a_timer_sleeps_until_something_is_due_or_was_written(fresh: Probe) -> N
     eventually(lambda: fresh.noted(LOOKS), lambda looks: looks > 3)
 
 
-def test_a_timer_lets_who_writes_go_on_first() -> None:
+def test_a_timer_lets_who_writes_go_on_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chassis.timer.WRITES_WITHIN_S", PATIENCE_S)
     timer, order = Timer(1, 5), []
 
     def write() -> None:

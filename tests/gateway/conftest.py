@@ -58,6 +58,12 @@ PURCHASES = (
     "/api/wallet/purchase-with-topup",
     "/api/cart/checkout",
 )
+WITHOUT_TOPUP = {
+    "/api/wallet/info": "auto_topup_enabled",
+    "/api/wallet/check-affordability": "auto_topup",
+    "/api/navbar/dropdown-data": "auto_topup_enabled",
+}
+"""What these have none of where the top-up service does not answer in time."""
 NO_BROKER = "amqp://nobody:nothing@127.0.0.1:1/"
 DOCUMENT = simplejson.loads(as_text(OPERATIONS))
 _REGISTRY = Registry().with_resource(
@@ -78,8 +84,8 @@ class Api:
     is_documented: bool = True
     is_patient: bool = False
     """Where a service behind the site was too busy to answer in time, it asks again under the same
-    key, as the answer says, and so it does while it is not known what came of a purchase; for those
-    to whom no service is away on purpose."""
+    key, as the answer says, and so it does while it is not known what came of a purchase, or what
+    auto top-up will do; for those to whom no service is away on purpose."""
 
     def request(self, method: str, path: str, **options: Any) -> requests.Response:
         headers = options.pop("headers", {})
@@ -96,7 +102,7 @@ class Api:
 
         if not self.is_patient:
             return ask()
-        return eventually(lambda: answered(ask), lambda answer: not _is_pending(path, answer))
+        return eventually(lambda: answered(ask), lambda answer: not _has_gaps(path, answer))
 
     @property
     def at_once(self) -> "Api":
@@ -115,8 +121,16 @@ class Api:
         return self.post(path, body, headers={"Idempotency-Key": key or str(uuid4())})
 
 
-def _is_pending(path: str, answer: requests.Response) -> bool:
-    return path in PURCHASES and answer.ok and read(answer)["status"] == "pending"
+def _has_gaps(path: str, answer: requests.Response) -> bool:
+    """Whether it lacks what the site waits for no longer than some seconds."""
+    path = path.partition("?")[0]
+    if not answer.ok or path not in {*PURCHASES, *WITHOUT_TOPUP}:
+        return False
+    told = read(answer)
+    if path in WITHOUT_TOPUP:
+        return told[WITHOUT_TOPUP[path]] is None
+    is_told = not told["total_usd"] or told["status"] not in ("completed", "awaiting_funds")
+    return told["status"] == "pending" or not (is_told or told.get("auto_topup", True))
 
 
 def read(response: requests.Response) -> Any:
@@ -367,8 +381,13 @@ class Front:
         return opened
 
     def workers(self) -> list[psutil.Process]:
-        children = psutil.Process(self.child.pid).children()
-        return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+        def is_worker(child: psutil.Process) -> bool:
+            try:
+                return "spawn_main" in " ".join(child.cmdline())
+            except psutil.Error:
+                return False  # it has ended meanwhile
+
+        return [each for each in psutil.Process(self.child.pid).children() if is_worker(each)]
 
     def took_s(self, path: str) -> float:
         def get() -> None:

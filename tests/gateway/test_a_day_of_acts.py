@@ -242,7 +242,7 @@ def day(
     with request_finished.connected_to(day.note):
         yield day
     server.shutdown()
-    thread.join(5)
+    thread.join()
     server.server_close()
 
 

@@ -59,9 +59,9 @@ def test_the_balance_shows_while_topup_is_away(
 ) -> None:
     without("topup")
 
-    info = read(api.get("/api/wallet/info"))
-    short = read(api.get("/api/wallet/check-affordability?amount=5"))
-    navbar = read(api.get("/api/navbar/dropdown-data"))
+    info = read(api.at_once.get("/api/wallet/info"))
+    short = read(api.at_once.get("/api/wallet/check-affordability?amount=5"))
+    navbar = read(api.at_once.get("/api/navbar/dropdown-data"))
     webhook = visitor.at_once.post(
         "/webhooks/stripe", data=b"{}", headers={"Stripe-Signature": "t=1,v1=00"}
     )
@@ -96,7 +96,7 @@ def test_a_request_that_waits_is_finished_before_the_site_stops(
 
     def buy() -> None:
         body = {"product_id": product["product_id"]}
-        answers.append(api.command("/api/wallet/purchase-with-topup", body))
+        answers.append(api.at_once.command("/api/wallet/purchase-with-topup", body))
 
     waiting = threading.Thread(target=buy)
     waiting.start()

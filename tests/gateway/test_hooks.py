@@ -76,7 +76,7 @@ def receiver() -> Iterator[Receiver]:
     found.url = f"http://localhost:{server.server_port}/hook?of=mine"
     yield found
     server.shutdown()
-    thread.join(5)
+    thread.join()
     server.server_close()
 
 

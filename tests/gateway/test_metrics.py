@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from services.gateway.assets import ENDPOINTS
 from services.gateway.server.connections import HEAD_BYTES_MAX
 from tests.gateway.conftest import Api, Front
-from tests.patience import PATIENCE_S, eventually
+from tests.patience import PATIENCE_S, START_PATIENCE_S, eventually
 from tests.system import System
 
 ASKED = 12
@@ -57,7 +57,7 @@ def test_of_a_worker_that_was_replaced_what_it_had_counted_is_kept_and_its_threa
     [worker] = front.workers()
     worker.kill()
     worker.wait(PATIENCE_S)
-    eventually(front.answers)
+    eventually(front.answers, within_s=START_PATIENCE_S)
 
     # Its own two threads are gone with it.
     eventually(

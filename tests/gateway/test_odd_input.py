@@ -18,7 +18,7 @@ from services.gateway.app import BODY_BYTES_MAX, create_app
 from services.gateway.pages import forms
 from tests.gateway.conftest import Site, add_user, gateway_settings
 from tests.gateway.test_site import log_in
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, answered
 from tests.system import System
 
 SOME_ID = "0fffffff-0000-4000-8000-000000000000"
@@ -117,8 +117,10 @@ def send(system: System, system_database: Connected) -> Send:
             if case.method == "GET"
             else {"data": {**values, "csrf_token": token}}
         )
-        return browser.request(
-            case.method, site.base_url + path, **sent, allow_redirects=False, timeout=PATIENCE_S
+        return answered(
+            lambda: browser.request(
+                case.method, site.base_url + path, **sent, allow_redirects=False, timeout=PATIENCE_S
+            )
         )
 
     return send
@@ -170,15 +172,13 @@ def test_every_page_answers_what_is_sound(send: Send) -> None:
 
 
 @settings(
-    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=250,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(case=st.sampled_from(CASES), odd=st.sampled_from(ODD) | st.text(max_size=200))
 def test_no_page_fails_at_an_odd_value(send: Send, case: Case, odd: str) -> None:
-    # A service that is slow once on a busy machine is not what fails here.
-    answers = (send(case, odd) for _ in range(4))
-    answer = next((given for given in answers if given.status_code != 503), None)
+    answer = send(case, odd)
 
-    assert answer is not None, "four times a service was away"
     assert answer.status_code < 500, answer.text[:500]
 
 

@@ -11,6 +11,7 @@ from contracts.errors import Overloaded
 from services.gateway.people import password_hashing
 from services.gateway.people.password_hashing import IN_HAND_MAX, hash_of, is_hash_of
 from tests.gateway.conftest import Front
+from tests.patience import PATIENCE_S
 
 MIB = 1024 * 1024
 
@@ -28,7 +29,7 @@ class SlowHasher:
         with self._lock:
             self.running += 1
             self.most = max(self.most, self.running)
-        self.may_end.wait(30)
+        assert self.may_end.wait(PATIENCE_S)
         with self._lock:
             self.running -= 1
         return password
@@ -49,7 +50,7 @@ def test_one_hash_is_made_at_a_time_and_few_wait(monkeypatch: pytest.MonkeyPatch
     with ThreadPoolExecutor(IN_HAND_MAX + 3) as pool:
         results = [pool.submit(make) for _ in range(IN_HAND_MAX + 3)]
         for _ in range(3):
-            assert refused.acquire(timeout=30)
+            assert refused.acquire(timeout=PATIENCE_S)
         hasher.may_end.set()
         made = [result.result() for result in results]
 
@@ -73,7 +74,7 @@ def test_a_worker_gives_the_memory_of_hashes_back(start_front: Callable[..., Fro
     def log_in(number: int) -> int:
         credentials = {"email": f"{number}@example.com", "password": "wrong password"}
         address = f"{front.base_url}/api/auth/login"
-        return requests.post(address, json=credentials, timeout=60).status_code
+        return requests.post(address, json=credentials, timeout=PATIENCE_S).status_code
 
     front.took_s("/login")
     before = worker.memory_info().rss

@@ -16,7 +16,7 @@ from deploy.local.child import Child
 from deploy.local.processes import ROOT
 from deploy.local.startup import free_port
 from tests.gateway.conftest import Front
-from tests.patience import PATIENCE_S, eventually
+from tests.patience import PATIENCE_S, START_PATIENCE_S, eventually
 
 REPLICAS = ("127.0.0.2", "127.0.0.3")
 HAPROXY = shutil.which("haproxy") or "/usr/sbin/haproxy"
@@ -41,7 +41,7 @@ def name_server() -> Iterator[str]:
     yield f"{host}:{port}"
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stop:
         stop.sendto(b"", (host, port))
-    serving.join(10)
+    serving.join()
     server.close()
 
 
@@ -76,7 +76,9 @@ def proxy(replicas: list[Front], name_server: str, tmp_path: Path) -> Iterator[s
     child.start()
     url = f"http://127.0.0.1:{port}"
     for front in replicas:
-        eventually(lambda front=front: status(url) == 200 and asked(front) > 0)
+        eventually(
+            lambda front=front: status(url) == 200 and asked(front) > 0, within_s=START_PATIENCE_S
+        )
     yield url
     child.kill()
 

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from tests.gateway.conftest import DOCUMENT, Api
+from tests.patience import PATIENCE_S, Browser
 
 EXAMPLES_MAX = 12
 """For each endpoint: the whole takes some 20 seconds."""
@@ -34,6 +35,7 @@ MORE_THAN_A_SCHEMA = {
     "request_payout": "the smallest one is the operator's setting",
 }
 
+BROWSER = Browser()
 api_schema = schemathesis.openapi.from_dict(DOCUMENT)
 
 
@@ -48,8 +50,9 @@ def test_an_endpoint_does_as_its_document_says(case: Any, api: Api) -> None:
 
     case.call_and_validate(
         base_url=api.base_url,
+        session=BROWSER,
         headers={"Authorization": f"Bearer {api.token}"},
-        timeout=30,
+        timeout=PATIENCE_S,
         excluded_checks=unfair,
     )
 

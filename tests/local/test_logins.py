@@ -23,7 +23,7 @@ from contracts.wallet import Credit, GetWallet, OpenAccount
 from deploy.local.broker import Node
 from deploy.local.child import Child
 from tests.conftest import StackFactory
-from tests.patience import eventually
+from tests.patience import PATIENCE_S, START_PATIENCE_S, eventually
 from tests.system import System
 
 PASSWORD = "the password of the reports"
@@ -53,7 +53,7 @@ import json, sys
 from nameko.standalone.rpc import ClusterRpcProxy
 
 service, method, argument, config = json.loads(sys.argv[1])
-with ClusterRpcProxy(config, timeout=10) as rpc:
+with ClusterRpcProxy(config, timeout=60) as rpc:
     print(json.dumps(getattr(getattr(rpc, service), method)(user_id=argument)))
 """
 
@@ -91,7 +91,7 @@ def run_stock(service: str, method: str, user_id: str, login: str) -> str:
     call = json.dumps([service, method, user_id, {"AMQP_URI": login, **STOCK}])
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", STOCK_SCRIPT, call],
-        capture_output=True, text=True, check=False, timeout=60,
+        capture_output=True, text=True, check=False, timeout=START_PATIENCE_S,
     )  # fmt: skip
     return done.stdout or done.stderr
 
@@ -107,13 +107,13 @@ def test_a_stock_client_is_refused_what_its_login_may_not_call(login: str, user_
 def test_our_client_calls_with_such_a_login(login: str, user_id: str) -> None:
     client = RpcClient(login, name="reports")
 
-    assert str(client.call(GetWallet(user_id=UUID(user_id))).user_id) == user_id
+    assert str(client.call(GetWallet(user_id=UUID(user_id)), PATIENCE_S).user_id) == user_id
     with pytest.raises(errors.ServiceError, match="reports may not call"):
         client.call(
             Credit(
                 idempotency_key="a", user_id=uuid.uuid4(), amount_micros=5, description="A present"
             ),
-            timeout_s=30,
+            timeout_s=PATIENCE_S,
         )
     client.close()
 

@@ -15,7 +15,7 @@ from deploy.parts import PROCESSES
 from tests.conftest import StackFactory
 from tests.gateway.conftest import Api, add_user, granted, token_for
 from tests.gateway.test_main_job import buy_credits, switch_on_auto_topup
-from tests.patience import eventually
+from tests.patience import PATIENCE_S, eventually
 from tests.system import System
 
 BUY = "POST /api/wallet/purchase-with-topup"
@@ -71,11 +71,14 @@ def users(traced: System) -> Iterator[Connected]:
 
 def member(traced: System, users: Connected) -> Api:
     user = add_user(users, has_wallet=False)
-    return Api(traced.base_url, token_for(users, user), user.user_id, user.email)
+    token = token_for(users, user)
+    return Api(traced.base_url, token, user.user_id, user.email, is_patient=True)
 
 
 def buy_short_of_funds(traced: System, api: Api) -> requests.Response:
-    found = granted(Api(traced.base_url).get("/api/products?q=VM-Production"))["products"]
+    found = granted(Api(traced.base_url, is_patient=True).get("/api/products?q=VM-Production"))[
+        "products"
+    ]
     dear = next(item for item in found if item["price_usd"] == Decimal("15.00"))
     return api.post(
         "/api/wallet/purchase-with-topup",
@@ -104,11 +107,23 @@ def completed(traced: System) -> list[list[Span]]:
 
 @pytest.fixture(scope="module")
 def trace(traced: System, users: Connected) -> list[Span]:
-    api = member(traced, users)
-    buy_credits(api, 10)
-    switch_on_auto_topup(api)
-    assert granted(buy_short_of_funds(traced, api))["status"] == "completed"
-    (found,) = eventually(lambda: completed(traced))
+    def buys() -> requests.Response:
+        api = member(traced, users)
+        buy_credits(api, 10)
+        switch_on_auto_topup(api)
+        return buy_short_of_funds(traced, api)
+
+    # The request waits ten seconds, which may be too few for a machine that stalls.
+    paid = eventually(buys, lambda answer: granted(answer)["status"] == "completed")
+
+    def its_trace() -> list[list[Span]]:
+        return [
+            spans
+            for spans in completed(traced)
+            if spans[0].attributes["mycelium.request_id"] == paid.headers["X-Request-Id"]
+        ]
+
+    (found,) = eventually(its_trace)
     return found
 
 
@@ -164,7 +179,8 @@ def test_nothing_that_tells_of_a_person_or_an_amount_is_in_a_trace(
 
 
 def test_the_log_of_each_process_leads_to_the_trace(trace: list[Span], traced: System) -> None:
-    lines = [json.loads(line) for line in traced.log("gateway").splitlines() if line[:1] == "{"]
+    log = traced.child("gateway").log_path.read_text()
+    lines = [json.loads(line) for line in log.splitlines() if line[:1] == "{"]
     (request,) = [line for line in lines if line.get("trace_id") == trace[0].trace_id
                   and line["message"] == "request"]  # fmt: skip
 
@@ -188,7 +204,7 @@ def test_purchases_of_the_same_moment_have_each_a_trace_of_its_own(
             for trace_id, spans in traced.traces().items()
             if trace_id not in before
             and spans[0].name == BUY
-            and "publish billing.purchase_short_of_funds" in {span.name for span in spans}
+            and set(WAY[:4]) <= {said(span) for span in spans}
         ]
 
     found = eventually(begun, lambda spans: len(spans) == len(members))
@@ -200,9 +216,9 @@ def test_purchases_of_the_same_moment_have_each_a_trace_of_its_own(
 
 def test_the_viewer_lists_traces_and_shows_one_as_a_tree(trace: list[Span], traced: System) -> None:
     address = traced.process("traces").environment["OTEL_EXPORTER_OTLP_ENDPOINT"]
-    listed = requests.get(address, timeout=10).text
-    shown = requests.get(f"{address}/{trace[0].trace_id}", timeout=10).text
+    listed = requests.get(address, timeout=PATIENCE_S).text
+    shown = requests.get(f"{address}/{trace[0].trace_id}", timeout=PATIENCE_S).text
 
     assert f'href="/{trace[0].trace_id}"' in listed
     assert "gateway → billing.start_purchase" in shown
-    assert requests.get(f"{address}/{'f' * 32}", timeout=10).status_code == 404
+    assert requests.get(f"{address}/{'f' * 32}", timeout=PATIENCE_S).status_code == 404

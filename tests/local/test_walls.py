@@ -21,6 +21,7 @@ from deploy.definitions import LOGINS, Login
 from deploy.local.broker import Node, VirtualHost
 from deploy.local.processes import ROOT
 from tests.conftest import StackFactory
+from tests.patience import PATIENCE_S
 from tests.system import System
 
 CALLS = "nameko-rpc"
@@ -280,7 +281,7 @@ def test_the_catalog_makes_no_money_and_hears_so_at_once(
     client = RpcClient(system.vhost.uri("catalog"), name="catalog")
 
     with pytest.raises(errors.ServiceError, match=f"catalog may not call wallet.{command.method}"):
-        client.call(command, timeout_s=30)
+        client.call(command, timeout_s=PATIENCE_S)
 
     client.close()
     assert system.rpc.call(wallet.Export()).entries == []
@@ -309,7 +310,7 @@ def test_a_refused_call_costs_the_calls_beside_it_nothing(
     def outcome(request: Request[Any]) -> str:
         at_once.wait()
         with pytest.raises(errors.ServiceError) as caught:
-            client.call(request, timeout_s=20)
+            client.call(request, timeout_s=PATIENCE_S)
         return caught.value.code
 
     with ThreadPoolExecutor(9) as callers:

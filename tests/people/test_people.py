@@ -40,7 +40,7 @@ from services.gateway.models import User
 from services.gateway.registrations import lines
 from tests.conftest import StackFactory
 from tests.counted import all_counts, empty
-from tests.patience import eventually
+from tests.patience import START_PATIENCE_S, eventually
 from tests.people.person import PRICES, USD, WAYS, Noted, Person, Way
 from tests.system import System
 
@@ -145,9 +145,7 @@ def _live_and_count(world: System, town: Town, counted: Connected, ways: list[Wa
     by_hand = town.noted
 
     eventually(lambda: _counted(world), lambda seen: seen == _noted(by_hand, len(ways)))
-    cohorts = world.rpc.call(GetRetention(since=utc_now().date() - DAY, until=utc_now().date()))
-    assert sum(cohort.users for cohort in cohorts.cohorts) == len(ways)
-    assert sum(cohort.active[0] for cohort in cohorts.cohorts) == len(ways)
+    eventually(lambda: _returned(world), lambda seen: seen == (len(ways), len(ways)))
     _print_metrics(_kpis(world), by_hand)
 
     once = all_counts(counted)
@@ -178,6 +176,13 @@ def _counted(world: System) -> tuple[object, ...]:
         _products(world),
         {kpi.name: (kpi.count, kpi.of) for kpi in _kpis(world).kpis},
     )
+
+
+def _returned(world: System) -> tuple[int, int]:
+    """How many registered, and how many of them were active on that day."""
+    today = utc_now().date()
+    cohorts = world.rpc.call(GetRetention(since=today - DAY, until=today)).cohorts
+    return sum(each.users for each in cohorts), sum(each.active[0] for each in cohorts)
 
 
 def _noted(by_hand: Noted, people: int) -> tuple[object, ...]:
@@ -278,6 +283,6 @@ def _refill(world: System, registrations: str) -> subprocess.CompletedProcess[st
         input=registrations,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=START_PATIENCE_S,
         check=False,
     )

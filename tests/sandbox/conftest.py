@@ -96,7 +96,7 @@ def client(sandbox_url: str) -> stripe.StripeClient:
     return client_of(sandbox_url)
 
 
-def client_of(url: str, key: str = "sk_test_of_the_tests", timeout: float = 10) -> Any:
+def client_of(url: str, key: str = "sk_test_of_the_tests", timeout: float = PATIENCE_S) -> Any:
     """The official library with its own settings; no retries unless a test asks."""
     return stripe.StripeClient(
         key,

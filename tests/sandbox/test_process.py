@@ -8,10 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import requests
 
 from deploy.stripe_sandbox.store import Store
-from tests.patience import START_PATIENCE_S, eventually
+from tests.patience import PATIENCE_S, START_PATIENCE_S, answer_of, eventually
 from tests.sandbox.conftest import Cards, client_of
 
 
@@ -37,7 +36,7 @@ def start(tmp_path: Path) -> Callable[[int], subprocess.Popen[bytes]]:
             env=environment,
             cwd=Path(__file__).parents[2],
         )
-        eventually(lambda: answers(port))
+        eventually(lambda: answers(port), within_s=START_PATIENCE_S)
         return process
 
     return run
@@ -45,10 +44,8 @@ def start(tmp_path: Path) -> Callable[[int], subprocess.Popen[bytes]]:
 
 def answers(port: int) -> bool:
     """Whether the sandbox is up."""
-    try:
-        return requests.get(f"http://127.0.0.1:{port}/healthz", timeout=1).ok
-    except requests.ConnectionError:
-        return False
+    answer = answer_of(f"http://127.0.0.1:{port}/healthz", timeout_s=10)
+    return answer is not None and answer.ok
 
 
 def test_customers_cards_and_keys_survive_a_restart(
@@ -70,7 +67,7 @@ def test_customers_cards_and_keys_survive_a_restart(
         listed = [item.id for item in client.v1.payment_intents.list().data]
     finally:
         process.terminate()
-        stopped_with = process.wait(10)
+        stopped_with = process.wait(PATIENCE_S)
 
     assert (replayed, listed, stopped_with) == (charged, [charged], 0)
 
@@ -91,7 +88,7 @@ def test_what_happens_later_happens_by_itself_after_a_restart_too(
         eventually(lambda: client.v1.charges.retrieve(charge).balance_transaction)
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(PATIENCE_S)
 
 
 def test_a_taken_port_is_one_clear_line() -> None:

@@ -491,7 +491,7 @@ def sandbox_server() -> Iterator[SandboxServer]:
     warm_up()
     yield server
     server.stop()
-    thread.join(10)
+    thread.join(PATIENCE_S)
 
 
 @pytest.fixture

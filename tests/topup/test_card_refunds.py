@@ -38,7 +38,7 @@ from services.topup.policy import Policy
 from services.topup.processor import KEY_REFUSED, OutcomeUnknown, Rejected
 from tests.crashes import Died, dies_at
 from tests.locks import done_after
-from tests.patience import eventually
+from tests.patience import PATIENCE_S, eventually
 from tests.topup.conftest import NOON, USD, Card, Customer, Desk
 from tests.topup.test_lost_answers import count, lose, lost
 
@@ -652,7 +652,7 @@ def test_two_presses_at_the_same_moment_are_one_refund(desk: Desk, buyer: Buyer)
     both = threading.Barrier(2)
 
     def press() -> None:
-        both.wait(20)
+        both.wait(PATIENCE_S)
         try:
             answers.append(str(buyer.wants_back(topup_id, 20 * USD).status))
         except Conflict:
@@ -662,7 +662,7 @@ def test_two_presses_at_the_same_moment_are_one_refund(desk: Desk, buyer: Buyer)
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join()
 
     assert sorted(answers) == ["conflict", "succeeded"]
     assert buyer.sees() == ("succeeded", 20, 5, 0)

@@ -13,6 +13,7 @@ from services.topup.automatic.rule import Refusal
 from services.topup.charging import charges, checkout
 from services.topup.models import CardSetup, Topup
 from services.topup.policy import Policy
+from tests.patience import PATIENCE_S
 from tests.topup.conftest import USD, Customer, Desk
 
 MANY = 50
@@ -132,7 +133,7 @@ def at_once(work: Callable[[int], Any]) -> list[Any]:
     together = threading.Barrier(count)
 
     def begin(number: int) -> Any:
-        together.wait(10)
+        together.wait(PATIENCE_S)
         return work(number)
 
     with ThreadPoolExecutor(count) as pool:

@@ -16,6 +16,7 @@ from services.topup import topups
 from services.topup.automatic import limits
 from services.topup.charging import charges
 from services.topup.processor import UNREACHED, OutcomeUnknown, Processor, Unreached
+from tests.patience import PATIENCE_S
 from tests.topup.conftest import USD, Customer, Desk, Sandbox
 
 
@@ -52,7 +53,7 @@ def hanging_up_once(answer: bytes = b"") -> Iterator[str]:
         server = threading.Thread(target=serve, daemon=True)
         server.start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.join(10)
+        server.join(PATIENCE_S)
 
 
 def error_of(asked: Processor) -> OutcomeUnknown:

@@ -100,7 +100,7 @@ def test_two_presses_at_the_same_moment_are_one_charge(desk: Desk) -> None:
     both = threading.Barrier(2)
 
     def press() -> None:
-        both.wait(20)
+        both.wait(PATIENCE_S)
         try:
             outcomes.append(pay(customer).status)
         except Conflict:
@@ -110,7 +110,7 @@ def test_two_presses_at_the_same_moment_are_one_charge(desk: Desk) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join()
 
     assert sorted(map(str, outcomes)) == ["conflict", "paid"]
     assert customer.charge_count() == 1

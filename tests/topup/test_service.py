@@ -395,7 +395,7 @@ def test_sixty_refunds_of_one_payment_hold_up_nobody_elses_charge(
         if event["data"]["object"]["metadata"].get("topup_id") == str(topup.topup_id)
     ]
     slow = f"/v1/payment_intents/{payment['id']}"
-    person.sandbox.switch("latency", match={"path": slow}, seconds=1, times=None)
+    person.sandbox.switch("latency", match={"path": slow}, seconds=4, times=None)
     for number in range(60):
         refund = {"id": f"re_{number}", "object": "refund", "payment_intent": payment["id"]}
         receive(
@@ -414,6 +414,7 @@ def test_sixty_refunds_of_one_payment_hold_up_nobody_elses_charge(
     switches = requests.get(f"{stack.sandbox_url}/_sandbox/switches", timeout=PATIENCE_S).json()[
         "switches"
     ]
+    person.sandbox.mend()
     (counted,) = [switch for switch in switches if switch["match"].get("path") == slow]
     assert counted["used"] < 20
 
