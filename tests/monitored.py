@@ -1,6 +1,7 @@
 """Every metric that our processes have, by what they are made of and not by running them."""
 
 import re
+import subprocess
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
@@ -81,6 +82,20 @@ def sample_names() -> frozenset[str]:
         for family in families()
         for suffix in suffixes.get(family.type, ("",))
     )
+
+
+def complaints(exposition: str) -> list[str]:
+    """What `promtool check metrics` has against a text as Prometheus reads it."""
+    checked = subprocess.run(
+        ["promtool", "check", "metrics"],
+        input=exposition,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    told = f"{checked.stdout}{checked.stderr}".splitlines()
+    assert checked.returncode == 0 or told, f"promtool ended with {checked.returncode}"
+    return told
 
 
 def bucket_edges() -> dict[str, list[float]]:

@@ -7,6 +7,7 @@ killed in the middle, and of what the services have on record.
 
 import os
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -16,7 +17,9 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 import pytest
+import requests
 from kombu import Connection, Producer
+from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import select, text
 
 from chassis.clock import utc_now
@@ -33,13 +36,14 @@ from contracts.analytics import (
     ProductCount,
 )
 from deploy.local.processes import ROOT
-from deploy.parts import PROCESSES
+from deploy.parts import LISTENERS, PROCESSES
 from services.analytics.service import AnalyticsService
 from services.catalog.seed import product_id_of
 from services.gateway.models import User
 from services.gateway.registrations import lines
 from tests.conftest import StackFactory
 from tests.counted import all_counts, empty
+from tests.monitored import complaints, sample_names
 from tests.patience import START_PATIENCE_S, eventually
 from tests.people.person import PRICES, USD, WAYS, Noted, Person, Way
 from tests.system import System
@@ -59,7 +63,7 @@ HEARD = {
 
 @pytest.fixture(scope="module")
 def world(service_stack: StackFactory) -> System:
-    return service_stack(*(name for name in PROCESSES if name != "legacy"))
+    return service_stack(*PROCESSES)
 
 
 @pytest.fixture
@@ -134,6 +138,23 @@ def test_a_hundred_people_are_counted_as_by_hand(
     ways.sort(key=lambda way: way is not Person.hesitates)
 
     _live_and_count(world, town, counted, ways)
+
+
+def test_prometheus_reads_what_each_process_shows_once_people_have_bought(
+    world: System, town: Town
+) -> None:
+    town.lives([Person.is_topped_up, Person.is_declined_and_takes_another_card])
+
+    for process in (*LISTENERS, "gateway"):
+        place = world.process(process).ready_url.removesuffix("/readyz")
+        shown = requests.get(f"{place}/metrics", timeout=30).text
+        read = [one for family in text_string_to_metric_families(shown) for one in family.samples]
+        ours = {one.name for one in read if one.name.startswith("mycelium_")}
+
+        assert complaints(shown) == [], process
+        assert len(ours) > 10, process
+        assert ours <= sample_names(), process
+        assert not re.search(r"[0-9a-f]{8}-[0-9a-f]{4}-", shown), f"somebody's id in {process}"
 
 
 def _live_and_count(world: System, town: Town, counted: Connected, ways: list[Way]) -> None:

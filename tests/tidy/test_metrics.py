@@ -1,13 +1,12 @@
 """The names of all metrics, by Prometheus's conventions and ours."""
 
 import re
-import subprocess
 from collections import Counter
 from pathlib import Path
 
 from chassis import instruments
 from services.gateway import metrics as website
-from tests.monitored import families, gauges, healths, sample_names
+from tests.monitored import complaints, families, gauges, healths, sample_names
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMED = {
@@ -48,15 +47,8 @@ def exposition() -> str:
 
 
 def test_names_follow_prometheus_conventions() -> None:
-    checked = subprocess.run(
-        ["promtool", "check", "metrics"],
-        input=exposition(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+    assert complaints(exposition()) == []
+    assert complaints("# TYPE mycelium_waits_ms counter\nmycelium_waits_ms 1\n") != []
 
 
 def test_each_has_one_meaning_in_a_sentence_and_is_ours() -> None:
