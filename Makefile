@@ -99,13 +99,15 @@ lock:  ## Renew the locked versions and hashes of all packages
 	$(COMPILE) --upgrade requirements-dev.in -o requirements-dev.txt
 	$(COMPILE) --upgrade benchmarks/requirements.in -o benchmarks/requirements.txt
 	$(COMPILE) --upgrade mutants/requirements.in -o mutants/requirements.txt
+	$(COMPILE) --upgrade deploy/kubernetes/requirements.in -o deploy/kubernetes/requirements.txt
 	for part in $(PARTS); do \
 		$(COMPILE) --upgrade -c requirements.txt $$part/requirements.in \
 			-o $$part/requirements.txt || exit 1; \
 	done
 	$(COMPILE) --upgrade -c requirements.txt clients/python/pyproject.toml \
 		-o clients/python/requirements.txt
-	@for lock in requirements requirements-dev benchmarks/requirements mutants/requirements; do \
+	@for lock in requirements requirements-dev benchmarks/requirements mutants/requirements \
+			deploy/kubernetes/requirements; do \
 		cp $$lock.txt .venv/newest.txt && \
 		$(call COMPILE_FOR,3.13) $$lock.in -o .venv/newest.txt && \
 		cmp $$lock.txt .venv/newest.txt || \

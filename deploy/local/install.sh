@@ -3,7 +3,7 @@
 #   install.sh run     .venv with requirements.txt, and RabbitMQ
 #   install.sh test    besides: requirements-dev.txt, the packages of the client for Python, Chromium
 #                      and what else the tests drive
-#   install.sh check   besides: package-lock.json, which has the definitions of Kubernetes' operators
+#   install.sh check   besides: package-lock.json, which has the definitions of Kubernetes' operators, and kubectl
 #   install.sh bench   as check, and: benchmarks/requirements.txt and wrk
 #   install.sh pictures as check, and: exporters for Prometheus
 #   install.sh mutants as test, and: mutants/requirements.txt
@@ -189,6 +189,8 @@ fi
 if [[ $mode = @(check|bench|pictures) ]]; then
     install_node_modules
 fi
+# Its kubectl builds deploy/kubernetes as an operator's does.
+[ "$mode" != check ] || install_lock deploy/kubernetes/requirements.txt --only-binary :all:
 [ "$mode" != bench ] || install_lock benchmarks/requirements.txt
 # Yattag comes as a source only.
 [ "$mode" != mutants ] || install_lock mutants/requirements.txt --only-binary :all: --no-binary yattag

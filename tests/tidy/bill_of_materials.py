@@ -22,7 +22,8 @@ PIN = re.compile(r"^([\w.-]+)==([^\s;\\]+)", re.MULTILINE)
 
 def locks() -> list[Path]:
     """The locks of Python packages. The first is of what the product itself runs on."""
-    every = sorted({*ROOT.glob("requirements*.txt"), *ROOT.glob("*/requirements.txt")})
+    places = ("requirements*.txt", "*/requirements.txt", "deploy/kubernetes/requirements.txt")
+    every = sorted({lock for place in places for lock in ROOT.glob(place)})
     product = ROOT / "requirements.txt"
     return [product, *(lock for lock in every if lock != product)]
 
