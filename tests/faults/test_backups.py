@@ -16,6 +16,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import create_engine, make_url, text
 
 from chassis.money import parse_usd
 from contracts.billing import ListPurchases, PurchaseLine, PurchaseStatus, StartPurchase
@@ -32,6 +33,7 @@ from tests.patience import PATIENCE_S, START_PATIENCE_S, eventually
 from tests.system import System
 from tests.topup.conftest import USD, Sandbox
 from tests.topup.test_service import Person
+from tests.wallet.conftest import credit, fresh_ledger
 
 SCRIPT = (ROOT / "deploy/backup/backup.sh").read_text()
 SLUG = "app-theme-pack"
@@ -139,6 +141,16 @@ class Backed:
             _give(place, password)
         return place
 
+    def comes_back(self, databases: str, until: str = "") -> None:
+        """Out of the backup, where the one that was lost had been."""
+        place = self.restored()
+        arguments = [str(self.backups), str(place / "cluster"), *([until] if until else [])]
+        done = self.run("restore", *arguments, databases=databases)
+        assert done.returncode == 0, done.stderr
+        self.server.stop()
+        self.server = Postgres(place, self.server.port)
+        self.server.start()
+
     def close(self) -> None:
         if self.follower is not None:
             self.follower.kill()
@@ -231,13 +243,9 @@ def test_a_server_that_is_lost_comes_back_with_every_payment_and_none_twice(
     for each in running:
         each.result()
 
-    place = backed.restored()
-    names = " ".join(f"{stack._prefix}_{name}" for name in ("wallet", "catalog", "billing"))
-    restored = backed.run("restore", str(backed.backups), str(place / "cluster"), databases=names)
-    assert restored.returncode == 0, restored.stderr
-    backed.server.stop()
-    backed.server = Postgres(place, backed.server.port)
-    backed.server.start()
+    backed.comes_back(
+        " ".join(f"{stack._prefix}_{name}" for name in ("wallet", "catalog", "billing"))
+    )
 
     stack.wait_ready()
     takes_rows(stack, "wallet", "catalog", "billing")
@@ -306,16 +314,8 @@ def takes_rows(stack: System, *services: str) -> None:
 
 def bring_back(backed: Backed, stack: System, until: datetime) -> None:
     """The wallet and the top-up service as of then, on a server of their own, charges stopped."""
-    place = backed.restored()
     names = " ".join(f"{stack._prefix}_{name}" for name in ("wallet", "topup"))
-    moment = until.isoformat()
-    restored = backed.run(
-        "restore", str(backed.backups), str(place / "cluster"), moment, databases=names
-    )
-    assert restored.returncode == 0, restored.stderr
-    backed.server.stop()
-    backed.server = Postgres(place, backed.server.port)
-    backed.server.start()
+    backed.comes_back(names, until.isoformat())
     said = operate(stack, "topup", "services.topup.switch", "stop", "--by", "a test",
                    "--reason", "Restored")  # fmt: skip
     assert said[0] == 0, said[1]
@@ -491,6 +491,46 @@ def test_a_drill_notes_what_it_restored_and_found_right_and_leaves_nothing(backe
 
     assert "\nmycelium_restore_last_success_timestamp_seconds " in noted.read_text()
     assert [file.name for file in place.iterdir()] == ["superuser-password"]
+
+
+def _looked_at(url: str, module: str, *arguments: str) -> int:
+    """What an operator's command ends with, on the wallet's database alone."""
+    environment = {"PATH": os.environ["PATH"], "DATABASE_URL": url, "AMQP_URI": "none"}
+    command = [sys.executable, "-W", "ignore", "-m", module, *arguments]
+    return subprocess.run(command, env=environment, cwd=ROOT, check=False, timeout=60).returncode
+
+
+def test_a_ledger_that_was_lost_comes_back_to_its_last_posting_and_is_verified(
+    backed: Backed,
+) -> None:
+    with fresh_ledger(backed.server) as book:
+        url = book.database.engine.url
+        backed.follow()
+        user_id = book.user(10 * USD)
+        made = backed.run("base", str(backed.backups))
+        assert made.returncode == 0, made.stderr
+        # The log alone has this.
+        book.do(credit(user_id, 5 * USD))
+        backed.lose()
+
+        backed.comes_back(str(url.database))
+
+        book.database.engine.dispose()
+        at = url.render_as_string(hide_password=False)
+        assert book.balance(user_id) == 15 * USD
+        assert _looked_at(at, "chassis.restored", "wallet") == 0
+        assert _looked_at(at, "services.wallet.verification") == 0
+        _damage(backed.server, str(url.database))
+        assert _looked_at(at, "services.wallet.verification") == 1
+
+
+def _damage(server: Postgres, database: str) -> None:
+    """As no program can that is not the database's own."""
+    engine = create_engine(make_url(server.admin_url).set(database=database))
+    with engine.begin() as connection:
+        connection.execute(text("SET session_replication_role = replica"))
+        connection.execute(text("UPDATE entries SET amount_micros = amount_micros + 1"))
+    engine.dispose()
 
 
 def _prune(backups: Path, name: str) -> subprocess.CompletedProcess[str]:
