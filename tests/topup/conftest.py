@@ -96,6 +96,22 @@ class Sandbox:
     def move_clock(self, now: datetime) -> None:
         self.post("clock", offset_s=int(now.timestamp() - time.time()))
 
+    def listed(self, what: str) -> list[dict[str, Any]]:
+        """All ``refunds`` or ``disputes`` that there are, newest first."""
+        found: list[dict[str, Any]] = []
+        after: dict[str, str] = {}
+        while True:
+            page = self.session.get(
+                f"{self.url}/v1/{what}",
+                params={"limit": "100", **after},
+                headers={"Authorization": "Bearer sk_test_x"},
+                timeout=20,
+            ).json()
+            found += page["data"]
+            if not page["has_more"]:
+                return found
+            after = {"starting_after": found[-1]["id"]}
+
     def totals(self, customer_id: str) -> Any:
         reply = self.session.get(
             f"{self.url}/_sandbox/totals", params={"customer": customer_id}, timeout=PATIENCE_S

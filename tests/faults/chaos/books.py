@@ -7,8 +7,10 @@ ends, its records are believed, and held against the ledger.
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from datetime import UTC
+from typing import Any
 from uuid import UUID
 
 from kombu import Connection
@@ -21,6 +23,7 @@ from contracts.wallet import Verify
 from deploy.local.broker import Node
 from deploy.parts import DATABASES, LISTENERS
 from services.legacy.pools import verifying
+from services.topup.processor import REFUND_ID
 from tests.faults.chaos.messages import HANDLERS, POISON
 from tests.faults.chaos.people import PRICES, USD, Crowd, Person
 from tests.faults.chaos.product import (
@@ -46,6 +49,10 @@ UNDER_WAY = {
         "charges under way": "SELECT count(*) FROM topups WHERE status IN"
         " ('processing', 'unknown', 'paid') OR status = 'created' AND kind = 'auto'",
         # Whatever asks for a charge may make one in a moment, while the books are being compared.
+        "refunds to cards": "SELECT count(*) FROM card_refunds"
+        " WHERE status IN ('requested', 'held', 'sent')",
+        "notices of the card processor": "SELECT count(*) FROM notices"
+        " WHERE processed_at IS NULL AND given_up_at IS NULL",
         "charges about to be made": "SELECT count(*) FROM triggers"
         " WHERE due_at < CAST(:now AS timestamptz) + interval '65 seconds'",
     },
@@ -65,6 +72,13 @@ FROM topups AS t LEFT JOIN auto_topup_settings AS s USING (user_id)
 WHERE t.kind = 'auto' AND t.status IN ('paid', 'credited')
 GROUP BY t.user_id, since, s.daily_limit_micros, s.monthly_limit_micros
 """
+BY_CARD = """
+SELECT coalesce(sum(e.amount_micros), 0) FROM entries AS e JOIN accounts AS a USING (account_id)
+WHERE a.user_id = :user_id AND EXISTS (
+    SELECT FROM entries AS other JOIN accounts AS house USING (account_id)
+    WHERE other.transaction_id = e.transaction_id AND house.house_name = 'card_receipts')
+"""
+"""What a person's wallet got from cards, less what went back to them."""
 UNSENT = "SELECT count(*) FROM outbox WHERE published_at IS NULL"
 
 
@@ -81,7 +95,18 @@ def under_way(product: Product) -> dict[str, int]:
     for service in DATABASES:
         found[f"unsent by {service}"] = int(product.asks(service, UNSENT)[0][0])
     found["waiting in queues"] = waiting(product.node, product.vhost.name)
+    found["notices on their way"] = len(_undelivered(product))
     return {name: count for name, count in found.items() if count}
+
+
+def _undelivered(product: Product) -> list[Any]:
+    return [
+        notice
+        for state in ("new", "pending")
+        for notice in product.sandbox.session.get(
+            f"{product.sandbox_url}/_sandbox/webhooks", params={"state": state}, timeout=20
+        ).json()["webhooks"]
+    ]
 
 
 def waiting(node: Node, vhost: str) -> int:
@@ -129,9 +154,10 @@ def differences(product: Product, crowd: Crowd) -> list[str]:
             *_of_purchases(product, person),
             *_of_prices(product, person),
             *_of_the_wallet(product, crowd, person),
+            *_of_disputes(product, person),
         ]
-    return [*found, *_of_limits(product), *_of_renewals(product), *_of_counts(product),
-            *_of_pools(product), *_of_dead_letters(product)]  # fmt: skip
+    found += [*_of_refunds(product, crowd), *_of_limits(product), *_of_renewals(product)]
+    return [*found, *_of_counts(product), *_of_pools(product), *_of_dead_letters(product)]
 
 
 def _of_the_ledger(product: Product) -> Iterator[str]:
@@ -151,7 +177,7 @@ def _of_payments(product: Product, crowd: Crowd) -> Iterator[str]:
     if credited != captured:
         yield f"the cards paid {captured}, the wallets have {credited} of it"
     for person in crowd.people:
-        came = sum(int(row[0]) for row in _entries(product, person.user_id, "topup", "auto_topup"))
+        [[came]] = product.asks("wallet", BY_CARD, user_id=person.user_id)
         paid = _captured_micros(product, _customer(product, person))
         if came != paid:
             yield f"{person.user_id} paid {paid} by card and was credited {came}"
@@ -278,6 +304,42 @@ def _of_the_wallet(product: Product, crowd: Crowd, person: Person) -> Iterator[s
             f"{person.user_id} has {balance}, not {expected}: by card {paid}, bought {bought},"
             f" renewed {renewed}, sent {sent}, got {got}, traded {traded}"
         )
+
+
+def _of_refunds(product: Product, crowd: Crowd) -> Iterator[str]:
+    """Each refund that was promised was made once, as it was asked for, and no other one was."""
+    made = defaultdict(list)
+    for refund in product.sandbox.listed("refunds"):
+        made[refund["metadata"].get(REFUND_ID, "")].append(refund["amount"])
+    promised = {key: cents for person in crowd.people for key, cents in person.refunds.items()}
+    for refund_id in set(made) - set(promised):
+        yield f"refund {refund_id} of {made[refund_id]} cents was made, and nobody was promised it"
+    for refund_id, cents in promised.items():
+        [[status]] = product.asks(
+            "topup",
+            "SELECT status FROM card_refunds WHERE refund_id = :refund_id",
+            refund_id=UUID(refund_id),
+        )
+        due = [cents] if status in ("pending", "succeeded", "failed") else []
+        if made[refund_id] != due:
+            yield f"refund {refund_id} of {cents} cents is {status}: {made[refund_id]} were made"
+
+
+def _of_disputes(product: Product, person: Person) -> Iterator[str]:
+    """Who owes something, or has a payment that the bank has taken back, is frozen; nobody else
+    is. Support has opened the wallets of those that were before."""
+    [[available, status]] = product.asks(
+        "wallet",
+        "SELECT balance_micros - held_micros, status FROM balances"
+        " JOIN accounts USING (account_id) WHERE user_id = :user_id",
+        user_id=person.user_id,
+    )
+    lost = person.lost()
+    is_new = bool(lost - person.forgiven)
+    if (available < 0 or is_new) and status != "frozen":
+        yield f"{person.user_id} has {available} and lost {lost}, and the wallet is {status}"
+    if status == "frozen" and available >= 0 and not lost:
+        yield f"{person.user_id} has {available}, lost nothing, and is frozen"
 
 
 def _of_stock(product: Product) -> Iterator[str]:

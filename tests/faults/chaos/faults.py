@@ -173,6 +173,43 @@ def _keys_forgotten(product: Product, chance: random.Random) -> Iterator[None]:
     product.sandbox.post("idempotency/prune", in_s=int(SETTINGS["STALE_AFTER_S"]))
 
 
+DISPUTES = 3
+"""So many payments at most are disputed at once."""
+
+
+@contextmanager
+def _disputed(product: Product, chance: random.Random) -> Iterator[None]:
+    """Banks take payments back, all of them or a part, and some ask first; then they decide."""
+    payments = product.asks(
+        "topup",
+        "SELECT payment_id FROM topups AS t WHERE status = 'credited' AND NOT EXISTS"
+        " (SELECT FROM disputes AS d WHERE d.topup_id = t.topup_id) ORDER BY topup_id",
+    )
+    opened = [
+        product.sandbox.post(
+            f"charges/{payment_id}/dispute",
+            reason=chance.choice(["fraudulent", "product_not_received", "inquiry"]),
+            amount=chance.choice([None, chance.randint(100, 500), chance.randint(100, 500)]),
+        )
+        for [payment_id] in chance.sample(payments, min(DISPUTES, len(payments)))
+    ]
+    yield
+    for dispute in opened:
+        if dispute["status"].startswith("warning") and chance.random() < 0.7:
+            product.sandbox.post(f"disputes/{dispute['id']}/escalate")
+        outcome = chance.choice(["won", "lost"])
+        product.sandbox.post(f"disputes/{dispute['id']}/close", outcome=outcome)
+
+
+@contextmanager
+def _sent_back(product: Product, chance: random.Random) -> Iterator[None]:
+    """Banks do not take what is refunded to cards: half of it comes back, also what is older."""
+    yield
+    for refund in product.sandbox.listed("refunds"):
+        if refund["status"] == "succeeded" and chance.random() < 0.5:
+            product.sandbox.post(f"refunds/{refund['id']}/fail")
+
+
 FAULTS = (
     *(_killed(name) for name in (*PROCESSES, *SERVERS)),
     *(_frozen(name) for name in (*PROCESSES, *SERVERS)),
@@ -202,6 +239,8 @@ FAULTS = (
     _declined("insufficient_funds", "4000000000009995"),
     _declined("stolen_card", "4000000000009979"),
     _declined("authentication_required", "4000002760003184"),
+    Fault("payments are disputed, and the banks decide", "processor", _disputed),
+    Fault("refunds to cards come back", "processor", _sent_back),
 )
 
 

@@ -1,4 +1,5 @@
-"""People who go on buying, topping up, sending, trading, cancelling, and note what they were told.
+"""People who go on buying, topping up, sending, trading, cancelling, taking credit back, and note
+what they were told.
 
 They use the HTTP API as a careful program does: a command keeps its key until it has a definite
 answer. What somebody does is decided by a chance of their own.
@@ -8,6 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -15,9 +17,10 @@ from uuid import UUID, uuid4
 
 import requests
 
-from contracts.errors import NO_ANSWER, ServiceError
+from contracts.errors import NO_ANSWER, Conflict, ServiceError
 from contracts.legacy import OrderStatus, PoolQuote, QuoteAddition, QuoteExchange, TakeQuote
 from contracts.messages import ReplyT, Request
+from contracts.wallet import AccountStatus, GetWallet, Unfreeze, Wallet
 from services.catalog.seed import product_id_of
 from tests.faults.chaos.product import PATIENCE_S, STOCKED, Product
 from tests.faults.test_backups import operate
@@ -64,7 +67,9 @@ class Wish:
 class Person:
     """``purchases`` are those that were promised, by key, and ``chosen`` what each is of;
     ``sent`` is what left, by transaction. ``orders`` in the pool of the old coin have no end that
-    was told yet; ``traded_micros`` is what came of the others, below zero where it was given."""
+    was told yet; ``traded_micros`` is what came of the others, below zero where it was given.
+    ``refunds`` are what is to go back to cards, in cents; ``forgiven`` the lost disputes after
+    which support has opened the wallet."""
 
     def __init__(self, product: Product, chance: random.Random) -> None:
         self.product, self.chance = product, chance
@@ -75,6 +80,8 @@ class Person:
         self.sent: dict[str, tuple[UUID, int]] = {}
         self.orders: list[TakeQuote] = []
         self.traded_micros = 0
+        self.refunds: dict[str, int] = {}
+        self.forgiven: set[str] = set()
         self.pages: list[str] = []
         self.friends: list[Person] = []
         self.http = requests.Session()
@@ -155,9 +162,10 @@ class Person:
                 self.sends,
                 self.trades,
                 self.cancels,
+                self.takes_back,
                 self.repeats,
             ],
-            [4, 6, 2, 2, 2, 2, 3],
+            [4, 6, 2, 2, 2, 2, 1, 3],
         )[0]
         act()
 
@@ -219,6 +227,67 @@ class Person:
         for machine in running[MACHINES:]:
             path = f"/api/deployments/{machine['deployment_id']}/cancel"
             self._begins(Wish("post", path, {"when": "now"}))
+
+    def takes_back(self) -> None:
+        """Some unused credit, to the card that paid for it."""
+        status, said = self._requests("get", "/api/wallet/refundable", what="look")
+        if status != 200 or not said["topups"]:
+            return
+        topup = self.chance.choice(said["topups"])
+        cents = self.chance.randint(1, min(900, int(Decimal(topup["refundable_usd"]) * 100)))
+        body = {"topup_id": topup["topup_id"], "amount": cents / 100}
+        wish = Wish("post", "/api/wallet/refunds", body)
+        wish.then = lambda status, said: self._gets_back(status, said, cents)
+        self._begins(wish)
+
+    def _gets_back(self, status: int, said: Any, cents: int) -> None:
+        if status == 201:
+            self.refunds[said["refund_id"]] = cents
+
+    def is_let_in_again(self) -> None:
+        """Who is frozen after a dispute pays what is owed, and support opens the wallet."""
+        wallet = self._wallet()
+        if wallet.available_micros < 0:
+            cents = max(-(wallet.available_micros // (USD // 100)), 500)
+            topup = self._insists("post", "/api/wallet/topups", {"amount": cents / 100})
+            pay(topup["checkout_url"])
+            wallet = eventually(
+                self._wallet, lambda it: it.available_micros >= 0, 0.2, within_s=PATIENCE_S
+            )
+        if wallet.status is AccountStatus.FROZEN:
+            with suppress(Conflict):  # It was opened by what was paid.
+                self.product.rpc.call(
+                    Unfreeze(
+                        idempotency_key=str(uuid4()),
+                        user_id=self.user_id,
+                        reason="It is settled",
+                        actor="support",
+                    ),
+                    timeout_s=60,
+                )
+
+        self.forgiven = self.lost()
+
+    def lost(self) -> set[str]:
+        """Disputes by which the bank has taken a payment of theirs back for good, or as yet."""
+        mine = {
+            row[0]
+            for row in self.product.asks(
+                "topup",
+                "SELECT payment_id FROM topups WHERE user_id = :user_id",
+                user_id=self.user_id,
+            )
+        }
+        return {
+            dispute["id"]
+            for dispute in self.product.sandbox.listed("disputes")
+            if dispute["payment_intent"] in mine
+            and dispute["status"] != "won"
+            and not dispute["status"].startswith("warning")
+        }
+
+    def _wallet(self) -> Wallet:
+        return self.product.rpc.call(GetWallet(user_id=self.user_id), timeout_s=60)
 
     def opens_pool(self) -> None:
         """With $50, and as many old coins as an operator gives."""

@@ -97,6 +97,7 @@ def lives_through(world: World, faults: list[Fault], chance: random.Random) -> t
     wrong = differences(product, crowd)
     if not wrong:
         for person in crowd.people:
+            person.is_let_in_again()
             person.looks_after_cards()
         settles(product, crowd)
     name = ", ".join(fault.name for fault in faults)
