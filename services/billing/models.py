@@ -16,12 +16,12 @@ class Base(DeclarativeBase):
 
 
 WAITING = (PurchaseStatus.PENDING.value, PurchaseStatus.AWAITING_FUNDS.value)
+"""The states of a purchase that has not ended."""
 HAS_WAITING = (
     "EXISTS (SELECT FROM purchases WHERE user_id = new.user_id"
     " AND status IN ('pending', 'awaiting_funds'))"
 )
 """Whether any purchase of a user's does, as SQL over users named ``new``."""
-"""The states of a purchase that has not ended."""
 
 OVER = (DeploymentStatus.FAILED.value, DeploymentStatus.CANCELLED.value)
 """The states of a deployment that has."""

@@ -32,6 +32,7 @@ class Kubernetes:
         self.clusters: dict[str, Object] = {"postgres": RUNNING}
         self.asked: list[str] = []
         self.is_away = 0
+        self.lost_deletes = 0
         self.never_ready = False
         self._looks = 0
         self._going: set[str] = set()
@@ -61,6 +62,9 @@ class Kubernetes:
         name = path.partition("/clusters/")[2]
         if self.is_away and (method, name) == ("GET", SCRATCH):
             self.is_away -= 1
+            return 503, {}
+        if self.lost_deletes and method == "DELETE" and name in self.clusters:
+            self.lost_deletes -= 1
             return 503, {}
         if method == "POST":
             assert body is not None
@@ -142,6 +146,16 @@ def test_a_backup_comes_back_right_and_its_cluster_is_removed(
     assert "without a difference" in said
     assert kubernetes.left == set()
     assert kubernetes.asked.count("POST") == 1
+
+
+def test_its_cluster_is_removed_also_where_kubernetes_does_not_answer_then(
+    kubernetes: Kubernetes, clusters: Clusters, ledger: Ledger
+) -> None:
+    kubernetes.lost_deletes = 2
+
+    said = drill(clusters, "postgres", ledger.database, OWNER)
+
+    assert ("without a difference" in said, kubernetes.left) == (True, set())
 
 
 def test_a_ledger_that_came_back_wrong_fails_the_drill_and_leaves_nothing(
