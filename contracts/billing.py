@@ -1175,6 +1175,17 @@ class OwedShortOfFunds(UserEvent, source=SERVICE, type="owed_short_of_funds"):
     is_frozen: bool = False
 
 
+class ShortageLessened(UserEvent, source=SERVICE, type="shortage_lessened"):
+    """Something that waited for money does not run any more: its owner stopped it, or it ended, and
+    no card is to be charged for it.
+
+    ``needed_micros`` is what everything comes to that is still due; 0 where nothing waits that
+    runs.
+    """
+
+    needed_micros: PriceMicros
+
+
 class SoldLine(Value):
     """So much of a product was bought, for so much."""
 

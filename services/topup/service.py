@@ -23,6 +23,7 @@ from contracts.billing import (
     PurchaseEnded,
     PurchaseShortOfFunds,
     RenewalShortOfFunds,
+    ShortageLessened,
 )
 from contracts.messages import Done
 from contracts.topup import (
@@ -294,6 +295,13 @@ class TopupService(operated.Operated):
     def end_unpaid_purchase(self, session: Session, event: PurchaseEnded) -> None:
         reference = str(event.purchase_id)
         pages.end_purchase(session, event.user_id, reference, pages.ENDED, utc_now())
+
+    @event_handler(ShortageLessened)
+    def charge_less_for_renewals(self, session: Session, event: ShortageLessened) -> None:
+        # Before the triggers, as everybody does who decides about one.
+        topups.lock_settings(session, event.user_id)
+        needed_micros, before = event.needed_micros, event.occurred_at
+        triggers.lessen_renewals(session, event.user_id, needed_micros, before)
 
     @event_handler(
         WalletCredited,

@@ -944,6 +944,23 @@ def test_what_was_used_and_is_not_paid_is_foretold_first(steady: Steady) -> None
     ]
 
 
+def test_usage_of_what_does_not_run_any_more_sets_off_no_charge_that_is_foretold(
+    steady: Steady,
+) -> None:
+    """As it waits for money and asks for none: see what is owed for time that ran."""
+    used = steady.uses_hourly(HOURS, 1, NOON, price_micros=0)
+    steady.has_used(NOON + 8 * DAY)
+    steady.lives_an_hour()
+    steady.is_charged()
+    steady.stops(used)
+
+    wire = Wire(steady, charges=[(steady.now + HOUR / 2, 3 * USD)])
+    foretold(steady, 1, wire=wire)
+
+    (asked,) = (each for each in wire.asked[0].spendings if each.amount_micros == USD)
+    assert (asked.is_waiting, asked.waits_until) == (True, None)
+
+
 @pytest.mark.parametrize("seed", seeds(2))
 def test_the_forecast_of_steady_usage_agrees_with_running_the_clock_forward(
     steady: Steady, stack: System, seed: int

@@ -28,6 +28,7 @@ from contracts.billing import (
     DeploymentStatus,
     GetDeployment,
     RenameDeployment,
+    ReportDeployment,
     StartDeployment,
     StopDeployment,
 )
@@ -53,6 +54,7 @@ from contracts.wallet import (
     Unfreeze,
 )
 from services.billing.deployments import charge_limit, commands, periods, shortages
+from services.billing.deployments.lifecycle import report_deployment
 from services.billing.deployments.months import cost_micros, month_end, one_month_after
 from services.billing.deployments.queries import get_deployment
 from services.billing.models import DeploymentRow, PeriodRow
@@ -65,6 +67,7 @@ from services.billing.settings import BillingSettings
 from tests.billing.conftest import EXTERNAL, RULES, at, emptied, quoted, recorded
 from tests.billing.test_lost_answers import LOST, Wire, is_a
 from tests.drawn import drawn
+from tests.locks import done_after
 from tests.system import System
 
 Status = DeploymentStatus
@@ -166,6 +169,14 @@ class Tenant:
         )
         with self.database.begin() as session:
             commands.cancel(session, lambda: self.now, command, self.rules)
+
+    def cancels_now(self, deployment_id: UUID) -> None:
+        self.cancels(deployment_id, CancelWhen.NOW)
+
+    def fails(self, deployment_id: UUID) -> None:
+        report = ReportDeployment(deployment_id=deployment_id, status=Status.FAILED)
+        with self.database.begin() as session:
+            report_deployment(session, lambda: self.now, report, self.rules)
 
     def starts(
         self, deployment_id: UUID, key: str | None = None, expected_micros: int | None = None
@@ -830,6 +841,64 @@ def test_of_two_that_are_told_in_one_instant_the_last_is_newer(
 
     told = [instant(each["occurred_at"]) for each in tenant.told("renewal_short_of_funds")]
     assert told == [month(1), month(1) + timedelta(microseconds=1)]
+
+
+@pytest.mark.parametrize("ends", [Tenant.stops, Tenant.cancels_now, Tenant.fails])
+def test_what_was_short_and_is_stopped_is_no_part_of_what_a_card_is_charged_for(
+    tenant: Tenant, ends: Callable[[Tenant, UUID], None]
+) -> None:
+    first, second, third = tenant.deploys(quantity=3)
+    tenant.cancels(third)
+    tenant.runs(month(1))
+    tenant.now += DAY
+
+    for each in (first, second):
+        ends(tenant, each)
+
+    told = tenant.told("shortage_lessened")
+    assert [each["needed_micros"] for each in told] == [PRICE, 0]
+    assert {instant(each["occurred_at"]) for each in told} == {tenant.now}
+
+
+def test_whoever_says_what_is_still_lacking_waits_for_another_who_does(tenant: Tenant) -> None:
+    """Of two that are stopped at once the last one to say it has counted neither."""
+    first, second = tenant.deploys(quantity=2)
+    tenant.runs(month(1))
+
+    def stops_the_other(holder: Session) -> None:
+        command = StopDeployment(
+            idempotency_key="other", user_id=tenant.user_id, deployment_id=second
+        )
+        commands.stop(holder, lambda: tenant.now, command, tenant.rules)
+
+    done_after(tenant.database, stops_the_other, lambda: tenant.stops(first))
+
+    assert [each["needed_micros"] for each in tenant.told("shortage_lessened")] == [PRICE, 0]
+
+
+def test_what_is_suspended_is_no_part_of_what_a_card_is_charged_for(tenant: Tenant) -> None:
+    tenant.deploys()
+    tenant.now += DAY
+    tenant.deploys(PRICE // 2)
+
+    tenant.lives(month(1) + RULES.grace)
+    ran_micros = cost_micros(BOUGHT, PRICE, month(1), tenant.now)
+    tenant.lives(tenant.now + DAY)
+
+    told = tenant.told("shortage_lessened")
+    assert [each["needed_micros"] for each in told] == [PRICE // 2 + ran_micros, 0]
+    assert instant(told[0]["occurred_at"]) == month(1) + RULES.grace
+
+
+def test_what_was_paid_for_lessens_no_gap_when_it_is_stopped(tenant: Tenant) -> None:
+    first, second = tenant.deploys(quantity=2)
+    tenant.gets(PRICE)
+    tenant.runs(month(1))
+    (paid,) = (each for each in (first, second) if tenant.sees(each).paid_until == month(2))
+
+    tenant.stops(paid)
+
+    assert tenant.told("shortage_lessened") == []
 
 
 def test_a_month_that_was_paid_is_no_part_of_the_gap(tenant: Tenant) -> None:

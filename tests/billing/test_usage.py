@@ -1404,6 +1404,7 @@ def test_unpaid_usage_has_days_of_grace_and_its_owner_is_told_once(tenant: Meter
     (told,) = tenant.told("renewal_short_of_funds")
     assert (told["shortfall_micros"], told["available_micros"]) == (2 * USD, USD)
     assert (told["is_usage"], told["name"], told["deployments"]) == (True, "VM-Production", 1)
+    assert [each["needed_micros"] for each in tenant.told("shortage_lessened")] == [0]
     assert (tenant.charged, tenant.paid) == ([], [])
 
 

@@ -24,7 +24,7 @@ from contracts.billing import (
     StopDeployment,
 )
 from contracts.errors import Conflict, IdempotencyConflict
-from services.billing.deployments import ladder, lifecycle, periods
+from services.billing.deployments import ladder, lifecycle, periods, shortages
 from services.billing.deployments.queries import own_deployment
 from services.billing.models import OVER, ChangeRow, DeploymentRow
 from services.billing.refunds.recording import Wish, refund
@@ -109,9 +109,12 @@ def leave(
     rules: BillingSettings,
     command: OwnersCommand | None = None,
 ) -> None:
-    """Let it run no more. A month that is due is taken back; what ran of it is owed then."""
-    has_open = periods.close_months(session, now, row)
+    """Let it run no more. A month that is due is taken back; what ran of it is owed then, and no
+    card is charged for either."""
+    has_open, has_waited = periods.close_months(session, now, row), shortages.waits(row)
     lifecycle.change_status(session, now, row, to, cause, rules, command=command)
+    if has_waited:
+        shortages.tell_less(session, now, row.user_id)
     if has_open:
         row.due_at = now
 

@@ -28,7 +28,7 @@ from contracts.billing import (
 from contracts.catalog import BillingPeriod, Category
 from contracts.errors import BadRequest, Conflict, NotFound
 from contracts.messages import Command, Event
-from services.billing.deployments import ladder, periods
+from services.billing.deployments import ladder, periods, shortages
 from services.billing.deployments.examples import example_access
 from services.billing.deployments.months import one_month_after
 from services.billing.deployments.periods import PeriodKind
@@ -153,7 +153,10 @@ def report_deployment(
         now, to, cause = clock(), command.status, ChangeCause.PROVISIONER
         # As long as it runs: what began of a month, and nobody has come to yet, is known then.
         has_open = to is DeploymentStatus.FAILED and periods.close_months(session, now, row)
+        has_waited = shortages.waits(row)
         change_status(session, now, row, to, cause, rules, reason=command.reason)
+        if has_waited:
+            shortages.tell_less(session, now, row.user_id)
         if to is DeploymentStatus.FAILED:
             _give_back(session, now, row)
         if has_open:

@@ -16,8 +16,9 @@ from sqlalchemy.orm import Session
 from chassis.database import lock_until_commit
 from chassis.identifiers import new_id
 from chassis.outbox import publish
-from contracts.billing import OwedShortOfFunds, RenewalShortOfFunds
+from contracts.billing import OwedShortOfFunds, RenewalShortOfFunds, ShortageLessened
 from contracts.messages import MAX_AMOUNT_MICROS
+from services.billing.deployments.ladder import Standing
 from services.billing.deployments.periods import PeriodKind, PeriodStatus
 from services.billing.models import DeploymentRow, PeriodRow, UsageChargeLineRow, UsageChargeRow
 from services.billing.settings import BillingSettings
@@ -71,8 +72,7 @@ def tell(
     if money_came_at is not None and _is_told(session, user_id, money_came_at):
         return
     waiting = _waiting(session, user_id, own)
-    due_micros = waiting.months_micros + _arrears_micros(session, user_id)
-    due_micros += _usage_micros(session, user_id)
+    due_micros = _due_micros(session, user_id, waiting)
     shortfall_micros = min(max(due_micros - refused.available_micros, 1), MAX_AMOUNT_MICROS)
     if waiting.since is None:
         owing = _owing(session, user_id)
@@ -100,6 +100,33 @@ def tell(
             is_usage=not waiting.months_micros,
         ),
     )
+
+
+def waits(row: Standing) -> bool:
+    """Whether automatic top-up was asked for what a deployment needs."""
+    return row.short_since is not None or row.usage_short_since is not None
+
+
+def tell_less(session: Session, now: datetime, user_id: UUID) -> None:
+    """Something of this user's that waited runs no more, and is held by the caller: no card is
+    charged for it, whatever keeps automatic top-up from charging at this moment."""
+    lock_until_commit(session, f"renewals:{user_id}")
+    waiting = _waiting(session, user_id, ())
+    due_micros = 0 if waiting.since is None else _due_micros(session, user_id, waiting)
+    publish(
+        session,
+        ShortageLessened(
+            event_id=new_id(),
+            occurred_at=now,
+            user_id=user_id,
+            needed_micros=min(due_micros, MAX_AMOUNT_MICROS),
+        ),
+    )
+
+
+def _due_micros(session: Session, user_id: UUID, waiting: _Waiting) -> int:
+    owed_micros = _arrears_micros(session, user_id) + _usage_micros(session, user_id)
+    return waiting.months_micros + owed_micros
 
 
 def _owed_event(

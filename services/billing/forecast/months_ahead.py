@@ -204,7 +204,9 @@ def _usage_planned(
 ) -> Iterable[Due]:
     unpaid_micros = usage.unpaid.get(tenancy.deployment_id, 0)
     if unpaid_micros > 0:
-        gives_up_at = (tenancy.usage_short_since or now) + rules.grace
+        # Of what does not run it is owed: it waits for money, and asks for none.
+        is_running = tenancy.status == DeploymentStatus.ACTIVE
+        gives_up_at = (tenancy.usage_short_since or now) + rules.grace if is_running else None
         yield Due(now, unpaid_micros, tenancy, gives_up_at, is_waiting=True, is_usage=True)
     used = usage.used.get(tenancy.deployment_id)
     if used is None:

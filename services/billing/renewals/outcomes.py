@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from operator import itemgetter
 from typing import NamedTuple
 from uuid import UUID
 
@@ -91,6 +90,8 @@ class Outcomes:
     """What somebody made due at another moment since then, as money does that comes: it is looked
     at no later than that, and that the wallet had too little before is no news."""
     short: dict[UUID, Short] = field(default_factory=dict)
+    lessened: set[UUID] = field(default_factory=set)
+    """Something of these users' waited for money, and is suspended."""
     refused: set[PeriodRow] = field(default_factory=set)
     unanswered: set[UUID] = field(default_factory=set)
     """Of these the wallet could not say anything: they are left to their leases."""
@@ -119,8 +120,11 @@ class Outcomes:
                 self._one(period, self.rows[period.deployment_id], answer)
         self._write_run_on()
         # In one order: two billings that tell the same users wait in no circle.
-        for user_id, short in sorted(self.short.items(), key=itemgetter(0)):
-            self._tell(user_id, short)
+        for user_id in sorted(self.short.keys() | self.lessened):
+            if user_id in self.lessened:
+                shortages.tell_less(self.session, self.now, user_id)
+            if user_id in self.short:
+                self._tell(user_id, self.short[user_id])
         publish(self.session, *self.events)
         self._book_sales()
         self._schedule(found)
@@ -280,6 +284,7 @@ class Outcomes:
         periods.owe_arrears(self.session, self.now, row, period, ran_until)
         self.ran_unpaid.add(row.deployment_id)
         if is_running:
+            self.lessened |= {row.user_id} if shortages.waits(row) else set()
             suspended = DeploymentStatus.SUSPENDED
             lifecycle.change_status(
                 self.session, self.now, row, suspended, ChangeCause.UNPAID, self.rules

@@ -52,6 +52,7 @@ from services.billing.deployments import (
     periods,
     prices,
     resizing,
+    shortages,
     starting,
 )
 from services.billing.deployments.charge_limit import TOO_OFTEN, beyond_limit
@@ -249,6 +250,7 @@ class Renewals:
         resized = resizing.pending(session, deployment_ids)
         # A month is not renewed before it is known which size it is for.
         looked = [row for row in rows if row.deployment_id not in resized]
+        waited = [row for row in looked if shortages.waits(row)]
         found = [rungs.look(session, now, row, self.rules) for row in looked]
         months = [each for each in found if each is not None]
         written = periods.owe(session, months)
@@ -259,6 +261,9 @@ class Renewals:
             # What the wallet is asked about stays leased until it has answered.
             if row.deployment_id not in is_open:
                 row.due_at = ladder.due_at(row, now, self.rules)
+        # In one order, as for whoever tells of a shortage.
+        for user_id in sorted({row.user_id for row in waited if not shortages.waits(row)}):
+            shortages.tell_less(session, now, user_id)
 
     def ask_wallet(self, deployment_ids: Iterable[UUID]) -> list[Answer]:
         """Ask about all that is open for these deployments, which are leased.

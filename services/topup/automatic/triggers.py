@@ -238,12 +238,13 @@ def has_ended(session: Session, topup: Topup) -> bool:
 def _needs_nothing(
     session: Session, user_id: UUID, trigger: str | None, reference: str | None
 ) -> bool:
+    is_lessened = (TriggerRecord.trigger == Trigger.RENEWAL) & (TriggerRecord.needed_micros == 0)
     found = session.scalar(
         select(TriggerRecord.trigger_id).where(
             TriggerRecord.user_id == user_id,
             TriggerRecord.trigger == trigger,
             TriggerRecord.reference == reference,
-            TriggerRecord.ended_at.is_not(None),
+            TriggerRecord.ended_at.is_not(None) | is_lessened,
         )
     )
     return found is not None
@@ -357,6 +358,26 @@ def end_renewals(session: Session, user_id: UUID, before: datetime) -> None:
             TriggerRecord.raised_at <= before,
         )
         .values(needed_micros=0, due_at=None)
+    )
+
+
+def lessen_renewals(session: Session, user_id: UUID, needed_micros: int, before: datetime) -> None:
+    """Something that lacked money then does not run any more: all that still does needs no more
+    than this. What it has is asked of the wallet."""
+    session.execute(
+        update(TriggerRecord)
+        .where(
+            TriggerRecord.user_id == user_id,
+            TriggerRecord.trigger == Trigger.RENEWAL,
+            TriggerRecord.ended_at.is_(None),
+            TriggerRecord.raised_at <= before,
+            TriggerRecord.needed_micros > needed_micros,
+        )
+        .values(
+            needed_micros=needed_micros,
+            available_micros=None,
+            due_at=TriggerRecord.due_at if needed_micros else None,
+        )
     )
 
 
