@@ -80,6 +80,27 @@ def test_a_table_without_the_right_to_insert_is_named_and_nothing_stays(made: Ma
         assert session.scalar(text("SELECT count(*) FROM outbox")) == 1
 
 
+def test_a_table_whose_own_rule_takes_no_copy_is_no_problem(made: Made) -> None:
+    """The audit log wants the next position, which a copy has not."""
+    database = made("gateway")
+    put(database, "acts", position=1, digest=b"0" * 32)
+    put(database, "acts", position=2, digest=b"1" * 32)
+
+    assert restored.problems(database) == []
+
+
+def test_a_table_whose_rule_cannot_be_asked_is_named(made: Made) -> None:
+    database = made("gateway")
+    put(database, "acts", position=1, digest=b"0" * 32)
+    do(
+        database,
+        "CREATE OR REPLACE FUNCTION follow_last_act() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN PERFORM max(position) FROM gone; RETURN NEW; END $$",
+    )
+
+    assert restored.problems(database) == ['acts takes no row: relation "gone" does not exist']
+
+
 def test_the_command_says_what_to_do_and_that_it_is_done(made: Made) -> None:
     database = made("analytics")
     put(database, "outbox", count=3)
