@@ -359,7 +359,8 @@ class Deployment(Reply):
     ``ladder``, which begins with it, says. The first month that begins at ``new_price_from`` or
     later costs ``new_price_micros``. ``access`` is what its provisioner told. ``choices``,
     ``history`` and ``charges``, both newest first and the latest ones, are of a single deployment
-    only.
+    only; so is ``kept_until``, when the data of one that runs would be deleted if it were stopped
+    now.
     """
 
     deployment_id: UUID
@@ -388,6 +389,7 @@ class Deployment(Reply):
     choices: Choices = Field(default_factory=dict)
     history: list[DeploymentChange] = Field(default_factory=list)
     charges: list[DeploymentCharge] = Field(default_factory=list)
+    kept_until: Moment | None = None
 
 
 class DeploymentList(Reply):

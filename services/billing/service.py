@@ -371,9 +371,7 @@ class BillingService(operated.Operated):
 
     @rpc
     def request_payout(self, request: RequestPayout) -> Payout:
-        with self.database.begin() as session:
-            payout_id = requests.request(session, utc_now, request, get_settings()).payout_id
-        return as_payout(self._payouts().carried_out(payout_id))
+        return as_payout(requests.ask(self._payouts(), request))
 
     @rpc
     def mark_payout_paid(self, request: MarkPayoutPaid) -> Payout:

@@ -33,6 +33,7 @@ from contracts.wallet import (
     Debit,
     Freeze,
     GetWallet,
+    GetWallets,
     HouseAccount,
     PlaceHold,
     Statement,
@@ -272,6 +273,38 @@ def test_while_something_is_owed_nothing_is_paid_out(stack: System, database: Co
 
     listed = seller.lists(seller.user_id)
     assert (listed.owed_micros, listed.payable_micros) == (60 * USD, 90 * USD)
+
+
+@pytest.mark.parametrize("is_frozen", [True, False])
+def test_who_owes_and_is_frozen_hears_of_both(
+    stack: System, database: Connected, is_frozen: bool
+) -> None:
+    desk, seller = Desk(stack, database), Seller(stack, database)
+    purchase_id = desk.buys(quoted(100 * USD, provider_id=seller.user_id))
+    desk.spends(seller.user_id, 150 * USD)
+    desk.support(purchase_id)
+    if is_frozen:
+        seller.freezes()
+
+    command = RequestPayout(idempotency_key="key", user_id=seller.user_id, amount_micros=20 * USD)
+    with pytest.raises(Conflict, match=r"You owe \$60\.00") as refusal:
+        requests.ask(seller.payouts, command)
+
+    assert ("frozen" in str(refusal.value)) == is_frozen
+
+
+def test_while_the_wallet_says_nothing_a_refusal_names_what_is_known(
+    stack: System, database: Connected
+) -> None:
+    desk, seller = Desk(stack, database), Seller(stack, database)
+    purchase_id = desk.buys(quoted(100 * USD, provider_id=seller.user_id))
+    desk.spends(seller.user_id, 150 * USD)
+    desk.support(purchase_id)
+    seller.wire.lose(is_a(GetWallets), LOST[0])
+
+    command = RequestPayout(idempotency_key="key", user_id=seller.user_id, amount_micros=20 * USD)
+    with pytest.raises(Conflict, match=r"You owe \$60\.00"):
+        requests.ask(seller.payouts, command)
 
 
 def test_an_operator_sees_what_is_owed_by_who_asked_before(

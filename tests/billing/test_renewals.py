@@ -1062,6 +1062,26 @@ def steps(grace_h: int, suspended_h: int, kept_h: int) -> BillingSettings:
     return RULES.model_copy(update={f"{name}_s": hours * 3_600 for name, hours in steps_h.items()})
 
 
+@pytest.mark.parametrize("kept_h", [0, 7 * 24, 30 * 24])
+@pytest.mark.parametrize("after", [DAY, 27 * DAY])
+def test_data_of_what_is_stopped_are_kept_as_long_as_was_told_before(
+    stack: System, database: Connected, after: timedelta, kept_h: int
+) -> None:
+    tenant = Tenant(stack, database, steps(72, 14 * 24, kept_h))
+    (deployment_id,) = tenant.deploys()
+    tenant.lives(BOUGHT + after)
+    kept_until = tenant.sees(deployment_id).kept_until
+    assert kept_until is not None
+
+    tenant.stops(deployment_id)
+    tenant.lives(kept_until)
+
+    seen = tenant.sees(deployment_id)
+    last = seen.history[0]
+    assert (last.status, last.changed_at) == (Status.CANCELLED, kept_until)
+    assert seen.kept_until is None
+
+
 @settings(max_examples=drawn(3), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     goes_down=st.sampled_from([is_unpaid, is_stopped, is_to_end]),

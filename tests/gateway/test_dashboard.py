@@ -127,7 +127,10 @@ def test_the_burn_rate_is_told_by_the_hour_with_its_end_and_the_share_of_each(
 
     assert "<dt>Per hour, on average</dt><dd>$0.10</dd>" in page
     assert "<dt>Days until empty</dt><dd>1,234</dd>" in page
-    assert "<dt>Empty at this rate on</dt><dd>14 Mar 2028</dd>" in page
+    assert (
+        "<dt>Empty at this rate on</dt><dd>14\N{NO-BREAK SPACE}Mar\N{NO-BREAK SPACE}2028</dd>"
+        in page
+    )
     assert '$72.00/month <span class="soft">63 %</span>' in page
 
 

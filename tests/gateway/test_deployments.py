@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -10,6 +10,7 @@ import pytest
 import requests
 from flask import Flask
 
+from chassis.clock import utc_now
 from chassis.database import Connected
 from contracts.billing import GetDeployment, GetUsage
 from contracts.errors import Unavailable
@@ -65,7 +66,7 @@ def test_its_page_says_how_long_credits_would_last_without_it(
     granted(owner.command("/api/wallet/instant-purchase", body))
     told = granted(owner.get("/api/wallet/forecast?days=92"))
     browser, address = signed_in(owner), owner.base_url + path.replace("/api", "/dashboard")
-    page = browser.get(address).text
+    page = spaced(browser.get(address).text)
     granted(owner.command(f"{path}/stop"))
     stopped = browser.get(address).text
 
@@ -97,6 +98,24 @@ class Billing:
         raise Unavailable("It is away.")
 
 
+def test_its_page_says_what_is_saved_without_it_where_credits_cover_everything(
+    owner: Api, path: str
+) -> None:
+    """$25.00 cover three months of $5.00."""
+    browser, address = signed_in(owner), owner.base_url + path.replace("/api", "/dashboard")
+    page = spaced(browser.get(address).text)
+    granted(owner.command(f"{path}/cancel", {"when": "period_end"}))
+    ends = browser.get(address).text
+
+    until = utc_now().date() + timedelta(days=92)
+    assert "Your credits cover everything due in the next 3 months." in page
+    assert (
+        "Without this deployment you would spend <strong>$15.00 less</strong> by"
+        f" {until.day} {until:%b %Y}."
+    ) in page
+    assert "Without it" not in ends
+
+
 def test_its_page_says_how_long_data_are_kept_here_and_what_was_used_by_now(
     nobody_answers: None,
     databases: dict[str, str],
@@ -114,6 +133,13 @@ def test_its_page_says_how_long_data_are_kept_here_and_what_was_used_by_now(
     assert billing.asked == 2
 
 
+def test_its_page_says_until_when_data_are_kept(shown: Callable[..., str]) -> None:
+    """Also where the announcements of their deletion take longer than they are kept otherwise."""
+    page = shown(status="active", kept_until="2027-03-09T12:00:00Z")
+
+    assert "its data is kept until 9 Mar 2027." in page
+
+
 @pytest.fixture
 def shown(alone: Flask, database: Connected, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """The page of a deployment of which billing tells this."""
@@ -121,9 +147,14 @@ def shown(alone: Flask, database: Connected, monkeypatch: pytest.MonkeyPatch) ->
 
     def page(**told: object) -> str:
         answers_with(monkeypatch, Billing(**told))
-        return browser.get(f"/dashboard/deployments/{uuid4()}").text
+        return spaced(browser.get(f"/dashboard/deployments/{uuid4()}").text)
 
     return page
+
+
+def spaced(page: str) -> str:
+    """With plain spaces in dates, too."""
+    return page.replace("\N{NO-BREAK SPACE}", " ")
 
 
 LADDER = [

@@ -106,4 +106,6 @@ def test_every_page_says_that_the_clock_is_ahead() -> None:
         page = render_template("base.html", current_user=None, navbar=lambda: None)
 
     there = datetime.now(UTC) + timedelta(days=1)
-    assert f"The clock is 1 day ahead: here it is {there.day} {there:%b %Y}." in page
+    assert f"The clock is 1 day ahead: here it is {there.day} {there:%b %Y}." in page.replace(
+        "\N{NO-BREAK SPACE}", " "
+    )

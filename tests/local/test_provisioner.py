@@ -378,13 +378,13 @@ def test_what_is_bought_is_made_by_it_and_it_obeys_its_owner(
 ) -> None:
     customer = Customer(stack)
     # Nobody has ever listened so far: what is ordered waits in billing's outbox.
-    machine = customer.buys(image="Alpine 3.20")
+    machine = customer.buys(image="Alpine 3.20", region="Vienna, Austria")
     provisioner.start()
 
     access = customer.sees(machine, Status.ACTIVE).access
     assert access is not None
     assert (access.address, access.user_name) == ("198.51.100.1", "root")
-    assert access.notes.startswith("Alpine 3.20.")
+    assert access.notes.startswith("Alpine 3.20 in Vienna, Austria.")
 
     customer.does(StopDeployment, machine)
     comes_to(database, machine, "stopped")

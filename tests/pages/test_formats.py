@@ -7,12 +7,17 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from chassis.identifiers import new_id
-from contracts.billing import Forecast, ForecastDay
+from contracts.billing import Forecast, ForecastDay, ForecastEvent, ForecastKind
 from contracts.wallet import AccountFroze, Transaction, TransactionKind
 from services.gateway.notifications.messages import account_froze
 from services.gateway.pages import formats
 
 NOON = datetime(2026, 11, 22, 12, 5, tzinfo=UTC)
+
+
+def on_one_line(written: str) -> str:
+    """With spaces at which no line ends."""
+    return written.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def automatic_charge(**metadata: str) -> Transaction:
@@ -48,7 +53,8 @@ def test_a_field_shows_whole_dollars_without_cents() -> None:
 
 def test_a_time_says_that_it_is_utc() -> None:
     assert formats.minute(NOON) == (
-        '<time datetime="2026-11-22T12:05:00Z">22 Nov 2026, 12:05 UTC</time>'
+        '<time datetime="2026-11-22T12:05:00Z">'
+        f"{on_one_line('22 Nov 2026')}, {on_one_line('12:05 UTC')}</time>"
     )
 
 
@@ -60,13 +66,14 @@ def test_the_day_of_a_moment_is_its_readers_and_a_day_is_the_same_everywhere(
 ) -> None:
     monkeypatch.setattr(formats, "reader_zone", lambda: ZoneInfo(zone))
 
-    assert formats.day_for_reader(NOON) == day
-    assert formats.day_for_reader(NOON.date()) == "22 Nov 2026"
+    assert formats.day_for_reader(NOON) == on_one_line(day)
+    assert formats.day_for_reader(NOON.date()) == on_one_line("22 Nov 2026")
     assert formats.day_for_reader(None) == ""
 
 
 @pytest.mark.parametrize(
-    ("zone", "when"), [("UTC", "today"), ("Pacific/Kiritimati", "on 23 November")]
+    ("zone", "when"),
+    [("UTC", "today"), ("Pacific/Kiritimati", "on 23\N{NO-BREAK SPACE}November")],
 )
 def test_when_credits_are_short_is_said_in_days_of_who_reads_it(
     zone: str, when: str, monkeypatch: pytest.MonkeyPatch
@@ -108,6 +115,22 @@ def test_how_much_longer_credits_last_is_counted_between_the_days_that_are_shown
 
     assert formats.days_longer(short_at(without), short_at(NOON)) == longer
     assert formats.days_longer(short_at(without), short_at(None)) == ""
+
+
+def test_what_is_saved_is_all_that_is_not_spent_whatever_auto_top_up_adds() -> None:
+    def foretold(left_micros: int, *bought_micros: int) -> Forecast:
+        events = [
+            ForecastEvent(at=NOON, kind=ForecastKind.AUTO_TOPUP, amount_micros=micros)
+            for micros in bought_micros
+        ]
+        day = ForecastDay(
+            date=NOON.date(), balance_micros=left_micros, events=events, events_total=len(events)
+        )
+        return Forecast(available_micros=40, days=[day], due_next=[])
+
+    # 85 are spent with it, and 30 without it.
+    assert formats.saved_micros(foretold(10), foretold(5, 20, 30)) == 55
+    assert formats.saved_micros(foretold(10), foretold(10)) == 0
 
 
 def test_an_automatic_charge_says_what_triggered_it_and_the_threshold() -> None:
@@ -171,4 +194,4 @@ def test_a_wallet_that_is_frozen_for_a_debt_says_how_to_settle_it() -> None:
     ],
 )
 def test_the_readers_own_time_stands_beside_utc(zone: str, there: str) -> None:
-    assert there in formats.minute(datetime(2026, 11, 22, 12, tzinfo=UTC), zone)
+    assert on_one_line(there) in formats.minute(datetime(2026, 11, 22, 12, tzinfo=UTC), zone)

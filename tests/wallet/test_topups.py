@@ -165,10 +165,20 @@ def test_a_frozen_wallet_pays_nothing_and_still_takes_money(book: Ledger):
     )
     handle(book, topup_events.credit, paid(user_id, occurred_at=book.now))
 
-    with pytest.raises(AccountFrozen):
+    with pytest.raises(AccountFrozen, match=r"paid from it\. Please contact"):
         book.do(debit(user_id, USD))
 
     assert book.balance(user_id) == 45 * USD
+
+
+def test_who_is_frozen_and_in_debt_hears_of_both(book: Ledger):
+    user_id = book.user(5 * USD)
+    handle(
+        book, topup_events.take_back, reversed_topup(user_id, 25 * USD, book.now, is_dispute=True)
+    )
+
+    with pytest.raises(AccountFrozen, match=r"frozen.*It is \$20\.00 below zero as well\."):
+        book.do(debit(user_id, USD))
 
 
 def test_a_refund_to_the_card_that_the_wallet_covers_does_not_freeze_it(book: Ledger):

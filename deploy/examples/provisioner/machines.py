@@ -152,6 +152,9 @@ def _free_slot(session: Session, machines_max: int) -> int | None:
 
 def _access(row: MachineRow) -> Access:
     image = row.choices.get("image", "Debian 12")
+    where = f" in {row.choices['region']}" if "region" in row.choices else ""
     door = "your SSH key" if "ssh_key" in row.choices else "the console"
     address = str(NETWORK + (row.slot or 0))
-    return Access(address=address, user_name="root", notes=f"{image}. You log in with {door}.")
+    return Access(
+        address=address, user_name="root", notes=f"{image}{where}. You log in with {door}."
+    )

@@ -149,6 +149,12 @@ def _deleted_at(row: Standing, rules: BillingSettings) -> datetime:
     return max(stopped_at + rules.kept, announced_at + _lead(announced, rules))
 
 
+def kept_until(row: Standing, now: datetime, rules: BillingSettings) -> datetime:
+    """When the data of something would be deleted that is stopped now."""
+    stopped_at = max(now, row.paid_until or now)
+    return max(stopped_at + rules.kept, now + _lead(Announced.DELETION, rules))
+
+
 def _lead(announcement: Announced, rules: BillingSettings) -> timedelta:
     first_s, last_s = rules.deletion_notices_s
     return timedelta(seconds=first_s if announcement is Announced.DELETION else last_s)

@@ -118,7 +118,10 @@ def single(
     line = session.get_one(PurchaseLineRow, (row.purchase_id, row.line_position))
     history = [_as_change(change) for change in changes]
     charges = _charges(session, row.deployment_id)
-    return view.model_copy(update={"choices": line.choices, "history": history, "charges": charges})
+    more: dict[str, object] = {"choices": line.choices, "history": history, "charges": charges}
+    if row.status == DeploymentStatus.ACTIVE:
+        more["kept_until"] = ladder.kept_until(row, now, rules)
+    return view.model_copy(update=more)
 
 
 def _charges(session: Session, deployment_id: UUID) -> list[DeploymentCharge]:

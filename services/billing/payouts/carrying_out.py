@@ -24,8 +24,10 @@ from contracts.errors import Conflict, ServiceError, with_code
 from contracts.keys import payout_key, payout_late_key, payout_paid_key, payout_refused_key
 from contracts.wallet import (
     HOLD_SECONDS_MAX,
+    AccountStatus,
     Capture,
     Debit,
+    GetWallets,
     Hold,
     HouseAccount,
     PlaceHold,
@@ -80,6 +82,16 @@ class Payouts:
         """Do what a payout needs next. False when the wallet did not answer."""
         asked = self._errand.read(self.database, payout_id)
         return self._errand.step(self.database, self.clock, asked)
+
+    def is_frozen(self, user_id: UUID) -> bool:
+        """Whether this user's wallet is; not where the wallet does not say."""
+        try:
+            found = self.rpc.call(
+                GetWallets(user_ids=[user_id]), timeout_s=self.rules.call_timeout_s
+            )
+        except ServiceError:
+            return False
+        return any(wallet.status is AccountStatus.FROZEN for wallet in found.wallets)
 
     @property
     def _errand(self) -> Errand[PayoutRow]:

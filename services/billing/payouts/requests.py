@@ -38,11 +38,26 @@ from contracts.errors import (
 )
 from contracts.messages import Command
 from services.billing.models import PayoutRow
-from services.billing.payouts.carrying_out import DUE
+from services.billing.payouts.carrying_out import DUE, Payouts
 from services.billing.payouts.moves import NOT_PAID, move
 from services.billing.refunds.debts import owed_micros
 from services.billing.sales.statements import earned_micros
 from services.billing.settings import BillingSettings
+
+
+def ask(payouts: Payouts, command: RequestPayout) -> PayoutRow:
+    """:func:`request`, and the money set aside. Who owes something and has a frozen wallet hears of
+    both: what they owe is paid by nobody while it is frozen."""
+    try:
+        with payouts.database.begin() as session:
+            payout_id = request(session, payouts.clock, command, payouts.rules).payout_id
+    except Conflict as refusal:
+        if type(refusal) is Conflict and payouts.is_frozen(command.user_id):
+            raise Conflict(
+                f"{refusal} Your wallet is frozen, too: please contact support."
+            ) from None
+        raise
+    return payouts.carried_out(payout_id)
 
 
 def request(

@@ -25,6 +25,7 @@ from contracts.billing import (
     DeploymentChange,
     DeploymentStatus,
     Forecast,
+    ForecastKind,
     PurchaseStatus,
 )
 from contracts.catalog import BillingPeriod, Category, Meter, Product, SortOrder
@@ -191,8 +192,15 @@ def day(moment: date | None) -> str:
 
 
 def day_for_reader(moment: date | None) -> str:
-    """The same, of a moment in the time zone of who asks. A day is that day everywhere."""
-    return day(moment.astimezone(reader_zone()) if isinstance(moment, datetime) else moment)
+    """The same on one line, of a moment in the time zone of who asks. A day is that day
+    everywhere."""
+    there = moment.astimezone(reader_zone()) if isinstance(moment, datetime) else moment
+    return _on_one_line(day(there))
+
+
+def _on_one_line(written: str) -> str:
+    """No line of a page ends within a date or a time."""
+    return written.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def when_short(forecast: Forecast) -> str:
@@ -200,7 +208,7 @@ def when_short(forecast: Forecast) -> str:
     when, days = _day_short(forecast), forecast.days_until_empty
     if when is not None and forecast.short_at is not None:
         days = (when - utc_now().astimezone(reader_zone()).date()).days
-    return "today" if when is None or not days else f"on {when.day} {when:%B}"
+    return "today" if when is None or not days else f"on {_on_one_line(f'{when.day} {when:%B}')}"
 
 
 def days_longer(without: Forecast, forecast: Forecast) -> str:
@@ -211,6 +219,21 @@ def days_longer(without: Forecast, forecast: Forecast) -> str:
         return ""
     days = ((until or without.days[-1].date) - short).days
     return f"+{duration(days * 86_400)}{'' if until else ' or more'}" if days > 0 else ""
+
+
+def saved_micros(without: Forecast, forecast: Forecast) -> int:
+    """How much less would be spent without something, in all that was foretold."""
+    return _spent_micros(forecast) - _spent_micros(without)
+
+
+def _spent_micros(forecast: Forecast) -> int:
+    bought_micros = sum(
+        event.amount_micros
+        for day in forecast.days
+        for event in day.events
+        if event.kind is ForecastKind.AUTO_TOPUP
+    )
+    return forecast.available_micros + bought_micros - forecast.days[-1].balance_micros
 
 
 def _day_short(forecast: Forecast) -> date | None:
@@ -229,7 +252,8 @@ def minute(moment: datetime | None, time_zone: str = "UTC") -> str:
     if moment is None:
         return ""
     moment = moment.astimezone(UTC)
-    written = f"{day(moment)}, {moment.hour:02}:{moment.minute:02} UTC"
+    time = _on_one_line(f"{moment.hour:02}:{moment.minute:02} UTC")
+    written = f"{_on_one_line(day(moment))}, {time}"
     at = f"{moment.replace(tzinfo=None).isoformat(timespec='seconds')}Z"
     if time_zone == "UTC":
         # Nothing but digits and the names of months is in it, and a list has dozens.
@@ -237,7 +261,7 @@ def minute(moment: datetime | None, time_zone: str = "UTC") -> str:
     local = moment.astimezone(ZoneInfo(time_zone))
     day_there = "" if local.date() == moment.date() else f"{local.day} {local:%b}, "
     place = time_zone.rpartition("/")[2].replace("_", " ")
-    written = f"{written} ({day_there}{local:%H:%M} in {place})"
+    written = f"{written} {_on_one_line(f'({day_there}{local:%H:%M} in {place})')}"
     return Markup('<time datetime="{}" data-local="yes">{}</time>').format(at, written)
 
 
@@ -366,6 +390,7 @@ def install(templates: Environment) -> None:
         day=day_for_reader,
         when_short=when_short,
         days_longer=days_longer,
+        saved_micros=saved_micros,
         dollars=dollars,
         minute=minute_for_reader,
         clock=clock,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from chassis.money import format_usd
 from contracts.errors import AccountFrozen, BadRequest, InsufficientFunds
 from contracts.wallet import (
     Adjust,
@@ -112,8 +113,10 @@ def _movement(command: Debit | Credit | Transfer, kind: TransactionKind) -> Move
 def require_open(account: Account) -> None:
     """Raises ``AccountFrozen``."""
     if account.is_frozen:
+        debt_micros = max(-account.available_micros, 0)
+        debt = f" It is {format_usd(debt_micros)} below zero as well." if debt_micros else ""
         raise AccountFrozen(
-            "This wallet is frozen: nothing can be paid from it. Please contact support."
+            f"This wallet is frozen: nothing can be paid from it.{debt} Please contact support."
         )
 
 

@@ -117,7 +117,8 @@ function addLocalTimes() {
     const isSameDay = at.getDate() === at.getUTCDate();
     const day = isSameDay ? {} : { day: "numeric", month: "short" };
     const local = at.toLocaleString("en-GB", { ...day, hour: "2-digit", minute: "2-digit" });
-    time.append(` (${local} your time)`);
+    // A line may end before it, and not within it.
+    time.append(` ${`(${local} your time)`.replaceAll(" ", "\u00a0")}`);
   }
 }
 addLocalTimes();
