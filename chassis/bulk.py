@@ -52,7 +52,7 @@ ENCODERS: dict[str, Callable[[Any], str]] = {
     "boolean": str,
     "uuid": attrgetter("hex"),
     # Most moments of a batch are the same one.
-    "timestamptz": lru_cache(maxsize=256)(datetime.isoformat),
+    "timestamptz": lru_cache(maxsize=4096)(datetime.isoformat),
     "text": _quoted,
     "jsonb": lambda value: _quoted(to_json(value).decode()),
     "bytea": lambda value: '"\\\\x' + value.hex() + '"',

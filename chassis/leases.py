@@ -5,13 +5,15 @@ works without holding the row; what it does then sets the moment anew, or remove
 that dies leaves a lease that runs out, and the row is due again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from itertools import chain
+from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import func, inspect, select, update
+from sqlalchemy import UpdateBase, bindparam, func, inspect, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Mapper, Session
 
 from chassis.clock import Clock
@@ -42,27 +44,39 @@ class Leases:
         Whose each is, by its key. What somebody else holds is left out. What is due at once goes
         by its key, which grows with time.
         """
+        return {key: owner for key, owner, *_ in self.take_with(session, now)}
+
+    def take_with(self, session: Session, now: datetime, *columns: Any) -> Sequence[Sequence[Any]]:
+        """The same with more of each row, as it is leased: its key, its owner, since when it was
+        due, and these columns. Whoever goes on in this transaction holds the rows."""
+        moments = {"now": now, "until": now + self.lease}
+        return sorted(session.execute(self._taking(columns), moments), key=itemgetter(2, 0))
+
+    # There is one of these for each kind of lease, and it lives as long as the program. To put the
+    # statement together takes longer than to find that nothing is due.
+    @lru_cache(maxsize=64)  # noqa: B019
+    def _taking(self, columns: Sequence[Any]) -> UpdateBase:
+        """The statement that leases what is due at ``now``, to ``until``."""
         table: Mapper[Any] = inspect(self.due_at.class_)
         (key,) = table.primary_key
+        is_due = self.due_at <= bindparam("now", type_=self.due_at.type)
         turn = func.row_number().over(partition_by=self.owner, order_by=(self.due_at, key))
         waiting = select(key.label("key"), self.due_at.label("due_at"), turn.label("turn"))
-        queue = waiting.where(self.due_at <= now).subquery()
+        queue = waiting.where(is_due).subquery()
         chosen = select(queue.c.key).order_by(queue.c.turn, queue.c.due_at).limit(self.limit)
         held = for_update(
             select(key.label("key"), self.owner.label("owner"), self.due_at.label("due_at"))
-            .where(key.in_(chosen), self.due_at <= now)
+            .where(key.in_(chosen), is_due)
             .order_by(self.due_at, key),
             skip_locked=True,
         ).cte("held")
-        leased = session.execute(
+        return (
             update(table)
             .where(key == held.c.key)
-            .values({self.due_at: now + self.lease})
-            .returning(held.c.key, held.c.owner, held.c.due_at)
+            .values({self.due_at: bindparam("until", type_=self.due_at.type)})
+            .returning(held.c.key, held.c.owner, held.c.due_at.label("due_since"), *columns)
             .execution_options(synchronize_session=False)
         )
-        oldest_first = sorted(leased, key=lambda row: (row.due_at, row.key))
-        return {row.key: row.owner for row in oldest_first}
 
     def rounds(self, database: Connected, clock: Clock, at_most: int) -> Iterator[list[Any]]:
         """The keys of what is due, one :meth:`take` after the other until nothing is.

@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from chassis.clock import Clock
 from chassis.database import Connected, connect
@@ -15,6 +16,9 @@ from services.billing.models import PurchaseRow
 from services.billing.purchases import recording
 from services.billing.purchases.claims import Claim
 from services.billing.purchases.recording import Order
+from services.billing.renewals import plain
+from services.billing.renewals.plain import Month
+from services.billing.renewals.renewals import DUE
 from services.billing.settings import BillingSettings
 from tests.conftest import StackFactory
 from tests.system import System
@@ -129,3 +133,9 @@ def row_of(database: Connected, purchase_id: UUID) -> PurchaseRow:
     """A purchase as it is stored by now."""
     with database.read() as session:
         return session.get_one(PurchaseRow, purchase_id)
+
+
+def owed_month(session: Session, now: datetime, deployment_id: UUID) -> list[Month]:
+    """The month of a plain deployment, which is leased and written down; none where it is not."""
+    leased = DUE.take_with(session, now, *plain.TOLD_BY_LEASE)
+    return plain.owe(session, now, [each for each in leased if each[0] == deployment_id], RULES)

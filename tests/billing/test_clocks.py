@@ -40,7 +40,7 @@ from services.billing.receipts import issuing
 from services.billing.renewals import plain
 from services.billing.renewals.catching_up import CaughtUp
 from services.billing.sales import fees
-from tests.billing.conftest import RULES, at
+from tests.billing.conftest import RULES, at, owed_month
 from tests.billing.test_payouts import Seller
 from tests.billing.test_prices import costs
 from tests.billing.test_receipts import Buyer
@@ -188,7 +188,7 @@ def test_what_a_look_brings_about_is_of_then(deployed: Deployed) -> None:
 def test_a_month_that_is_paid_is_told_as_of_then(deployed: Deployed) -> None:
     deployed.tenant.now = month(1)
     with deployed.tenant.database.begin() as session:
-        (owed,) = plain.owe(session, month(1), [deployed.deployment_id], RULES)
+        (owed,) = owed_month(session, month(1), deployed.deployment_id)
 
     def run_on(session: Session, clock: Clock) -> None:
         plain.run_on(session, clock, [plain.PaidMonth(*owed, uuid4())], RULES)

@@ -718,14 +718,14 @@ def test_what_is_under_way_is_recorded_though_the_next_cannot_be_prepared(
     monkeypatch.setattr(renewals, "DUE", replace(renewals.DUE, limit=2))
     tenant.deploys(quantity=3)
     tenant.gets(10 * PRICE)
-    lease, times = Renewals._lease, count()
+    take, times = Renewals._take, count()
 
-    def fails_then(it: Renewals) -> list[UUID]:
+    def fails_then(it: Renewals, caught_up: CaughtUp) -> Any:
         if next(times):
             raise ConnectionError("the database went away")
-        return lease(it)
+        return take(it, caught_up)
 
-    monkeypatch.setattr(Renewals, "_lease", fails_then)
+    monkeypatch.setattr(Renewals, "_take", fails_then)
     with pytest.raises(ConnectionError):
         tenant.runs(month(1))
 

@@ -55,7 +55,7 @@ from services.billing.renewals.resizes import Resizes
 from services.billing.sales.discounts import price_of
 from services.billing.sales.shares import shares
 from services.billing.sales.statements import list_sales
-from tests.billing.conftest import RULES, at, quoted, recorded
+from tests.billing.conftest import RULES, at, owed_month, quoted, recorded
 from tests.billing.test_discounts import hears
 from tests.billing.test_earnings import fails
 from tests.billing.test_lost_answers import LOST, is_a
@@ -673,11 +673,11 @@ def test_a_month_is_not_written_down_beside_a_resize_that_is_being_committed(
         resizing.begin(session, begun_at, row, size, command, RULES)
         row.due_at = begun_at + DUE.lease
 
-    def owes() -> list[plain.Month]:
+    with owner.database.begin() as holder:
+        resizes(holder)
+        holder.flush()
         with owner.database.begin() as session:
-            return plain.owe(session, month(1), [deployment_id], RULES)
-
-    assert done_after(owner.database, resizes, owes) == []
+            assert owed_month(session, month(1), deployment_id) == []
     owner.lives(begun_at + 2 * DUE.lease)
     difference = cost_micros(BOUGHT, PRICE, begun_at, month(1))
     assert owner.charged == [-difference, -2 * PRICE]
@@ -686,14 +686,15 @@ def test_a_month_is_not_written_down_beside_a_resize_that_is_being_committed(
 def test_a_month_that_somebody_has_written_down_is_no_other_ones_to_charge(owner: Owner) -> None:
     deployment_id = owner.buys(owner.sizes.one)
 
-    def owes(session: Session) -> list[plain.Month]:
-        return plain.owe(session, month(1), [deployment_id], RULES)
-
     def owes_again() -> list[plain.Month]:
         with owner.database.begin() as session:
-            return owes(session)
+            return owed_month(session, month(1), deployment_id)
 
-    assert done_after(owner.database, owes, owes_again) == []
+    with owner.database.begin() as holder:
+        assert owed_month(holder, month(1), deployment_id)
+        beside = owes_again()
+
+    assert (beside, owes_again()) == ([], [])
 
 
 def test_a_resize_that_waits_for_its_row_is_of_the_time_at_which_it_has_it(

@@ -410,7 +410,7 @@ def debit(period: Payable, name: str) -> Debit:
         amount_micros=period.amount_micros,
         kind=TransactionKind.RENEWAL,
         description=(
-            f"{_named(period, name)}, {period.starts_at:%Y-%m-%d} to {period.ends_at:%Y-%m-%d}"
+            f"{_named(period, name)}, {period.starts_at.date()} to {period.ends_at.date()}"
         ),
         metadata={Noted.DEPLOYMENT_ID: str(period.deployment_id)},
         shares=shares([price(period)]),

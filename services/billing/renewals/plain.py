@@ -6,12 +6,12 @@ it was. Whatever else is due, or has become of it meanwhile, goes the way of
 :mod:`services.billing.renewals.rungs` and :mod:`services.billing.renewals.outcomes`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import and_, bindparam, select, text
 from sqlalchemy.orm import Session
 
 from chassis.bulk import Batch, Bulk, array
@@ -23,6 +23,7 @@ from services.billing.deployments import ladder, periods
 from services.billing.deployments.charge_limit import DAY
 from services.billing.deployments.months import month_end
 from services.billing.deployments.periods import Owed, PeriodKind, PeriodStatus
+from services.billing.models import DeploymentRow
 from services.billing.sales import records
 from services.billing.sales.records import SaleKind
 from services.billing.settings import BillingSettings
@@ -33,10 +34,7 @@ class Plain(NamedTuple):
 
     deployment_id: UUID
     user_id: UUID
-    purchase_id: UUID
     name: str
-    product_id: UUID
-    product_name: str | None
     monthly_cost_micros: int
     provider_id: UUID | None
     fee_bps: int | None
@@ -61,29 +59,29 @@ class PaidMonth(NamedTuple):
 
 
 _IS_PLAIN = (
-    f"d.status = '{DeploymentStatus.ACTIVE}' AND NOT d.ends_with_month"
-    " AND d.short_since IS NULL AND d.usage_short_since IS NULL"
+    f"deployments.status = '{DeploymentStatus.ACTIVE}' AND NOT deployments.ends_with_month"
+    " AND deployments.short_since IS NULL AND deployments.usage_short_since IS NULL"
 )
 _OPEN = ", ".join(f"'{status}'" for status in periods.OPEN)
-_FIND = text(
-    f"SELECT {', '.join(f'd.{name}' for name in Plain._fields)} FROM deployments AS d"  # noqa: S608 - our words
-    f" WHERE d.deployment_id = ANY(CAST(:ids AS uuid[])) AND {_IS_PLAIN} AND d.paid_until <= :now"
-    " AND d.monthly_cost_micros > 0 AND d.new_price_micros IS NULL"
-    " AND d.period_anchor_at IS NOT NULL ORDER BY d.deployment_id FOR UPDATE"
-)
-# A statement of its own: one that waits for a row sees its periods as they were before it waited.
-_WITHOUT_OTHERS = text(
+# A statement of its own, once the rows are held: it sees their periods as they are by then.
+_WITH_OTHERS = text(
     "SELECT d.deployment_id FROM deployments AS d"  # noqa: S608 - our words
     " WHERE d.deployment_id = ANY(CAST(:ids AS uuid[]))"
     # One look for each, by its key; as two conditions it may become a scan of all periods.
-    " AND (SELECT count(*) FILTER (WHERE p.created_at > :yesterday) < :charges_max AND"
-    f" count(*) FILTER (WHERE p.starts_at >= d.paid_until OR p.status IN ({_OPEN})) = 0"
+    " AND (SELECT count(*) FILTER (WHERE p.created_at > :yesterday) >= :charges_max OR"
+    f" count(*) FILTER (WHERE p.starts_at >= d.paid_until OR p.status IN ({_OPEN})) > 0"
     " FROM periods AS p WHERE p.deployment_id = d.deployment_id)"
 )
-_HOLD = text(
-    "SELECT d.deployment_id, d.paid_until FROM deployments AS d"  # noqa: S608 - our words
-    f" WHERE d.deployment_id = ANY(CAST(:ids AS uuid[])) AND {_IS_PLAIN}"
-    " ORDER BY d.deployment_id FOR UPDATE"
+# Numbers come back, which are read in no time, and not ids.
+_HOLD = Bulk(
+    f"""
+    SELECT new.number FROM {{rows}} JOIN deployments USING (deployment_id)
+    WHERE deployments.paid_until = new.starts_at AND {_IS_PLAIN}
+    ORDER BY deployment_id FOR UPDATE OF deployments
+    """,  # noqa: S608 - our words
+    number="integer",
+    deployment_id="uuid",
+    starts_at="timestamptz",
 )
 _RUN_ON = Bulk(
     f"""
@@ -97,12 +95,13 @@ _RUN_ON = Bulk(
             -- What the wallet is to be asked otherwise does not wait until the month ends.
             AND (SELECT count(*) FILTER (WHERE o.status IN ({_OPEN}) AND o.kind <> p.kind)
                 FROM periods AS o WHERE o.deployment_id = p.deployment_id) = 0
-        RETURNING p.deployment_id, p.ends_at, new.due_at
+        RETURNING p.deployment_id, p.ends_at, new.due_at, new.number
     )
     UPDATE deployments AS d SET paid_until = paid.ends_at, due_at = paid.due_at,
         announced = '{ladder.Announced.NOTHING}', announced_at = NULL
-    FROM paid WHERE d.deployment_id = paid.deployment_id RETURNING d.deployment_id
+    FROM paid WHERE d.deployment_id = paid.deployment_id RETURNING paid.number
     """,  # noqa: S608 - our words
+    number="integer",
     deployment_id="uuid",
     starts_at="timestamptz",
     transaction_id="uuid",
@@ -111,21 +110,43 @@ _RUN_ON = Bulk(
 )
 
 
+def _told_by_lease() -> tuple[Any, ...]:
+    row = DeploymentRow
+    is_plain = and_(
+        text(_IS_PLAIN),
+        row.paid_until <= bindparam("now", type_=row.paid_until.type),
+        row.monthly_cost_micros > 0,
+        row.new_price_micros.is_(None),
+        row.period_anchor_at.is_not(None),
+    )
+    return is_plain, *(getattr(row, name) for name in Plain._fields[2:])
+
+
+TOLD_BY_LEASE = _told_by_lease()
+"""What the lease of a deployment tells of it: whether a month of it is due and it is plain, as far
+as its row says, and the fields of ``Plain``, but for the two that each lease tells."""
+
+
 def owe(
-    session: Session, now: datetime, deployment_ids: Iterable[UUID], rules: BillingSettings
+    session: Session, now: datetime, leased: Iterable[Sequence[Any]], rules: BillingSettings
 ) -> list[Month]:
     """Write down the months that are due of those that are plain, and were not charged too often
-    today. The others are left as they are."""
-    due = {"ids": array("uuid", deployment_ids), "now": now}
-    found = [Plain(*row) for row in session.execute(_FIND, due)]
+    today. The others are left as they are. They are held since they were leased."""
+    found = [
+        Plain(deployment_id, user_id, *told)
+        for deployment_id, user_id, _, is_plain, *told in leased
+        if is_plain
+    ]
+    if not found:
+        return []
     asked = {
         "ids": array("uuid", (each.deployment_id for each in found)),
         "yesterday": now - DAY,
         "charges_max": rules.charges_per_day_max,
     }
-    without_others = set(session.scalars(_WITHOUT_OTHERS, asked))
+    with_others = set(session.scalars(_WITH_OTHERS, asked))
     months = [
-        Month(each, _owed(now, each)) for each in found if each.deployment_id in without_others
+        Month(each, _owed(now, each)) for each in found if each.deployment_id not in with_others
     ]
     written = periods.owe(session, [month.owed for month in months])
     return [month for month in months if month.owed.deployment_id in written]
@@ -148,25 +169,18 @@ def _owed(now: datetime, row: Plain) -> Owed:
 
 
 def run_on(
-    session: Session, clock: Clock, paid: Iterable[PaidMonth], rules: BillingSettings
+    session: Session, clock: Clock, paid: Sequence[PaidMonth], rules: BillingSettings
 ) -> set[UUID]:
     """Let run on what is as it was when its month was written down. Which those are."""
-    by_id = {each.owed.deployment_id: each for each in paid}
-    held = session.execute(_HOLD, {"ids": array("uuid", by_id)})
-    same = [by_id[row.deployment_id] for row in held if _is_same(row, by_id)]
+    same = _HOLD.scalars(session, [(number, *each.owed[:2]) for number, each in enumerate(paid)])
     if not same:
         return set()
     now = clock()
-    done = set(_RUN_ON.scalars(session, [_row(now, each, rules) for each in same]))
-    renewed = [each for each in same if each.owed.deployment_id in done]
+    done = _RUN_ON.scalars(session, [(each, *_row(now, paid[each], rules)) for each in same])
+    renewed = [paid[each] for each in done]
     publish(session, *[_event(now, each) for each in renewed])
     _book_sales(session, now, [each for each in renewed if periods.price(each.owed).earner_id])
-    return done
-
-
-def _is_same(row: Any, by_id: Mapping[UUID, PaidMonth]) -> bool:
-    starts_at: datetime = by_id[row.deployment_id].owed.starts_at
-    return bool(row.paid_until == starts_at)
+    return {each.owed.deployment_id for each in renewed}
 
 
 def _row(now: datetime, paid: PaidMonth, rules: BillingSettings) -> Sequence[Any]:
@@ -194,21 +208,29 @@ def _book_sales(session: Session, now: datetime, earned: Sequence[PaidMonth]) ->
     """Who sells sees what was charged."""
     if not earned:
         return
-    names = records.product_names(session, (each.deployment.purchase_id for each in earned))
+    row = DeploymentRow
+    query = select(row.deployment_id, row.purchase_id, row.product_id, row.product_name)
+    ids = [each.owed.deployment_id for each in earned]
+    sold = {
+        each.deployment_id: each
+        for each in session.execute(query.where(row.deployment_id.in_(ids)))
+    }
+    names = records.product_names(session, (each.purchase_id for each in sold.values()))
     with Batch(session) as writes:
         records.write(
             writes,
             [
                 sale
-                for deployment, owed, _ in earned
+                for _, owed, _ in earned
+                for product in [sold[owed.deployment_id]]
                 for sale in records.sale(
                     periods.key(owed),
                     SaleKind.RENEWAL,
                     now,
                     periods.price(owed),
-                    buyer_id=deployment.user_id,
-                    product_id=deployment.product_id,
-                    product_name=deployment.product_name or names.get(deployment.product_id, ""),
+                    buyer_id=owed.user_id,
+                    product_id=product.product_id,
+                    product_name=product.product_name or names.get(product.product_id, ""),
                     units=1,
                 )
             ],

@@ -134,9 +134,9 @@ class Renewals:
         caught_up = CaughtUp()
         try:
             for _ in range(ROUNDS_MAX):
-                taken = self._lease()
+                taken, months = self._take(caught_up)
                 if taken:
-                    under_way.append(self._ask(taken, caught_up))
+                    under_way.append(self._ask(taken, months, caught_up))
                 elif not under_way:
                     return
                 # The wallet has one to work on while the next is prepared.
@@ -225,19 +225,25 @@ class Renewals:
             ladder.look_again(row, now, self.rules)
             lifecycle.note(session, now, row, ChangeCause.WILL_GO_ON, command)
 
+    def _take(self, caught_up: CaughtUp) -> tuple[Sequence[UUID], Sequence[Month]]:
+        """Lease what is due, and write down the months of what is plain in one go; where that
+        fails it is leased alone."""
+
+        def take(session: Session) -> tuple[Sequence[UUID], Sequence[Month]]:
+            now = self.clock()
+            leased = DUE.take_with(session, now, *plain.TOLD_BY_LEASE)
+            months = plain.owe(session, now, leased, self.rules)
+            caught_up.note(session, (month.owed for month in months))
+            return [each[0] for each in leased], months
+
+        return self._together(take) or (self._lease(), [])
+
     def _lease(self) -> list[UUID]:
         with self.database.begin() as session:
             return list(DUE.take(session, self.clock()))
 
-    def _ask(self, taken: Sequence[UUID], caught_up: CaughtUp) -> Asked:
-        """Do what is due by now for what was leased, and ask the wallet about it."""
-
-        def owe(session: Session) -> list[Month]:
-            written = plain.owe(session, self.clock(), taken, self.rules)
-            caught_up.note(session, (month.owed for month in written))
-            return written
-
-        months = self._together(owe) or []
+    def _ask(self, taken: Sequence[UUID], months: Sequence[Month], caught_up: CaughtUp) -> Asked:
+        """Do what is due by now for what else was leased, and ask the wallet about all of it."""
         are_plain = {month.deployment.deployment_id for month in months}
         others = [each for each in taken if each not in are_plain]
         if others:

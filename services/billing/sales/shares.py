@@ -58,6 +58,9 @@ def shares(prices: Iterable[Price]) -> list[Share]:
 
     None where all of it is the marketplace's revenue, which is where a payment goes by itself.
     """
+    prices = list(prices)
+    if all(price.earner_id is None for price in prices):
+        return []
     micros: Counter[UUID | HouseAccount] = Counter()
     for price in prices:
         if price.earner_id is None:
