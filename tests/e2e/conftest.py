@@ -5,15 +5,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 from sqlalchemy import select
 
 from chassis.clock import utc_now
 from chassis.database import connect
 from services.gateway.access import STAFF, Role
 from services.gateway.models import RoleGrant, User
-from tests.e2e.visitor import Visitor
+from tests.e2e.visitor import PATIENCE_MS, Visitor
 from tests.system import System
+
+expect.set_options(timeout=PATIENCE_MS)
 
 FLAGS = (
     "--no-sandbox",
@@ -57,7 +59,7 @@ def visiting(browser: Browser, system: System) -> Iterator[NewVisitor]:
             java_script_enabled=javascript,
             color_scheme="light",
         )
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(PATIENCE_MS)
         visitor = Visitor(context, context.new_page(), system.base_url, system.sandbox_url)
         visitors.append(visitor)
         return visitor

@@ -7,15 +7,12 @@ from typing import Any, Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
 from tests.e2e.conftest import give_roles, visiting
 from tests.e2e.test_pages import PAGES
 from tests.e2e.visitor import Visitor
 from tests.system import System
-
-# Both look at all pages, and one of them starts the product first.
-pytestmark = pytest.mark.timeout(400)
 
 AXE = Axe()
 RULES: dict["Theme", dict[str, Any]] = {
@@ -78,6 +75,7 @@ def own_paths(regular: Visitor) -> list[str]:
     waiting = regular.page.url
     regular.open("/dashboard/deployments")
     regular.page.get_by_role("link", name="VM-Starter", exact=True).click()
+    expect(regular.page).to_have_url(re.compile("/dashboard/deployments/."))
     return [url.removeprefix(regular.base_url) for url in (waiting, regular.page.url)]
 
 

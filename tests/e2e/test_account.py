@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 
 from tests.e2e.conftest import PHONE, NewVisitor
 from tests.e2e.visitor import PASSWORD, Visitor
-from tests.patience import eventually
+from tests.patience import PATIENCE_S, eventually
 from tests.system import System
 
 NEW_PASSWORD = "another horse, another battery"
@@ -25,12 +25,12 @@ def mailed_link(mailbox: str, email: str, subject: str) -> str:
     """The link of the newest such mail to an address, once it has arrived."""
 
     def look() -> str:
-        listed = requests.get(mailbox, timeout=10).text
+        listed = requests.get(mailbox, timeout=PATIENCE_S).text
         row = re.search(rf'<a href="(/\d+)">{subject}</a></td><td>{re.escape(email)}', listed)
         if row is None:
             return ""
         link = re.search(
-            r'href="(http[^"]*link=[^"]*)"', requests.get(mailbox + row[1], timeout=10).text
+            r'href="(http[^"]*link=[^"]*)"', requests.get(mailbox + row[1], timeout=PATIENCE_S).text
         )
         return link[1] if link else ""
 
@@ -99,7 +99,9 @@ def test_a_second_step_and_a_token_are_set_up_without_a_script(
     someone.page.get_by_role("button", name="Make the token").click()
     token = someone.page.locator("#tokens code", has_text="myc_").inner_text()
     answer = requests.get(
-        f"{someone.base_url}/api/tokens", headers={"Authorization": f"Bearer {token}"}, timeout=10
+        f"{someone.base_url}/api/tokens",
+        headers={"Authorization": f"Bearer {token}"},
+        timeout=PATIENCE_S,
     )
     assert answer.json()["tokens"][0]["scopes"] == ["read", "buy"]
 
@@ -109,5 +111,4 @@ def test_a_second_step_and_a_token_are_set_up_without_a_script(
     stranger.page.get_by_label("Code").fill(recovery)
     stranger.page.get_by_role("button", name="Log in").click()
     expect(stranger.page).to_have_url(re.compile("/dashboard$"))
-    someone.open("/dashboard/notifications")
-    expect(someone.page.get_by_text("New sign-in to your account")).to_be_visible()
+    someone.expect_on("/dashboard/notifications", "main", "New sign-in to your account")

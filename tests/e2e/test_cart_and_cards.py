@@ -3,7 +3,7 @@
 from playwright.sync_api import expect
 
 from tests.e2e.conftest import PHONE, NewVisitor
-from tests.e2e.visitor import ASKS_EACH_TIME, COMPLETES_WITHIN_MS, PASSWORD, Visitor
+from tests.e2e.visitor import ASKS_EACH_TIME, PASSWORD, Visitor
 
 
 def test_a_cart_that_was_filled_before_the_account_is_paid_by_a_saved_card_in_one_click(
@@ -77,4 +77,4 @@ def test_auto_top_up_is_switched_on_with_its_terms_where_something_is_bought(
 
 def _until(someone: Visitor, says: str) -> None:
     """The page follows without scripts: it loads itself again."""
-    expect(someone.page.locator("main")).to_contain_text(says, timeout=COMPLETES_WITHIN_MS)
+    expect(someone.page.locator("main")).to_contain_text(says)

@@ -29,9 +29,8 @@ def test_a_new_user_buys_credits_once_and_everything_else_happens_by_itself(
     someone.expect_purchase("completed")
 
     someone.expect_balance("$20.00")
-    expect(page.locator("main")).to_contain_text("$5.00/month")
-    someone.open("/dashboard/deployments")
-    expect(page.get_by_role("row", name=re.compile("VM-Starter"))).to_contain_text("Active")
+    someone.expect_on("/dashboard", "main", "$5.00/month")
+    someone.expect_on("/dashboard/deployments", "main tr:has-text('VM-Starter')", "Active")
 
     someone.save_card()
     someone.switch_auto_topup_on(threshold="10", amount="25")

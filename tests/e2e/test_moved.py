@@ -89,7 +89,7 @@ def test_who_was_moved_finds_everything_and_buys_something(
     expect(page.get_by_text("$20.02")).to_be_visible()
     expect(page.get_by_role("rowheader", name="Old faithful")).to_be_visible()
 
-    someone.open("/dashboard/deployments")
+    someone.expect_on("/dashboard/deployments", "main", "Old faithful")
     page.get_by_role("link", name="Old faithful", exact=True).click()
     expect(page.get_by_text("$3.00").first).to_be_visible()
 
