@@ -28,6 +28,8 @@ SUPERUSER = "mycelium_admin"
 # PostgreSQL refuses to run as root; then it runs as this system user.
 SYSTEM_USER = "pgserver"
 MAX_CONNECTIONS = 600
+START_TIMEOUT_S = 240
+"""Recovery after a crash takes longer than a usual start, and a busy machine than an idle one."""
 STOP_TIMEOUT_S = 30
 
 # "sameuser" lets a role into the database of its own name, and nowhere else.
@@ -204,10 +206,8 @@ class Postgres:
             before_start=partial(_end_orphan, self._cluster),
         )
         self._server.start()
-        # Recovery after a crash takes longer than a usual start.
-        if not wait_for(lambda: self._accepts() or not self._is_running(), 60) or not (
-            self._is_running()
-        ):
+        wait_for(lambda: self._accepts() or not self._is_running(), START_TIMEOUT_S)
+        if not self._is_running() or not self._accepts():
             tail = " ".join(self._server.tail(3).split())
             self.stop()
             raise StartupError(f"PostgreSQL did not start: {tail}")

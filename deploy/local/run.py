@@ -45,7 +45,7 @@ from deploy.parts import DATABASES
 
 DATA = ROOT / ".data"
 ENVIRONMENTS = DATA / "environment"
-READY_TIMEOUT_S = 90.0
+READY_TIMEOUT_S = 240.0
 CLOCK_OFFSET_DAYS_MAX = 3_650
 
 
