@@ -9,7 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from chassis.database import Connected
-from tests.patience import PATIENCE_S, eventually
+from tests.patience import PATIENCE_S, eventually, insist
 
 Result = TypeVar("Result")
 
@@ -37,7 +37,7 @@ def done_after(
             hold(holder)
             holder.flush()
             pid = holder.scalar(text("SELECT pg_backend_pid()"))
-            begun = pool.submit(work)
+            begun = pool.submit(insist, work)
 
             def is_waiting() -> bool:
                 with database.read() as session:
@@ -58,7 +58,7 @@ def waits_at(
     """
     with ThreadPoolExecutor(1) as worker:
         with held(database, statement, **values) as session:
-            acting = worker.submit(act)
+            acting = worker.submit(insist, act)
             waiting = until_waiting(database, session, acting)
         acting.exception()
     return waiting

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import requests
 
+from chassis.database import is_held
 from contracts.errors import Overloaded
 
 Seen = TypeVar("Seen")
@@ -41,13 +42,18 @@ def eventually(
 
 
 def insist(ask: Callable[[], Seen]) -> Seen:
-    """Ask as a caller does who is told to try again in a moment; ``ask`` keeps its key."""
+    """Ask as a caller does who is told to try again in a moment; ``ask`` keeps its key.
+
+    So it is told, too, where somebody holds a row for two seconds, which is long for a transaction
+    of ours, and is not where many follow each other on a machine that stalls.
+    """
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
             return ask()
-        except Overloaded:
-            if time.monotonic() > deadline:
+        except Exception as error:
+            may_go_on = isinstance(error, Overloaded) or is_held(error)
+            if not may_go_on or time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
 

@@ -24,7 +24,8 @@ from tests.conftest import StackFactory
 from tests.system import System
 
 NOW = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
-RULES = BillingSettings(amqp_uri="", database_url="")
+# The services are asked for real: a machine that stalls for some seconds leaves no call unanswered.
+RULES = BillingSettings(amqp_uri="", database_url="", call_timeout_s=30)
 EXTERNAL = RULES.model_copy(update={"provisioning": "external"})
 
 

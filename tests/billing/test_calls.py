@@ -47,7 +47,7 @@ class Heard:
 
 
 def calls_over(heard: Heard) -> Calls:
-    return Calls(cast(RpcClient, heard), 3)
+    return Calls(cast(RpcClient, heard), 30)
 
 
 def debit(user_id: UUID, amount_micros: int = 5_000_000) -> Debit:

@@ -40,7 +40,7 @@ from contracts.errors import (
 )
 from contracts.wallet import Credit, Freeze, GetWallet, OpenAccount, Statement, TransactionKind
 from services.catalog.seed import product_id_of
-from tests.patience import eventually, insist
+from tests.patience import eventually
 from tests.system import System
 
 Status = PurchaseStatus
@@ -76,8 +76,12 @@ def order(user_id: UUID, slug: str = "vm-starter", quantity: int = 1) -> StartPu
 
 
 def buy(stack: System, user_id: UUID, slug: str = "vm-starter", quantity: int = 1) -> Purchase:
+    """As somebody does who asks again, under the same key, while it is not known what came of it:
+    a busy machine lets a call to the wallet or the catalog take too long."""
     command = order(user_id, slug, quantity)
-    return insist(lambda: stack.rpc.call(command))
+    return eventually(
+        lambda: stack.rpc.call(command), lambda bought: bought.status != Status.PENDING
+    )
 
 
 def look(stack: System, purchase: Purchase) -> Purchase:
@@ -223,7 +227,7 @@ def test_one_key_from_twenty_threads_is_one_purchase_and_one_debit(stack: System
     command = order(user_id)
 
     with ThreadPoolExecutor(20) as crowd:
-        answers = list(crowd.map(lambda _: insist(lambda: stack.rpc.call(command, 30)), range(20)))
+        answers = list(crowd.map(lambda _: stack.rpc.call(command), range(20)))
 
     comes_to(stack, answers[0], Status.COMPLETED)
     assert len({answer.purchase_id for answer in answers}) == 1
@@ -424,7 +428,7 @@ def test_a_purchase_that_finds_no_wallet_service_completes_when_it_is_back(
     user_id = buyer_with(stack, "25")
     stack.kill("wallet")
     try:
-        purchase = buy(stack, user_id)
+        purchase = stack.rpc.call(order(user_id))
     finally:
         stack.start("wallet")
 
@@ -506,9 +510,10 @@ def test_what_changes_what_is_to_come_is_a_reason_to_look_for_a_warning(stack: S
     seen = [looked_at(stack, user_id) - utc_now() > soon]
 
     for command in (StopDeployment, StartDeployment, CancelDeployment):
-        in_database(stack, "billing", "UPDATE runways SET due_at = now() + interval '1 day'")
+        in_database(stack, "billing", "UPDATE runways SET due_at = '9000-01-01'")
         stack.rpc.call(command(idempotency_key=f"{uuid4()}", **mine))
-        seen.append(looked_at(stack, user_id) - utc_now() < soon)
+        # On a busy machine it has been looked at by now, and is so again on some other day.
+        seen.append(looked_at(stack, user_id).year < 9000)
 
     assert seen == [True] * 4
 

@@ -17,6 +17,7 @@ from services.billing.purchases import claims, lifecycle
 from services.billing.purchases.checkout import Checkout
 from services.billing.purchases.claims import Claim
 from tests.billing.conftest import NOW, RULES, recorded
+from tests.patience import insist
 
 LEASE = RULES.claim_lease
 LATER = NOW + LEASE + timedelta(seconds=1)
@@ -260,7 +261,7 @@ def test_replicas_never_claim_the_same_purchase(database: Connected) -> None:
     made = {recorded(database).purchase_id for _ in range(20)}
 
     with ThreadPoolExecutor(8) as replicas:
-        taken = list(replicas.map(lambda _: claim_next(database, LATER), range(40)))
+        taken = list(replicas.map(lambda _: insist(lambda: claim_next(database, LATER)), range(40)))
 
     claimed = [one.purchase_id for one in taken if one is not None]
     assert (len(claimed), set(claimed)) == (20, made)
@@ -293,7 +294,7 @@ def test_a_purchase_whose_row_somebody_holds_keeps_no_other_from_the_sweep(
 ) -> None:
     held, free = recorded(database), recorded(database, now=NOW + timedelta(seconds=1))
     rpc = HoldsRow(database, held.purchase_id)
-    later = NOW + timedelta(minutes=1)
+    later = NOW + RULES.claim_lease + timedelta(minutes=1)
 
     Checkout(database, cast(RpcClient, rpc), RULES, lambda: later).sweep()
 

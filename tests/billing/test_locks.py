@@ -31,6 +31,7 @@ from services.billing.purchases.recording import Order
 from tests.billing.conftest import EXTERNAL, NOW, RULES, at, command_for, quote_of, quoted, recorded
 from tests.billing.test_purchases import events
 from tests.locks import held, until_waiting, waits_at
+from tests.patience import insist
 
 PURCHASE = "SELECT FROM purchases WHERE purchase_id = :id FOR UPDATE"
 DEPLOYMENT = "SELECT FROM deployments WHERE deployment_id = :id FOR UPDATE"
@@ -205,7 +206,7 @@ def test_two_that_fall_short_at_once_are_both_in_the_last_shortfall(database: Co
     with ThreadPoolExecutor(1) as workers:
         with database.begin() as session:
             lifecycle.wait_for_funds(session, NOW, made[0], 0, NOW, RULES)
-            second = workers.submit(fall_short, made[1])
+            second = workers.submit(insist, lambda: fall_short(made[1]))
             until_waiting(database, session, second)
         second.result()
 
@@ -235,7 +236,7 @@ def test_one_key_at_once_is_recorded_once(database: Connected) -> None:
 
     with ThreadPoolExecutor(1) as workers, database.begin() as session:
         first = recording.record(session, NOW, Order(command, quote), RULES)
-        second = workers.submit(record_it)
+        second = workers.submit(insist, record_it)
         until_waiting(database, session, second)
 
     assert (first is not None, second.result()) == (True, None)

@@ -38,6 +38,7 @@ from tests.billing.conftest import NOW, RULES, at, quoted, recorded
 from tests.billing.test_usage import CALLS, HOUR, TRAFFIC, Metered, corrects
 from tests.locks import done_after
 from tests.papers import pages_of, texts_of
+from tests.patience import insist
 from tests.system import System
 
 USD = 1_000_000
@@ -175,7 +176,7 @@ def test_numbers_have_no_gaps_however_many_ask_at_once(buyer: Buyer) -> None:
     purchases = [buyer.buys() for _ in range(12)]
 
     with ThreadPoolExecutor(8) as pool:
-        issued = list(pool.map(buyer.issues, purchases * 2))
+        issued = list(pool.map(lambda each: insist(lambda: buyer.issues(each)), purchases * 2))
 
     assert sorted({receipt.number for receipt in issued}, key=str) == [
         f"2026-{n:06}" for n in range(1, 13)

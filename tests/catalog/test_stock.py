@@ -16,6 +16,7 @@ from services.catalog.models import ProductRow, ReservationRow
 from services.catalog.products import get_product
 from tests.catalog.conftest import NOW
 from tests.locks import done_after, held, until_waiting, waits_at
+from tests.patience import insist
 
 AddProduct = Callable[..., UUID]
 INSTANT = timedelta(microseconds=1)
@@ -284,7 +285,7 @@ def test_products_are_locked_in_the_order_of_their_ids(
 
     with ThreadPoolExecutor(1) as worker:
         with held(database, PRODUCT, id=low) as holder:
-            working = worker.submit(work)
+            working = worker.submit(insist, work)
             waits = until_waiting(database, holder, working)
             with database.begin() as session:
                 is_free = session.execute(text(f"{PRODUCT} SKIP LOCKED"), {"id": high}).first()

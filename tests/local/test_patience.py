@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import requests
+from psycopg2.errors import LockNotAvailable
+from sqlalchemy.exc import OperationalError
 
 from contracts.errors import Overloaded
 from tests import patience
@@ -59,6 +61,20 @@ def test_who_is_put_off_for_ever_gets_what_was_said_at_last(impatient: None) -> 
 
     with pytest.raises(Overloaded):
         insist(refuse)
+
+
+@pytest.mark.parametrize(
+    "error", [Overloaded("Too many wait."), OperationalError("", {}, LockNotAvailable())]
+)
+def test_who_finds_too_many_or_a_row_that_is_held_asks_again(error: Exception) -> None:
+    errors = [error]
+
+    def ask() -> str:
+        if errors:
+            raise errors.pop()
+        return "done"
+
+    assert insist(ask) == "done"
 
 
 def test_a_gap_in_a_page_is_found_and_what_stands_in_any_is_none() -> None:

@@ -38,7 +38,7 @@ from services.topup.policy import Policy
 from services.topup.processor import KEY_REFUSED, OutcomeUnknown, Rejected
 from tests.crashes import Died, dies_at
 from tests.locks import done_after
-from tests.patience import PATIENCE_S, eventually
+from tests.patience import PATIENCE_S, eventually, insist
 from tests.topup.conftest import NOON, USD, Card, Customer, Desk
 from tests.topup.test_lost_answers import count, lose, lost
 
@@ -652,9 +652,11 @@ def test_two_presses_at_the_same_moment_are_one_refund(desk: Desk, buyer: Buyer)
     both = threading.Barrier(2)
 
     def press() -> None:
+        key = str(uuid.uuid4())
         both.wait(PATIENCE_S)
         try:
-            answers.append(str(buyer.wants_back(topup_id, 20 * USD).status))
+            made = insist(lambda: buyer.wants_back(topup_id, 20 * USD, key))
+            answers.append(str(made.status))
         except Conflict:
             answers.append("conflict")
 

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +14,7 @@ from services.topup.automatic.rule import Refusal
 from services.topup.charging import charges, checkout
 from services.topup.models import CardSetup, Topup
 from services.topup.policy import Policy
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, insist
 from tests.topup.conftest import USD, Customer, Desk
 
 MANY = 50
@@ -21,7 +22,9 @@ MANY = 50
 
 def pursue_all(desk: Desk, trigger_ids: list[UUID]) -> list[Any]:
     with ThreadPoolExecutor(16) as pool:
-        return list(pool.map(lambda trigger_id: charges.pursue(desk.till, trigger_id), trigger_ids))
+        return list(
+            pool.map(lambda each: insist(lambda: charges.pursue(desk.till, each)), trigger_ids)
+        )
 
 
 def triggers_of(customer: Customer, count: int, trigger: Trigger = Trigger.PURCHASE) -> list[UUID]:
@@ -42,7 +45,7 @@ def test_fifty_triggers_at_once_are_one_charge(desk: Desk) -> None:
 
 def lack_all(customers: list[Customer]) -> None:
     with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda customer: customer.lack(), customers))
+        list(pool.map(lambda customer: insist(customer.lack), customers))
 
 
 def test_fifty_purchases_heard_of_at_once_are_one_charge(desk: Desk) -> None:
@@ -83,7 +86,8 @@ def test_fifty_calls_of_one_charge_are_one_charge(desk: Desk) -> None:
     assert isinstance(topup, Topup)
 
     with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda _: charges.charge(desk.till, topup.topup_id), range(MANY)))
+        charge = partial(charges.charge, desk.till, topup.topup_id)
+        list(pool.map(lambda _: insist(charge), range(MANY)))
 
     assert (customer.charge_count(), len(customer.events("topup_paid"))) == (1, 1)
 
@@ -134,7 +138,7 @@ def at_once(work: Callable[[int], Any]) -> list[Any]:
 
     def begin(number: int) -> Any:
         together.wait(PATIENCE_S)
-        return work(number)
+        return insist(lambda: work(number))
 
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(begin, range(count)))

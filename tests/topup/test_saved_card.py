@@ -26,7 +26,7 @@ from services.topup.models import Topup
 from services.topup.policy import Policy
 from services.topup.processor import Missing, Unreached
 from tests.crashes import Died, dies_at
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, insist
 from tests.topup.conftest import USD, Card, Customer, Desk
 from tests.topup.test_lost_answers import lose, lost
 
@@ -100,9 +100,10 @@ def test_two_presses_at_the_same_moment_are_one_charge(desk: Desk) -> None:
     both = threading.Barrier(2)
 
     def press() -> None:
+        key = str(uuid.uuid4())
         both.wait(PATIENCE_S)
         try:
-            outcomes.append(pay(customer).status)
+            outcomes.append(insist(lambda: pay(customer, idempotency_key=key)).status)
         except Conflict:
             outcomes.append("conflict")
 

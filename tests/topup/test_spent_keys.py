@@ -15,6 +15,7 @@ from services.topup import spent_keys
 from services.topup.charging import checkout
 from services.topup.models import SpentKey
 from services.topup.processor import KeySpent, Object, Processor
+from tests.patience import insist
 from tests.topup.conftest import USD, Customer, Desk
 from tests.topup.test_lost_answers import count
 
@@ -145,7 +146,7 @@ def test_many_who_hear_of_it_at_once_take_the_same_next_key(
 def _or_none(ask: Callable[[], str | None]) -> str | None:
     """The same key is in use at the processor while another one asks."""
     try:
-        return ask()
+        return insist(ask)
     except Unavailable:
         return None
 

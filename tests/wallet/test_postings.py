@@ -29,7 +29,7 @@ from contracts.wallet import (
 )
 from services.wallet import ledger
 from services.wallet.book import accounts
-from tests.patience import eventually
+from tests.patience import eventually, insist
 from tests.wallet.conftest import NOON, USD, Ledger, credit, debit, transfer
 
 
@@ -359,7 +359,7 @@ def test_a_batch_that_waited_for_a_wallet_sees_what_was_committed_meanwhile(book
     with ThreadPoolExecutor(1) as other:
         with book.database.begin() as session:
             ledger.post(session, book.now, [first])
-            waiting = other.submit(book.post, first, second)
+            waiting = other.submit(insist, lambda: book.post(first, second))
             eventually(is_waiting)
         repeated, taken = waiting.result()
 
