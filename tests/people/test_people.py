@@ -152,7 +152,7 @@ def test_prometheus_reads_what_each_process_shows_once_people_have_bought(
         ours = {one.name for one in read if one.name.startswith("mycelium_")}
 
         assert complaints(shown) == [], process
-        assert len(ours) > 10, process
+        assert ours, process
         assert ours <= sample_names(), process
         assert not re.search(r"[0-9a-f]{8}-[0-9a-f]{4}-", shown), f"somebody's id in {process}"
 
