@@ -12,7 +12,7 @@ from contracts.topup import (
     TopupReversed,
     Trigger,
 )
-from contracts.wallet import AccountStatus, Freeze, PlaceHold, SetLevel, Statement
+from contracts.wallet import AccountStatus, Freeze, PlaceHold, SetLevel, Statement, Unfreeze
 from services.wallet import statements, topup_events
 from services.wallet.rules import reclaims
 from tests.wallet.conftest import USD, Ledger, credit, debit
@@ -287,6 +287,25 @@ def test_winning_one_of_two_disputes_does_not_open_the_wallet(book: Ledger):
 
     wallet = book.wallet(user_id)
     assert (wallet.balance_micros, wallet.status) == (25 * USD, "frozen")
+
+
+def test_a_dispute_after_which_support_opened_the_wallet_does_not_keep_the_next_one_s_from_opening(
+    book: Ledger,
+):
+    user_id = book.user(50 * USD)
+    lost, won = (
+        reversed_topup(user_id, 10 * USD, book.now, is_dispute=True) for _ in ("lost", "won")
+    )
+    handle(book, topup_events.take_back, lost)
+    book.later(days=1)
+    book.do(Unfreeze(idempotency_key=f"{new_id()}", user_id=user_id, reason="-", actor="support"))
+    book.later(days=1)
+    handle(book, topup_events.take_back, won)
+    meanwhile = book.wallet(user_id).status
+
+    handle(book, topup_events.restore, restored(won))
+
+    assert (meanwhile, book.wallet(user_id).status) == (AccountStatus.FROZEN, AccountStatus.OPEN)
 
 
 def test_a_wallet_that_support_froze_stays_frozen_when_a_dispute_is_won(book: Ledger):

@@ -32,7 +32,10 @@ _MAY_OPEN = text(
     "SELECT b.balance_micros >= b.held_micros AND last.actor = :actor AND NOT EXISTS ("
     "  SELECT FROM entries AS e"
     "  WHERE e.account_id = a.account_id AND e.kind = 'chargeback' AND NOT EXISTS ("
-    "   SELECT FROM transactions AS t WHERE t.corrects_transaction_id = e.transaction_id))"
+    "   SELECT FROM transactions AS t WHERE t.corrects_transaction_id = e.transaction_id)"
+    "  AND NOT EXISTS ("
+    "   SELECT FROM status_changes AS opened WHERE opened.account_id = a.account_id"
+    "   AND opened.status = 'open' AND opened.changed_at > e.recorded_at))"
     " FROM accounts AS a JOIN balances AS b USING (account_id)"
     " JOIN status_changes AS last ON last.account_id = a.account_id"
     "  AND last.change_number = b.status_change_count"
@@ -43,7 +46,8 @@ _MAY_OPEN = text(
 def may_open(session: Session, user_id: UUID) -> bool:
     """Whether a wallet is frozen only for what the card processor took, and that is settled.
 
-    No dispute is left that was not won, nothing is owed, and support has not frozen it.
+    No dispute is left that was not won, but for those after which support opened the wallet all the
+    same; nothing is owed, and support has not frozen it.
     """
     return bool(session.scalar(_MAY_OPEN, {"user_id": user_id, "actor": ACTOR}))
 
