@@ -37,6 +37,7 @@ from contracts.topup import AutoTopupState
 from contracts.wallet import AccountStatus, GetWallets, Wallet, Wallets
 from deploy.local.postgres import Postgres
 from services.billing import service
+from services.billing.deployments.available import Others
 from services.billing.renewals.renewals import Renewals
 from services.billing.service import BillingService
 from services.billing.settings import BillingSettings
@@ -300,7 +301,7 @@ def used(database: Connected, deployment_ids: list[UUID]) -> datetime:
 def charge_rate(database: Connected, wallet: System, now: datetime, wallets: int) -> float:
     """Wallets a second that are charged for what was used."""
     began = time.monotonic()
-    UsageCharges(database, wallet.rpc, RULES, lambda: now).run()
+    UsageCharges(database, wallet.rpc, RULES, lambda: now, lambda _: Others()).run()
     took_s = time.monotonic() - began
     with database.read() as session:
         paid = session.connection().exec_driver_sql(PAID_LAST)

@@ -449,7 +449,8 @@ class BillingService(operated.Operated):
     @timer(interval_s=SWEEP_INTERVAL_S, asleep_s=ASLEEP_S)
     def charge_usage(self) -> datetime | None:
         """What was used in the hours that are over, and what of it was corrected since."""
-        charges = UsageCharges(self.database, self.caller, get_settings(), utc_now)
+        months = self._renewals().settle_months
+        charges = UsageCharges(self.database, self.caller, get_settings(), utc_now, months)
         refunds = UsageRefunds(self.database, self.caller, get_settings(), utc_now)
         looks = (charging.DUE.next_at, paying_back.DUE.next_at)
         return self._when_due(looks, charges.run, refunds.run)

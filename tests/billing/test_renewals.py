@@ -812,7 +812,7 @@ def test_a_shortage_is_of_the_moment_in_which_the_wallet_was_asked(tenant: Tenan
     assert event["occurred_at"] == f"{month(1):%Y-%m-%dT%H:%M:%SZ}"
 
 
-def test_whoever_says_last_that_money_is_lacking_has_counted_all_and_is_the_newest(
+def test_whoever_says_first_that_money_is_lacking_has_counted_all_and_nobody_says_it_again(
     tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(renewals, "DUE", replace(renewals.DUE, limit=1))
@@ -826,16 +826,73 @@ def test_whoever_says_last_that_money_is_lacking_has_counted_all_and_is_the_newe
     after_the_answer(tenant, another_billing_asks_and_says_so)
     tenant.runs(month(1))
 
-    first, last = tenant.told("renewal_short_of_funds")
-    assert (first["deployments"], last["deployments"]) == (1, 2)
-    assert instant(first["occurred_at"]) < instant(last["occurred_at"])
+    (event,) = tenant.told("renewal_short_of_funds")
+    assert (event["deployments"], event["shortfall_micros"]) == (2, 2 * PRICE)
 
 
-def test_of_two_that_are_told_in_one_instant_the_last_is_newer(
+def test_a_month_to_which_nobody_has_come_yet_is_part_of_the_gap(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another billing has leased it, and writes it down in a moment."""
+    monkeypatch.setattr(renewals, "DUE", replace(renewals.DUE, limit=1))
+    tenant.deploys(quantity=2)
+    tenant.now = month(1)
+    with tenant.database.begin() as session:
+        (leased,) = renewals.DUE.take(session, tenant.now)
+
+    tenant.renewals.run()
+    tenant.renewals.ask_wallet([leased])
+
+    (event,) = tenant.told("renewal_short_of_funds")
+    assert (event["deployments"], event["shortfall_micros"]) == (2, 2 * PRICE)
+
+
+def test_what_is_paid_beside_a_refusal_is_not_there_for_the_gap(tenant: Tenant) -> None:
+    tenant.deploys(PRICE)
+    tenant.deploys(PRICE - 10)
+    tenant.gets(PRICE - 10)
+
+    tenant.runs(month(1))
+
+    (event,) = tenant.told("renewal_short_of_funds")
+    assert (event["shortfall_micros"], event["available_micros"]) == (PRICE, 0)
+
+
+def test_while_the_wallet_does_not_say_what_else_is_paid_nobody_is_told_of_a_gap(
     tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(renewals, "DUE", replace(renewals.DUE, limit=1))
     tenant.deploys(quantity=2)
+    after_the_answer(tenant, lambda: tenant.wire.lose(is_a(DebitAll), LOST[0]))
+
+    tenant.runs(month(1))
+    told = tenant.told("renewal_short_of_funds")
+    tenant.runs(month(1) + timedelta(minutes=2))
+
+    (event,) = tenant.told("renewal_short_of_funds")
+    assert (told, event["shortfall_micros"]) == ([], 2 * PRICE)
+
+
+def test_a_start_that_is_refused_keeps_nobody_from_hearing_what_else_lacks_money(
+    tenant: Tenant,
+) -> None:
+    stopped, _ = tenant.deploys(quantity=2)
+    tenant.stops(stopped)
+    tenant.now = month(1)
+
+    with pytest.raises(InsufficientFunds):
+        tenant.starts(stopped)
+    tenant.renewals.run()
+
+    (event,) = tenant.told("renewal_short_of_funds")
+    assert (event["deployments"], event["shortfall_micros"]) == (1, PRICE)
+
+
+def test_of_two_that_are_told_in_one_instant_the_last_is_newer(tenant: Tenant) -> None:
+    tenant.deploys()
+    tenant.runs(month(1))
+    tenant.now = BOUGHT
+    tenant.deploys()
 
     tenant.runs(month(1))
 

@@ -196,7 +196,9 @@ class Metered(Tenant):
         self.rpc = stack.rpc
         self.deployment_id = self.gets_deployment(TRAFFIC, CALLS, HOURS)
         rpc = cast(RpcClient, self.wire)
-        self.charges = UsageCharges(database, rpc, RULES, lambda: self.now)
+        self.charges = UsageCharges(
+            database, rpc, RULES, lambda: self.now, self.renewals.settle_months
+        )
         self.refunds = UsageRefunds(database, rpc, RULES, lambda: self.now)
         self.now = BOUGHT + 5 * HOUR
 
@@ -790,7 +792,13 @@ def test_an_answer_that_comes_after_the_next_charge_was_written_pays_only_its_ow
             tenant.pays()
             return answer
 
-    slow = UsageCharges(tenant.database, cast(RpcClient, Slow()), RULES, lambda: tenant.now)
+    slow = UsageCharges(
+        tenant.database,
+        cast(RpcClient, Slow()),
+        RULES,
+        lambda: tenant.now,
+        tenant.renewals.settle_months,
+    )
     tenant.now = next_hour(tenant.now)
     slow.run()
 
@@ -1003,7 +1011,13 @@ def test_a_charge_that_was_paid_before_it_could_be_replaced_is_paid_back(tenant:
             return tenant.rpc.call(request, *more)
 
     tenant.now += RULES.renewal_retry
-    UsageCharges(tenant.database, cast(RpcClient, Slow()), RULES, lambda: tenant.now).run()
+    UsageCharges(
+        tenant.database,
+        cast(RpcClient, Slow()),
+        RULES,
+        lambda: tenant.now,
+        tenant.renewals.settle_months,
+    ).run()
     tenant.pays()
 
     assert tenant.paid == [-7 * USD, 2 * USD]
@@ -1683,7 +1697,7 @@ def money_comes(tenant: Metered, micros: int) -> None:
 
 @pytest.mark.parametrize(
     ("is_month_first", "gaps"),
-    [(True, [PRICE - USD, PRICE + 2 * USD]), (False, [2 * USD, PRICE + 2 * USD])],
+    [(True, [PRICE + 2 * USD]), (False, [2 * USD, PRICE + 2 * USD])],
 )
 def test_one_gap_is_told_of_months_and_usage_whichever_is_refused_first(
     tenant: Metered, is_month_first: bool, gaps: list[int]
@@ -1699,16 +1713,79 @@ def test_one_gap_is_told_of_months_and_usage_whichever_is_refused_first(
         tenant.pays()
         tenant.runs(ends)
 
-    first, last = tenant.told("renewal_short_of_funds")
+    told = tenant.told("renewal_short_of_funds")
+    first, last = told[0], told[-1]
     money_comes(tenant, last["shortfall_micros"])
     tenant.renewals.run()
     tenant.charges.run()
 
-    assert [first["shortfall_micros"], last["shortfall_micros"]] == gaps
+    assert [each["shortfall_micros"] for each in told] == gaps
     assert (first["is_usage"], last["is_usage"]) == (not is_month_first, False)
     assert (first["deployments"], last["deployments"]) == (1, 1)
     assert first["suspended_at"] == last["suspended_at"]
     assert (tenant.charged, tenant.paid, tenant.balance) == ([-PRICE], [-3 * USD], 0)
+
+
+def test_what_is_due_in_one_instant_is_told_once_also_where_usage_is_refused_first(
+    tenant: Metered,
+) -> None:
+    tenant.now = one_month_after(BOUGHT) - 2 * HOUR
+    tenant.uses(3)
+    tenant.now = one_month_after(BOUGHT)
+
+    tenant.charges.run()
+    tenant.renewals.run()
+
+    (event,) = tenant.told("renewal_short_of_funds")
+    assert event["shortfall_micros"] == PRICE + 3 * USD
+    assert (event["deployments"], event["is_usage"]) == (1, False)
+    assert tenant.sees(tenant.deployment_id).next_status_at == tenant.now + RULES.grace
+
+
+def test_a_month_that_was_paid_and_not_recorded_is_no_part_of_the_gap(tenant: Metered) -> None:
+    tenant.runs(one_month_after(BOUGHT))
+    money_comes(tenant, PRICE)
+    tenant.wire.lose(is_a(DebitAll), LOST[1])
+    tenant.renewals.run()
+    tenant.now += 2 * HOUR
+    tenant.uses(3)
+
+    tenant.pays()
+
+    first, last = tenant.told("renewal_short_of_funds")
+    assert (first["shortfall_micros"], last["shortfall_micros"]) == (PRICE, 3 * USD)
+    assert (last["is_usage"], tenant.charged) == (True, [-PRICE])
+    assert tenant.sees(tenant.deployment_id).paid_until == one_month_after(BOUGHT, 2)
+
+
+def test_usage_that_was_paid_and_not_recorded_is_no_part_of_the_gap(tenant: Metered) -> None:
+    tenant.now = one_month_after(BOUGHT) - 2 * HOUR
+    tenant.gets(3 * USD)
+    tenant.uses(3)
+    tenant.wire.lose(is_a(DebitAll), LOST[1])
+    tenant.pays()
+
+    tenant.runs(one_month_after(BOUGHT))
+
+    (event,) = tenant.told("renewal_short_of_funds")
+    assert (event["shortfall_micros"], tenant.paid) == (PRICE, [-3 * USD])
+
+
+def test_while_the_wallet_says_nothing_of_months_nobody_is_told_what_usage_lacks(
+    tenant: Metered,
+) -> None:
+    tenant.now = one_month_after(BOUGHT) - 2 * HOUR
+    tenant.uses(3)
+    tenant.now = one_month_after(BOUGHT)
+    after_the_answer(tenant, lambda: tenant.wire.lose(is_a(DebitAll), LOST[0]))
+
+    tenant.charges.run()
+    told = tenant.told("renewal_short_of_funds")
+    tenant.now += timedelta(minutes=2)
+    tenant.charges.run()
+
+    (event,) = tenant.told("renewal_short_of_funds")
+    assert (told, event["shortfall_micros"]) == ([], PRICE + 3 * USD)
 
 
 @pytest.mark.parametrize("is_month_first", [True, False])
@@ -1752,7 +1829,7 @@ def test_what_is_refused_for_the_first_time_is_told_though_money_was_told_of_jus
     tenant.renewals.run()
 
     told = tenant.told("renewal_short_of_funds")
-    assert [each["shortfall_micros"] for each in told] == [3 * USD, 2 * USD, PRICE + 2 * USD]
+    assert [each["shortfall_micros"] for each in told] == [3 * USD, PRICE + 2 * USD]
 
 
 def test_a_month_that_is_refused_for_the_first_time_is_told_beside_one_that_was_told(
@@ -1771,7 +1848,7 @@ def test_a_month_that_is_refused_for_the_first_time_is_told_beside_one_that_was_
     tenant.renewals.run()
 
     told = [each["shortfall_micros"] for each in tenant.told("renewal_short_of_funds")]
-    assert told[-2:] == [PRICE + 2 * USD, 2 * PRICE + 2 * USD]
+    assert told[-2:] == [PRICE + 3 * USD, 2 * PRICE + 2 * USD]
 
 
 def test_a_month_about_which_nobody_has_heard_is_told_though_money_was_told_of(
@@ -1790,7 +1867,7 @@ def test_a_month_about_which_nobody_has_heard_is_told_though_money_was_told_of(
     tenant.renewals.run()
 
     told = [each["shortfall_micros"] for each in tenant.told("renewal_short_of_funds")]
-    assert told == [3 * USD, 2 * USD, PRICE + 2 * USD]
+    assert told == [3 * USD, PRICE + 2 * USD]
 
 
 @pytest.mark.parametrize("is_month_first", [True, False])
@@ -1829,9 +1906,12 @@ def test_who_was_refused_before_the_money_came_has_not_told_of_it(
     after_the_answer(tenant, comes)
     for run in runs:
         run()
+    tenant.now += timedelta(minutes=2)
+    for run in runs:
+        run()
 
     told = [each["available_micros"] for each in tenant.told("renewal_short_of_funds")]
-    assert told == [0, 0, USD]
+    assert told == [0, USD]
 
 
 def test_what_others_owe_is_no_part_of_what_one_owes(
@@ -1903,7 +1983,7 @@ def test_whoever_says_what_a_user_lacks_waits_for_another_who_does(
 
 
 def test_a_charge_that_is_replaced_is_no_part_of_the_gap(tenant: Metered) -> None:
-    """What is due in its place is told when that is refused."""
+    """What is due in its place is."""
     tenant.now = one_month_after(BOUGHT) - 2 * HOUR
     first = tenant.uses(3)
     tenant.pays()
@@ -1914,7 +1994,7 @@ def test_a_charge_that_is_replaced_is_no_part_of_the_gap(tenant: Metered) -> Non
 
     tenant.runs(one_month_after(BOUGHT))
 
-    assert tenant.told("renewal_short_of_funds")[-1]["shortfall_micros"] == PRICE
+    assert tenant.told("renewal_short_of_funds")[-1]["shortfall_micros"] == PRICE + USD
 
 
 def test_what_no_longer_runs_and_used_something_is_told_once_and_where_money_does_not_cover_it(

@@ -59,18 +59,12 @@ def tell(
     refused: Refused,
     rules: BillingSettings,
     own: Collection[UUID],
-    money_came_at: datetime | None = None,
 ) -> None:
-    """Say how much this user lacks for everything that is due now. The caller has noted what became
-    of its ``own`` deployments, which it holds, and notes after this that it was told.
-
-    ``money_came_at``: that some came then, which did not cover it, is all that is new. Whoever was
-    refused first since then has said it of everything.
+    """Say how much this user lacks for everything that is due now. The caller has settled what else
+    is due, and noted what became of its ``own`` deployments, of which nobody else tells.
     """
     # One at a time for each user, so that the last one to say it has counted all.
     lock_until_commit(session, f"renewals:{user_id}")
-    if money_came_at is not None and _is_told(session, user_id, money_came_at):
-        return
     waiting = _waiting(session, user_id, own)
     due_micros = _due_micros(session, user_id, waiting)
     shortfall_micros = min(max(due_micros - refused.available_micros, 1), MAX_AMOUNT_MICROS)
@@ -175,19 +169,6 @@ def _waiting(session: Session, user_id: UUID, own: Collection[UUID]) -> _Waiting
     )
     since, told_at, months_micros = session.execute(query).one()
     return _Waiting(since, told_at, int(months_micros))
-
-
-def _is_told(session: Session, user_id: UUID, since: datetime) -> bool:
-    """Whether anything that is due was refused, and told, since then."""
-    told_months = select(PeriodRow.told_at).where(
-        PeriodRow.user_id == user_id,
-        PeriodRow.status == PeriodStatus.DUE,
-        PeriodRow.told_at >= since,
-    )
-    told_usage = select(UsageChargeRow.told_at).where(
-        UsageChargeRow.user_id == user_id, _CHARGE_IS_UNPAID, UsageChargeRow.told_at >= since
-    )
-    return bool(session.scalar(select(or_(told_months.exists(), told_usage.exists()))))
 
 
 def _longest_waiting(session: Session, user_id: UUID) -> _First:

@@ -18,7 +18,7 @@ from contracts.billing import (
     DeploymentRenewed,
     DeploymentStatus,
 )
-from contracts.errors import NO_ANSWER_CODES, AccountFrozen, InsufficientFunds
+from contracts.errors import NO_ANSWER_CODES, AccountFrozen
 from contracts.wallet import BatchError, ClosedKey, Transaction
 from services.billing.deployments import (
     commands,
@@ -28,6 +28,7 @@ from services.billing.deployments import (
     resizing,
     shortages,
 )
+from services.billing.deployments.available import Settled
 from services.billing.deployments.periods import Payable, PeriodKind, PeriodStatus
 from services.billing.deployments.shortages import Refused
 from services.billing.models import OVER, DeploymentRow, PeriodRow
@@ -58,6 +59,20 @@ class Answer(NamedTuple):
     reply: Transaction | ClosedKey | None
     error: BatchError | None
 
+    @property
+    def lacks_money(self) -> bool:
+        """Whether this is due, and the wallet does not pay it."""
+        is_due = self.period.status == PeriodStatus.DUE
+        return is_due and self.error is not None and self.error.code in ladder.NO_MONEY
+
+    @property
+    def may_be_news(self) -> bool:
+        """Whether its owner may have to be told that it lacks money; what a command wished for is
+        answered, and not told."""
+        period = self.period
+        is_told = isinstance(period, PeriodRow) and period.told_at and not period.money_came_at
+        return self.lacks_money and not is_told and not period.resize
+
 
 @dataclass
 class Short:
@@ -66,13 +81,6 @@ class Short:
     available_micros: int = 0
     is_frozen: bool = False
     news: list[PeriodRow] = field(default_factory=list)
-
-    @property
-    def money_came_at(self) -> datetime | None:
-        """When money came last that did not cover it; None where something is refused for the
-        first time."""
-        came = [each.money_came_at for each in self.news if each.told_at and each.money_came_at]
-        return max(came) if len(came) == len(self.news) else None
 
 
 @dataclass
@@ -86,6 +94,8 @@ class Outcomes:
     asked_at: datetime
     was_due: Mapping[UUID, datetime | None]
     """When each was due, as the wallet was asked about it: the end of a lease, mostly."""
+    settled: Settled | None
+    """What else was due of those who are told. None: whoever settles this tells them of all."""
     made_due: dict[UUID, datetime | None] = field(default_factory=dict)
     """What somebody made due at another moment since then, as money does that comes: it is looked
     at no later than that, and that the wallet had too little before is no news."""
@@ -132,8 +142,10 @@ class Outcomes:
     def _tell(self, user_id: UUID, short: Short) -> None:
         if not short.news:
             return
-        refused = Refused(self.asked_at, short.available_micros, short.is_frozen)
-        shortages.tell(self.session, user_id, refused, self.rules, self.rows, short.money_came_at)
+        if self.settled is not None:
+            refused = Refused(self.asked_at, short.available_micros, short.is_frozen)
+            own = self.rows.keys() | self.settled.deployment_ids
+            shortages.tell(self.session, user_id, refused, self.rules, own)
         for period in short.news:
             period.told_at, period.money_came_at = self.asked_at, None
 
@@ -244,8 +256,7 @@ class Outcomes:
             return
         short = self.short.setdefault(row.user_id, Short())
         short.is_frozen = error.code == AccountFrozen.code
-        if error.code == InsufficientFunds.code and error.details:
-            short.available_micros = int(error.details[0])
+        short.available_micros = (self.settled or Settled()).left_micros(row.user_id, error)
         told_at = row.short_since if is_month else period.told_at
         if told_at is None or period.money_came_at is not None:
             if is_month:

@@ -17,7 +17,7 @@ undone are charged one after the other, the oldest first.
 
 import logging
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -55,6 +55,7 @@ from services.billing.deployments import (
     shortages,
     starting,
 )
+from services.billing.deployments.available import Others, Settled, settled
 from services.billing.deployments.charge_limit import TOO_OFTEN, beyond_limit
 from services.billing.deployments.periods import Payable, PeriodKind, PeriodStatus
 from services.billing.deployments.queries import own_deployment, single
@@ -65,6 +66,7 @@ from services.billing.renewals.catching_up import CaughtUp
 from services.billing.renewals.outcomes import Answer, Outcomes
 from services.billing.renewals.plain import Month, PaidMonth
 from services.billing.settings import BillingSettings
+from services.billing.usage.charging import UsageCharges
 from services.billing.usage.shortage import refuse_unpaid_usage
 
 log = logging.getLogger(__name__)
@@ -93,6 +95,14 @@ DUE = Leases(
     lease=timedelta(seconds=60),
     limit=AT_ONCE,
 )
+
+
+class _Due(NamedTuple):
+    """Something is due of a deployment, which may wait for money already."""
+
+    deployment_id: UUID
+    user_id: UUID
+    is_waiting: bool
 
 
 class WhenAsked(NamedTuple):
@@ -328,20 +338,63 @@ class Renewals:
             return False
         return True
 
-    def _settle(self, asked: Asked) -> list[Answer]:
+    def _settle(self, asked: Asked, *, quietly: bool = False) -> list[Answer]:
         """Record what was answered. Then raises ``ServiceError`` where something was not, which is
-        left to its lease."""
+        left to its lease. ``quietly``: nobody is told by this what they lack."""
         answers, unanswered = self._answers(asked)
         crash_point("billing.periods_charged")
+        recorded, found = answers, None
+        if not quietly:
+            try:
+                recorded, found = self._settle_others(answers)
+            except ServiceError as error:
+                unanswered.append(error)
+                # What is told is all that is due, or nothing: they are asked again.
+                recorded = [answer for answer in answers if not answer.may_be_news]
         by_deployment: dict[UUID, list[Answer]] = defaultdict(list)
-        for answer in self._not_run_on(answers, asked.months):
+        for answer in self._not_run_on(recorded, asked.months):
             by_deployment[answer.period.deployment_id].append(answer)
         if by_deployment:
-            self._each(list(by_deployment), partial(self._record, asked, by_deployment))
+            self._each(list(by_deployment), partial(self._record, asked, by_deployment, found))
         crash_point("billing.periods_settled")
         if unanswered:
             raise unanswered[0]
         return answers
+
+    def _settle_others(self, answers: list[Answer]) -> tuple[list[Answer], Settled]:
+        """Settle what else is due of those who may have to be told that they lack money: what
+        they are told is one gap then, whatever of it was refused first, and nothing of it was
+        paid before that and not recorded. The answers that are not overtaken by money that came.
+        Raises ``ServiceError`` when the wallet is silent."""
+        user_ids = {answer.period.user_id for answer in answers if answer.may_be_news}
+        if not user_ids:
+            return answers, Settled()
+        own = {answer.period.deployment_id for answer in answers}
+        used = UsageCharges(self.database, self.rpc, self.rules, self.clock, self.settle_months)
+        others = self.settle_months(user_ids, own) | used.settle(user_ids)
+        paid = {each.period.user_id for each in answers if isinstance(each.reply, Transaction)}
+        found = settled(self.rpc, others, user_ids & (others.user_ids | paid))
+        return [
+            answer
+            for answer in answers
+            if not answer.may_be_news or not found.is_overtaken(answer.period.user_id, answer.error)
+        ], found
+
+    def settle_months(self, user_ids: Collection[UUID], besides: Collection[UUID] = ()) -> Others:
+        """Ask for all other months of these users that are due, and for what they owe. They are
+        told of nothing by this. Raises ``ServiceError``."""
+        with self.database.read() as session:
+            found = _due_of(session, self.clock(), user_ids, besides)
+        for start in range(0, len(found), AT_ONCE):
+            caught_up = CaughtUp()
+            some = [each.deployment_id for each in found[start : start + AT_ONCE]]
+            asked = self._ask(some, (), caught_up)
+            caught_up.tell()
+            self._settle(asked, quietly=True)
+        return Others(
+            frozenset(each.user_id for each in found),
+            frozenset(each.deployment_id for each in found if not each.is_waiting),
+        )
 
     def _answers(self, asked: Asked) -> tuple[list[Answer], list[ServiceError]]:
         """What was answered, and what came in the place of other answers.
@@ -398,12 +451,13 @@ class Renewals:
         self,
         asked: Asked,
         answers: Mapping[UUID, Sequence[Answer]],
+        found: Settled | None,
         session: Session,
         deployment_ids: Sequence[UUID],
     ) -> None:
         rows = {row.deployment_id: row for row in _locked(session, deployment_ids)}
         was_due = {each: asked.stood[each].due_at for each in rows}
-        outcomes = Outcomes(session, self.clock(), self.rules, rows, asked.at, was_due)
+        outcomes = Outcomes(session, self.clock(), self.rules, rows, asked.at, was_due, found)
         outcomes.record(answer for each in deployment_ids for answer in answers[each])
 
     def _together(self, act: Callable[[Session], FoundT]) -> FoundT | None:
@@ -513,6 +567,33 @@ def money_came(session: Session, now: datetime, user_id: UUID) -> None:
         .values(money_came_at=now)
         .execution_options(synchronize_session=False)
     )
+
+
+def _due_of(
+    session: Session, now: datetime, user_ids: Collection[UUID], besides: Collection[UUID]
+) -> list[_Due]:
+    """The other deployments of these users that owe something, or whose month has begun, whoever
+    is about to ask for it."""
+    row = DeploymentRow
+    owes = select(PeriodRow.deployment_id).where(
+        PeriodRow.user_id.in_(user_ids),
+        PeriodRow.status == PeriodStatus.DUE,
+        PeriodRow.kind != PeriodKind.RESIZE,
+    )
+    has_begun = (
+        (row.status == DeploymentStatus.ACTIVE)
+        & row.ends_with_month.is_(False)
+        & (row.monthly_cost_micros > 0)
+        & (row.paid_until <= now)
+    )
+    is_waiting = row.short_since.is_not(None) | row.usage_short_since.is_not(None)
+    query = select(row.deployment_id, row.user_id, is_waiting).where(
+        row.user_id.in_(user_ids),
+        row.deployment_id.not_in(list(besides)),
+        row.deployment_id.in_(owes) | has_begun,
+    )
+    found = session.execute(query.order_by(row.deployment_id).limit(COMMANDS_MAX))
+    return [_Due(*each) for each in found]
 
 
 def _locked(session: Session, deployment_ids: Sequence[UUID]) -> Sequence[DeploymentRow]:

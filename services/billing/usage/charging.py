@@ -35,6 +35,7 @@ from chassis.locks import for_update
 from contracts.errors import NO_ANSWER_CODES, ServiceError
 from contracts.keys import usage_key
 from contracts.wallet import ClosedKey, CloseKey, Debit, DebitAll, DebitResult, Transaction
+from services.billing.deployments.available import Others, Settled, settled
 from services.billing.deployments.charge_limit import usage_beyond_limit
 from services.billing.deployments.ladder import NO_MONEY
 from services.billing.models import UsageChargeRow, UsageWalletRow
@@ -56,6 +57,10 @@ DUE = Leases(
 )
 
 
+SettleMonths = Callable[[Collection[UUID]], Others]
+"""Asks for the months of users that are due, and tells nobody. Raises ``ServiceError``."""
+
+
 @dataclass(frozen=True)
 class UsageCharges:
     """What it takes to charge usage: a database, the wallet, a clock."""
@@ -64,20 +69,38 @@ class UsageCharges:
     rpc: RpcClient
     rules: BillingSettings
     clock: Clock
+    settle_months: SettleMonths
 
     def run(self) -> None:
         """Charge every wallet that is due."""
         for taken in DUE.rounds(self.database, self.clock, ROUNDS_MAX):
-            self._together(
-                taken,
-                partial(self._prepare, skip_locked=True),
-                lambda session, each: self._prepare(session, [each], skip_locked=False),
-            )
+            self._write(taken)
             try:
                 self._ask_wallet(taken)
             except ServiceError as error:
                 log.warning("the wallet did not answer", extra={"error": f"{error.code}: {error}"})
                 return
+
+    def settle(self, user_ids: Collection[UUID]) -> Others:
+        """Ask for what these users used, as far as that is due. They are told of nothing by this.
+        Raises ``ServiceError``."""
+        with self.database.read() as session:
+            due = _due_of(session, self.clock(), user_ids)
+        if not due:
+            return Others()
+        self._write(due)
+        with self.database.read() as session:
+            charged = [each.charge_id for each in _unpaid(session, due)]
+            begins = shortage.not_waiting(session, charged)
+        self._ask_wallet(due, quietly=True)
+        return Others(frozenset(due), begins)
+
+    def _write(self, user_ids: Collection[UUID]) -> None:
+        self._together(
+            user_ids,
+            partial(self._prepare, skip_locked=True),
+            lambda session, each: self._prepare(session, [each], skip_locked=False),
+        )
 
     def _prepare(
         self, session: Session, user_ids: Collection[UUID], *, skip_locked: bool
@@ -107,9 +130,9 @@ class UsageCharges:
         others = [wallet for wallet in wallets.values() if wallet.user_id not in owing | beyond]
         return owing | beyond | charges.write(session, now, others, skip_locked=skip_locked)
 
-    def _ask_wallet(self, user_ids: Sequence[UUID]) -> None:
+    def _ask_wallet(self, user_ids: Sequence[UUID], *, quietly: bool = False) -> None:
         """Raises ``ServiceError`` when the wallet did not answer about the debits: what is due
-        stays due."""
+        stays due. ``quietly``: nobody is told by this what they lack."""
         with self.database.read() as session:
             asked_at, was_due = self.clock(), _due_at(session, user_ids)
             unpaid = _unpaid(session, user_ids)
@@ -117,7 +140,7 @@ class UsageCharges:
             debits = charges.debits(session, asked)
         crash_point("billing.usage_written")
         if debits:
-            self._debit_all(debits, asked_at, was_due)
+            self._debit_all(asked, debits, asked_at, was_due, quietly=quietly)
         closing = [each.charge_id for each in unpaid if each.closing_since is not None]
         found = {each: closed for each in closing if (closed := self._closed(each)) is not None}
         crash_point("billing.usage_closed")
@@ -136,16 +159,31 @@ class UsageCharges:
 
     def _debit_all(
         self,
+        asked: Sequence[UsageChargeRow],
         debits: Mapping[UUID, Debit],
         asked_at: datetime,
         was_due: Mapping[UUID, datetime | None],
+        *,
+        quietly: bool,
     ) -> None:
         outcomes = self.rpc.call(DebitAll(debits=list(debits.values())))
         crash_point("billing.usage_charged")
         answers = dict(zip(debits, outcomes.results, strict=True))
+        news = [] if quietly else [each for each in asked if _may_be_news(each, answers)]
+        found = None
+        try:
+            if not quietly:
+                found = self._settle_others(news)
+        except ServiceError as error:
+            log.warning("the wallet did not answer", extra={"error": f"{error.code}: {error}"})
+        for each in news:
+            # What is told is all that is due, or nothing; and nobody is told of a shortage that
+            # money has ended meanwhile. They are asked again.
+            if found is None or found.is_overtaken(each.user_id, answers[each.charge_id].error):
+                del answers[each.charge_id]
 
         def record(session: Session, charge_id: UUID) -> None:
-            self._record(session, charge_id, answers[charge_id], asked_at, was_due)
+            self._record(session, charge_id, answers[charge_id], asked_at, was_due, found)
 
         paid_by = {
             each: answer.transaction for each, answer in answers.items() if answer.transaction
@@ -153,6 +191,13 @@ class UsageCharges:
         self._together(paid_by, partial(self._paid_together, paid_by), record)
         self._each([each for each in answers if each not in paid_by], record)
         crash_point("billing.usage_settled")
+
+    def _settle_others(self, news: Sequence[UsageChargeRow]) -> Settled:
+        """Settle the months of those who may have to be told that they lack money, as where a
+        month is refused first: see :mod:`services.billing.renewals.renewals`."""
+        user_ids = {charge.user_id for charge in news}
+        others = self.settle_months(user_ids) if user_ids else Others()
+        return settled(self.rpc, others, others.user_ids)
 
     def _paid_together(
         self, paid_by: Mapping[UUID, Transaction], session: Session, charge_ids: Collection[UUID]
@@ -172,6 +217,7 @@ class UsageCharges:
         answer: DebitResult,
         asked_at: datetime,
         was_due: Mapping[UUID, datetime | None],
+        found: Settled | None,
     ) -> None:
         held = _held(session, [charge_id])
         if not held:
@@ -188,7 +234,7 @@ class UsageCharges:
             return
         wallet.due_at = now + self.rules.renewal_retry
         if answer.error is not None and answer.error.code in NO_MONEY:
-            shortage.begin(session, self.clock, charge, answer.error, self.rules, asked_at)
+            shortage.begin(session, self.clock, charge, answer.error, self.rules, asked_at, found)
         elif answer.error is not None:
             log.error(
                 "the wallet does not do what a charge for usage needs",
@@ -245,6 +291,13 @@ class UsageCharges:
                 log.exception("usage of a wallet is left out", extra={"id": str(each)})
 
 
+def _may_be_news(charge: UsageChargeRow, answers: Mapping[UUID, DebitResult]) -> bool:
+    """Whether its owner may have to be told that the wallet does not pay it."""
+    error = answers[charge.charge_id].error
+    is_new = charge.told_at is None or charge.money_came_at is not None
+    return error is not None and error.code in NO_MONEY and is_new
+
+
 AWAITS_MONEY = "EXISTS (SELECT FROM usage_charges WHERE user_id = new.user_id AND paid_at IS NULL)"
 """Whether :func:`money_came` would find any, as SQL over users named ``new``."""
 
@@ -295,6 +348,17 @@ def _held(
         )
     )
     return [(wallets[row.user_id], row) for row in unpaid]
+
+
+def _due_of(session: Session, now: datetime, user_ids: Collection[UUID]) -> list[UUID]:
+    """Those of these users whose hour is over, or who have not paid for one, whoever is about to
+    ask for it."""
+    wallet, charge = UsageWalletRow, UsageChargeRow
+    owes = select(charge.user_id).where(charge.user_id.in_(user_ids), charge.paid_at.is_(None))
+    query = select(wallet.user_id).where(
+        wallet.user_id.in_(user_ids), (wallet.due_at <= now) | wallet.user_id.in_(owes)
+    )
+    return list(session.scalars(query.order_by(wallet.user_id)))
 
 
 def _unpaid(session: Session, user_ids: Collection[UUID]) -> Sequence[UsageChargeRow]:

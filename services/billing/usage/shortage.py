@@ -14,6 +14,7 @@ from contracts.billing import DeploymentStatus
 from contracts.errors import AccountFrozen, InsufficientFunds
 from contracts.wallet import BatchError
 from services.billing.deployments import ladder, shortages
+from services.billing.deployments.available import Settled
 from services.billing.deployments.shortages import Refused
 from services.billing.models import DeploymentRow, UsageChargeLineRow, UsageChargeRow
 from services.billing.settings import BillingSettings
@@ -26,10 +27,12 @@ def begin(
     error: BatchError,
     rules: BillingSettings,
     asked_at: datetime,
+    settled: Settled | None,
 ) -> None:
     """The wallet refused a charge: what runs of it has its days of grace, and its owner is told
     once, also where nothing of it runs any more, and again where money came that something else
-    took first. What is paid after the wallet was asked makes that old news."""
+    took first. What is paid after the wallet was asked makes that old news. Where nothing else is
+    ``settled`` whoever settles this tells them of all."""
     charged = _charged(session, charge.charge_id)
     running = [row for row in charged if row.status == DeploymentStatus.ACTIVE]
     fresh = [row for row in running if row.usage_short_since is None]
@@ -40,13 +43,20 @@ def begin(
     for row in fresh:
         row.usage_short_since = now
         ladder.look_again(row, now, rules)
-    is_known = error.code == InsufficientFunds.code and error.details
-    available_micros = int(error.details[0]) if is_known else 0
-    refused = Refused(asked_at, available_micros, error.code == AccountFrozen.code)
-    own = [row.deployment_id for row in charged]
-    money_came_at = None if fresh or is_untold else charge.money_came_at
-    shortages.tell(session, charge.user_id, refused, rules, own, money_came_at)
+    if settled is not None:
+        left_micros = settled.left_micros(charge.user_id, error)
+        refused = Refused(asked_at, left_micros, error.code == AccountFrozen.code)
+        own = settled.deployment_ids | {row.deployment_id for row in charged}
+        shortages.tell(session, charge.user_id, refused, rules, own)
     charge.told_at, charge.money_came_at = asked_at, None
+
+
+def not_waiting(session: Session, charge_ids: Collection[UUID]) -> frozenset[UUID]:
+    """What these charges are for, and does not wait for money."""
+    line, row = UsageChargeLineRow, DeploymentRow
+    waits_not = row.usage_short_since.is_(None) & row.short_since.is_(None)
+    query = select(row.deployment_id).join(line, line.deployment_id == row.deployment_id)
+    return frozenset(session.scalars(query.where(line.charge_id.in_(charge_ids), waits_not)))
 
 
 def waiting(session: Session, charge_ids: Collection[UUID]) -> set[UUID]:
