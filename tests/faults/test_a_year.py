@@ -1,4 +1,4 @@
-"""A year of many users in minutes, while billing is killed and the database restarts.
+"""A year of many users in minutes, while services are killed and the database restarts.
 
 The wallet, the catalog and two billings are processes; the billings live by a clock that jumps some
 days at a time. All users have something that is renewed; between two jumps some of them buy,
@@ -10,6 +10,7 @@ import os
 import random
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
@@ -49,7 +50,8 @@ CALLERS = 8
 ACTING_MAX = 40
 """So many users act between two jumps at most: more make a year longer, and no other."""
 KILLED = 0.3
-"""How often a billing is killed while the days of one jump are worked off."""
+"""How often a service is killed while the days of one jump are worked off: a billing, the wallet
+or the catalog."""
 
 LEASE = timedelta(seconds=61)
 DUE = """
@@ -79,6 +81,7 @@ class World:
         self.clock = directory / "clock"
         self._lock = threading.Lock()
         self.short: dict[UUID, datetime] = {}
+        self.killed: Counter[str] = Counter()
         self._sets_clock(timedelta())
         process = self.stack.process("billing")
         module = ["-m", "tests.faults.living_ahead", *process.argv[2:]]
@@ -114,11 +117,13 @@ class World:
         return utc_now() + self.ahead
 
     def kills(self, chance: random.Random) -> None:
-        """One of the billings dies amid its work."""
+        """One of the services dies amid the work of the billings."""
         left = self._counts(DUE)
         wait_for(lambda: self._counts(DUE) < left, 5, 0.01)
-        child = chance.choice(self.billings)
+        others = [self.stack.child(name) for name in ("wallet", "catalog")]
+        child = chance.choice([*self.billings, *others])
         child.kill()
+        self.killed[child.name] += 1
         child.start()
 
     def insists(self, request: Any) -> Any:
@@ -237,6 +242,7 @@ def test_a_year_of_many_users_costs_what_prices_and_records_say(world: World) ->
             user.lives(world.now)
 
     check(world, users, seller_id)
+    print(f"killed: {dict(world.killed)}")
 
 
 def check(world: World, users: list[User], seller_id: UUID) -> None:
