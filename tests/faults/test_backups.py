@@ -497,7 +497,9 @@ def _looked_at(url: str, module: str, *arguments: str) -> int:
     """What an operator's command ends with, on the wallet's database alone."""
     environment = {"PATH": os.environ["PATH"], "DATABASE_URL": url, "AMQP_URI": "none"}
     command = [sys.executable, "-W", "ignore", "-m", module, *arguments]
-    return subprocess.run(command, env=environment, cwd=ROOT, check=False, timeout=60).returncode
+    return subprocess.run(
+        command, env=environment, cwd=ROOT, check=False, timeout=START_PATIENCE_S
+    ).returncode
 
 
 def test_a_ledger_that_was_lost_comes_back_to_its_last_posting_and_is_verified(

@@ -12,7 +12,7 @@ from deploy.local.startup import StartupError
 
 
 def connect(url: str) -> "psycopg2.extensions.connection":
-    return psycopg2.connect(url.replace("+psycopg2", ""), connect_timeout=5)
+    return psycopg2.connect(url.replace("+psycopg2", ""), connect_timeout=60)
 
 
 def ask(url: str, question: str) -> object:

@@ -44,7 +44,7 @@ from services.gateway.registrations import lines
 from tests.conftest import StackFactory
 from tests.counted import all_counts, empty
 from tests.monitored import complaints, sample_names
-from tests.patience import START_PATIENCE_S, eventually
+from tests.patience import PATIENCE_S, START_PATIENCE_S, eventually
 from tests.people.person import PRICES, USD, WAYS, Noted, Person, Way
 from tests.system import System
 
@@ -147,7 +147,7 @@ def test_prometheus_reads_what_each_process_shows_once_people_have_bought(
 
     for process in (*LISTENERS, "gateway"):
         place = world.process(process).ready_url.removesuffix("/readyz")
-        shown = requests.get(f"{place}/metrics", timeout=30).text
+        shown = requests.get(f"{place}/metrics", timeout=PATIENCE_S).text
         read = [one for family in text_string_to_metric_families(shown) for one in family.samples]
         ours = {one.name for one in read if one.name.startswith("mycelium_")}
 

@@ -105,7 +105,7 @@ class Sandbox:
                 f"{self.url}/v1/{what}",
                 params={"limit": "100", **after},
                 headers={"Authorization": "Bearer sk_test_x"},
-                timeout=20,
+                timeout=PATIENCE_S,
             ).json()
             found += page["data"]
             if not page["has_more"]:
