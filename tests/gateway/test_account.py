@@ -600,7 +600,7 @@ def test_choices_are_kept_by_the_page_and_the_api_and_by_one_click_in_a_mail(
     assert choices["runway"] == {"page": True, "mail": False, "always_mailed": False}
     assert choices["charges"] == {"page": False, "mail": True, "always_mailed": True}
     page = browser.http.get(site.base_url + PAGE, timeout=PATIENCE_S).text
-    assert re.search(r"\(.*[0-9]{2}:[0-9]{2} in Berlin\)", page)
+    assert re.search(r"\(.*[0-9]{2}:[0-9]{2}\sin\sBerlin\)", page)
 
     path = links.unsubscribe_address(SECRET_KEY, ann.user_id, "purchases")
     requests.get(site.base_url + path, timeout=PATIENCE_S)

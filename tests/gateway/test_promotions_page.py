@@ -190,6 +190,6 @@ def test_its_user_alone_sees_how_much_of_the_balance_expires_and_when(
         True,
         False,
     ]
-    assert "2 Mar 2999" in pages[1]
+    assert "2\N{NO-BREAK SPACE}Mar\N{NO-BREAK SPACE}2999" in pages[1]
     seen = [desk.get(open_page(desk, user)).text for user in people]
     assert ["$4.25 of it is promotional" in page for page in seen] == [False, True, False]

@@ -162,7 +162,7 @@ def short(days: int, refusal: str = "") -> Forecast:
     ("days", "expected"),
     [
         (0, ["Short by $29.00 today"]),
-        (7, ["Short by $29.00 on 5 December"]),
+        (7, ["Short by $29.00 on 5\N{NO-BREAK SPACE}December"]),
         (8, []),
     ],
 )
