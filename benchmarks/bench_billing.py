@@ -55,8 +55,7 @@ RULES = BillingSettings(amqp_uri="", database_url="")
 ROUNDS = 3
 SECONDS = 3.0
 FEW, MANY = 10_000, int(os.environ.get("DEPLOYMENTS", "1000000"))
-DUE_AT_ONCE = 5_000
-"""Enough that what the first batch and the last wait for is a small part, as it is of postings."""
+DUE_AT_ONCE = 2_000
 BILLINGS = 2
 RECORDS = 1_000
 CALLS = 5
