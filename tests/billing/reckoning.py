@@ -376,8 +376,12 @@ class User:
             self.gets_money(lack)
             return
         usual: list[Callable[[Unit], None]] = [self.uses] * 2
-        rare = [self.stops, self.starts, self.cancels, self.renames]
-        self.does([*usual, *rare, *([self.gives_back] if lack.is_frozen else [])])
+        rare = [self.starts, self.renames]
+        if self.world.short[self.user_id] == NEVER:
+            # Once money came a month that was owed may be paid at any moment: what ends before
+            # that is known owes a part of it, or nothing.
+            rare += [self.stops, self.cancels, *([self.gives_back] if lack.is_frozen else [])]
+        self.does([*usual, *rare])
 
     def does(self, acts: list[Callable[[Unit], None]]) -> None:
         unit, act = self.chance.choice(self.units), self.chance.choice(acts)
