@@ -342,7 +342,7 @@ def used(database: Connected, deployment_ids: list[UUID]) -> datetime:
 def charge_rate(database: Connected, wallet: System, now: datetime, wallets: int) -> float:
     """Wallets a second that are charged for what was used."""
     began = time.monotonic()
-    UsageCharges(database, wallet.rpc, RULES, lambda: now, lambda _: Others()).run()
+    UsageCharges(database, wallet.rpc, RULES, lambda: now, lambda *_: Others()).run()
     took_s = time.monotonic() - began
     with database.read() as session:
         paid = session.connection().exec_driver_sql(PAID_LAST)

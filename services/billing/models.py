@@ -193,7 +193,8 @@ class PeriodRow(Base):
     its command's key and hash do), or ``credit``: a part of a
     payment that goes back for a smaller one. Its
     states and their moves stand in :mod:`services.billing.deployments.periods`. ``money_came_at``:
-    since its owner was told that it lacks money; where it still does, they are told again.
+    since its owner was told that it lacks money; where it still does, they are told again. So they
+    are of what was refused while somebody else was to tell of it, if nobody told anything since.
     ``told_at``: as of when its owner was told last; of arrears that is noted since version 0028.
     ``name`` is its deployment's as it was written down; rows from before it was kept have none.
     """

@@ -47,6 +47,7 @@ from contracts.wallet import (
     DebitAll,
     Freeze,
     GetWallet,
+    GetWallets,
     OpenAccount,
     Refund,
     Statement,
@@ -871,6 +872,76 @@ def test_while_the_wallet_does_not_say_what_else_is_paid_nobody_is_told_of_a_gap
 
     (event,) = tenant.told("renewal_short_of_funds")
     assert (told, event["shortfall_micros"]) == ([], 2 * PRICE)
+
+
+def test_what_else_lacks_money_is_told_where_money_pays_what_was_refused_first(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever was refused first was to tell of it, and has nothing to tell."""
+    monkeypatch.setattr(renewals, "DUE", replace(renewals.DUE, limit=1))
+    tenant.deploys()
+    tenant.deploys(3 * PRICE)
+
+    paid: list[int] = []
+
+    def comes() -> None:
+        tenant.now += timedelta(seconds=1)
+        if not paid:
+            paid.append(PRICE)
+            tenant.gets(PRICE)
+        tenant.now += timedelta(seconds=1)
+
+    after_the_answer(tenant, comes)
+    tenant.runs(month(1))
+    tenant.runs(tenant.now + RULES.renewal_retry)
+
+    (event,) = tenant.told("renewal_short_of_funds")
+    assert (event["deployments"], event["shortfall_micros"]) == (1, 3 * PRICE)
+    assert tenant.charged == [-PRICE]
+
+
+def test_what_was_settled_for_who_came_to_nothing_is_told_also_where_no_money_comes(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of a freeze pays what was refused first, and tells nobody."""
+    monkeypatch.setattr(renewals, "DUE", replace(renewals.DUE, limit=1))
+    tenant.deploys(3 * PRICE)
+    tenant.deploys()
+    tenant.gets(PRICE)
+    tenant.freezes()
+    with tenant.database.begin() as session:
+        renewals.DUE.take(session, month(1))
+    tenant.wire.lose(is_a(GetWallets), LOST[0])
+    tenant.runs(month(1))
+    tenant.thaws()
+
+    tenant.runs(month(1) + timedelta(minutes=2))
+    tenant.runs(month(1) + RULES.renewal_retry)
+
+    (event,) = tenant.told("renewal_short_of_funds")
+    assert (event["deployments"], event["shortfall_micros"]) == (1, 3 * PRICE)
+
+
+def test_of_two_billings_that_settle_each_others_months_one_tells(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has recorded the other's before its own."""
+    monkeypatch.setattr(renewals, "DUE", replace(renewals.DUE, limit=1))
+    tenant.deploys(quantity=2)
+    ask = renewals.settled
+
+    def another_has_settled(*asked: Any) -> Any:
+        monkeypatch.setattr(renewals, "settled", ask)
+        tenant.renewals.settle_months([tenant.user_id], tenant.now)
+        return ask(*asked)
+
+    monkeypatch.setattr(renewals, "settled", another_has_settled)
+    tenant.runs(month(1))
+    for times in (1, 2, 3):
+        tenant.runs(month(1) + times * RULES.renewal_retry)
+
+    (event,) = tenant.told("renewal_short_of_funds")
+    assert (event["deployments"], event["shortfall_micros"]) == (2, 2 * PRICE)
 
 
 def test_a_start_that_is_refused_keeps_nobody_from_hearing_what_else_lacks_money(

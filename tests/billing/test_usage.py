@@ -1914,6 +1914,60 @@ def test_who_was_refused_before_the_money_came_has_not_told_of_it(
     assert told == [0, USD]
 
 
+@pytest.mark.parametrize("is_month_first", [True, False])
+def test_what_else_lacks_money_is_told_where_it_pays_months_or_usage_that_were_refused_first(
+    tenant: Metered, is_month_first: bool
+) -> None:
+    ends = one_month_after(BOUGHT)
+    used = 62 if is_month_first else 15
+    used_micros = used * USD
+    tenant.now = ends - 2 * HOUR
+    tenant.uses(used)
+    tenant.now = ends
+    runs = [tenant.renewals.run, tenant.charges.run]
+    if not is_month_first:
+        runs.reverse()
+
+    def comes() -> None:
+        tenant.now += timedelta(seconds=1)
+        money_comes(tenant, PRICE if is_month_first else used_micros)
+        tenant.now += timedelta(seconds=1)
+
+    after_the_answer(tenant, comes)
+    for times in range(3):
+        tenant.now = ends + times * RULES.renewal_retry
+        for run in runs:
+            run()
+
+    told = [each["shortfall_micros"] for each in tenant.told("renewal_short_of_funds")]
+    assert told == [used_micros if is_month_first else PRICE]
+
+
+def test_money_that_came_before_the_wallet_was_asked_for_usage_is_older_than_what_is_told(
+    tenant: Metered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant.uses(3)
+    tenant.pays()
+    look = charging._due_at
+    came: list[datetime] = []
+
+    def money_comes_first(*asked: Any) -> Any:
+        if not came:
+            came.append(tenant.now + timedelta(seconds=1))
+            tenant.now = came[0]
+            money_comes(tenant, 1)
+            tenant.now += timedelta(seconds=1)
+        return look(*asked)
+
+    monkeypatch.setattr(charging, "_due_at", money_comes_first)
+    tenant.now += RULES.renewal_retry
+    tenant.charges.run()
+
+    event = tenant.told("renewal_short_of_funds")[-1]
+    assert event["available_micros"] == 1
+    assert instant(event["occurred_at"]) > came[0]
+
+
 def test_what_others_owe_is_no_part_of_what_one_owes(
     tenant: Metered, stack: System, database: Connected
 ) -> None:

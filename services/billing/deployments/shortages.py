@@ -23,7 +23,7 @@ from services.billing.deployments.periods import PeriodKind, PeriodStatus
 from services.billing.models import DeploymentRow, PeriodRow, UsageChargeLineRow, UsageChargeRow
 from services.billing.settings import BillingSettings
 
-_TICK = timedelta(microseconds=1)
+TICK = timedelta(microseconds=1)
 
 
 class Refused(NamedTuple):
@@ -59,12 +59,17 @@ def tell(
     refused: Refused,
     rules: BillingSettings,
     own: Collection[UUID],
+    since: datetime | None,
 ) -> None:
     """Say how much this user lacks for everything that is due now. The caller has settled what else
     is due, and noted what became of its ``own`` deployments, of which nobody else tells.
+
+    ``since``: all that is new was to be told then. Whoever told anything after that told of it.
     """
     # One at a time for each user, so that the last one to say it has counted all.
     lock_until_commit(session, f"renewals:{user_id}")
+    if since is not None and _is_told(session, user_id, since):
+        return
     waiting = _waiting(session, user_id, own)
     due_micros = _due_micros(session, user_id, waiting)
     shortfall_micros = min(max(due_micros - refused.available_micros, 1), MAX_AMOUNT_MICROS)
@@ -76,7 +81,7 @@ def tell(
     oldest, occurred_at = _longest_waiting(session, user_id), refused.asked_at
     if waiting.told_at is not None:
         # The last one to say it has counted all, and so is newer than what others said meanwhile.
-        occurred_at = max(occurred_at, waiting.told_at + _TICK)
+        occurred_at = max(occurred_at, waiting.told_at + TICK)
     publish(
         session,
         RenewalShortOfFunds(
@@ -169,6 +174,19 @@ def _waiting(session: Session, user_id: UUID, own: Collection[UUID]) -> _Waiting
     )
     since, told_at, months_micros = session.execute(query).one()
     return _Waiting(since, told_at, int(months_micros))
+
+
+def _is_told(session: Session, user_id: UUID, since: datetime) -> bool:
+    """Whether anything that is due was told after that."""
+    told_months = select(PeriodRow.told_at).where(
+        PeriodRow.user_id == user_id,
+        PeriodRow.status == PeriodStatus.DUE,
+        PeriodRow.told_at > since,
+    )
+    told_usage = select(UsageChargeRow.told_at).where(
+        UsageChargeRow.user_id == user_id, _CHARGE_IS_UNPAID, UsageChargeRow.told_at > since
+    )
+    return bool(session.scalar(select(or_(told_months.exists(), told_usage.exists()))))
 
 
 def _longest_waiting(session: Session, user_id: UUID) -> _First:

@@ -81,6 +81,14 @@ class Short:
     available_micros: int = 0
     is_frozen: bool = False
     news: list[PeriodRow] = field(default_factory=list)
+    is_first: bool = False
+    """Something of it is refused for the first time."""
+
+    @property
+    def since(self) -> datetime | None:
+        """When the last of it was to be told again, where all of it was."""
+        came = [each.money_came_at for each in self.news if each.money_came_at is not None]
+        return None if self.is_first else max(came, default=None)
 
 
 @dataclass
@@ -92,10 +100,12 @@ class Outcomes:
     rules: BillingSettings
     rows: Mapping[UUID, DeploymentRow]
     asked_at: datetime
+    """Of what somebody settles who tells of it: when the wallet was asked about theirs."""
     was_due: Mapping[UUID, datetime | None]
     """When each was due, as the wallet was asked about it: the end of a lease, mostly."""
     settled: Settled | None
-    """What else was due of those who are told. None: whoever settles this tells them of all."""
+    """What else was due of those who are told. None: whoever settles this tells them of all, and
+    where nobody has when it is asked for again, it is news."""
     made_due: dict[UUID, datetime | None] = field(default_factory=dict)
     """What somebody made due at another moment since then, as money does that comes: it is looked
     at no later than that, and that the wallet had too little before is no news."""
@@ -142,10 +152,13 @@ class Outcomes:
     def _tell(self, user_id: UUID, short: Short) -> None:
         if not short.news:
             return
-        if self.settled is not None:
-            refused = Refused(self.asked_at, short.available_micros, short.is_frozen)
-            own = self.rows.keys() | self.settled.deployment_ids
-            shortages.tell(self.session, user_id, refused, self.rules, own)
+        if self.settled is None:
+            for period in short.news:
+                period.money_came_at = self.asked_at - shortages.TICK
+            return
+        refused = Refused(self.asked_at, short.available_micros, short.is_frozen)
+        own = self.rows.keys() | self.settled.deployment_ids
+        shortages.tell(self.session, user_id, refused, self.rules, own, short.since)
         for period in short.news:
             period.told_at, period.money_came_at = self.asked_at, None
 
@@ -261,6 +274,7 @@ class Outcomes:
         if told_at is None or period.money_came_at is not None:
             if is_month:
                 row.short_since = told_at or self.now
+            short.is_first |= told_at is None and (is_month or period.money_came_at is None)
             short.news.append(period)
 
     def _resize_closed(self, period: PeriodRow, row: DeploymentRow, found: ClosedKey) -> None:

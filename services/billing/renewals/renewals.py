@@ -18,7 +18,7 @@ undone are charged one after the other, the oldest first.
 import logging
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import NamedTuple, NoReturn, TypeVar
@@ -338,15 +338,16 @@ class Renewals:
             return False
         return True
 
-    def _settle(self, asked: Asked, *, quietly: bool = False) -> list[Answer]:
+    def _settle(self, asked: Asked, teller_at: datetime | None = None) -> list[Answer]:
         """Record what was answered. Then raises ``ServiceError`` where something was not, which is
-        left to its lease. ``quietly``: nobody is told by this what they lack."""
+        left to its lease. ``teller_at``: nobody is told by this what they lack, but by who asked
+        then."""
         answers, unanswered = self._answers(asked)
         crash_point("billing.periods_charged")
         recorded, found = answers, None
-        if not quietly:
+        if teller_at is None:
             try:
-                recorded, found = self._settle_others(answers)
+                recorded, found = self._settle_others(answers, asked.at)
             except ServiceError as error:
                 unanswered.append(error)
                 # What is told is all that is due, or nothing: they are asked again.
@@ -355,13 +356,16 @@ class Renewals:
         for answer in self._not_run_on(recorded, asked.months):
             by_deployment[answer.period.deployment_id].append(answer)
         if by_deployment:
-            self._each(list(by_deployment), partial(self._record, asked, by_deployment, found))
+            as_of = replace(asked, at=teller_at or asked.at)
+            self._each(list(by_deployment), partial(self._record, as_of, by_deployment, found))
         crash_point("billing.periods_settled")
         if unanswered:
             raise unanswered[0]
         return answers
 
-    def _settle_others(self, answers: list[Answer]) -> tuple[list[Answer], Settled]:
+    def _settle_others(
+        self, answers: list[Answer], asked_at: datetime
+    ) -> tuple[list[Answer], Settled]:
         """Settle what else is due of those who may have to be told that they lack money: what
         they are told is one gap then, whatever of it was refused first, and nothing of it was
         paid before that and not recorded. The answers that are not overtaken by money that came.
@@ -371,7 +375,8 @@ class Renewals:
             return answers, Settled()
         own = {answer.period.deployment_id for answer in answers}
         used = UsageCharges(self.database, self.rpc, self.rules, self.clock, self.settle_months)
-        others = self.settle_months(user_ids, own) | used.settle(user_ids)
+        months = self.settle_months(user_ids, asked_at, own)
+        others = months | used.settle(user_ids, asked_at)
         paid = {each.period.user_id for each in answers if isinstance(each.reply, Transaction)}
         found = settled(self.rpc, others, user_ids & (others.user_ids | paid))
         return [
@@ -380,9 +385,12 @@ class Renewals:
             if not answer.may_be_news or not found.is_overtaken(answer.period.user_id, answer.error)
         ], found
 
-    def settle_months(self, user_ids: Collection[UUID], besides: Collection[UUID] = ()) -> Others:
+    def settle_months(
+        self, user_ids: Collection[UUID], teller_at: datetime, besides: Collection[UUID] = ()
+    ) -> Others:
         """Ask for all other months of these users that are due, and for what they owe. They are
-        told of nothing by this. Raises ``ServiceError``."""
+        told of nothing by this, but by who asked for something else of theirs then. Raises
+        ``ServiceError``."""
         with self.database.read() as session:
             found = _due_of(session, self.clock(), user_ids, besides)
         for start in range(0, len(found), AT_ONCE):
@@ -390,7 +398,7 @@ class Renewals:
             some = [each.deployment_id for each in found[start : start + AT_ONCE]]
             asked = self._ask(some, (), caught_up)
             caught_up.tell()
-            self._settle(asked, quietly=True)
+            self._settle(asked, teller_at)
         return Others(
             frozenset(each.user_id for each in found),
             frozenset(each.deployment_id for each in found if not each.is_waiting),

@@ -57,8 +57,9 @@ DUE = Leases(
 )
 
 
-SettleMonths = Callable[[Collection[UUID]], Others]
-"""Asks for the months of users that are due, and tells nobody. Raises ``ServiceError``."""
+SettleMonths = Callable[[Collection[UUID], datetime], Others]
+"""Asks for the months of users that are due, and tells nobody: whoever asked for something else of
+theirs then does. Raises ``ServiceError``."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,9 @@ class UsageCharges:
                 log.warning("the wallet did not answer", extra={"error": f"{error.code}: {error}"})
                 return
 
-    def settle(self, user_ids: Collection[UUID]) -> Others:
-        """Ask for what these users used, as far as that is due. They are told of nothing by this.
-        Raises ``ServiceError``."""
+    def settle(self, user_ids: Collection[UUID], teller_at: datetime) -> Others:
+        """Ask for what these users used, as far as that is due. They are told of nothing by this,
+        but by who asked for something else of theirs then. Raises ``ServiceError``."""
         with self.database.read() as session:
             due = _due_of(session, self.clock(), user_ids)
         if not due:
@@ -92,7 +93,7 @@ class UsageCharges:
         with self.database.read() as session:
             charged = [each.charge_id for each in _unpaid(session, due)]
             begins = shortage.not_waiting(session, charged)
-        self._ask_wallet(due, quietly=True)
+        self._ask_wallet(due, teller_at)
         return Others(frozenset(due), begins)
 
     def _write(self, user_ids: Collection[UUID]) -> None:
@@ -130,17 +131,19 @@ class UsageCharges:
         others = [wallet for wallet in wallets.values() if wallet.user_id not in owing | beyond]
         return owing | beyond | charges.write(session, now, others, skip_locked=skip_locked)
 
-    def _ask_wallet(self, user_ids: Sequence[UUID], *, quietly: bool = False) -> None:
+    def _ask_wallet(self, user_ids: Sequence[UUID], teller_at: datetime | None = None) -> None:
         """Raises ``ServiceError`` when the wallet did not answer about the debits: what is due
-        stays due. ``quietly``: nobody is told by this what they lack."""
+        stays due. ``teller_at``: nobody is told by this what they lack, but by who asked then."""
         with self.database.read() as session:
-            asked_at, was_due = self.clock(), _due_at(session, user_ids)
+            was_due = _due_at(session, user_ids)
             unpaid = _unpaid(session, user_ids)
             asked = [charge for charge in unpaid if charge.closing_since is None]
             debits = charges.debits(session, asked)
+        # Money of which it was known by then came before this.
+        asked_at = self.clock()
         crash_point("billing.usage_written")
         if debits:
-            self._debit_all(asked, debits, asked_at, was_due, quietly=quietly)
+            self._debit_all(asked, debits, asked_at, was_due, teller_at)
         closing = [each.charge_id for each in unpaid if each.closing_since is not None]
         found = {each: closed for each in closing if (closed := self._closed(each)) is not None}
         crash_point("billing.usage_closed")
@@ -163,17 +166,16 @@ class UsageCharges:
         debits: Mapping[UUID, Debit],
         asked_at: datetime,
         was_due: Mapping[UUID, datetime | None],
-        *,
-        quietly: bool,
+        teller_at: datetime | None,
     ) -> None:
         outcomes = self.rpc.call(DebitAll(debits=list(debits.values())))
         crash_point("billing.usage_charged")
         answers = dict(zip(debits, outcomes.results, strict=True))
-        news = [] if quietly else [each for each in asked if _may_be_news(each, answers)]
+        news = [] if teller_at else [each for each in asked if _may_be_news(each, answers)]
         found = None
         try:
-            if not quietly:
-                found = self._settle_others(news)
+            if teller_at is None:
+                found = self._settle_others(news, asked_at)
         except ServiceError as error:
             log.warning("the wallet did not answer", extra={"error": f"{error.code}: {error}"})
         for each in news:
@@ -183,7 +185,8 @@ class UsageCharges:
                 del answers[each.charge_id]
 
         def record(session: Session, charge_id: UUID) -> None:
-            self._record(session, charge_id, answers[charge_id], asked_at, was_due, found)
+            answer, as_of = answers[charge_id], teller_at or asked_at
+            self._record(session, charge_id, answer, as_of, was_due, found)
 
         paid_by = {
             each: answer.transaction for each, answer in answers.items() if answer.transaction
@@ -192,11 +195,11 @@ class UsageCharges:
         self._each([each for each in answers if each not in paid_by], record)
         crash_point("billing.usage_settled")
 
-    def _settle_others(self, news: Sequence[UsageChargeRow]) -> Settled:
+    def _settle_others(self, news: Sequence[UsageChargeRow], asked_at: datetime) -> Settled:
         """Settle the months of those who may have to be told that they lack money, as where a
         month is refused first: see :mod:`services.billing.renewals.renewals`."""
         user_ids = {charge.user_id for charge in news}
-        others = self.settle_months(user_ids) if user_ids else Others()
+        others = self.settle_months(user_ids, asked_at) if user_ids else Others()
         return settled(self.rpc, others, others.user_ids)
 
     def _paid_together(

@@ -32,22 +32,26 @@ def begin(
     """The wallet refused a charge: what runs of it has its days of grace, and its owner is told
     once, also where nothing of it runs any more, and again where money came that something else
     took first. What is paid after the wallet was asked makes that old news. Where nothing else is
-    ``settled`` whoever settles this tells them of all."""
+    ``settled`` whoever settles this tells them of all, ``asked_at`` being theirs; where
+    nobody has when it is asked for again, it is news."""
     charged = _charged(session, charge.charge_id)
     running = [row for row in charged if row.status == DeploymentStatus.ACTIVE]
     fresh = [row for row in running if row.usage_short_since is None]
-    is_untold = not running and charge.told_at is None
+    is_untold = not running and charge.told_at is None and charge.money_came_at is None
     if not (fresh or is_untold or charge.money_came_at):
         return
     now = clock()
     for row in fresh:
         row.usage_short_since = now
         ladder.look_again(row, now, rules)
-    if settled is not None:
-        left_micros = settled.left_micros(charge.user_id, error)
-        refused = Refused(asked_at, left_micros, error.code == AccountFrozen.code)
-        own = settled.deployment_ids | {row.deployment_id for row in charged}
-        shortages.tell(session, charge.user_id, refused, rules, own)
+    if settled is None:
+        charge.money_came_at = asked_at - shortages.TICK
+        return
+    left_micros = settled.left_micros(charge.user_id, error)
+    refused = Refused(asked_at, left_micros, error.code == AccountFrozen.code)
+    own = settled.deployment_ids | {row.deployment_id for row in charged}
+    since = None if fresh or is_untold else charge.money_came_at
+    shortages.tell(session, charge.user_id, refused, rules, own, since)
     charge.told_at, charge.money_came_at = asked_at, None
 
 
