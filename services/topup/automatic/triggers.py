@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Text, and_, cast, or_, select, update
+from sqlalchemy import ColumnElement, Text, Update, and_, cast, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningInsert
@@ -349,35 +349,29 @@ def card_page_closed(
 
 def end_renewals(session: Session, user_id: UUID, before: datetime) -> None:
     """Money came: renewals that lacked it until then are paid, or say so again."""
-    session.execute(
-        update(TriggerRecord)
-        .where(
-            TriggerRecord.user_id == user_id,
-            TriggerRecord.trigger == Trigger.RENEWAL,
-            TriggerRecord.ended_at.is_(None),
-            TriggerRecord.raised_at <= before,
-        )
-        .values(needed_micros=0, due_at=None)
-    )
+    session.execute(_renewals_of_before(user_id, before).values(needed_micros=0, due_at=None))
 
 
 def lessen_renewals(session: Session, user_id: UUID, needed_micros: int, before: datetime) -> None:
     """Something that lacked money then does not run any more: all that still does needs no more
     than this. What it has is asked of the wallet."""
     session.execute(
-        update(TriggerRecord)
-        .where(
-            TriggerRecord.user_id == user_id,
-            TriggerRecord.trigger == Trigger.RENEWAL,
-            TriggerRecord.ended_at.is_(None),
-            TriggerRecord.raised_at <= before,
-            TriggerRecord.needed_micros > needed_micros,
-        )
+        _renewals_of_before(user_id, before)
+        .where(TriggerRecord.needed_micros > needed_micros)
         .values(
             needed_micros=needed_micros,
             available_micros=None,
             due_at=TriggerRecord.due_at if needed_micros else None,
         )
+    )
+
+
+def _renewals_of_before(user_id: UUID, before: datetime) -> Update:
+    return update(TriggerRecord).where(
+        TriggerRecord.user_id == user_id,
+        TriggerRecord.trigger == Trigger.RENEWAL,
+        TriggerRecord.ended_at.is_(None),
+        TriggerRecord.raised_at <= before,
     )
 
 
