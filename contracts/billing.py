@@ -1146,8 +1146,12 @@ class RenewalShortOfFunds(UserEvent, source=SERVICE, type="renewal_short_of_fund
     ``shortfall_micros`` closes the whole gap: months, what is owed for time that ran, and usage;
     what was said before is a part of it. ``deployment_id`` has waited longest, ``deployments``
     says how many wait, and ``suspended_at`` when the first of them is suspended. ``is_usage``: no
-    month of theirs waits, but what they used.
+    month of theirs waits, but what they used. ``occurred_at`` is when the wallet was asked, and
+    ``counted_at`` when the gap was counted, later each time that anything is told of one user's:
+    of this and :class:`ShortageLessened` the last counts. Earlier versions did not say it.
     """
+
+    inside: ClassVar[frozenset[str]] = frozenset({"counted_at"})
 
     deployment_id: UUID
     shortfall_micros: AmountMicros
@@ -1157,6 +1161,7 @@ class RenewalShortOfFunds(UserEvent, source=SERVICE, type="renewal_short_of_fund
     suspended_at: Moment | None = None
     is_frozen: bool = False
     is_usage: bool = False
+    counted_at: Moment | None = None
 
 
 class OwedShortOfFunds(UserEvent, source=SERVICE, type="owed_short_of_funds"):
@@ -1182,10 +1187,13 @@ class ShortageLessened(UserEvent, source=SERVICE, type="shortage_lessened"):
     no card is to be charged for it.
 
     ``needed_micros`` is what everything comes to that is still due; 0 where nothing waits that
-    runs.
+    runs. ``counted_at`` as in :class:`RenewalShortOfFunds`.
     """
 
+    inside: ClassVar[frozenset[str]] = frozenset({"counted_at"})
+
     needed_micros: PriceMicros
+    counted_at: Moment | None = None
 
 
 class SoldLine(Value):

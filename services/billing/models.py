@@ -384,6 +384,16 @@ class RunwayRow(Base):
     warned_days: Mapped[int | None] = mapped_column(Integer)
 
 
+class ShortageRow(Base):
+    """When it was last counted what a user lacks, or no longer does: see
+    :mod:`services.billing.deployments.shortages`."""
+
+    __tablename__ = "shortages"
+
+    user_id: Mapped[UUID] = mapped_column(primary_key=True)
+    counted_at: Mapped[datetime]
+
+
 class UsageRecordRow(Base):
     """So much of a meter was used; see :mod:`services.billing.usage.taking`.
 

@@ -201,6 +201,22 @@ class TriggerRecord(Base):
     ended_at: Mapped[datetime | None]
 
 
+class ShortageRecord(Base):
+    """What billing told last of what a user's months lack: see
+    :mod:`services.topup.automatic.shortages`.
+
+    ``told_at`` and ``lessened_at`` are when billing had counted it, and ``heard_at`` when we heard.
+    """
+
+    __tablename__ = "shortages"
+
+    user_id: Mapped[UUID] = mapped_column(primary_key=True)
+    told_at: Mapped[datetime | None]
+    lessened_at: Mapped[datetime | None]
+    lessened_micros: Mapped[int]
+    heard_at: Mapped[datetime]
+
+
 class RefusalRecord(Base):
     """An automatic top-up that was due and not made; one row per trigger and reason."""
 

@@ -23,6 +23,7 @@ def kept(settings: TopupSettings) -> list[Kept]:
         *messages(settings),
         Kept("notices", "processed_at", settings.notices_kept_days),
         Kept("triggers", "raised_at", triggers, unless=f"{_BY_HAND} OR {_UNDECIDED}"),
+        Kept("shortages", "heard_at", triggers),
         Kept("refusals", "refused_at", triggers, unless=_BY_HAND),
         Kept("commands", "created_at", settings.commands_kept_days),
         Kept("spent_keys", "begun_at", settings.commands_kept_days),

@@ -95,7 +95,15 @@ from services.topup import (
     switch,
     topups,
 )
-from services.topup.automatic import card_changes, forecast, pages, schedule, terms, triggers
+from services.topup.automatic import (
+    card_changes,
+    forecast,
+    pages,
+    schedule,
+    shortages,
+    terms,
+    triggers,
+)
 from services.topup.cards import saved_cards
 from services.topup.charging import (
     card_refunds,
@@ -278,7 +286,7 @@ class TopupService(operated.Operated):
 
     @event_handler(RenewalShortOfFunds)
     def top_up_for_renewal(self, session: Session, event: RenewalShortOfFunds) -> None:
-        charges.cover(session, self.till, event, triggers.raise_for_renewal)
+        charges.cover(session, self.till, event, shortages.hear)
 
     @event_handler(BalanceLow)
     def top_up_low_balance(self, session: Session, event: BalanceLow) -> None:
@@ -300,8 +308,7 @@ class TopupService(operated.Operated):
     def charge_less_for_renewals(self, session: Session, event: ShortageLessened) -> None:
         # Before the triggers, as everybody does who decides about one.
         topups.lock_settings(session, event.user_id)
-        needed_micros, before = event.needed_micros, event.occurred_at
-        triggers.lessen_renewals(session, event.user_id, needed_micros, before)
+        shortages.lessen(session, event, utc_now())
 
     @event_handler(
         WalletCredited,

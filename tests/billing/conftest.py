@@ -51,7 +51,7 @@ def emptied(billing_database: Connected) -> Connected:
                 " discounts, sales,"
                 " usage_records, usage_totals, usage_wallets, usage_charges, usage_charge_lines,"
                 " usage_refunds,"
-                " runways, outbox, inbox"
+                " runways, shortages, outbox, inbox"
             )
         )
     return billing_database

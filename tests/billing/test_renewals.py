@@ -959,16 +959,66 @@ def test_a_start_that_is_refused_keeps_nobody_from_hearing_what_else_lacks_money
     assert (event["deployments"], event["shortfall_micros"]) == (1, PRICE)
 
 
-def test_of_two_that_are_told_in_one_instant_the_last_is_newer(tenant: Tenant) -> None:
+def counted(events: list[dict[str, Any]]) -> list[datetime]:
+    return [instant(each["counted_at"]) for each in events]
+
+
+@pytest.mark.parametrize("back", [timedelta(0), timedelta(minutes=5)])
+def test_of_what_is_told_of_one_user_the_last_was_counted_last_by_whichever_clock(
+    tenant: Tenant, back: timedelta
+) -> None:
+    """Another billing's may be behind, and two may be asked for in one instant."""
+    (first,) = tenant.deploys()
+    tenant.runs(month(1))
+    tenant.now = BOUGHT - back
+    (second,) = tenant.deploys()
+    tenant.runs(month(1) - back)
+    for each in (first, second):
+        tenant.stops(each)
+
+    told = tenant.told("renewal_short_of_funds") + tenant.told("shortage_lessened")
+    assert counted(told) == [month(1) + each * timedelta(microseconds=1) for each in range(4)]
+
+
+def test_what_is_stopped_while_a_month_is_refused_was_counted_before_that_is_told(
+    tenant: Tenant,
+) -> None:
+    """Nothing that runs lacked money then, as far as was known."""
+    (first,) = tenant.deploys()
+    tenant.now += DAY
     tenant.deploys()
     tenant.runs(month(1))
-    tenant.now = BOUGHT
-    tenant.deploys()
 
-    tenant.runs(month(1))
+    def stops() -> None:
+        tenant.now += timedelta(seconds=1)
+        tenant.stops(first)
 
-    told = [instant(each["occurred_at"]) for each in tenant.told("renewal_short_of_funds")]
-    assert told == [month(1), month(1) + timedelta(microseconds=1)]
+    after_the_answer(tenant, stops)
+    tenant.runs(month(1) + DAY)
+
+    (lessened,) = tenant.told("shortage_lessened")
+    _, short, *_ = tenant.told("renewal_short_of_funds")
+    assert (lessened["needed_micros"], short["deployments"]) == (0, 1)
+    assert counted([lessened]) < counted([short])
+    assert instant(lessened["occurred_at"]) > instant(short["occurred_at"])
+
+
+def test_who_owes_much_keeps_nobody_else_from_being_asked_for_what_is_due(
+    stack: System, database: Connected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(renewals, "AT_ONCE", 2)
+    tenants = [Tenant(stack, database) for _ in range(3)]
+    for each in tenants:
+        each.deploys(quantity=3)
+    tenant = tenants[0]
+    tenant.now = month(1)
+
+    found = tenant.renewals.settle_months([each.user_id for each in tenants], tenant.now)
+
+    assert found == {each.user_id for each in tenants}
+    with database.read() as session:
+        query = select(PeriodRow.user_id).where(PeriodRow.status == periods.PeriodStatus.DUE)
+        assert len(session.scalars(query).all()) == 9
 
 
 @pytest.mark.parametrize("ends", [Tenant.stops, Tenant.cancels_now, Tenant.fails])

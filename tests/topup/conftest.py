@@ -31,7 +31,7 @@ from contracts.topup import (
 from contracts.wallet import AccountStatus, CreditPage, MadeCredit, UnusedTopup, UnusedTopups
 from deploy.stripe_sandbox.server import SandboxServer, warm_up
 from deploy.stripe_sandbox.settings import Settings
-from services.topup.automatic import pages, terms, triggers
+from services.topup.automatic import pages, shortages, terms, triggers
 from services.topup.charging import charges, checkout
 from services.topup.models import AutoTopupSettings, Base, Topup
 from services.topup.policy import Policy
@@ -396,13 +396,13 @@ class Customer:
             event_id=new_id(),
             occurred_at=fields.pop("occurred_at", till.clock()),
             user_id=self.user_id,
-            deployment_id=uuid.uuid4(),
+            deployment_id=fields.pop("deployment_id", uuid.uuid4()),
             shortfall_micros=shortfall_micros,
             available_micros=0,
             **fields,
         )
         with till.database.begin() as session:
-            charges.cover(session, till, event, triggers.raise_for_renewal)
+            charges.cover(session, till, event, shortages.hear)
 
     def ask(self, trigger: Trigger = Trigger.PURCHASE, **event: Any) -> Any:
         """An event, and all that follows from it at once."""

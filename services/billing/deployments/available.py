@@ -12,24 +12,12 @@ _AT_ONCE = 100
 """So many users one question may be about."""
 
 
-class Others(NamedTuple):
-    """What else was due: of which users, and of which deployments that did not wait for money."""
-
-    user_ids: frozenset[UUID] = frozenset()
-    deployment_ids: frozenset[UUID] = frozenset()
-
-    def __or__(self, other: "Others") -> "Others":
-        return Others(self.user_ids | other.user_ids, self.deployment_ids | other.deployment_ids)
-
-
 class Settled(NamedTuple):
     """What was settled before somebody is told what their wallet lacks, so that it is all of it.
 
-    ``deployment_ids`` wait for money since then, if they do, and ``available_micros`` says what
-    wallets had after that; who is missing had nothing else due.
+    ``available_micros`` says what wallets had after that; who is missing had nothing else due.
     """
 
-    deployment_ids: frozenset[UUID] = frozenset()
     available_micros: Mapping[UUID, int] = {}
 
     def left_micros(self, user_id: UUID, error: BatchError) -> int:
@@ -47,7 +35,7 @@ def had_micros(error: BatchError) -> int:
     return int(error.details[0]) if error.code == InsufficientFunds.code and error.details else 0
 
 
-def settled(rpc: RpcClient, others: Others, user_ids: Collection[UUID]) -> Settled:
+def settled(rpc: RpcClient, user_ids: Collection[UUID]) -> Settled:
     """What these users have now that others of theirs were settled. Raises ``ServiceError``."""
     asked = sorted(user_ids)
     found = [
@@ -59,4 +47,4 @@ def settled(rpc: RpcClient, others: Others, user_ids: Collection[UUID]) -> Settl
         wallet.user_id: 0 if wallet.status is AccountStatus.FROZEN else wallet.available_micros
         for wallet in found
     }
-    return Settled(others.deployment_ids, available_micros)
+    return Settled(available_micros)

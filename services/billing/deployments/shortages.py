@@ -5,12 +5,12 @@ that is due. Where nothing waits, what is owed is for something that does not ru
 owner is told, and no card is charged for that by itself.
 """
 
-from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import and_, func, or_, select
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from chassis.database import lock_until_commit
@@ -20,7 +20,13 @@ from contracts.billing import OwedShortOfFunds, RenewalShortOfFunds, ShortageLes
 from contracts.messages import MAX_AMOUNT_MICROS
 from services.billing.deployments.ladder import Standing
 from services.billing.deployments.periods import PeriodKind, PeriodStatus
-from services.billing.models import DeploymentRow, PeriodRow, UsageChargeLineRow, UsageChargeRow
+from services.billing.models import (
+    DeploymentRow,
+    PeriodRow,
+    ShortageRow,
+    UsageChargeLineRow,
+    UsageChargeRow,
+)
 from services.billing.settings import BillingSettings
 
 TICK = timedelta(microseconds=1)
@@ -43,34 +49,29 @@ class _First(NamedTuple):
 
 
 class _Waiting(NamedTuple):
-    """What runs and waits for money: since when the first does, and what their months cost.
-
-    ``told_at``: of others than those of who tells, the last was noted by then.
-    """
+    """What runs and waits for money: since when the first does, and what their months cost."""
 
     since: datetime | None
-    told_at: datetime | None
     months_micros: int
 
 
 def tell(
     session: Session,
+    now: datetime,
     user_id: UUID,
     refused: Refused,
     rules: BillingSettings,
-    own: Collection[UUID],
     since: datetime | None,
 ) -> None:
     """Say how much this user lacks for everything that is due now. The caller has settled what else
-    is due, and noted what became of its ``own`` deployments, of which nobody else tells.
+    is due, and noted what became of what it asked for.
 
     ``since``: all that is new was to be told then. Whoever told anything after that told of it.
     """
-    # One at a time for each user, so that the last one to say it has counted all.
-    lock_until_commit(session, f"renewals:{user_id}")
+    _lock(session, user_id)
     if since is not None and _is_told(session, user_id, since):
         return
-    waiting = _waiting(session, user_id, own)
+    waiting = _waiting(session, user_id)
     due_micros = _due_micros(session, user_id, waiting)
     shortfall_micros = min(max(due_micros - refused.available_micros, 1), MAX_AMOUNT_MICROS)
     if waiting.since is None:
@@ -78,16 +79,13 @@ def tell(
         if owing is not None:
             publish(session, _owed_event(user_id, refused, owing, due_micros, shortfall_micros))
         return
-    oldest, occurred_at = _longest_waiting(session, user_id), refused.asked_at
-    if waiting.told_at is not None:
-        # The last one to say it has counted all, and so is newer than what others said meanwhile.
-        occurred_at = max(occurred_at, waiting.told_at + TICK)
+    oldest = _longest_waiting(session, user_id)
     publish(
         session,
         RenewalShortOfFunds(
             event_id=new_id(),
             # What is paid from then on makes this old news.
-            occurred_at=occurred_at,
+            occurred_at=refused.asked_at,
             user_id=user_id,
             deployment_id=oldest.deployment_id,
             shortfall_micros=shortfall_micros,
@@ -97,6 +95,7 @@ def tell(
             suspended_at=waiting.since + rules.grace,
             is_frozen=refused.is_frozen,
             is_usage=not waiting.months_micros,
+            counted_at=_count(session, now, user_id),
         ),
     )
 
@@ -109,8 +108,8 @@ def waits(row: Standing) -> bool:
 def tell_less(session: Session, now: datetime, user_id: UUID) -> None:
     """Something of this user's that waited runs no more, and is held by the caller: no card is
     charged for it, whatever keeps automatic top-up from charging at this moment."""
-    lock_until_commit(session, f"renewals:{user_id}")
-    waiting = _waiting(session, user_id, ())
+    _lock(session, user_id)
+    waiting = _waiting(session, user_id)
     due_micros = 0 if waiting.since is None else _due_micros(session, user_id, waiting)
     publish(
         session,
@@ -119,8 +118,24 @@ def tell_less(session: Session, now: datetime, user_id: UUID) -> None:
             occurred_at=now,
             user_id=user_id,
             needed_micros=min(due_micros, MAX_AMOUNT_MICROS),
+            counted_at=_count(session, now, user_id),
         ),
     )
+
+
+def _lock(session: Session, user_id: UUID) -> None:
+    """One at a time for each user, so that the last one to say it has counted all."""
+    lock_until_commit(session, f"renewals:{user_id}")
+
+
+def _count(session: Session, now: datetime, user_id: UUID) -> datetime:
+    """When this is counted: later than what was told of this user before, by whichever clock."""
+    first = insert(ShortageRow).values(user_id=user_id, counted_at=now)
+    later = func.greatest(first.excluded.counted_at, ShortageRow.counted_at + TICK)
+    counted = first.on_conflict_do_update(
+        index_elements=["user_id"], set_={"counted_at": later}
+    ).returning(ShortageRow.counted_at)
+    return session.scalars(counted).one()
 
 
 def _due_micros(session: Session, user_id: UUID, waiting: _Waiting) -> int:
@@ -157,23 +172,21 @@ _WAITS = or_(PeriodRow.deployment_id.is_not(None), DeploymentRow.usage_short_sin
 _CHARGE_IS_UNPAID = and_(UsageChargeRow.paid_at.is_(None), UsageChargeRow.closing_since.is_(None))
 
 
-def _waiting(session: Session, user_id: UUID, own: Collection[UUID]) -> _Waiting:
+def _waiting(session: Session, user_id: UUID) -> _Waiting:
     row = DeploymentRow
-    # Both leave out what is NULL.
+    # It leaves out what is NULL.
     first = func.least(row.short_since, row.usage_short_since)
-    last = func.greatest(row.short_since, row.usage_short_since)
     query = (
         select(
             func.min(first),
-            func.max(last).filter(row.deployment_id.not_in(list(own))),
             func.coalesce(func.sum(PeriodRow.amount_micros), 0),
         )
         .select_from(row)
         .outerjoin(PeriodRow, _MONTH_WAITS)
         .where(row.user_id == user_id, _WAITS)
     )
-    since, told_at, months_micros = session.execute(query).one()
-    return _Waiting(since, told_at, int(months_micros))
+    since, months_micros = session.execute(query).one()
+    return _Waiting(since, int(months_micros))
 
 
 def _is_told(session: Session, user_id: UUID, since: datetime) -> bool:

@@ -157,8 +157,7 @@ class Outcomes:
                 period.money_came_at = self.asked_at - shortages.TICK
             return
         refused = Refused(self.asked_at, short.available_micros, short.is_frozen)
-        own = self.rows.keys() | self.settled.deployment_ids
-        shortages.tell(self.session, user_id, refused, self.rules, own, short.since)
+        shortages.tell(self.session, self.now, user_id, refused, self.rules, short.since)
         for period in short.news:
             period.told_at, period.money_came_at = self.asked_at, None
 

@@ -55,7 +55,7 @@ from services.billing.deployments import (
     shortages,
     starting,
 )
-from services.billing.deployments.available import Others, Settled, settled
+from services.billing.deployments.available import Settled, settled
 from services.billing.deployments.charge_limit import TOO_OFTEN, beyond_limit
 from services.billing.deployments.periods import Payable, PeriodKind, PeriodStatus
 from services.billing.deployments.queries import own_deployment, single
@@ -95,14 +95,6 @@ DUE = Leases(
     lease=timedelta(seconds=60),
     limit=AT_ONCE,
 )
-
-
-class _Due(NamedTuple):
-    """Something is due of a deployment, which may wait for money already."""
-
-    deployment_id: UUID
-    user_id: UUID
-    is_waiting: bool
 
 
 class WhenAsked(NamedTuple):
@@ -378,7 +370,7 @@ class Renewals:
         months = self.settle_months(user_ids, asked_at, own)
         others = months | used.settle(user_ids, asked_at)
         paid = {each.period.user_id for each in answers if isinstance(each.reply, Transaction)}
-        found = settled(self.rpc, others, user_ids & (others.user_ids | paid))
+        found = settled(self.rpc, user_ids & (others | paid))
         return [
             answer
             for answer in answers
@@ -387,22 +379,24 @@ class Renewals:
 
     def settle_months(
         self, user_ids: Collection[UUID], teller_at: datetime, besides: Collection[UUID] = ()
-    ) -> Others:
-        """Ask for all other months of these users that are due, and for what they owe. They are
-        told of nothing by this, but by who asked for something else of theirs then. Raises
-        ``ServiceError``."""
-        with self.database.read() as session:
-            found = _due_of(session, self.clock(), user_ids, besides)
-        for start in range(0, len(found), AT_ONCE):
+    ) -> set[UUID]:
+        """Ask for all other months of these users that are due, and for what they owe, and whose
+        there were. They are told of nothing by this, but by who asked for something else of theirs
+        then. Raises ``ServiceError``."""
+        whose: dict[UUID, UUID] = {}
+        while some := self._due_of(user_ids, besides, max(whose, default=None)):
+            whose |= some
             caught_up = CaughtUp()
-            some = [each.deployment_id for each in found[start : start + AT_ONCE]]
-            asked = self._ask(some, (), caught_up)
+            asked = self._ask(list(some), (), caught_up)
             caught_up.tell()
             self._settle(asked, teller_at)
-        return Others(
-            frozenset(each.user_id for each in found),
-            frozenset(each.deployment_id for each in found if not each.is_waiting),
-        )
+        return set(whose.values())
+
+    def _due_of(
+        self, user_ids: Collection[UUID], besides: Collection[UUID], after: UUID | None
+    ) -> dict[UUID, UUID]:
+        with self.database.read() as session:
+            return _due_of(session, self.clock(), user_ids, besides, after)
 
     def _answers(self, asked: Asked) -> tuple[list[Answer], list[ServiceError]]:
         """What was answered, and what came in the place of other answers.
@@ -578,10 +572,14 @@ def money_came(session: Session, now: datetime, user_id: UUID) -> None:
 
 
 def _due_of(
-    session: Session, now: datetime, user_ids: Collection[UUID], besides: Collection[UUID]
-) -> list[_Due]:
+    session: Session,
+    now: datetime,
+    user_ids: Collection[UUID],
+    besides: Collection[UUID],
+    after: UUID | None,
+) -> dict[UUID, UUID]:
     """The other deployments of these users that owe something, or whose month has begun, whoever
-    is about to ask for it."""
+    is about to ask for it: a page of them, and whose they are."""
     row = DeploymentRow
     owes = select(PeriodRow.deployment_id).where(
         PeriodRow.user_id.in_(user_ids),
@@ -594,14 +592,15 @@ def _due_of(
         & (row.monthly_cost_micros > 0)
         & (row.paid_until <= now)
     )
-    is_waiting = row.short_since.is_not(None) | row.usage_short_since.is_not(None)
-    query = select(row.deployment_id, row.user_id, is_waiting).where(
+    query = select(row.deployment_id, row.user_id).where(
         row.user_id.in_(user_ids),
         row.deployment_id.not_in(list(besides)),
         row.deployment_id.in_(owes) | has_begun,
     )
-    found = session.execute(query.order_by(row.deployment_id).limit(COMMANDS_MAX))
-    return [_Due(*each) for each in found]
+    if after is not None:
+        query = query.where(row.deployment_id > after)
+    found = session.execute(query.order_by(row.deployment_id).limit(AT_ONCE))
+    return {each.deployment_id: each.user_id for each in found}
 
 
 def _locked(session: Session, deployment_ids: Sequence[UUID]) -> Sequence[DeploymentRow]:

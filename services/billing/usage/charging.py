@@ -35,7 +35,7 @@ from chassis.locks import for_update
 from contracts.errors import NO_ANSWER_CODES, ServiceError
 from contracts.keys import usage_key
 from contracts.wallet import ClosedKey, CloseKey, Debit, DebitAll, DebitResult, Transaction
-from services.billing.deployments.available import Others, Settled, settled
+from services.billing.deployments.available import Settled, settled
 from services.billing.deployments.charge_limit import usage_beyond_limit
 from services.billing.deployments.ladder import NO_MONEY
 from services.billing.models import UsageChargeRow, UsageWalletRow
@@ -57,9 +57,9 @@ DUE = Leases(
 )
 
 
-SettleMonths = Callable[[Collection[UUID], datetime], Others]
+SettleMonths = Callable[[Collection[UUID], datetime], set[UUID]]
 """Asks for the months of users that are due, and tells nobody: whoever asked for something else of
-theirs then does. Raises ``ServiceError``."""
+theirs then does. Whose there were. Raises ``ServiceError``."""
 
 
 @dataclass(frozen=True)
@@ -82,19 +82,16 @@ class UsageCharges:
                 log.warning("the wallet did not answer", extra={"error": f"{error.code}: {error}"})
                 return
 
-    def settle(self, user_ids: Collection[UUID], teller_at: datetime) -> Others:
-        """Ask for what these users used, as far as that is due. They are told of nothing by this,
-        but by who asked for something else of theirs then. Raises ``ServiceError``."""
+    def settle(self, user_ids: Collection[UUID], teller_at: datetime) -> set[UUID]:
+        """Ask for what these users used, as far as that is due, and whose that is. They are told of
+        nothing by this, but by who asked for something else of theirs then. Raises
+        ``ServiceError``."""
         with self.database.read() as session:
             due = _due_of(session, self.clock(), user_ids)
-        if not due:
-            return Others()
-        self._write(due)
-        with self.database.read() as session:
-            charged = [each.charge_id for each in _unpaid(session, due)]
-            begins = shortage.not_waiting(session, charged)
-        self._ask_wallet(due, teller_at)
-        return Others(frozenset(due), begins)
+        if due:
+            self._write(due)
+            self._ask_wallet(due, teller_at)
+        return set(due)
 
     def _write(self, user_ids: Collection[UUID]) -> None:
         self._together(
@@ -199,8 +196,7 @@ class UsageCharges:
         """Settle the months of those who may have to be told that they lack money, as where a
         month is refused first: see :mod:`services.billing.renewals.renewals`."""
         user_ids = {charge.user_id for charge in news}
-        others = self.settle_months(user_ids, asked_at) if user_ids else Others()
-        return settled(self.rpc, others, others.user_ids)
+        return settled(self.rpc, self.settle_months(user_ids, asked_at) if user_ids else ())
 
     def _paid_together(
         self, paid_by: Mapping[UUID, Transaction], session: Session, charge_ids: Collection[UUID]

@@ -49,18 +49,9 @@ def begin(
         return
     left_micros = settled.left_micros(charge.user_id, error)
     refused = Refused(asked_at, left_micros, error.code == AccountFrozen.code)
-    own = settled.deployment_ids | {row.deployment_id for row in charged}
     since = None if fresh or is_untold else charge.money_came_at
-    shortages.tell(session, charge.user_id, refused, rules, own, since)
+    shortages.tell(session, now, charge.user_id, refused, rules, since)
     charge.told_at, charge.money_came_at = asked_at, None
-
-
-def not_waiting(session: Session, charge_ids: Collection[UUID]) -> frozenset[UUID]:
-    """What these charges are for, and does not wait for money."""
-    line, row = UsageChargeLineRow, DeploymentRow
-    waits_not = row.usage_short_since.is_(None) & row.short_since.is_(None)
-    query = select(row.deployment_id).join(line, line.deployment_id == row.deployment_id)
-    return frozenset(session.scalars(query.where(line.charge_id.in_(charge_ids), waits_not)))
 
 
 def waiting(session: Session, charge_ids: Collection[UUID]) -> set[UUID]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Text, Update, and_, cast, or_, select, update
+from sqlalchemy import ColumnElement, Text, and_, cast, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningInsert
@@ -18,11 +18,11 @@ from sqlalchemy.sql.dml import ReturningInsert
 from chassis.bulk import Batch, Bulk
 from chassis.identifiers import new_id
 from chassis.leases import Leases
-from contracts.billing import PurchaseShortOfFunds, RenewalShortOfFunds
+from contracts.billing import PurchaseShortOfFunds
 from contracts.topup import RefusalCode, TopupKind, Trigger
 from contracts.wallet import BalanceLow, LowBalanceLevel
 from services.topup.models import Topup, TriggerRecord
-from services.topup.topups import PAYABLE, came_since
+from services.topup.topups import PAYABLE
 
 DUE = Leases(TriggerRecord.due_at, TriggerRecord.user_id, lease=timedelta(seconds=10))
 """Triggers that nobody has decided about."""
@@ -98,29 +98,6 @@ def raise_for_purchase(
     )
 
 
-def raise_for_renewal(
-    session: Session, event: RenewalShortOfFunds, now: datetime
-) -> TriggerRecord | None:
-    """A renewal lacks money; see :func:`raise_trigger`.
-
-    A frozen wallet says nothing of what it has: it is asked, and keeps the card from being charged.
-    What lacked money before some came is paid by now, or says so again.
-    """
-    if came_since(session, event.user_id, event.occurred_at):
-        return None
-    return raise_trigger(
-        session,
-        event.user_id,
-        Trigger.RENEWAL,
-        str(event.deployment_id),
-        now,
-        raised_at=event.occurred_at,
-        needed_micros=event.shortfall_micros + event.available_micros,
-        shortfall_micros=event.shortfall_micros,
-        available_micros=None if event.is_frozen else event.available_micros,
-    )
-
-
 def raise_for_low_balance(
     session: Session, event: BalanceLow, now: datetime
 ) -> TriggerRecord | None:
@@ -151,8 +128,9 @@ def raise_trigger(
 ) -> TriggerRecord | None:
     """Store a trigger as due, and hold it; None when nothing newer is told of it.
 
-    Newer news of a purchase or a renewal replaces what was known, unless it has ended. What a
-    person asks for by hand is asked once: its key again is a repetition, not news.
+    Newer news of a purchase or a renewal replaces what was known, unless it has ended; of a renewal
+    also whatever needs nothing any more. What a person asks for by hand is asked once: its key
+    again is a repetition, not news.
     """
     row = {
         "trigger_id": new_id(),
@@ -169,6 +147,10 @@ def raise_trigger(
         "refusal_code": "",
     }
     return session.scalar(_RAISE, row, execution_options={"populate_existing": True})
+
+
+_NEEDS_NO_MORE = (TriggerRecord.trigger == Trigger.RENEWAL) & (TriggerRecord.needed_micros == 0)
+"""A renewal that is paid, or was stopped, or that newer news has taken the place of."""
 
 
 def _raising() -> ReturningInsert[TriggerRecord]:
@@ -188,7 +170,7 @@ def _raising() -> ReturningInsert[TriggerRecord]:
         set_={name: raised.excluded[name] for name in news},
         where=TriggerRecord.ended_at.is_(None)
         & (TriggerRecord.trigger != Trigger.BY_HAND)
-        & (TriggerRecord.raised_at < raised.excluded.raised_at),
+        & ((TriggerRecord.raised_at < raised.excluded.raised_at) | _NEEDS_NO_MORE),
     ).returning(TriggerRecord)
 
 
@@ -238,13 +220,12 @@ def has_ended(session: Session, topup: Topup) -> bool:
 def _needs_nothing(
     session: Session, user_id: UUID, trigger: str | None, reference: str | None
 ) -> bool:
-    is_lessened = (TriggerRecord.trigger == Trigger.RENEWAL) & (TriggerRecord.needed_micros == 0)
     found = session.scalar(
         select(TriggerRecord.trigger_id).where(
             TriggerRecord.user_id == user_id,
             TriggerRecord.trigger == trigger,
             TriggerRecord.reference == reference,
-            TriggerRecord.ended_at.is_not(None) | is_lessened,
+            TriggerRecord.ended_at.is_not(None) | _NEEDS_NO_MORE,
         )
     )
     return found is not None
@@ -349,29 +330,15 @@ def card_page_closed(
 
 def end_renewals(session: Session, user_id: UUID, before: datetime) -> None:
     """Money came: renewals that lacked it until then are paid, or say so again."""
-    session.execute(_renewals_of_before(user_id, before).values(needed_micros=0, due_at=None))
-
-
-def lessen_renewals(session: Session, user_id: UUID, needed_micros: int, before: datetime) -> None:
-    """Something that lacked money then does not run any more: all that still does needs no more
-    than this. What it has is asked of the wallet."""
     session.execute(
-        _renewals_of_before(user_id, before)
-        .where(TriggerRecord.needed_micros > needed_micros)
-        .values(
-            needed_micros=needed_micros,
-            available_micros=None,
-            due_at=TriggerRecord.due_at if needed_micros else None,
+        update(TriggerRecord)
+        .where(
+            TriggerRecord.user_id == user_id,
+            TriggerRecord.trigger == Trigger.RENEWAL,
+            TriggerRecord.ended_at.is_(None),
+            TriggerRecord.raised_at <= before,
         )
-    )
-
-
-def _renewals_of_before(user_id: UUID, before: datetime) -> Update:
-    return update(TriggerRecord).where(
-        TriggerRecord.user_id == user_id,
-        TriggerRecord.trigger == Trigger.RENEWAL,
-        TriggerRecord.ended_at.is_(None),
-        TriggerRecord.raised_at <= before,
+        .values(needed_micros=0, due_at=None)
     )
 
 

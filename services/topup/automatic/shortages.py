@@ -1,0 +1,100 @@
+"""Shortages: what billing tells of months, and what was used, that a wallet does not pay.
+
+It tells the whole gap, and that the gap is smaller where something was stopped. Each has a queue
+of its own, and one that could not be handled comes later: whatever the order in which they come,
+what billing counted last is what counts.
+"""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from chassis.locks import locked
+from contracts.billing import RenewalShortOfFunds, ShortageLessened
+from contracts.topup import Trigger
+from services.topup.automatic import triggers
+from services.topup.models import ShortageRecord, TriggerRecord
+from services.topup.topups import came_since
+
+
+def hear(session: Session, event: RenewalShortOfFunds, now: datetime) -> TriggerRecord | None:
+    """Months lack money: raise a trigger for all that does; see :func:`triggers.raise_trigger`.
+
+    None where newer news is known, or money came since: what lacked it before is paid by now, or
+    is told again. A frozen wallet says nothing of what it has: it is asked, and keeps the card from
+    being charged.
+    """
+    needed_micros = event.shortfall_micros + event.available_micros
+    available_micros = None if event.is_frozen else event.available_micros
+    if event.counted_at is not None:
+        known = _known(session, event.user_id, now)
+        if known.told_at is not None and known.told_at >= event.counted_at:
+            return None
+        known.told_at = event.counted_at
+        if known.lessened_at is not None and known.lessened_at > event.counted_at:
+            # Since then something was stopped. What the wallet has is asked for the rest.
+            needed_micros = min(needed_micros, known.lessened_micros)
+            available_micros = None
+    if needed_micros <= 0 or came_since(session, event.user_id, event.occurred_at):
+        return None
+    if event.counted_at is not None:
+        _lower(session, event.user_id, 0)
+    return triggers.raise_trigger(
+        session,
+        event.user_id,
+        Trigger.RENEWAL,
+        str(event.deployment_id),
+        now,
+        raised_at=event.occurred_at,
+        needed_micros=needed_micros,
+        shortfall_micros=event.shortfall_micros,
+        available_micros=available_micros,
+    )
+
+
+def lessen(session: Session, event: ShortageLessened, now: datetime) -> None:
+    """Something that lacked money does not run any more: all that still does needs no more than
+    this, as far as it was counted before. What it has is asked of the wallet."""
+    if event.counted_at is None:
+        # A version before told this, which says no more of the order.
+        _lower(session, event.user_id, event.needed_micros, event.occurred_at)
+        return
+    known = _known(session, event.user_id, now)
+    if known.lessened_at is not None and known.lessened_at >= event.counted_at:
+        return
+    known.lessened_at, known.lessened_micros = event.counted_at, event.needed_micros
+    if known.told_at is None or known.told_at < event.counted_at:
+        _lower(session, event.user_id, event.needed_micros)
+
+
+def _known(session: Session, user_id: UUID, now: datetime) -> ShortageRecord:
+    """What is known of this user, held: of two who hear at once one waits."""
+    missing = insert(ShortageRecord).values(user_id=user_id, lessened_micros=0, heard_at=now)
+    session.execute(missing.on_conflict_do_nothing())
+    known = locked(session, ShortageRecord, user_id)
+    known.heard_at = now
+    return known
+
+
+def _lower(
+    session: Session, user_id: UUID, needed_micros: int, before: datetime | None = None
+) -> None:
+    """What asked for more asks for this."""
+    lowered = (
+        update(TriggerRecord)
+        .where(
+            TriggerRecord.user_id == user_id,
+            TriggerRecord.trigger == Trigger.RENEWAL,
+            TriggerRecord.ended_at.is_(None),
+            TriggerRecord.needed_micros > needed_micros,
+        )
+        .values(
+            needed_micros=needed_micros,
+            available_micros=None,
+            due_at=TriggerRecord.due_at if needed_micros else None,
+        )
+    )
+    session.execute(lowered if before is None else lowered.where(TriggerRecord.raised_at <= before))
