@@ -1,7 +1,7 @@
 """Starts that cost something: a start that was refused is never charged later, one that was not
 answered is told as that, and a key starts once."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import update
 
 from chassis.database import Connected, connect
+from chassis.money import format_usd
 from contracts.billing import CancelWhen, DeploymentStatus
 from contracts.errors import (
     Conflict,
@@ -389,6 +390,56 @@ def test_what_costs_nothing_any_more_starts_for_nothing_though_it_owes_what_ran(
 
 
 # What is owed comes first.
+
+
+def while_it_pays_what_it_owes(tenant: Tenant, act: Callable[[], object]) -> None:
+    """Once, when the wallet has paid that and its month is not written down yet, this happens."""
+    ask = tenant.wire.call
+
+    def acts(request: Any, *more: Any) -> Any:
+        answer = ask(request, *more)
+        if isinstance(request, DebitAll):
+            tenant.wire.call = ask  # type: ignore[method-assign]
+            act()
+        return answer
+
+    tenant.wire.call = acts  # type: ignore[method-assign]
+
+
+def test_a_start_whose_price_changes_once_what_is_owed_is_paid_says_what_was_charged(
+    tenant: Tenant,
+) -> None:
+    deployment_id = suspended(tenant)
+    tenant.gets(10 * PRICE)
+    shown = tenant.sees(deployment_id).start_micros
+
+    def costs_more() -> None:
+        with tenant.database.begin() as session:
+            session.execute(update(DeploymentRow).values(monthly_cost_micros=PRICE + 1))
+
+    while_it_pays_what_it_owes(tenant, costs_more)
+    with pytest.raises(PriceChanged) as refused:
+        tenant.starts(deployment_id, expected_micros=shown)
+
+    assert tenant.charged == [-RAN_MICROS]
+    owed = format_usd(RAN_MICROS)
+    assert f" {owed} that it owed for time that ran is paid, and it was" in str(refused.value)
+    assert "Nothing" not in str(refused.value)
+
+
+def test_a_start_with_too_little_for_the_month_says_that_what_was_owed_is_paid(
+    tenant: Tenant,
+) -> None:
+    deployment_id = suspended(tenant)
+    tenant.gets(RAN_MICROS + PRICE - 1)
+
+    with pytest.raises(InsufficientFunds) as refused:
+        tenant.starts(deployment_id)
+
+    assert (tenant.charged, refused.value.available_micros) == ([-RAN_MICROS], PRICE - 1)
+    owed = format_usd(RAN_MICROS)
+    assert f" {owed} that it owed for time that ran is paid, and it was" in str(refused.value)
+    assert "nothing was taken" not in str(refused.value)
 
 
 def test_no_month_is_taken_from_who_does_not_pay_what_is_owed(tenant: Tenant) -> None:

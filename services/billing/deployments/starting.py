@@ -39,18 +39,28 @@ def check_amount(
     if expected_micros is None:
         return
     owed = owed_micros(session, [row.deployment_id])
-    paid_micros = _arrears_paid_micros(session, row)
+    paid_micros = arrears_paid_micros(session, row)
     amount_micros = start_micros(row, owed.get((row.deployment_id, PeriodKind.ARREARS), 0), now)
     if amount_micros is None or expected_micros in (amount_micros, amount_micros + paid_micros):
         return
     raise PriceChanged(
         f"Starting it now costs {format_usd(amount_micros)}, not {format_usd(expected_micros)}."
-        " Nothing was charged, and it was not started. Look at the amount and start it again.",
+        f" {what_was_charged(paid_micros)} Look at the amount and start it again.",
         str(amount_micros),
     )
 
 
-def _arrears_paid_micros(session: Session, row: DeploymentRow) -> int:
+def what_was_charged(arrears_micros: int) -> str:
+    """The sentence for who hears that it was not started, with what is paid for time that ran."""
+    paid = (
+        f"{format_usd(arrears_micros)} that it owed for time that ran is paid"
+        if arrears_micros
+        else "Nothing was charged"
+    )
+    return f"{paid}, and it was not started."
+
+
+def arrears_paid_micros(session: Session, row: DeploymentRow) -> int:
     """What was paid for time that ran since it stopped."""
     query = select(func.sum(PeriodRow.amount_micros)).where(
         PeriodRow.deployment_id == row.deployment_id,

@@ -180,7 +180,19 @@ class Renewals:
         if isinstance(refused, NO_ANSWER):
             raise DeadlineExceeded(_CHECKING) from refused
         if refused is not None:
-            raise type(refused)(f"{refused} It was not started.", *refused.details)
+            raise type(refused)(self._not_started(deployment_id, refused), *refused.details)
+
+    def _not_started(self, deployment_id: UUID, refused: ServiceError) -> str:
+        """Why a start is not paid. What it owed may be, though its month is not."""
+        with self.database.read() as session:
+            row = session.get_one(DeploymentRow, deployment_id)
+            paid_micros = starting.arrears_paid_micros(session, row)
+        if not paid_micros:
+            return f"{refused} It was not started."
+        # The wallet says that nothing was taken, and means the month.
+        is_short = isinstance(refused, InsufficientFunds)
+        why = "Too little is left for its month." if is_short else str(refused)
+        return f"{why} {starting.what_was_charged(paid_micros)}"
 
     def _begin_start(self, session: Session, command: StartDeployment) -> PeriodKind | None:
         """Let it run at once, or write down what that costs. What is to be paid for it next."""
