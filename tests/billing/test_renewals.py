@@ -1130,7 +1130,7 @@ def test_users_are_told_in_one_order_whenever_their_months_began(
         tenant.now += timedelta(minutes=minute)
         tenant.deploys()
     told: list[UUID] = []
-    monkeypatch.setattr(shortages, "tell", lambda _, user_id, *__: told.append(user_id))
+    monkeypatch.setattr(shortages, "tell", lambda _, __, user_id, *___: told.append(user_id))
 
     tenants[0].runs(month(1) + DAY)
 
