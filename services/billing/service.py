@@ -119,7 +119,7 @@ from services.billing.receipts.usage import list_paid_months
 from services.billing.refunds import debts, settling
 from services.billing.refunds.debts import Debts
 from services.billing.refunds.settling import Refunds
-from services.billing.renewals import renewals
+from services.billing.renewals import renewals, unasked
 from services.billing.renewals.renewals import Renewals
 from services.billing.renewals.resizes import Resizes
 from services.billing.sales import discounts, fees
@@ -135,6 +135,7 @@ from services.billing.usage.taking import record_usage
 SWEEP_INTERVAL_S = 2.0
 ASLEEP_S = 5.0
 """How late what another replica made due is seen at most."""
+UNASKED_EVERY_S = 600.0
 
 
 class AwaitsMoney(NamedTuple):
@@ -445,6 +446,14 @@ class BillingService(operated.Operated):
     def renew(self) -> datetime | None:
         """Months that are due, and the ladder of those that are not paid."""
         return self._when_due([renewals.DUE.next_at], self._renewals().run)
+
+    @timer(interval_s=UNASKED_EVERY_S)
+    def take_up_debts(self) -> None:
+        """What a version before has asked for once."""
+        is_any = True
+        while is_any:
+            with self.database.begin() as session:
+                is_any = unasked.take_up(session, utc_now(), get_settings()) == unasked.AT_ONCE
 
     @timer(interval_s=SWEEP_INTERVAL_S, asleep_s=ASLEEP_S)
     def charge_usage(self) -> datetime | None:

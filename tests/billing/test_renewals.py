@@ -60,7 +60,7 @@ from services.billing.deployments.months import cost_micros, month_end, one_mont
 from services.billing.deployments.queries import get_deployment
 from services.billing.models import DeploymentRow, PeriodRow
 from services.billing.purchases import lifecycle
-from services.billing.renewals import plain, renewals, rungs
+from services.billing.renewals import plain, renewals, rungs, unasked
 from services.billing.renewals.catching_up import CaughtUp
 from services.billing.renewals.renewals import Renewals, money_came
 from services.billing.service import await_money
@@ -68,7 +68,7 @@ from services.billing.settings import BillingSettings
 from tests.billing.conftest import EXTERNAL, RULES, at, emptied, quoted, recorded
 from tests.billing.test_lost_answers import LOST, Wire, is_a
 from tests.drawn import drawn
-from tests.locks import done_after
+from tests.locks import done_after, held
 from tests.system import System
 
 Status = DeploymentStatus
@@ -1419,6 +1419,52 @@ def test_debts_that_were_asked_for_only_when_money_came_are_asked_for_since_0030
         due = {row.deployment_id: row.due_at for row in session.scalars(select(DeploymentRow))}
 
     assert (asked, due[first] is not None, due[second]) == (1, True, None)
+
+
+def left_behind(tenant: Tenant, deployment_id: UUID, due_at: datetime | None) -> None:
+    """As the version before leaves what owes for time that ran, when the wallet has not paid."""
+    with tenant.database.begin() as session:
+        row = session.get_one(DeploymentRow, deployment_id)
+        row.due_at = due_at
+
+
+def takes_up(tenant: Tenant) -> int:
+    with tenant.database.begin() as session:
+        return unasked.take_up(session, tenant.now, tenant.rules)
+
+
+def test_debts_that_a_version_before_asked_for_once_are_asked_for_and_no_others(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ran beside this one, or came back, and waits for money or for the next rung."""
+    ended, suspended, owing, _ = tenant.deploys(quantity=4)
+    tenant.lives(month(1) + DAY)
+    tenant.cancels_now(ended)
+    tenant.cancels_now(owing)
+    tenant.lives(month(1) + RULES.grace + DAY)
+    assert takes_up(tenant) == 0
+    left_behind(tenant, ended, None)
+    left_behind(tenant, suspended, tenant.now + 10 * DAY)
+    monkeypatch.setattr(unasked, "AT_ONCE", 1)
+
+    assert [takes_up(tenant) for _ in range(3)] == [1, 1, 0]
+    with tenant.database.read() as session:
+        due = {row.deployment_id: row.due_at for row in session.scalars(select(DeploymentRow))}
+    assert (due[ended], due[suspended]) == (tenant.now, tenant.now)
+    assert due[owing] != tenant.now
+
+
+def test_a_debt_that_somebody_holds_is_taken_up_later(tenant: Tenant) -> None:
+    (deployment_id,) = tenant.deploys()
+    tenant.lives(month(1) + DAY)
+    tenant.cancels_now(deployment_id)
+    tenant.renewals.run()
+    left_behind(tenant, deployment_id, None)
+
+    hold = "SELECT FROM deployments WHERE deployment_id = :id FOR UPDATE"
+    with held(tenant.database, hold, id=deployment_id):
+        assert takes_up(tenant) == 0
+    assert takes_up(tenant) == 1
 
 
 def test_with_too_little_it_does_not_start_and_a_month_is_not_taken_later(tenant: Tenant) -> None:
