@@ -187,11 +187,13 @@ class ApiToken(Base):
 
     expires_at: Mapped[datetime | None]
     is_of_login: Mapped[bool] = mapped_column(server_default=text("true"))
-    """Whether registering or logging in gave it: with another password it ends."""
+    """Whether registering or logging in gave it: with another password it ends, and as a browser's
+    session does."""
 
     __table_args__ = (
         Index("api_tokens_by_user", "user_id"),
         Index("api_tokens_revoked", "revoked_at", postgresql_where=text("revoked_at IS NOT NULL")),
+        Index("api_tokens_expired", "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
     )
 
 

@@ -13,6 +13,7 @@ def kept(settings: NotifierSettings) -> list[Kept]:
         paths.EVENTS_KEPT,
         Kept("user_sessions", "expires_at", settings.ended_sessions_kept_days),
         Kept("api_tokens", "revoked_at", settings.ended_sessions_kept_days),
+        Kept("api_tokens", "expires_at", settings.ended_sessions_kept_days),
         Kept("mails", "ended_at", settings.mails_kept_days),
         Kept("hook_deliveries", "ended_at", settings.mails_kept_days),
         Kept("mail_links", "expires_at", settings.mails_kept_days),

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -542,6 +542,56 @@ def test_a_token_ends_on_the_instant_and_there_is_a_bound_on_their_number(
             tokens.issue(session, now, ann.user_id, "t")
         tokens.issue(session, now, ann.user_id, "login", is_of_login=True)
         tokens.issue(session, end, ann.user_id, "room since one has ended")
+
+
+def test_a_token_of_a_login_lives_on_with_its_use_and_half_a_year_at_most(
+    database: Connected, ann: User
+) -> None:
+    began, idle = utc_now(), timedelta(days=30)
+    instant = timedelta(microseconds=1)
+    with database.begin() as session:
+        secret = tokens.issue(
+            session, began, ann.user_id, "login", expires_at=began + idle, is_of_login=True
+        )
+        session.flush()
+        used = began
+        while (found := tokens.find(session, used + idle - instant, secret)) is not None:
+            assert tokens.find(session, used + idle, secret) is None
+            used += timedelta(days=25)
+            tokens.note_used(session, used, found.token_id, idle)
+
+        last = began + timedelta(days=180)
+        assert used == began + timedelta(days=175)
+        assert tokens.find(session, last - instant, secret) is not None
+        assert tokens.find(session, last, secret) is None
+
+
+def test_a_named_token_ends_when_it_was_said_however_much_it_is_used(
+    database: Connected, ann: User
+) -> None:
+    now = utc_now()
+    with database.begin() as session:
+        for ends in (None, now + timedelta(days=2)):
+            secret = tokens.issue(session, now, ann.user_id, "t", expires_at=ends)
+            session.flush()
+            found = tokens.find(session, now, secret)
+            assert found is not None
+            tokens.note_used(session, now + timedelta(days=1), found.token_id, timedelta(days=30))
+            assert tokens.get(session, now, ann.user_id, found.token_id).expires_at == ends
+
+
+def test_a_login_gives_a_token_with_an_end_and_what_is_made_with_it_has_its_own(
+    site: Site, database: Connected, ann: User
+) -> None:
+    given = Api(site.base_url).post("/api/auth/login", {"email": ann.email, "password": PASSWORD})
+    program = Api(site.base_url, granted(given)["token"])
+
+    made = granted(program.post("/api/tokens", {"name": "backup", "scopes": ["buy"]}))
+
+    of_login = [row for row in granted(program.get("/api/tokens"))["tokens"] if row["is_of_login"]]
+    ends = datetime.fromisoformat(of_login[0]["expires_at"])
+    assert abs(ends - utc_now() - timedelta(days=30)) < timedelta(hours=1)
+    assert made["expires_at"] is None
 
 
 def test_sessions_are_listed_and_ended_by_their_owner_alone(

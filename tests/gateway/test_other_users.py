@@ -106,7 +106,7 @@ def test_a_token_in_use_is_noted_on_no_other(
     mine = token_id(database, token_secrets[1])
 
     with database.begin() as session:
-        tokens.note_used(session, later, mine)
+        tokens.note_used(session, later, mine, timedelta(days=30))
 
     with database.read() as session:
         used = session.scalars(select(ApiToken.user_id).where(ApiToken.last_used_at == later)).all()

@@ -1,11 +1,13 @@
 """Registering, logging in and out, as a program does it: with bearer tokens."""
 
 import logging
+from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
 from flask import Blueprint
 from pydantic import StringConstraints
+from sqlalchemy.orm import Session
 
 from chassis.clock import utc_now
 from services.gateway.api.endpoint import endpoint
@@ -17,6 +19,7 @@ from services.gateway.people.identity import (
     end_browser_session,
     end_token,
     ensure_wallet,
+    session_lifetime,
 )
 from services.gateway.people.signing_in import check_second_step
 from services.gateway.people.users import CurrentUser
@@ -43,13 +46,14 @@ class Credentials(NewAccount):
 
 
 class Registered(ApiReply):
+    """``token`` ends 30 days after it was last used, and 180 days after it was given."""
+
     user_id: UUID
     token: str
 
 
-class LoggedIn(ApiReply):
-    user_id: UUID
-    token: str
+class LoggedIn(Registered):
+    pass
 
 
 class Account(ApiReply):
@@ -75,7 +79,7 @@ def register(body: NewAccount) -> Registered:
     with database().begin() as session:
         user = users.register(session, now, account)
         email_addresses.ask_to_confirm(session, now, user.user_id)
-        token = tokens.issue(session, now, user.user_id, "registration", is_of_login=True)
+        token = _token(session, now, user.user_id, "registration")
     ensure_wallet(users.describe(user))
     return Registered(user_id=user.user_id, token=token)
 
@@ -90,10 +94,15 @@ def log_in(body: Credentials) -> LoggedIn:
         check_second_step(user.user_id, body.code)
     now = utc_now()
     with database().begin() as session:
-        token = tokens.issue(session, now, user.user_id, "login", is_of_login=True)
+        token = _token(session, now, user.user_id, "login")
         signing_in.tell(session, now, user.user_id, "A program")
     log.info("logged in", extra={"user_id": str(user.user_id), "by": "program"})
     return LoggedIn(user_id=user.user_id, token=token)
+
+
+def _token(session: Session, now: datetime, user_id: UUID, name: str) -> str:
+    until = now + session_lifetime()
+    return tokens.issue(session, now, user_id, name, expires_at=until, is_of_login=True)
 
 
 @endpoint(blueprint, "POST", "/api/auth/logout", reply=NoReply)

@@ -38,7 +38,8 @@ class TokenBody(ApiBody):
 
 
 class TokenReply(ApiReply):
-    """``last_used_at`` is exact to five minutes; ``is_of_login``: a login gave it."""
+    """``last_used_at`` is exact to five minutes; ``is_of_login``: a login gave it, and each use
+    puts off its end, up to 180 days after that login."""
 
     token_id: UUID
     name: str
@@ -71,8 +72,8 @@ def list_tokens(user: CurrentUser) -> TokenReplies:
 
 @endpoint(blueprint, "POST", "/api/tokens", body=TokenBody, reply=NewToken, status=201)
 def make_token(user: CurrentUser, body: TokenBody) -> NewToken:
-    """Make a token. One that is made with a token ends with that one's time at the latest. A retry
-    makes another one: the list has both."""
+    """Make a token. One that is made with a token ends with that one's time at the latest, unless a
+    login gave that. A retry makes another one: the list has both."""
     now = utc_now()
     until = now + timedelta(days=body.expires_in_days) if body.expires_in_days else None
     identity = current_identity()
@@ -80,7 +81,8 @@ def make_token(user: CurrentUser, body: TokenBody) -> NewToken:
     with database().begin() as session:
         if identity is not None and identity.via == "token":
             own = tokens.get(session, now, user.user_id, identity.credential_id)
-            until = min(filter(None, (until, own.expires_at)), default=None)
+            bound = None if own.is_of_login else own.expires_at
+            until = min(filter(None, (until, bound)), default=None)
         secret = make_token_of(session, now, user.user_id, body.name, body.scopes, until)
         session.flush()
         made = tokens.find(session, now, secret)

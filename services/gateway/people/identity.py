@@ -118,7 +118,7 @@ def start_browser_session(user: User) -> None:
             session,
             utc_now(),
             user.user_id,
-            _session_lifetime(),
+            session_lifetime(),
             address=request.remote_addr or "",
             user_agent=request.user_agent.string,
         )
@@ -232,7 +232,7 @@ def _by_token(secret: str) -> Identity | None:
         return None
     if now - found.last_used_at > tokens.USED_EVERY:
         with database().begin() as session:
-            tokens.note_used(session, now, found.token_id)
+            tokens.note_used(session, now, found.token_id, session_lifetime())
     return Identity(found.user, "token", found.token_id, found.scopes)
 
 
@@ -244,7 +244,7 @@ def _by_cookie(secret: str) -> Identity | None:
         return None
     if now - found.last_seen_at > sessions.SEEN_EVERY:
         with database().begin() as session:
-            sessions.note_seen(session, now, found.session_id, _session_lifetime())
+            sessions.note_seen(session, now, found.session_id, session_lifetime())
     return Identity(found.user, "session", found.session_id)
 
 
@@ -256,5 +256,6 @@ def _revoke_cookie() -> None:
         _forget(_by_cookie, secret)
 
 
-def _session_lifetime() -> timedelta:
+def session_lifetime() -> timedelta:
+    """Without use; what a login gave to a program ends so too."""
     return timedelta(days=settings().session_days)

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, bindparam, func, or_, select, update
+from sqlalchemy import ColumnElement, bindparam, case, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from chassis.identifiers import new_id
@@ -14,6 +14,7 @@ from chassis.locks import for_update
 from contracts.errors import NotFound
 from services.gateway.models import ApiToken, User
 from services.gateway.people.bearer_secrets import fingerprint, new_secret
+from services.gateway.people.sessions import LIVES_FOR
 from services.gateway.people.users import DESCRIBED, CurrentUser, TooMany, describe
 
 PREFIX = "myc_"
@@ -157,8 +158,18 @@ def get(session: Session, now: datetime, user_id: UUID, token_id: UUID) -> ApiTo
     return found
 
 
-def note_used(session: Session, now: datetime, token_id: UUID) -> None:
-    session.execute(update(ApiToken).where(ApiToken.token_id == token_id).values(last_used_at=now))
+def note_used(session: Session, now: datetime, token_id: UUID, lifetime: timedelta) -> None:
+    """A token that a login gave lives on as a browser's session does; any other has its end."""
+    # The migration 0017 gave those from before a later end.
+    last = func.greatest(ApiToken.created_at + LIVES_FOR, ApiToken.expires_at)
+    lives_on = case(
+        (ApiToken.is_of_login, func.least(now + lifetime, last)), else_=ApiToken.expires_at
+    )
+    session.execute(
+        update(ApiToken)
+        .where(ApiToken.token_id == token_id)
+        .values(last_used_at=now, expires_at=lives_on)
+    )
 
 
 def revoke(session: Session, now: datetime, token_id: UUID) -> None:
