@@ -527,7 +527,7 @@ class UsageRecord(Value):
     once. A negative quantity takes back some of the record that ``corrects`` names, at its time.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     record_id: RecordId
     deployment_id: UUID

@@ -128,7 +128,7 @@ PageLimit = Annotated[int, Field(strict=True, ge=1, le=200)]
 class Value(BaseModel):
     """A part of a message. Unknown fields are ignored, so that a newer sender may add some."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
 
 class Reply(Value):
@@ -148,7 +148,7 @@ class Request(BaseModel, Generic[ReplyT]):
     Unknown fields are refused: a misspelt argument must not be dropped in silence.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     service: ClassVar[str]
     method: ClassVar[str]
@@ -209,7 +209,7 @@ class Event(BaseModel):
     transaction of the effect, and ignores it the second time.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     source: ClassVar[str]
     type: ClassVar[str]

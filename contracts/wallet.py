@@ -180,7 +180,7 @@ class OpenAccount(WalletCommand[Wallet], service=SERVICE, method="open_account")
 class Share(Value):
     """A part of what is taken, and who gets it: a user, into the wallet, or a house account."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     destination: UUID | HouseAccount
     amount_micros: AmountMicros
@@ -534,7 +534,7 @@ class SetLevel(WalletCommand[Level], service=SERVICE, method="set_level"):
 class BatchCommand(Value):
     """One command of a batch: its method and its arguments, and nothing beside them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     method: Annotated[str, StringConstraints(min_length=1, max_length=40), Storable]
     arguments: dict[str, Any]

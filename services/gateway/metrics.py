@@ -5,13 +5,12 @@ whichever is asked adds them all up. What a worker has in hand at present counts
 """
 
 import os
-from collections.abc import Iterable
 from functools import cache
 from http import HTTPStatus
 
 from flask import Blueprint, Response, request
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from chassis import instruments
 from services.gateway.access import Who, open_to
@@ -89,12 +88,6 @@ def count(response: Response, seconds: float) -> None:
     _taken(request.endpoint or "none").observe(seconds)
     if response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
         _failures.labels(request.endpoint or "none", response.status_code).inc()
-
-
-def forget(workers: Iterable[int]) -> None:
-    """What workers that have ended had in hand, nobody has in hand any more."""
-    for pid in workers:
-        mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
 # Looking a labelled one up takes longer than counting.

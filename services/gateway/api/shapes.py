@@ -34,7 +34,7 @@ class ApiBody(BaseModel):
     """What a program sends, by the names of the document and by no others: a misspelt one is
     not dropped, and the name of a field in here, which counts micro-dollars, is not dollars."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class PeriodQuery(ApiBody):
@@ -76,7 +76,9 @@ class ApiReply(BaseModel):
     missing from them, unless they name another alias."""
 
     model_config = ConfigDict(
-        frozen=True, alias_generator=AliasGenerator(serialization_alias=_as_shown)
+        frozen=True,
+        alias_generator=AliasGenerator(serialization_alias=_as_shown),
+        defer_build=True,
     )
 
     @classmethod

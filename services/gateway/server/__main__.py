@@ -11,12 +11,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from prometheus_client.multiprocess import mark_process_dead
 from uvicorn import Config
 from uvicorn.supervisors.multiprocess import Multiprocess
 
-from services.gateway import metrics
 from services.gateway.server import sharing
-from services.gateway.server.connections import Connection
 from services.gateway.settings import GatewaySettings, get_settings
 
 STOP_TIMEOUT_S = 30
@@ -57,7 +56,9 @@ class Master(Multiprocess):
     def keep_subprocess_alive(self) -> None:
         super().keep_subprocess_alive()
         there = {worker.pid for worker in self.processes if worker.pid is not None}
-        metrics.forget(self._counted - there)
+        for pid in self._counted - there:
+            # What it had in hand, nobody has in hand any more.
+            mark_process_dead(pid)  # type: ignore[no-untyped-call]
         self._counted = there
 
     def terminate_all(self) -> None:
@@ -72,7 +73,8 @@ def _configuration(settings: GatewaySettings) -> Config:
         factory=True,
         workers=settings.gateway_workers,
         loop="services.gateway.server.sharing:Loop",
-        http=Connection,
+        # Named, not imported: the workers alone need the website, whose import takes a second.
+        http="services.gateway.server.connections:Connection",
         ws="none",
         lifespan="on",
         backlog=BACKLOG,

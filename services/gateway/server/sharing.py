@@ -18,11 +18,12 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
-from services.gateway.server.connections import Connection
+if TYPE_CHECKING:
+    from services.gateway.server.connections import Connection
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ class SharedListener:
         self,
         loop: asyncio.AbstractEventLoop,
         listener: socket.socket,
-        new: Callable[[], Connection],
+        new: Callable[[], "Connection"],
     ) -> None:
         self._loop = loop
         self._listener = listener
@@ -161,6 +162,6 @@ class Loop(uvloop.Loop):
     """uvloop's, whose server leaves connections to other workers."""
 
     async def create_server(  # type: ignore[override]
-        self, protocol_factory: Callable[[], Connection], *, sock: socket.socket, **_: Any
+        self, protocol_factory: Callable[[], "Connection"], *, sock: socket.socket, **_: Any
     ) -> SharedListener:
         return SharedListener(self, sock, protocol_factory)
