@@ -3,6 +3,9 @@
 SHELL := bash
 PY := .venv/bin/python
 
+# What is compiled is kept: tests compile seven hundred files of theirs else, in each worker anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # A lock is made from the package index alone, whatever this machine adds to it.
 COMPILE_FOR = env -u PIP_FIND_LINKS -u PIP_EXTRA_INDEX_URL -u UV_FIND_LINKS \
 	.venv/bin/uv pip compile --quiet --python-version $(1) --generate-hashes \
