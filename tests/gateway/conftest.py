@@ -43,6 +43,7 @@ from services.gateway.models import User
 from services.gateway.people import tokens, users
 from services.gateway.people.password_hashing import hash_of
 from services.gateway.settings import GatewaySettings
+from tests.gateway.made_once import made_once
 from tests.patience import (
     PATIENCE_S,
     START_PATIENCE_S,
@@ -184,6 +185,12 @@ def _validator(pattern: str, method: str, status: str) -> OAS31Validator:
         registry=_REGISTRY,
         format_checker=OAS31Validator.FORMAT_CHECKER,
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _made_once() -> Iterator[None]:
+    with made_once():
+        yield
 
 
 @pytest.fixture(scope="session")
