@@ -13,6 +13,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,11 @@ settings.register_profile("patient", deadline=None, suppress_health_check=[Healt
 settings.load_profile("patient")
 
 StackFactory = Callable[..., System]
+LastingStack = Callable[..., AbstractContextManager[System]]
 
 _SYSTEMS = pytest.StashKey[list[System]]()
+_PLACES = pytest.StashKey[dict[pytest.Item, int]]()
+_LAST_USES = pytest.StashKey[dict[pytest.FixtureDef[Any], int]]()
 
 
 def pytest_configure() -> None:
@@ -111,8 +115,9 @@ def new_system(
     return make
 
 
+@contextmanager
 def _until_the_end(new_system: StackFactory, running_servers: Any) -> Iterator[StackFactory]:
-    """Makes systems that end with whoever asked for this."""
+    """Makes systems that end with the block."""
     systems: list[System] = []
 
     def make(*names: str, **wanted: Mapping[str, str]) -> System:
@@ -121,13 +126,15 @@ def _until_the_end(new_system: StackFactory, running_servers: Any) -> Iterator[S
         stack.start_all()
         return stack
 
-    yield make
-    for stack in systems:
-        if running_servers is not None:
-            stack.close()
-        else:
-            # Their databases and virtual hosts go with the servers.
-            stack.end_processes()
+    try:
+        yield make
+    finally:
+        for stack in systems:
+            if running_servers is not None:
+                stack.close()
+            else:
+                # Their databases and virtual hosts go with the servers.
+                stack.end_processes()
 
 
 @pytest.fixture(scope="module")
@@ -137,22 +144,59 @@ def service_stack(new_system: StackFactory, running_servers: Any) -> Iterator[St
     Each call makes a virtual host and databases of its own. It is ended with the tests of the
     file, whose neighbours it would cost processor time, or earlier by its ``close()``.
     """
-    yield from _until_the_end(new_system, running_servers)
+    with _until_the_end(new_system, running_servers) as make:
+        yield make
 
 
 @pytest.fixture(scope="session")
-def lasting_stack(new_system: StackFactory, running_servers: Any) -> Iterator[StackFactory]:
-    """Like ``service_stack``, for many files."""
-    yield from _until_the_end(new_system, running_servers)
+def lasting_stack(new_system: StackFactory, running_servers: Any) -> LastingStack:
+    """``with lasting_stack("wallet") as stack`` in a fixture of the session, for the tests of many
+    files. The fixture ends with the last test that asks for it: see ``pytest_runtest_teardown``."""
+
+    @contextmanager
+    def make(*names: str, **wanted: Mapping[str, str]) -> Iterator[System]:
+        with _until_the_end(new_system, running_servers) as start:
+            yield start(*names, **wanted)
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def system(lasting_stack: StackFactory) -> System:
+def system(lasting_stack: LastingStack) -> Iterator[System]:
     """The product as real processes, with the catalog's example products.
 
     Nobody counts: what does is started where it is tested.
     """
-    return lasting_stack(*(name for name in PROCESSES if name != "analytics"))
+    with lasting_stack(*(name for name in PROCESSES if name != "analytics")) as stack:
+        yield stack
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Note which test is the last one that asks for what a ``lasting_stack`` is for."""
+    last_uses: dict[pytest.FixtureDef[Any], int] = {}
+    for place, item in enumerate(session.items):
+        fixtures = item._fixtureinfo.name2fixturedefs if isinstance(item, pytest.Function) else {}
+        for *_, fixture in fixtures.values():
+            if "lasting_stack" in fixture.argnames:
+                last_uses[fixture] = place
+    session.stash[_LAST_USES] = last_uses
+    session.stash[_PLACES] = {item: place for place, item in enumerate(session.items)}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Function, nextitem: pytest.Item | None) -> None:
+    """End the processes that no test from the next one on asks for: a product that nobody uses
+    takes a tenth of a processor, in each worker, until the end.
+
+    A worker takes files in the order in which they were collected. Should one come after all, it
+    gets another product.
+    """
+    if nextitem is None:
+        return
+    place = item.session.stash[_PLACES][nextitem]
+    for fixture, last_use in item.session.stash[_LAST_USES].items():
+        if last_use < place:
+            fixture.finish(item._request)
 
 
 @pytest.hookimpl(hookwrapper=True)

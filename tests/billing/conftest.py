@@ -20,7 +20,7 @@ from services.billing.renewals import plain
 from services.billing.renewals.plain import Month
 from services.billing.renewals.renewals import DUE
 from services.billing.settings import BillingSettings
-from tests.conftest import StackFactory
+from tests.conftest import LastingStack
 from tests.system import System
 
 NOW = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
@@ -58,9 +58,11 @@ def emptied(billing_database: Connected) -> Connected:
 
 
 @pytest.fixture(scope="session")
-def stack(lasting_stack: StackFactory) -> System:
+def stack(lasting_stack: LastingStack) -> Iterator[System]:
     """Wallet, catalog and billing as processes, with short waits."""
-    return lasting_stack("wallet", "catalog", "billing", settings={"CALL_TIMEOUT_S": "2"})
+    settings = {"CALL_TIMEOUT_S": "2"}
+    with lasting_stack("wallet", "catalog", "billing", settings=settings) as stack:
+        yield stack
 
 
 def quoted(

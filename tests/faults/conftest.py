@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import StackFactory
+from tests.conftest import LastingStack
 from tests.crashes import into_a_crash
 from tests.patience import eventually
 from tests.system import System
@@ -23,17 +23,14 @@ def crash_order(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def stack(lasting_stack: StackFactory, crash_order: Path) -> System:
-    return lasting_stack(
-        "wallet",
-        "catalog",
-        "billing",
-        settings={
-            "CALL_TIMEOUT_S": "1",
-            "STOCK_HOLD_S": "0",
-            "MYCELIUM_CRASH_FILE": str(crash_order),
-        },
-    )
+def stack(lasting_stack: LastingStack, crash_order: Path) -> Iterator[System]:
+    settings = {
+        "CALL_TIMEOUT_S": "1",
+        "STOCK_HOLD_S": "0",
+        "MYCELIUM_CRASH_FILE": str(crash_order),
+    }
+    with lasting_stack("wallet", "catalog", "billing", settings=settings) as stack:
+        yield stack
 
 
 @pytest.fixture
