@@ -1148,10 +1148,12 @@ class RenewalShortOfFunds(UserEvent, source=SERVICE, type="renewal_short_of_fund
     says how many wait, and ``suspended_at`` when the first of them is suspended. ``is_usage``: no
     month of theirs waits, but what they used. ``occurred_at`` is when the wallet was asked, and
     ``counted_at`` when the gap was counted, later each time that anything is told of one user's:
-    of this and :class:`ShortageLessened` the last counts. Earlier versions did not say it.
+    of this and :class:`ShortageLessened` the last counts. ``entry_count`` is how many entries the
+    wallet had when it refused: a credit that came after has a larger number. Earlier versions did
+    not say either.
     """
 
-    inside: ClassVar[frozenset[str]] = frozenset({"counted_at"})
+    inside: ClassVar[frozenset[str]] = frozenset({"counted_at", "entry_count"})
 
     deployment_id: UUID
     shortfall_micros: AmountMicros
@@ -1162,6 +1164,7 @@ class RenewalShortOfFunds(UserEvent, source=SERVICE, type="renewal_short_of_fund
     is_frozen: bool = False
     is_usage: bool = False
     counted_at: Moment | None = None
+    entry_count: int | None = None
 
 
 class OwedShortOfFunds(UserEvent, source=SERVICE, type="owed_short_of_funds"):

@@ -87,7 +87,8 @@ class OutOfStock(Conflict):
 
 
 class InsufficientFunds(ServiceError):
-    """``details``: the available balance and the shortfall, both in micro-dollars."""
+    """``details``: the available balance and the shortfall, both in micro-dollars, and of a debit
+    how many entries the wallet had then."""
 
     code = "insufficient_funds"
 
@@ -98,6 +99,8 @@ class InsufficientFunds(ServiceError):
 
 
 class AccountFrozen(ServiceError):
+    """``details``: how many entries the wallet had then, of a debit."""
+
     code = "account_frozen"
 
 

@@ -987,8 +987,12 @@ class WalletCredited(UserEvent, source=SERVICE, type="wallet_credited"):
     """Money came into a wallet; ``available_micros`` is what it can spend now.
 
     Earnings that came at once are told together: ``amount_micros`` is all of them, and
-    ``transaction_id`` the last. ``from_user_id`` is who sent a transfer.
+    ``transaction_id`` the last. ``from_user_id`` is who sent a transfer. ``entry_number`` counts
+    the wallet's entries: it is larger than what a refusal tells that came before. Earlier versions
+    did not say it.
     """
+
+    inside: ClassVar[frozenset[str]] = frozenset({"entry_number"})
 
     transaction_id: UUID
     kind: TransactionKind
@@ -997,6 +1001,7 @@ class WalletCredited(UserEvent, source=SERVICE, type="wallet_credited"):
     available_micros: SignedMicros
     topup_id: UUID | None = None
     from_user_id: UUID | None = None
+    entry_number: int | None = None
 
 
 class BalanceLow(UserEvent, source=SERVICE, type="balance_low"):

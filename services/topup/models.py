@@ -206,6 +206,8 @@ class ShortageRecord(Base):
     :mod:`services.topup.automatic.shortages`.
 
     ``told_at`` and ``lessened_at`` are when billing had counted it, and ``heard_at`` when we heard.
+    ``entry_count`` is how many entries the wallet had when it refused what was told last, and
+    ``credited_entry`` the number of the last that brought it money.
     """
 
     __tablename__ = "shortages"
@@ -214,6 +216,8 @@ class ShortageRecord(Base):
     told_at: Mapped[datetime | None]
     lessened_at: Mapped[datetime | None]
     lessened_micros: Mapped[int]
+    entry_count: Mapped[int | None]
+    credited_entry: Mapped[int | None]
     heard_at: Mapped[datetime]
 
 

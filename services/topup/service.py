@@ -318,7 +318,7 @@ class TopupService(operated.Operated):
         ),
     )
     def note_credit(self, session: Session, event: WalletCredited) -> None:
-        outcomes.credited(session, event.user_id, event.topup_id, utc_now(), event.occurred_at)
+        outcomes.credited(session, event, utc_now())
 
     @event_handler(AccountFroze)
     def pause_frozen_account(self, session: Session, event: AccountFroze) -> None:

@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Select, Uuid, bindparam, column, select, table, text
+from sqlalchemy import BigInteger, Select, Uuid, bindparam, column, func, select, table, text
 from sqlalchemy.orm import Session
 
 from chassis.bulk import Bulk
@@ -67,6 +67,13 @@ def _account(session: Session, user_id: UUID) -> Account:
     if account is None:
         raise nobodys()
     return account
+
+
+def entry_number(session: Session, account_id: int, transaction_id: UUID) -> int | None:
+    """The last entry that a transaction made in an account."""
+    row = EntryRow
+    made = (row.account_id == account_id) & (row.transaction_id == transaction_id)
+    return session.scalar(select(func.max(row.entry_number)).where(made))
 
 
 def nobodys() -> NotFound:

@@ -70,7 +70,8 @@ def credit(session: Session, now: datetime, event: TopupPaid) -> None:
         # The top-up service tells again of what it never heard was credited: so do we.
         wallet = statements.get_wallet(session, event.user_id)
         moved = (answer.transaction_id, answer.kind, answer.amount_micros, answer.metadata)
-        publish(session, credited(now, wallet, *moved))
+        number = statements.entry_number(session, wallet.account_id, answer.transaction_id)
+        publish(session, credited(now, wallet, *moved, number))
     # A refund may have come first, or left a debt that this pays.
     _open_if_settled(session, now, event.user_id, str(event.topup_id), "Nothing is owed any more")
 

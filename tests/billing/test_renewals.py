@@ -959,6 +959,25 @@ def test_a_start_that_is_refused_keeps_nobody_from_hearing_what_else_lacks_money
     assert (event["deployments"], event["shortfall_micros"]) == (1, PRICE)
 
 
+@pytest.mark.parametrize(("is_frozen", "counts"), [(False, [1, 3]), (True, [1, 2])])
+def test_what_is_told_names_how_many_entries_the_wallet_had_when_it_refused(
+    tenant: Tenant, is_frozen: bool, counts: list[int]
+) -> None:
+    """So that whoever hears of credits knows which of them it has seen. A month that was paid from
+    them is an entry as well."""
+    tenant.deploys(PRICE)
+    tenant.deploys(3 * PRICE)
+    tenant.gets(1)
+    if is_frozen:
+        tenant.freezes()
+    tenant.runs(month(1))
+    tenant.gets(PRICE)
+    tenant.runs(tenant.now + DAY)
+
+    told = [each["entry_count"] for each in tenant.told("renewal_short_of_funds")]
+    assert told == counts
+
+
 def counted(events: list[dict[str, Any]]) -> list[datetime]:
     return [instant(each["counted_at"]) for each in events]
 

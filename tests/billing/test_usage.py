@@ -1720,6 +1720,7 @@ def test_one_gap_is_told_of_months_and_usage_whichever_is_refused_first(
     tenant.charges.run()
 
     assert [each["shortfall_micros"] for each in told] == gaps
+    assert {each["entry_count"] for each in told} == {1}
     assert (first["is_usage"], last["is_usage"]) == (not is_month_first, False)
     assert (first["deployments"], last["deployments"]) == (1, 1)
     assert first["suspended_at"] == last["suspended_at"]

@@ -28,7 +28,15 @@ from contracts.topup import (
     TopupStatus,
     Trigger,
 )
-from contracts.wallet import AccountStatus, CreditPage, MadeCredit, UnusedTopup, UnusedTopups
+from contracts.wallet import (
+    AccountStatus,
+    CreditPage,
+    MadeCredit,
+    TransactionKind,
+    UnusedTopup,
+    UnusedTopups,
+    WalletCredited,
+)
 from deploy.stripe_sandbox.server import SandboxServer, warm_up
 from deploy.stripe_sandbox.settings import Settings
 from services.topup.automatic import pages, shortages, terms, triggers
@@ -450,7 +458,21 @@ class Customer:
         with self.desk.till.database.read() as session:
             return session.get_one(AutoTopupSettings, self.user_id)
 
-    def credited(self) -> None:
+    def credit(self, amount_micros: int = USD, **fields: Any) -> WalletCredited:
+        """What the wallet says of money that came, by a version before where no entry is named."""
+        return WalletCredited(
+            event_id=new_id(),
+            occurred_at=fields.pop("occurred_at", self.desk.clock()),
+            user_id=self.user_id,
+            transaction_id=new_id(),
+            kind=TransactionKind.TOPUP,
+            amount_micros=amount_micros,
+            balance_micros=amount_micros,
+            available_micros=amount_micros,
+            **fields,
+        )
+
+    def credited(self, **fields: Any) -> None:
         """The wallet credits what is paid, and says so."""
         from services.topup.charging import outcomes
 
@@ -458,7 +480,8 @@ class Customer:
         for topup in [topup for topup in self.topups() if topup.status == TopupStatus.PAID]:
             now = till.clock()
             with till.database.begin() as session:
-                outcomes.credited(session, self.user_id, topup.topup_id, now, now)
+                came = self.credit(topup.amount_micros, topup_id=topup.topup_id, **fields)
+                outcomes.credited(session, came, now)
             held = self.desk.wallet.balances.get(self.user_id, 0)
             self.desk.wallet.balances[self.user_id] = held + topup.amount_micros
             entry = Entry(topup.amount_micros, till.clock())

@@ -313,7 +313,7 @@ CHANGES: dict[str, Callable[[Session, UUID, datetime], Any]] = {
     "card page closed": lambda s, u, now: triggers.card_page_closed(s, u, PURCHASE, now),
     "renewals end": triggers.end_renewals,
     "made due": triggers.make_due,
-    "credit arrived": lambda s, u, now: triggers.credit_arrived(s, u, now, now),
+    "credit arrived": triggers.credit_arrived,
     "look at the balance": triggers.look_at_balance,
     "purchase ends": lambda s, u, now: pages.end_purchase(s, u, str(PURCHASE), "x", now),
     "wallet froze": lambda s, u, now: terms.account_froze(s, u, "x", now, now),

@@ -1,7 +1,7 @@
 """What comes between the reservation of a charge and the call to the processor stops the call."""
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -239,7 +239,7 @@ def test_credits_of_others_end_what_a_month_lacked_before(desk: Desk) -> None:
     came_at = desk.clock.advance(minutes=1)
     with desk.till.database.begin() as session:
         assert triggers.await_credit(session, [customer.user_id]) == [True]
-        outcomes.credited(session, customer.user_id, None, came_at, came_at)
+        outcomes.credited(session, customer.credit(), came_at)
     desk.clock.advance(days=1)
     desk.sweep()
 
@@ -259,3 +259,81 @@ def test_what_still_lacks_money_when_some_has_come_is_charged_for(desk: Desk) ->
     desk.sweep()
 
     assert [topup.amount_micros // USD for topup in customer.topups()] == [30, 40]
+
+
+APART = [timedelta(seconds=each) for each in (-300, -30, -1, 0, 1, 30, 300)]
+"""So much is billing's clock ahead of ours, or behind."""
+
+
+def tells(desk: Desk, customer: Customer, micros: int, entry_count: int, apart: timedelta) -> None:
+    now = desk.clock() + apart
+    customer.lack_month(micros, occurred_at=now, counted_at=now, entry_count=entry_count)
+
+
+def lives(desk: Desk) -> None:
+    for _ in range(5):
+        desk.drain()
+        desk.clock.advance(minutes=1)
+        desk.sweep()
+
+
+@pytest.mark.parametrize("apart", APART)
+def test_what_lacked_money_before_some_came_is_not_charged_for_by_whichever_clock(
+    desk: Desk, apart: timedelta
+) -> None:
+    """Whether it is heard before that, and waits for a limit, or after."""
+    for is_heard_before in (True, False):
+        customer = desk.customer(daily_limit_micros=25 * USD)
+        if is_heard_before:
+            tells(desk, customer, 40 * USD, entry_count=4, apart=apart)
+        credits_are_bought_by_hand(desk, customer)
+        customer.credited(entry_number=5)
+        desk.wallet.balances[customer.user_id] = 10 * USD
+        if not is_heard_before:
+            tells(desk, customer, 40 * USD, entry_count=4, apart=apart)
+        customer.configure(daily_limit_micros=None)
+        lives(desk)
+
+        assert [each.kind for each in customer.topups()] == ["manual"]
+
+
+@pytest.mark.parametrize("apart", APART)
+def test_what_lacks_money_after_some_came_is_charged_for_by_whichever_clock(
+    desk: Desk, apart: timedelta
+) -> None:
+    """Whichever of both is heard first."""
+    for is_credit_first in (True, False):
+        customer = desk.customer()
+        tells(desk, customer, 30 * USD, entry_count=4, apart=apart)
+        desk.drain()
+        if is_credit_first:
+            customer.credited(entry_number=5)
+        desk.clock.advance(seconds=0.1)
+        tells(desk, customer, 40 * USD, entry_count=5, apart=apart)
+        desk.drain()
+        if not is_credit_first:
+            customer.credited(entry_number=5)
+        desk.wallet.balances[customer.user_id] = 0
+        lives(desk)
+
+        assert [each.amount_micros // USD for each in customer.topups()] == [30, 40]
+
+
+def test_credits_that_were_paid_by_a_clock_that_is_behind_are_asked_of_the_wallet(
+    desk: Desk,
+) -> None:
+    """A purchase tells no entry: up to 30 seconds between two clocks are borne."""
+    customer = desk.customer(enabled=False)
+    credits_are_bought_by_hand(desk, customer)
+    customer.credited()
+    desk.wallet.balances[customer.user_id] = 10**12
+    customer.configure()
+    desk.drain()
+    desk.wallet.balances[customer.user_id] = 25 * USD
+    paid_at = desk.clock()
+    desk.clock.advance(seconds=10)
+
+    customer.lack(20 * USD, raised_at=paid_at + timedelta(seconds=30))
+    lives(desk)
+
+    assert [each.kind for each in customer.topups()] == ["manual"]

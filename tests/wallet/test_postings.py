@@ -9,6 +9,7 @@ from sqlalchemy import text
 
 from chassis.identifiers import new_id
 from contracts.errors import (
+    AccountFrozen,
     BadRequest,
     Conflict,
     IdempotencyConflict,
@@ -21,6 +22,7 @@ from contracts.wallet import (
     Adjust,
     ClosedKey,
     CloseKey,
+    Freeze,
     OpenAccount,
     SetLevel,
     Transaction,
@@ -79,7 +81,7 @@ def test_a_debit_that_is_short_of_funds_says_what_is_lacking(book: Ledger):
     with pytest.raises(InsufficientFunds) as refusal:
         book.do(debit(user_id, 5 * USD))
 
-    assert refusal.value.details == (str(2 * USD), str(3 * USD))
+    assert refusal.value.details == (str(2 * USD), str(3 * USD), "1")
     assert book.balance(user_id) == 2 * USD
 
 
@@ -294,6 +296,26 @@ def test_a_transfer_is_announced_to_who_gets_it_with_who_sent_it(book: Ledger):
     (event,) = book.events(receiver, "wallet_credited")
     assert (event["from_user_id"], event["amount_micros"]) == (str(sender), 10 * USD)
     assert [each["from_user_id"] for each in book.events(sender, "wallet_credited")] == [None]
+
+
+def test_a_refusal_tells_whether_it_came_before_money_or_after(book: Ledger):
+    """By how many entries the wallet has, whichever replica's clock is ahead."""
+    user_id = book.user(2 * USD)
+
+    def entries() -> int:
+        with pytest.raises((InsufficientFunds, AccountFrozen)) as refusal:
+            book.do(debit(user_id, 50 * USD))
+        return int(refusal.value.details[-1])
+
+    before = entries()
+    book.later(seconds=-30)
+    book.do(credit(user_id, USD))
+    after = entries()
+    who = {"reason": "A dispute", "actor": "a test"}
+    book.do(Freeze(idempotency_key=f"freeze:{user_id}", user_id=user_id, **who))
+
+    came = book.events(user_id, "wallet_credited")[-1]["entry_number"]
+    assert before < came <= after == entries()
 
 
 def test_a_micro_dollar_that_comes_in_is_announced(book: Ledger):

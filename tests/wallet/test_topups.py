@@ -99,13 +99,15 @@ def test_a_topup_that_is_told_twice_is_credited_once(book: Ledger):
 
 def test_a_topup_that_is_told_again_is_announced_again(book: Ledger):
     user_id, topup_id = new_id(), new_id()
-    for _ in range(2):
-        handle(book, topup_events.credit, paid(user_id, topup_id=topup_id, occurred_at=book.now))
+    handle(book, topup_events.credit, paid(user_id, topup_id=topup_id, occurred_at=book.now))
+    book.do(debit(user_id, USD))
+    handle(book, topup_events.credit, paid(user_id, topup_id=topup_id, occurred_at=book.now))
 
     announced = book.events(user_id, "wallet_credited")
 
     assert [event["topup_id"] for event in announced] == [str(topup_id)] * 2
-    assert {event["available_micros"] for event in announced} == {25 * USD}
+    assert [event["available_micros"] for event in announced] == [25 * USD, 24 * USD]
+    assert [event["entry_number"] for event in announced] == [1, 1]
 
 
 def test_an_automatic_topup_records_what_triggered_it_and_the_threshold(book: Ledger):

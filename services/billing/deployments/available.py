@@ -5,7 +5,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from chassis.client import RpcClient
-from contracts.errors import InsufficientFunds
+from contracts.errors import AccountFrozen, InsufficientFunds
 from contracts.wallet import AccountStatus, BatchError, GetWallets
 
 _AT_ONCE = 100
@@ -33,6 +33,12 @@ class Settled(NamedTuple):
 def had_micros(error: BatchError) -> int:
     """What a wallet had that refused something; of one that is frozen that is nothing."""
     return int(error.details[0]) if error.code == InsufficientFunds.code and error.details else 0
+
+
+def entry_count(error: BatchError) -> int | None:
+    """How many entries the wallet had that refused something; None where it does not say."""
+    place = {InsufficientFunds.code: 2, AccountFrozen.code: 0}.get(error.code, len(error.details))
+    return int(error.details[place]) if place < len(error.details) else None
 
 
 def settled(rpc: RpcClient, user_ids: Collection[UUID]) -> Settled:

@@ -33,11 +33,13 @@ TICK = timedelta(microseconds=1)
 
 
 class Refused(NamedTuple):
-    """A wallet refused to pay: as of when, and what it had, in micro-dollars."""
+    """A wallet refused to pay: as of when, what it had, in micro-dollars, and how many entries,
+    where it says that."""
 
     asked_at: datetime
     available_micros: int
     is_frozen: bool
+    entry_count: int | None
 
 
 class _First(NamedTuple):
@@ -96,6 +98,7 @@ def tell(
             is_frozen=refused.is_frozen,
             is_usage=not waiting.months_micros,
             counted_at=_count(session, now, user_id),
+            entry_count=refused.entry_count,
         ),
     )
 

@@ -28,7 +28,7 @@ from services.billing.deployments import (
     resizing,
     shortages,
 )
-from services.billing.deployments.available import Settled
+from services.billing.deployments.available import Settled, entry_count
 from services.billing.deployments.periods import Payable, PeriodKind, PeriodStatus
 from services.billing.deployments.shortages import Refused
 from services.billing.models import OVER, DeploymentRow, PeriodRow
@@ -80,6 +80,8 @@ class Short:
 
     available_micros: int = 0
     is_frozen: bool = False
+    entry_count: int | None = None
+    """As it was when the first of it was refused."""
     news: list[PeriodRow] = field(default_factory=list)
     is_first: bool = False
     """Something of it is refused for the first time."""
@@ -156,7 +158,7 @@ class Outcomes:
             for period in short.news:
                 period.money_came_at = self.asked_at - shortages.TICK
             return
-        refused = Refused(self.asked_at, short.available_micros, short.is_frozen)
+        refused = Refused(self.asked_at, short.available_micros, short.is_frozen, short.entry_count)
         shortages.tell(self.session, self.now, user_id, refused, self.rules, short.since)
         for period in short.news:
             period.told_at, period.money_came_at = self.asked_at, None
@@ -266,7 +268,7 @@ class Outcomes:
             self.owing.add(row.deployment_id)
         if row.deployment_id in self.made_due:
             return
-        short = self.short.setdefault(row.user_id, Short())
+        short = self.short.setdefault(row.user_id, Short(entry_count=entry_count(error)))
         short.is_frozen = error.code == AccountFrozen.code
         short.available_micros = (self.settled or Settled()).left_micros(row.user_id, error)
         told_at = row.short_since if is_month else period.told_at

@@ -14,7 +14,7 @@ from contracts.billing import DeploymentStatus
 from contracts.errors import AccountFrozen, InsufficientFunds
 from contracts.wallet import BatchError
 from services.billing.deployments import ladder, shortages
-from services.billing.deployments.available import Settled
+from services.billing.deployments.available import Settled, entry_count
 from services.billing.deployments.shortages import Refused
 from services.billing.models import DeploymentRow, UsageChargeLineRow, UsageChargeRow
 from services.billing.settings import BillingSettings
@@ -48,7 +48,8 @@ def begin(
         charge.money_came_at = asked_at - shortages.TICK
         return
     left_micros = settled.left_micros(charge.user_id, error)
-    refused = Refused(asked_at, left_micros, error.code == AccountFrozen.code)
+    is_frozen = error.code == AccountFrozen.code
+    refused = Refused(asked_at, left_micros, is_frozen, entry_count(error))
     since = None if fresh or is_untold else charge.money_came_at
     shortages.tell(session, now, charge.user_id, refused, rules, since)
     charge.told_at, charge.money_came_at = asked_at, None

@@ -3,6 +3,10 @@
 It tells the whole gap, and that the gap is smaller where something was stopped. Each has a queue
 of its own, and one that could not be handled comes later: whatever the order in which they come,
 what billing counted last is what counts.
+
+Money that comes ends what lacked it before: that is paid by then, or told again. Which was before
+is told by the entries of the wallet, that refused, and that was credited: no clock is asked. What
+versions before tell names none, and is compared by their clocks.
 """
 
 from datetime import datetime
@@ -23,22 +27,23 @@ from services.topup.topups import came_since
 def hear(session: Session, event: RenewalShortOfFunds, now: datetime) -> TriggerRecord | None:
     """Months lack money: raise a trigger for all that does; see :func:`triggers.raise_trigger`.
 
-    None where newer news is known, or money came since: what lacked it before is paid by now, or
-    is told again. A frozen wallet says nothing of what it has: it is asked, and keeps the card from
-    being charged.
+    None where newer news is known, or money has come since. A frozen wallet says nothing of what it
+    has: it is asked, and keeps the card from being charged.
     """
     needed_micros = event.shortfall_micros + event.available_micros
     available_micros = None if event.is_frozen else event.available_micros
+    has_come = event.entry_count is None and came_since(session, event.user_id, event.occurred_at)
     if event.counted_at is not None:
         known = _known(session, event.user_id, now)
         if known.told_at is not None and known.told_at >= event.counted_at:
             return None
-        known.told_at = event.counted_at
+        known.told_at, known.entry_count = event.counted_at, event.entry_count
+        has_come = has_come or _is_before(event.entry_count, known.credited_entry)
         if known.lessened_at is not None and known.lessened_at > event.counted_at:
             # Since then something was stopped. What the wallet has is asked for the rest.
             needed_micros = min(needed_micros, known.lessened_micros)
             available_micros = None
-    if needed_micros <= 0 or came_since(session, event.user_id, event.occurred_at):
+    if needed_micros <= 0 or has_come:
         return None
     if event.counted_at is not None:
         _lower(session, event.user_id, 0)
@@ -68,6 +73,26 @@ def lessen(session: Session, event: ShortageLessened, now: datetime) -> None:
     known.lessened_at, known.lessened_micros = event.counted_at, event.needed_micros
     if known.told_at is None or known.told_at < event.counted_at:
         _lower(session, event.user_id, event.needed_micros)
+
+
+def money_came(
+    session: Session, user_id: UUID, entry_number: int | None, came_at: datetime, now: datetime
+) -> None:
+    """A wallet was credited: what lacked money before needs none of a card any more."""
+    if entry_number is None:
+        triggers.end_renewals(session, user_id, came_at)
+        return
+    known = _known(session, user_id, now)
+    known.credited_entry = max(entry_number, known.credited_entry or 0)
+    if known.entry_count is None:
+        triggers.end_renewals(session, user_id, came_at)
+    elif _is_before(known.entry_count, entry_number):
+        _lower(session, user_id, 0)
+
+
+def _is_before(entry_count: int | None, entry_number: int | None) -> bool:
+    """Whether a wallet of so many entries was asked before it was credited by this one."""
+    return entry_count is not None and entry_number is not None and entry_count < entry_number
 
 
 def _known(session: Session, user_id: UUID, now: datetime) -> ShortageRecord:

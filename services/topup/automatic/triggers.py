@@ -370,9 +370,8 @@ def await_credit(session: Session, users: Sequence[UUID]) -> list[bool | Excepti
     return [user_id in found for user_id in users]
 
 
-def credit_arrived(session: Session, user_id: UUID, now: datetime, came_at: datetime) -> None:
+def credit_arrived(session: Session, user_id: UUID, now: datetime) -> None:
     """What waited for a charge in flight is decided about once purchases had their turn."""
-    end_renewals(session, user_id, came_at)
     soon = now + PURCHASES_FIRST
     session.execute(
         update(TriggerRecord)

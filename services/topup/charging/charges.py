@@ -46,6 +46,10 @@ log = logging.getLogger(__name__)
 IN_TURN = timedelta(seconds=0.5)
 """A charge that goes out within this of its reservation is not looked at again."""
 
+CLOCKS_APART = timedelta(seconds=30)
+"""How far our clock may be behind that of who says what a user has: where a top-up was paid since,
+or so little before, the wallet is asked."""
+
 EventT = TypeVar("EventT", PurchaseShortOfFunds, RenewalShortOfFunds)
 Raise = Callable[[Session, EventT, datetime], TriggerRecord | None]
 
@@ -158,7 +162,7 @@ def _says_all(session: Session, policy: Policy, record: TriggerRecord, now: date
         and record.available_micros is not None
         and record.tries == 0
         and now - record.raised_at <= policy.stale_after
-        and not limits.was_paid_since(session, record.user_id, record.raised_at)
+        and not limits.was_paid_since(session, record.user_id, record.raised_at - CLOCKS_APART)
     )
 
 

@@ -15,8 +15,9 @@ from chassis.locks import for_update
 from chassis.money import to_cents
 from contracts.errors import NotFound
 from contracts.topup import TopupKind, TopupStatus
+from contracts.wallet import WalletCredited
 from services.topup import topups
-from services.topup.automatic import card_changes, limits, pauses, triggers
+from services.topup.automatic import card_changes, limits, pauses, shortages, triggers
 from services.topup.cards import declines, saved_cards
 from services.topup.models import AutoTopupSettings, Topup, TriggerRecord
 from services.topup.policy import Policy
@@ -96,13 +97,12 @@ def record_payment(till: Till, payment: Object) -> Topup | None:
     return None
 
 
-def credited(
-    session: Session, user_id: UUID, topup_id: UUID | None, now: datetime, came_at: datetime
-) -> None:
-    """Credits came into a wallet, by this top-up or otherwise: what waited for them may go on."""
-    if topup_id is not None:
-        topups.mark_credited(session, topup_id, came_at)
-    triggers.credit_arrived(session, user_id, now, came_at)
+def credited(session: Session, event: WalletCredited, now: datetime) -> None:
+    """Credits came into a wallet, by a top-up or otherwise: what waited for them may go on."""
+    if event.topup_id is not None:
+        topups.mark_credited(session, event.topup_id, event.occurred_at)
+    shortages.money_came(session, event.user_id, event.entry_number, event.occurred_at, now)
+    triggers.credit_arrived(session, event.user_id, now)
 
 
 def lock_both(

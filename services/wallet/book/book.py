@@ -190,7 +190,7 @@ class Book:
             self._rearm(account)
             kind = leg.kind or posted.movement.kind
             moved = (posted.transaction_id, kind, leg.amount_micros, posted.movement.metadata)
-            self._say(credited(self.now, account, *moved))
+            self._say(credited(self.now, account, *moved, account.entry_count))
         elif posted.movement.says_balance_low:
             self.check_levels(account)
 
@@ -309,6 +309,7 @@ def credited(
     kind: TransactionKind,
     amount_micros: int,
     metadata: dict[str, str],
+    entry_number: int | None,
 ) -> WalletCredited:
     """What tells that a transaction brought money, and what the wallet holds now."""
     return WalletCredited(
@@ -324,6 +325,7 @@ def credited(
         from_user_id=_noted_id(metadata, Noted.FROM_USER_ID)
         if kind is TransactionKind.TRANSFER
         else None,
+        entry_number=entry_number,
     )
 
 

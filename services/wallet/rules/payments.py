@@ -116,7 +116,8 @@ def require_open(account: Account) -> None:
         debt_micros = max(-account.available_micros, 0)
         debt = f" It is {format_usd(debt_micros)} below zero as well." if debt_micros else ""
         raise AccountFrozen(
-            f"This wallet is frozen: nothing can be paid from it.{debt} Please contact support."
+            f"This wallet is frozen: nothing can be paid from it.{debt} Please contact support.",
+            str(account.entry_count),
         )
 
 
@@ -128,6 +129,7 @@ def require_available(account: Account, amount_micros: int) -> None:
             "The wallet's available balance is too small; nothing was taken.",
             str(account.available_micros),
             str(shortfall_micros),
+            str(account.entry_count),
         )
 
 
