@@ -42,6 +42,7 @@ from contracts.wallet import (
     TransactionKind,
 )
 from deploy.local.postgres import Postgres
+from services.billing import own_sales
 from services.billing.deployments.lifecycle import report_deployment
 from services.billing.purchases import claims, lifecycle
 from services.billing.purchases.checkout import Checkout
@@ -49,7 +50,7 @@ from services.billing.purchases.claims import Claim
 from services.billing.purchases.lifecycle import Paid
 from services.billing.sales import fees
 from services.billing.sales.shares import Price, shares
-from services.billing.sales.statements import get_sums, get_uses, list_sales
+from services.billing.sales.statements import earned_micros, get_sums, get_uses, list_sales
 from services.billing.settings import BillingSettings
 from tests.billing.conftest import NOW, RULES, at, quoted, recorded, row_of
 from tests.billing.test_lost_answers import LOST, Wire, is_a, is_debit
@@ -664,6 +665,26 @@ def test_what_was_deployed_before_earns_with_its_next_month(postgres: Postgres) 
     postgres.drop_database("billing_older")
     assert found == {True: (None, None), False: (provider_id, 1_000)}
     assert lines == [None, None]
+
+
+def test_what_a_version_before_sold_to_himself_beside_this_one_is_told_apart_later(
+    market: Market, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seller = market.buyer_id
+    market.buys(quoted(10 * USD, provider_id=seller))
+    market.buys(quoted(10 * USD, provider_id=uuid4()))
+    with market.database.begin() as session:
+        session.execute(text("UPDATE sales SET is_own = false"))
+        assert earned_micros(session, seller) > 0
+    monkeypatch.setattr(own_sales, "connect", lambda *_, **__: market.database)
+    monkeypatch.setattr(own_sales, "get_settings", lambda: RULES)
+
+    for count in (1, 0):
+        assert own_sales.main() == 0
+        assert capsys.readouterr().out == f"{count} sales to themselves were told apart.\n"
+    with market.database.read() as session:
+        assert earned_micros(session, seller) == 0
+        assert session.scalar(text("SELECT count(*) FROM sales WHERE is_own")) == 1
 
 
 def test_what_somebody_had_bought_of_himself_is_told_apart(postgres: Postgres) -> None:
