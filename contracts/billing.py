@@ -1186,8 +1186,8 @@ class OwedShortOfFunds(UserEvent, source=SERVICE, type="owed_short_of_funds"):
 
 
 class ShortageLessened(UserEvent, source=SERVICE, type="shortage_lessened"):
-    """Something that waited for money does not run any more: its owner stopped it, or it ended, and
-    no card is to be charged for it.
+    """Something that waited for money is paid, or does not run any more, as where its owner stopped
+    it: no card is to be charged for it.
 
     ``needed_micros`` is what everything comes to that is still due; 0 where nothing waits that
     runs. ``counted_at`` as in :class:`RenewalShortOfFunds`.

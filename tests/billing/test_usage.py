@@ -39,9 +39,11 @@ from contracts.wallet import (
     Debit,
     DebitAll,
     HouseAccount,
+    PlaceHold,
     Refund,
     Statement,
     TransactionKind,
+    VoidHold,
 )
 from services.billing.deployments import charge_limit
 from services.billing.deployments.meters import owing_usage
@@ -1420,6 +1422,62 @@ def test_unpaid_usage_has_days_of_grace_and_its_owner_is_told_once(tenant: Meter
     assert (told["is_usage"], told["name"], told["deployments"]) == (True, "VM-Production", 1)
     assert [each["needed_micros"] for each in tenant.told("shortage_lessened")] == [0]
     assert (tenant.charged, tenant.paid) == ([], [])
+
+
+def test_auto_topup_hears_that_a_month_is_paid_when_its_wallet_is_opened_again(
+    tenant: Metered,
+) -> None:
+    tenant.gets(PRICE + USD)
+    tenant.freezes()
+    tenant.runs(one_month_after(BOUGHT))
+    (told,) = tenant.told("renewal_short_of_funds")
+    assert told["is_frozen"]
+
+    tenant.thaws()
+    tenant.lives(tenant.now + timedelta(hours=7))
+
+    assert tenant.charged == [-PRICE]
+    assert [each["needed_micros"] for each in tenant.told("shortage_lessened")] == [0]
+
+
+def test_auto_topup_hears_that_a_month_is_paid_when_a_hold_is_released(tenant: Metered) -> None:
+    tenant.gets(PRICE)
+    hold = tenant.rpc.call(
+        PlaceHold(
+            idempotency_key=f"{uuid4()}",
+            user_id=tenant.user_id,
+            amount_micros=USD,
+            expires_in_s=86_400,
+            description="Anything",
+        )
+    )
+    tenant.runs(one_month_after(BOUGHT))
+    (told,) = tenant.told("renewal_short_of_funds")
+    assert told["shortfall_micros"] == USD
+
+    tenant.rpc.call(
+        VoidHold(idempotency_key=f"{uuid4()}", user_id=tenant.user_id, hold_id=hold.hold_id)
+    )
+    tenant.lives(tenant.now + timedelta(hours=7))
+
+    assert tenant.charged == [-PRICE]
+    assert [each["needed_micros"] for each in tenant.told("shortage_lessened")] == [0]
+
+
+def test_auto_topup_hears_that_a_correction_leaves_nothing_lacking(tenant: Metered) -> None:
+    used = tenant.uses(30)
+    tenant.gets(2 * USD)
+    tenant.pays()
+    (told,) = tenant.told("renewal_short_of_funds")
+    assert told["shortfall_micros"] == 28 * USD
+
+    correction = tenant.record(-28, used_at=used.used_at, corrects=used.record_id)
+    assert tenant.tells(correction) == ["accepted"]
+    tenant.now += timedelta(hours=7)
+    tenant.charges.run()
+
+    assert tenant.paid == [-2 * USD]
+    assert [each["needed_micros"] for each in tenant.told("shortage_lessened")][-1:] == [0]
 
 
 def test_of_unpaid_usage_the_ladder_keeps_the_data_past_the_month_that_is_paid(

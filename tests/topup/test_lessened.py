@@ -175,3 +175,31 @@ def test_a_deployment_that_lacks_money_again_is_charged_for_whenever_the_wallet_
     desk.sweep()
 
     assert charged_usd(customer) == [30]
+
+
+def test_what_is_heard_late_waits_for_what_was_told_since(desk: Desk) -> None:
+    """A transfer, a refund or an earning came meanwhile, of which another queue tells: it paid the
+    month, and that is told by a third one."""
+    customer = desk.customer(threshold_micros=0)
+    asked_at = desk.clock()
+    desk.clock.advance(minutes=1)
+
+    lack(desk, customer, 30 * USD, counted_s=1, occurred_at=asked_at)
+    charged_at_once = charged_usd(customer)
+    lessen(desk, customer, 0, counted_s=2)
+    desk.clock.advance(seconds=6)
+    desk.sweep()
+
+    assert (charged_at_once, charged_usd(customer)) == ([], [])
+
+
+def test_what_is_heard_late_and_still_lacks_is_charged_for_after_that_moment(desk: Desk) -> None:
+    customer = desk.customer(threshold_micros=0)
+    asked_at = desk.clock()
+    desk.clock.advance(minutes=1)
+
+    lack(desk, customer, 30 * USD, counted_s=1, occurred_at=asked_at)
+    desk.clock.advance(seconds=6)
+    desk.sweep()
+
+    assert charged_usd(customer) == [30]

@@ -108,9 +108,15 @@ def waits(row: Standing) -> bool:
     return row.short_since is not None or row.usage_short_since is not None
 
 
+def is_part(due: PeriodRow | UsageChargeRow) -> bool:
+    """Whether this was part of a gap that was told, or may have been."""
+    return due.told_at is not None or due.money_came_at is not None
+
+
 def tell_less(session: Session, now: datetime, user_id: UUID) -> None:
-    """Something of this user's that waited runs no more, and is held by the caller: no card is
-    charged for it, whatever keeps automatic top-up from charging at this moment."""
+    """Something of this user's that waited is paid, or runs no more, and is held by the caller: no
+    card is charged for it, whatever keeps automatic top-up from charging at this moment. Not all
+    that pays is a credit: a wallet is opened again, a hold ends, a record is corrected."""
     _lock(session, user_id)
     waiting = _waiting(session, user_id)
     due_micros = 0 if waiting.since is None else _due_micros(session, user_id, waiting)

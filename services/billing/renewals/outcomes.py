@@ -113,7 +113,7 @@ class Outcomes:
     at no later than that, and that the wallet had too little before is no news."""
     short: dict[UUID, Short] = field(default_factory=dict)
     lessened: set[UUID] = field(default_factory=set)
-    """Something of these users' waited for money, and is suspended."""
+    """Something of these users' waited for money, and is paid or suspended."""
     refused: set[PeriodRow] = field(default_factory=set)
     unanswered: set[UUID] = field(default_factory=set)
     """Of these the wallet could not say anything: they are left to their leases."""
@@ -183,6 +183,8 @@ class Outcomes:
 
     def _paid(self, period: PeriodRow, row: DeploymentRow, transaction_id: UUID) -> None:
         self.sold.append((SaleKind.RENEWAL, period))
+        if shortages.is_part(period):
+            self.lessened.add(period.user_id)
         if period.kind == PeriodKind.MONTH and row.status == DeploymentStatus.ACTIVE:
             self._runs_on(period, row, transaction_id)
         else:

@@ -35,6 +35,7 @@ from chassis.locks import for_update
 from contracts.errors import NO_ANSWER_CODES, ServiceError
 from contracts.keys import usage_key
 from contracts.wallet import ClosedKey, CloseKey, Debit, DebitAll, DebitResult, Transaction
+from services.billing.deployments import shortages
 from services.billing.deployments.available import Settled, settled
 from services.billing.deployments.charge_limit import usage_beyond_limit
 from services.billing.deployments.ladder import NO_MONEY
@@ -205,7 +206,11 @@ class UsageCharges:
         those are."""
         held = [charge for _, charge in _held(session, charge_ids, skip_locked=True)]
         short = shortage.waiting(session, [charge.charge_id for charge in held])
-        simply = [charge for charge in held if charge.charge_id not in short]
+        simply = [
+            charge
+            for charge in held
+            if charge.charge_id not in short and not shortages.is_part(charge)
+        ]
         charges.record_paid(session, self.clock(), simply, paid_by)
         return {charge.charge_id for charge in simply}
 
@@ -244,7 +249,7 @@ class UsageCharges:
         self, session: Session, now: datetime, charge: UsageChargeRow, paid_by: Transaction
     ) -> None:
         charges.record_paid(session, now, [charge], {charge.charge_id: paid_by})
-        shortage.end(session, now, charge, self.rules)
+        self._ended(session, now, charge)
 
     def _replace(self, session: Session, charge_id: UUID, found: ClosedKey) -> None:
         """Nobody pays it any more: what it was for is uncharged again, and charged as it is by
@@ -256,9 +261,14 @@ class UsageCharges:
         if found.transaction is not None:
             self._paid(session, now, charge, found.transaction)
             return
-        shortage.end(session, now, charge, self.rules)
+        self._ended(session, now, charge)
         charges.take_back(session, charge)
         wallet.due_at = now
+
+    def _ended(self, session: Session, now: datetime, charge: UsageChargeRow) -> None:
+        shortage.end(session, now, charge, self.rules)
+        if shortages.is_part(charge):
+            shortages.tell_less(session, now, charge.user_id)
 
     def _together(
         self,

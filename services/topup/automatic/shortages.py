@@ -9,7 +9,7 @@ is told by the entries of the wallet, that refused, and that was credited: no cl
 versions before tell names none, and is compared by their clocks.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import update
@@ -23,6 +23,11 @@ from services.topup.automatic import triggers
 from services.topup.models import ShortageRecord, TriggerRecord
 from services.topup.topups import came_since
 
+LATE = timedelta(seconds=1)
+"""What is heard so long after the wallet refused it waits for what was told since, and the wallet
+is asked: credits of others pay months, too, and are told by another queue. By clocks that are
+apart it waits for nothing, or not at all."""
+
 
 def hear(session: Session, event: RenewalShortOfFunds, now: datetime) -> TriggerRecord | None:
     """Months lack money: raise a trigger for all that does; see :func:`triggers.raise_trigger`.
@@ -31,7 +36,8 @@ def hear(session: Session, event: RenewalShortOfFunds, now: datetime) -> Trigger
     has: it is asked, and keeps the card from being charged.
     """
     needed_micros = event.shortfall_micros + event.available_micros
-    available_micros = None if event.is_frozen else event.available_micros
+    is_late = now - event.occurred_at > LATE
+    available_micros = None if event.is_frozen or is_late else event.available_micros
     has_come = event.entry_count is None and came_since(session, event.user_id, event.occurred_at)
     if event.counted_at is not None:
         known = _known(session, event.user_id, now)
@@ -52,7 +58,7 @@ def hear(session: Session, event: RenewalShortOfFunds, now: datetime) -> Trigger
         event.user_id,
         Trigger.RENEWAL,
         str(event.deployment_id),
-        now,
+        now + triggers.PURCHASES_FIRST if is_late else now,
         raised_at=event.occurred_at,
         needed_micros=needed_micros,
         shortfall_micros=event.shortfall_micros,

@@ -128,8 +128,8 @@ def _decide_at_once(
 
 
 def pursue_soon(session: Session, till: Till, record: TriggerRecord | None) -> None:
-    """Once a trigger is committed, go after it."""
-    if record is not None:
+    """Once a trigger is committed, go after it, if it is due by now."""
+    if record is not None and record.due_at is not None and record.due_at <= till.clock():
         trigger_id, user_id = record.trigger_id, record.user_id
         after_commit(session, lambda: till.later(pursue, till, trigger_id, owner=user_id))
 
