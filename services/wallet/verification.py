@@ -11,7 +11,6 @@ the chain in turns.
 
 import sys
 from argparse import ArgumentParser
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -25,8 +24,10 @@ from chassis.settings import service_settings
 from contracts.wallet import Verdict
 from services.wallet import chain
 
-# Each finds one row, if there is any: the sentence that names what is wrong with it.
-CHECKS = (
+# Each check finds what is wrong with a row: the sentence that names it.
+
+# These compare tables that all grow, row by row.
+OF_EACH_TRANSACTION = (
     # Every transaction has entries that match it and sum to zero.
     """
     SELECT format('transaction %s: its entries sum to %s, its amount is %s, its money in is %s',
@@ -38,7 +39,6 @@ CHECKS = (
         FROM entries GROUP BY transaction_id
     ) AS e ON e.transaction_id = t.transaction_id
     WHERE e.total IS DISTINCT FROM 0 OR e.money_in IS DISTINCT FROM t.amount_micros
-    ORDER BY t.position LIMIT 1
     """,
     """
     SELECT format('entry %s of account %s: its kind or a date is not its transaction''s',
@@ -47,13 +47,37 @@ CHECKS = (
     WHERE (e.effective_at, e.recorded_at) IS DISTINCT FROM (t.effective_at, t.recorded_at)
         OR (e.kind <> t.kind AND (e.kind <> 'earning' OR e.amount_micros < 0
             OR e.account_id < 1000 OR t.correction IS NOT NULL))
-    LIMIT 1
     """,
+    # Every transaction answers exactly one key.
+    """
+    SELECT format('transaction %s: %s keys lead to it', t.transaction_id, count(k.method))
+    FROM transactions AS t LEFT JOIN keys AS k ON k.transaction_id = t.transaction_id
+    GROUP BY t.transaction_id HAVING count(k.method) <> 1
+    """,
+    """
+    SELECT format('key %s: a %s that made an entry of %s', k.idempotency_key, k.method,
+        e.amount_micros)
+    FROM keys AS k
+    JOIN entries AS e ON e.transaction_id = k.transaction_id AND e.account_id = k.account_id
+    JOIN transactions AS t ON t.transaction_id = e.transaction_id
+    WHERE NOT CASE k.method
+        WHEN 'credit' THEN e.amount_micros > 0
+        WHEN 'refund' THEN t.correction IN ('refund', 'chosen_refund')
+        WHEN 'reverse' THEN t.correction = 'reversal'
+        WHEN 'adjust' THEN t.kind = 'adjustment'
+        -- Who pays and earns in one transaction has an entry of each.
+        ELSE e.amount_micros < 0 OR EXISTS (SELECT FROM entries AS paid
+            WHERE paid.transaction_id = e.transaction_id AND paid.account_id = e.account_id
+                AND paid.amount_micros < 0) END
+    """,
+)
+
+CHECKS = (
+    *OF_EACH_TRANSACTION,
     """
     SELECT format('there is no account %s, and it has entries', account_id)
     FROM (SELECT DISTINCT account_id FROM entries) AS e
     WHERE NOT EXISTS (SELECT FROM accounts AS a WHERE a.account_id = e.account_id)
-    LIMIT 1
     """,
     # The entries of a user's account are numbered without gap; each balance follows.
     """
@@ -70,7 +94,6 @@ CHECKS = (
     WHERE entry_number <> number_before + 1
         OR balance_after_micros IS DISTINCT FROM balance_before + amount_micros
         OR recorded_at < recorded_before
-    LIMIT 1
     """,
     # House entries take their numbers from a sequence, which a restore may have left behind.
     """
@@ -98,7 +121,6 @@ CHECKS = (
     WHERE a.user_id IS NOT NULL
         AND (b.balance_micros IS DISTINCT FROM coalesce(e.balance, 0)
             OR b.entry_count IS DISTINCT FROM coalesce(e.entries, 0))
-    ORDER BY a.account_id LIMIT 1
     """,
     """
     SELECT format('account %s: held %s, by its holds %s', b.account_id, b.held_micros,
@@ -109,12 +131,11 @@ CHECKS = (
         FROM holds WHERE status = 'held' GROUP BY account_id
     ) AS h ON h.account_id = b.account_id
     WHERE b.held_micros <> coalesce(h.held, 0)
-    ORDER BY b.account_id LIMIT 1
     """,
     """
     SELECT format('account %s: open, with %s less than it holds', account_id,
         held_micros - balance_micros)
-    FROM balances WHERE balance_micros < held_micros AND status <> 'frozen' LIMIT 1
+    FROM balances WHERE balance_micros < held_micros AND status <> 'frozen'
     """,
     # What was captured of a hold is what its transaction took.
     """
@@ -125,14 +146,12 @@ CHECKS = (
         ON e.transaction_id = h.transaction_id AND e.account_id = h.account_id
         AND e.amount_micros < 0
     WHERE h.status = 'captured' AND e.amount_micros IS DISTINCT FROM -h.captured_micros
-    LIMIT 1
     """,
     """
     SELECT format('hold %s: transaction %s, which captured it, is not its own', h.hold_id,
         h.transaction_id)
     FROM holds AS h LEFT JOIN transactions AS t ON t.transaction_id = h.transaction_id
     WHERE h.status = 'captured' AND t.metadata ->> 'hold_id' IS DISTINCT FROM h.hold_id::text
-    LIMIT 1
     """,
     # A correction goes back the way its original came, in the proportion of its entries, and not
     # further. The migrations 0010 and 0011 say how exactly.
@@ -146,7 +165,6 @@ CHECKS = (
         AND (original.amount_micros > 0) = (e.amount_micros < 0)
     WHERE t.corrects_transaction_id IS NOT NULL AND original.account_id IS NULL
         AND NOT (t.correction = 'chosen_refund' AND e.account_id = 7 AND e.amount_micros < 0)
-    LIMIT 1
     """,
     """
     SELECT format('transaction %s: corrected by %s, its amount is %s', original.transaction_id,
@@ -158,7 +176,6 @@ CHECKS = (
     HAVING sum(correcting.amount_micros) > original.amount_micros
         OR bool_or(correcting.correction = 'reversal'
             AND correcting.amount_micros <> original.amount_micros)
-    LIMIT 1
     """,
     """
     SELECT format('transaction %s: it and what else corrects %s gave back %s of %s to or from'
@@ -182,30 +199,6 @@ CHECKS = (
     WHERE back.micros > abs(e.amount_micros)
         OR NOT c.is_chosen AND c.times * t.amount_micros
             <= abs(coalesce(back.micros, 0) * t.amount_micros - abs(e.amount_micros) * c.micros)
-    LIMIT 1
-    """,
-    # Every transaction, hold and change of status answers exactly one key.
-    """
-    SELECT format('transaction %s: %s keys lead to it', t.transaction_id, count(k.method))
-    FROM transactions AS t LEFT JOIN keys AS k ON k.transaction_id = t.transaction_id
-    GROUP BY t.transaction_id HAVING count(k.method) <> 1 LIMIT 1
-    """,
-    """
-    SELECT format('key %s: a %s that made an entry of %s', k.idempotency_key, k.method,
-        e.amount_micros)
-    FROM keys AS k
-    JOIN entries AS e ON e.transaction_id = k.transaction_id AND e.account_id = k.account_id
-    JOIN transactions AS t ON t.transaction_id = e.transaction_id
-    WHERE NOT CASE k.method
-        WHEN 'credit' THEN e.amount_micros > 0
-        WHEN 'refund' THEN t.correction IN ('refund', 'chosen_refund')
-        WHEN 'reverse' THEN t.correction = 'reversal'
-        WHEN 'adjust' THEN t.kind = 'adjustment'
-        -- Who pays and earns in one transaction has an entry of each.
-        ELSE e.amount_micros < 0 OR EXISTS (SELECT FROM entries AS paid
-            WHERE paid.transaction_id = e.transaction_id AND paid.account_id = e.account_id
-                AND paid.amount_micros < 0) END
-    LIMIT 1
     """,
     # Promotional credit is given, and taken back, as its row says, and never more than was given.
     """
@@ -227,7 +220,6 @@ CHECKS = (
     WHERE (p.account_id, p.account_id, p.amount_micros, p.takes)
             IS DISTINCT FROM (t.account_id, t.last_account_id, t.given, t.times)
         OR t.back > t.given
-    LIMIT 1
     """,
     # What two people stand behind is posted as they said, and nothing else under such a key.
     """
@@ -242,8 +234,8 @@ CHECKS = (
     WHERE (a.status IS NOT DISTINCT FROM 'posted') <> (k.method IS NOT NULL)
         OR a.status = 'posted' AND (a.transaction_id, a.user_id, a.amount_micros)
             IS DISTINCT FROM (k.transaction_id, o.user_id, e.amount_micros)
-    LIMIT 1
     """,
+    # So does every hold and every change of status.
     """
     SELECT format('hold %s: it is %s, its keys say otherwise', h.hold_id, h.status)
     FROM holds AS h
@@ -256,7 +248,6 @@ CHECKS = (
     WHERE k.placed IS DISTINCT FROM 1
         OR k.voided <> (h.status = 'voided')::integer
         OR k.expired <> (h.status = 'expired')::integer
-    LIMIT 1
     """,
     """
     SELECT format('account %s: %s after %s changes of status, the last of which was to %s',
@@ -268,7 +259,6 @@ CHECKS = (
     ) AS c ON true
     WHERE b.status <> coalesce(c.status, 'open')
         OR b.status_change_count <> coalesce(c.change_number, 0)
-    LIMIT 1
     """,
     """
     SELECT format('account %s: change of status %s is missing', account_id, change_number - 1)
@@ -278,7 +268,6 @@ CHECKS = (
         WINDOW in_order AS (PARTITION BY account_id ORDER BY change_number)
     ) AS c
     WHERE change_number <> number_before + 1
-    LIMIT 1
     """,
     # Taking a payment back freezes too, under the key of what it takes.
     """
@@ -288,13 +277,20 @@ CHECKS = (
     LEFT JOIN keys AS k ON k.account_id = c.account_id AND k.change_number = c.change_number
     WHERE k.method IS DISTINCT FROM CASE c.status WHEN 'open' THEN 'unfreeze' ELSE 'freeze' END
         AND NOT (k.method IS NULL AND c.status = 'frozen' AND c.actor = 'card processor')
-    LIMIT 1
     """,
 )
 
-# Each check looks for one row, and PostgreSQL plans for finding it soon. In a right ledger there
-# is none, and its nested loops would compare every transaction with every entry.
-_FOR_LARGE_LEDGERS = "SET LOCAL enable_nestloop = off; SET LOCAL work_mem = '64MB'"
+# Whoever took the first row would have PostgreSQL plan for finding one soon. In a right ledger there
+# is none, and nested loops would compare every transaction with every entry.
+_FIRST = "SELECT min(difference) FROM ({}) AS found (difference)"
+
+# What has few rows on one side is hashed. Tables that all grow are read side by side, in the order
+# of the transactions' ids, which is that of their rows too: hashing them writes all of them aside.
+_SETTINGS = text(
+    "SELECT set_config('enable_nestloop', 'off', true), set_config('work_mem', '64MB', true),"
+    " set_config('max_parallel_workers_per_gather', '0', true),"
+    " set_config('enable_hashjoin', :by_hash, true), set_config('enable_sort', :by_hash, true)"
+)
 
 PROCESSES_MAX = 64
 
@@ -307,20 +303,14 @@ _COUNTS = text(
 def verify(database: Connected) -> Verdict:
     """Check everything, in one snapshot. Takes minutes for tens of millions of entries."""
     with database.snapshot() as session:
-        return verdict_of_all(session)
-
-
-def verdict_of_all(session: Session) -> Verdict:
-    """The same, of a snapshot."""
-    session.execute(text(_FOR_LARGE_LEDGERS))
-    return verdict(session)
+        return verdict(session)
 
 
 def verdict(session: Session) -> Verdict:
     """Check everything that this session sees."""
-    difference = next(_differences(session), None)
+    first = next(filter(None, (difference(session, check) for check in CHECKS)), None)
     chain_difference, sealed_count = chain.first_difference(session)
-    return _verdict(session, difference or chain_difference, sealed_count)
+    return _verdict(session, first or chain_difference, sealed_count)
 
 
 def _verdict(session: Session, first: str | None, sealed_count: int) -> Verdict:
@@ -335,11 +325,12 @@ def _verdict(session: Session, first: str | None, sealed_count: int) -> Verdict:
     )
 
 
-def _differences(session: Session) -> Iterator[str]:
-    for check in CHECKS:
-        difference = session.scalar(text(check))
-        if difference is not None:
-            yield difference
+def difference(session: Session, check: str) -> str | None:
+    """What one of the checks finds."""
+    by_hash = "off" if check in OF_EACH_TRANSACTION else "on"
+    session.execute(_SETTINGS, {"by_hash": by_hash})
+    found: str | None = session.scalar(text(_FIRST.format(check)))
+    return found
 
 
 class _Found(NamedTuple):
@@ -352,9 +343,8 @@ def _look(url: str, snapshot: str, part: str | chain.Stretch) -> _Found:
     database = connect(url, pool_size=1)
     try:
         with database.snapshot(snapshot) as session:
-            session.execute(text(_FOR_LARGE_LEDGERS))
             if isinstance(part, str):
-                return _Found(session.scalar(text(part)))
+                return _Found(difference(session, part))
             return _Found(*chain.first_difference(session, part))
     finally:
         database.engine.dispose()

@@ -225,7 +225,7 @@ def test_what_a_crash_left_open_is_carried_out_by_the_next(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(verifying.verification, "verdict_of_all", die)
+        patched.setattr(verifying.verification, "verdict", die)
         with pytest.raises(KeyboardInterrupt):
             tick(own_book)
     tick(own_book)
@@ -253,7 +253,7 @@ def test_one_that_fails_is_tried_again_later_and_later_unless_somebody_asks(
         return [each / timedelta(minutes=1) for each in tries]
 
     with monkeypatch.context() as patched:
-        patched.setattr(verifying.verification, "verdict_of_all", fail)
+        patched.setattr(verifying.verification, "verdict", fail)
         by_itself = tries_until(240)
         again = ask(book, "again")
         asked = tries_until(242)
