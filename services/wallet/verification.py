@@ -280,8 +280,8 @@ CHECKS = (
     """,
 )
 
-# Whoever took the first row would have PostgreSQL plan for finding one soon. In a right ledger there
-# is none, and nested loops would compare every transaction with every entry.
+# Whoever took the first row would have PostgreSQL plan for finding one soon. In a right ledger
+# there is none, and nested loops would compare every transaction with every entry.
 _FIRST = "SELECT min(difference) FROM ({}) AS found (difference)"
 
 # What has few rows on one side is hashed. Tables that all grow are read side by side, in the order
