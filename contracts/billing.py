@@ -354,13 +354,14 @@ class Deployment(Reply):
     ``next_renewal_at`` is when ``next_renewal_micros`` are due for another month; None where there
     is none. ``owed_micros`` is due and not paid: for time that ran, or is to run now, and
     ``owed_usage_micros`` of it for what was used, also what is charged with the next hour.
-    ``start_micros`` is what a :class:`StartDeployment` takes now; None where there is none. Unless
-    somebody acts, the status becomes ``next_status`` at ``next_status_at``, and then what
-    ``ladder``, which begins with it, says. The first month that begins at ``new_price_from`` or
-    later costs ``new_price_micros``. ``access`` is what its provisioner told. ``choices``,
-    ``history`` and ``charges``, both newest first and the latest ones, are of a single deployment
-    only; so is ``kept_until``, when the data of one that runs would be deleted if it were stopped
-    now.
+    ``start_micros`` is what a :class:`StartDeployment` takes now; None where there is none.
+    ``start_usage_micros`` of it is charged for use, of others too where one charge holds it, and
+    has to be paid before: it is, by itself, as soon as the wallet covers it. Unless somebody acts,
+    the status becomes ``next_status`` at ``next_status_at``, and then what ``ladder``, which begins
+    with it, says. The first month that begins at ``new_price_from`` or later costs
+    ``new_price_micros``. ``access`` is what its provisioner told. ``choices``, ``history`` and
+    ``charges``, both newest first and the latest ones, are of a single deployment only; so is
+    ``kept_until``, when the data of one that runs would be deleted if it were stopped now.
     """
 
     deployment_id: UUID
@@ -380,6 +381,7 @@ class Deployment(Reply):
     owed_micros: PriceMicros = 0
     owed_usage_micros: PriceMicros = 0
     start_micros: PriceMicros | None = None
+    start_usage_micros: PriceMicros = 0
     next_status: DeploymentStatus | None = None
     next_status_at: Moment | None = None
     ladder: list[Rung] = Field(default_factory=list)
@@ -437,7 +439,8 @@ class StartDeployment(Command[Deployment], service=SERVICE, method="start_deploy
 
     Within the month that is paid it costs nothing. After that what it owes is charged, and then a
     month that begins now: ``InsufficientFunds`` or ``AccountFrozen`` where the wallet does not pay
-    it, ``DeadlineExceeded`` where it is not known yet whether it did. ``Conflict`` for one that has
+    it, and ``InsufficientFunds`` before that while what it used is charged and not paid.
+    ``DeadlineExceeded`` where it is not known yet whether it did. ``Conflict`` for one that has
     ended, is being set up, or is being started under another key.
 
     ``expected_amount_micros`` is what its owner saw that it takes now

@@ -1635,6 +1635,61 @@ def test_what_is_suspended_for_its_usage_is_started_when_that_is_paid(tenant: Me
     assert (started.status, tenant.paid, tenant.charged) == ("active", [-2 * USD], [])
 
 
+@pytest.mark.parametrize("in_its_month", [True, False])
+def test_a_start_is_said_to_take_the_usage_that_has_to_be_paid_before(
+    tenant: Metered, in_its_month: bool
+) -> None:
+    """The whole charge, which holds what another one used as well. What is not charged yet is no
+    part of it."""
+    other = tenant.gets_deployment(HOURS)
+    tenant.uses(1, deployment_id=other)
+    suspended(tenant)
+    tenant.lives(tenant.now + (HOUR if in_its_month else 31 * DAY))
+    month_micros = 0 if in_its_month else PRICE
+    seen = tenant.sees(tenant.deployment_id)
+
+    with pytest.raises(InsufficientFunds, match=r"^\$3\.00 for what was used is not paid\. It is"):
+        tenant.starts(tenant.deployment_id, expected_micros=seen.start_micros)
+
+    assert (seen.start_micros, seen.start_usage_micros) == (3 * USD + month_micros, 3 * USD)
+    assert seen.owed_usage_micros == 2 * USD
+    money_comes(tenant, 3 * USD + PRICE)
+    tenant.charges.run()
+    paid = tenant.sees(tenant.deployment_id)
+    assert (paid.start_micros, paid.start_usage_micros) == (month_micros, 0)
+    with pytest.raises(PriceChanged):
+        tenant.starts(tenant.deployment_id, expected_micros=month_micros + USD)
+    started = tenant.starts(tenant.deployment_id, expected_micros=seen.start_micros)
+    assert (started.status, started.start_usage_micros) == ("active", 0)
+    assert tenant.charged == [-micros for micros in (month_micros,) if micros]
+
+
+def test_what_was_paid_of_both_that_it_owed_makes_no_difference_to_who_starts_it(
+    tenant: Metered,
+) -> None:
+    """Time that ran, and what was used, each paid by itself while the page still shows both."""
+    ends = one_month_after(BOUGHT)
+    tenant.lives(ends - 2 * HOUR)
+    tenant.uses(2)
+    tenant.pays()
+    tenant.runs(ends + RULES.grace - HOUR)
+    seen = tenant.sees(tenant.deployment_id)
+    ran_micros = seen.owed_micros - 2 * USD
+    assert (seen.status, seen.start_micros) == ("suspended", ran_micros + 2 * USD + PRICE)
+    money_comes(tenant, ran_micros + 2 * USD + PRICE)
+    tenant.charges.run()
+    tenant.renewals.run()
+    assert tenant.sees(tenant.deployment_id).start_micros == PRICE
+
+    for wrong_micros in (PRICE - 1, PRICE + USD, seen.start_micros + 1):
+        with pytest.raises(PriceChanged):
+            tenant.starts(tenant.deployment_id, expected_micros=wrong_micros)
+    started = tenant.starts(tenant.deployment_id, expected_micros=seen.start_micros)
+
+    assert started.status == DeploymentStatus.ACTIVE
+    assert tenant.charged == [-ran_micros, -PRICE]
+
+
 def test_suspended_for_its_usage_after_an_outage_in_which_its_month_began_it_owes_what_ran(
     tenant: Metered,
 ) -> None:

@@ -39,7 +39,7 @@ class Shop(BaseHTTPRequestHandler):
     """A site with one product for $5.00, of which answers to purchases may be lost."""
 
     price: str | None = "5.00"
-    is_lost, affordable = False, dict[str, Any]()
+    is_lost, affordable, started = False, dict[str, Any](), dict[str, Any]()
     bodies: list[dict[str, Any]]
 
     def do_GET(self) -> None:
@@ -50,7 +50,7 @@ class Shop(BaseHTTPRequestHandler):
                 "/api/products/vm": {**product, "price_usd": Decimal(self.price or 0)},
                 "/api/cart": {"lines": [product], "total_usd": 5, "shortfall_usd": 0},
                 "/api/wallet/check-affordability": self.affordable,
-                STOPPED: {"start_usd": self.price and Decimal(self.price)},
+                STOPPED: {"start_usd": self.price and Decimal(self.price), **self.started},
             }[path]
         )
 
@@ -142,6 +142,26 @@ def test_a_start_that_is_not_asked_about_takes_what_it_tells_or_nothing(
 
     assert told in lost.stderr
     assert shop.bodies == sent
+
+
+@pytest.mark.parametrize(
+    ("started", "says"),
+    [
+        ({}, "$5.00 is charged now."),
+        ({"start_usage_usd": 0}, "$5.00 is charged now."),
+        (
+            {"start_usage_usd": Decimal("2.00")},
+            "$5.00 is charged now, $2.00 of it for what was used and is not paid.",
+        ),
+    ],
+)
+def test_a_start_says_what_of_it_is_for_what_was_used(
+    shop: type[Shop], started: dict[str, Any], says: str
+) -> None:
+    """A site of a version before does not tell it."""
+    shop.started = started
+
+    assert says in run(*START).stderr.splitlines()
 
 
 @pytest.mark.parametrize("price", ["5.00", "0.00"])

@@ -52,11 +52,14 @@ def stop(site: Site, *, key: str | None) -> Shown:
 @yes_option
 @command
 def start(site: Site, *, amount: Decimal | None, key: str | None, is_confirmed: bool) -> Shown:
-    """Let it run again, and be renewed. After its paid month this charges what it owes, and a
-    month: the amount that is shown, or nothing is done."""
+    """Let it run again, and be renewed. This charges what it used and is not paid, and after its
+    paid month what it owes, and a month: the amount that is shown, or nothing is done."""
+    used = Decimal(0)
     if amount is None:
-        amount = site.get(_path()).body["start_usd"]
-    what = f"{usd(amount)} is charged now." if amount else "Nothing is charged now."
+        shown = site.get(_path()).body
+        amount, used = shown["start_usd"], shown.get("start_usage_usd", used)
+    of_it = f", {usd(used)} of it for what was used and is not paid" if used else ""
+    what = f"{usd(amount)} is charged now{of_it}." if amount else "Nothing is charged now."
     if not is_confirmed:
         confirm(f"Start {_path().rpartition('/')[2]}? {what}")
     elif not is_json():

@@ -1,6 +1,7 @@
 """What is measured of deployments, at the prices of their purchases, and what of it is owed."""
 
 from collections.abc import Iterable
+from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import func, select, tuple_
@@ -71,6 +72,40 @@ def unpaid_micros(session: Session, deployment_ids: Iterable[UUID]) -> dict[UUID
         .group_by(line.deployment_id)
     )
     return {deployment_id: int(micros) for deployment_id, micros in rows}
+
+
+def unpaid_charges_micros(session: Session, deployment_ids: Iterable[UUID]) -> dict[UUID, int]:
+    """What has to be paid before each of these deployments starts again: the whole of the charges
+    that hold some of what it used, as the wallet is asked for, where any is unpaid."""
+    ids, line, charge = list(deployment_ids), UsageChargeLineRow, UsageChargeRow
+    owners = select(DeploymentRow.user_id).where(DeploymentRow.deployment_id.in_(ids))
+    # One line for each meter, and the charge once.
+    charged = (
+        select(line.deployment_id, charge.charge_id, charge.amount_micros)
+        .join(charge, charge.charge_id == line.charge_id)
+        .where(charge.user_id.in_(owners), charge.paid_at.is_(None), line.deployment_id.in_(ids))
+        .distinct()
+        .subquery()
+    )
+    rows = session.execute(
+        select(charged.c.deployment_id, func.sum(charged.c.amount_micros)).group_by(
+            charged.c.deployment_id
+        )
+    )
+    return {deployment_id: int(micros) for deployment_id, micros in rows}
+
+
+def charges_paid_since(
+    session: Session, user_id: UUID, deployment_id: UUID, since: datetime
+) -> list[int]:
+    """What each charge came to that holds some of what a deployment used, and was paid from then
+    on."""
+    line, charge = UsageChargeLineRow, UsageChargeRow
+    charged = select(line.charge_id).where(line.deployment_id == deployment_id)
+    paid = select(charge.amount_micros).where(
+        charge.user_id == user_id, charge.paid_at >= since, charge.charge_id.in_(charged)
+    )
+    return list(session.scalars(paid))
 
 
 def uncharged_micros(session: Session, deployment_ids: Iterable[UUID]) -> dict[UUID, int]:

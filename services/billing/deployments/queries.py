@@ -27,10 +27,10 @@ from contracts.billing import (
 from contracts.catalog import Category
 from contracts.errors import NotFound
 from services.billing.deployments import ladder, lifecycle
-from services.billing.deployments.meters import usage_owed_micros
+from services.billing.deployments.meters import unpaid_charges_micros, usage_owed_micros
 from services.billing.deployments.periods import PeriodKind, PeriodStatus, owed_micros
 from services.billing.deployments.prices import price_at
-from services.billing.deployments.starting import start_micros
+from services.billing.deployments.starting import STARTABLE, start_micros
 from services.billing.models import ChangeRow, DeploymentRow, PeriodRow, PurchaseLineRow
 from services.billing.settings import BillingSettings
 
@@ -221,6 +221,7 @@ def as_deployments(
         return []
     ids = [row.deployment_id for row in rows]
     due, used = owed_micros(session, ids), usage_owed_micros(session, ids)
+    charged = unpaid_charges_micros(session, ids)
     return [
         _as_deployment(
             row,
@@ -230,6 +231,7 @@ def as_deployments(
                 due.get((row.deployment_id, PeriodKind.ARREARS), 0),
                 used.get(row.deployment_id, 0),
             ),
+            charged.get(row.deployment_id, 0),
             rules,
         )
         for row in rows
@@ -245,7 +247,11 @@ class _Owed(NamedTuple):
 
 
 def _as_deployment(
-    row: DeploymentRow, now: datetime, owed: _Owed, rules: BillingSettings
+    row: DeploymentRow,
+    now: datetime,
+    owed: _Owed,
+    charged_micros: int,
+    rules: BillingSettings,
 ) -> Deployment:
     renewal_at = ladder.renews_at(row)
     rungs = list(lifecycle.rungs_below(row, rules))
@@ -266,7 +272,8 @@ def _as_deployment(
         next_renewal_micros=price_at(row, renewal_at) if renewal_at else 0,
         owed_micros=sum(owed),
         owed_usage_micros=owed.usage,
-        start_micros=start_micros(row, owed.arrears, now),
+        start_micros=start_micros(row, owed.arrears, charged_micros, now),
+        start_usage_micros=charged_micros if row.status in STARTABLE else 0,
         next_status=rungs[0].status if rungs else None,
         next_status_at=rungs[0].at if rungs else None,
         ladder=rungs,

@@ -9,6 +9,7 @@ from chassis.money import format_usd
 from contracts.billing import DeploymentStatus
 from contracts.errors import PriceChanged
 from services.billing.deployments.ladder import Standing
+from services.billing.deployments.meters import charges_paid_since
 from services.billing.deployments.periods import PeriodKind, PeriodStatus, owed_micros
 from services.billing.deployments.prices import price_at
 from services.billing.models import DeploymentRow, PeriodRow
@@ -16,32 +17,40 @@ from services.billing.models import DeploymentRow, PeriodRow
 STARTABLE = (DeploymentStatus.STOPPED, DeploymentStatus.SUSPENDED)
 
 
-def start_micros(row: Standing, arrears_micros: int, now: datetime) -> int | None:
-    """What a start takes from the wallet now: what is owed for time that ran, and a month from now
-    on; nothing in a month that is paid, or of what costs nothing, or runs. None where there is no
-    start."""
+def start_micros(
+    row: Standing, arrears_micros: int, usage_micros: int, now: datetime
+) -> int | None:
+    """What a start takes from the wallet now: what was charged for use and has to be paid before,
+    what is owed for time that ran, and a month from now on. Of the last two nothing in a month that
+    is paid, or of what costs nothing; nothing at all of what runs. None where there is no start."""
     if row.status == DeploymentStatus.ACTIVE:
         return 0
     if row.status not in STARTABLE:
         return None
     month_micros = price_at(row, now)
     if row.paid_until is None or row.paid_until > now or month_micros == 0:
-        return 0
-    return arrears_micros + month_micros
+        return usage_micros
+    return usage_micros + arrears_micros + month_micros
 
 
 def check_amount(
     session: Session, row: DeploymentRow, expected_micros: int | None, now: datetime
 ) -> None:
-    """Raises ``PriceChanged`` where a start of a locked deployment does not come to what its owner
-    saw. What is owed is paid by itself when money comes: what was paid of it since the deployment
-    stopped makes no difference."""
+    """Raises ``PriceChanged`` where a start of a locked deployment, whose use is paid, does not
+    come to what its owner saw. What is owed is paid by itself when money comes: what was paid of it
+    since the deployment stopped makes no difference."""
     if expected_micros is None:
         return
     owed = owed_micros(session, [row.deployment_id])
     paid_micros = arrears_paid_micros(session, row)
-    amount_micros = start_micros(row, owed.get((row.deployment_id, PeriodKind.ARREARS), 0), now)
-    if amount_micros is None or expected_micros in (amount_micros, amount_micros + paid_micros):
+    amount_micros = start_micros(row, owed.get((row.deployment_id, PeriodKind.ARREARS), 0), 0, now)
+    if amount_micros is None:
+        return
+    used = charges_paid_since(session, row.user_id, row.deployment_id, row.status_changed_at)
+    # One charge at most was unpaid when it was seen.
+    if expected_micros - amount_micros in {
+        time + use for time in (0, paid_micros) for use in (0, *used)
+    }:
         return
     raise PriceChanged(
         f"Starting it now costs {format_usd(amount_micros)}, not {format_usd(expected_micros)}."

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from chassis.clock import Clock
@@ -15,6 +15,7 @@ from contracts.errors import AccountFrozen, InsufficientFunds
 from contracts.wallet import BatchError
 from services.billing.deployments import ladder, shortages
 from services.billing.deployments.available import Settled, entry_count
+from services.billing.deployments.meters import unpaid_charges_micros
 from services.billing.deployments.shortages import Refused
 from services.billing.models import DeploymentRow, UsageChargeLineRow, UsageChargeRow
 from services.billing.settings import BillingSettings
@@ -77,22 +78,13 @@ def end(session: Session, now: datetime, charge: UsageChargeRow, rules: BillingS
 
 def refuse_unpaid_usage(session: Session, row: DeploymentRow) -> None:
     """What used something is started again when that is paid. Raises ``InsufficientFunds``."""
-    line, charge = UsageChargeLineRow, UsageChargeRow
-    micros = session.scalar(
-        select(func.sum(charge.amount_micros)).where(
-            charge.user_id == row.user_id,
-            charge.paid_at.is_(None),
-            charge.charge_id.in_(
-                select(line.charge_id).where(line.deployment_id == row.deployment_id)
-            ),
-        )
-    )
+    micros = unpaid_charges_micros(session, [row.deployment_id]).get(row.deployment_id)
     if micros:
         raise InsufficientFunds(
-            f"{format_usd(int(micros))} for what was used is not paid. Buy credits: it is paid by"
-            " itself as soon as they cover it, and then this can be started.",
+            f"{format_usd(micros)} for what was used is not paid. It is paid by itself as soon as"
+            " your wallet covers it, and then this can be started.",
             "0",
-            str(int(micros)),
+            str(micros),
         )
 
 

@@ -81,10 +81,12 @@ class DeploymentReply(ApiReply):
     """``next_renewal_at`` is when ``next_renewal_usd`` is charged for another month; null: it is
     not renewed. ``owed_usd`` is due and not paid: months, time that ran, and what was used, which
     is ``owed_usage_usd`` of it, also what is charged with the next hour. ``start_usd`` is what
-    ``…/start`` charges now; null where it cannot be started. Unless somebody acts, the status
-    becomes ``next_status`` at ``next_status_at``, and then what ``ladder``, which begins with it,
-    says; it is empty where nothing is going to happen. The first month that begins at
-    ``new_price_from`` or later costs ``new_price_usd``. ``access`` is null until it is known.
+    ``…/start`` charges now; null where it cannot be started. ``start_usage_usd`` of it is for what
+    was used, also by others that one charge was made for, and has to be paid before: it is, by
+    itself, as soon as the wallet covers it, and until then a start is refused. Unless somebody
+    acts, the status becomes ``next_status`` at ``next_status_at``, and then what ``ladder``, which
+    begins with it, says; it is empty where nothing is going to happen. The first month that begins
+    at ``new_price_from`` or later costs ``new_price_usd``. ``access`` is null until it is known.
     ``choices``, made at the purchase, ``history`` and ``charges``, newest first, are empty in
     lists."""
 
@@ -105,6 +107,7 @@ class DeploymentReply(ApiReply):
     owed_micros: Usd = Field(serialization_alias="owed_usd")
     owed_usage_micros: Usd = Field(serialization_alias="owed_usage_usd")
     start_micros: Usd | None = Field(serialization_alias="start_usd")
+    start_usage_micros: Usd = Field(serialization_alias="start_usage_usd")
     next_status: DeploymentStatus | None
     next_status_at: AwareDatetime | None
     ladder: list[RungReply]
