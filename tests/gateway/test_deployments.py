@@ -14,6 +14,7 @@ from chassis.clock import utc_now
 from chassis.database import Connected
 from contracts.billing import GetDeployment, GetUsage
 from contracts.errors import Unavailable
+from contracts.wallet import GetWallet
 from services.gateway.app import create_app
 from services.gateway.backend import Backend
 from tests.contracts.golden import examples
@@ -81,12 +82,16 @@ def test_its_page_says_how_long_credits_would_last_without_it(
 
 
 class Billing:
-    """One deployment, as it is told; ``asked`` is how often its usage was."""
+    """One deployment, as it is told, and what the wallet tells; ``asked`` is how often its usage
+    was."""
 
     asked = 0
 
-    def __init__(self, **told: object) -> None:
+    def __init__(
+        self, wallet: dict[str, Any] | None = None, due_micros: int = 0, **told: object
+    ) -> None:
         self.told = {"status": "active", **told}
+        self.wallet, self.due_micros = wallet, due_micros
 
     def begin(self, _backend: Backend, request: Any, _timeout_s: float) -> Callable[[], Any]:
         if isinstance(request, GetDeployment):
@@ -94,7 +99,12 @@ class Billing:
             return lambda: GetDeployment.reply.model_validate(told)
         if isinstance(request, GetUsage):
             self.asked += 1
-            return lambda: GetUsage.reply.model_validate({"days": [], "due_micros": 0})
+            return lambda: GetUsage.reply.model_validate(
+                {"days": [], "due_micros": self.due_micros}
+            )
+        if isinstance(request, GetWallet) and self.wallet is not None:
+            wallet = {**examples("wallet")["Wallet"], **self.wallet}
+            return lambda: GetWallet.reply.model_validate(wallet)
         raise Unavailable("It is away.")
 
 
@@ -145,7 +155,7 @@ def shown(alone: Flask, database: Connected, monkeypatch: pytest.MonkeyPatch) ->
     """The page of a deployment of which billing tells this."""
     browser = logged_in(alone, add_user(database, has_wallet=True))
 
-    def page(**told: object) -> str:
+    def page(**told: Any) -> str:
         answers_with(monkeypatch, Billing(**told))
         return spaced(browser.get(f"/dashboard/deployments/{uuid4()}").text)
 
@@ -207,6 +217,142 @@ def test_a_month_that_is_being_asked_for_is_not_called_unpaid(shown: Callable[..
     page = shown(owed_micros=5_000_000, owed_usage_micros=0, next_status=None, next_status_at=None)
 
     assert "This month is not paid" not in page
+
+
+def test_a_month_and_usage_that_are_both_unpaid_are_named_with_what_both_come_to(
+    shown: Callable[..., str],
+) -> None:
+    """Who bought credits for one of them could still be suspended for the other."""
+    page = shown(
+        owed_micros=5_000_000,
+        owed_usage_micros=2_000_000,
+        next_status="suspended",
+        next_status_at=LADDER[0]["at"],
+        ladder=LADDER,
+    )
+
+    assert "This month and what it used are not paid" in page
+    assert "$5.00 is due: $3.00 for the month, and $2.00 for what it used. It keeps" in page
+
+
+@pytest.mark.parametrize(
+    ("wallet", "says"),
+    [
+        ({"status": "open"}, "Buy credits</a>"),
+        (
+            {"status": "frozen", "available_micros": 1},
+            "Your wallet is frozen: nothing is paid with it until that is settled. <a",
+        ),
+        (
+            {"status": "frozen", "available_micros": -2_000_000},
+            "Your wallet is frozen and $2.00 below zero: <a",
+        ),
+        (None, "Buy credits</a>"),
+    ],
+)
+@pytest.mark.parametrize("status", ["active", "suspended"])
+def test_nobody_whose_wallet_is_frozen_is_sent_to_buy_credits(
+    shown: Callable[..., str], wallet: dict[str, Any] | None, says: str, status: str
+) -> None:
+    told = {"next_status": "suspended", "next_status_at": LADDER[0]["at"], "ladder": LADDER}
+    page = shown(wallet=wallet, status=status, owed_micros=5_000_000, **told)
+
+    assert f"wallet covers it. {says}" in re.sub(r'<a href="[^"]*">Buy', "Buy", page)
+    assert page.count("Buy credits</a></p>") == ("Buy" in says)
+
+
+@pytest.mark.parametrize(
+    ("due_micros", "says"),
+    [
+        (0, "Nothing more is charged for it."),
+        (1, "What it uses until then is charged every hour; nothing else is."),
+    ],
+)
+def test_what_ends_with_its_month_is_said_to_be_charged_for_what_it_still_uses(
+    shown: Callable[..., str], due_micros: int, says: str
+) -> None:
+    ends = {"next_status": "cancelled", "next_status_at": LADDER[0]["at"], "ladder": []}
+
+    assert f"is not renewed. {says}" in shown(due_micros=due_micros, **ends)
+
+
+@pytest.mark.parametrize(
+    ("start_micros", "used_micros", "owed_micros", "says", "button"),
+    [
+        (0, 0, 0, "That costs nothing now: its month is paid until", "Start"),
+        (
+            2_000_000,
+            2_000_000,
+            2_000_000,
+            (
+                "$2.00 is taken from your wallet: $2.00 for what it used, which is paid first."
+                " Its month is paid until"
+            ),
+            "Pay $2.00 and start",
+        ),
+        (
+            7_000_000,
+            2_000_000,
+            2_000_000,
+            (
+                "$7.00 is taken from your wallet: $2.00 for what it used, which is paid first,"
+                " and $5.00 for a month from today."
+            ),
+            "Pay $7.00 and start",
+        ),
+        (
+            10_000_000,
+            2_000_000,
+            4_000_000,
+            (
+                "$10.00 is taken from your wallet: $2.00 for what this and other deployments"
+                " used, which is paid first, $3.00 for the time that ran, and $5.00 for a month"
+                " from today."
+            ),
+            "Pay $10.00 and start",
+        ),
+        (
+            8_000_000,
+            0,
+            3_000_000,
+            (
+                "$8.00 is taken from your wallet: $3.00 for the time that ran, and $5.00 for a"
+                " month from today."
+            ),
+            "Pay $8.00 and start",
+        ),
+        (
+            5_000_000,
+            0,
+            0,
+            "$5.00 is taken from your wallet: $5.00 for a month from today.",
+            "Pay $5.00 and start",
+        ),
+    ],
+)
+def test_a_start_names_all_that_it_takes(
+    shown: Callable[..., str],
+    start_micros: int,
+    used_micros: int,
+    owed_micros: int,
+    says: str,
+    button: str,
+) -> None:
+    """Usage that was charged is paid before anything starts, also within a month that is paid."""
+    page = shown(
+        status="suspended",
+        start_micros=start_micros,
+        start_usage_micros=used_micros,
+        owed_micros=owed_micros,
+        owed_usage_micros=min(used_micros, 1_000_000 if owed_micros == 4_000_000 else used_micros),
+        monthly_cost_micros=5_000_000,
+        new_price_from=None,
+        paid_until="2099-12-30T12:00:00Z",
+    )
+
+    assert says in page
+    assert f">{button}</button>" in page
+    assert f'name="amount_micros" value="{start_micros}"' in page
 
 
 @pytest.mark.parametrize("status", ["suspended", "stopped", "cancelled", "failed"])

@@ -464,18 +464,29 @@ def test_a_short_runway_is_counted_in_days_of_its_reader(zone: str, title: str, 
 
 
 @pytest.mark.parametrize(
-    ("told", "title", "lacking"),
+    ("told", "title", "says"),
     [
-        ({}, "You owe $5.00 for VM", "Your wallet lacks $2.00 for what is due now."),
+        (
+            {},
+            "You owe $5.00 for VM",
+            (
+                "Your wallet lacks $2.00 for what is due now. Buy credits. What you owe is paid"
+                " by itself as soon as the wallet covers it."
+            ),
+        ),
         (
             {"deployments": 3, "is_frozen": True},
             "You owe $5.00 for VM and 2 more",
-            "Your wallet is frozen, so that nothing can be paid with it.",
+            (
+                "Your wallet is frozen, so that nothing can be paid with it. Pay by card what"
+                " it is below zero, if it is; otherwise write to support. What you owe is paid"
+                " by itself as soon as the wallet is open again and covers it."
+            ),
         ),
     ],
 )
 def test_who_owes_for_what_does_not_run_reads_how_much_and_how_it_is_paid(
-    told: dict[str, Any], title: str, lacking: str
+    told: dict[str, Any], title: str, says: str
 ) -> None:
     owed = {"owed_micros": 5_000_000, "shortfall_micros": 2_000_000, "available_micros": 3_000_000}
     event = fact(
@@ -485,7 +496,21 @@ def test_who_owes_for_what_does_not_run_reads_how_much_and_how_it_is_paid(
     message = messages.owed_short_of_funds(event)
 
     assert (message.title, message.link) == (title, "/dashboard/wallet")
-    assert f"{lacking} Buy credits: what you owe is paid by itself" in message.body
+    assert message.body.endswith(f" {says}")
+
+
+@pytest.mark.parametrize("is_frozen", [True, False])
+def test_whose_wallet_is_frozen_is_sent_to_support_and_not_to_buy_credits(is_frozen: bool) -> None:
+    """Topup refuses to sell any, but for a debt."""
+    amounts = {"shortfall_micros": 2_000_000, "available_micros": 0}
+    event = fact(RenewalShortOfFunds, deployment_id=USER, is_frozen=is_frozen, **amounts)
+
+    body = messages.renewal_short_of_funds(event, ZoneInfo("UTC")).body
+
+    assert ("otherwise write to support" in body) is is_frozen
+    assert ("Your wallet lacks $2.00" in body) is not is_frozen
+    assert "Buy credits" not in body
+    assert ("as soon as the wallet is open again and covers it." in body) is is_frozen
 
 
 def test_who_owes_is_told_on_the_page_and_by_mail_whatever_they_chose(database: Connected) -> None:

@@ -222,18 +222,19 @@ def renewal_short_of_funds(event: RenewalShortOfFunds, zone: ZoneInfo) -> Messag
         "danger",
         f"What {whose} used is not paid" if event.is_usage else f"{whose} could not be renewed",
         f"{_lacking(event)} Everything keeps running{until}; after that it is suspended. It is paid"
-        " by itself as soon as the wallet covers it.",
+        f" by itself as soon as the wallet {_pays(event)}.",
         WALLET,
     )
 
 
 def owed_short_of_funds(event: OwedShortOfFunds) -> Message:
+    buy = "" if event.is_frozen else " Buy credits."
     return Message(
         "owed_short_of_funds",
         "danger",
         f"You owe {format_usd(event.owed_micros)} for {_whose(event)}",
-        f"It ran, or was used, before it stopped, and that is not paid. {_lacking(event)} Buy"
-        " credits: what you owe is paid by itself as soon as the wallet covers it.",
+        f"It ran, or was used, before it stopped, and that is not paid. {_lacking(event)}"
+        f"{buy} What you owe is paid by itself as soon as the wallet {_pays(event)}.",
         WALLET,
     )
 
@@ -245,8 +246,16 @@ def _whose(event: RenewalShortOfFunds | OwedShortOfFunds) -> str:
 
 def _lacking(event: RenewalShortOfFunds | OwedShortOfFunds) -> str:
     if event.is_frozen:
-        return "Your wallet is frozen, so that nothing can be paid with it."
+        # It sells no credits but for its debt, of which billing knows nothing.
+        return (
+            "Your wallet is frozen, so that nothing can be paid with it. Pay by card what it is"
+            " below zero, if it is; otherwise write to support."
+        )
     return f"Your wallet lacks {format_usd(event.shortfall_micros)} for what is due now."
+
+
+def _pays(event: RenewalShortOfFunds | OwedShortOfFunds) -> str:
+    return "is open again and covers it" if event.is_frozen else "covers it"
 
 
 def runway_low(event: RunwayLow, zone: ZoneInfo) -> Message:
@@ -285,9 +294,9 @@ def deployment_changed(event: DeploymentChanged, zone: ZoneInfo) -> Message | No
             "deployment_suspended",
             "danger",
             f"{event.name} is suspended",
-            f"It was not paid. It does not run, and its data is kept{_next(event, zone)} Buy"
-            " credits and start it again: you then pay what it owes, and a month from then on"
-            " unless this one is paid.",
+            f"It was not paid. It does not run, and its data is kept{_next(event, zone)} Start"
+            " it again when your wallet covers what it owes, and a month from then on unless this"
+            " one is paid.",
             DEPLOYMENTS,
         )
     if event.status is DeploymentStatus.STOPPED:
@@ -303,7 +312,7 @@ def deployment_changed(event: DeploymentChanged, zone: ZoneInfo) -> Message | No
             "deployment_ended",
             "info",
             f"{event.name} has ended",
-            "Its last month is over, as you wished. Nothing more is charged for it.",
+            "Its last month is over, as you wished. No other month is charged.",
             DEPLOYMENTS,
         )
     if event.status is DeploymentStatus.CANCELLED:

@@ -26,6 +26,7 @@ from contracts.billing import (
 from contracts.catalog import GetProduct
 from contracts.errors import ServiceError
 from contracts.messages import Command
+from contracts.wallet import AccountStatus, GetWallet
 from services.gateway.backend import ask_all, call, settings
 from services.gateway.errors import Problem
 from services.gateway.pages.forms import command_key, read_id
@@ -47,9 +48,10 @@ def single(deployment_id: UUID) -> str:
     deployment = call(GetDeployment(user_id=user_id, deployment_id=deployment_id))
     product = show_if_it_answers(GetProduct(product_id=str(deployment.product_id)))
     runs = deployment.status is DeploymentStatus.ACTIVE
-    usage, sizes, forecast, without = ask_all(
+    usage, sizes, wallet, forecast, without = ask_all(
         GetUsage(user_id=user_id, deployment_id=deployment_id),
         ListResizes(user_id=user_id, deployment_id=deployment_id),
+        GetWallet(user_id=user_id) if deployment.owed_micros else None,
         _three_months(user_id) if runs else None,
         _three_months(user_id, without=deployment_id) if runs else None,
     )
@@ -62,6 +64,11 @@ def single(deployment_id: UUID) -> str:
         usage=usage,
         forecast=forecast,
         without=without,
+        is_metered=bool(
+            (product and product.meters) or (usage and (usage.days or usage.due_micros))
+        ),
+        is_frozen=wallet is not None and wallet.status is AccountStatus.FROZEN,
+        debt_micros=max(-wallet.available_micros, 0) if wallet else 0,
         now=now,
         owed_for_time_micros=_owed_for_time(deployment),
         month_micros=_month_micros(deployment, now),
