@@ -509,15 +509,17 @@ class ForecastChargesOfMany(
 
 class Spending(Value):
     """What is to be paid at a moment, and waits for its money until ``waits_until`` (None: for
-    ever). Unpaid by then, nothing more of this ``reference`` is due. ``is_waiting``: the wallet has
-    refused it before, so that it is no news. What waits until ``at`` itself waits for no money, as
-    credit that lapses: of it what there is then is taken."""
+    ever). Unpaid by then, nothing more of this ``reference`` is due, but ``owed_micros`` of it are
+    asked for at once. ``is_waiting``: the wallet has refused it before, so that it is no news. What
+    waits until ``at`` itself waits for no money, as credit that lapses: of it what there is then is
+    taken."""
 
     reference: UUID
     amount_micros: AmountMicros
     at: Moment
     waits_until: Moment | None = None
     is_waiting: bool = False
+    owed_micros: PriceMicros = 0
 
 
 class ScheduleForecast(Reply):

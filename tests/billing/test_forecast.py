@@ -380,6 +380,20 @@ def test_auto_topup_hears_what_is_due_and_until_when_it_waits(tenant: Tenant) ->
     assert (waits.waits_until, waits.is_waiting) == (month(1) + RULES.grace, True)
 
 
+def test_auto_topup_hears_what_is_owed_of_a_month_that_waits_for_nothing(tenant: Tenant) -> None:
+    tenant.deploys()
+    wire = Wire(tenant, threshold_micros=0)
+
+    foretold(tenant, 60, wire=wire)
+    tenant.lives(month(1) + DAY)
+    foretold(tenant, 30, wire=wire)
+
+    ahead, waits = (asked.spendings[0] for asked in wire.asked)
+    ran_micros = cost_micros(BOUGHT, PRICE, month(1), month(1) + RULES.grace)
+    assert (ahead.is_waiting, waits.is_waiting) == (False, True)
+    assert (ahead.owed_micros, waits.owed_micros) == (ran_micros, ran_micros)
+
+
 @pytest.mark.parametrize(("threshold_micros", "is_asked"), [(None, False), (5, False), (6, True)])
 def test_auto_topup_is_asked_only_where_it_may_charge(
     tenant: Tenant, threshold_micros: int | None, is_asked: bool
@@ -938,6 +952,8 @@ def test_what_was_used_and_is_not_paid_is_foretold_first(steady: Steady) -> None
     waits, _ = wire.asked[0].spendings[:2]
     assert (waits.amount_micros, waits.is_waiting, waits.at) == (USD, True, steady.now)
     assert waits.waits_until == steady.now - HOUR + steady.rules.grace
+    # It was used, whatever becomes of what used it.
+    assert waits.owed_micros == USD
     assert events(paid)[:2] == [
         (steady.now.date(), "auto_topup", 3 * USD),
         (steady.now.date(), "usage", 3 * USD),

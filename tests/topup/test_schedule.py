@@ -31,6 +31,7 @@ from services.topup.charging import charges
 from services.topup.models import AutoTopupSettings, Topup
 from tests.topup.conftest import NOON, USD, Customer, Desk
 from tests.topup.test_forecast import Life
+from tests.topup.test_lessened import lessen
 
 SEEDS = int(os.environ.get("TOPUP_SCHEDULES", "5"))
 DAY = timedelta(days=1)
@@ -124,6 +125,54 @@ def test_what_a_limit_forbids_for_longer_than_it_waits_is_not_charged(desk: Desk
     )
 
     assert planned(told) == [(31, "renewal", 25)]
+
+
+def test_what_is_left_when_something_was_suspended_is_foretold_as_it_is_charged(
+    desk: Desk,
+) -> None:
+    customer = desk.customer(
+        monthly_limit_micros=25 * USD, threshold_micros=0, topup_amount_micros=5 * USD
+    )
+    desk.clock.set(datetime(2027, 3, 27, 12, tzinfo=NOON.tzinfo))
+    Months(customer, 0).charge_all(25)
+    holds(customer, 0)
+    began = desk.clock.advance(minutes=5)
+    # The first waits until the 30th; the second until noon of the 1st.
+    months = [
+        spending(began + timedelta(hours=1), 20),
+        spending(began + 2 * DAY, 10),
+    ]
+    until = began + 10 * DAY
+
+    told = foretold(customer, *months, until=until)
+    Months(customer, 0).live(months, until)
+
+    assert [each.amount_micros // USD for each in told.charges] == [10]
+    assert [each.amount_micros // USD for each in customer.topups()[1:]] == [10]
+
+
+@pytest.mark.parametrize(("has", "charged"), [(0, 12), (3, 9)], ids=["unpaid", "paid at once"])
+def test_what_is_owed_of_what_was_suspended_is_charged_with_what_waits(
+    desk: Desk, has: int, charged: int
+) -> None:
+    customer = desk.customer(
+        monthly_limit_micros=20 * USD, threshold_micros=0, topup_amount_micros=5 * USD
+    )
+    desk.clock.set(datetime(2027, 3, 27, 12, tzinfo=NOON.tzinfo))
+    Months(customer, 0).charge_all(20)
+    holds(customer, has)
+    began = desk.clock.advance(minutes=5)
+    months = [
+        spending(began + timedelta(hours=1), 20, owed_micros=2 * USD),
+        spending(began + 2 * DAY, 10),
+    ]
+    until = began + 10 * DAY
+
+    told = foretold(customer, *months, until=until)
+    Months(customer, 0).live(months, until)
+
+    assert [each.amount_micros // USD for each in told.charges] == [charged]
+    assert [each.amount_micros // USD for each in customer.topups()[1:]] == [charged]
 
 
 def test_credit_that_lapses_when_it_was_spent_takes_nothing_from_what_waits(desk: Desk) -> None:
@@ -365,20 +414,54 @@ class Months(Life):
         if len(self.unpaid) > before:
             self.say_short()
 
+    def needed_micros(self) -> int:
+        """What the wallet lacks, where anything waits for it."""
+        waits = any(each.waits_until for each in self.unpaid)
+        return sum(each.amount_micros for each in self.unpaid) if waits else 0
+
     def say_short(self) -> None:
-        needed_micros = sum(each.amount_micros for each in self.unpaid)
+        waiting = [each for each in self.unpaid if each.waits_until]
+        if not waiting:
+            return
         trigger_id = self.customer.raise_trigger(
             Trigger.RENEWAL,
-            needed_micros=needed_micros,
-            reference=str(self.unpaid[0].reference),
+            needed_micros=self.needed_micros(),
+            reference=str(waiting[0].reference),
             available_micros=self.balance_micros,
         )
         assert trigger_id is not None
         charges.pursue(self.customer.desk.till, trigger_id)
 
     def give_up(self, now: datetime) -> None:
-        self.gone |= {e.reference for e in self.unpaid if e.waits_until and e.waits_until <= now}
-        self.unpaid = [each for each in self.unpaid if each.reference not in self.gone]
+        """It is suspended: auto top-up hears what is lacking without it, and what it owes is asked
+        for. What was used is owed already."""
+        over = {e.reference for e in self.unpaid if e.waits_until and e.waits_until <= now}
+        if not over:
+            return
+        self.gone |= over
+        lost = [each for each in self.unpaid if each.reference in over]
+        self.unpaid = [each for each in self.unpaid if each.reference not in over]
+        used = [each for each in lost if each.owed_micros == each.amount_micros]
+        ran = [each for each in lost if 0 < each.owed_micros < each.amount_micros]
+        owed = [
+            each.model_copy(update={"amount_micros": each.owed_micros, "waits_until": None})
+            for each in [*used, *ran]
+        ]
+        self.unpaid += owed
+        self.say_less()
+        is_news = False
+        for each in owed[len(used) :]:
+            if each.amount_micros <= self.balance_micros:
+                self.unpaid.remove(each)
+                self.debit(each.amount_micros)
+                self.say_less()
+            else:
+                is_news = True
+        if is_news:
+            self.say_short()
+
+    def say_less(self) -> None:
+        lessen(self.customer.desk, self.customer, self.needed_micros())
 
     def settle(self) -> None:
         desk, before = self.customer.desk, self.balance_micros
@@ -431,7 +514,10 @@ def test_what_is_foretold_is_what_is_charged_over_the_weeks(desk: Desk, seed: in
     for _ in range(dice.randint(1, 5)):
         tenant, price = uuid4(), dice.randint(1, 60)
         first = began + dice.random() * 30 * DAY
-        spendings += [spending(first + 15 * n * DAY, price, tenant) for n in range(3)]
+        owed_micros = dice.choice([0, price * USD // 5, price * USD])
+        spendings += [
+            spending(first + 15 * n * DAY, price, tenant, owed_micros=owed_micros) for n in range(3)
+        ]
     spendings.sort(key=lambda each: each.at)
     until = began + 45 * DAY
 

@@ -361,6 +361,7 @@ def _spending(due: Due) -> Spending:
         at=due.at,
         waits_until=due.waits_until,
         is_waiting=due.is_waiting,
+        owed_micros=due.owed_micros,
     )
 
 

@@ -108,7 +108,8 @@ _OWED = select(PeriodRow).where(_IS_DUE).order_by(PeriodRow.starts_at)
 class Due(NamedTuple):
     """What becomes due, and until when it waits for its money; None: until it comes.
 
-    ``is_waiting``: the wallet has refused it before.
+    ``is_waiting``: the wallet has refused it before. ``owed_micros``: what of it is owed then if
+    it is unpaid.
     """
 
     at: datetime
@@ -117,6 +118,7 @@ class Due(NamedTuple):
     waits_until: datetime | None = None
     is_waiting: bool = False
     is_usage: bool = False
+    owed_micros: int = 0
 
 
 class Change(NamedTuple):
@@ -185,16 +187,23 @@ def _planned(
     starts_at = ladder.renews_at(tenancy)
     for owed in tenancy.owed:
         is_month = owed.kind is PeriodKind.MONTH
-        gives_up_at = (tenancy.short_since or now) + rules.grace if is_month else None
-        is_waiting = not is_month or tenancy.short_since is not None
-        yield Due(now, owed.amount_micros, tenancy, gives_up_at, is_waiting)
-        if is_month:
-            starts_at = owed.ends_at
+        if not is_month:
+            yield Due(now, owed.amount_micros, tenancy, is_waiting=True)
+            continue
+        gives_up_at = (tenancy.short_since or now) + rules.grace
+        is_waiting = tenancy.short_since is not None
+        owed_micros = periods.arrears_micros(tenancy, owed.starts_at, gives_up_at)
+        yield Due(
+            now, owed.amount_micros, tenancy, gives_up_at, is_waiting, owed_micros=owed_micros
+        )
+        starts_at = owed.ends_at
     while starts_at is not None and starts_at < until:
         at = max(starts_at, now)
         price_micros = prices.price_at(tenancy, starts_at)
         if price_micros:
-            yield Due(at, price_micros, tenancy, at + rules.grace)
+            gives_up_at = at + rules.grace
+            owed_micros = periods.arrears_micros(tenancy, starts_at, gives_up_at)
+            yield Due(at, price_micros, tenancy, gives_up_at, owed_micros=owed_micros)
         anchor = tenancy.period_anchor_at or starts_at
         starts_at = month_end(anchor, starts_at)
 
@@ -207,7 +216,7 @@ def _usage_planned(
         # Of what does not run it is owed: it waits for money, and asks for none.
         is_running = tenancy.status == DeploymentStatus.ACTIVE
         gives_up_at = (tenancy.usage_short_since or now) + rules.grace if is_running else None
-        yield Due(now, unpaid_micros, tenancy, gives_up_at, is_waiting=True, is_usage=True)
+        yield _used(now, unpaid_micros, tenancy, gives_up_at, is_waiting=True)
     used = usage.used.get(tenancy.deployment_id)
     if used is None:
         return
@@ -216,8 +225,20 @@ def _usage_planned(
     while at < until:
         due_micros = used.due_micros(min(at, ends_at or at))
         if due_micros > before_micros:
-            yield Due(at, due_micros - before_micros, tenancy, at + rules.grace, is_usage=True)
+            yield _used(at, due_micros - before_micros, tenancy, at + rules.grace)
         before_micros, at = due_micros, next_last_hour(at)
+
+
+def _used(
+    at: datetime,
+    micros: int,
+    tenancy: Tenancy,
+    gives_up_at: datetime | None,
+    *,
+    is_waiting: bool = False,
+) -> Due:
+    """What was used is owed, whatever becomes of what used it."""
+    return Due(at, micros, tenancy, gives_up_at, is_waiting, is_usage=True, owed_micros=micros)
 
 
 def next_last_hour(moment: datetime) -> datetime:

@@ -67,9 +67,9 @@ class Months(Story):
             if at is None or at >= until or self.is_cut:
                 return
             self._pass_time(at)
-            self._give_up()
+            is_news = self._give_up()
             self._take_up_again()
-            is_news = self._fall_due()
+            is_news = self._fall_due() or is_news
 
     def _next_at(self) -> datetime | None:
         moments = [each.at for each in self.spendings][:1]
@@ -112,25 +112,51 @@ class Months(Story):
     def _say_short(self) -> None:
         """Billing says what lacks for everything that is due, with the oldest of it; not where all
         that is due is owed for what does not run any more."""
-        due = [each for each in self.unpaid if each.waits_until is not None]
         self._forget_renewals()
-        if due:
-            needed_micros = sum(each.amount_micros for each in self.unpaid)
-            reference = str(due[0].reference)
+        needed_micros = self._needed_micros()
+        if needed_micros:
+            first = next(each for each in self.unpaid if each.waits_until is not None)
+            reference = str(first.reference)
             self.pending.append(
                 Pending(Trigger.RENEWAL, reference, needed_micros, is_due=True, raised_at=self.now)
             )
 
+    def _needed_micros(self) -> int:
+        """What is due and not paid, as far as a card is charged for it."""
+        if all(each.waits_until is None for each in self.unpaid):
+            return 0
+        return sum(each.amount_micros for each in self.unpaid)
+
     def _forget_renewals(self) -> None:
         self.pending = [each for each in self.pending if each.trigger != Trigger.RENEWAL]
 
-    def _give_up(self) -> None:
-        """What waited long enough is not paid any more, nor anything else of the same."""
-        over = [each for each in self.unpaid if each.waits_until and each.waits_until <= self.now]
-        if over:
-            self.gone |= {each.reference for each in over}
-            self.unpaid = [each for each in self.unpaid if each.reference not in self.gone]
+    def _give_up(self) -> bool:
+        """What waited long enough is not paid any more, nor anything else of the same: what it owes
+        is asked for at once. Whether that is unpaid and was not before."""
+        over = {
+            each.reference
+            for each in self.unpaid
+            if each.waits_until is not None and each.waits_until <= self.now
+        }
+        if not over:
+            return False
+        self.gone |= over
+        asked = [_owed(each) if each.reference in over else each for each in self.unpaid]
+        self.unpaid = [each for each in asked if each is not None and not self._is_settled(each)]
+        self._lessen()
+        return any(not each.is_waiting for each in self.unpaid if each.reference in over)
+
+    def _is_settled(self, spending: Spending) -> bool:
+        """Whether what is owed since now is paid."""
+        return spending.waits_until is None and not spending.is_waiting and self._pays(spending)
+
+    def _lessen(self) -> None:
+        """What asked for more asks for what is still needed, and not before it was to."""
+        needed_micros = self._needed_micros()
+        if not needed_micros:
             self._forget_renewals()
+        self.pending = [_lowered(each, needed_micros) for each in self.pending]
+        self.again = [(at, turn, _lowered(each, needed_micros)) for at, turn, each in self.again]
 
     def _take_up_again(self) -> None:
         while self.again and self.again[0][0] <= self.now:
@@ -172,6 +198,24 @@ class Months(Story):
         if amount_micros:
             self.unpaid = [each for each in self.unpaid if not self._pays(each)]
             self._say_short()
+
+
+def _owed(spending: Spending) -> Spending | None:
+    """What is owed of what is given up. It is no news where the wallet was asked for all of it."""
+    if spending.waits_until is None:
+        return spending
+    owed_micros = spending.owed_micros
+    if not owed_micros:
+        return None
+    is_waiting = owed_micros == spending.amount_micros
+    owed = {"amount_micros": owed_micros, "waits_until": None, "is_waiting": is_waiting}
+    return spending.model_copy(update=owed)
+
+
+def _lowered(item: Pending, needed_micros: int) -> Pending:
+    if item.trigger != Trigger.RENEWAL or item.needed_micros <= needed_micros:
+        return item
+    return replace(item, needed_micros=needed_micros)
 
 
 def foretell(till: Till, request: ForecastSchedule) -> ScheduleForecast:
