@@ -272,7 +272,7 @@ def _deployment(process: Process) -> Object:
         resources=_resources(process.memory),
         # A slow start is no death, and being well is not asked of the database: a slow one would
         # end every pod at once.
-        startupProbe=_probe("/healthz", 2, 60),
+        startupProbe=_probe("/healthz", 2, 120),
         livenessProbe=_probe("/healthz", 10, 6),
         # The website has pages without a service that is away: nobody comes to it through the
         # broker, so that one service would take all of them out of the way in.

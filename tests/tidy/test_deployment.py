@@ -21,6 +21,7 @@ from services.gateway.settings import GatewaySettings, NotifierSettings
 from services.legacy.settings import LegacySettings
 from services.topup.settings import TopupSettings
 from services.wallet.settings import WalletSettings
+from tests.patience import START_PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 EXACT = re.compile(r"[\w./-]+:\d+\.\d+(\.\d+)?[\w.-]*")
@@ -151,6 +152,17 @@ def test_no_image_of_ours_runs_as_root(dockerfile: str) -> None:
     assert re.findall(r"^USER (\S+)$", (ROOT / dockerfile).read_text(), re.MULTILINE) == [
         "mycelium"
     ]
+
+
+def test_a_container_that_starts_slowly_is_not_given_up() -> None:
+    """On a machine that starts all of them at once, and has other work. Compose starts nothing that
+    depends on one that it has given up; who is well earlier counts as well at once."""
+    checks = [each["healthcheck"] for each in map(service, SERVICES) if "healthcheck" in each]
+    told = [check.get("start_period") for check in checks]
+    for each in DOCKERFILES:
+        told += re.findall(r"--start-period=(\S+)", (ROOT / each).read_text())
+
+    assert (bool(checks), set(told)) == (True, {f"{START_PATIENCE_S:.0f}s"})
 
 
 READERS = {

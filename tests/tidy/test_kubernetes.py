@@ -28,6 +28,7 @@ from services.gateway.server.__main__ import STOP_TIMEOUT_S as WEBSITE_STOP_TIME
 from services.gateway.settings import GatewaySettings, NotifierSettings
 from services.wallet import restore_drill
 from tests.contracts.golden import messages
+from tests.patience import START_PATIENCE_S
 from tests.tidy.test_deployment import documented
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -239,6 +240,13 @@ def test_a_process_is_asked_how_it_is_where_it_listens(process: str) -> None:
     assert asked["liveness"]["path"] == asked["startup"]["path"] == "/healthz"
     # The website has pages without a service that is away, and its /readyz asks for all of them.
     assert asked["readiness"]["path"] == ("/healthz" if process == "gateway" else "/readyz")
+
+
+@pytest.mark.parametrize("process", NAMES)
+def test_a_process_that_starts_slowly_is_not_ended_for_it(process: str) -> None:
+    probe = container_of(process)["startupProbe"]
+
+    assert probe["periodSeconds"] * probe["failureThreshold"] == START_PATIENCE_S
 
 
 @pytest.mark.parametrize("process", NAMES)
