@@ -2301,3 +2301,23 @@ def test_a_month_begins_where_the_one_before_ends(day: int) -> None:
         assert following == (month.ends_at, one_month_after(anchor, number + 1))
         assert month_at(anchor, following.ends_at - timedelta(microseconds=1)) == following
         month = following
+
+
+def test_usage_that_another_billing_has_leased_and_not_written_down_is_part_of_the_gap(
+    tenant: Metered,
+) -> None:
+    tenant.now = one_month_after(BOUGHT) - 2 * HOUR
+    tenant.uses(3)
+    tenant.now = one_month_after(BOUGHT)
+    with tenant.database.begin() as session:
+        # It died, or has not come to it yet.
+        assert list(charging.DUE.take(session, tenant.now)) == [tenant.user_id]
+
+    tenant.renewals.run()
+
+    (event,) = tenant.told("renewal_short_of_funds")
+    assert event["shortfall_micros"] == PRICE + 3 * USD
+    # Whoever leased it comes to it after all.
+    tenant.charges._write([tenant.user_id])
+    tenant.charges._ask_wallet([tenant.user_id])
+    assert len(tenant.told("renewal_short_of_funds")) == 1

@@ -361,11 +361,13 @@ def _held(
 
 def _due_of(session: Session, now: datetime, user_ids: Collection[UUID]) -> list[UUID]:
     """Those of these users whose hour is over, or who have not paid for one, whoever is about to
-    ask for it."""
+    ask for it: who leased it and has not written a charge, or died before that, has it until the
+    end of a lease. What is due sooner than that is asked for with it."""
     wallet, charge = UsageWalletRow, UsageChargeRow
     owes = select(charge.user_id).where(charge.user_id.in_(user_ids), charge.paid_at.is_(None))
     query = select(wallet.user_id).where(
-        wallet.user_id.in_(user_ids), (wallet.due_at <= now) | wallet.user_id.in_(owes)
+        wallet.user_id.in_(user_ids),
+        (wallet.due_at <= now + DUE.lease) | wallet.user_id.in_(owes),
     )
     return list(session.scalars(query.order_by(wallet.user_id)))
 
