@@ -1087,6 +1087,19 @@ def test_what_is_suspended_is_no_part_of_what_a_card_is_charged_for(tenant: Tena
     assert instant(told[0]["occurred_at"]) == month(1) + RULES.grace
 
 
+def test_what_ran_and_is_paid_as_it_is_suspended_is_no_part_of_the_gap(tenant: Tenant) -> None:
+    tenant.deploys()
+    tenant.now += DAY
+    tenant.deploys(PRICE // 2)
+    tenant.gets(PRICE // 4)
+
+    tenant.lives(month(1) + RULES.grace + timedelta(minutes=10))
+
+    ran_micros = cost_micros(BOUGHT, PRICE, month(1), month(1) + RULES.grace)
+    assert tenant.charged == [-ran_micros]
+    assert tenant.told("shortage_lessened")[-1]["needed_micros"] == PRICE // 2
+
+
 def test_what_was_paid_for_lessens_no_gap_when_it_is_stopped(tenant: Tenant) -> None:
     first, second = tenant.deploys(quantity=2)
     tenant.gets(PRICE)

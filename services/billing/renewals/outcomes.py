@@ -183,7 +183,8 @@ class Outcomes:
 
     def _paid(self, period: PeriodRow, row: DeploymentRow, transaction_id: UUID) -> None:
         self.sold.append((SaleKind.RENEWAL, period))
-        if shortages.is_part(period):
+        # What ran may have been counted as it was written down, just before.
+        if shortages.is_part(period) or period.kind == PeriodKind.ARREARS:
             self.lessened.add(period.user_id)
         if period.kind == PeriodKind.MONTH and row.status == DeploymentStatus.ACTIVE:
             self._runs_on(period, row, transaction_id)
