@@ -87,8 +87,8 @@ class OutOfStock(Conflict):
 
 
 class InsufficientFunds(ServiceError):
-    """``details``: the available balance and the shortfall, both in micro-dollars, and of a debit
-    how many entries the wallet had then."""
+    """``details``: the available balance and the shortfall, both in micro-dollars, and, where the
+    wallet refused, how many entries it had then."""
 
     code = "insufficient_funds"
 
@@ -99,7 +99,7 @@ class InsufficientFunds(ServiceError):
 
 
 class AccountFrozen(ServiceError):
-    """``details``: how many entries the wallet had then, of a debit."""
+    """``details``: how many entries the wallet had then, where that refused."""
 
     code = "account_frozen"
 

@@ -249,7 +249,7 @@ def test_all_that_is_available_can_be_held_and_not_a_micro_dollar_more(book: Led
         place(book, user_id, 15 * USD + 1)
     place(book, user_id, 15 * USD)
 
-    assert refused.value.details == (str(15 * USD), "1")
+    assert refused.value.details == (str(15 * USD), "1", "1")
     assert money(book, user_id) == (25, 25, 0)
 
 

@@ -599,14 +599,16 @@ DAMAGES = {
     "a leg of a refund": (
         f"WITH gone AS (DELETE FROM entries WHERE account_id = 3 AND {OF_REFUND})"  # noqa: ISC004, S608
         f" UPDATE entries SET amount_micros = -4000000 WHERE account_id = 2 AND {OF_REFUND}",
-        "gave back 4000000 of 8500000 to or from account 2, and 4000000 of 10000000 in all",
+        "gave back 0 of 1500000 to or from account 3, and 4000000 of 10000000 in all",
     ),
     "the way of a refund": (
         f"UPDATE entries SET account_id = 4 WHERE account_id = 3 AND {OF_REFUND}",  # noqa: S608
         "does not go back the way of",
     ),
     "a reversal of a part": (
-        f"UPDATE transactions SET correction = 'reversal' WHERE {OF_REFUND}",  # noqa: S608
+        "WITH k AS (UPDATE keys SET method = 'reverse' WHERE transaction_id IN"  # noqa: ISC004, S608
+        f" (SELECT transaction_id FROM transactions WHERE {OF_REFUND}))"
+        f" UPDATE transactions SET correction = 'reversal' WHERE {OF_REFUND}",
         "corrected by 4000000, its amount is 10000000",
     ),
     "the kind of what was earned": (

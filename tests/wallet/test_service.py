@@ -131,7 +131,7 @@ def test_each_of_several_debits_stands_by_itself(rpc):
     )
     assert (refused.error.code, refused.error.details) == (
         "insufficient_funds",
-        [str(2 * USD), str(3 * USD)],
+        [str(2 * USD), str(3 * USD), "1"],
     )
     assert new.transaction.balance_after_micros == 5 * USD
 

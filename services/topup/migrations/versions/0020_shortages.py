@@ -16,3 +16,4 @@ def upgrade() -> None:
         " heard_at timestamptz NOT NULL"
         ")"
     )
+    op.execute("CREATE INDEX shortages_heard ON shortages (heard_at)")
