@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, DateTime, Index, Integer
+from sqlalchemy import BigInteger, DateTime, Integer
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -219,8 +219,6 @@ class ShortageRecord(Base):
     entry_count: Mapped[int | None]
     credited_entry: Mapped[int | None]
     heard_at: Mapped[datetime]
-
-    __table_args__ = (Index("shortages_heard", "heard_at"),)
 
 
 class RefusalRecord(Base):
