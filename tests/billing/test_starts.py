@@ -1,7 +1,7 @@
 """Starts that cost something: a start that was refused is never charged later, one that was not
 answered is told as that, and a key starts once."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -28,7 +28,16 @@ from services.billing.models import DeploymentRow
 from services.billing.renewals.renewals import DUE
 from tests.billing.conftest import RULES
 from tests.billing.test_lost_answers import LOST, is_a
-from tests.billing.test_renewals import BOUGHT, DAY, PRICE, Status, Tenant, month, renames
+from tests.billing.test_renewals import (
+    BOUGHT,
+    DAY,
+    PRICE,
+    Status,
+    Tenant,
+    after_the_answer,
+    month,
+    renames,
+)
 from tests.locks import held
 from tests.system import System
 
@@ -392,20 +401,6 @@ def test_what_costs_nothing_any_more_starts_for_nothing_though_it_owes_what_ran(
 # What is owed comes first.
 
 
-def while_it_pays_what_it_owes(tenant: Tenant, act: Callable[[], object]) -> None:
-    """Once, when the wallet has paid that and its month is not written down yet, this happens."""
-    ask = tenant.wire.call
-
-    def acts(request: Any, *more: Any) -> Any:
-        answer = ask(request, *more)
-        if isinstance(request, DebitAll):
-            tenant.wire.call = ask  # type: ignore[method-assign]
-            act()
-        return answer
-
-    tenant.wire.call = acts  # type: ignore[method-assign]
-
-
 def test_a_start_whose_price_changes_once_what_is_owed_is_paid_says_what_was_charged(
     tenant: Tenant,
 ) -> None:
@@ -417,7 +412,7 @@ def test_a_start_whose_price_changes_once_what_is_owed_is_paid_says_what_was_cha
         with tenant.database.begin() as session:
             session.execute(update(DeploymentRow).values(monthly_cost_micros=PRICE + 1))
 
-    while_it_pays_what_it_owes(tenant, costs_more)
+    after_the_answer(tenant, costs_more)
     with pytest.raises(PriceChanged) as refused:
         tenant.starts(deployment_id, expected_micros=shown)
 
