@@ -1,6 +1,6 @@
 """Shortages: what billing tells of months, and what was used, that a wallet does not pay.
 
-It tells the whole gap, and that the gap is smaller where something was stopped. Each has a queue
+It tells the whole gap, and that it is smaller where something was paid or stopped. Each has a queue
 of its own, and one that could not be handled comes later: whatever the order in which they come,
 what billing counted last is what counts.
 
@@ -12,7 +12,6 @@ versions before tell names none, and is compared by their clocks.
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -46,13 +45,13 @@ def hear(session: Session, event: RenewalShortOfFunds, now: datetime) -> Trigger
         known.told_at, known.entry_count = event.counted_at, event.entry_count
         has_come = has_come or _is_before(event.entry_count, known.credited_entry)
         if known.lessened_at is not None and known.lessened_at > event.counted_at:
-            # Since then something was stopped. What the wallet has is asked for the rest.
+            # Since then something was paid or stopped. What the wallet has is asked for the rest.
             needed_micros = min(needed_micros, known.lessened_micros)
             available_micros = None
     if needed_micros <= 0 or has_come:
         return None
     if event.counted_at is not None:
-        _lower(session, event.user_id, 0)
+        triggers.lower_renewals(session, event.user_id, 0)
     return triggers.raise_trigger(
         session,
         event.user_id,
@@ -67,18 +66,18 @@ def hear(session: Session, event: RenewalShortOfFunds, now: datetime) -> Trigger
 
 
 def lessen(session: Session, event: ShortageLessened, now: datetime) -> None:
-    """Something that lacked money does not run any more: all that still does needs no more than
-    this, as far as it was counted before. What it has is asked of the wallet."""
+    """Something that lacked money is paid, or does not run any more: all that still lacks it needs
+    no more than this, as far as it was counted before. What it has is asked of the wallet."""
     if event.counted_at is None:
         # A version before told this, which says no more of the order.
-        _lower(session, event.user_id, event.needed_micros, event.occurred_at)
+        triggers.lower_renewals(session, event.user_id, event.needed_micros, event.occurred_at)
         return
     known = _known(session, event.user_id, now)
     if known.lessened_at is not None and known.lessened_at >= event.counted_at:
         return
     known.lessened_at, known.lessened_micros = event.counted_at, event.needed_micros
     if known.told_at is None or known.told_at < event.counted_at:
-        _lower(session, event.user_id, event.needed_micros)
+        triggers.lower_renewals(session, event.user_id, event.needed_micros)
 
 
 def money_came(
@@ -93,7 +92,7 @@ def money_came(
     if known.entry_count is None:
         triggers.end_renewals(session, user_id, came_at)
     elif _is_before(known.entry_count, entry_number):
-        _lower(session, user_id, 0)
+        triggers.lower_renewals(session, user_id, 0)
 
 
 def _is_before(entry_count: int | None, entry_number: int | None) -> bool:
@@ -108,24 +107,3 @@ def _known(session: Session, user_id: UUID, now: datetime) -> ShortageRecord:
     known = locked(session, ShortageRecord, user_id)
     known.heard_at = now
     return known
-
-
-def _lower(
-    session: Session, user_id: UUID, needed_micros: int, before: datetime | None = None
-) -> None:
-    """What asked for more asks for this."""
-    lowered = (
-        update(TriggerRecord)
-        .where(
-            TriggerRecord.user_id == user_id,
-            TriggerRecord.trigger == Trigger.RENEWAL,
-            TriggerRecord.ended_at.is_(None),
-            TriggerRecord.needed_micros > needed_micros,
-        )
-        .values(
-            needed_micros=needed_micros,
-            available_micros=None,
-            due_at=TriggerRecord.due_at if needed_micros else None,
-        )
-    )
-    session.execute(lowered if before is None else lowered.where(TriggerRecord.raised_at <= before))

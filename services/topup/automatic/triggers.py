@@ -330,16 +330,28 @@ def card_page_closed(
 
 def end_renewals(session: Session, user_id: UUID, before: datetime) -> None:
     """Money came: renewals that lacked it until then are paid, or say so again."""
-    session.execute(
+    lower_renewals(session, user_id, 0, before)
+
+
+def lower_renewals(
+    session: Session, user_id: UUID, needed_micros: int, before: datetime | None = None
+) -> None:
+    """Renewals that asked for more, until then, ask for this. What the wallet has is asked."""
+    lowered = (
         update(TriggerRecord)
         .where(
             TriggerRecord.user_id == user_id,
             TriggerRecord.trigger == Trigger.RENEWAL,
             TriggerRecord.ended_at.is_(None),
-            TriggerRecord.raised_at <= before,
+            TriggerRecord.needed_micros > needed_micros,
         )
-        .values(needed_micros=0, due_at=None)
+        .values(
+            needed_micros=needed_micros,
+            available_micros=None,
+            due_at=TriggerRecord.due_at if needed_micros else None,
+        )
     )
+    session.execute(lowered if before is None else lowered.where(TriggerRecord.raised_at <= before))
 
 
 def make_due(session: Session, user_id: UUID, now: datetime) -> None:
